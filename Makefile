@@ -1,0 +1,51 @@
+# Everything runs in .venv, which the first target that needs it makes and later ones reuse.
+# It is brought up to date only when pyproject.toml changes; `make clean` removes it.
+
+PYTHON ?= python3
+# Named beside the package, so that pip takes this version and no newer one. Where pip also knows PyTorch's CPU index
+# (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu) it prefers that build, without gigabytes of CUDA packages.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Nothing here needs a model hub: the published libraries are run on generated parameters.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: verify test lint kill bench clean
+# Two targets at once would install into one .venv at once.
+.NOTPARALLEL:
+
+verify: $(VENV)/installed
+	$(BIN)/mhc-properties verify
+
+test: $(VENV)/installed-test
+	$(BIN)/pytest -n auto
+
+# pyright runs on the node that its extra `nodejs` installs from PyPI: none is needed on the machine.
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Outside CI: the kill matrix (an hour on two cores) and the cost of the laws.
+kill: $(VENV)/installed-test
+	$(BIN)/python -m properties.kill --out docs
+
+bench: $(VENV)/installed-test
+	$(BIN)/python -m properties.bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is touched last: an install that was interrupted is done again.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) '$(TORCH)' --editable '.[published]'
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(INSTALL) '$(TORCH)' --editable '.[published,test]'
+	touch $@
