@@ -1,0 +1,149 @@
+"""One hyper-connection block: x' = A x + h_post^T F(h_pre x), mHC eq. (3), (7), (8), in every dialect.
+
+Precision contract: every stage in float64 for a float64 state, otherwise in float32; the branch takes and gives,
+and the block returns, the dtype of the state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mhc_ref.dialect import Dialect, Squash
+from mhc_ref.projection import compute_dtype, project
+
+Branch = Callable[[Tensor], Tensor]
+"""The layer F: [..., C] -> [..., C], in the dtype of the state."""
+
+
+class Params(NamedTuple):
+    """The parameters of one block: float64 for float64 states, otherwise float32.
+
+    Attributes:
+        phi: [n*C, 2n + R], columns pre | post | res row-major; [C, 2 + n] where the projection is shared.
+            R = n*n, or n! for the permutation mixture.
+        bias: [2n + R].
+        alpha: [3], the gates of pre, post and res.
+        norm_weight: [n*C] or None, multiplies the normalised state.
+    """
+
+    phi: Float[Tensor, "K M"]
+    bias: Float[Tensor, " B"]
+    alpha: Float[Tensor, " 3"]
+    norm_weight: Float[Tensor, " nC"] | None = None
+
+
+class Mappings(NamedTuple):
+    """pre [..., n], post [..., n], res [..., n, n]; res as emitted, before `transposed`."""
+
+    pre: Float[Tensor, "*tokens n"]
+    post: Float[Tensor, "*tokens n"]
+    res: Float[Tensor, "*tokens n n"]
+
+
+def residual_size(n: int, dialect: Dialect) -> int:
+    """R, the number of residual logits of a token: n! for the permutation mixture, otherwise n*n."""
+    return math.factorial(n) if dialect.residual == "permutations" else n * n
+
+
+def normalise(x: Float[Tensor, "*tokens n C"], weight: Tensor | None, dialect: Dialect) -> Float[Tensor, "*tokens n C"]:
+    """The rms-normalised state, mHC eq. (7), (15): over all n*C numbers of a token, or stream by stream."""
+    x = x.to(compute_dtype(x.dtype))
+    over = (-2, -1) if dialect.norm_over == "streams" else (-1,)
+    mean = x.square().mean(over, keepdim=True)
+    if dialect.rms_eps_inside and dialect.rms_eps:
+        rms = (mean + dialect.rms_eps).sqrt()
+    else:  # a zero state stays zero, and the derivative of sqrt at 0 is not asked for
+        rms = torch.where(mean == 0, 0.0, torch.where(mean == 0, 1.0, mean).sqrt()) + dialect.rms_eps
+    normalised = x / torch.where(rms == 0, 1.0, rms)
+    return normalised if weight is None else normalised * weight.view(x.shape[-2:])
+
+
+def gated_logits(x: Float[Tensor, "*tokens n C"], params: Params, dialect: Dialect) -> Float[Tensor, "*tokens B"]:
+    """alpha * dynamic(x^ phi) + bias, the logits of pre | post | res row-major on the last axis."""
+    n, channels = x.shape[-2:]
+    check_params(params, n, channels, dialect)
+    state = normalise(x, params.norm_weight, dialect)
+    if dialect.shared_projection:
+        by_stream = state @ params.phi
+        projected = torch.cat([by_stream[..., 0], by_stream[..., 1], by_stream[..., 2:].flatten(-2)], -1)
+    else:
+        projected = state.flatten(-2) @ params.phi
+    if dialect.dynamic == "tanh":
+        projected = projected.tanh()
+    sizes = torch.tensor([n, n, residual_size(n, dialect)], device=x.device)
+    return params.alpha.repeat_interleave(sizes) * projected + params.bias
+
+
+def squash(logits: Float[Tensor, "*tokens n"], kind: Squash) -> Float[Tensor, "*tokens n"]:
+    """sigmoid, softmax over the streams, or the logits themselves."""
+    if kind == "sigmoid":
+        return logits.sigmoid()
+    return logits.softmax(-1) if kind == "softmax" else logits
+
+
+def mappings(x: Float[Tensor, "*tokens n C"], params: Params, dialect: Dialect) -> Mappings:
+    """The three mappings of every token, mHC eq. (8), in the compute dtype of x.
+
+    Raises:
+        ValueError: params that do not fit the state; the message names the field, its shape and the expected one.
+    """
+    n = x.shape[-2]
+    pre, post, res = gated_logits(x, params, dialect).split([n, n, residual_size(n, dialect)], -1)
+    matrix = res if dialect.residual == "permutations" else res.unflatten(-1, (n, n))
+    return Mappings(
+        squash(pre, dialect.pre) + dialect.pre_eps,
+        dialect.post_scale * squash(post, dialect.post),
+        project(matrix, dialect),
+    )
+
+
+def pre(x: Float[Tensor, "*tokens n C"], h_pre: Float[Tensor, "*tokens n"]) -> Float[Tensor, "*tokens C"]:
+    """The branch input h_pre x, in the dtype of the state."""
+    return (h_pre.unsqueeze(-1) * x.to(compute_dtype(x.dtype))).sum(-2).to(x.dtype)
+
+
+def post(
+    x: Float[Tensor, "*tokens n C"],
+    y: Float[Tensor, "*tokens C"],
+    h_post: Float[Tensor, "*tokens n"],
+    h_res: Float[Tensor, "*tokens n n"],
+    dialect: Dialect,
+) -> Float[Tensor, "*tokens n C"]:
+    """A x + h_post^T y with A = h_res, or its transpose where the dialect says so, in the dtype of the state."""
+    compute = compute_dtype(x.dtype)
+    operator = h_res.transpose(-1, -2) if dialect.transposed else h_res
+    mixed = operator.to(compute) @ x.to(compute)
+    return (mixed + h_post.unsqueeze(-1) * y.to(compute).unsqueeze(-2)).to(x.dtype)
+
+
+def block(
+    x: Float[Tensor, "*tokens n C"], params: Params, branch: Branch, dialect: Dialect
+) -> Float[Tensor, "*tokens n C"]:
+    """x' = A x + h_post^T F(h_pre x), mHC eq. (3)."""
+    h_pre, h_post, h_res = mappings(x, params, dialect)
+    return post(x, branch(pre(x, h_pre)), h_post, h_res, dialect)
+
+
+def check_params(params: Params, n: int, channels: int, dialect: Dialect) -> None:
+    """Raise ValueError where a parameter does not have the shape that n, C and the dialect ask for."""
+    size = residual_size(n, dialect)
+    expected = {
+        "phi": (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size),
+        "bias": (2 * n + size,),
+        "alpha": (3,),
+    }
+    if params.norm_weight is not None:
+        expected["norm_weight"] = (n * channels,)
+    for name, shape in expected.items():
+        given = tuple(getattr(params, name).shape)
+        if given != shape:
+            raise ValueError(
+                f"Params.{name} has shape {given}; a state of {n} streams of {channels} channels needs {shape} "
+                f"(residual={dialect.residual!r}, shared_projection={dialect.shared_projection})"
+            )
