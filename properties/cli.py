@@ -1,0 +1,218 @@
+"""The command line: mhc-properties check, explode, replay, laws, verify (= python -m properties.cli)."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+import sys
+import traceback
+from collections.abc import Generator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="mhc-properties",
+    help="Numerical verification of (manifold-constrained) hyper-connections.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+HARNESS_ERROR = 3
+"""Exit status where the harness could not run."""
+
+
+class Device(enum.StrEnum):
+    """Where an implementation computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class ProfileName(enum.StrEnum):
+    """How long to search."""
+
+    DEV = "dev"
+    CI = "ci"
+    THOROUGH = "thorough"
+
+
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", metavar="DIR", help="where report.json and counterexamples go")
+]
+DialectOption = Annotated[
+    str | None, typer.Option("--dialect", metavar="PRESET", help="what a plain function claims to compute")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="one JSON object on the last line of stdout; progress goes to stderr")
+]
+
+
+@app.command()
+def check(
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="as for pytest --impl")],
+    device: Annotated[Device, typer.Option(help="where the implementation computes")] = Device.CPU,
+    dialect: DialectOption = None,
+    report: ReportOption = None,
+    law: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="only laws whose id begins so; may be repeated")
+    ] = None,
+    profile: Annotated[ProfileName, typer.Option("--hypothesis-profile", help="how long to search")] = ProfileName.DEV,
+    workers: Annotated[str, typer.Option("-n", metavar="N", help="worker processes, or auto")] = "0",
+    known: Annotated[Path | None, typer.Option(metavar="FILE", help="known failures (TOML)")] = None,
+    write_known: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write what fails as known failures into FILE")
+    ] = None,
+    isolate: Annotated[bool, typer.Option(help="run each target in a process of its own")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the laws on implementations. Exit 0: all hold; 1: a law failed; 2 and above: the harness could not run."""
+    import pytest
+
+    from properties.plugin import QUIET
+
+    where = (report or Path(".mhc-properties")).absolute()
+    arguments = [
+        "--pyargs",
+        "properties",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *QUIET,
+        # The project in whose folder this runs has a say about its own tests only.
+        "--noconftest",
+        "-o",
+        "addopts=",
+        "-n",
+        workers,
+        "--device",
+        device.value,
+        "--report",
+        str(where),
+    ]
+    arguments += ["--hypothesis-profile", profile.value]
+    for target in targets:
+        arguments += ["--impl", target]
+    for prefix in law or []:
+        arguments += ["--law", prefix]
+    arguments += ["--dialect", dialect] if dialect else []
+    arguments += ["--known", str(known)] if known else []
+    arguments += ["--isolate"] if isolate else []
+    path = where / "report.json"
+    path.unlink(missing_ok=True)
+    with _progress_on_stderr(as_json):
+        status = int(pytest.main(arguments))
+    if write_known and path.is_file():
+        from properties.known import lines_of, load, write
+
+        kept = load(write_known) if write_known.is_file() else []
+        entries = write(write_known, lines_of(json.loads(path.read_text())), keep=kept)
+        typer.echo(f"{len(entries)} known failures: {write_known}", err=as_json)
+    if as_json:
+        found: dict[str, Any] = (
+            json.loads(path.read_text()) if path.is_file() else {"error": "the harness could not run", "exit": status}
+        )
+        typer.echo(json.dumps(found))
+    raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def _progress_on_stderr(active: bool) -> Generator[None]:
+    """Send everything that is printed meanwhile to stderr, by workers too."""
+    if not active:
+        yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a counterexample")],
+    impl: Annotated[str | None, typer.Option(metavar="TARGET", help="another target than the one that failed")] = None,
+    device: Annotated[Device | None, typer.Option(help="another device")] = None,
+    isolate: Annotated[bool, typer.Option(help="run the target in a process of its own")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Try a stored counterexample again. Prints FIXED (exit 0), FAILED (exit 1) or ERROR (exit 2)."""
+    from properties.replay import replay_file
+
+    outcome = replay_file(file, impl, device.value if device else None, isolate)
+    typer.echo(f"{outcome.status} {outcome.law}".rstrip(), err=as_json)
+    typer.echo(outcome.message, err=as_json)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {"status": outcome.status, "law": outcome.law, "ratio": outcome.ratio, "message": outcome.message}
+            )
+        )
+    raise typer.Exit({"FIXED": 0, "FAILED": 1, "ERROR": 2}[outcome.status])
+
+
+@app.command()
+def identify(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="as for pytest --impl")],
+    dialect: Annotated[str | None, typer.Option(metavar="PRESET", help="compare with this preset")] = None,
+    device: Annotated[Device, typer.Option(help="where the implementation computes")] = Device.CPU,
+    as_json: JsonOption = False,
+) -> None:
+    """Infer from its behaviour which hyper-connections a target computes, and what is wrong with it.
+
+    Exit 0: a dialect, with or without named slips, explains it; 1: nothing does; 2: the target could not be used.
+    """
+    from properties.diagnosis import identify_command
+
+    raise typer.Exit(identify_command(target, dialect, as_json, device=device.value))
+
+
+@app.command()
+def laws(as_json: JsonOption = False) -> None:
+    """List every law: id, kind, statement, and what it cannot see."""
+    from properties.law import all_laws
+
+    found = all_laws()
+    if as_json:
+        fields = ("id", "kind", "stage", "statement", "reason", "needs", "blind")
+        typer.echo(json.dumps({"laws": [{field: getattr(one, field) for field in fields} for one in found.values()]}))
+        return
+    for one in found.values():
+        typer.echo(f"{one.id}  ({one.kind})\n    {one.statement}")
+    typer.echo(f"{len(found)} laws")
+
+
+@app.command()
+def verify(as_json: JsonOption = False) -> None:
+    """The main job: the laws on the reference and on transformers' DeepSeek-V4, and the smallest explosions."""
+    from properties.verify import main_job
+
+    raise typer.Exit(main_job(as_json))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    from properties.explosion.command import register
+
+    register(app)
+    try:
+        app()
+    except Exception as error:  # exit 1 is the verdict that a law failed, and Python's own for a traceback
+        traceback.print_exc()
+        typer.echo(f"HARNESS ERROR: {type(error).__name__}: {error}", err=True)
+        raise SystemExit(HARNESS_ERROR) from error
+
+
+if __name__ == "__main__":
+    main()

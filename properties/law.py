@@ -1,0 +1,175 @@
+"""What a law is: a sentence, the reason why it holds, the dialects it holds for, and a check that bites."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from mhc_ref import Dialect
+from properties.implementation import Implementation, dtype_names, offers
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+    from properties.case import Case
+    from properties.strategies import Setting
+    from properties.trial import Trial
+
+Kind = Literal["identity", "invariant", "oracle", "contract"]
+"""identity: two outputs of the target are related exactly; invariant: one output satisfies an equation or inequality;
+oracle: an output is compared with the reference; contract: shapes, dtypes, purity, determinism."""
+
+Stage = Literal["logits", "state"]
+"""Whether a law feeds logits alone (float32 for every state dtype but float64) or states."""
+
+FAMILIES = ("manifold", "mixing", "coefficients", "block", "depth", "gradient", "execution", "precision")
+"""The law families, one module of `properties.laws` each."""
+
+Applies = Callable[[Dialect], str | None]
+"""None where the law holds for the dialect, otherwise the reason why it does not."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """A property with an id.
+
+    Attributes:
+        id: family.name, stable: known failures and counterexample files refer to it.
+        statement: one sentence.
+        reason: why it holds, or where that is derived.
+        kind: see `Kind`.
+        stage: see `Stage`.
+        needs: methods of the implementation that it calls.
+        applies: which dialects it holds for.
+        blind: names of wrong implementations that it cannot see, as a warning to the reader.
+        cases: the strategy for one example, given what the implementation accepts.
+        check: raises `LawBroken` where the law is broken.
+        least_streams: the smallest n at which it says anything.
+        gradient: it differentiates the implementation.
+        parts: the mappings whose emission it needs.
+        capability: the attribute of `Implementation` that must be true, if any.
+        cost: the number of examples is divided by it.
+    """
+
+    id: str
+    statement: str
+    reason: str
+    kind: Kind
+    stage: Stage
+    needs: tuple[str, ...]
+    applies: Applies
+    blind: tuple[str, ...]
+    cases: Callable[[Setting], SearchStrategy[Case]]
+    check: Callable[[Trial, Case], None]
+    least_streams: int = 1
+    gradient: bool = False
+    parts: tuple[str, ...] = ()
+    capability: str = ""
+    cost: float = 1.0
+    module: str = ""
+
+    @property
+    def family(self) -> str:
+        """The first word of the id."""
+        return self.id.partition(".")[0]
+
+    def inapplicable(self, implementation: Implementation, dtype: torch.dtype) -> str | None:
+        """Why the law says nothing about this implementation in this dtype; None where it applies."""
+        offered = offers(implementation)
+        missing = [method for method in self.needs if method not in offered]
+        if missing:
+            return f"does not offer {', '.join(missing)}"
+        silent = [part for part in self.parts if part not in implementation.emits]
+        if silent:
+            return f"mappings does not emit {', '.join(silent)}"
+        reason = self.applies(implementation.dialect)
+        if reason:
+            return reason
+        if self.gradient and not implementation.differentiable:
+            return "declared as not differentiable"
+        if self.capability and not getattr(implementation, self.capability):
+            return f"{self.capability} is not declared"
+        if max(implementation.streams) < self.least_streams:
+            return f"says nothing below n = {self.least_streams}"
+        name = str(dtype).removeprefix("torch.")
+        if self.stage == "logits" and name not in ("float64", "float32") and "float32" in dtype_names(implementation):
+            return f"logits are float32 for {name} states: covered by float32"
+        return None
+
+
+def always(dialect: Dialect) -> str | None:
+    """Holds for every dialect."""
+    return None
+
+
+def law(
+    *,
+    kind: Kind,
+    stage: Stage,
+    needs: Sequence[str],
+    cases: Callable[[Setting], SearchStrategy[Case]],
+    applies: Applies = always,
+    blind: Sequence[str] = (),
+    least_streams: int = 1,
+    gradient: bool = False,
+    parts: Sequence[str] = (),
+    capability: str = "",
+    cost: float = 1.0,
+) -> Callable[[Callable[[Trial, Case], None]], Law]:
+    """Make a law of a function whose docstring is the statement, an empty line, and the reason.
+
+    Raises:
+        TypeError: the docstring lacks one of them.
+    """
+
+    def decorate(check: Callable[[Trial, Case], None]) -> Law:
+        statement, _, reason = inspect.cleandoc(check.__doc__ or "").partition("\n\n")
+        if not statement or not reason:
+            raise TypeError(
+                f"law {check.__name__}: its docstring must state the law, and after an empty line why it holds"
+            )
+        family = check.__module__.rpartition(".")[2]
+        return Law(
+            id=f"{family}.{check.__name__.replace('_', '-')}",
+            statement=" ".join(statement.split()),
+            reason=reason,
+            kind=kind,
+            stage=stage,
+            needs=tuple(needs),
+            applies=applies,
+            blind=tuple(blind),
+            cases=cases,
+            check=check,
+            least_streams=least_streams,
+            gradient=gradient,
+            parts=tuple(parts),
+            capability=capability,
+            cost=cost,
+            module=check.__module__,
+        )
+
+    return decorate
+
+
+@cache
+def family_laws(family: str) -> tuple[Law, ...]:
+    """The laws of one module of `properties.laws`, in the order of the file."""
+    module = importlib.import_module(f"properties.laws.{family}")
+    return tuple(value for value in vars(module).values() if isinstance(value, Law) and value.module == module.__name__)
+
+
+@cache
+def all_laws() -> dict[str, Law]:
+    """Every law by id."""
+    return {one.id: one for family in FAMILIES if _exists(family) for one in family_laws(family)}
+
+
+def _exists(family: str) -> bool:
+    return importlib.util.find_spec(f"properties.laws.{family}") is not None

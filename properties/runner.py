@@ -1,0 +1,307 @@
+"""Examine one law on one implementation: search, save, shrink, confirm, explain."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.errors import FlakyFailure, NonInteractiveExampleWarning, Unsatisfiable
+
+from properties.case import Case, describe
+from properties.counterexample import Counterexample, versions
+from properties.implementation import Implementation
+from properties.law import Law
+from properties.strategies import Setting
+from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, Trial
+
+Status = Literal["passed", "failed", "known", "not-applicable", "error"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How long to search.
+
+    Attributes:
+        examples: examples a law, before its `cost`.
+        derandomise: the same examples in every run.
+        shrink: minimise what was found.
+        remember: keep Hypothesis's own database of failing inputs.
+    """
+
+    examples: int
+    derandomise: bool = False
+    shrink: bool = True
+    remember: bool = False
+
+
+PROFILES = {
+    "dev": Profile(examples=20, remember=True),
+    "ci": Profile(examples=16, derandomise=True),
+    "thorough": Profile(examples=1500, remember=True),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One implementation in one dtype on one device, and how to name it again."""
+
+    target: str
+    implementation: Implementation
+    dtype: torch.dtype
+    device: torch.device
+    dialect_option: str | None = None
+
+    @property
+    def dtype_name(self) -> str:
+        """float64, float32, bfloat16, ..."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def id(self) -> str:
+        """implementation-dtype-device, as in test ids."""
+        return f"{self.implementation.name}-{self.dtype_name}-{self.device.type}"
+
+    def setting(self, law: Law) -> Setting:
+        """What the strategies of a law may draw for this subject."""
+        accepted = tuple(n for n in self.implementation.streams if n >= law.least_streams)
+        given = self.implementation
+        return Setting(given.dialect, accepted, self.dtype, given.max_tokens, given.norm_weight, given.least_scale)
+
+    def trial(self) -> Trial:
+        """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.check`."""
+        return Trial(self.implementation, self.dtype, self.device, FloatTruth(self.implementation.dialect))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one law on one subject; `worst_ratio` is the largest error / bound seen."""
+
+    law: str
+    subject: Subject
+    status: Status
+    reason: str = ""
+    examples: int = 0
+    worst_ratio: float = 0.0
+    counterexample: Path | None = None
+    message: str = ""
+    executed_law: str = ""
+
+
+def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, randomness: int | None = None) -> Verdict:
+    """Search for a counterexample of `law` and shrink it.
+
+    Every failing input is on disk before Hypothesis goes on; the file in the end holds the smallest.
+
+    Raises:
+        HarnessError: the strategy, the law or the truth failed, not the implementation.
+    """
+    inapplicable = law.inapplicable(subject.implementation, subject.dtype)
+    if inapplicable:
+        return Verdict(law.id, subject, "not-applicable", inapplicable)
+    path = directory / f"{_file_name(f'{law.id}[{subject.id}]')}.safetensors"
+    state = _Progress()
+
+    def one(case: Case) -> None:
+        state.examples += 1
+        try:
+            state.worst = max(state.worst, try_case(law, subject, case))
+        except LawBroken as broken:
+            if not state.clear_enough(broken.ratio):
+                return
+            state.failure = broken
+            state.case = case
+            counterexample(law, subject, case, broken).save(path)
+            raise
+
+    try:
+        for frame, examples in _frames(subject.setting(law), profile.examples / law.cost):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NonInteractiveExampleWarning)
+                test = given(law.cases(frame))(one)
+            test = _settings(profile, examples, f"{law.id}[{subject.id}]", randomness)(test)
+            (test if randomness is None else seed(randomness)(test))()
+    except LawBroken as broken:
+        return _failed(law, subject, state, path, broken)
+    except FlakyFailure:
+        if state.failure is None:
+            raise
+        broken = LawBroken(
+            "the same input gave different results when it was tried again (execution.deterministic)",
+            ratio=math.inf,
+            got="a failure of this law once, and none on the next call",
+            exact="the same result on every call",
+        )
+        return _failed(law, subject, state, path, broken, executed="execution.deterministic")
+    except Unsatisfiable as error:
+        raise HarnessError(f"{law.id}: no example can be drawn for {subject.id}: {error}") from error
+    except Exception:
+        # While it is shrunk, a failure can slip into a fault of the harness: the law is broken all the same.
+        if state.failure is None:
+            raise
+        return _failed(law, subject, state, path, state.failure)
+    return Verdict(law.id, subject, "passed", "", state.examples, state.worst)
+
+
+def _frames(setting: Setting, examples: float) -> list[tuple[Setting, int]]:
+    """Half of the examples over every accepted n, the other half n by n: none is left to chance."""
+    each = max(2, round(examples / 2 / len(setting.streams)))
+    if len(setting.streams) == 1:
+        return [(setting, max(3, round(examples)))]
+    return [(setting, max(3, round(examples / 2))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
+
+
+def _settings(profile: Profile, examples: int, test_id: str, randomness: int | None) -> settings:
+    database = None
+    if profile.remember:
+        # Hypothesis keys its database by the source of the test, which is the same for every law and subject.
+        database = DirectoryBasedExampleDatabase(Path(".hypothesis") / "laws" / _file_name(test_id))
+    return settings(
+        max_examples=examples,
+        deadline=None,  # shared machines; time is measured by the benchmarks, not here
+        derandomize=profile.derandomise and randomness is None,
+        database=database,
+        phases=(Phase.explicit, Phase.reuse, Phase.generate) + ((Phase.shrink,) if profile.shrink else ()),
+        print_blob=False,
+        report_multiple_bugs=False,
+        # Examples are batches on purpose; what a law may cost is ours to judge. (The metaclass is not typed.)
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _file_name(test_id: str) -> str:
+    """A test id as a file name; a long one is cut and told apart by a digest."""
+    name = re.sub(r"[^A-Za-z0-9_.@=-]+", "_", test_id)
+    return name if len(name) <= 160 else f"{name[:144]}_{hashlib.sha256(test_id.encode()).hexdigest()[:12]}"
+
+
+@dataclass
+class _Progress:
+    examples: int = 0
+    worst: float = 0.0
+    failure: LawBroken | None = None
+    case: Case | None = None
+    floor: float = 1.0
+
+    def clear_enough(self, ratio: float) -> bool:
+        """Whether a failure is as plain as the first one was, so that shrinking does not end at a ratio of 1.01.
+
+        The first failure sets the floor, the root of its ratio and 10^6 at most: smaller inputs that fail by less are
+        passed over. A law that holds is never affected.
+        """
+        if self.failure is None:
+            self.floor = min(math.sqrt(ratio), 1e6)
+        return ratio >= self.floor
+
+
+def try_case(law: Law, subject: Subject, case: Case) -> float:
+    """Try one example; the largest ratio.
+
+    A failure against the float64 reference is judged again by mpmath, from the stored outputs.
+
+    Raises:
+        LawBroken: the law is broken, and mpmath agrees.
+        HarnessError: the float64 reference says broken and mpmath says it is not.
+    """
+    trial = subject.trial()
+    try:
+        law.check(trial, case)
+        return trial.worst
+    except ContractBroken:
+        raise
+    except LawBroken as broken:
+        judge = trial.confirming()
+        try:
+            law.check(judge, case)
+        except LawBroken as confirmed:
+            raise confirmed from None
+        raise HarnessError(
+            f"{law.id} on {subject.id}: the float64 reference reports a ratio of {broken.ratio:.3g} ({broken.what}), "
+            f"mpmath {judge.worst:.3g}: the reference or the bound is at fault, not the implementation. Case: {case!r}"
+        ) from broken
+
+
+def counterexample(law: Law, subject: Subject, case: Case, broken: LawBroken) -> Counterexample:
+    """The file of a failure."""
+    return Counterexample(
+        law=law.id,
+        target=subject.target,
+        implementation=subject.implementation.name,
+        dialect=subject.implementation.dialect,
+        dtype=subject.dtype_name,
+        device=subject.device.type,
+        case=case,
+        failure={
+            "what": broken.what,
+            "where": broken.where,
+            "got": broken.got,
+            "exact": broken.exact,
+            "error": _finite(broken.error),
+            "bound": _finite(broken.bound),
+            "ratio": _finite(broken.ratio),
+        },
+        dialect_option=subject.dialect_option,
+        versions=versions(),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _failed(law: Law, subject: Subject, state: _Progress, path: Path, broken: LawBroken, executed: str = "") -> Verdict:
+    case = state.case or Case()
+    return Verdict(
+        law.id,
+        subject,
+        "failed",
+        broken.what,
+        state.examples,
+        max(state.worst, broken.ratio),
+        path,
+        explain(law, subject, case, broken, path),
+        executed,
+    )
+
+
+def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Path) -> str:
+    """The message of a failure, for somebody who has never read this code."""
+    numbers: list[tuple[str, str]] = []
+    if broken.got:
+        numbers.append(("got", broken.got))
+    if broken.exact:
+        numbers.append(("exact", broken.exact))
+    if not math.isnan(broken.error):
+        numbers.append(("error", f"{broken.error:.3g}"))
+        numbers.append(("bound", f"{broken.bound:.3g}  (the most that rounding can explain here)"))
+    if math.isfinite(broken.ratio):
+        numbers.append(("ratio", f"{broken.ratio:.3g}  (error / bound; above 1 is a failure)"))
+    inputs = "\n".join(f"    {name} = {describe(value)}" for name, value in case.items())
+    body = "\n".join(f"  {name:<6} {text}" for name, text in numbers)
+    return (
+        f"{subject.implementation.name} breaks {law.id} in {subject.dtype_name} on {subject.device.type}\n"
+        f"  law    {law.statement}\n"
+        f"  found  {broken.what}{' at ' + broken.where if broken.where else ''}\n"
+        f"{body}{chr(10) if body else ''}"
+        f"  smallest input found:\n{inputs}\n"
+        f"  dialect: {_dialect_words(subject)}\n"
+        f"  replay: mhc-properties replay {path}"
+    )
+
+
+def _dialect_words(subject: Subject) -> str:
+    from mhc_ref import PRESETS
+
+    dialect = subject.implementation.dialect
+    name, difference = min(
+        ((name, dialect.difference(preset)) for name, preset in PRESETS.items()), key=lambda pair: len(pair[1])
+    )
+    changed = ", ".join(f"{field}={mine!r}" for field, (mine, _) in difference.items())
+    return name + (f" with {changed}" if changed else "")

@@ -1,0 +1,59 @@
+"""The main job: the laws on the reference and on a published implementation, and the smallest explosions."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from properties.explosion import find_minimal
+from properties.plugin import QUIET
+
+TARGETS = ("ref:PAPER", "ref:DEEPSEEK_V4")
+PUBLISHED = {"transformers": "published:transformers-deepseek-v4"}
+"""Library -> the target that is verified with it, where it is installed."""
+
+EXPLOSIONS = (
+    ("residual", {"threshold": "100", "branch_bound": "0.1"}),
+    ("hc", {"threshold": "100", "entry_bound": "1.25", "max_streams": 4}),
+)
+"""A plain residual chain whose branches add at most a tenth, and unconstrained mixing with entries within 1.25."""
+
+
+def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -> int:
+    """Run it and print the denominator, the worst ratios and the explosions; the exit status of the laws.
+
+    A published implementation whose library is not installed is named, not passed over.
+    """
+    targets: list[str] = list(TARGETS)
+    for library, target in PUBLISHED.items():
+        if importlib.util.find_spec(library):
+            targets.append(target)
+        else:
+            typer.echo(f"{target} is left out: {library} is not installed (pip install 'mhc-properties[published]')")
+    arguments = [
+        "--pyargs",
+        "properties",
+        "-q",
+        "-n",
+        "auto",
+        "-p",
+        "no:cacheprovider",
+        *QUIET,
+        "--report",
+        str(directory),
+    ]
+    for target in targets:
+        arguments += ["--impl", target]
+    status = int(pytest.main(arguments))
+    found = [find_minimal(family, **options) for family, options in EXPLOSIONS]  # pyright: ignore[reportArgumentType]  # a table of keyword arguments
+    for one in found:
+        typer.echo(f"\n{one}")
+    if as_json:
+        report = directory / "report.json"
+        totals = json.loads(report.read_text())["totals"] if report.is_file() else None
+        typer.echo(json.dumps({"exit": status, "totals": totals, "explosions": [one.to_json() for one in found]}))
+    return status or (0 if all(one.found for one in found) else 1)

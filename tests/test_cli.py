@@ -1,0 +1,191 @@
+"""The command line: check, replay, laws, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from properties import cli
+from properties.law import all_laws
+
+# A ten-line implementation with the mistake that sums and norms cannot see.
+TRANSPOSED = """
+import mhc_ref
+from properties import Implementation
+
+class Mine(Implementation):
+    dtypes = ("float32",)
+    def mappings(self, x, params):
+        return mhc_ref.mappings(x, params, self.dialect)
+    def pre(self, x, h_pre):
+        return mhc_ref.pre(x, h_pre)
+    def post(self, x, y, h_post, h_res):
+        return mhc_ref.post(x, y, h_post, h_res.mT, self.dialect)
+
+class Good(Mine):
+    def post(self, x, y, h_post, h_res):
+        return mhc_ref.post(x, y, h_post, h_res, self.dialect)
+"""
+ONE_LAW = ("--law", "mixing.post-is-the-declared-combination", "--hypothesis-profile", "ci")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a transposed implementation and nothing else."""
+    (tmp_path / "mine.py").write_text(TRANSPOSED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """A command in this process: its exit code and everything that it printed."""
+    result = CliRunner().invoke(cli.app, list(arguments))
+    return result.exit_code, result.output
+
+
+def in_a_new_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "properties.cli", *arguments]
+    environment = {**os.environ, "PYTEST_ADDOPTS": ""}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_transposed_mapping_is_found_small_and_readable_and_replays_anywhere(folder: Path) -> None:
+    code, output = run("check", "mine.py:Mine", *ONE_LAW)
+    assert code == 1, output
+    assert "Mine breaks mixing.post-is-the-declared-combination in float32 on cpu" in output
+    (path,) = (folder / ".mhc-properties" / "counterexamples").iterdir()
+    assert f"replay: mhc-properties replay {path}" in output
+    smallest = output.partition("smallest input found:\n")[2].partition("  dialect:")[0]
+    assert len(smallest) < 600, smallest
+    (case,) = [run["laws"] for run in json.loads((folder / ".mhc-properties" / "report.json").read_text())["runs"]]
+    assert case["mixing.post-is-the-declared-combination"]["counterexample"] == str(path)
+
+    replayed = in_a_new_process("replay", str(path))
+    assert replayed.returncode == 1, replayed.stderr
+    assert replayed.stdout.startswith("FAILED mixing.post-is-the-declared-combination\nMine breaks")
+    for target in ("mine.py:Good", "ref"):
+        code, output = run("replay", str(path), "--impl", target)
+        assert (code, output.splitlines()[0]) == (0, "FIXED mixing.post-is-the-declared-combination")
+    code, output = run("replay", str(path), "--impl", "mine.py:Nobody")
+    assert (code, output.splitlines()[0]) == (2, "ERROR")
+    code, output = run("replay", str(path), "--json")
+    answer = json.loads(output.splitlines()[-1])
+    assert (code, set(answer), answer["status"]) == (1, {"status", "law", "ratio", "message"}, "FAILED")
+    assert answer["ratio"] > 1
+
+
+def test_check_with_json_prints_one_object_last_and_progress_elsewhere(folder: Path) -> None:
+    answer = in_a_new_process("check", "mine.py:Good", *ONE_LAW, "--json", "--report", "out")
+    assert answer.returncode == 0, answer.stderr
+    (line,) = answer.stdout.splitlines()
+    assert json.loads(line) == json.loads((folder / "out" / "report.json").read_text())
+    assert "1 of 1 laws exercised, 0 not applicable, 0 silently absent" in answer.stderr
+
+
+def test_check_says_what_it_exercised(folder: Path) -> None:
+    code, output = run("check", "mine.py:Good", "ref:LIGER", *ONE_LAW, "--report", "out")
+    assert code == 0, output
+    assert "Good float32 cpu" in output
+    assert "ref:LIGER bfloat16 cpu" in output
+    assert "1 of 1 laws exercised, 0 not applicable, 0 silently absent" in output
+    assert f"report: {folder / 'out' / 'report.json'}" in output
+
+
+def test_check_is_not_governed_by_the_project_it_runs_in(folder: Path) -> None:
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = -m unit -k nothing\nmarkers = unit\n")
+    (folder / "conftest.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--device')\n")
+    code, output = run("check", "mine.py:Good", *ONE_LAW)
+    assert code == 0, output
+    assert "1 of 1 laws exercised" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (("check", "mine.py:Nobody"), "mine.py has no attribute 'Nobody'; it has Good, Implementation, Mine, mhc_ref"),
+        (("check", "ref:PAPR"), "there is no preset 'PAPR'"),
+        (("check", "mine.py:Mine", "--law", "manifold.no-such-law"), "manifold.no-such-law: no law's id begins so"),
+        (("check", "ref", "--device", "abacus"), "abacus"),
+        (("check", "ref", "--hypothesis-profile", "leisurely"), "leisurely"),
+        (("check",), "TARGET"),
+        (("replay", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
+        (("replay", "mine.py"), "mine.py is not a safetensors file"),
+        (("replay",), "FILE"),
+        (("chekc", "ref"), "chekc"),
+    ],
+)
+def test_what_cannot_run_exits_above_one_and_says_why(folder: Path, arguments: tuple[str, ...], cause: str) -> None:
+    code, output = run(*arguments)
+    assert code >= 2, output
+    assert cause in output
+    assert "Traceback" not in output
+    assert not (folder / ".mhc-properties" / "report.json").exists()
+
+
+def test_check_with_json_answers_when_it_could_not_run(folder: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["check", "mine.py:Nobody", "--json"])
+    assert result.exit_code >= 2
+    (line,) = result.stdout.splitlines()
+    assert json.loads(line) == {"error": "the harness could not run", "exit": result.exit_code}
+    assert "mine.py has no attribute 'Nobody'" in result.stderr
+
+
+def test_an_old_report_does_not_survive_a_run_that_failed_to_start(folder: Path) -> None:
+    assert run("check", "ref", *ONE_LAW)[0] == 0
+    report = folder / ".mhc-properties" / "report.json"
+    assert report.is_file()
+    assert run("check", "nowhere.py:x")[0] >= 2
+    assert not report.exists()
+
+
+def test_an_unexpected_exception_is_not_reported_as_a_failed_law(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import properties.replay
+
+    def faulty(*_: object) -> object:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(properties.replay, "replay_file", faulty)
+    monkeypatch.setattr(sys, "argv", ["mhc-properties", "replay", "some.safetensors"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == cli.HARNESS_ERROR >= 2
+    assert "HARNESS ERROR: ZeroDivisionError: a fault of ours" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_without_a_cuda_device_nothing_applies_and_nothing_fails(folder: Path) -> None:
+    code, output = run("check", "ref", "--device", "cuda", "--law", "manifold")
+    assert code == 0, output
+    assert "not applicable: manifold.last-axis-sums: no CUDA device" in output
+    report = json.loads((folder / ".mhc-properties" / "report.json").read_text())
+    assert report["totals"]["reasons"] == {"no CUDA device": report["totals"]["runs"]}
+    assert report["totals"]["laws_exercised"] == 0
+    laws = [entry for one in report["runs"] for entry in one["laws"].values()]
+    assert {(entry["status"], entry["reason"]) for entry in laws} == {("not-applicable", "no CUDA device")}
+
+
+def test_laws_are_listed() -> None:
+    code, output = run("laws")
+    assert code == 0
+    assert output.splitlines()[-1] == f"{len(all_laws())} laws"
+    for law in all_laws().values():
+        assert f"{law.id}  ({law.kind})\n    {law.statement}\n" in output
+
+
+def test_laws_are_listed_for_machines() -> None:
+    code, output = run("laws", "--json")
+    assert code == 0
+    (line,) = output.splitlines()
+    listed = json.loads(line)["laws"]
+    assert [one["id"] for one in listed] == list(all_laws())
+    assert all(set(one) >= {"id", "kind", "stage", "statement", "reason", "needs", "blind"} for one in listed)

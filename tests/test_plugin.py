@@ -1,0 +1,415 @@
+"""The pytest door: ids, options, exit codes and report.json; and that nobody else notices it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from snapshots import recorded
+
+from mhc_ref import LIGER, PAPER
+from properties import plugin
+from properties.implementation import dtype_names
+from properties.law import all_laws, family_laws
+from properties.report import STATUSES, Line, runs, sentence, table, totals, why_not, write
+from properties.runner import PROFILES
+from properties.target import resolve
+from properties.trial import FloatTruth
+
+pytest_plugins = ["pytester"]
+
+LAW = "manifold.last-axis-sums"
+TARGETS = """
+import mhc_ref
+from properties import Implementation
+
+class Right(Implementation):
+    dtypes = ("float32",)
+    def project(self, logits):
+        return mhc_ref.project(logits, self.dialect)
+
+class Doubled(Right):
+    def project(self, logits):
+        return 2 * super().project(logits)
+
+class Leaving(Right):
+    def project(self, logits):
+        raise SystemExit(0)
+
+right = Right()
+same = right
+"""
+
+
+@pytest.fixture
+def laws(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder with nothing but targets.py, and the laws loaded before pytester starts to unload modules."""
+    assert all_laws()
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setitem(PROFILES, "ci", dataclasses.replace(PROFILES["ci"], examples=6))
+    pytester.makepyfile(targets=TARGETS)
+    return pytester
+
+
+def verify(laws: pytest.Pytester, *arguments: str, law: str = LAW) -> pytest.RunResult:
+    """`pytest --pyargs properties` with these arguments and the few examples of the profile ci."""
+    profile = () if "--hypothesis-profile" in arguments else ("--hypothesis-profile", "ci")
+    return laws.runpytest_inprocess(
+        "--pyargs", "properties", "-p", "no:cacheprovider", "--law", law, *profile, *arguments
+    )
+
+
+def report(laws: pytest.Pytester, folder: str = ".mhc-properties") -> dict[str, Any]:
+    return json.loads((laws.path / folder / "report.json").read_text())
+
+
+def ids(result: pytest.RunResult) -> list[str]:
+    return [line.partition("::")[2].partition(" ")[0] for line in result.outlines if f"::{LAW}[" in line]
+
+
+# -- what runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_ids_name_law_implementation_dtype_and_device(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Right", "--impl", "ref:LIGER", "--collect-only", "-q")
+    assert ids(result) == [
+        f"{LAW}[Right-float32-cpu]",
+        *(f"{LAW}[ref:LIGER-{dtype}-cpu]" for dtype in dtype_names(resolve("ref:LIGER"))),
+    ]
+
+
+def test_collecting_alone_reports_nothing(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Right", "--collect-only")
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("*silently absent*")
+    assert not (laws.path / ".mhc-properties").exists()
+
+
+def test_targets_of_one_name_get_ids_of_their_own(laws: pytest.Pytester) -> None:
+    laws.makepyfile(others=TARGETS)
+    wanted = ["targets.py:Right", "others.py:Right", "targets.py:Right", "targets.py:right", "targets.py:same"]
+    result = verify(laws, *(part for target in wanted for part in ("--impl", target)), "--collect-only", "-q")
+    found = ids(result)
+    assert len(found) == len(set(found)) == len(wanted)
+    assert found[:2] == [f"{LAW}[Right-float32-cpu]", f"{LAW}[others.py:Right-float32-cpu]"]
+
+
+def test_without_targets_the_reference_is_verified(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--collect-only", "-q")
+    for target in plugin.DEFAULT_TARGETS:
+        assert f"{LAW}[{target}-float32-cpu]" in ids(result)
+
+
+def test_law_chooses_by_the_beginning_of_an_id(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Right", "--law", "mixing", "--collect-only", "-q")
+    expected = 1 + len(family_laws("mixing"))
+    assert sum("::" in line for line in result.outlines) == expected
+
+
+def test_every_law_is_collected_for_every_subject(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Right", "--collect-only", "-q", law="")
+    collected = {line.partition("::")[2].partition("[")[0] for line in result.outlines if "::" in line}
+    assert collected == set(all_laws())
+
+
+def test_the_report_holds_what_was_run_and_nothing_else(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Right", "--impl", "ref:LIGER", "--report", "out")
+    assert result.ret == 0
+    found = report(laws, "out")
+    assert list(found) == ["totals", "versions", "runs"]
+    assert {"python", "torch", "mhc-properties", "hypothesis", "numpy", "mpmath"} <= set(found["versions"])
+    for one in found["runs"]:
+        assert list(one) == ["implementation", "dialect", "dtype", "device", "laws"]
+        assert list(one["laws"]) == [LAW]
+        assert list(one["laws"][LAW]) == ["status", "reason", "examples", "worst_ratio", "counterexample"]
+    first, second = found["runs"][:2]
+    assert (first["implementation"], first["dtype"], first["device"]) == ("Right", "float32", "cpu")
+    assert (first["dialect"], second["dialect"]) == (dataclasses.asdict(PAPER), dataclasses.asdict(LIGER))
+    entry = first["laws"][LAW]
+    assert (entry["status"], entry["reason"], entry["counterexample"]) == ("passed", "", None)
+    assert entry["examples"] >= PROFILES["ci"].examples
+    assert 0 < entry["worst_ratio"] <= 1
+    narrow = next(one for one in found["runs"] if one["dtype"] == "bfloat16")["laws"][LAW]
+    assert (narrow["status"], narrow["reason"]) == (
+        "not-applicable",
+        "logits are float32 for bfloat16 states: covered by float32",
+    )
+    total = found["totals"]
+    assert total["absent"] == 0
+    assert sum(total[status] for status in STATUSES) == total["runs"] == len(found["runs"])
+    result.stdout.fnmatch_lines(
+        [
+            "Right float32 cpu * 1 of 1 laws; worst ratio * (manifold.last-axis-sums)",
+            "ref:LIGER bfloat16 cpu * 0 of 1 laws; nothing exercised",
+            "1 of 1 laws exercised, 0 not applicable, 0 silently absent",
+            f"report: {laws.path / 'out' / 'report.json'}",
+        ]
+    )
+    assert not (laws.path / ".mhc-properties").exists()
+
+
+def test_a_failed_law_exits_1_with_its_message_and_no_traceback(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Doubled", "--impl", "targets.py:Right")
+    assert result.ret == 1
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["Doubled breaks manifold.last-axis-sums in float32 on cpu", "  replay: *"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*HARNESS ERROR*")
+    wrong, sound = (one["laws"][LAW] for one in report(laws)["runs"])
+    assert (wrong["status"], sound["status"]) == ("failed", "passed")
+    assert wrong["worst_ratio"] > 1
+    assert Path(wrong["counterexample"]).parent == laws.path / ".mhc-properties" / "counterexamples"
+    assert Path(wrong["counterexample"]).is_file()
+
+
+def test_a_fault_of_the_harness_exits_above_1_and_says_that_it_is_no_verdict(
+    laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FloatTruth, "project", lambda *_: 1 / 0)
+    result = verify(laws, "--impl", "targets.py:Right")
+    assert result.ret >= 2
+    result.stdout.fnmatch_lines(
+        [
+            "HARNESS ERROR (not a verdict on the implementation)",
+            "0 of 1 laws exercised, 0 not applicable, 1 in error, 0 silently absent",
+        ]
+    )
+    (one,) = report(laws)["runs"]
+    assert one["laws"][LAW]["status"] == "error"
+    assert one["laws"][LAW]["reason"] == "ZeroDivisionError: division by zero"
+
+
+def test_a_failed_law_outranks_a_fault_of_the_harness(laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FloatTruth, "project", lambda *_: 1 / 0)
+    laws.makepyfile(shapeless="from targets import Right\nclass Flat(Right):\n    def project(self, z): return z[0]\n")
+    result = verify(laws, "--impl", "targets.py:Right", "--impl", "shapeless.py:Flat")
+    assert result.ret == 1
+    assert {one["laws"][LAW]["status"] for one in report(laws)["runs"]} == {"error", "failed"}
+
+
+def test_an_implementation_that_exits_fails_its_laws_and_hides_none(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Leaving", "--impl", "targets.py:Right")
+    assert result.ret == 1
+    assert [one["laws"][LAW]["status"] for one in report(laws)["runs"]] == ["failed", "passed"]
+
+
+def test_what_was_deselected_is_not_silently_absent(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Right", "--impl", "ref", "-k", "Right")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["1 of 1 laws exercised, 0 not applicable, 0 silently absent"])
+
+
+@pytest.mark.parametrize("target", ["targets.py:Nobody", "ref:PAPR", "nowhere.py:x"])
+def test_an_unusable_target_is_refused_in_one_line(laws: pytest.Pytester, target: str) -> None:
+    result = verify(laws, "--impl", "ref", "--impl", target)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    lines = [line for line in result.errlines if line.startswith("ERROR:")]
+    assert len(lines) == 1
+    assert "--impl" in lines[0]
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert not (laws.path / ".mhc-properties").exists()
+
+
+def test_a_law_that_does_not_exist_is_refused(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "ref", law="manifold.last-axis-sum-of")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --law manifold.last-axis-sum-of: no law's id begins so; *"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_without_a_cuda_device_every_law_is_not_applicable(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "ref", "--device", "cuda")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "not applicable: manifold.last-axis-sums: no CUDA device",
+            "0 of 1 laws exercised, 1 not applicable, 0 silently absent",
+        ]
+    )
+    entries = [one["laws"][LAW] for one in report(laws)["runs"]]
+    assert {(entry["status"], entry["reason"]) for entry in entries} == {("not-applicable", "no CUDA device")}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_profiles_are_accepted_and_searched_as_long_as_they_say(
+    laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    monkeypatch.setitem(PROFILES, "thorough", dataclasses.replace(PROFILES["thorough"], examples=40))
+    result = verify(laws, "--impl", "targets.py:Right", "--hypothesis-profile", profile)
+    assert result.ret == 0
+    (one,) = report(laws)["runs"]
+    assert one["laws"][LAW]["examples"] >= PROFILES[profile].examples * 3 // 4  # every n has its share, rounded
+
+
+def test_a_plain_function_is_judged_by_the_dialect_it_claims(laws: pytest.Pytester) -> None:
+    laws.makepyfile(plain="import torch\ndef rows(logits):\n    return logits.softmax(-1)\n")
+    refused = verify(laws, "--impl", "plain.py:rows")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["ERROR: --impl plain.py:rows is a plain function, * --dialect (PAPER, *"])
+    assert verify(laws, "--impl", "plain.py:rows", "--dialect", "PAPER").ret == 0  # its rows do sum to 1
+    assert verify(laws, "--impl", "plain.py:rows", "--dialect", "LIGER").ret == 1  # where columns come last
+
+
+def test_workers_verify_and_report_the_same_from_an_empty_folder(tmp_path: Path) -> None:
+    elsewhere, empty = tmp_path / "elsewhere", tmp_path / "empty"
+    elsewhere.mkdir()
+    empty.mkdir()
+    (elsewhere / "targets.py").write_text(TARGETS)
+    command = [sys.executable, "-m", "pytest", "--pyargs", "properties", "-p", "no:cacheprovider", "-n", "2", "-v"]
+    command += ["--law", LAW, "--hypothesis-profile", "ci"]
+    command += ["--impl", "ref:PAPER", "--impl", f"{elsewhere}/targets.py:Doubled"]
+    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    assert f"::{LAW}[ref:PAPER-float32-cpu]" in done.stdout
+    assert "1 of 1 laws exercised, 0 not applicable, 0 silently absent" in done.stdout
+    found = json.loads((empty / ".mhc-properties" / "report.json").read_text())
+    statuses = {(one["implementation"], one["dtype"]): one["laws"][LAW]["status"] for one in found["runs"]}
+    assert statuses["ref:PAPER", "float32"] == "passed"
+    assert statuses["Doubled", "float32"] == "failed"
+    assert statuses["ref:PAPER", "bfloat16"] == "not-applicable"
+    assert found["totals"]["absent"] == 0
+
+
+# -- who does not notice -----------------------------------------------------------------------------------------------
+
+PROBE = """
+import sys, pytest
+status = pytest.main(sys.argv[1:])
+heavy = [name for name in ("torch", "hypothesis", "mhc_ref", "properties.law") if name in sys.modules]
+print("status", int(status), "loaded", heavy, "plugin", "properties.plugin" in sys.modules)
+"""
+UNRELATED = "-p", "no:cacheprovider", "-p", "no:hypothesispytest"
+
+
+def somewhere_else(folder: Path, *arguments: str) -> str:
+    """The last line of a pytest run in another project: its status, and which heavy modules it loaded."""
+    command = [sys.executable, "-c", PROBE, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_help_loads_nothing_and_knows_our_options(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROBE, "--help", *UNRELATED]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "status 0 loaded [] plugin True"
+    for option in ("--impl=TARGET", "--device={cpu,cuda}", "--report=DIR", "--dialect=PRESET", "--law=ID"):
+        assert option in done.stdout
+
+
+def test_another_project_keeps_its_options_its_status_and_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n"
+        "    for name in ('--device', '--report', '--law', '--impl', '--known', '--isolate', '--dialect'):\n"
+        "        parser.addoption(name, default='mine')\n"
+    )
+    (tmp_path / "laws").mkdir()
+    (tmp_path / "laws" / "test_theirs.py").write_text(
+        "import sys\n"
+        "def test_options(request): assert request.config.getoption('--device') == 'mine'\n"
+        "def test_torch(): assert 'torch' not in sys.modules\n"
+        "def test_that_fails(): assert 0\n"
+    )
+    before = sorted(tmp_path.rglob("*.py"))
+    quiet = (*UNRELATED, "-p", "no:benchmark")
+    assert somewhere_else(tmp_path, *quiet) == "status 1 loaded [] plugin True"
+    assert somewhere_else(tmp_path, *quiet, "-k", "options") == "status 0 loaded [] plugin True"
+    assert somewhere_else(tmp_path, *quiet, "-k", "nothing") == "status 5 loaded [] plugin True"
+    assert somewhere_else(tmp_path, *quiet, "-n", "1") == "status 1 loaded [] plugin True"
+    left = {path for path in tmp_path.iterdir() if path.name != "__pycache__"}
+    assert left == {tmp_path / "conftest.py", tmp_path / "laws"}
+    assert sorted(tmp_path.rglob("*.py")) == before
+
+
+def test_another_project_keeps_its_hypothesis_profile(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "from hypothesis import settings\n"
+        "for name in ('dev', 'ci', 'thorough'): settings.register_profile(name, max_examples=7)\n"
+    )
+    (tmp_path / "test_theirs.py").write_text(
+        "import sys\nfrom hypothesis import settings\n"
+        "def test_profile(): assert settings().max_examples == 7 and 'torch' not in sys.modules\n"
+    )
+    last = somewhere_else(tmp_path, "-p", "no:cacheprovider", "--hypothesis-profile", "ci")
+    assert last.startswith("status 0"), last
+    assert "torch" not in last
+
+
+def test_the_package_loads_its_names_when_they_are_used() -> None:
+    code = "import sys, properties, properties.plugin; print('torch' in sys.modules); properties.Dialect"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n"
+    assert "AttributeError: module 'properties' has no attribute 'Dialect'" in done.stderr
+
+
+def test_every_public_name_is_there() -> None:
+    import properties
+
+    assert set(properties.__all__) <= set(dir(properties))
+    assert all(getattr(properties, name) is not None for name in properties.__all__)
+
+
+# -- the denominator ---------------------------------------------------------------------------------------------------
+
+
+def line(law: str, status: str, dtype: str = "float32", **rest: Any) -> Line:
+    return Line("mine", {"iterations": 20}, dtype, "cpu", law, status, **rest)
+
+
+LINES = [
+    line("manifold.a", "passed", examples=24, worst_ratio=0.125),
+    line("manifold.b", "failed", reason="a sum", examples=3, worst_ratio=17.5, counterexample="case.safetensors"),
+    line("manifold.c", "not-applicable", reason="h_res is unconstrained"),
+    line("block.d", "error", reason="ZeroDivisionError: division by zero"),
+    line("block.e", "known", reason="issue 7"),
+    line("manifold.a", "not-applicable", "bfloat16", reason="covered by float32"),
+    line("manifold.b", "failed", "bfloat16", reason="project raised", worst_ratio=None),
+    line("manifold.c", "not-applicable", "bfloat16", reason="covered by float32"),
+]
+
+
+def test_the_denominator_reads_like_this() -> None:
+    total = totals(LINES, len(LINES) + 1)
+    recorded("denominator.txt", "\n".join([*table(LINES), *why_not(LINES), sentence(total)]))
+
+
+def test_totals_count_every_status_once() -> None:
+    total = totals(LINES, len(LINES) + 1)
+    assert {status: total[status] for status in STATUSES} == {
+        "passed": 1,
+        "failed": 2,
+        "known": 1,
+        "not-applicable": 3,
+        "error": 1,
+    }
+    assert (total["laws"], total["laws_exercised"], total["runs"], total["absent"]) == (5, 3, 9, 1)
+    assert total["reasons"] == {"covered by float32": 2, "h_res is unconstrained": 1}
+
+
+def test_lines_survive_the_way_between_processes() -> None:
+    assert [Line.from_json(json.loads(json.dumps(one.to_json()))) for one in LINES] == LINES
+
+
+def test_runs_group_lines_by_subject(tmp_path: Path) -> None:
+    grouped = runs(LINES)
+    assert [(one["dtype"], list(one["laws"])) for one in grouped] == [
+        ("float32", ["manifold.a", "manifold.b", "manifold.c", "block.d", "block.e"]),
+        ("bfloat16", ["manifold.a", "manifold.b", "manifold.c"]),
+    ]
+    path = tmp_path / "deep" / "report.json"
+    written = write(path, LINES, len(LINES), {"python": "3"})
+    assert written == {"totals": written["totals"], "versions": {"python": "3"}, "runs": grouped}
+    assert json.loads(path.read_text()) == written
+
+
+def test_many_laws_that_do_not_apply_are_counted_not_listed() -> None:
+    many = [line(f"manifold.law-{number}", "not-applicable", reason="why") for number in range(20)]
+    shown = why_not(many)
+    assert len(shown) == 13
+    assert shown[-1] == "... and 8 more in report.json"
