@@ -1,0 +1,59 @@
+"""Derived error bounds: the largest error that rounding can explain, stage by stage, for this very example.
+
+Conventions. u is the unit roundoff, gamma_k = k u / (1 - k u) (Higham, Accuracy and Stability, lemma 3.1), tiny the
+smallest normal number. `Approx(value, error)` says: every admitted evaluation lies within `error` of `value`, entry by
+entry. All magnitudes are taken in float64. Admitted are: any order of summation, fused multiply-adds, division or
+multiplication by a reciprocal, the norm applied before or after the matmul, any formula of sigmoid and tanh that is
+accurate absolutely, exp and log accurate to a few units, the linear domain, the log domain in place or with potentials,
+scaling vectors, and flushing of subnormal numbers.
+
+A tolerance for a float32 implementation judged by the float64 reference is bound(u32) + bound(u64). Every bound here is
+a polynomial in u with non-negative coefficients and without a constant term, hence superadditive, so one evaluation at
+u32 + u64 covers both.
+"""
+
+from properties.bounds.gradients import Pullback, coefficients_gradient
+from properties.bounds.projection import Projection, projection, projection_gradient
+from properties.bounds.rounding import INF, Approx, Rounding
+from properties.bounds.scaling import sinkhorn, sinkhorn_gradient
+from properties.bounds.stages import (
+    affine,
+    contracted,
+    gated,
+    gated_logits,
+    gates,
+    normalised,
+    plus,
+    projected,
+    squash_gradient,
+    squashed,
+    stored,
+    times,
+    weighted_sum,
+)
+
+__all__ = [
+    "INF",
+    "Approx",
+    "Projection",
+    "Pullback",
+    "Rounding",
+    "affine",
+    "coefficients_gradient",
+    "contracted",
+    "gated",
+    "gated_logits",
+    "gates",
+    "normalised",
+    "plus",
+    "projected",
+    "projection",
+    "projection_gradient",
+    "sinkhorn",
+    "sinkhorn_gradient",
+    "squash_gradient",
+    "squashed",
+    "stored",
+    "times",
+    "weighted_sum",
+]

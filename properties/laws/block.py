@@ -1,0 +1,204 @@
+"""Block: x' = A x + h_post^T F(h_pre x), one residual path and one branch."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Dialect, Params
+from mhc_ref.block import residual_size
+from properties import bounds
+from properties.bounds import Approx
+from properties.case import BranchSpec, Case
+from properties.implementation import parameter_dtype
+from properties.law import law
+from properties.laws.coefficients import Coefficients, bound_of
+from properties.laws.mixing import applied, combined, mixed
+from properties.laws.premises import free_matrix
+from properties.strategies import Setting, block_cases, channel_count, permutations_of, states, streams
+from properties.trial import Seen, Trial, wide
+
+SIZES = (1.0, 30.0, 1e-3)
+"""Sizes of states for whole blocks: the norm's extremes have laws of their own."""
+
+
+def judged(bound: Coefficients, trial: Trial, x: Tensor, params: Params) -> Coefficients:
+    """The same errors around the values of the truth, which is mpmath where float64 or a failure is judged."""
+    pre, post, res = trial.truth.mappings(x, params)
+    return Coefficients(Approx(pre, bound.pre.error), Approx(post, bound.post.error), Approx(res, bound.res.error))
+
+
+def branch_input(x: Tensor | Approx, h: Coefficients, trial: Trial) -> Approx:
+    """h_pre x as the branch must see it, in the dtype of the state."""
+    state = x if isinstance(x, Approx) else Approx.exact(x)
+    return bounds.stored(bounds.weighted_sum(h.pre, state, trial.rounding), trial.rounding)
+
+
+def one_call(trial: Trial, seen: list[Seen], count: int = 1) -> None:
+    """Every branch is called exactly once."""
+    trial.holds("the number of branch calls", len(seen) == count, str(len(seen)), str(count))
+
+
+@law(kind="oracle", stage="state", needs=("block",), cases=lambda s: block_cases(s, most=2, scales=SIZES))
+def agrees_with_oracle(trial: Trial, case: Case) -> None:
+    """The branch sees h_pre x, and the block returns A x + h_post^T y for what the branch gave back.
+
+    mHC eq. (3). The output is judged with the y that was really returned, so any branch will do and its errors do not
+    count.
+    """
+    trial.judge_exactly()
+    out, seen = trial.block(case.x, case.params, case.branch)
+    one_call(trial, seen)
+    h = judged(bound_of(trial, case.x, case.params), trial, case.x, case.params)
+    expected = branch_input(case.x, h, trial)
+    trial.within("the branch input", seen[0].u, expected.value, expected.error)
+    operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
+    result = combined(case.x, operator, trial, seen[0].y, h.post)
+    trial.within("the block", out, result.value, result.error)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block", "mappings", "post"),
+    cases=lambda s: block_cases(s, most=2, scales=SIZES, kinds=("zero",)),
+    parts=("res",),
+    blind=("emitted-transposed", "one-iteration"),
+)
+def silent_branch_leaves_the_mixing(trial: Trial, case: Case) -> None:
+    """With F = 0 the block is A x, and A is what `mappings` emitted and `post` applies.
+
+    Only the residual path is left; the parts of an implementation agree with its whole.
+    """
+    out, _ = trial.block(case.x, case.params, case.branch)
+    got = trial.mappings(case.x, case.params)
+    y = case.x.new_zeros(*case.x.shape[:-2], case.x.shape[-1])
+    h_post = got.post if got.post.numel() else torch.zeros(case.x.shape[:-1], dtype=got.res.dtype)
+    expected = trial.post(case.x, y, h_post, got.res)
+    slack = 2 * mixed(case.x, bound_of(trial, case.x, case.params).res, trial).error
+    trial.within("the block with F = 0", out, wide(expected), slack)
+
+
+@st.composite
+def routed_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Distinct streams, and residual logits so extreme that h_res is a permutation."""
+    n = draw(streams(setting, 2))
+    channels = draw(channel_count(9))
+    x = draw(states(setting, n, channels, most=2, scales=SIZES))
+    return Case(x=x, order=draw(permutations_of(n)))
+
+
+def permutation_params(order: tuple[int, ...], channels: int, dialect: Dialect, dtype: torch.dtype) -> Params:
+    """phi 0 and a bias whose h_res is the permutation matrix P_i,order[i] as nearly as the dialect has it."""
+    n = len(order)
+    matrix = torch.eye(n)[torch.tensor(order)]
+    # Exponentials then differ by e^60: below what float32 can add to 1.
+    logits = matrix if dialect.residual == "unconstrained" else 60 * matrix
+    rows, columns = (
+        (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + residual_size(n, dialect))
+    )
+    bias = torch.cat([torch.zeros(2 * n), logits.flatten()]).to(dtype)
+    return Params(torch.zeros(rows, columns, dtype=dtype), bias, torch.ones(3, dtype=dtype))
+
+
+def destination(order: tuple[int, ...], dialect: Dialect) -> list[int]:
+    """out[i] = x[destination[i]] when h_res is P_i,order[i]."""
+    return [order.index(i) for i in range(len(order))] if dialect.transposed else list(order)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block",),
+    cases=routed_cases,
+    applies=free_matrix,
+    least_streams=2,
+    blind=("post-scale-one",),
+)
+def permutation_limit_carries_streams(trial: Trial, case: Case) -> None:
+    """Where h_res is a permutation and F = 0, stream j arrives where the declared orientation sends it.
+
+    Logits of 60 on a permutation leave e^-60 elsewhere (with an eps: what the truth says); the orientation alone
+    decides
+    between P and its transpose, which differ for n >= 3.
+    """
+    params = permutation_params(case.order, case.x.shape[-1], trial.dialect, parameter_dtype(trial.dtype))
+    out, _ = trial.block(case.x, params, BranchSpec("zero"))
+    h = judged(bound_of(trial, case.x, params), trial, case.x, params)
+    target = wide(case.x)[..., destination(case.order, trial.dialect), :]
+    operator = applied(h.res.value, trial.dialect)
+    permutation = torch.eye(len(case.order), dtype=torch.float64)[torch.tensor(destination(case.order, trial.dialect))]
+    gap = (
+        (operator - permutation).abs() @ wide(case.x).abs() * (1 + len(case.order) * 2.0**-50)
+    )  # itself rounded in float64
+    trial.within("a carried stream", out, target, mixed(case.x, h.res, trial).error + gap)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block",),
+    cases=lambda s: block_cases(s, most=2, scales=SIZES, kinds=("constant",)),
+    blind=("h-res-transposed", "one-iteration", "branch-reads-mean"),
+)
+def branch_enters_through_h_post_alone(trial: Trial, case: Case) -> None:
+    """Doubling what the branch returns adds h_post^T y once more, and nothing else.
+
+    The block is affine in y: block(2y) - block(y) = block(y) - block(0). One branch, one residual path.
+    """
+    twice = BranchSpec("constant", 2 * case.branch.weight)
+    none, _ = trial.block(case.x, case.params, BranchSpec("zero"))
+    once, seen = trial.block(case.x, case.params, case.branch)
+    double, again = trial.block(case.x, case.params, twice)
+    h = bound_of(trial, case.x, case.params)
+    operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
+    slack = mixed(case.x, h.res, trial).error
+    slack = slack + 2 * combined(case.x, operator, trial, seen[0].y, h.post).error
+    slack = slack + combined(case.x, operator, trial, again[0].y, h.post).error
+    trial.within(
+        "block(2y) - 2 block(y) + block(0)",
+        wide(double) - 2 * wide(once) + wide(none),
+        torch.zeros_like(wide(once)),
+        slack,
+    )
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block",),
+    cases=lambda s: block_cases(s.with_(streams=(1,)), most=2, scales=SIZES),
+    blind=("h-res-transposed",),
+)
+def one_stream_is_a_gated_residual(trial: Trial, case: Case) -> None:
+    """For n = 1 the block is a x + h_post F(h_pre x) with a = 1 (with an eps: what its iteration makes of one entry).
+
+    The only 1 x 1 doubly stochastic matrix is 1: hyper-connections are the plain residual there.
+    """
+    if 1 not in trial.implementation.streams:
+        return
+    out, seen = trial.block(case.x, case.params, case.branch)
+    h = judged(bound_of(trial, case.x, case.params), trial, case.x, case.params)
+    plain = trial.dialect.residual == "sinkhorn" and trial.dialect.iterations and not trial.dialect.denominator_eps
+    keep = (
+        torch.ones_like(h.res.value) if plain or trial.dialect.residual in ("permutations", "identity") else h.res.value
+    )
+    result = combined(case.x, Approx(keep, h.res.error), trial, seen[0].y, h.post)
+    trial.within("the block of one stream", out, result.value, result.error)
+
+
+@law(
+    kind="contract",
+    stage="state",
+    needs=("block",),
+    cases=lambda s: block_cases(s, most=2, scales=SIZES, kinds=("identity", "scale")),
+)
+def inputs_reach_the_branch_once(trial: Trial, case: Case) -> None:
+    """A block calls its branch once, with [..., C] in the dtype of the state.
+
+    x' = A x + h_post^T F(h_pre x) has one F; a second call would update its caches and its dropout twice.
+    """
+    _, seen = trial.block(case.x, case.params, case.branch)
+    one_call(trial, seen)

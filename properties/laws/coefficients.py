@@ -1,0 +1,432 @@
+"""Coefficients: what the mappings h_pre, h_post, h_res of a state and its parameters must satisfy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Dialect, Mappings, Params
+from mhc_ref.block import residual_size
+from properties import bounds
+from properties.bounds import Approx, Rounding
+from properties.case import Case
+from properties.law import law
+from properties.laws.premises import depends_on_logits, gated
+from properties.strategies import Setting, coarse, coefficient_cases, permutations_of, seeds
+from properties.trial import Trial, wide
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The three mappings with their bounds, [tokens, n], [tokens, n], [tokens, n, n]."""
+
+    pre: Approx
+    post: Approx
+    res: Approx
+
+    def parts(self) -> dict[str, Approx]:
+        """By name."""
+        return {"pre": self.pre, "post": self.post, "res": self.res}
+
+
+def split(logits: Approx, n: int, dialect: Dialect) -> tuple[Approx, Approx, Approx]:
+    """pre | post | res; the last as [tokens, n, n] unless it is a permutation mixture."""
+    ends = (slice(0, n), slice(n, 2 * n), slice(2 * n, None))
+    pre, post, res = (Approx(logits.value[..., part], logits.error[..., part]) for part in ends)
+    if dialect.residual != "permutations":
+        res = Approx(res.value.unflatten(-1, (n, n)), res.error.unflatten(-1, (n, n)))
+    return pre, post, res
+
+
+def coefficients(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Coefficients:
+    """The bound of every mapping: logits, then squashed or projected (tokens on one axis)."""
+    n = x.value.shape[-2]
+    pre, post, res = split(bounds.gated_logits(x, params, dialect, r), n, dialect)
+    h_pre = bounds.affine(bounds.squashed(pre, dialect.pre, r), 1.0, dialect.pre_eps, r)
+    h_post = bounds.affine(bounds.squashed(post, dialect.post, r), dialect.post_scale, 0.0, r)
+    projected = bounds.projection(res, dialect, r)
+    return Coefficients(h_pre, h_post, Approx(projected.value, projected.error))
+
+
+def bound_of(trial: Trial, x: Tensor, params: Params) -> Coefficients:
+    """The bound for a state and parameters that are given exactly."""
+    return coefficients(Approx.exact(x), params, trial.dialect, trial.rounding)
+
+
+def agree(
+    trial: Trial,
+    what: str,
+    got: Mappings,
+    expected: Mappings,
+    slack: Coefficients,
+    double: bool = False,
+    only: str = "",
+) -> None:
+    """Every emitted mapping within its bound (twice the bound where both sides were computed)."""
+    for name, bound in slack.parts().items():
+        if name in trial.implementation.emits and (not only or name == only):
+            error = 2 * bound.error if double else bound.error
+            trial.within(f"h_{name} {what}".strip(), getattr(got, name), wide(getattr(expected, name)), error)
+
+
+@law(kind="oracle", stage="state", needs=("mappings",), cases=lambda s: coefficient_cases(s, most=3))
+def agrees_with_oracle(trial: Trial, case: Case) -> None:
+    """h_pre, h_post and h_res are those of the declared dialect, within what rounding explains.
+
+    mHC eq. (7) and (8) in the dialect's terms; the bound is composed stage by stage for this very token.
+    """
+    trial.judge_exactly()
+    got = trial.mappings(case.x, case.params)
+    agree(trial, "", got, trial.truth.mappings(case.x, case.params), bound_of(trial, case.x, case.params))
+
+
+@law(
+    kind="invariant",
+    stage="state",
+    needs=("mappings",),
+    cases=coefficient_cases,
+    applies=gated,
+    blind=("h-res-transposed", "one-iteration", "gates-ignored"),
+)
+def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
+    """h_pre lies in [pre_eps, 1 + pre_eps] and h_post in [0, post_scale].
+
+    Both are sigmoids, whatever the state and the parameters.
+    """
+    got = trial.mappings(case.x, case.params)
+    dialect, r = trial.dialect, trial.rounding
+    for name, low, high in (("pre", dialect.pre_eps, 1 + dialect.pre_eps), ("post", 0.0, dialect.post_scale)):
+        if name not in trial.implementation.emits:
+            continue
+        value = wide(getattr(got, name))
+        slack = torch.full_like(value, 8 * r.unit * max(1.0, high))
+        trial.at_most(f"h_{name} above its range", value, torch.full_like(value, high), slack)
+        trial.at_most(f"h_{name} below its range", -value, torch.full_like(value, -low), slack)
+
+
+@st.composite
+def zero_logit_cases(draw: DrawFn, setting: Setting) -> Case:
+    """phi and bias of zeros with any gates."""
+    case = draw(coefficient_cases(setting, most=2))
+    params: Params = case.params
+    return case.with_(params=params._replace(phi=torch.zeros_like(params.phi), bias=torch.zeros_like(params.bias)))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=zero_logit_cases,
+    blind=("h-res-transposed", "bias-dropped"),
+)
+def zero_logits_have_known_values(trial: Trial, case: Case) -> None:
+    """Logits of zero give sigmoid 1/2, softmax 1/n, and a uniform h_res.
+
+    Closed forms: h_pre = 1/2 + pre_eps, h_post = post_scale / 2 (1 for the paper's 2 sigma); every line of a constant
+    matrix
+    is constant.
+    """
+    dialect = trial.dialect
+    n = case.x.shape[-2]
+    value = {"sigmoid": 0.5, "softmax": 1 / n, "linear": 0.0}
+    got, bound = trial.mappings(case.x, case.params), bound_of(trial, case.x, case.params)
+    pre = torch.full(got.pre.shape, value[dialect.pre] + dialect.pre_eps, dtype=torch.float64)
+    post = torch.full(got.post.shape, dialect.post_scale * value[dialect.post], dtype=torch.float64)
+    agree(trial, "of zero logits", got, Mappings(pre, post, bound.res.value), bound)
+
+
+@st.composite
+def scaled_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A state of ordinary size and a power of two."""
+    scales = (1.0, 8.0) if setting.dtype == torch.float16 else (1.0, 1e3, 30.0)
+    case = draw(coefficient_cases(setting, most=2, scales=scales, gates=(1.0, 0.5, 2.0), least_phi=1))
+    most = 3 if setting.dtype == torch.float16 else 20
+    return case.with_(factor=2.0 ** draw(st.integers(1, most) | st.integers(-2, -1)))
+
+
+@law(kind="identity", stage="state", needs=("mappings",), cases=scaled_cases, blind=("h-res-transposed",))
+def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
+    """The mappings of c x are those of x, c > 0, but for what the eps of the norm makes of it.
+
+    The state is divided by its own rms. With an eps the relative change of the rms is at most eps / (2 mean x^2)
+    inside the root
+    and eps / rms outside, which is carried through the stages as an error of the state.
+    """
+    x, scaled = case.x, case.x * case.factor
+    dialect = trial.dialect
+    over = (-2, -1) if dialect.norm_over == "streams" else (-1,)
+    smaller = torch.minimum(wide(x).square().mean(over, keepdim=True), wide(scaled).square().mean(over, keepdim=True))
+    eps = dialect.rms_eps
+    change = eps / (2 * smaller) if dialect.rms_eps_inside else eps / smaller.sqrt()
+    change = torch.where(smaller > 0, change, 0.0 if not eps else 1.0).expand(x.shape)
+    first, second = trial.mappings(x, case.params), trial.mappings(scaled, case.params)
+    slack = coefficients(Approx(wide(x), wide(x).abs() * change), case.params, dialect, trial.rounding)
+    agree(trial, f"of {case.factor:g} x", second, first, slack, double=True)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=lambda s: coefficient_cases(s, most=5),
+    blind=("h-res-transposed", "bias-dropped"),
+)
+def tokens_are_independent(trial: Trial, case: Case) -> None:
+    """A token's mappings do not depend on the other tokens, nor on their order or number.
+
+    The mappings are functions of one token; an early stop for a whole batch, or a buffer without a token axis, breaks
+    this.
+    """
+    x = case.x
+    together = trial.mappings(x, case.params)
+    bound = bound_of(trial, x, case.params)
+    turned = trial.mappings(x.flip(0).contiguous(), case.params)
+    agree(
+        trial,
+        "in another order of tokens",
+        turned,
+        Mappings(*(part.flip(0) for part in together)),
+        _flip(bound),
+        double=True,
+    )
+    alone = trial.mappings(x[:1].clone(), case.params)
+    first = Coefficients(*(Approx(p.value[:1], p.error[:1]) for p in bound.parts().values()))
+    agree(trial, "of the first token alone", alone, Mappings(*(part[:1] for part in together)), first, double=True)
+
+
+def _flip(bound: Coefficients) -> Coefficients:
+    return Coefficients(*(Approx(part.value.flip(0), part.error.flip(0)) for part in bound.parts().values()))
+
+
+@st.composite
+def isolated_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Parameters, and other values for one third of bias, gates and projection."""
+    case = draw(coefficient_cases(setting, most=2))
+    return case.with_(third=draw(st.sampled_from(("pre", "post", "res"))), seed=draw(seeds))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=isolated_cases,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def thirds_are_isolated(trial: Trial, case: Case) -> None:
+    """Other values in one third of bias, gates and projection move that mapping only.
+
+    Columns and biases are packed pre | post | res with one gate each; a wrong packing order mixes them.
+    """
+    n = case.x.shape[-2]
+    params: Params = case.params
+    third = ("pre", "post", "res").index(case.third)
+    size = residual_size(n, trial.dialect)
+    ends = (slice(0, n), slice(n, 2 * n), slice(2 * n, 2 * n + size))[third]
+    columns = (slice(0, 1), slice(1, 2), slice(2, 2 + n))[third] if trial.dialect.shared_projection else ends
+    phi, bias, alpha = params.phi.clone(), params.bias.clone(), params.alpha.clone()
+    phi[:, columns] = torch.tensor(coarse(case.seed, *phi[:, columns].shape)).to(phi)
+    bias[ends] = torch.tensor(coarse(case.seed + 1, bias[ends].shape[0])).to(bias) * 2 + 0.5
+    alpha[third] = 1.5
+    changed = params._replace(phi=phi, bias=bias, alpha=alpha)
+    before, after = trial.mappings(case.x, params), trial.mappings(case.x, changed)
+    bound = bound_of(trial, case.x, params)
+    for name in ("pre", "post", "res"):
+        if name != case.third:
+            agree(trial, f"after a change of the {case.third} third", after, before, bound, double=True, only=name)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=lambda s: coefficient_cases(s, most=3, gates=(0.0,)),
+    blind=("h-res-transposed", "norm-missing"),
+)
+def closed_gates_leave_the_bias(trial: Trial, case: Case) -> None:
+    """With gates of 0 the mappings are those of the bias alone, the same for every state.
+
+    logit = alpha * (...) + bias.
+    """
+    got = trial.mappings(case.x, case.params)
+    bare: Params = case.params._replace(phi=torch.zeros_like(case.params.phi))
+    expected = trial.mappings(torch.ones_like(case.x), bare)
+    agree(trial, "with gates of 0", got, expected, bound_of(trial, case.x, case.params), double=True)
+
+
+@st.composite
+def reordered_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A state with parameters, and an order of the streams."""
+    case = draw(coefficient_cases(setting, least_n=2, most=2))
+    return case.with_(order=draw(permutations_of(case.x.shape[-2])))
+
+
+def streams_in_order(params: Params, order: list[int], n: int, dialect: Dialect) -> Params:
+    """The parameters for streams renamed by `order`: rows of phi, columns and biases of all three thirds, the norm
+    weight."""
+    index = torch.tensor(order)
+    bias = params.bias
+    res = bias[2 * n :].view(n, n)[index][:, index].flatten()
+    weight = None if params.norm_weight is None else params.norm_weight.view(n, -1)[index].flatten()
+    if dialect.shared_projection:
+        phi = torch.cat([params.phi[:, :2], params.phi[:, 2:][:, index]], 1)
+    else:
+        rows = params.phi.view(n, -1, params.phi.shape[1])[index].flatten(0, 1)
+        square = rows[:, 2 * n :].unflatten(1, (n, n))[:, index][:, :, index].flatten(1)
+        phi = torch.cat([rows[:, index], rows[:, n : 2 * n][:, index], square], 1)
+    return Params(phi, torch.cat([bias[:n][index], bias[n : 2 * n][index], res]), params.alpha, weight)
+
+
+def _matrix_logits(dialect: Dialect) -> str | None:
+    return "a permutation of streams permutes n! coefficients" if dialect.residual == "permutations" else None
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=reordered_cases,
+    applies=_matrix_logits,
+    least_streams=2,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def streams_have_no_names(trial: Trial, case: Case) -> None:
+    """Renaming the streams in state and parameters renames them in the mappings.
+
+    No stream is special; h_res is conjugated by the permutation.
+    """
+    order = list(case.order)
+    n = case.x.shape[-2]
+    plain = trial.mappings(case.x, case.params)
+    renamed = trial.mappings(case.x[..., order, :].contiguous(), streams_in_order(case.params, order, n, trial.dialect))
+    bound = bound_of(trial, case.x, case.params)
+
+    def reorder(pre: Tensor, post: Tensor, res: Tensor) -> Mappings:
+        return Mappings(
+            pre[..., order] if pre.numel() else pre,
+            post[..., order] if post.numel() else post,
+            res[..., order, :][..., order] if res.numel() else res,
+        )
+
+    error = reorder(bound.pre.error, bound.post.error, bound.res.error)
+    slack = Coefficients(*(Approx(torch.zeros_like(part), part) for part in error))
+    agree(trial, "of renamed streams", renamed, reorder(*plain), slack, double=True)
+
+
+@st.composite
+def weighted_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A norm weight of small integers and a phi of few bits, so that their product is exact."""
+    case = draw(coefficient_cases(setting, most=2, least_phi=1, gates=(1.0, 2.0)))
+    params: Params = case.params
+    phi = (params.phi * 8).round() / 8
+    weight = torch.tensor(coarse(draw(seeds), case.x.shape[-2] * case.x.shape[-1])).to(phi)
+    return case.with_(params=params._replace(phi=phi, norm_weight=weight))
+
+
+def _own_phi(dialect: Dialect) -> str | None:
+    return "one phi for all streams cannot absorb a weight for each" if dialect.shared_projection else None
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=weighted_cases,
+    applies=_own_phi,
+    capability="norm_weight",
+    blind=("h-res-transposed",),
+)
+def norm_weight_is_absorbed_by_phi(trial: Trial, case: Case) -> None:
+    """A norm weight w acts like phi with its rows multiplied by w.
+
+    (x^ w) phi = x^ (diag(w) phi); the paper absorbs the weight in phi (section 4.3).
+    """
+    params: Params = case.params
+    assert params.norm_weight is not None
+    absorbed = params._replace(phi=params.norm_weight.unsqueeze(-1) * params.phi, norm_weight=None)
+    plain, folded = trial.mappings(case.x, params), trial.mappings(case.x, absorbed)
+    agree(trial, "with the weight absorbed in phi", folded, plain, bound_of(trial, case.x, params), double=True)
+
+
+def _linear(dialect: Dialect) -> str | None:
+    return "tanh stands between gate and projection" if dialect.dynamic == "tanh" else None
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=lambda s: coefficient_cases(s, most=2, least_phi=1, gates=(1.0, 2.0, 0.5)),
+    applies=_linear,
+    blind=("h-res-transposed", "bias-dropped"),
+)
+def gate_and_projection_multiply(trial: Trial, case: Case) -> None:
+    """Doubling a gate is doubling its columns of phi.
+
+    logit = alpha (x^ phi) + bias is linear in both; a power of two is exact.
+    """
+    params: Params = case.params
+    gated_twice = params._replace(alpha=2 * params.alpha)
+    projected_twice = params._replace(phi=2 * params.phi)
+    one, other = trial.mappings(case.x, gated_twice), trial.mappings(case.x, projected_twice)
+    agree(
+        trial, "with doubled gates against doubled phi", one, other, bound_of(trial, case.x, gated_twice), double=True
+    )
+
+
+@st.composite
+def zero_state_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A zero token among others."""
+    case = draw(coefficient_cases(setting, most=2))
+    x = case.x.clone()
+    x[0] = 0
+    return case.with_(x=x)
+
+
+def _norm_eps(dialect: Dialect) -> str | None:
+    return None if dialect.rms_eps else "without an eps in the norm a zero state is 0 / 0"
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=zero_state_cases,
+    applies=_norm_eps,
+    blind=("h-res-transposed", "gates-ignored"),
+)
+def zero_tokens_see_only_the_bias(trial: Trial, case: Case) -> None:
+    """A token of zeros has the mappings of the bias alone.
+
+    0 / sqrt(0 + eps) = 0, so x^ phi = 0.
+    """
+    got = trial.mappings(case.x[:1], case.params)
+    bare: Params = case.params._replace(phi=torch.zeros_like(case.params.phi))
+    expected = trial.mappings(torch.ones_like(case.x[:1]), bare)
+    agree(trial, "of a zero token", got, expected, bound_of(trial, case.x[:1], case.params), double=True)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings", "project"),
+    cases=lambda s: coefficient_cases(s, most=1),
+    applies=depends_on_logits,
+    parts=("res",),
+    blind=("emitted-transposed", "one-iteration"),
+)
+def residual_mapping_is_the_projection_of_its_logits(trial: Trial, case: Case) -> None:
+    """With gates of 0, h_res is `project` of the residual third of the bias, row-major.
+
+    The two entrances of an implementation compute the same function.
+    """
+    n = case.x.shape[-2]
+    params: Params = case.params._replace(alpha=torch.zeros_like(case.params.alpha))
+    logits = params.bias[2 * n :]
+    matrix = logits if trial.dialect.residual == "permutations" else logits.view(n, n)
+    got = trial.mappings(case.x[:1], params).res
+    expected = trial.project(matrix.unsqueeze(0))
+    trial.within("h_res of the bias", got, wide(expected), 2 * bound_of(trial, case.x[:1], params).res.error)

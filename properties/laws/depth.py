@@ -1,0 +1,259 @@
+"""Depth: many blocks on streams that persist, between one expand and one collapse."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from mhc_ref import Dialect, Params
+from properties import bounds
+from properties.bounds import Approx
+from properties.case import BranchSpec, Case
+from properties.implementation import parameter_dtype
+from properties.law import law
+from properties.laws.block import SIZES, branch_input, destination, one_call, permutation_params
+from properties.laws.coefficients import Coefficients, coefficients
+from properties.laws.mixing import applied, combined
+from properties.laws.premises import all_of, declared_collapse, exact_axis, free_matrix, gated, normalised
+from properties.strategies import (
+    Setting,
+    branch_of,
+    channel_count,
+    coarse,
+    params_of,
+    permutations_of,
+    seeds,
+    states,
+    streams,
+)
+from properties.trial import Seen, Trial, wide
+
+DEEP_GATES = (1.0, 0.5, 0.0)
+
+
+@st.composite
+def layered_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A state and one to three blocks."""
+    n = draw(streams(setting, 1, 4))
+    channels = draw(channel_count(9))
+    depth = draw(st.integers(1, 3))
+    x = draw(states(setting, n, channels, most=2, scales=SIZES))
+    params = tuple(draw(params_of(setting, n, channels, gates=DEEP_GATES)) for _ in range(depth))
+    branches = tuple(draw(branch_of(setting, channels)) for _ in range(depth))
+    return Case(x=x, params=params, branches=branches)
+
+
+def step(state: Approx, params: Params, seen: Seen, trial: Trial) -> tuple[Approx, Approx]:
+    """The branch input and the next state, with bounds, from a state with a bound and the y that was returned."""
+    h = coefficients(state, params, trial.dialect, trial.rounding)
+    u = branch_input(state, h, trial)
+    operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
+    return u, combined(state, operator, trial, seen.y, h.post)
+
+
+def follow(trial: Trial, state: Approx, case: Case, seen: list[Seen]) -> Approx:
+    """The state after all blocks, the branch inputs being checked on the way."""
+    one_call(trial, seen, len(case.branches))
+    for layer, (params, one) in enumerate(zip(case.params, seen, strict=True)):
+        # The exact judge has the first layer's coefficients; later states carry a bound, which float64 can carry too.
+        u, state = step(state, params, one, trial)
+        trial.within(f"the branch input of layer {layer}", one.u, u.value, u.error)
+    return state
+
+
+@law(kind="oracle", stage="state", needs=("layers",), cases=layered_cases, cost=2)
+def layers_are_blocks_in_order(trial: Trial, case: Case) -> None:
+    """L layers are L blocks, each on the streams that the one before left.
+
+    mHC eq. (4) unrolled; every layer's bound grows out of the bound of its state.
+    """
+    out, seen = trial.layers(case.x, case.params, case.branches)
+    state = follow(trial, Approx.exact(case.x), case, seen)
+    trial.within("the streams after the last layer", out, state.value, state.error)
+
+
+@st.composite
+def routed_stacks(draw: DrawFn, setting: Setting) -> Case:
+    """Distinct streams and a permutation for each of one to four layers."""
+    n = draw(streams(setting, 2))
+    x = draw(states(setting, n, draw(channel_count(9)), most=2, scales=SIZES))
+    orders = draw(st.lists(permutations_of(n), min_size=1, max_size=4))
+    return Case(x=x, orders=tuple(orders))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("layers",),
+    cases=routed_stacks,
+    applies=free_matrix,
+    least_streams=2,
+    blind=("post-scale-one",),
+)
+def streams_persist_through_layers(trial: Trial, case: Case) -> None:
+    """With F = 0 and permutations as h_res, distinct streams come out permuted by the product, none lost and none
+    averaged.
+
+    Collapsing and expanding in every block, the mistake that three audits of the reproduction missed, makes them equal.
+    """
+    channels, dtype = case.x.shape[-1], parameter_dtype(trial.dtype)
+    params = tuple(permutation_params(order, channels, trial.dialect, dtype) for order in case.orders)
+    out, seen = trial.layers(case.x, params, tuple(BranchSpec("zero") for _ in params))
+    carried = wide(case.x)
+    for order in case.orders:
+        carried = carried[..., destination(order, trial.dialect), :]
+    state = Approx.exact(case.x)
+    for one, returned in zip(params, seen, strict=False):
+        _, state = step(state, one, returned, trial)
+    gap = (state.value - carried).abs() * (1 + 2.0**-50)  # what an eps leaves beside the permutations
+    trial.within("a carried stream", out, carried, state.error + gap)
+
+
+@st.composite
+def separated_stacks(draw: DrawFn, setting: Setting) -> Case:
+    """A first layer that separates the streams by h_post, permuting layers, and a last branch that sees one of them."""
+    n = draw(streams(setting, 2, 5))
+    channels = draw(channel_count(7))
+    h = torch.tensor(coarse(draw(seeds), 1, channels) + 0.5).to(setting.dtype)
+    orders = draw(st.lists(permutations_of(n), min_size=1, max_size=3))
+    return Case(h=h, n=n, orders=tuple(orders), spread=draw(st.sampled_from((1.0, 2.0, 0.5))))
+
+
+def separating(case: Case, trial: Trial) -> tuple[Params, ...]:
+    """Parameters of the layers: h_post grows from stream to stream in the first, and h_pre picks unequally
+    everywhere."""
+    dtype = parameter_dtype(trial.dtype)
+    made: list[Params] = []
+    for order in ((*range(case.n),), *case.orders):
+        params = permutation_params(order, case.h.shape[-1], trial.dialect, dtype)
+        bias = params.bias.clone()
+        ramp = torch.arange(case.n, dtype=dtype) - (case.n - 1) / 2
+        bias[: case.n] = ramp
+        bias[case.n : 2 * case.n] = ramp * case.spread
+        made.append(params._replace(bias=bias))
+    return tuple(made)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("stack",),
+    cases=separated_stacks,
+    applies=all_of(free_matrix, declared_collapse),
+    least_streams=2,
+    blind=("one-iteration",),
+)
+def streams_persist_through_the_stack(trial: Trial, case: Case) -> None:
+    """Through the stack alone: once a layer has separated the streams, later branches see them separate.
+
+    Unequal h_post makes the copies differ after the first layer; permutations carry them; unequal h_pre then shows the
+    next branches a combination that an averaged state cannot give.
+    """
+    params = separating(case, trial)
+    weight = torch.full((case.h.shape[-1],), 1.5, dtype=torch.float64).to(trial.dtype)
+    branches = (BranchSpec("constant", weight), *(BranchSpec("scale", weight) for _ in case.orders))
+    out, seen = trial.stack(case.h, params, branches)
+    state = Approx.exact(wide(case.h).unsqueeze(-2).expand(*case.h.shape[:-1], case.n, case.h.shape[-1]).contiguous())
+    state = follow(trial, state, Case(params=params, branches=branches), seen)
+    collapsed = collapse_of(state, trial)
+    trial.within("the stack", out, collapsed.value, collapsed.error)
+
+
+def collapse_of(state: Approx, trial: Trial) -> Approx:
+    """The declared sum or mean over streams, with its bound."""
+    n = state.value.shape[-2]
+    share = 1.0 if trial.dialect.collapse == "sum" else 1.0 / n
+    weights = torch.full(state.value.shape[:-1], share, dtype=torch.float64)
+    return bounds.stored(bounds.weighted_sum(Approx.exact(weights), state, trial.rounding, extra=2), trial.rounding)
+
+
+@st.composite
+def stacked_cases(draw: DrawFn, setting: Setting) -> Case:
+    """One stream h and one to three blocks."""
+    case = draw(layered_cases(setting))
+    return Case(h=case.x[:, 0].contiguous(), n=case.x.shape[-2], params=case.params, branches=case.branches)
+
+
+@law(kind="oracle", stage="state", needs=("stack",), cases=stacked_cases, applies=declared_collapse, cost=2)
+def stack_expands_and_collapses_once(trial: Trial, case: Case) -> None:
+    """The stack is expand, layers, collapse, each once, as the dialect declares.
+
+    n copies of h begin; the sum or the mean of the streams ends.
+    """
+    out, seen = trial.stack(case.h, case.params, case.branches)
+    state = Approx.exact(wide(case.h).unsqueeze(-2).expand(*case.h.shape[:-1], case.n, case.h.shape[-1]).contiguous())
+    state = collapse_of(follow(trial, state, case, seen), trial)
+    trial.within("the stack", out, state.value, state.error)
+
+
+@law(kind="identity", stage="state", needs=("expand",), cases=lambda s: stacked_cases(s), cost=2)
+def expand_copies(trial: Trial, case: Case) -> None:
+    """expand(h, n) is n copies of h, bit for bit.
+
+    Copying rounds nothing.
+    """
+    got = trial.expand(case.h, case.n)
+    trial.within(
+        "an expanded stream", got, wide(case.h).unsqueeze(-2).expand(got.shape), torch.zeros(1, dtype=torch.float64)
+    )
+
+
+@law(kind="oracle", stage="state", needs=("collapse",), cases=lambda s: layered_cases(s), cost=2)
+def collapse_is_as_declared(trial: Trial, case: Case) -> None:
+    """collapse(x) is the sum, the mean, or the gated sum of a head, as the dialect says.
+
+    Its definition; the head's weights are pre(alpha_0 (x^ phi) + bias) + pre_eps of the head's own parameters.
+    """
+    if trial.dialect.collapse == "head":
+        head: Params = case.params[0]
+        got = trial.collapse(case.x, head)
+        h: Coefficients = coefficients(Approx.exact(case.x), head, trial.dialect, trial.rounding)
+        expected = branch_input(case.x, h, trial)
+    else:
+        got = trial.collapse(case.x)
+        expected = collapse_of(Approx.exact(case.x), trial)
+    trial.within("the collapsed state", got, expected.value, expected.error)
+
+
+@st.composite
+def bounded_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Layers with tanh branches."""
+    case = draw(layered_cases(setting))
+    branches = tuple(draw(branch_of(setting, case.x.shape[-1], ("tanh",))) for _ in case.branches)
+    return case.with_(branches=branches)
+
+
+def _rows_exact(dialect: Dialect) -> str | None:
+
+    reason = gated(dialect) or normalised(dialect)
+    if reason is None and exact_axis(dialect) != -1:
+        return "rows of the applied operator are not exact: its inf-norm is bounded by n only"
+    return reason
+
+
+@law(
+    kind="invariant",
+    stage="state",
+    needs=("layers",),
+    cases=bounded_cases,
+    applies=_rows_exact,
+    cost=2,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def bounded_branches_grow_at_most_linearly(trial: Trial, case: Case) -> None:
+    """With |F| <= B a stack of L layers grows by at most L post_scale B: max |x_L| <= max |x_0| + post_scale sum B_l.
+
+    Rows of A are averages, so the residual path adds nothing, and 0 <= h_post <= post_scale (maths 6.6 in the
+    inf-norm).
+    """
+    out, seen = trial.layers(case.x, case.params, case.branches)
+    state = Approx.exact(case.x)
+    for params, one in zip(case.params, seen, strict=False):
+        _, state = step(state, params, one, trial)
+    limit = wide(case.x).abs().amax((-1, -2))
+    for one in seen:
+        limit = limit + trial.dialect.post_scale * wide(one.y).abs().amax(-1)
+    trial.at_most(
+        "the largest activation", wide(out).abs().amax((-1, -2)), limit, state.error.amax((-1, -2)) + 2.0**-50 * limit
+    )

@@ -1,0 +1,427 @@
+"""Manifold: what the projection of logits onto (nearly) doubly stochastic matrices must satisfy."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Dialect
+from properties import bounds
+from properties.bounds import Approx, Rounding
+from properties.case import Case
+from properties.implementation import parameter_dtype
+from properties.law import law
+from properties.laws.premises import (
+    DIM,
+    all_of,
+    depends_on_logits,
+    free_matrix,
+    normalised,
+    sinkhorn,
+    without_eps,
+)
+from properties.strategies import (
+    MODERATE,
+    Setting,
+    eighths,
+    logits_of,
+    permutations_of,
+    projection_cases,
+    seeds,
+    streams,
+)
+from properties.trial import Trial, wide
+
+
+def bound_of(trial: Trial, logits: Tensor) -> bounds.Projection:
+    """The projection's bound for logits that are given exactly."""
+    return bounds.projection(Approx.exact(logits), trial.dialect, trial.rounding)
+
+
+@law(
+    kind="invariant",
+    stage="logits",
+    needs=("project",),
+    cases=projection_cases,
+    applies=normalised,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def entries_between_zero_and_one(trial: Trial, case: Case) -> None:
+    """Every entry of h_res lies between 0 and 1.
+
+    Exponentials are positive and a share of a line's sum is at most the whole.
+    """
+    got, bound = trial.project(case.logits), bound_of(trial, case.logits)
+    trial.at_most("an entry of h_res is negative", -got, torch.zeros_like(got), bound.error)
+    trial.at_most("an entry of h_res is above 1", got, torch.ones_like(got), bound.error)
+
+
+@law(
+    kind="invariant",
+    stage="logits",
+    needs=("project",),
+    cases=projection_cases,
+    applies=normalised,
+    blind=("h-res-transposed",),
+)
+def last_axis_sums(trial: Trial, case: Case) -> None:
+    """The lines of the last-normalised axis of h_res sum to s / (s + eps), which is 1 without an eps.
+
+    The last division is by their own sums s, so nothing that came before can spoil it.
+    """
+    axis = DIM[trial.dialect.last_axis]
+    got, bound = trial.project(case.logits), bound_of(trial, case.logits)
+    expected = trial.truth.project(case.logits).sum(axis)
+    evaluated = got.shape[-1] * 2 * trial.rounding.unit * expected
+    trial.within(f"a sum of h_res over dim {axis}", wide(got).sum(axis), expected, bound.line + evaluated)
+
+
+@law(kind="oracle", stage="logits", needs=("project",), cases=projection_cases, applies=sinkhorn)
+def other_axis_sums(trial: Trial, case: Case) -> None:
+    """The lines of the first-normalised axis sum to what this number of iterations leaves, not to 1.
+
+    They converge to 1 like sigma_2^2 an iteration (Knight 2008); the finite iteration is compared with its exact value.
+    """
+    axis = DIM[trial.dialect.first_axis]
+    trial.judge_exactly()
+    got, bound = trial.project(case.logits), bound_of(trial, case.logits)
+    expected = trial.truth.project(case.logits).sum(axis)
+    evaluated = got.shape[-1] * trial.rounding.unit * expected
+    trial.within(f"a sum of h_res over dim {axis}", wide(got).sum(axis), expected, bound.error.sum(axis) + evaluated)
+
+
+def half_step_certificate(logits: Tensor, axis: int, iterations: int) -> Tensor:
+    """The largest |sum - 1| along the first axis that `iterations` of eps-free Sinkhorn can leave, [tokens].
+
+    A half-step contracts Hilbert's metric by lambda = tanh(log(eta) / 4), eta the largest cross-ratio of exp(Z)
+    (Birkhoff;
+    Franklin and Lorenz 1989). With c_t the sums of the first axis after t iterations and R the largest range of Z
+    along it,
+    spread(log c_t) <= lambda^(2t-1) R: M'^T 1 = 1 lets 1 be replaced by M'^T 1 in d(M'^T (1/r), 1) <= lambda d(1/r,
+    1), and
+    the first sums have spread at most R. Their mean is 1, so none is further from 1 than exp(spread) - 1.
+    """
+    z = wide(logits)
+    ranges = (z.amax(axis) - z.amin(axis)).amax(-1)
+    rows = z.unsqueeze(-2) - z.unsqueeze(-3)  # [T, i, k, j]: Z_ij - Z_kj
+    eta = (rows.amax(-1) - rows.amin(-1)).amax((-1, -2))
+    contraction = (eta / 4).tanh()
+    return (contraction ** (2 * iterations - 1) * ranges).clamp(max=700).expm1()
+
+
+@law(
+    kind="invariant",
+    stage="logits",
+    needs=("project",),
+    cases=lambda s: projection_cases(s, least_n=2, patterns=("zero", "integers", "normal")),
+    applies=all_of(normalised, without_eps),
+    least_streams=2,
+    blind=("h-res-transposed", "sigmoid-for-exp"),
+)
+def half_step_convergence(trial: Trial, case: Case) -> None:
+    """After t iterations the first axis sums to 1 within exp(lambda^(2t-1) R) - 1.
+
+    Birkhoff contraction, half-step by half-step; derived in `half_step_certificate` (maths 6.4). No reference is
+    involved.
+    """
+    axis = DIM[trial.dialect.first_axis]
+    logits = case.logits
+    started = wide(logits)
+    if trial.dialect.start == "softmax":
+        started = started.log_softmax(DIM[trial.dialect.start_axis])
+    got, bound = trial.project(logits), bound_of(trial, logits)
+    limit = half_step_certificate(started, axis, trial.dialect.iterations).unsqueeze(-1)
+    slack = bound.error.sum(axis) + got.shape[-1] * 4 * trial.rounding.unit * (1 + limit)
+    trial.at_most("|sum - 1| along the first axis", (wide(got).sum(axis) - 1).abs(), limit, slack)
+
+
+def started_logarithms(trial: Trial, logits: Tensor) -> Tensor:
+    """log of the matrix before the first scaling, up to scalings of its lines; float64."""
+    z = wide(logits)
+    if not trial.dialect.entry_eps:
+        return z
+    if trial.dialect.start == "softmax":
+        started = z.log_softmax(DIM[trial.dialect.start_axis])
+    elif trial.dialect.iterations:
+        started = z - z.amax(DIM[trial.dialect.first_axis], keepdim=True)
+    else:
+        started = z
+    return torch.logaddexp(started, torch.full_like(started, math.log(trial.dialect.entry_eps)))
+
+
+def odds(matrix: Tensor) -> Tensor:
+    """m_ij + m_kl - m_il - m_kj for neighbouring lines, k = i + 1 and l = j + 1 cyclically."""
+    down = matrix.roll(-1, -2)
+    return matrix - matrix.roll(-1, -1) + down.roll(-1, -1) - down
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=lambda s: projection_cases(s, least_n=2),
+    applies=sinkhorn,
+    least_streams=2,
+    blind=("one-iteration-fewer",),
+)
+def odds_ratios(trial: Trial, case: Case) -> None:
+    """log M_ij + log M_kl - log M_il - log M_kj equals the same combination of the started matrix, after any iteration.
+
+    Scaling rows and columns cancels in every odds ratio (maths 6.3); with entry_eps the started matrix is its start +
+    eps.
+    """
+    got, bound = wide(trial.project(case.logits)), bound_of(trial, case.logits)
+    started = started_logarithms(trial, case.logits)
+    logarithm = got.clamp_min(5e-324).log()
+    relative = torch.where(bound.entry < 0.5, -(-bound.entry.clamp(max=0.5)).log1p(), math.inf)
+    # An entry below the smallest normal number has lost digits that no iteration gives back.
+    relative = torch.where(bound.value * 2.0**-10 < trial.rounding.tiny, math.inf, relative)
+    reading = 4 * torch.finfo(torch.float64).eps * (logarithm.abs() + started.abs())
+    each = relative + reading
+    slack = each + each.roll(-1, -1) + each.roll(-1, -2) + each.roll((-1, -1), (-1, -2))
+    trial.within("the logarithm of an odds ratio", odds(logarithm), odds(started), slack)
+
+
+@st.composite
+def shifted_cases(draw: DrawFn, setting: Setting) -> Case:
+    """logits and a shift for every line of the axis in which the dialect is exactly invariant."""
+    case = draw(projection_cases(setting, least_n=2, most=3, patterns=MODERATE))
+    n = case.logits.shape[-1]
+    values = draw(
+        st.lists(eighths | st.sampled_from((30.0, -30.0, 200.0, -200.0, 1000.0, -1000.0)), min_size=n, max_size=n)
+    )
+    return case.with_(shift=torch.tensor(values, dtype=torch.float64))
+
+
+def exact_shift(dialect: Dialect) -> str | None:
+    """Some shift of the logits is divided out exactly."""
+    reason = sinkhorn(dialect)
+    if reason is None and dialect.start == "exp" and dialect.iterations == 0:
+        return "an unshifted exp start without iterations is invariant under no shift"
+    return reason
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=shifted_cases,
+    applies=exact_shift,
+    least_streams=2,
+    blind=("h-res-transposed",),
+)
+def exact_shift_invariance(trial: Trial, case: Case) -> None:
+    """A constant added to a line of the axis that is normalised first changes nothing, at every number of iterations.
+
+    The first normalisation (the softmax, or the subtracted maximum and the first division) divides it out again. Along
+    the other axis it only fades as the iteration converges, so this tells the order of the two axes.
+    """
+    dialect = trial.dialect
+    axis = DIM[dialect.start_axis if dialect.start == "softmax" else dialect.first_axis]
+    shift = case.shift.unsqueeze(-1) if axis == -1 else case.shift
+    exact = wide(case.logits) + shift
+    moved = exact.to(case.logits.dtype)
+    rounded = (wide(moved) - exact).abs() + torch.finfo(torch.float64).eps * exact.abs()
+    before, after = trial.project(case.logits), trial.project(moved)
+    slack = (
+        bound_of(trial, case.logits).error
+        + bounds.projection(Approx(wide(moved), rounded), dialect, trial.rounding).error
+    )
+    trial.within("h_res of shifted logits", after, wide(before), slack)
+
+
+@st.composite
+def permuted_cases(draw: DrawFn, setting: Setting) -> Case:
+    """logits and one permutation for rows, one for columns."""
+    case = draw(projection_cases(setting, least_n=2, most=3))
+    n = case.logits.shape[-1]
+    return case.with_(rows=draw(permutations_of(n)), columns=draw(permutations_of(n)))
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=permuted_cases,
+    applies=free_matrix,
+    least_streams=2,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def permutation_equivariance(trial: Trial, case: Case) -> None:
+    """h_res of permuted logits P Z Q is P h_res Q, at every number of iterations.
+
+    Sums and exponentials do not know the order of lines.
+    """
+    rows, columns = list(case.rows), list(case.columns)
+    permuted = case.logits[..., rows, :][..., columns]
+    plain, moved = trial.project(case.logits), trial.project(permuted)
+    error = bound_of(trial, case.logits).error
+    slack = 2 * error[..., rows, :][..., columns]
+    trial.within("h_res of permuted logits", moved, wide(plain)[..., rows, :][..., columns], slack)
+
+
+@st.composite
+def circulant_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A circulant doubly stochastic matrix with dyadic entries, so that its sums are exactly 1."""
+    n = draw(streams(setting, 2))
+    parts = draw(st.lists(st.integers(1, 12), min_size=n, max_size=n))
+    powers = 2 ** math.ceil(math.log2(sum(parts) + 1))
+    parts[0] += powers - sum(parts)
+    row = torch.tensor(parts, dtype=torch.float64) / powers
+    matrix = torch.stack([row.roll(k) for k in range(n)])[list(draw(permutations_of(n)))]
+    return Case(matrix=matrix.unsqueeze(0))
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=circulant_cases,
+    applies=all_of(sinkhorn, without_eps),
+    least_streams=2,
+    blind=("one-iteration", "axes-swapped"),
+)
+def doubly_stochastic_fixed_point(trial: Trial, case: Case) -> None:
+    """The logarithm of a doubly stochastic matrix is projected onto the matrix itself, at every number of iterations.
+
+    All its sums are 1, so every division divides by 1.
+    """
+    exact = case.matrix.log()
+    logits = exact.to(parameter_dtype(trial.dtype))
+    rounded = (wide(logits) - exact).abs() + torch.finfo(torch.float64).eps * exact.abs()
+    bound = bounds.projection(Approx(exact, rounded), trial.dialect, trial.rounding)
+    trial.within("h_res of log P", trial.project(logits), case.matrix, bound.error)
+
+
+@st.composite
+def uniform_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Constant logits."""
+    n = draw(streams(setting))
+    value = draw(eighths | st.sampled_from((20.0, -20.0)))
+    return Case(logits=torch.full((1, n, n), value, dtype=setting.parameter_dtype))
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=uniform_cases,
+    applies=all_of(normalised, without_eps),
+    blind=("h-res-transposed", "one-iteration", "axes-swapped"),
+)
+def constant_logits_mix_uniformly(trial: Trial, case: Case) -> None:
+    """Constant logits give 1/n everywhere, and n = 1 gives 1.
+
+    Every line is constant from the start and stays so.
+    """
+    n = case.logits.shape[-1]
+    got = trial.project(case.logits)
+    trial.within("h_res of constant logits", got, torch.full_like(wide(got), 1 / n), bound_of(trial, case.logits).error)
+
+
+@st.composite
+def triangular_cases(draw: DrawFn, setting: Setting) -> Case:
+    """n = 2, one entry that is as good as zero."""
+    depth = -60.0 if setting.parameter_dtype == torch.float32 else -600.0
+    return Case(corner=draw(st.sampled_from((depth, depth / 1.5))))
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=triangular_cases,
+    applies=all_of(normalised, without_eps),
+    least_streams=2,
+    cost=4,
+)
+def triangular_closed_form(trial: Trial, case: Case) -> None:
+    """[[1, 1], [0, 1]] has first-axis sums 2t/(2t+1) and (2t+2)/(2t+1) after exactly t iterations.
+
+    Support without total support converges like 1/t: with columns first and rows last the ratio of the two entries of
+    the full row is (2t-1)/(2t) after t column steps, by induction. It counts iterations in O(1) sizes. The entry that
+    stands
+    for 0 is e^corner, which moves the sums by less than (4t)^2 e^corner.
+    """
+    if 2 not in trial.implementation.streams:
+        return
+    t = trial.dialect.iterations
+    rows_last = trial.dialect.last_axis == "row"
+    matrix = torch.zeros(1, 2, 2, dtype=torch.float64)
+    matrix[0, 1, 0] = case.corner
+    if not rows_last:
+        matrix = matrix.transpose(-1, -2).contiguous()
+    logits = matrix.to(parameter_dtype(trial.dtype))
+    axis = DIM[trial.dialect.first_axis]
+    expected = torch.tensor([[2 * t / (2 * t + 1), (2 * t + 2) / (2 * t + 1)]], dtype=torch.float64)
+    if trial.dialect.start == "softmax" and not trial.dialect.softmax_is_first_half_step:
+        expected = trial.truth.project(logits).sum(axis)
+    slack = bound_of(trial, logits).error.sum(axis) + (4 * t) ** 2 * math.exp(case.corner) + 8 * trial.rounding.unit
+    trial.within("a sum along the first axis", wide(trial.project(logits)).sum(axis), expected, slack)
+
+
+@law(
+    kind="oracle",
+    stage="logits",
+    needs=("project",),
+    cases=lambda s: projection_cases(s, most=3),
+    applies=depends_on_logits,
+)
+def agrees_with_oracle(trial: Trial, case: Case) -> None:
+    """h_res is the exact h_res of the declared dialect, entry by entry, within what rounding explains.
+
+    The bound is derived for this very matrix (`bounds.sinkhorn`); float64 results are judged by mpmath directly.
+    """
+    trial.judge_exactly()
+    got = trial.project(case.logits)
+    trial.within("h_res", got, trial.truth.project(case.logits), bound_of(trial, case.logits).error)
+
+
+@st.composite
+def extreme_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Logits whose differences leave the range of exp in the compute dtype."""
+    n = draw(streams(setting, 2))
+    base = draw(logits_of(setting, n, most=2, patterns=MODERATE))
+    line = draw(st.integers(0, n - 1))
+    depth = draw(st.sampled_from((-120.0, -200.0, -1000.0, -5000.0)))
+    along = draw(st.booleans())
+    moved = base.clone()
+    if along:
+        moved[:, line, :] += depth
+    else:
+        moved[:, :, line] += depth
+    return Case(logits=moved, seed=draw(seeds))
+
+
+def unbounded_range(rounding: Rounding) -> Rounding:
+    """The same arithmetic without underflow: that of logarithms."""
+    return Rounding(rounding.unit, 0.0, rounding.state_unit, rounding.state_tiny)
+
+
+@law(
+    kind="oracle",
+    stage="logits",
+    needs=("project",),
+    cases=extreme_cases,
+    applies=normalised,
+    least_streams=2,
+    capability="full_range",
+)
+def starved_lines_lose_no_mass(trial: Trial, case: Case) -> None:
+    """A row or column of logits beyond the range of exp is projected as exact arithmetic would.
+
+    In exact arithmetic only differences count: the first division lifts a starved line to where the others are. An
+    implementation in the log domain promises that (`full_range`); in the linear domain such a line is lost to
+    underflow.
+    """
+    trial.judge_exactly()
+    rounding = unbounded_range(trial.rounding)
+    bound = bounds.projection(Approx.exact(case.logits), trial.dialect, rounding)
+    tiny = Rounding.of(trial.dtype).tiny
+    trial.within(
+        "h_res of starved logits", trial.project(case.logits), trial.truth.project(case.logits), bound.error + tiny
+    )

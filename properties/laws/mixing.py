@@ -1,0 +1,296 @@
+"""Mixing: what applying h_pre, h_post and h_res to a state must satisfy, norm preservation among it."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Dialect
+from properties import bounds
+from properties.bounds import Approx
+from properties.case import Case
+from properties.implementation import parameter_dtype
+from properties.law import law
+from properties.laws.manifold import bound_of
+from properties.laws.premises import DIM, all_of, exact_axis, normalised, sinkhorn, stochastic
+from properties.strategies import (
+    MODERATE,
+    Setting,
+    channel_count,
+    logits_of,
+    noise,
+    permutations_of,
+    projection_cases,
+    seeds,
+    states,
+    streams,
+)
+from properties.trial import Trial, wide
+
+
+def applied(matrix: Tensor, dialect: Dialect) -> Tensor:
+    """The operator A that a block applies when h_res is `matrix`."""
+    return matrix.transpose(-1, -2) if dialect.transposed else matrix
+
+
+def mixed(x: Tensor, h_res: Approx, trial: Trial) -> Approx:
+    """A x in the dtype of the state, [tokens, n, C], with its bound."""
+    operator = Approx(applied(h_res.value, trial.dialect), applied(h_res.error, trial.dialect))
+    return combined(x, operator, trial)
+
+
+def combined(
+    x: Tensor | Approx, operator: Approx, trial: Trial, y: Tensor | None = None, h_post: Approx | None = None
+) -> Approx:
+    """A x + h_post^T y, rounded into the dtype of the state: gamma_{n+3} of the sum of magnitudes, errors of the
+    factors.
+
+    Where the implementation declares that it mixes in the dtype of the state, every factor, every term and the sum
+    are rounded
+    to it: 4 roundings more, each relative to the sum of magnitudes.
+    """
+    r = trial.rounding
+    state = x if isinstance(x, Approx) else Approx.exact(x)
+    size = state.value.abs() + state.error
+    value = operator.value @ state.value
+    spread = (operator.value.abs() + operator.error) @ size
+    own = operator.error @ size + operator.value.abs() @ state.error
+    if y is not None and h_post is not None:
+        out, weight = wide(y).unsqueeze(-2), h_post.value.unsqueeze(-1)
+        value = value + weight * out
+        spread = spread + (weight.abs() + h_post.error.unsqueeze(-1)) * out.abs()
+        own = own + h_post.error.unsqueeze(-1) * out.abs()
+    n = state.value.shape[-2]
+    coarse = 4.04 * r.state_unit if trial.implementation.mixing == "state" else 0.0
+    return bounds.stored(Approx(value, own + (r.gamma(n + 3) + coarse) * spread + (n + 1) * (r.tiny + r.state_tiny)), r)
+
+
+def still(x: Tensor, trial: Trial) -> tuple[Tensor, Tensor]:
+    """A branch output of zeros and an h_post of zeros: only the residual path is left."""
+    dtype = parameter_dtype(trial.dtype)
+    return x.new_zeros(*x.shape[:-2], x.shape[-1]), torch.zeros(*x.shape[:-1], dtype=dtype)
+
+
+@st.composite
+def mixing_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1, patterns: tuple[str, ...] = MODERATE) -> Case:
+    """logits [1 or tokens, n, n] and a state [tokens, n, C]."""
+    n = draw(streams(setting, least_n))
+    x = draw(states(setting, n, draw(channel_count(9)), most=4))
+    logits = draw(logits_of(setting, n, least=x.shape[0], most=x.shape[0], patterns=patterns))
+    return Case(logits=logits, x=x)
+
+
+@st.composite
+def matrix_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1) -> Case:
+    """Any h_post and h_res, signed, with a state and a branch output: post is bilinear and owes nothing to a
+    manifold."""
+    n = draw(streams(setting, least_n))
+    channels = draw(channel_count())
+    x = draw(states(setting, n, channels, most=4, scales=(1.0, 30.0, 1e-3)))
+    tokens, seed, dtype = x.shape[0], draw(seeds), setting.parameter_dtype
+    y = torch.tensor(noise(seed, tokens, channels)).to(setting.dtype) * draw(st.sampled_from((1.0, 0.0, 4.0)))
+    h_post = torch.tensor(noise(seed + 1, tokens, n), dtype=dtype) * draw(st.sampled_from((1.0, 0.0, 2.0)))
+    h_res = torch.tensor(noise(seed + 2, tokens, n, n), dtype=dtype)
+    if draw(st.booleans()):
+        h_res = torch.eye(n, dtype=dtype).roll(draw(st.integers(0, n - 1)), -1).expand(tokens, n, n).clone()
+    return Case(x=x, y=y, h_post=h_post, h_res=h_res)
+
+
+@law(kind="oracle", stage="state", needs=("post",), cases=matrix_cases)
+def post_is_the_declared_combination(trial: Trial, case: Case) -> None:
+    """post(x, y, h_post, h_res) is A x + h_post^T y, with A = h_res or its transpose as declared.
+
+    Its definition; rounding can only explain gamma_{n+3} of the sum of magnitudes and one rounding into the state's
+    dtype.
+    """
+    exact = combined(case.x, Approx.exact(applied(case.h_res, trial.dialect)), trial, case.y, Approx.exact(case.h_post))
+    trial.within("post", trial.post(case.x, case.y, case.h_post, case.h_res), exact.value, exact.error)
+
+
+@law(kind="identity", stage="state", needs=("post",), cases=lambda s: permuted_state(s), blind=("post-scale-one",))
+def permutations_carry_streams(trial: Trial, case: Case) -> None:
+    """A permutation matrix as h_res carries stream j to the place that the declared orientation says, unchanged.
+
+    One product with 1 and n - 1 with 0; only the orientation decides where a stream goes (n >= 3).
+    """
+    n = case.x.shape[-2]
+    matrix = torch.eye(n)[torch.tensor(case.order)].to(parameter_dtype(trial.dtype))
+    y, h_post = still(case.x, trial)
+    got = trial.post(case.x, y, h_post, matrix.expand(*case.x.shape[:-2], n, n).contiguous())
+    order = list(case.order)
+    if trial.dialect.transposed:
+        order = [order.index(i) for i in range(n)]
+    expected = wide(case.x)[..., order, :]
+    trial.within("a carried stream", got, expected, 2 * trial.rounding.unit * expected.abs() + trial.rounding.tiny)
+
+
+@st.composite
+def permuted_state(draw: DrawFn, setting: Setting) -> Case:
+    """A state of distinct streams and a permutation."""
+    n = draw(streams(setting, 2))
+    x = draw(states(setting, n, draw(channel_count(9)), most=2))
+    return Case(x=x, order=draw(permutations_of(n)))
+
+
+@st.composite
+def pre_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A state and any h_pre."""
+    n = draw(streams(setting))
+    x = draw(states(setting, n, draw(channel_count()), most=4))
+    h_pre = torch.tensor(noise(draw(seeds), x.shape[0], n), dtype=setting.parameter_dtype)
+    if draw(st.booleans()):
+        h_pre = h_pre.abs()
+    return Case(x=x, h_pre=h_pre)
+
+
+@law(kind="oracle", stage="state", needs=("pre",), cases=pre_cases)
+def pre_is_the_weighted_sum(trial: Trial, case: Case) -> None:
+    """pre(x, h_pre) is the sum of the streams weighted by h_pre, in the dtype of the state.
+
+    Its definition, within gamma_n of the sum of magnitudes and one rounding.
+    """
+    exact = bounds.stored(
+        bounds.weighted_sum(Approx.exact(case.h_pre), Approx.exact(case.x), trial.rounding), trial.rounding
+    )
+    trial.within("pre", trial.pre(case.x, case.h_pre), exact.value, exact.error)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("project", "post"),
+    cases=lambda s: mixing_cases(s, least_n=2),
+    applies=sinkhorn,
+    least_streams=2,
+    blind=(),
+)
+def exact_side_is_conserved(trial: Trial, case: Case) -> None:
+    """Identical streams stay what they are where rows of A are exact; the sum over streams stays where columns are.
+
+    A 1 = 1, or 1^T A = 1^T, for the axis that is divided last (with an eps: times s / (s + eps)). The other of the
+    two fails by
+    what the iteration leaves, so the pair tells the orientation.
+    """
+    axis = exact_axis(trial.dialect)
+    x = case.x
+    if axis == -1:
+        x = x[..., :1, :].expand(x.shape).contiguous()
+    h_res = trial.project(case.logits)
+    y, h_post = still(x, trial)
+    out = wide(trial.post(x, y, h_post, h_res.to(parameter_dtype(trial.dtype))))
+    bound = bound_of(trial, case.logits)
+    emitted_axis = axis if not trial.dialect.transposed else -3 - axis
+    sums = trial.truth.project(case.logits).sum(emitted_axis)  # of the exact axis, one for each line
+    operator = Approx.exact(applied(wide(h_res), trial.dialect))
+    rounding = combined(x, operator, trial).error
+    line = bound.line if trial.dialect.iterations else bound.error.sum(emitted_axis)
+    if axis == -1:
+        expected = sums.unsqueeze(-1) * wide(x)
+        trial.within("a stream of identical ones", out, expected, rounding + line.unsqueeze(-1) * wide(x).abs())
+    else:
+        expected = (sums.unsqueeze(-1) * wide(x)).sum(-2)
+        slack = rounding.sum(-2) + (line.unsqueeze(-1) * wide(x).abs()).sum(-2)
+        trial.within(
+            "the sum over streams", out.sum(-2), expected, slack + 4 * x.shape[-2] * 2.0**-52 * out.abs().sum(-2)
+        )
+
+
+@law(
+    kind="invariant",
+    stage="state",
+    needs=("project", "post"),
+    cases=mixing_cases,
+    applies=all_of(stochastic, normalised),
+    blind=(),
+)
+def mixing_does_not_expand(trial: Trial, case: Case) -> None:
+    """Where rows of A are exact no channel leaves the range of its streams; where columns are, no channel's absolute
+    sum grows.
+
+    A with non-negative rows that sum to at most 1 takes averages: ||A||_inf <= 1 and max - min cannot grow (maths 6.1);
+    with such columns ||A||_1 <= 1. The Frobenius dispersion may grow at finite iterations and is not asserted.
+    """
+    h_res = trial.project(case.logits).to(parameter_dtype(trial.dtype))
+    y, h_post = still(case.x, trial)
+    out, x = wide(trial.post(case.x, y, h_post, h_res)), wide(case.x)
+    rounding = combined(case.x, Approx.exact(applied(wide(h_res), trial.dialect)), trial).error
+    line = bound_of(trial, case.logits).line
+    if exact_axis(trial.dialect) == -1:
+        reach = rounding + line.unsqueeze(-1) * x.abs().amax(-2, keepdim=True)
+        shrunk = trial.truth.project(case.logits).sum(-1 if not trial.dialect.transposed else -2).unsqueeze(-1)
+        trial.at_most("a channel above the largest of its streams", out, shrunk * x.amax(-2, keepdim=True), reach)
+        trial.at_most("a channel below the smallest of its streams", -out, -shrunk * x.amin(-2, keepdim=True), reach)
+    else:
+        grown, before = out.abs().sum(-2), x.abs().sum(-2)
+        trial.at_most(
+            "the absolute sum of a channel",
+            grown,
+            before,
+            rounding.sum(-2) + (line.unsqueeze(-1) * x.abs()).sum(-2) + 2.0**-50 * before,
+        )
+
+
+@law(
+    kind="invariant",
+    stage="logits",
+    needs=("project",),
+    cases=lambda s: projection_cases(s, patterns=MODERATE),
+    applies=all_of(stochastic, normalised),
+    blind=("emitted-transposed",),
+)
+def spectral_norm_within_its_certificate(trial: Trial, case: Case) -> None:
+    """||h_res||_2 is at most sqrt(1 + e), e the excess of the largest sum along the axis that is not exact.
+
+    ||A||_2^2 <= ||A||_1 ||A||_inf (Riesz-Thorin), and one of the two is 1; the other is what this number of
+    iterations leaves.
+    """
+    got, bound = wide(trial.project(case.logits)), bound_of(trial, case.logits)
+    exact = trial.truth.project(case.logits)
+    limit = (exact.sum(-1).amax(-1) * exact.sum(-2).amax(-1)).sqrt()
+    slack = bound.error.flatten(-2).norm(dim=-1) + 2.0**-45 * limit
+    finite = torch.isfinite(slack)
+    norm = torch.where(finite, torch.linalg.matrix_norm(torch.where(finite[..., None, None], got, 0.0), 2), 0.0)
+    trial.at_most("the spectral norm", norm, limit, slack)
+
+
+@st.composite
+def deep_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A sequence of logits, repeated to a depth of up to 128 layers."""
+    n = draw(streams(setting, 2))
+    logits = draw(logits_of(setting, n, least=1, most=4, patterns=MODERATE))
+    return Case(logits=logits, depth=draw(st.sampled_from((1, 2, 3, 8, 32, 128))))
+
+
+@law(
+    kind="invariant",
+    stage="logits",
+    needs=("project",),
+    cases=deep_cases,
+    applies=normalised,
+    blind=("one-iteration",),
+)
+def composites_keep_their_caps(trial: Trial, case: Case) -> None:
+    """At every depth the composite's exact side stays at most 1 and its other side at most n.
+
+    Products of stochastic matrices are stochastic: sums along the exact axis stay 1 (or shrink with an eps), entries
+    stay at
+    most 1, so no other sum exceeds n (maths 6.2). Unconstrained mixing has no such cap: the product is the explosion.
+    """
+    got, bound = wide(trial.project(case.logits)), bound_of(trial, case.logits)
+    axis = DIM[trial.dialect.last_axis]
+    n = got.shape[-1]
+    composite = torch.eye(n, dtype=torch.float64)
+    growth = 1.0
+    for layer in range(case.depth):
+        token = layer % got.shape[0]
+        composite = got[token] @ composite if axis == -1 else composite @ got[token]
+        growth *= 1 + bound.line[token].max().item() + 2 * n * 2.0**-53
+    if growth == float("inf"):
+        return
+    sums = composite.sum(axis)
+    slack = torch.full_like(sums, growth - 1 + 4 * n * 2.0**-53)
+    trial.at_most("a sum of the composite along the exact axis", sums, torch.ones_like(sums), slack)
+    other = composite.sum(-3 - axis)
+    trial.at_most("a sum of the composite along the other axis", other, torch.full_like(other, float(n)), n * slack)

@@ -1,0 +1,194 @@
+"""Precision: each stage by itself keeps the precision of the declared contract, so a failure names the stage.
+
+Every law here feeds inputs that silence all stages but one: what is left of the bound is a few units of that stage,
+and a
+single rounding through a coarser dtype stands out by orders of magnitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Mappings, Params
+from mhc_ref.block import residual_size
+from properties import bounds
+from properties.bounds import Approx
+from properties.case import BranchSpec, Case, map_tensors
+from properties.implementation import Implementation, dtype_names
+from properties.law import law
+from properties.laws.coefficients import agree, bound_of, coefficients
+from properties.laws.mixing import applied, combined
+from properties.laws.premises import depends_on_logits
+from properties.strategies import TAME, Setting, channel_count, coefficient_cases, noise, seeds, streams
+from properties.trial import Trial, wide
+
+
+def _bare(case: Case) -> Params:
+    return case.params._replace(phi=torch.zeros_like(case.params.phi), alpha=torch.ones_like(case.params.alpha))
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("mappings",),
+    cases=lambda s: coefficient_cases(s, most=1, patterns=TAME),
+    blind=("h-res-transposed",),
+)
+def gates_keep_the_compute_precision(trial: Trial, case: Case) -> None:
+    """Stage sigmoid: with phi = 0, h_pre and h_post are the squashed bias to a few units of the compute dtype.
+
+    Nothing is left of norm and projection; parameters, sigmoid, scale and eps are float32 (float64 for float64) by
+    contract.
+    """
+    params = _bare(case)
+    got, expected = trial.mappings(case.x, params), trial.truth.mappings(case.x, params)
+    bound = bound_of(trial, case.x, params)
+    agree(trial, "(stage: sigmoid)", got, expected, bound, only="pre")
+    agree(trial, "(stage: sigmoid)", got, expected, bound, only="post")
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("mappings",),
+    cases=lambda s: coefficient_cases(s, most=1, patterns=TAME),
+    applies=depends_on_logits,
+    parts=("res",),
+)
+def residual_mapping_keeps_the_compute_precision(trial: Trial, case: Case) -> None:
+    """Stage projection: with phi = 0, h_res is the projected bias in the compute dtype, not in that of the state.
+
+    h_res stored in bfloat16 misses its sums by 3e-3 a layer, and 86 layers drift visibly.
+    """
+    params = _bare(case)
+    got, expected = trial.mappings(case.x, params), trial.truth.mappings(case.x, params)
+    agree(trial, "(stage: projection)", got, expected, bound_of(trial, case.x, params), only="res")
+
+
+@st.composite
+def cancelling_projections(draw: DrawFn, setting: Setting) -> Case:
+    """Two channels that nearly cancel in the projection: what is left sits in the last bits of the state."""
+    n = draw(streams(setting, 1, 4))
+    dialect = setting.dialect
+    base = torch.tensor(noise(draw(seeds), 2, n, 1)).abs() + 0.5
+    steps = draw(st.sampled_from((1, 2, 3, 5)))
+    unit = torch.finfo(setting.dtype).eps
+    x = torch.cat([base, base * (1 + steps * unit)], -1).to(setting.dtype)
+    size = residual_size(n, dialect)
+    columns = 2 + n if dialect.shared_projection else 2 * n + size
+    pair = torch.tensor([1.0, -1.0]).repeat(1 if dialect.shared_projection else n)
+    strength = draw(st.sampled_from((1.0, 4.0)))
+    phi = (pair.unsqueeze(-1) * strength * torch.linspace(0.5, 1.5, columns)).to(setting.parameter_dtype)
+    dtype = setting.parameter_dtype
+    return Case(x=x, params=Params(phi, torch.zeros(2 * n + size, dtype=dtype), torch.ones(3, dtype=dtype)))
+
+
+@law(kind="oracle", stage="state", needs=("mappings",), cases=cancelling_projections, blind=("h-res-transposed",))
+def norm_and_projection_keep_the_compute_precision(trial: Trial, case: Case) -> None:
+    """Stage norm and matmul: channels that nearly cancel leave what the last bits of the state say.
+
+    Of K <= 8 products of order one, a few units of the compute dtype remain; rounding the normalised state, phi or
+    the sum to a
+    coarser dtype (TF32 included) leaves a thousand times more (llama.cpp #28696).
+    """
+    got, expected = trial.mappings(case.x, case.params), trial.truth.mappings(case.x, case.params)
+    agree(trial, "(stage: norm and matmul)", got, expected, bound_of(trial, case.x, case.params))
+
+
+@st.composite
+def cancelling_mixtures(draw: DrawFn, setting: Setting) -> Case:
+    """h_res and a state whose mixture nearly cancels."""
+    n = draw(streams(setting, 2))
+    channels = draw(channel_count(9))
+    seed = draw(seeds)
+    signs = (-1.0) ** torch.arange(n, dtype=torch.float64)
+    x = (signs[:, None] * (1 + 0.01 * torch.tensor(noise(seed, 1, n, channels)))).to(setting.dtype)
+    weights = torch.tensor(noise(seed + 1, 1, n, n)).abs() + 0.1
+    h_res = (weights / weights.sum(-1, keepdim=True)).to(setting.parameter_dtype)
+    h_post = torch.tensor(noise(seed + 2, 1, n), dtype=setting.parameter_dtype) * draw(st.sampled_from((0.0, 1.0)))
+    y = torch.tensor(noise(seed + 3, 1, channels)).to(setting.dtype)
+    return Case(x=x, y=y, h_post=h_post, h_res=h_res)
+
+
+@law(kind="oracle", stage="state", needs=("post",), cases=cancelling_mixtures, least_streams=2)
+def mixing_keeps_the_compute_precision(trial: Trial, case: Case) -> None:
+    """Stage mixing: streams that nearly cancel are summed in the compute dtype, with h_res and h_post as they are.
+
+    Only the sum is rounded to the dtype of the state; a rounded factor or partial sum errs relative to the terms, not
+    the sum.
+    """
+    exact = combined(case.x, Approx.exact(applied(case.h_res, trial.dialect)), trial, case.y, Approx.exact(case.h_post))
+    got = trial.post(case.x, case.y, case.h_post, case.h_res)
+    trial.within("post (stage: mixing)", got, exact.value, exact.error)
+
+
+@st.composite
+def cancelling_reads(draw: DrawFn, setting: Setting) -> Case:
+    """A state whose weighted sum nearly cancels, with the parameters that weigh it."""
+    case = draw(coefficient_cases(setting, least_n=2, most=1, scales=(1.0,), patterns=TAME))
+    n, channels = case.x.shape[-2:]
+    signs = (-1.0) ** torch.arange(n, dtype=torch.float64)
+    x = (signs[:, None] * (1 + 0.01 * torch.tensor(noise(draw(seeds), 1, n, channels)))).to(setting.dtype)
+    return case.with_(x=x, params=_bare(case))
+
+
+@law(kind="oracle", stage="state", needs=("block",), cases=cancelling_reads, least_streams=2)
+def reading_and_mixing_keep_the_compute_precision_in_a_block(trial: Trial, case: Case) -> None:
+    """Stages pre and mixing inside a block: nearly cancelling streams are weighed and mixed in the compute dtype.
+
+    As `mixing-keeps-the-compute-precision`, for blocks whose parts cannot be called by themselves; phi is 0, so that
+    the
+    coefficients are those of the bias to a few units.
+    """
+    branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
+    out, seen = trial.block(case.x, case.params, branch)
+    h = bound_of(trial, case.x, case.params)
+    pre, post, res = trial.truth.mappings(case.x, case.params)
+    read = bounds.weighted_sum(Approx(pre, h.pre.error), Approx.exact(case.x), trial.rounding)
+    read = bounds.stored(read, trial.rounding)
+    trial.within("the branch input (stage: pre)", seen[0].u, read.value, read.error)
+    operator = Approx(applied(res, trial.dialect), applied(h.res.error, trial.dialect))
+    mixed = combined(case.x, operator, trial, seen[0].y, Approx(post, h.post.error))
+    trial.within("the block (stage: mixing)", out, mixed.value, mixed.error)
+
+
+@law(
+    kind="invariant",
+    stage="state",
+    needs=("mappings",),
+    cases=lambda s: coefficient_cases(s, most=2, scales=(1.0, 0.03), patterns=TAME),
+    cost=1.5,
+)
+def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
+    """The same state in every declared dtype gives the mappings of that dtype's own contract, the finer the closer.
+
+    float64 in must be float64 inside: a cast to float32 on the way is within float32's bound and outside float64's.
+    States and
+    parameters are exact in all of them, so the exact mappings are the same.
+    """
+    names = [name for name in dtype_names(trial.implementation) if name in ("float64", "float32", "bfloat16")]
+    x = case.x.to(torch.bfloat16)
+    params: Params = map_tensors(case.params, lambda part: part.to(torch.float32))
+    expected = trial.truth.mappings(x, params)
+    for name in names:
+        dtype: torch.dtype = getattr(torch, name)
+        wider = torch.float64 if dtype == torch.float64 else torch.float32
+        mine: Params = map_tensors(params, partial(torch.Tensor.to, dtype=wider))
+
+        got = trial.observe("mappings", partial(_parts, x.to(dtype), mine))
+        slack = coefficients(Approx.exact(x), params, trial.dialect, bounds.Rounding.of(dtype))
+        for part, one in zip(("pre", "post", "res"), got, strict=True):
+            if part in trial.implementation.emits:
+                trial.within(f"h_{part} in {name}", one, wide(getattr(expected, part)), slack.parts()[part].error)
+
+
+def _parts(x: Tensor, params: Params, target: Implementation, place: Callable[[Any], Any]) -> tuple[Tensor, ...]:
+    found = target.mappings(place(x), place(params))
+    return tuple(torch.empty(0) if name not in target.emits else getattr(found, name) for name in Mappings._fields)

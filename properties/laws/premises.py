@@ -1,0 +1,77 @@
+"""When a law holds: the premises on a dialect, each None where it is met or the reason why it is not."""
+
+from __future__ import annotations
+
+from mhc_ref import Dialect
+from properties.law import Applies
+
+DIM = {"row": -1, "column": -2}
+"""The dim that an axis of the emitted matrix normalises over."""
+
+
+def all_of(*premises: Applies) -> Applies:
+    """All premises; the first reason that one gives."""
+
+    def check(dialect: Dialect) -> str | None:
+        return next((reason for premise in premises if (reason := premise(dialect))), None)
+
+    return check
+
+
+def sinkhorn(dialect: Dialect) -> str | None:
+    """h_res comes out of Sinkhorn iterations."""
+    return None if dialect.residual == "sinkhorn" else f"h_res is {dialect.residual}, not projected by Sinkhorn"
+
+
+def normalised(dialect: Dialect) -> str | None:
+    """At least one division along the last axis comes last."""
+    if sinkhorn(dialect):
+        return sinkhorn(dialect)
+    return None if dialect.iterations > 0 else "without an iteration nothing is normalised last"
+
+
+def stochastic(dialect: Dialect) -> str | None:
+    """h_res has non-negative entries whose sums are at most 1 along one axis at least."""
+    if dialect.residual == "sinkhorn":
+        return normalised(dialect)
+    return "h_res is unconstrained" if dialect.residual == "unconstrained" else None
+
+
+def without_eps(dialect: Dialect) -> str | None:
+    """Neither entries nor denominators have an eps: the scalings of rows and columns are free."""
+    if dialect.entry_eps or dialect.denominator_eps:
+        return "an eps in the entries or the denominators breaks the exact identity"
+    return None
+
+
+def without_entry_eps(dialect: Dialect) -> str | None:
+    """Entries are not changed before they are scaled."""
+    return "entry_eps breaks the exact identity" if dialect.entry_eps else None
+
+
+def free_matrix(dialect: Dialect) -> str | None:
+    """The logits are an n x n matrix that h_res depends on."""
+    return f"h_res is {dialect.residual}" if dialect.residual in ("permutations", "identity") else None
+
+
+def depends_on_logits(dialect: Dialect) -> str | None:
+    """h_res depends on its logits."""
+    return "h_res is the identity whatever the logits" if dialect.residual == "identity" else None
+
+
+def gated(dialect: Dialect) -> str | None:
+    """h_pre and h_post are sigmoids."""
+    return None if dialect.pre == dialect.post == "sigmoid" else "h_pre or h_post is no sigmoid"
+
+
+def declared_collapse(dialect: Dialect) -> str | None:
+    """The streams are collapsed without parameters of a head."""
+    return (
+        "collapse by a head: where a stack finds its parameters is not pinned" if dialect.collapse == "head" else None
+    )
+
+
+def exact_axis(dialect: Dialect) -> int:
+    """The dim of the *applied* operator along which sums are exact: -1 rows, -2 columns."""
+    emitted = DIM[dialect.last_axis]
+    return (-3 - emitted) if dialect.transposed else emitted
