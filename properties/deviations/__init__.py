@@ -1,0 +1,46 @@
+"""The catalogue of wrong implementations: each is the correct one with one realistic slip, and says where it happened.
+
+`Deviant` is the correct implementation; there is one module for each kind of slip. What the laws are worth is how
+many of these they catch.
+"""
+
+from properties.deviations import (
+    collapse,
+    dtype,
+    eps,
+    execution,
+    gamed,
+    gradient,
+    initialisation,
+    iterations,
+    missing_term,
+    normalisation,
+    order,
+    orientation,
+    packing,
+    scaling,
+)
+from properties.deviations.catalogue import CATALOGUE, Deviation, Kind, build
+from properties.deviations.deviant import Deviant
+
+__all__ = [
+    "CATALOGUE",
+    "Deviant",
+    "Deviation",
+    "Kind",
+    "build",
+    "collapse",
+    "dtype",
+    "eps",
+    "execution",
+    "gamed",
+    "gradient",
+    "initialisation",
+    "iterations",
+    "missing_term",
+    "normalisation",
+    "order",
+    "orientation",
+    "packing",
+    "scaling",
+]
