@@ -1,0 +1,140 @@
+"""`--isolate`: run an in-process target in a worker process, so that a crash, a hang or a flood is a finding and not
+the end.
+
+    implementation = isolated("path/to/file.py:attr")
+
+has the methods, limits and dialect of the target. Every call goes to the worker; a segfault, an `os._exit`, a call
+that does
+not come back, or one that takes all memory, is an exception that says so, and the next call finds a fresh worker.
+Branches
+are called back from there, gradients are asked for there, and views, storages and written arguments arrive as they are
+(`properties.process.peer`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from properties.implementation import Implementation
+from properties.process.description import declare
+from properties.process.peer import Message, Peer
+from properties.process.protocol import BadAnswer, Limits, ProcessDied, ProcessFailure
+from properties.process.supervised import Supervised
+from properties.target import TargetError, resolve
+
+
+def isolated(target: str, dialect: str | None = None, limits: Limits | None = None) -> Implementation:
+    """The implementation that `target` names, at work in a process of its own; `proc:` targets are so already.
+
+    Raises:
+        TargetError: as `resolve` does, and where the worker dies while it imports the target.
+    """
+    if target.startswith("proc:"):
+        return resolve(target, dialect)
+    worker = _Worker(target, dialect, limits or Limits())
+    return _proxy(worker, worker.description, "")
+
+
+class _Worker:
+    """The worker of one target, started again after every failure."""
+
+    def __init__(self, target: str, dialect: str | None, limits: Limits) -> None:
+        self._start = {"target": target, "dialect": dialect}
+        self._target = target
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            # One thread, as in process; idle thread pools would also keep the worker from forking.
+            **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")},
+        }
+        command = [sys.executable, "-P", "-m", "properties.process.worker"]
+        self._process = Supervised(command, limits, what="the worker", environment=environment)
+        self._ready = False
+        self.peer = Peer(self._exchange)
+        self.description = self._launch()
+
+    def _launch(self) -> dict[str, Any]:
+        """Start the process; what the target declares."""
+        process = self._process
+        threads, dtype = torch.get_num_threads(), str(torch.get_default_dtype()).removeprefix("torch.")
+        process.start()
+        process.send({**self._start, "path": sys.path, "threads": threads, "default_dtype": dtype})
+        try:
+            message, _ = process.receive(process.limits.start_seconds)
+        except ProcessFailure as failure:
+            process.stop()
+            raise TargetError(f"{self._target}: while the worker imported it: {failure}") from failure
+        if "refused" in message:
+            process.stop()
+            raise TargetError(message["refused"])
+        return message["description"]
+
+    def _prepare(self) -> None:
+        """Have a worker that waits for calls."""
+        process = self._process
+        if not process.running:
+            self._launch()
+            self._ready = False
+        while not self._ready:
+            try:
+                message, _ = process.receive(process.limits.start_seconds)
+            except BadAnswer:
+                continue  # the rest of what a dead worker was saying
+            except ProcessFailure as failure:
+                process.stop()
+                raise ProcessDied(f"no worker for {self._target} could be started: {failure}") from failure
+            if "ready" in message:
+                process.watched = message["ready"]
+                process.ready()
+                self._ready = True
+
+    def _exchange(self, message: Message) -> Message:
+        self._prepare()
+        process = self._process
+        process.send(message)
+        spent, alive = 0.0, True
+        try:
+            while True:
+                reply, spent = process.wait_for_reply(spent)
+                if "died" in reply:
+                    alive = False
+                    raise ProcessDied(f"the worker {reply['died']}")
+                if "call" not in reply and "pull" not in reply:
+                    return reply
+                process.send(self.peer.handle(reply))
+        except BaseException as error:  # an interrupt, too, leaves a worker that would answer the wrong question
+            self._ready = False
+            if process.watched == process.pid or (alive and isinstance(error, ProcessDied)):
+                process.stop()
+            elif alive:  # the one that forked it reports its death, and forks another
+                with contextlib.suppress(OSError):
+                    os.kill(process.watched, signal.SIGKILL)
+            raise
+
+
+def _proxy(worker: _Worker, description: dict[str, Any], fields: str) -> Implementation:
+    """An implementation whose own methods are the worker's; `fields` are the tuned ones, as JSON."""
+
+    def forwarded(method: str) -> Callable[..., Any]:
+        def call(self: Implementation, *arguments: Any) -> Any:
+            return worker.peer.call(f"{method}:{fields}", *arguments)
+
+        call.__name__ = call.__qualname__ = method
+        return call
+
+    def tuned(self: Implementation, **more: Any) -> Implementation:
+        joined = json.dumps({**(json.loads(fields) if fields else {}), **more}, sort_keys=True)
+        return _proxy(worker, json.loads(worker.peer.call(f"description:{joined}")), joined)
+
+    methods = {method: forwarded(method) for method in description["methods"]}
+    made: Implementation = type("Isolated", (Implementation,), {**methods, "tuned": tuned})()
+    declare(made, description)
+    return made

@@ -1,0 +1,249 @@
+"""Known failures: written from a run, replayed strictly, and never lost in silence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import mhc_ref
+from properties import known
+from properties.case import Case
+from properties.counterexample import Counterexample
+from properties.implementation import Implementation
+from properties.known import Known, KnownError, entry_for, load, orphans, verdict_for, write
+from properties.law import all_laws
+from properties.report import Line, runs
+from properties.runner import Profile, Subject, Verdict, examine
+
+LAW = "manifold.last-axis-sums"
+
+
+class Sums(Implementation):
+    """Its rows sum to `total`; it counts its calls."""
+
+    name = "sums"
+
+    def __init__(self, total: float) -> None:
+        self.total, self.calls = total, 0
+
+    def project(self, logits: Tensor) -> Tensor:
+        self.calls += 1
+        return mhc_ref.project(logits, self.dialect) * self.total
+
+
+def subject(total: float = 1.5, dtype: torch.dtype = torch.float32) -> Subject:
+    return Subject("some/file.py:Sums", Sums(total), dtype, torch.device("cpu"))
+
+
+def failures(tmp_path: Path, *dtypes: torch.dtype) -> list[Verdict]:
+    profile = Profile(examples=10, derandomise=True, shrink=False)
+    return [
+        examine(all_laws()[LAW], subject(dtype=dtype), profile, directory=tmp_path / "run")
+        for dtype in dtypes or (torch.float32,)
+    ]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "known.toml"
+    write(path, failures(tmp_path))
+    return path
+
+
+# -- the life of an entry -------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_written_and_read_back(written: Path) -> None:
+    (entry,) = load(written)
+    assert (entry.law, entry.implementation, entry.dtype, entry.device) == (LAW, "sums", "float32", "cpu")
+    assert entry.reason == "a sum of h_res over dim -1"
+    assert entry.counterexample.is_file()
+    assert entry.counterexample.parent == written.with_suffix("")
+    assert f'counterexample = "known/{entry.counterexample.name}"' in written.read_text()
+
+
+def test_while_it_fails_it_is_known_and_only_its_file_is_tried(written: Path) -> None:
+    (entry,) = load(written)
+    tried = subject()
+    verdict = verdict_for(entry, tried)
+    assert (verdict.status, verdict.reason, verdict.examples) == ("known", entry.reason, 1)
+    assert verdict.worst_ratio > 1
+    assert verdict.counterexample == entry.counterexample
+    assert isinstance(tried.implementation, Sums)
+    assert tried.implementation.calls == 1
+    assert verdict_for(entry, subject()).message == verdict.message
+
+
+def test_once_it_is_fixed_the_entry_must_go(written: Path) -> None:
+    verdict = verdict_for(load(written)[0], subject(total=1.0))
+    assert (verdict.status, verdict.reason) == ("failed", "fixed: remove this entry (known.toml, entry 1)")
+    assert "sums satisfies manifold.last-axis-sums for the case of a known failure" in verdict.message
+    assert "it said: a sum of h_res over dim -1" in verdict.message
+
+
+def test_writing_again_keeps_reasons_drops_what_is_fixed_and_leaves_the_rest(tmp_path: Path, written: Path) -> None:
+    text = written.read_text().replace('reason = "a sum', 'link = "https://example.org/1"\nreason = "said: a sum')
+    other = '\n[[known]]\nlaw = "x.y"\nimplementation = "absent"\nreason = "z"\ncounterexample = "z.safetensors"\n'
+    written.write_text(text + other)
+    before = load(written)
+    again = write(written, failures(tmp_path), keep=before)
+    assert {(one.implementation, one.link, one.reason[:5]) for one in again} == {
+        ("sums", "https://example.org/1", "said:"),
+        ("absent", "", "z"),
+    }
+    assert write(written, [verdict_for(one, subject()) for one in load(written)[1:]], keep=load(written)) == load(
+        written
+    )
+    (left,) = write(written, [verdict_for(again[1], subject(total=1.0))], keep=again)
+    assert left.implementation == "absent"
+
+
+def test_a_report_is_as_good_as_verdicts(tmp_path: Path) -> None:
+    found = failures(tmp_path, torch.float64, torch.float32)
+    lines = [
+        Line(
+            "sums", {}, one.subject.dtype_name, "cpu", one.law, one.status, one.reason, 1, None, str(one.counterexample)
+        )
+        for one in found
+    ]
+    passed = Line("sums", {}, "float64", "cpu", "manifold.odds-ratios", "passed")
+    report = {"runs": runs([*lines, passed])}
+    assert write(tmp_path / "a.toml", known.lines_of(report))[0].law == LAW
+    write(tmp_path / "b.toml", found)
+    assert (tmp_path / "a.toml").read_text().replace("a/", "b/") == (tmp_path / "b.toml").read_text()
+
+
+def test_any_text_survives(tmp_path: Path, written: Path) -> None:
+    (entry,) = load(written)
+    reason = 'a "quoted" \\ line\nα ≤ 1\t\x7f\x01'
+    (tmp_path / "x").mkdir()
+    odd = Known(entry.law, entry.implementation, reason, entry.counterexample, dtype="float32")
+    write(tmp_path / "x" / "known.toml", [], keep=[odd])
+    assert load(tmp_path / "x" / "known.toml")[0].reason == reason
+    assert load(tmp_path / "x" / "known.toml")[0].counterexample.resolve() == entry.counterexample
+
+
+# -- what it is about -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "covered"),
+    [
+        ({}, True),
+        ({"dtype": "float32"}, True),
+        ({"dtype": "float64"}, False),
+        ({"device": "cuda"}, False),
+        ({"device": "cpu", "dtype": "float32"}, True),
+    ],
+)
+def test_an_entry_covers_the_runs_that_it_names(fields: dict[str, str], covered: bool) -> None:
+    entry = Known(LAW, "sums", "", Path("x"), **fields)  # pyright: ignore[reportArgumentType]
+    assert (entry_for([entry], LAW, subject()) is entry) == covered
+    assert entry_for([entry], "manifold.odds-ratios", subject()) is None
+
+
+def test_without_a_dtype_the_file_is_tried_in_the_dtype_it_holds(written: Path) -> None:
+    (entry,) = load(written)
+    everywhere = Known(entry.law, entry.implementation, "always", entry.counterexample)
+    assert verdict_for(everywhere, subject(dtype=torch.bfloat16)).status == "known"
+
+
+# -- nothing is lost in silence ---------------------------------------------------------------------------------------
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def about_another_law(path: Path) -> None:
+    stored = Counterexample.load(path)
+    dataclasses.replace(stored, law="manifold.odds-ratios").save(path)
+
+
+def without_its_logits(path: Path) -> None:
+    stored = Counterexample.load(path)
+    dataclasses.replace(stored, case=Case(z=stored.case.logits)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "there is no file"),
+        (truncated, "it is damaged"),
+        (about_another_law, "its counterexample about manifold.odds-ratios"),
+        (
+            without_its_logits,
+            "now reads logits, which its counterexample does not have: find it again with --write-known",
+        ),
+    ],
+)
+def test_what_cannot_be_tried_is_an_error(written: Path, damage: Callable[[Path], None], message: str) -> None:
+    (entry,) = load(written)
+    damage(entry.counterexample)
+    verdict = verdict_for(entry, subject())
+    assert verdict.status == "error"
+    assert verdict.reason.startswith("known.toml, entry 1")
+    assert message in verdict.reason
+
+
+def test_a_law_that_no_longer_applies_leaves_a_stale_entry(written: Path) -> None:
+    (entry,) = load(written)
+    changed = subject()
+    changed.implementation.dialect = mhc_ref.HYPER_CONNECTIONS
+    verdict = verdict_for(entry, changed)
+    assert verdict.status == "failed"
+    assert "does not apply any more" in verdict.reason
+
+
+def test_entries_that_nothing_answers_are_reported(written: Path) -> None:
+    (entry,) = load(written)
+    renamed = Known("manifold.last-axis-sum", "sums", "", entry.counterexample, origin="known.toml, entry 2")
+    line = Line("sums", {}, "float32", "cpu", LAW, "known")
+    assert orphans([entry], [line]) == []
+    (lost,) = orphans([renamed], [line])
+    assert lost.error
+    assert lost.message == (
+        "known.toml, entry 2: there is no law 'manifold.last-axis-sum'; was it renamed to 'manifold.last-axis-sums'?"
+    )
+    assert verdict_for(renamed, subject()).reason == lost.message
+    (elsewhere,) = orphans([entry], [Line("others", {}, "float32", "cpu", LAW, "passed")])
+    assert (elsewhere.error, "sums was not in this run" in elsewhere.message) == (False, True)
+    (dtype,) = orphans([entry], [Line("sums", {}, "float64", "cpu", LAW, "passed")])
+    assert (dtype.error, "of sums float32 cpu was not in this run" in dtype.message) == (False, True)
+
+
+ENTRY = '[[known]]\nlaw = "a.b"\nimplementation = "c"\nreason = "d"\ncounterexample = "e"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[known]\n", "is not TOML"),
+        ("x = 1\n", "has x; expected"),
+        ("known = 3\n", "expected"),
+        ("known = [3]\n", "entry 1 is 3; expected a table"),
+        (
+            '[[known]]\nlaw = "a.b"\nlaws = "x"\n',
+            "lacks implementation, reason, counterexample and has the unknown field laws",
+        ),
+        (ENTRY.replace('"d"', "4"), "something else than a string as reason"),
+        (ENTRY + ENTRY + 'dtype = "float32"\n', "entry 2 is about the same runs of a.b as known.toml, entry 1"),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "known.toml"
+    path.write_text(text)
+    with pytest.raises(KnownError, match=message):
+        load(path)
+
+
+def test_no_file_is_refused_and_an_empty_one_is_fine(tmp_path: Path) -> None:
+    with pytest.raises(KnownError, match="there is no file"):
+        load(tmp_path / "known.toml")
+    (tmp_path / "known.toml").write_text("")
+    assert load(tmp_path / "known.toml") == []

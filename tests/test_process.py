@@ -1,0 +1,380 @@
+"""`proc:COMMAND`: the protocol, its two examples, and who is to blame when a server goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mhc_ref
+from mhc_ref import Dialect, Params
+from properties.implementation import Implementation, Reference, offers
+from properties.law import all_laws
+from properties.process import Limits, build, protocol
+from properties.process.__main__ import main as try_out
+from properties.process.client import Client
+from properties.process.description import dialect_of
+from properties.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
+from properties.process.server import description, respond
+from properties.runner import Profile, Subject, Verdict, examine
+from properties.target import TargetError, resolve
+
+EXAMPLES = Path(protocol.__file__).parent / "examples"
+SCHEMA: dict[str, Any] = json.loads(protocol.SCHEMA.read_text())
+PYTHON = shlex.quote(sys.executable)
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    """Whether a value fits a schema of the few keywords that ours uses."""
+    if "$ref" in schema:
+        return fits(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]])
+    if "anyOf" in schema and not any(fits(value, one) for one in schema["anyOf"]):
+        return False
+    if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
+        return False
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
+    if "type" in schema and type(value) is not kinds[schema["type"]]:
+        return False
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        return (
+            set(schema.get("required", [])) <= value.keys()
+            and (schema.get("additionalProperties", True) or value.keys() <= known.keys())
+            and all(fits(value[name], known[name]) for name in value.keys() & known.keys())
+        )
+    return all(fits(one, schema["items"]) for one in value) if isinstance(value, list) and "items" in schema else True
+
+
+# -- arrays and messages --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,), (2, 3, 3)])
+def test_arrays_cross_bit_by_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    if tensor.numel() > 2:
+        tensor.view(-1)[:3] = torch.tensor([float("nan"), float("-inf"), -0.0])
+    array = json.loads(json.dumps(protocol.encode(tensor)))
+    assert fits(array, {"$ref": "#/$defs/array"})
+    back = protocol.decode(array)
+    assert (back.dtype, back.shape) == (dtype, tensor.shape)
+    assert protocol.raw(back) == protocol.raw(tensor)
+
+
+def test_arrays_are_little_endian_in_row_major_order() -> None:
+    assert protocol.encode(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T)["data"] == "AACAPwAAQEAAAABAAACAQA=="
+    assert protocol.encode(torch.tensor([1.0], dtype=torch.bfloat16))["data"] == "gD8="
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (None, "is None; expected {dtype, shape, data}"),
+        ({"dtype": "int8", "shape": [], "data": ""}, "has dtype 'int8'"),
+        ({"dtype": "float32", "shape": [-1], "data": ""}, r"has shape \[-1\]"),
+        ({"dtype": "float32", "shape": [1], "data": "?"}, "is not base64"),
+        ({"dtype": "float32", "shape": [2], "data": "AACAPw=="}, r"has 4 bytes; float32\[2\] needs 8"),
+    ],
+)
+def test_what_is_no_array_is_said_to_be_none(array: Any, message: str) -> None:
+    with pytest.raises(BadAnswer, match=message):
+        protocol.decode(array)
+
+
+def test_a_dialect_is_a_preset_with_changes_or_fields() -> None:
+    assert dialect_of("LIGER") == mhc_ref.LIGER
+    assert dialect_of({"preset": "LIGER", "iterations": 3}) == mhc_ref.LIGER.with_(iterations=3)
+    assert dialect_of({"iterations": 3}) == Dialect(iterations=3)
+    for wrong in ("NOBODY", {"preset": "NOBODY"}, {"iteration": 3}, {"iterations": -1}, 3):
+        with pytest.raises(BadAnswer, match="dialect"):
+            dialect_of(wrong)
+
+
+def test_the_schema_says_what_the_code_does() -> None:
+    defs = SCHEMA["$defs"]
+    assert defs["array"]["properties"]["dtype"]["enum"] == list(protocol.DTYPES)
+    assert defs["description"]["properties"]["methods"]["items"]["enum"] == [*protocol.SIGNATURES, "vjp"]
+    described = defs["description"]["properties"]
+    assert set(described) <= {"protocol", "methods", *Implementation.__annotations__}
+    for method, (arguments, _) in protocol.SIGNATURES.items():
+        request = next(one for one in defs["request"]["anyOf"] if one["properties"]["method"]["const"] == method)
+        assert list(request["properties"]["params"]["properties"]) == list(arguments)
+
+
+def test_messages_of_the_python_server_fit_the_schema() -> None:
+    reference = Reference(mhc_ref.LIGER)
+    logits = protocol.encode(torch.zeros(1, 2, 2))
+    pull = {"of": "project", "arguments": {"logits": logits}, "cotangents": {"h_res": logits}}
+    requests: list[dict[str, Any]] = [
+        {"id": 1, "method": "describe", "params": {"protocol": 1}},
+        {"id": 2, "method": "project", "params": {"logits": logits}, "tuned": {"iterations": 1}},
+        {"id": 3, "method": "vjp", "params": pull},
+    ]
+    for request in requests:
+        assert fits(request, {"$ref": "#/$defs/request"}), request
+        response = {"id": request["id"], **respond(reference, request)}
+        assert fits(response, {"$ref": "#/$defs/response"}), response
+    assert not fits({"id": 4, "method": "project", "params": {}}, {"$ref": "#/$defs/request"})
+
+
+# -- examples -------------------------------------------------------------------------------------------------------
+
+
+def verdict(implementation: Implementation, law: str, directory: Path, examples: int = 24) -> Verdict:
+    subject = Subject("proc:", implementation, torch.float32, torch.device("cpu"))
+    profile = Profile(examples=examples, derandomise=True, shrink=False)
+    return examine(all_laws()[law], subject, profile, directory=directory)
+
+
+@needs_node
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_node_example_passes_the_manifold_laws(tmp_path: Path, dtype: torch.dtype) -> None:
+    implementation = resolve(f"proc:node {shlex.quote(str(EXAMPLES / 'sinkhorn_server.mjs'))}")
+    assert implementation.name == "example-node"
+    assert offers(implementation) == {"project": "own"}
+    subject = Subject("proc:", implementation, dtype, torch.device("cpu"))
+    found = {
+        law.id: examine(law, subject, Profile(examples=6, derandomise=True), directory=tmp_path).status
+        for law in all_laws().values()
+        if law.family == "manifold"
+    }
+    assert found["manifold.last-axis-sums"] == found["manifold.agrees-with-oracle"] == "passed"
+    assert set(found.values()) <= {"passed", "not-applicable"}
+
+
+def test_the_python_example_has_a_gradient(tmp_path: Path) -> None:
+    implementation = build(f"{PYTHON} {shlex.quote(str(EXAMPLES / 'sinkhorn_server.py'))}")
+    assert implementation.differentiable
+    for law in ("manifold.agrees-with-oracle", "gradient.projection-pulls-back-the-unrolled-iteration"):
+        assert verdict(implementation, law, tmp_path, examples=5).status == "passed"
+    strided = verdict(implementation, "execution.projection-does-not-see-strides", tmp_path)
+    assert strided.reason == "strided is not declared"
+
+
+# -- the reference behind the protocol ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served() -> Implementation:
+    return build(f"{PYTHON} -m properties.process.server ref:LIGER")
+
+
+def state(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Params]:
+    generator = torch.Generator().manual_seed(1)
+    n, channels = 3, 4
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x = torch.randn(2, n, channels, generator=generator, dtype=torch.float64).to(dtype)
+    phi = torch.randn(n * channels, 2 * n + n * n, generator=generator, dtype=torch.float64).to(wide)
+    return x, Params(phi, torch.linspace(-1, 1, 2 * n + n * n, dtype=wide), torch.tensor([1.0, 0.5, 2.0], dtype=wide))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_block_is_derived_on_this_side(served: Implementation, dtype: torch.dtype) -> None:
+    assert offers(served)["block"] == "derived from mappings, pre, post"
+    x, params = state(dtype)
+    assert torch.equal(served.block(x, params, torch.tanh), mhc_ref.block(x, params, torch.tanh, mhc_ref.LIGER))
+
+
+def test_its_gradient_is_that_of_the_reference(served: Implementation) -> None:
+    def pulled(block: Any) -> tuple[Tensor, ...]:
+        x, params = state()
+        leaves = [x.requires_grad_(), *(one.requires_grad_() for one in params[:3])]
+        out = block(leaves[0], Params(*leaves[1:]), torch.tanh)
+        return torch.autograd.grad(out, leaves, torch.arange(24.0, dtype=torch.float64).reshape(2, 3, 4))
+
+    expected = pulled(lambda x, params, branch: mhc_ref.block(x, params, branch, mhc_ref.LIGER))
+    for got, exact in zip(pulled(served.block), expected, strict=True):
+        torch.testing.assert_close(got, exact)
+
+
+def test_requests_can_ask_for_another_dialect(served: Implementation) -> None:
+    once = served.tuned(iterations=1)
+    logits = torch.arange(9.0).reshape(1, 3, 3)
+    assert once.dialect == mhc_ref.LIGER.with_(iterations=1)
+    assert torch.equal(once.project(logits), mhc_ref.project(logits, once.dialect))
+    assert torch.equal(served.project(logits), mhc_ref.project(logits, mhc_ref.LIGER))
+
+
+def test_a_block_alone_cannot_be_served() -> None:
+    class Whole(Implementation):
+        name = "whole"
+
+        def block(self, x: Tensor, params: Params, branch: Any) -> Tensor:
+            return x
+
+    with pytest.raises(TargetError, match="a branch cannot cross a process"):
+        description(Whole())
+
+
+# -- whose fault is it ------------------------------------------------------------------------------------------------
+
+SERVER = """
+import base64, ctypes, json, os, struct, sys
+mode = sys.argv[1]
+
+def array(shape, value):
+    count = 1
+    for size in shape: count *= size
+    data = base64.b64encode(struct.pack(f"<{count}f", *[value] * count)).decode()
+    return {"dtype": "float32", "shape": shape, "data": data}
+
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["method"] == "describe":
+        answer = {"result": {"protocol": 1, "name": "wrong", "dialect": "PAPER", "streams": [1, 2],
+                             "dtypes": ["float32"], "methods": ["project"]}}
+        if mode == "other-protocol": answer["result"]["protocol"] = 2
+        if mode == "no-dialect": del answer["result"]["dialect"]
+        if mode == "refusing": answer = {"error": {"kind": "unknown-method", "message": "describe"}}
+    else:
+        logits = request["params"]["logits"]
+        shape = logits["shape"]
+        answer = {"result": {"h_res": array(shape, 1 / shape[-1])}}
+        if mode == "wrong-shape": answer = {"result": {"h_res": array([1], 1.0)}}
+        if mode == "no-array": answer = {"result": 3}
+        if mode == "wrong-id": request["id"] += 1
+        if mode == "always-dies": os._exit(3)
+        if shape[-1] == 2:
+            if mode == "crashing": ctypes.string_at(0)
+            if mode == "leaving": sys.stderr.write("out of ideas" + chr(10)); sys.exit(4)
+            if mode == "hungry":
+                eaten = []
+                while True: eaten.append(bytearray(b"x" * (1 << 24)))
+            if mode == "lying": answer = {"result": {"h_res": array(shape, 0.51)}}
+            if mode == "raising": answer = {"error": {"kind": "ZeroDivisionError", "message": "no streams to speak of"}}
+            if mode == "babbling": print("let me see ...", flush=True)
+            if mode == "mutating": answer["changed"] = {"logits": array(shape, 7.0)}
+    print(json.dumps({"id": request["id"], **answer}), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("server") / "server.py"
+    path.write_text(SERVER)
+    return f"{PYTHON} -S {shlex.quote(str(path))}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("other-protocol", "the server speaks protocol 2; this is version 1"),
+        ("no-dialect", "describe lacks 'dialect'"),
+        ("refusing", "unknown-method: describe"),
+        ("wrong-shape", r"project.h_res has shape \[1\] on a trivial input; expected \[1, 1, 1\]"),
+        ("no-array", "project answered 3; expected an object with h_res"),
+        ("wrong-id", "a response has id 3; request 2 was asked"),
+    ],
+)
+def test_a_broken_server_is_no_finding(server: str, mode: str, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        resolve(f"proc:{server} {mode}")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("pass", "exited with status 0"),
+        ("raise SystemExit('no such model')", 'exited with status 1; its last words: "no such model"'),
+        ("print('Loading ...')", "wrote 'Loading ...' to stdout, which is not JSON; print to stderr"),
+        ("print(3)", "wrote 3 to stdout; expected a JSON object"),
+    ],
+)
+def test_a_process_that_does_not_speak_is_no_finding(source: str, message: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        build(f"{PYTHON} -S -c {shlex.quote(source)}")
+    assert message in str(caught.value)
+    assert "the server is broken, which says nothing about what it computes" in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["", "'", "no-such-program-anywhere --flag"])
+def test_a_command_that_is_none_is_no_finding(command: str) -> None:
+    with pytest.raises(TargetError):
+        build(command)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "message"),
+    [
+        ("crashing", ProcessDied, "the process was killed by SIGSEGV"),
+        ("leaving", ProcessDied, 'the process exited with status 4; its last words: "out of ideas"'),
+        ("hungry", TooMuchMemory, "the process took more than 64 MiB of memory and was stopped"),
+        ("raising", ServerError, "no streams to speak of"),
+        ("babbling", BadAnswer, "the process wrote 'let me see ...' to stdout, which is not JSON; print to stderr"),
+    ],
+)
+def test_a_failure_is_named_and_the_next_call_is_answered(
+    server: str, mode: str, kind: type[Exception], message: str
+) -> None:
+    target = build(f"{server} {mode}", Limits(memory=64 << 20))
+    for _ in range(2):
+        with pytest.raises(kind) as caught:
+            target.project(torch.zeros(1, 2, 2))
+        assert str(caught.value) == message
+        assert target.project(torch.zeros(1, 1, 1)).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "law", "found"),
+    [
+        ("crashing", "manifold.last-axis-sums", "project raised ProcessDied: the process was killed by SIGSEGV"),
+        ("lying", "manifold.last-axis-sums", "a sum of h_res over dim -1"),
+        ("raising", "manifold.last-axis-sums", "project raised ZeroDivisionError: no streams to speak of"),
+        ("mutating", "execution.projection-leaves-its-input-alone", "logits after the call"),
+        ("always-dies", "manifold.last-axis-sums", "project raised ProcessDied: the process exited with status 3"),
+    ],
+)
+def test_a_law_finds_it_with_its_input(server: str, tmp_path: Path, mode: str, law: str, found: str) -> None:
+    failed = verdict(build(f"{server} {mode}"), law, tmp_path)
+    assert failed.status == "failed"
+    assert failed.reason.startswith(found)
+    assert failed.counterexample is not None
+    assert failed.counterexample.is_file()
+
+
+def test_a_hang_ends(server: str) -> None:
+    target = build(f"{server} fine")
+    assert isinstance(target, Client)
+    target.session.process.limits = Limits(call_seconds=0.2)
+    target.session.process.command = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
+    target.session.process.start()
+    with pytest.raises(protocol.NoAnswer, match=r"no answer within 0\.2 s; the process was stopped"):
+        target.project(torch.zeros(1, 1, 1))
+
+
+def test_servers_end_with_their_implementation(server: str) -> None:
+    target = build(f"{server} fine")
+    assert isinstance(target, Client)
+    number = target.session.process.pid
+    os.kill(number, 0)
+    del target
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+
+
+def test_the_command_line_tries_a_server_out(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert try_out([f"{server} crashing"]) == 0
+    assert capsys.readouterr().out == "ok     describe: wrong, project\nok     project: answers in shape\n"
+    assert try_out([f"{server} always-dies"]) == 0
+    assert "left to the laws" in capsys.readouterr().out
+    assert try_out([f"{server} wrong-shape"]) == 2
+    assert "BROKEN project" in capsys.readouterr().out
+    assert try_out([]) == 2
+
+
+def test_the_python_server_names_what_it_cannot_serve() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "properties.process.server", "no.such.module:x"], capture_output=True, text=True
+    )
+    assert found.returncode == 1
+    assert "no.such.module" in found.stderr
