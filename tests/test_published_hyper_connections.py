@@ -1,0 +1,205 @@
+"""The adapters of hyper-connections: what goes in and comes out is what the library's modules take and give."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mhc_ref
+from mhc_ref import Mappings, Params
+from properties import published
+from properties.implementation import Absent, Implementation, offers, parameter_dtype
+
+CONSTRAINED = (
+    "hyper-connections",
+    "hyper-connections-log",
+    "hyper-connections-v2",
+    "hyper-connections-v2-log",
+)
+NAMES = (*CONSTRAINED, "hyper-connections-unconstrained")
+SHAPES = ((1, 1), (2, 9), (3, 2), (4, 7), (5, 4))
+
+
+@pytest.fixture(params=NAMES)
+def adapter(request: pytest.FixtureRequest) -> Implementation:
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    return published.build(request.param)
+
+
+def generic(adapter: Implementation, shape: Sequence[int], seed: int = 0, sets: int = 1) -> tuple[Tensor, list[Params]]:
+    """A state of that shape and `sets` sets of parameters with gates and biases of order 1."""
+    generator = torch.Generator().manual_seed(seed)
+    n, channels = shape[-2:]
+
+    def draw(*dims: int) -> Tensor:
+        return torch.randn(dims, generator=generator, dtype=parameter_dtype(adapter.dtypes[0]))
+
+    params = [
+        Params(draw(channels, 2 + n) * channels**-0.5, draw(2 * n + n * n), 1 + 0.5 * draw(3)) for _ in range(sets)
+    ]
+    return draw(*shape).to(adapter.dtypes[0]), params
+
+
+def branch(number: int) -> Callable[[Tensor], Tensor]:
+    """A layer that mixes channels and differs from the other ones."""
+    return lambda h: (h + number).sin() - 0.5 * h.roll(1, -1)
+
+
+def assert_near(actual: Any, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "channels"), SHAPES)
+def test_mappings_are_the_reference(adapter: Implementation, n: int, channels: int) -> None:
+    x, (params,) = generic(adapter, (3, n, channels), seed=n)
+    found, expected = adapter.mappings(x, params), mhc_ref.mappings(x, params, adapter.dialect)
+    for part in Mappings._fields:
+        if part in adapter.emits:
+            assert_near(getattr(found, part), getattr(expected, part))
+        else:
+            assert getattr(found, part) is None
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("n", "channels"), SHAPES)
+def test_layers_are_the_reference(adapter: Implementation, n: int, channels: int, count: int) -> None:
+    x, params = generic(adapter, (3, n, channels), seed=n, sets=count)
+    branches = [branch(k) for k in range(count)]
+    assert_near(adapter.layers(x, params, branches), mhc_ref.layers(x, params, branches, adapter.dialect))
+
+
+@pytest.mark.parametrize("tokens", [(), (0,), (1,), (7,), (2, 3), (1, 2, 2)])
+def test_any_token_axes(adapter: Implementation, tokens: tuple[int, ...]) -> None:
+    """Mappings, block, expand, collapse, and the branch see the axes that were given."""
+    n, channels = 3, 4
+    x, (params,) = generic(adapter, (*tokens, n, channels))
+    shapes: list[torch.Size] = []
+
+    def recorded(h: Tensor) -> Tensor:
+        shapes.append(h.shape)
+        return branch(1)(h)
+
+    found = adapter.mappings(x, params)
+    assert found.post.shape == (*tokens, n)
+    assert found.res.shape == (*tokens, n, n)
+    assert_near(adapter.block(x, params, recorded), mhc_ref.block(x, params, branch(1), adapter.dialect))
+    assert shapes == [(*tokens, channels)]
+    assert_near(adapter.collapse(x), x.sum(-2))
+    assert_near(adapter.expand(x[..., 0, :], n), mhc_ref.expand(x[..., 0, :], n))
+
+
+def test_views_are_taken(adapter: Implementation) -> None:
+    x, (params,) = generic(adapter, (3, 4, 4))
+    turned = x.transpose(-1, -2)
+    assert_near(adapter.block(turned, params, branch(0)), mhc_ref.block(turned, params, branch(0), adapter.dialect))
+
+
+def test_gradients_reach_everything(adapter: Implementation) -> None:
+    """Cotangents of the state, of phi, bias and gates of every block, and of parameters inside a branch."""
+    x, params = generic(adapter, (3, 3, 4), sets=2)
+    cotangent = generic(adapter, x.shape, seed=9)[0]
+
+    def gradients(layers: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        linear = torch.nn.Linear(4, 4, bias=False, dtype=x.dtype)  # a module as branch: its parameters are its own
+        linear.load_state_dict({"weight": torch.linspace(-1, 1, 16).view(4, 4)})
+        leaves = [x.clone().requires_grad_()]
+        ours = [Params(*(t.clone().requires_grad_() for t in one[:3])) for one in params]
+        leaves += [t for one in ours for t in one[:3]] + [linear.weight]
+        return torch.autograd.grad(layers(leaves[0], ours, [linear] * 2), leaves, cotangent)
+
+    expected = gradients(lambda x, ours, branches: mhc_ref.layers(x, ours, branches, adapter.dialect))
+    for mine, theirs in zip(gradients(adapter.layers), expected, strict=True):
+        assert_near(mine, theirs)
+        assert mine.abs().max() > 1e-4
+
+
+def test_gradients_of_mappings(adapter: Implementation) -> None:
+    """What is overheard carries its gradient."""
+    x, (params,) = generic(adapter, (3, 3, 4))
+    cotangent = generic(adapter, (3, 3, 3), seed=9)[0]
+    leaves = [x.requires_grad_()] + [t.requires_grad_() for t in params[:3]]
+
+    def gradients(found: Mappings) -> tuple[Tensor, ...]:
+        return torch.autograd.grad((found.res * cotangent).sum() + found.post.square().sum(), leaves)
+
+    expected = gradients(mhc_ref.mappings(x, params, adapter.dialect))
+    for mine, theirs in zip(gradients(adapter.mappings(x, params)), expected, strict=True):
+        assert_near(mine, theirs)
+
+
+@pytest.mark.parametrize("name", CONSTRAINED)
+def test_projection_and_tuned(name: str) -> None:
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    adapter = published.build(name)
+    logits = 3 * generic(adapter, (5, 4, 4))[0]
+    x, (params,) = generic(adapter, (3, 4, 2))
+    for iterations in (1, 3):
+        tuned = adapter.tuned(iterations=iterations)
+        assert tuned.dialect == adapter.dialect.with_(iterations=iterations)
+        assert tuned.name == f"published:{name}"
+        assert_near(tuned.project(logits), mhc_ref.project(logits, tuned.dialect))
+        assert_near(tuned.mappings(x, params).res, mhc_ref.mappings(x, params, tuned.dialect).res)
+    with pytest.raises(Absent, match="iterations=0"):
+        adapter.tuned(iterations=0)
+    with pytest.raises(Absent, match="entry_eps"):
+        adapter.tuned(entry_eps=0.5)
+
+
+def test_log_domain_holds_where_exponentials_underflow() -> None:
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    logits = torch.tensor([[0.0, 1.0], [-200.0, -199.5]])
+    for name in ("hyper-connections-log", "hyper-connections-v2-log"):
+        assert_near(published.build(name).project(logits).sum(-1), torch.ones(2))
+
+
+def test_unconstrained_options() -> None:
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    adapter = published.build("hyper-connections-unconstrained")
+    x, (params,) = generic(adapter, (3, 4, 2))
+    tuned = adapter.tuned(dynamic="linear")
+    assert_near(tuned.block(x, params, branch(0)), mhc_ref.block(x, params, branch(0), tuned.dialect))
+    with pytest.raises(Absent, match="iterations"):
+        adapter.tuned(iterations=2)
+
+
+def test_refused_parameters(adapter: Implementation) -> None:
+    x, (params,) = generic(adapter, (3, 2, 2))
+    with pytest.raises(ValueError, match="one weight for all streams"):
+        adapter.mappings(x, params._replace(norm_weight=torch.ones(4)))
+
+
+def test_what_is_offered(adapter: Implementation) -> None:
+    own = {method for method, how in offers(adapter).items() if how == "own"}
+    assert own - {"project"} == {"mappings", "block", "expand", "collapse"}
+    assert ("project" in own) == (adapter.dialect.residual == "sinkhorn")
+    assert set(offers(adapter)) == own | {"project", "layers", "stack"}
+
+
+def test_the_triton_projection() -> None:
+    """Forward as exact arithmetic has it; what its backward computes is for the laws to say."""
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    pytest.importorskip("triton", reason="the extra `hyper-connections-triton` is not installed")
+    code = """
+import numpy, torch, mhc_ref
+from properties import published
+numpy.seterr(all="ignore")  # the interpreter's padding
+adapter = published.build("hyper-connections-triton").tuned(iterations=2)
+logits = torch.tensor([[[0.0, 1.0, 2.0], [3.0, -1.0, 0.5], [-90.0, 2.0, -2.0]]], requires_grad=True)
+found = adapter.project(logits)
+torch.testing.assert_close(found, mhc_ref.project(logits, adapter.dialect), rtol=1e-5, atol=1e-6)
+found.square().sum().backward()
+assert logits.grad is not None and logits.grad.abs().max() > 1e-3
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)  # TRITON_INTERPRET is read once a process
+
+
+def test_nothing_is_imported_before_it_is_chosen() -> None:
+    code = "import sys, properties.published; print('hyper_connections' in sys.modules, 'triton' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False False\n"
