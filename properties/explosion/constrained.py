@@ -1,0 +1,141 @@
+"""The search over constrained mixing (family mhc): any dialect, finite logits of any size."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from properties.explosion.ascent import Concentration, climbed
+from properties.explosion.closed_form import Answer
+from properties.explosion.foreign import smallest_stack
+from properties.explosion.hypothesise import Clock
+from properties.explosion.logits import confirmed, float_gain, may_reach, product, reached, simplest_logits
+from properties.explosion.manifold import answer, axis, cap
+from properties.explosion.mixing import Mixing
+from properties.explosion.request import Request
+
+_FAR = 1000.0
+"""A logit whose exponential is beyond every threshold that float64 can hold."""
+
+Keep = Callable[[Answer, Tensor], None]
+
+
+def solve(request: Request, mixing: Mixing, clock: Clock, keep: Keep) -> Answer:
+    """What is known in the end. It is given to `keep` together with logits [L, n, n] that reach the threshold, as soon
+    as there are any, and again with ever simpler ones.
+    """
+    if request.family == "target":
+        known, start = smallest_stack(request, mixing, clock)
+    elif (known := answer(request)) is None:
+        clock.stage = "depth"
+        known, start = (_fading if request.direction == "vanish" else _exploding)(request, mixing, clock)
+    else:
+        start = _start(request, mixing, known)
+    if start is None:
+        return known
+    keep(known, start)
+    clock.stage = "logits"
+    for better in simplest_logits(start, request, mixing, clock):
+        if confirmed(better, request, mixing):
+            keep(known, better)
+    return known
+
+
+def _start(request: Request, mixing: Mixing, known: Answer) -> Tensor | None:
+    """Logits for an architecture that is known to be enough: zeros, or far from it where nothing is normalised."""
+    if known.depth is None or known.streams is None:
+        return None
+    zeros = torch.zeros(known.depth, known.streams, known.streams, dtype=torch.float64)
+    if confirmed(zeros, request, mixing):
+        return zeros
+    far = math.copysign(_FAR, 1 if request.direction == "explode" else -1)
+    return zeros + far
+
+
+def _exploding(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
+    """The first (depth, streams) in lexicographic order that is reached."""
+    stacks: dict[int, Concentration] = {}
+    open_questions: list[str] = []
+    excluded: dict[int, str] = {}
+    for depth, n in itertools.product(range(1, request.max_depth + 1), range(1, request.max_streams + 1)):
+        clock.tick()
+        limit = cap(request, n, depth)
+        if limit.excludes(request):
+            excluded[n] = (
+                f"with {depth} sub-layer{'s' * (depth > 1)} of {n} stream{'s' * (n > 1)} {limit.sentence(request)}"
+            )
+            continue
+        if axis(request) == "rows" and depth > 1:
+            break  # row sums of at most 1: a longer product has smaller ones
+        while n not in stacks or stacks[n].depth < depth:
+            stacks.setdefault(n, Concentration(request.dialect, n, request.seed, clock)).extend()
+        for start in (torch.zeros(depth, n, n, dtype=torch.float64), stacks[n].logits()):
+            if may_reach(start, request, mixing) and confirmed(start, request, mixing):
+                return _answer(request, depth, n, excluded, open_questions), start
+        value = float_gain(product(mixing.operators(stacks[n].logits())), request.gain).item()
+        if len(open_questions) < 1:
+            open_questions.append(f"depth {depth} with {n} streams (the search reached {value:.6g} there)")
+        clock.best = f"{value:.6g} at depth {depth}, {n} streams"
+    return Answer(None, None, False, "Neither found nor proved impossible: " + _because(excluded)), None
+
+
+def _answer(request: Request, depth: int, n: int, excluded: dict[int, str], open_questions: list[str]) -> Answer:
+    why = _because(excluded) if excluded else "It is the smallest architecture there is."
+    if open_questions:
+        return Answer(depth, n, False, f"{why} Not proved impossible: {open_questions[0]}.")
+    return Answer(depth, n, True, why)
+
+
+def _because(excluded: dict[int, str]) -> str:
+    reasons = [excluded[n] for n in sorted(excluded) if n > 1] or list(excluded.values())
+    text = "; ".join(reasons)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _fading(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
+    """An eps in a denominator loses a little in every division. One stream gives the same matrix for every logit."""
+    alone = _depth_of(torch.zeros(1, 1, 1, dtype=torch.float64), request, mixing)
+    best = None if alone is None else torch.zeros(alone, 1, 1, dtype=torch.float64)
+    why = "With one stream the matrix is the same for every logit"
+    if request.max_streams == 1:
+        proof = f"{why}, so the depth is its exponent."
+        return Answer(alone, None if alone is None else 1, True, proof), best
+    for n in range(2, request.max_streams + 1):
+        one = _faintest(request, mixing, n, clock)[None]
+        depth = _depth_of(one, request, mixing)
+        if depth is not None and (best is None or depth < len(best)):
+            best = one.repeat(depth, 1, 1)
+    if best is None:
+        return Answer(None, None, False, f"{why}, and {request.max_depth} sub-layers of it are not enough."), None
+    proof = f"{why}; with more streams nothing that fades faster was found, which is no proof"
+    if best.shape[1] > 1:
+        proof = f"{why} and needs {alone or 'too many'} sub-layers; {best.shape[1]} streams fade faster"
+    return Answer(len(best), best.shape[1], False, f"{proof}."), best
+
+
+def _depth_of(one: Tensor, request: Request, mixing: Mixing) -> int | None:
+    """The smallest depth at which copies of one matrix reach the threshold."""
+    stack = mixing.operators(one)
+    composed = stack[0]
+    for depth in range(1, request.max_depth + 1):
+        if reached(composed, request, 0) and confirmed(one.repeat(depth, 1, 1), request, mixing):
+            return depth
+        composed = stack[0] @ composed
+    return None
+
+
+def _faintest(request: Request, mixing: Mixing, n: int, clock: Clock) -> Tensor:
+    """Logits of one matrix of small gain, by gradient descent."""
+    generator = torch.Generator().manual_seed(request.seed)
+    logits = 4 * torch.randn(64, n, n, dtype=torch.float64, generator=generator)
+    logits[0] = 0
+
+    def faint(at: Tensor) -> Tensor:
+        return -float_gain(mixing.operators(at), request.gain)
+
+    found = climbed(faint, logits, 100, clock)
+    return found[faint(found).argmax()]

@@ -1,0 +1,87 @@
+"""The search on somebody's implementation (family target): the gain of what it returns, whatever it should be.
+
+Nothing is proved about an implementation, so every depth and every number of streams is tried, and the answer is
+`searched`. Its gradient is not used: the logits are those with which the declared dialect concentrates best, the
+patterns and random ones, and a stack grows at the end where that helps most.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from properties.explosion.ascent import Concentration
+from properties.explosion.closed_form import Answer
+from properties.explosion.hypothesise import Clock
+from properties.explosion.logits import float_gain, reached
+from properties.explosion.mixing import Mixing
+from properties.explosion.request import Request
+
+
+class Stack:
+    """A stack of n streams, one sub-layer longer at each `extend`: the best of a pool, before or after the others."""
+
+    def __init__(self, request: Request, mixing: Mixing, n: int, clock: Clock) -> None:
+        self._request = request
+        ascended = Concentration(mixing.dialect, n, request.seed, clock)
+        ascended.extend()
+        self._pool = torch.cat([ascended.logits(), ascended.pool()])
+        self._operators = mixing.operators(self._pool)
+        self._logits: list[Tensor] = []
+        self._product = torch.eye(n, dtype=torch.float64)
+
+    @property
+    def depth(self) -> int:
+        return len(self._logits)
+
+    def extend(self) -> None:
+        after, before = self._operators @ self._product, self._product @ self._operators
+        gains = float_gain(torch.cat([after, before]), self._request.gain)
+        best = int((gains if self._request.direction == "explode" else -gains).argmax())
+        place = best % len(self._pool)
+        if best < len(self._pool):
+            self._logits.append(self._pool[place])
+            self._product = after[place]
+        else:
+            self._logits.insert(0, self._pool[place])
+            self._product = before[place]
+
+    def logits(self) -> Tensor:
+        return torch.stack(self._logits)
+
+
+def smallest_stack(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
+    """The first (depth, streams) in lexicographic order at which the threshold was reached.
+
+    Raises:
+        ValueError: the implementation accepts no number of streams that may be used.
+    """
+    stacks: dict[int, Stack] = {}
+    best: dict[int, float] = {}
+    clock.stage = "depth"
+    accepted = [n for n in range(1, request.max_streams + 1) if mixing.streams is None or n in mixing.streams]
+    if not accepted:
+        raise ValueError(
+            f"{request.target} accepts {mixing.streams} streams; expected some up to {request.max_streams}"
+        )
+    for depth, n in itertools.product(range(1, request.max_depth + 1), accepted):
+        clock.tick()
+        if n not in stacks:
+            stacks[n] = Stack(request, mixing, n, clock)
+        stacks[n].extend()
+        logits = stacks[n].logits()
+        composed = torch.eye(n, dtype=torch.float64)
+        for one in mixing.operators(logits):
+            composed = one @ composed
+        best[n] = float_gain(composed, request.gain).item()
+        clock.best = f"{best[n]:.6g} at depth {depth}, {n} streams"
+        if reached(composed, request, 0):
+            return Answer(depth, n, False, f"Every smaller architecture was tried; {_summary(best)}."), logits
+    return Answer(None, None, False, f"Not found, which is no proof; {_summary(best)}."), None
+
+
+def _summary(best: dict[int, float]) -> str:
+    reached_by = (f"{value:.6g} with {n} stream{'s' * (n > 1)}" for n, value in sorted(best.items()))
+    return "the last stacks tried had gains of " + ", ".join(reached_by)

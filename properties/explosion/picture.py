@@ -1,0 +1,134 @@
+"""`--plot`: gain against depth with the bound that no network passes, and the matrices as heat maps.
+
+matplotlib is imported when a picture is asked for, and not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+from mhc_ref.gain import prefixes, suffixes
+from properties.explosion.blocks import activations, envelope
+from properties.explosion.closed_form import rate
+from properties.explosion.composite import decimal
+from properties.explosion.logits import float_gain
+from properties.explosion.manifold import axis, cap
+from properties.explosion.result import Explosion, tensor
+
+_MATRICES = 4
+
+
+class PictureError(Exception):
+    """A picture cannot be drawn."""
+
+
+def draw(explosion: Explosion, path: str | Path) -> None:
+    """Draw a found explosion to `path`, in the format that its ending names.
+
+    Raises:
+        PictureError: matplotlib is not installed, nothing was found, or the format is unknown.
+    """
+    if not explosion.found:
+        raise PictureError(f"there is nothing to draw: {explosion.proof}")
+    try:
+        figure_module = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise PictureError(f"drawing needs matplotlib ({error}): pip install 'mhc-properties[report]'") from error
+    groups = _groups(explosion)
+    figure: Any = figure_module.Figure(figsize=(6.4 + 2.3 * min(2, len(groups)), 4.6), layout="constrained")
+    grid: Any = figure.add_gridspec(2, 2 + min(2, len(groups)), width_ratios=[2, 2] + [1.4] * min(2, len(groups)))
+    _curve(figure.add_subplot(grid[:, :2]), explosion)
+    _heat(figure, grid, groups)
+    figure.suptitle(_title(explosion), fontsize=11)
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:
+        raise PictureError(f"{path}: {error}") from error
+
+
+def bounds(explosion: Explosion) -> list[float]:
+    """What no stack of 1, 2, ... sub-layers of as many streams can pass in the direction of the search."""
+    asked, n = explosion.request, explosion.streams or 1
+    depths = range(1, (explosion.depth or 0) + 1)
+    if asked.family in ("residual", "hc"):
+        return [float(rate(asked, n) ** depth) for depth in depths]
+    if asked.family == "block":
+        n, width = explosion.streams or 1, explosion.width or 1
+        return [float(envelope(asked, depth, n, width)) for depth in depths]
+    if (
+        asked.family == "target"
+        or asked.direction == "vanish"
+        or (asked.dialect.iterations == 0 and asked.dialect.start == "exp")
+    ):
+        return []
+    limits = [float(cap(asked, n, depth).limit) for depth in depths]
+    return [math.sqrt(limit) for limit in limits] if axis(asked) == "spectral" else limits
+
+
+def _title(explosion: Explosion) -> str:
+    asked = explosion.request
+    size = f"depth {explosion.depth}, {explosion.streams} stream{'s' * (explosion.streams != 1)}"
+    goal = f"{asked.name}: {asked.gain} gain {asked.sign} {decimal(asked.threshold, 8)}"
+    return f"{goal} at {size} ({explosion.minimality})"
+
+
+def _curve(axes: Any, explosion: Explosion) -> None:
+    asked = explosion.request
+    stack = tensor(explosion.operators)
+    # A backward composite grows from the output: what a gradient has passed after so many sub-layers.
+    composites = suffixes(stack).flip(0) if asked.gain == "backward" else prefixes(stack)
+    reached = [1.0, *float_gain(composites, asked.gain).tolist()]
+    if explosion.block is not None and asked.gain != "gradient":
+        reached[1:] = [x.double().abs().max().item() for x in activations(asked, explosion.block, asked.dtype)]
+    limits = bounds(explosion)
+    if limits:
+        axes.plot(range(len(reached)), [1.0, *limits], color="0.75", linewidth=5, label="bound (proved)")
+    marker = "o" if len(reached) <= 60 else None
+    axes.plot(range(len(reached)), reached, marker=marker, markersize=3, label="this stack")
+    axes.axhline(float(asked.threshold), color="tab:red", linewidth=1, label="threshold")
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if low > 0 and high / low < 10:  # no power of ten to label, or one
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("sub-layers, counted from the output" if asked.gain == "backward" else "sub-layers")
+    axes.set_ylabel(f"{asked.gain} gain of the composite")
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend()
+
+
+def _groups(explosion: Explosion) -> list[tuple[str, list[list[float]]]]:
+    """The first and last few of the different matrices, with the sub-layers that they stand for."""
+    found: list[tuple[str, list[list[float]]]] = []
+    for matrix, members in itertools.groupby(enumerate(explosion.operators, start=1), key=lambda pair: pair[1]):
+        depths = [depth for depth, _ in members]
+        name = f"sub-layer {depths[0]}" if len(depths) == 1 else f"sub-layers {depths[0]}–{depths[-1]}"
+        found.append((name, [[float(entry) for entry in row] for row in matrix]))
+    half = _MATRICES // 2
+    return found if len(found) <= _MATRICES else [*found[:half], *found[-half:]]
+
+
+def _heat(figure: Any, grid: Any, groups: list[tuple[str, list[list[float]]]]) -> None:
+    size = max(abs(entry) for _, matrix in groups for row in matrix for entry in row) or 1.0
+    for index, (name, matrix) in enumerate(groups):
+        # Two of them side by side, four in a square.
+        place = grid[:, 2 + index] if len(groups) <= 2 else grid[index // 2, 2 + index % 2]
+        axes = figure.add_subplot(place)
+        axes.imshow(matrix, cmap="RdBu_r", vmin=-size, vmax=size)
+        for (i, row), j in itertools.product(enumerate(matrix), range(len(matrix))):
+            dark = abs(row[j]) > 0.6 * size
+            axes.text(j, i, _short(row[j]), ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(name, fontsize=9)
+
+
+def _short(number: float) -> str:
+    """Three decimals without their zeros, or three digits of what is larger than a cell has room for."""
+    text = f"{number:.3f}".rstrip("0").rstrip(".") if abs(number) < 1000 else f"{number:.2e}"
+    return "0" if text == "-0" else text

@@ -1,0 +1,254 @@
+"""Blocks with branches, ranges of dtypes, foreign implementations, pictures."""
+
+import itertools
+import math
+import sys
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+
+from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, MHC_LITE, PAPER, RESIDUAL
+from mhc_ref.exact import Exact
+from properties.explosion import PictureError, draw, find_minimal, load, replay, save
+from properties.explosion.blocks import Block, activations, branch_output, envelope, params, value
+from properties.explosion.picture import bounds
+from properties.explosion.request import BRANCHES, NORMS, request
+
+
+def _asked(options: dict[str, Any]) -> dict[str, Any]:
+    return {"gain": "activation", **options}
+
+
+@pytest.mark.parametrize(("branch", "norm"), list(itertools.product(BRANCHES, NORMS)))
+def test_the_recurrence_is_what_the_oracle_computes(branch, norm):
+    """One number a sub-layer, against the block of mpmath on all n x C numbers and the reference in float64."""
+    dialect = PAPER.with_(rms_eps=1e-6, iterations=2)
+    asked = request(f"block:{branch}:{norm}", 2, gain="activation", dialect=dialect, max_width=3)
+    block = Block(1, -2, Fraction(3, 4), depth=3, streams=2, width=3)
+    oracle = Exact(dialect, digits=30)
+    parameters = params(block, dialect)
+    x = [[1, 0, 0], [1, 0, 0]]
+
+    def normalised(u):
+        mean = oracle.mp.fsum(number * number for number in u) / len(u)
+        return [number / oracle.mp.sqrt(mean + dialect.rms_eps) for number in u]
+
+    def answer(u):
+        v = normalised(u) if norm == "pre" else u
+        shaped = {"relu": max(v[0], 0), "gated": v[0] * v[0] / (1 + oracle.mp.exp(-v[0]))}.get(branch, v[0])
+        return [0.75 * shaped, 0, 0]
+
+    lists = type(parameters)(parameters.phi.tolist(), parameters.bias.tolist(), parameters.alpha.tolist())  # pyright: ignore[reportArgumentType]
+    for _ in range(3):
+        x = oracle.block(x, lists, answer)
+        x = [normalised(stream) for stream in x] if norm == "post" else x
+    found = value(asked, block)
+    assert abs(found - max(abs(number) for stream in x for number in stream)) < 1e-25
+    *_, last = activations(asked, block, "float64")
+    assert last.abs().max().item() == pytest.approx(float(found), rel=1e-12)
+
+
+@pytest.mark.parametrize(("branch", "norm"), list(itertools.product(["linear", "relu", "gated"], NORMS)))
+def test_no_weights_within_the_bound_pass_the_envelope(branch, norm):
+    """Random weights, gates and inputs, all channels in use."""
+    asked = request(f"block:{branch}:{norm}", 2, gain="activation", branch_bound="0.5", max_width=3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        n, width, x = 2, 3, 2 * torch.rand(2, 3, dtype=torch.float64, generator=generator) - 1
+        for depth in range(1, 5):
+            w1, w2, w3 = (torch.randn(width, width, dtype=torch.float64, generator=generator) for _ in range(3))
+            w1, w2, w3 = (w / w.abs().sum(1).max() for w in (w1, w2, w3))
+            gates = torch.rand(2, n, dtype=torch.float64, generator=generator)
+            mix = torch.rand(n, n, dtype=torch.float64, generator=generator)
+            u = gates[0] @ x
+            v = u / u.square().mean().sqrt() if norm == "pre" else u
+            inner = {"linear": w1 @ v, "relu": (w1 @ v).relu(), "gated": torch.nn.functional.silu(w2 @ v) * (w1 @ v)}
+            y = 0.5 * w3 @ inner[branch]
+            x = mix / mix.sum(1, keepdim=True) @ x + 2 * gates[1].unsqueeze(1) * y
+            x = x / x.square().mean(-1, keepdim=True).sqrt() if norm == "post" else x
+            assert x.abs().max().item() <= float(envelope(asked, depth, n, width)) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "size"),
+    [
+        ("block:linear", {"threshold": 100, "branch_bound": "0.1"}, (8, 4, 1)),  # 1.8^7 = 61.2, 1.8^8 = 110.2
+        ("block:relu", {"threshold": 100, "branch_bound": "0.1", "max_streams": 1}, (26, 1, 1)),  # 1.2^26 = 114.5
+        ("block:attention", {"threshold": 100, "branch_bound": "0.1", "dialect": DEEPSEEK_V4}, (8, 4, 1)),
+        ("block:gated", {"threshold": "1e6", "max_streams": 1}, (5, 1, 1)),
+        ("block:linear:pre", {"threshold": 100}, (50, 1, 1)),  # 1 + 2 L > 100
+        ("block:linear:pre", {"threshold": 100, "max_width": 4}, (25, 1, 4)),  # 1 + 4 L > 100
+        ("block:relu:post", {"threshold": "1.9", "max_width": 4}, (1, 1, 4)),
+        ("block:linear", {"threshold": 8, "dialect": RESIDUAL, "max_streams": 1}, (2, 1, 1)),
+        ("block:linear", {"threshold": 9, "dialect": MHC_LITE, "max_streams": 1}, (3, 1, 1)),  # 9 = 3^2 is not reached
+        ("block:linear", {"threshold": 100, "gain": "gradient", "branch_bound": "0.1"}, (8, 4, 1)),
+        ("block:linear:pre", {"threshold": "1e8", "gain": "gradient", "branch_bound": "0.1"}, (1, 1, 1)),
+    ],
+)
+def test_what_contains_growth_and_what_does_not(family, options, size):
+    found = find_minimal(family, **_asked(options))
+    assert (found.depth, found.streams, found.width, found.minimality) == (*size, "proved")
+    assert found.family == (family if family.count(":") == 2 else f"{family}:none")
+    assert float(str(found.exact_value)) >= float(options["threshold"])
+    assert found.value == pytest.approx(float(str(found.exact_value)), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "argument"),
+    [
+        ("block:relu:post", {"threshold": 2, "max_width": 4}, "sqrt(C): 2"),
+        ("block:attention:pre", {"threshold": 300}, "128 sub-layers stay below 257"),
+        ("block:linear:pre", {"threshold": 1, "gain": "nonfinite", "dtype": "float16"}, "roundings"),
+        ("block:gated:post", {"threshold": 1, "gain": "nonfinite", "dtype": "float16"}, "roundings"),
+    ],
+)
+def test_a_normalisation_contains_activations(family, options, argument):
+    found = find_minimal(family, **_asked(options))
+    assert (found.found, found.impossible, found.minimality) == (False, True, "proved")
+    assert argument in found.proof
+
+
+def test_the_slope_of_a_normalisation_at_zero_is_what_the_gradient_claims():
+    asked = request("block:linear:pre", 2, gain="gradient", dialect=PAPER.with_(rms_eps=1e-6))
+    block = Block(0, 0, Fraction(1, 10), depth=1, streams=1, width=1)
+    u = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(branch_output(asked, block, u).sum(), u)
+    assert slope.item() == pytest.approx(0.1 / 1e-3)
+    assert float(value(asked, block)) == pytest.approx(1 + 0.5 * slope.item())
+
+
+@pytest.mark.parametrize(
+    ("family", "bound", "dtype", "size"),
+    [
+        ("residual", {}, "bfloat16", (128, 1)),
+        ("residual", {}, "float16", (16, 1)),
+        ("residual", {"branch_bound": "0.1"}, "float16", (117, 1)),
+        ("residual", {"branch_bound": "3"}, "float32", (64, 1)),
+        ("hc", {"entry_bound": "1.25"}, "float16", (7, 4)),
+        ("hc", {"identity_bound": "1", "max_streams": 2}, "float16", (11, 2)),  # 3^10 = 59049, 3^11 = 177147
+        ("hc", {"entry_bound": "4"}, "bfloat16", (32, 4)),
+    ],
+)
+def test_overflow_is_found_where_the_dtype_ends(family, bound, dtype, size):
+    found = find_minimal(family, 1, gain="nonfinite", dtype=dtype, **bound)
+    assert (found.depth, found.streams, found.minimality, found.value) == (*size, "proved", math.inf)
+    assert found.to_json()["value"] is None
+
+
+def test_rounding_can_swallow_a_branch():
+    """1 + 0.001 is 1 in bfloat16: the chain never grows, at any depth."""
+    found = find_minimal("residual", 1, gain="nonfinite", dtype="bfloat16", branch_bound="0.001")
+    assert found.impossible
+    assert "rounding swallows" in found.proof
+
+
+@pytest.mark.parametrize(("family", "depth"), [("block:linear", 6), ("block:gated", 3)])
+def test_blocks_overflow_too(family, depth):
+    found = find_minimal(family, 1, gain="nonfinite", dtype="float16")
+    assert (found.depth, found.minimality, found.value) == (depth, "searched", math.inf)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("block:gated", {"threshold": 100, "gain": "activation"}),
+        ("block:linear", {"threshold": 1, "gain": "nonfinite", "dtype": "float16"}),
+        ("hc", {"threshold": 1, "gain": "nonfinite", "dtype": "float16", "entry_bound": 2}),
+    ],
+)
+def test_blocks_and_overflows_are_saved_and_fail_again(tmp_path, family, options):
+    path = tmp_path / "x.safetensors"
+    found = save(find_minimal(family, **options), path)
+    assert load(path) == found
+    assert replay(path).verdict == "FAILED"
+    assert "activation max" in found.to_text()
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("block:swish", {}, "the branch of block is 'swish'"),
+        ("block:relu:batch", {}, "the norm of block is 'batch'"),
+        ("block", {"gain": "forward"}, "expected activation, gradient or nonfinite"),
+        ("block", {"direction": "vanish"}, "expected 'explode' for block"),
+        ("block:attention", {"gain": "gradient"}, "no bound is known"),
+        ("block:linear:pre", {"gain": "gradient", "dialect": DEEPSEEK_V4.with_(rms_eps=0.0)}, "rms_eps 0"),
+        ("block", {"dialect": LIGER}, "applied rows are normalised"),
+        ("block", {"dialect": HYPER_CONNECTIONS}, "applied rows are normalised"),
+        ("block", {"iterations": 0}, "applied rows are normalised"),
+        ("residual", {"gain": "nonfinite"}, "expected threshold 1"),
+        ("mhc", {"gain": "nonfinite", "threshold": 1}, "the mixing of mhc is capped"),
+        ("target:", {"gain": "forward"}, "expected target:TARGET"),
+        ("target:ref:HYPER_CONNECTIONS", {"gain": "forward"}, "expected 'sinkhorn'"),
+    ],
+)
+def test_questions_about_blocks_and_targets_are_refused_by_name(family, options, message):
+    with pytest.raises(ValueError, match=message):
+        find_minimal(family, **_asked({"threshold": 2, **options}))
+
+
+IMPLEMENTATION = """
+import torch
+from properties.implementation import Implementation
+
+class Broken(Implementation):
+    streams = (2, 3)
+    def project(self, logits):
+        return logits.softmax(-1) * 1.5
+"""
+
+
+def test_a_foreign_implementation_is_searched(tmp_path):
+    """A scale of 1.5 on the residual path: 1.5^L, where the mathematics would allow 1."""
+    (tmp_path / "broken.py").write_text(IMPLEMENTATION)
+    found = find_minimal(f"target:{tmp_path}/broken.py:Broken", "3.3", max_streams=3)
+    assert (found.depth, found.streams, found.minimality, found.value) == (3, 2, "searched", 3.375)
+    assert found.entries == 0
+    path = tmp_path / "x.safetensors"
+    save(found, path)
+    assert replay(path).verdict == "FAILED"
+    # Of another length: a bytecode cache tells files by second and size.
+    (tmp_path / "broken.py").write_text(IMPLEMENTATION.replace("1.5", "1.000"))
+    for name in [name for name in sys.modules if name.startswith("_mhc_target_broken")]:
+        del sys.modules[name]
+    assert replay(path).verdict == "FIXED"
+
+
+def test_the_reference_as_a_target_gives_what_the_family_gives():
+    found = find_minimal("target:ref:PAPER", "1.6", gain="backward", max_streams=3)
+    assert (found.depth, found.streams) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("residual", {"threshold": 100, "branch_bound": "0.5"}),
+        ("hc", {"threshold": 3, "entry_bound": "1.25"}),
+        ("mhc", {"threshold": "1.2", "gain": "backward", "iterations": 1}),
+        ("block:linear", {"threshold": 5, "gain": "activation"}),
+    ],
+)
+def test_the_bound_of_a_picture_is_a_bound_and_reaches_the_threshold(family, options):
+    found = find_minimal(family, **options)
+    limits = bounds(found)
+    assert len(limits) == found.depth
+    assert limits == sorted(limits)
+    assert limits[-1] >= float(str(found.exact_value)) * (1 - 1e-12)
+
+
+def test_a_picture_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    draw(find_minimal("hc", 100, identity_bound="1"), tmp_path / "x.svg")
+    assert "sub-layers" in (tmp_path / "x.svg").read_text() or (tmp_path / "x.svg").stat().st_size > 1000
+    with pytest.raises(PictureError, match=r"x\.xyz"):
+        draw(find_minimal("residual", 3), tmp_path / "x.xyz")
+
+
+def test_a_missing_library_or_configuration_is_named(tmp_path, monkeypatch):
+    with pytest.raises(PictureError, match="nothing to draw"):
+        draw(find_minimal("hc", 3, entry_bound="0.1"), tmp_path / "x.svg")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(PictureError, match="pip install 'mhc-properties"):
+        draw(find_minimal("residual", 3), tmp_path / "x.svg")
