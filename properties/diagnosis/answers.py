@@ -1,0 +1,111 @@
+"""Answers to an exam, and how far a dialect or another implementation is from giving the same ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Dialect
+from properties.bounds import Approx, Rounding
+from properties.diagnosis.judge import Judge, ratio
+from properties.diagnosis.probe import Probe
+from properties.diagnosis.view import View
+from properties.implementation import Mixing
+
+SINGLE = Rounding(2.0**-24 + 2.0**-53, torch.finfo(torch.float32).tiny, 2.0**-24, torch.finfo(torch.float32).tiny)
+"""float64 states of which everything is computed in float32."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for a probe: tensors, or the exception in their place."""
+
+    probe: Probe
+    values: tuple[Tensor, ...]
+    error: str = ""
+
+
+def answer(probe: Probe, view: View) -> Answer:
+    """Put a probe to an implementation; whatever it raises is its answer."""
+    try:
+        return Answer(probe, tuple(probe.put(view)))
+    except Exception as error:  # a target may raise anything
+        return Answer(probe, (), type(error).__name__)
+
+
+class Predictions:
+    """What dialects predict, each computed once."""
+
+    def __init__(self, mixing: Mixing, double: Rounding | None = None) -> None:
+        """`double`: what float64 states are held to, instead of float64 (`SINGLE`)."""
+        self._mixing: Mixing = mixing
+        self._double = double
+        self._found: dict[tuple[int, Dialect], list[Approx] | None] = {}
+        self._judges: dict[tuple[Dialect, torch.dtype], Judge] = {}
+        self._probes: dict[int, Probe] = {}
+
+    def of(self, probe: Probe, dialect: Dialect) -> list[Approx] | None:
+        """Values with bounds; None where the dialect cannot answer."""
+        key = (id(probe), dialect)
+        if key not in self._found:
+            self._probes[id(probe)] = probe  # keeps the id taken
+            place = (dialect, probe.dtype)
+            if place not in self._judges:
+                own = self._double if probe.dtype == torch.float64 else None
+                self._judges[place] = Judge(dialect, probe.dtype, self._mixing, own)
+            try:
+                self._found[key] = probe.expect(self._judges[place], *probe.inputs)
+            except (ValueError, RuntimeError, IndexError, StopIteration):
+                self._found[key] = None
+        return self._found[key]
+
+    def ratios(self, given: Answer, dialect: Dialect) -> list[float]:
+        """error / bound of each tensor of an answer."""
+        expected = self.of(given.probe, dialect)
+        if expected is None or len(expected) != len(given.values):
+            return [math.inf]
+        found: list[float] = []
+        for value, approx, narrow in zip(given.values, expected, given.probe.narrow, strict=True):
+            own = given.probe.dtype
+            fine = (torch.float64,) if own == torch.float64 else (torch.float32, torch.float64)
+            admitted = value.dtype == own if narrow else value.dtype in fine
+            found.append(ratio(value, approx.value, approx.error) if admitted else math.inf)
+        return found
+
+    def ratio(self, given: Answer, dialect: Dialect) -> float:
+        """The worst of them."""
+        return max(self.ratios(given, dialect), default=0.0)
+
+
+def alike(given: Answer, other: Answer, slack: list[Approx] | None, extra: Callable[[Answer], list[Tensor]]) -> float:
+    """How far two answers to one probe are apart, in units of what rounding explains in both together.
+
+    `slack` holds the bounds of the declared dialect; `extra` adds what a hypothesis is more sensitive to, asked for
+    only where that could decide.
+    """
+    if given.error or other.error:
+        return 0.0 if given.error == other.error else math.inf
+    if len(given.values) != len(other.values):
+        return math.inf
+    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(given.values, other.values, strict=True)):
+        return math.inf
+    errors = [2 * one.error for one in slack] if slack is not None and len(slack) == len(given.values) else None
+    if errors is None or any(e.shape != v.shape for e, v in zip(errors, given.values, strict=True)):
+        errors = [_roughly(value) for value in given.values]
+    errors = [torch.where(torch.isfinite(e), e, _roughly(v)) for e, v in zip(errors, given.values, strict=True)]
+    triples = list(zip(given.values, other.values, errors, strict=True))
+    worst = max((ratio(a, b, e) for a, b, e in triples), default=0.0)
+    if 1 < worst < 1e9:
+        more = extra(other)
+        worst = max(ratio(a, b, e + m) for (a, b, e), m in zip(triples, more, strict=True))
+    return worst
+
+
+def _roughly(value: Tensor) -> Tensor:
+    size = value.double().nan_to_num(0, 0, 0).abs()
+    top = size.amax() if size.numel() else 0.0
+    return 64 * torch.finfo(value.dtype).eps * (size + top)

@@ -1,0 +1,170 @@
+"""From h_pre and h_post to their formulas, and through them to the norm.
+
+pre_eps is what is left of h_pre at a very negative logit, post_scale what h_post is at a very large one. With the
+formulas known, logits can be read; a state of rms c has its logits scaled by c / sqrt(c^2 + eps), or by c / (c + eps),
+so that the size at which they fade gives rms_eps, and the way in which they fade its place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Dialect, Params
+from mhc_ref.block import squash
+from mhc_ref.dialect import Squash
+from properties import bounds
+from properties.bounds import Approx, Rounding
+from properties.diagnosis.estimate import Estimate
+from properties.diagnosis.judge import ratio
+from properties.diagnosis.projection import Candidate
+from properties.diagnosis.reading import Reader, Reading
+
+KINDS: tuple[Squash, ...] = ("sigmoid", "softmax", "linear")
+
+
+class Gates:
+    """h_pre and h_post of five vectors of static logits."""
+
+    def __init__(self, reader: Reader, rounding: Rounding) -> None:
+        n, far = reader.n, reader.frame.depth
+        self.rounding = rounding
+        generic = torch.randn(n, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        generic = generic.to(reader.frame.parameter_dtype).double()
+        peak = far * torch.eye(n, dtype=torch.float64)[0]
+        self.logits = [torch.zeros(n, dtype=torch.float64), -far * torch.ones(n), far * torch.ones(n), peak, generic]
+        self.logits = [one.double() for one in self.logits]
+        one = torch.ones(1, dtype=torch.float64)
+        seen = [reader.gates(one, reader.view.static(n, reader.channels, pre=z, post=-z)) for z in self.logits]
+        # h_post is asked for the negated logits: an exchange of the two then shows
+        self.read = {
+            name: Reading(
+                torch.stack([each[name].value.reshape(n) for each in seen]),
+                torch.stack([each[name].error.reshape(n) for each in seen]),
+            )
+            for name in ("pre", "post")
+            if all(name in each for each in seen)
+        }
+
+    def formulas(self, name: str) -> list[Candidate] | None:
+        """The formulas that reproduce h_pre or h_post; None where it is not seen."""
+        if name not in self.read:
+            return None
+        sign = 1.0 if name == "pre" else -1.0
+        read, z = self.read[name], sign * torch.stack(self.logits)
+        return [found for kind in KINDS if (found := self._formula(name, kind, z, read))]
+
+    def _formula(self, name: str, kind: Squash, z: Tensor, read: Reading) -> Candidate | None:
+        value = read.value
+        low, high, peak = (1, 2, 3) if name == "pre" else (2, 1, 3)
+        unit = 2 * self.rounding.unit
+        if name == "pre":
+            at = {"sigmoid": (low, 0), "softmax": (peak, len(z[0]) - 1), "linear": (0, 0)}[kind]
+            offset = float(value[at] - squash(z, kind)[at])
+            eps = Estimate.around(offset, unit * (1 + abs(offset)) + float(read.error[at]))
+            if eps.high < 0 or offset < -unit - float(read.error[at]):
+                return None
+            fields, estimates, scale, shift = {"pre": kind, "pre_eps": eps.shortest()}, {"pre_eps": eps}, 1.0, eps
+        else:
+            at = {"sigmoid": (high, 0), "softmax": (high, 0), "linear": (4, 0)}[kind]
+            reach = float(squash(z, kind)[at])
+            size = float(value[at]) / reach if reach else 0.0
+            if size <= 0 or not math.isfinite(size):
+                return None
+            scaling = Estimate.around(size, 8 * self.rounding.unit * size + float(read.error[at]) / abs(reach))
+            fields, estimates = {"post": kind, "post_scale": scaling.shortest()}, {"post_scale": scaling}
+            scale, shift = scaling.shortest(), Estimate.below(0.0)
+        exact = bounds.squashed(Approx.exact(z), kind, self.rounding)
+        exact = bounds.affine(exact, scale, shift.shortest(), self.rounding)
+        worst = ratio(value, exact.value, exact.error + read.error)
+        return Candidate(fields, estimates, worst) if worst <= 1 else None
+
+
+def inverse(h: Tensor, kind: Squash, scale: float, shift: float) -> Tensor | None:
+    """The logits of a gate; for a softmax they are not determined."""
+    share = (h - shift) / scale
+    if kind == "sigmoid":
+        return torch.logit(share)
+    return share if kind == "linear" else None
+
+
+class Norm:
+    """The logits of one state at sizes from 1 down to where its squares underflow."""
+
+    def __init__(self, reader: Reader, rounding: Rounding, gates: Dialect, window: str) -> None:
+        self.rounding = rounding
+        n, frame = reader.n, reader.frame
+        far = 150 if frame.dtype == torch.float64 else 17
+        count = (2 * far + 1 if far < 20 else far + 1) if frame.max_tokens >= 64 else far + 1
+        self.sizes = torch.logspace(0, -far, count, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(8)
+        shape = frame.phi_shape(n, reader.channels)
+        phi = torch.randn(shape, generator=generator, dtype=torch.float64) / shape[0]
+        phi = phi.to(frame.parameter_dtype)
+        params: Params = reader.view.static(n, reader.channels)._replace(phi=phi)
+        by_stream = reader.streams.double() @ phi.double() if frame.shared else None
+        column = 0 if window == "pre" else 1
+        if by_stream is not None:
+            self.full = by_stream[:, column]
+        else:
+            self.full = reader.streams.double().flatten() @ phi.double()[:, column * n : (column + 1) * n]
+        parts = [reader.gates(sizes, params)[window] for sizes in self.sizes.split(frame.max_tokens)]
+        read = Reading(torch.cat([one.value for one in parts]), torch.cat([one.error for one in parts]))
+        kind, scale, shift = (gates.pre, 1.0, gates.pre_eps) if window == "pre" else (gates.post, gates.post_scale, 0.0)
+        self.logits = inverse(read.value, kind, scale, shift)
+        slope = torch.ones_like(read.value)
+        if kind == "sigmoid" and self.logits is not None:
+            slope = self.logits.sigmoid() * (1 - self.logits.sigmoid())
+        self.error = (read.error + 8 * rounding.unit * (1 + read.value.abs())) / scale / slope
+
+    def candidates(self) -> list[Candidate]:
+        """dynamic, rms_eps and its place, as far as logits of one state at many sizes show them."""
+        if self.logits is None or not bool(torch.isfinite(self.logits).all()):
+            return []
+        found: list[Candidate] = []
+        for dynamic, inside in itertools.product(("linear", "tanh"), (True, False)):
+            one = self._candidate(dynamic, inside)
+            if one is not None:
+                found.append(one)
+        return found
+
+    def _candidate(self, dynamic: str, inside: bool) -> Candidate | None:
+        assert self.logits is not None
+        full, logits, error = self.full, self.logits, self.error + 40 * self.rounding.unit
+        if dynamic == "tanh":
+            if bool((logits.abs() >= 1).any()):
+                return None
+            error = error / (1 - logits.square())
+            logits = logits.atanh()
+        weight = full.abs() / full.abs().sum()
+        share = (logits / full * weight).sum(-1)  # c / rms of a state of rms c
+        noise = (error / full.abs() * weight).sum(-1)
+        # the squares of the smallest sizes lose digits when they underflow
+        eps = (
+            self.sizes.square() * (share.square().reciprocal() - 1) if inside else self.sizes * (share.reciprocal() - 1)
+        )
+        power = 2 if inside else 1
+        spread = power * noise / share.abs().pow(power) * self.sizes.pow(power)
+        usable = (share > 0.02) & (share < 0.98)
+        fields: dict[str, Any] = {"dynamic": dynamic, "rms_eps_inside": inside}
+        if not bool(usable.any()):
+            limit = float((spread + eps.abs()).min())
+            estimate = Estimate.below(limit)
+        else:
+            relative = torch.where(usable, spread / eps.abs(), math.inf)
+            best = int(relative.argmin())
+            estimate = Estimate.around(float(eps[best]), 2 * float(spread[best]))
+        value = estimate.shortest()
+        squares = self.sizes.square()
+        model = self.sizes / ((squares + value).sqrt() if inside else self.sizes + value)
+        if value == 0:
+            model = torch.ones_like(self.sizes)
+        room = noise + model * (self.rounding.tiny / squares).clamp(max=1.0)
+        worst = float(((share - model).abs() / (2 * room)).max())
+        if not worst <= 1:
+            return None
+        return Candidate(fields | {"rms_eps": value}, {"rms_eps": estimate}, worst)

@@ -1,0 +1,105 @@
+"""The diagnosis that goes with a failed law."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from mhc_ref import Dialect
+from properties.case import Case
+from properties.deviations import Deviant
+from properties.diagnosis.explanation import compose
+from properties.diagnosis.identification import Identification, identify
+from properties.implementation import Implementation
+from properties.law import Law
+from properties.runner import Subject
+from properties.trial import LawBroken
+
+_KNOWN: dict[tuple[int, torch.dtype | None, str], tuple[Implementation, Identification]] = {}
+"""One implementation breaks many laws for one reason: it is asked once. Held, so that no id is used twice."""
+
+
+def explain_failure(law: Law, subject: Subject, case: Case, *, seconds: float = 4.0) -> str | None:
+    """Why a subject breaks a law, in a few lines for its message; None where the diagnosis itself could not be made.
+
+    The dialect fields are searched, then the named slips, one and then two at a time. What is named reproduces the
+    answers of the target to fresh questions within the bound, and it is said whether it breaks this law at this input.
+    """
+    try:
+        found = _identified(subject, seconds)
+    except Exception:  # a diagnosis must never replace the failure that it is about
+        return None
+    if not found.explained:
+        return _unexplained(found)
+    if not found.differs and not found.deviations:
+        return (
+            "diagnosis: at other inputs it behaves as declared "
+            f"(worst ratio {found.residual_ratio:.2g} in {found.calls} calls): it is this input that matters"
+        )
+    cause = _cause(found)
+    lines = [f"diagnosis: explained by {cause} (ratio {found.residual_ratio:.2g} on fresh inputs){_next_best(found)}"]
+    if found.ties:
+        lines.append(f"  as well explained by {'; '.join(found.ties)}")
+    lines.append(f"  {_at_this_input(law, subject, case, found)}")
+    return "\n".join(lines)
+
+
+def _identified(subject: Subject, seconds: float) -> Identification:
+    # the finest dtype tells most; the coarser ones, but for float16, are part of its exam
+    dtype = torch.float16 if subject.dtype == torch.float16 else None
+    key = (id(subject.implementation), dtype, subject.device.type)
+    if key not in _KNOWN:
+        implementation = subject.implementation
+        found = identify(implementation, dtype=dtype, device=subject.device.type, seconds=seconds)
+        _KNOWN[key] = (implementation, found)
+    return _KNOWN[key][1]
+
+
+def _cause(found: Identification) -> str:
+    fields = [f"{name} = {value!r} (declared {there!r})" for name, (there, value) in found.differs.items()]
+    return ", ".join([*fields, *(f"deviation {name}" for name in found.deviations)])
+
+
+def _next_best(found: Identification) -> str:
+    name, ratio = found.nearest
+    return f"; next best: {name} (ratio {ratio:.3g})" if name and math.isfinite(ratio) else ""
+
+
+def _unexplained(found: Identification) -> str:
+    stage = found.stage or "none that can be looked at by itself"
+    return (
+        "diagnosis: no dialect and none of the named slips, one or two at a time, reproduces its answers"
+        f"{_next_best(found)}\n  first stage that leaves the bound: {stage}"
+    )
+
+
+def _at_this_input(law: Law, subject: Subject, case: Case, found: Identification) -> str:
+    """Whether the explanation breaks the law at the very input at which the target did."""
+    made = reproduction(found, subject.implementation.dialect)
+    if made is None:
+        return "it could not be tried at this input"
+    try:
+        law.check(replace(subject, implementation=made).trial(), case)
+    except LawBroken as broken:
+        size = f" with ratio {broken.ratio:.3g}" if math.isfinite(broken.ratio) else ""
+        return f"and at this input it breaks this law{size}"
+    except Exception:  # what the law cannot judge here is no argument for or against
+        return "it could not be tried at this input"
+    return "at this input alone it would not break this law"
+
+
+def reproduction(found: Identification, declared: Dialect) -> Deviant | None:
+    """An implementation with what was found, declaring what the target declares; None where there is none."""
+    fields = {name: value for name, (_, value) in found.differs.items()}
+
+    def change(dialect: Dialect) -> Dialect:
+        return dialect.with_(**fields)
+
+    try:
+        if fields:
+            return Deviant(declared, "explanation", change)
+        return compose(found.deviations, declared)
+    except (ValueError, LookupError):
+        return None

@@ -1,0 +1,145 @@
+"""What a dialect predicts for an observation, with the bound of what rounding may add to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Dialect, Params
+from properties import bounds
+from properties.bounds import Approx, Rounding
+from properties.case import BranchSpec, Case
+from properties.implementation import Mixing, Reference
+from properties.laws.block import branch_input
+from properties.laws.coefficients import Coefficients, coefficients
+from properties.laws.depth import collapse_of
+from properties.laws.gradient import block_gradient
+from properties.laws.mixing import applied, combined
+from properties.trial import FloatTruth, Trial, wide
+
+
+class Judge:
+    """The values of one dialect for states of one dtype, each with its bound; tokens may have any number of axes."""
+
+    def __init__(
+        self, dialect: Dialect, dtype: torch.dtype, mixing: Mixing = "compute", rounding: Rounding | None = None
+    ) -> None:
+        stand_in = Reference(dialect)
+        stand_in.mixing = mixing
+        self.dialect = dialect
+        self.trial = Trial(stand_in, dtype, torch.device("cpu"), FloatTruth(dialect))
+        self.rounding = rounding or self.trial.rounding
+        self.trial.rounding = self.rounding
+
+    def project(self, logits: Tensor) -> Approx:
+        """h_res."""
+        if self.dialect.residual == "permutations":
+            found = bounds.projection(Approx.exact(logits), self.dialect, self.rounding)
+        else:
+            flat = wide(logits).reshape(-1, *logits.shape[-2:])
+            found = bounds.projection(Approx.exact(flat), self.dialect, self.rounding)
+        batch = logits.shape[: -1 if self.dialect.residual == "permutations" else -2]
+        shape = (*batch, *found.value.shape[-2:])
+        return Approx(found.value.reshape(shape), found.error.reshape(shape))
+
+    def mappings(self, x: Tensor | Approx, params: Params) -> list[Approx]:
+        """h_pre, h_post, h_res."""
+        tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
+        h = coefficients(_flat(x), params, self.dialect, self.rounding)
+        return [_shaped(part, tokens) for part in (h.pre, h.post, h.res)]
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Approx:
+        """The branch input."""
+        total = bounds.weighted_sum(Approx.exact(h_pre), Approx.exact(x), self.rounding)
+        return bounds.stored(total, self.rounding)
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Approx:
+        """A x + h_post^T y."""
+        operator = Approx.exact(applied(wide(h_res), self.dialect))
+        return combined(x, operator, self.trial, y, Approx.exact(h_post))
+
+    def block(self, x: Tensor | Approx, params: Params, branch: BranchSpec) -> list[Approx]:
+        """The branch input and the next state, for a branch that scales every channel."""
+        state = _flat(x)
+        tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
+        h = coefficients(state, params, self.dialect, self.rounding)
+        u = branch_input(state, h, self.trial)
+        return [_shaped(u, tokens), _shaped(self._next(state, u, h, branch), tokens)]
+
+    def layers(self, x: Tensor | Approx, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Approx]:
+        """Every branch input, and the state in the end."""
+        read: list[Approx] = []
+        for one, branch in zip(params, branches, strict=True):
+            u, x = self.block(x, one, branch)
+            read.append(u)
+        return [*read, x if isinstance(x, Approx) else Approx.exact(x)]
+
+    def expand(self, h: Tensor, n: int) -> Approx:
+        """n copies."""
+        return Approx.exact(h.unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]))
+
+    def collapse(self, x: Tensor | Approx, head: Params | None = None) -> Approx:
+        """The one stream of x."""
+        state = _flat(x)
+        tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
+        if self.dialect.collapse != "head":
+            return _shaped(collapse_of(state, self.trial), tokens)
+        if head is None:
+            raise ValueError("collapse='head' needs the parameters of the head")
+        h = coefficients(state, head, self.dialect, self.rounding)
+        return _shaped(branch_input(state, h, self.trial), tokens)
+
+    def stack(self, h: Tensor, n: int, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Approx]:
+        """Every branch input, and the stream in the end; `params` has the head's last."""
+        *read, x = self.layers(self.expand(h, n), params[: len(branches)], branches)
+        return [*read, self.collapse(x, *params[len(branches) :])]
+
+    def project_gradient(self, logits: Tensor, cotangent: Tensor) -> Approx:
+        """d <cotangent, h_res> / d logits."""
+        return bounds.projection_gradient(Approx.exact(logits), Approx.exact(cotangent), self.dialect, self.rounding)
+
+    def block_gradient(self, x: Tensor, params: Params, branch: BranchSpec, cotangent: Tensor) -> list[Approx]:
+        """d <cotangent, block> / d x and every parameter that there is."""
+        case = Case(x=x, params=params, branch=branch, cotangent=cotangent)
+        found = block_gradient(case, self.dialect, self.trial)
+        names = [name for name, part in params._asdict().items() if part is not None]
+        return [bounds.stored(found.x, self.rounding), *(getattr(found, name) for name in names)]
+
+    def _next(self, state: Approx, u: Approx, h: Coefficients, branch: BranchSpec) -> Approx:
+        slope = wide(branch.weight).abs() if branch.weight is not None else torch.ones(1, dtype=torch.float64)
+        y = branch(u.value)
+        error = bounds.stored(Approx(y, slope * u.error + 2 * self.rounding.unit * y.abs()), self.rounding).error
+        operator = Approx(applied(h.res.value, self.dialect), applied(h.res.error, self.dialect))
+        out = combined(state, operator, self.trial, y, h.post)
+        reach = h.post.value.abs() + h.post.error
+        return Approx(out.value, out.error + reach.unsqueeze(-1) * error.unsqueeze(-2))
+
+
+def _flat(x: Tensor | Approx) -> Approx:
+    whole = x if isinstance(x, Approx) else Approx.exact(x)
+    shape = (-1, *whole.value.shape[-2:]) if whole.value.numel() else (0, *whole.value.shape[-2:])
+    return Approx(whole.value.reshape(shape), whole.error.reshape(shape))
+
+
+def _shaped(part: Approx, tokens: torch.Size) -> Approx:
+    shape = (*tokens, *part.value.shape[1:])
+    return Approx(part.value.reshape(shape), part.error.reshape(shape))
+
+
+def ratio(got: Tensor, value: Tensor, error: Tensor) -> float:
+    """The largest error / bound; inf for another shape, and where only one of the two is finite."""
+    if got.shape != value.shape:
+        return math.inf
+    if not got.numel():
+        return 0.0
+    got, value, error = wide(got), wide(value), wide(error)
+    claimed = torch.isfinite(error)
+    agree = torch.isfinite(got) & torch.isfinite(value)
+    same = (got == value) | (torch.isnan(got) & torch.isnan(value))
+    difference = (torch.where(agree, got, 0.0) - torch.where(agree, value, 0.0)).abs()
+    each = torch.where(difference == 0, 0.0, difference / torch.where(claimed, error, 1.0))
+    each = torch.where(agree, each, torch.where(same, 0.0, math.inf))
+    return float(torch.where(claimed, each, 0.0).nan_to_num(nan=math.inf, posinf=math.inf).max())

@@ -1,0 +1,263 @@
+"""Which stage leaves the bound first, and which dtype each stage keeps up with.
+
+Stages are looked at one by one, without trusting the later ones: norm, matmul and gates by comparing the target with
+itself, a state against static parameters that must have the same logits; sigmoid and projection by static logits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Dialect, Params
+from properties import bounds
+from properties.bounds import Approx, Rounding
+from properties.case import BranchSpec
+from properties.diagnosis.answers import Answer, Predictions
+from properties.diagnosis.judge import Judge, ratio
+from properties.diagnosis.view import Frame, View
+from properties.trial import wide
+
+STAGES = ("norm", "matmul", "gates", "sigmoid", "projection", "pre", "branch", "post")
+"""In the order in which a block computes; then the layers, expand, collapse, gradient and execution."""
+
+PRECISIONS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16 or TensorFloat-32": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def first_bad_stage(view: View, dialect: Dialect, predictions: Predictions, answers: list[Answer]) -> str:
+    """The first stage whose own inputs do not explain its outputs; "" where each by itself is right."""
+    worst: dict[str, float] = {}
+    for given in answers:
+        worst[given.probe.stage] = max(worst.get(given.probe.stage, 0.0), predictions.ratio(given, dialect))
+    raised = [one for one in answers if one.error]
+    if raised and len(raised) == len(answers):
+        return f"every call raises ({raised[0].error})"
+    found = _Stages(view, dialect).coefficients()
+    if found:
+        return found
+    if worst.get("project", 0.0) > 1:
+        return "projection"
+    if worst.get("mappings", 0.0) > 1 and "mappings" in view.frame.own:
+        return _of_mappings(answers, predictions, dialect)
+    if worst.get("pre", 0.0) > 1:
+        return "pre"
+    for given in answers:
+        if given.probe.stage == "block" and predictions.ratio(given, dialect) > 1:
+            return _of_block(given, predictions.ratios(given, dialect), worst)
+    if worst.get("post", 0.0) > 1:
+        return "post"
+    names = {"expand": "expand", "collapse": "collapse", "depth": "layers", "gradient": "gradient"}
+    names |= {"precision": "precision", "execution": "execution"}
+    return next((name for stage, name in names.items() if worst.get(stage, 0.0) > 1), "")
+
+
+def _of_mappings(answers: list[Answer], predictions: Predictions, dialect: Dialect) -> str:
+    """Static logits were right, and so were norm, matmul and gates by themselves: what is left of the mappings."""
+    for given in answers:
+        if given.probe.stage == "mappings" and predictions.ratio(given, dialect) > 1:
+            if given.error or len(given.values) != 3:
+                return "gates"
+            wrong = [one > 1 for one in predictions.ratios(given, dialect)]
+            return "projection" if wrong == [False, False, True] else "gates"
+    return "gates"
+
+
+def _of_block(given: Answer, ratios: list[float], worst: dict[str, float]) -> str:
+    if given.error or len(ratios) != 2:
+        return "branch"
+    if ratios[0] > 1:
+        return "pre"
+    return "post"
+
+
+@dataclass
+class _Look:
+    """What a target shows of its coefficients, and the bound of each part."""
+
+    values: list[Tensor]
+    expected: list[Approx]
+
+
+class _Stages:
+    """The coefficients, stage by stage."""
+
+    def __init__(self, view: View, dialect: Dialect) -> None:
+        self.view, self.frame, self.dialect = view, view.frame, dialect
+        self.n, self.channels = self.frame.n, self.frame.n + 2
+        self.judge = Judge(dialect, self.frame.dtype, view.implementation.mixing)
+        generator = torch.Generator().manual_seed(77)
+        self.output = torch.randn(self.channels, generator=generator, dtype=torch.float64).to(self.frame.dtype)
+        self.generator = generator
+
+    def coefficients(self) -> str:
+        """norm, matmul, gates, sigmoid or projection; "" where all of them are right."""
+        if "mappings" not in self.frame.own and "block" not in self.frame.offered:
+            return ""
+        try:
+            if self._gates_alone():
+                return "gates"
+            if self._norm():
+                return "norm"
+            if self._matmul():
+                return "matmul"
+            if self._gates_together():
+                return "gates"
+            return self._squashed()
+        except Exception:  # a target that raises here has raised in the exam too, which says where
+            return ""
+
+    # each returns whether the stage is wrong
+
+    def _gates_alone(self) -> bool:
+        """alpha acts on the projection, and on it alone; a bias acts at all."""
+        n = self.n
+        bias = self._normal(2 * n + self.frame.residual_size(n))
+        still = self._static(bias)
+        moved = still._replace(alpha=torch.tensor([0.5, 2.0, 3.0]).to(bias.dtype))
+        if self._differ(self._look(self._one(), still), self._look(self._one(), moved)):
+            return True
+        if not self._differ(self._look(self._one(), still), self._look(self._one(), self._static(0 * bias))):
+            return True
+        if self.dialect.dynamic == "tanh":
+            return False
+        x, phi = self._normal(3, n, self.channels).to(self.frame.dtype), self._phi()
+        plain = self._static(0 * bias)
+        one, two = plain._replace(phi=phi, alpha=2 * plain.alpha), plain._replace(phi=2 * phi)
+        return self._differ(self._look(x, one), self._look(x, two))
+
+    def _norm(self) -> bool:
+        """With equal entries in phi neither rows nor columns can be mistaken for one another."""
+        phi = torch.full_like(self._phi(), 0.25)
+        x = self._normal(3, self.n, self.channels) * torch.tensor([1.0, 1e-3, 20.0]).view(-1, 1, 1)
+        x = x * torch.linspace(0.5, 2, self.n).view(-1, 1) + 0.3
+        weights: list[Tensor | None] = [None]
+        if self.frame.norm_weight:
+            weights.append((0.5 + self._normal(self.n * self.channels).square()).to(phi.dtype))
+        plain = self._static(torch.zeros(2 * self.n + self.frame.residual_size(self.n)))
+        small = torch.full_like(x, 1e-10) * x.sign()
+        states = [x.to(self.frame.dtype), small.to(self.frame.dtype)]
+        return any(self._unlike_static(x, plain._replace(phi=phi, norm_weight=w)) for w in weights for x in states)
+
+    def _matmul(self) -> bool:
+        plain = self._static(torch.zeros(2 * self.n + self.frame.residual_size(self.n)))
+        x = self._normal(2, self.n, self.channels).to(self.frame.dtype)
+        return self._unlike_static(x, plain._replace(phi=self._phi()))
+
+    def _gates_together(self) -> bool:
+        bias = self._normal(2 * self.n + self.frame.residual_size(self.n))
+        params = self._static(bias)._replace(phi=self._phi(), alpha=torch.tensor([0.5, 2.0, 3.0]).to(self._phi().dtype))
+        return self._unlike_static(self._normal(2, self.n, self.channels).to(self.frame.dtype), params)
+
+    def _squashed(self) -> str:
+        """Static logits of every size against the dialect: the formulas of the gates, then the projection."""
+        for scale in (1.0, 4.0, 12.0):
+            bias = scale * self._normal(2 * self.n + self.frame.residual_size(self.n))
+            look = self._look(self._one(), self._static(bias))
+            wrong = [ratio(v, e.value, e.error) > 1 for v, e in zip(look.values, look.expected, strict=True)]
+            if any(wrong):
+                emitted = "mappings" in self.frame.own
+                shown = [name for name in ("pre", "post", "res") if not emitted or name in self.frame.emits]
+                return (
+                    "sigmoid"
+                    if any(w for w, name in zip(wrong, shown, strict=False) if name != "res")
+                    else "projection"
+                )
+        return ""
+
+    def _unlike_static(self, x: Tensor, params: Params) -> bool:
+        """Whether any token differs from static parameters with the logits that it should have."""
+        rounding = self.judge.rounding
+        logits = bounds.gated_logits(Approx.exact(x), params, self.dialect, rounding)
+        for token in range(len(x)):
+            still = self._static(logits.value[token])
+            one, two = self._look(x[token : token + 1], params), self._look(self._one(), still)
+            if self._differ(one, two):
+                return True
+        return False
+
+    def _differ(self, one: _Look, two: _Look) -> bool:
+        return any(
+            ratio(a, wide(b), e.error + f.error) > 1
+            for a, b, e, f in zip(one.values, two.values, one.expected, two.expected, strict=True)
+        )
+
+    def _look(self, x: Tensor, params: Params) -> _Look:
+        if "mappings" in self.frame.own:
+            pairs = zip(self.view.mappings(x, params), self.judge.mappings(x, params), strict=True)
+            shown = [(value, exact) for value, exact in pairs if value.numel()]
+            return _Look([value for value, _ in shown], [exact for _, exact in shown])
+        u, out = (wide(part) for part in self.view.block(x, params, BranchSpec("constant", self.output)))
+        pre, post, _ = self.judge.mappings(x, params)
+        inverse = torch.linalg.pinv(wide(x))
+        beside = torch.linalg.svd(wide(x)).Vh[..., -1, :]  # orthogonal to every stream
+        reach = (beside * wide(self.output)).sum(-1, keepdim=True)
+        unit = 16 * torch.finfo(self.frame.dtype).eps
+        read = (u.unsqueeze(-2) @ inverse).squeeze(-2), (out @ beside.unsqueeze(-1)).squeeze(-1) / reach
+        noise = (
+            unit * (u.abs().unsqueeze(-2) @ inverse.abs()).squeeze(-2),
+            unit * (out.abs() @ beside.abs().unsqueeze(-1)).squeeze(-1) / reach.abs(),
+        )
+        pairs = zip((pre, post), noise, strict=True)
+        return _Look(list(read), [Approx(exact.value, exact.error + more) for exact, more in pairs])
+
+    def _one(self) -> Tensor:
+        values = torch.randn(1, self.n, self.channels, generator=torch.Generator().manual_seed(79), dtype=torch.float64)
+        return values.to(self.frame.dtype)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def _phi(self) -> Tensor:
+        shape = self.frame.phi_shape(self.n, self.channels)
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(78), dtype=torch.float64)
+        return (values / math.sqrt(shape[0])).to(self.frame.parameter_dtype)
+
+    def _static(self, bias: Tensor) -> Params:
+        n = self.n
+        pre, post, res = bias.split([n, n, len(bias) - 2 * n])
+        return self.view.static(n, self.channels, pre, post, res)
+
+
+def precisions(
+    frame: Frame, dialect: Dialect, names: tuple[str, ...], answers: list[Answer], predictions: Predictions
+) -> dict[str, str]:
+    """stage -> the finest dtype whose rounding explains it, where the dialect explains the rest."""
+    from properties.deviations import CATALOGUE
+
+    if any(
+        CATALOGUE[name].kind != "dtype" and type(CATALOGUE[name].make(dialect)).__name__ != "Deviant" for name in names
+    ):
+        return {}
+    own = str(frame.dtype).removeprefix("torch.")
+    words = {"project": "projection", "mappings": "mappings", "pre": "branch input", "post": "mixing"}
+    found: dict[str, str] = {}
+    for stage, word in words.items():
+        asked = [
+            one for one in answers if one.probe.stage == stage and one.probe.dtype == frame.dtype and not one.error
+        ]
+        if not asked:
+            continue
+        if all(predictions.ratio(one, dialect) <= 1 for one in asked):
+            found[word] = own if own in ("float64", "float32") else "float32"
+            continue
+        for name, unit in PRECISIONS.items():
+            if unit > Rounding.of(frame.dtype).unit and _keeps_up(asked, dialect, frame, unit):
+                found[word] = name
+                break
+    return found
+
+
+def _keeps_up(asked: list[Answer], dialect: Dialect, frame: Frame, unit: float) -> bool:
+    tiny = torch.finfo(torch.float32).tiny
+    judge = Judge(dialect, frame.dtype, rounding=Rounding(unit, tiny, unit, tiny))
+    for given in asked:
+        try:
+            expected = given.probe.expect(judge, *given.probe.inputs)
+        except (ValueError, RuntimeError):
+            return False
+        if any(ratio(v, e.value, e.error) > 1 for v, e in zip(given.values, expected, strict=True)):
+            return False
+    return True

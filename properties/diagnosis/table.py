@@ -1,0 +1,180 @@
+"""The table of what `identify` says about everything that this package knows: `python -m properties.diagnosis.table`.
+
+Presets and controls must come out as what they are; every deviation as its fields, its name or an equivalent; of two
+deviations at a time both, or an equivalent, or one where it hides the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mhc_ref import PRESETS, Dialect
+from properties import controls, published
+from properties.deviations import CATALOGUE, Deviant
+from properties.diagnosis.explanation import compose
+from properties.diagnosis.identification import Identification, identify
+from properties.implementation import Implementation, Reference
+
+PREFERRED = ("DEEPSEEK_V4", "PAPER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
+"""Where a deviation applies to several presets, the first of these is taken."""
+
+ONLY_ELSEWHERE = {"rms-eps-inside": PRESETS["PAPER"].with_(rms_eps=1e-3, rms_eps_inside=False)}
+"""Deviations that no preset shows, and a dialect that does."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target: what it is, what was said about it, and whether that is right.
+
+    verdict: ``right``; ``fields``: a deviation found as the change of fields that it is; ``named``; ``equivalent``:
+    other words for the same answers, within the bound on fresh questions; ``one of two``; ``missed``; ``wrong``.
+    """
+
+    target: str
+    verdict: str
+    said: str
+    ratio: float
+    calls: int
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether what was said reproduces the target."""
+        return self.verdict not in ("missed", "wrong")
+
+    def line(self) -> str:
+        """For the table."""
+        return (
+            f"{self.target:<58} {self.verdict:<11} {self.ratio:8.2g} {self.calls:5d} {self.seconds:6.2f}  {self.said}"
+        )
+
+
+def row(target: str, implementation: Implementation, wanted: Sequence[str] = (), seconds: float = 30.0) -> Row:
+    """Identify one target of which it is known what is wrong with it."""
+    begun = time.process_time()
+    found = identify(implementation, seconds=seconds)
+    verdict = _verdict(found, implementation, wanted)
+    said = found.headline() + (f" [as well: {'; '.join(found.ties)}]" if found.ties else "")
+    return Row(target, verdict, said, found.residual_ratio, found.calls, time.process_time() - begun)
+
+
+def _verdict(found: Identification, implementation: Implementation, wanted: Sequence[str]) -> str:
+    if not found.explained or not found.residual_ratio <= 1:
+        return "missed"
+    said = {*found.deviations, *(part for tie in found.ties for part in tie.split(", "))}
+    if not wanted:
+        return "right" if not found.differs and not found.deviations else "wrong"
+    if len(wanted) == 1 and isinstance(implementation, Deviant) and type(implementation) is Deviant:
+        fields = implementation.dialect.difference(implementation.computed)
+        if {name: pair[::-1] for name, pair in found.differs.items()} == {n: p[::-1] for n, p in fields.items()}:
+            return "fields"
+    said |= {name for name in wanted if _as_fields(name, found, implementation.dialect)}
+    if all(name in said for name in wanted):
+        return "named"
+    if found.differs or set(found.deviations) - set(wanted):
+        return "equivalent"
+    return "one of two" if any(name in said for name in wanted) else "missed"
+
+
+def _as_fields(name: str, found: Identification, declared: Dialect) -> bool:
+    """Whether a deviation that only changes fields is among the fields that differ."""
+    made = CATALOGUE[name].make(declared)
+    if not isinstance(made, Deviant) or type(made) is not Deviant:
+        return False
+    changed = made.computed.difference(declared)
+    return all(found.differs.get(field, (None, None))[1] == pair[0] for field, pair in changed.items())
+
+
+def correct() -> Iterator[tuple[str, Implementation]]:
+    """Every preset, every control in every preset that it can compute, every published implementation installed."""
+    for name, dialect in PRESETS.items():
+        yield f"ref:{name}", Reference(dialect, f"ref:{name}")
+    for name, control in controls.CATALOGUE.items():
+        for preset, dialect in PRESETS.items():
+            if control.applies(dialect):
+                yield f"control:{name}@{preset}", controls.build(name, dialect)
+    for name in published.ADAPTERS:
+        try:
+            yield f"published:{name}", published.build(name)
+        except ImportError:
+            continue
+
+
+def home(name: str) -> tuple[str, Dialect]:
+    """The dialect in which a deviation is shown."""
+    if name in ONLY_ELSEWHERE:
+        return "PAPER with rms eps 1e-3 outside", ONLY_ELSEWHERE[name]
+    preset = next(one for one in PREFERRED if CATALOGUE[name].applies(PRESETS[one]))
+    return preset, PRESETS[preset]
+
+
+def singles() -> Iterator[tuple[str, Implementation, tuple[str, ...]]]:
+    """Every deviation in its first preset."""
+    for name, deviation in CATALOGUE.items():
+        preset, dialect = home(name)
+        yield f"deviation:{name}@{preset}", deviation.make(dialect), (name,)
+
+
+def pairs(count: int, seed: int = 0) -> Iterator[tuple[str, Implementation, tuple[str, ...]]]:
+    """A sample of two deviations at a time, both of which apply to the same preset."""
+    generator = random.Random(seed)
+    everything = list(itertools.combinations(CATALOGUE, 2))
+    generator.shuffle(everything)
+    found = 0
+    for one, two in everything:
+        preset, dialect = home(one)
+        made = compose((one, two), dialect)
+        if made is None:
+            continue
+        yield f"{one} and {two} @{preset}", made, (one, two)
+        found += 1
+        if found == count:
+            return
+
+
+def rows(parts: Sequence[str], count: int) -> Iterator[Row]:
+    """The rows of the table, part after part."""
+    if "correct" in parts:
+        for target, implementation in correct():
+            yield row(target, implementation)
+    if "singles" in parts:
+        for target, implementation, wanted in singles():
+            yield row(target, implementation, wanted)
+    if "pairs" in parts:
+        for target, implementation, wanted in pairs(count):
+            yield row(target, implementation, wanted)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and its summary; 1 where something was missed or wrong."""
+    parser = argparse.ArgumentParser(prog="python -m properties.diagnosis.table", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=["correct", "singles", "pairs"], help="correct, singles, pairs")
+    parser.add_argument("--pairs", type=int, default=50, metavar="N", help="how many pairs")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    made: list[Row] = []
+    print(f"{'target':<58} {'verdict':<11} {'ratio':>8} {'calls':>5} {'cpu s':>6}  said")
+    for one in rows(chosen.parts, chosen.pairs):
+        made.append(one)
+        print(one.line(), flush=True)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(one.verdict for one in made).most_common())
+    times = [one.seconds for one in made]
+    print(
+        f"{len(made)} targets: {verdicts}; median {statistics.median(times):.2f} s, slowest {max(times):.2f} s, "
+        f"median {statistics.median(one.calls for one in made):.0f} calls"
+    )
+    return 0 if all(one.good for one in made) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

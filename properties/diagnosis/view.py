@@ -1,0 +1,200 @@
+"""An implementation as a diagnosis sees it: through the methods that it offers itself, every call counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Params
+from mhc_ref.block import residual_size
+from properties.case import BranchSpec, map_tensors
+from properties.implementation import METHODS, Implementation, dtype_names, offers, parameter_dtype
+
+MAPPINGS = ("pre", "post", "res")
+
+
+class Silent(Exception):  # nothing is wrong with a target that offers little
+    """What was asked for cannot be observed through the methods that the target offers."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What may be asked of a target, and in which shapes.
+
+    Attributes:
+        dtype: the finest state dtype that it accepts.
+        coarse: the coarser state dtypes, float16 apart.
+        streams: the accepted n, the most telling one (3, or what is next to it) first.
+        offered: the methods that it offers, own or derived from own ones.
+        own: the methods that it overrides.
+        emits: the mappings that `mappings` returns.
+        shared: phi is packed for a projection shared by all streams.
+        permutations: residual logits are n! coefficients.
+        head: the streams are collapsed with parameters of a head.
+    """
+
+    dtype: torch.dtype
+    coarse: tuple[torch.dtype, ...]
+    streams: tuple[int, ...]
+    offered: frozenset[str]
+    own: frozenset[str]
+    emits: tuple[str, ...]
+    shared: bool
+    permutations: bool
+    head: bool
+    norm_weight: bool
+    zero_tokens: bool
+    strided: bool
+    differentiable: bool
+    max_tokens: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, implementation: Implementation, dtype: torch.dtype | None = None, device: str = "cpu") -> Frame:
+        """The frame of an implementation, in a given state dtype or in its finest."""
+        accepted = [getattr(torch, name) for name in dtype_names(implementation)]
+        order = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+        ranked = sorted(accepted, key=lambda one: order.index(one) if one in order else len(order))
+        found = offers(implementation)
+        favour = sorted(implementation.streams, key=lambda n: (n < 3, abs(n - 3), n))
+        main = dtype or ranked[0]
+        return cls(
+            dtype=main,
+            coarse=() if dtype else tuple(one for one in ranked if one != main and one != torch.float16),
+            streams=tuple(n for n in favour if n <= 8) or tuple(favour[:1]),
+            offered=frozenset(found),
+            own=frozenset(method for method, how in found.items() if how == "own"),
+            emits=tuple(implementation.emits),
+            shared=implementation.dialect.shared_projection,
+            permutations=implementation.dialect.residual == "permutations",
+            head=implementation.dialect.collapse == "head",
+            norm_weight=implementation.norm_weight,
+            zero_tokens=implementation.zero_tokens,
+            strided=implementation.strided,
+            differentiable=implementation.differentiable,
+            max_tokens=implementation.max_tokens,
+            device=torch.device(device),
+        )
+
+    @property
+    def n(self) -> int:
+        """The most telling number of streams."""
+        return self.streams[0]
+
+    @property
+    def parameter_dtype(self) -> torch.dtype:
+        """Of params and logits."""
+        return parameter_dtype(self.dtype)
+
+    @property
+    def depth(self) -> float:
+        """A logit whose exponential is next to nothing, and not yet nothing, where coefficients are computed."""
+        return 600.0 if self.dtype == torch.float64 else 72.0
+
+    def residual_size(self, n: int) -> int:
+        """R."""
+        from mhc_ref import MHC_LITE, PAPER
+
+        return residual_size(n, MHC_LITE if self.permutations else PAPER)
+
+    def phi_shape(self, n: int, channels: int) -> tuple[int, int]:
+        """As the target packs it."""
+        return (channels, 2 + n) if self.shared else (n * channels, 2 * n + self.residual_size(n))
+
+
+class View:
+    """The methods of an implementation, their calls counted and kept, on the device that it computes on.
+
+    What was asked is kept alive with its storage, so that no two questions share an address, and can be asked again
+    of somebody who remembers earlier calls.
+    """
+
+    def __init__(self, implementation: Implementation, frame: Frame) -> None:
+        self.implementation = implementation
+        self.frame = frame
+        self.calls = 0
+        self.log: list[tuple[str, tuple[Any, ...]]] = []
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """One call of a method."""
+        if method not in METHODS:
+            raise ValueError(f"{method!r} is no method of an implementation; those are {', '.join(METHODS)}")
+        self.calls += 1
+        self.log.append((method, arguments))
+        place = self.frame.device
+        if place.type != "cpu":
+            arguments = tuple(map_tensors(one, lambda tensor: tensor.to(place)) for one in arguments)
+        return getattr(self.implementation, method)(*arguments)
+
+    def project(self, logits: Tensor) -> Tensor:
+        """h_res of logits; where there is no projection by itself, through one call of `mappings` for each matrix."""
+        if "project" in self.frame.own:
+            return self.call("project", logits)
+        if "mappings" not in self.frame.own or "res" not in self.frame.emits:
+            raise Silent("h_res is not returned")
+        axes = 1 if self.frame.permutations else 2
+        n = next(k for k in range(1, 64) if self.frame.residual_size(k) == logits[(0,) * (logits.ndim - axes)].numel())
+        flat = logits.reshape(-1, self.frame.residual_size(n))
+        found = [self.mappings(self.ones(n), self.static(n, res=one))[2] for one in flat]
+        return torch.stack(found).reshape(*logits.shape[:-axes], n, n)
+
+    def mappings(self, x: Tensor, params: Params) -> list[Tensor]:
+        """pre, post, res; those that the target does not emit are empty."""
+        found = self.call("mappings", x, params)
+        if not isinstance(found, tuple) or len(found) != 3:  # pyright: ignore[reportUnknownArgumentType]
+            raise TypeError(f"mappings returned {type(found).__name__}; expected Mappings(pre, post, res)")
+        pairs = zip(MAPPINGS, found, strict=True)
+        return [part if name in self.frame.emits else torch.empty(0) for name, part in pairs]  # pyright: ignore[reportUnknownVariableType]
+
+    def block(self, x: Tensor, params: Params, branch: BranchSpec) -> list[Tensor]:
+        """What the branch was given, and the next state."""
+        return self._recorded("block", (x, params), [branch], single=True)
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Tensor]:
+        """What every branch was given, and the state in the end."""
+        return self._recorded("layers", (x, tuple(params)), branches)
+
+    def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Tensor]:
+        """What every branch was given, and the stream in the end."""
+        return self._recorded("stack", (h, tuple(params)), branches)
+
+    def ones(self, n: int, channels: int = 2) -> Tensor:
+        """A state of ones."""
+        return torch.ones(n, channels, dtype=self.frame.dtype)
+
+    def static(
+        self,
+        n: int,
+        channels: int = 2,
+        pre: Tensor | None = None,
+        post: Tensor | None = None,
+        res: Tensor | None = None,
+    ) -> Params:
+        """Parameters whose logits are the given biases, whatever the state."""
+        dtype = self.frame.parameter_dtype
+        sizes = (n, n, self.frame.residual_size(n))
+        parts = [
+            torch.zeros(size) if part is None else part for part, size in zip((pre, post, res), sizes, strict=True)
+        ]
+        bias = torch.cat([part.to(dtype).flatten() for part in parts])
+        return Params(torch.zeros(self.frame.phi_shape(n, channels), dtype=dtype), bias, torch.ones(3, dtype=dtype))
+
+    def _recorded(
+        self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec], single: bool = False
+    ) -> list[Tensor]:
+        read: list[Tensor] = []
+
+        def watched(branch: BranchSpec) -> Callable[[Tensor], Tensor]:
+            def call(u: Tensor) -> Tensor:
+                read.append(u)
+                return branch(u)
+
+            return call
+
+        calls = [watched(branch) for branch in branches]
+        out = self.call(method, *arguments, calls[0] if single else calls)
+        return [*read, out]
