@@ -158,7 +158,7 @@ def verdict_for(known: Known, subject: Subject) -> Verdict:
         return verdict("failed", reason, message=reason)
     case = _Watched(**dict(stored.case.items()))
     try:
-        ratio = try_case(law, tried, case)
+        ratio = try_case(law, tried, case).worst
     except LawBroken as broken:
         if case.missed:
             return verdict("error", _outgrown(known, case))

@@ -35,6 +35,14 @@ FAMILIES = ("manifold", "mixing", "coefficients", "block", "depth", "gradient", 
 Applies = Callable[[Dialect], str | None]
 """None where the law holds for the dialect, otherwise the reason why it does not."""
 
+Excuse = Callable[[Implementation], str | None]
+"""None where the law says something about what an implementation declares, otherwise the reason why it does not."""
+
+
+def no_excuse(implementation: Implementation) -> str | None:
+    """Holds whatever is declared."""
+    return None
+
 
 @dataclass(frozen=True)
 class Law:
@@ -55,6 +63,7 @@ class Law:
         gradient: it differentiates the implementation.
         parts: the mappings whose emission it needs.
         capability: the attribute of `Implementation` that must be true, if any.
+        excuse: what else in a declaration puts the law out of place.
         cost: the number of examples is divided by it.
     """
 
@@ -72,6 +81,7 @@ class Law:
     gradient: bool = False
     parts: tuple[str, ...] = ()
     capability: str = ""
+    excuse: Excuse = no_excuse
     cost: float = 1.0
     module: str = ""
 
@@ -98,6 +108,9 @@ class Law:
             return f"{self.capability} is not declared"
         if max(implementation.streams) < self.least_streams:
             return f"says nothing below n = {self.least_streams}"
+        reason = self.excuse(implementation)
+        if reason:
+            return reason
         name = str(dtype).removeprefix("torch.")
         if self.stage == "logits" and name not in ("float64", "float32") and "float32" in dtype_names(implementation):
             return f"logits are float32 for {name} states: covered by float32"
@@ -121,6 +134,7 @@ def law(
     gradient: bool = False,
     parts: Sequence[str] = (),
     capability: str = "",
+    excuse: Excuse = no_excuse,
     cost: float = 1.0,
 ) -> Callable[[Callable[[Trial, Case], None]], Law]:
     """Make a law of a function whose docstring is the statement, an empty line, and the reason.
@@ -151,6 +165,7 @@ def law(
             gradient=gradient,
             parts=tuple(parts),
             capability=capability,
+            excuse=excuse,
             cost=cost,
             module=check.__module__,
         )

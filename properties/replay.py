@@ -64,7 +64,7 @@ def replay_file(path: Path, target: str | None = None, device: str | None = None
     if inapplicable:
         return Outcome("ERROR", law.id, f"{law.id} does not apply to {implementation.name}: {inapplicable}{note}")
     try:
-        ratio = try_case(law, subject, stored.case)
+        ratio = try_case(law, subject, stored.case).worst
     except LawBroken as broken:
         return Outcome("FAILED", law.id, explain(law, subject, stored.case, broken, path) + note, _finite(broken.ratio))
     except Exception as error:  # a case that the law cannot digest is a harness error, not a verdict

@@ -112,7 +112,9 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
     def one(case: Case) -> None:
         state.examples += 1
         try:
-            state.worst = max(state.worst, try_case(law, subject, case))
+            trial = try_case(law, subject, case)
+            state.worst = max(state.worst, trial.worst)
+            state.claims += trial.claims
         except LawBroken as broken:
             if not state.clear_enough(broken.ratio):
                 return
@@ -147,6 +149,9 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         if state.failure is None:
             raise
         return _failed(law, subject, state, path, state.failure)
+    if not state.claims and law.kind != "contract":
+        reason = f"nothing could be claimed of any of {state.examples} examples: every bound was infinite there"
+        return Verdict(law.id, subject, "not-applicable", reason, state.examples)
     return Verdict(law.id, subject, "passed", "", state.examples, state.worst)
 
 
@@ -186,6 +191,7 @@ def _file_name(test_id: str) -> str:
 class _Progress:
     examples: int = 0
     worst: float = 0.0
+    claims: int = 0
     failure: LawBroken | None = None
     case: Case | None = None
     floor: float = 1.0
@@ -201,8 +207,8 @@ class _Progress:
         return ratio >= self.floor
 
 
-def try_case(law: Law, subject: Subject, case: Case) -> float:
-    """Try one example; the largest ratio.
+def try_case(law: Law, subject: Subject, case: Case) -> Trial:
+    """Try one example; the bench afterwards, with the largest ratio and the number of claims.
 
     A failure against the float64 reference is judged again by mpmath, from the stored outputs.
 
@@ -213,7 +219,7 @@ def try_case(law: Law, subject: Subject, case: Case) -> float:
     trial = subject.trial()
     try:
         law.check(trial, case)
-        return trial.worst
+        return trial
     except ContractBroken:
         raise
     except LawBroken as broken:

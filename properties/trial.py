@@ -168,6 +168,7 @@ class Trial:
         truth: float64 reference, or mpmath while a failure is confirmed.
         tape: every output so far; with `replaying` they are handed out again instead of calling.
         worst: the largest ratio so far.
+        claims: how many numbers and facts something was claimed of so far.
     """
 
     implementation: Implementation
@@ -177,7 +178,7 @@ class Trial:
     tape: list[Any] = field(default_factory=lambda: [])
     replaying: bool = False
     worst: float = 0.0
-    checks: int = 0
+    claims: int = 0
     _next: int = 0
 
     @property
@@ -308,10 +309,10 @@ class Trial:
             LawBroken: somewhere the ratio error / bound is above 1, or a claimed entry is not finite.
         """
         got, exact, bound = torch.broadcast_tensors(wide(got), wide(exact), wide(bound))
-        self.checks += 1
         if got.numel() == 0:
             return
         claimed = torch.isfinite(bound)
+        self.claims += int(claimed.sum())
         error = (got - exact).abs()
         ratio = torch.where(error == 0, 0.0, error / bound)
         ratio = torch.where(torch.isfinite(got), ratio, math.inf).nan_to_num(nan=math.inf, posinf=math.inf)
@@ -340,7 +341,7 @@ class Trial:
 
     def holds(self, what: str, condition: bool, got: str = "", expected: str = "") -> None:
         """A fact without a tolerance."""
-        self.checks += 1
+        self.claims += 1
         if not condition:
             self.worst = math.inf
             raise LawBroken(what, ratio=math.inf, got=got, exact=expected)

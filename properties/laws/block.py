@@ -16,7 +16,7 @@ from properties.implementation import parameter_dtype
 from properties.law import law
 from properties.laws.coefficients import Coefficients, bound_of
 from properties.laws.mixing import applied, combined, mixed
-from properties.laws.premises import free_matrix
+from properties.laws.premises import free_matrix, takes_streams
 from properties.strategies import Setting, block_cases, channel_count, permutations_of, states, streams
 from properties.trial import Seen, Trial, wide
 
@@ -170,6 +170,7 @@ def branch_enters_through_h_post_alone(trial: Trial, case: Case) -> None:
     stage="state",
     needs=("block",),
     cases=lambda s: block_cases(s.with_(streams=(1,)), most=2, scales=SIZES),
+    excuse=takes_streams(1),
     blind=("h-res-transposed",),
 )
 def one_stream_is_a_gated_residual(trial: Trial, case: Case) -> None:
@@ -177,8 +178,6 @@ def one_stream_is_a_gated_residual(trial: Trial, case: Case) -> None:
 
     The only 1 x 1 doubly stochastic matrix is 1: hyper-connections are the plain residual there.
     """
-    if 1 not in trial.implementation.streams:
-        return
     out, seen = trial.block(case.x, case.params, case.branch)
     h = judged(bound_of(trial, case.x, case.params), trial, case.x, case.params)
     plain = trial.dialect.residual == "sinkhorn" and trial.dialect.iterations and not trial.dialect.denominator_eps

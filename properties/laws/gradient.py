@@ -21,7 +21,7 @@ from properties.laws.block import branch_input
 from properties.laws.coefficients import coefficients
 from properties.laws.manifold import exact_shift
 from properties.laws.mixing import applied
-from properties.laws.premises import DIM, all_of, depends_on_logits, normalised, without_eps
+from properties.laws.premises import DIM, all_of, depends_on_logits, mixes_in_compute_dtype, normalised, without_eps
 from properties.strategies import (
     MODERATE,
     TAME,
@@ -373,15 +373,21 @@ def block_gradient(case: Case, dialect: Dialect, trial: Trial) -> Pullback:
     return through._replace(x=Approx(total.value, total.error + 3 * r.state_unit * size))
 
 
-@law(kind="oracle", stage="state", needs=("block",), cases=block_pulls, gradient=True, cost=1.5)
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("block",),
+    cases=block_pulls,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    cost=1.5,
+)
 def block_pulls_back_to_state_and_parameters(trial: Trial, case: Case) -> None:
     """The gradients of a whole block by its state and its parameters are exact.
 
     Three paths lead back to x: through A^T, through h_pre and the branch, and through the mappings; mixing errors
     come from all.
     """
-    if trial.implementation.mixing == "state":
-        return  # the coarse roundings of its forward pass have no derived gradient bound; its mappings are judged above
 
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
         return target.block(x, Params(*parts), case.branch)

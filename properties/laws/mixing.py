@@ -109,6 +109,29 @@ def post_is_the_declared_combination(trial: Trial, case: Case) -> None:
     trial.within("post", trial.post(case.x, case.y, case.h_post, case.h_res), exact.value, exact.error)
 
 
+@law(kind="identity", stage="state", needs=("post",), cases=matrix_cases, blind=("one-iteration",))
+def post_is_the_sum_of_its_parts(trial: Trial, case: Case) -> None:
+    """post of a state is the sum of what it makes of each stream by itself and of the branch's output by itself.
+
+    It is linear in (x, y). Setting all but one of them to zero is exact, so the parts owe nothing to a rounding of
+    their inputs; each has its own bound, and so has the whole.
+    """
+    x, y, h_post, h_res = case.x, case.y, case.h_post, case.h_res
+    operator, weight = Approx.exact(applied(h_res, trial.dialect)), Approx.exact(h_post)
+    whole = trial.post(x, y, h_post, h_res)
+    slack = combined(x, operator, trial, y, weight).error
+    total = torch.zeros_like(wide(x))
+    nothing = torch.zeros_like(y)
+    for j in (*range(x.shape[-2]), None):
+        part = torch.zeros_like(x)
+        if j is not None:
+            part[..., j, :] = x[..., j, :]
+        output = nothing if j is not None else y
+        total = total + wide(trial.post(part, output, h_post, h_res))
+        slack = slack + combined(part, operator, trial, output, weight).error
+    trial.within("post less the sum of its parts", wide(whole) - total, torch.zeros_like(total), slack)
+
+
 @law(kind="identity", stage="state", needs=("post",), cases=lambda s: permuted_state(s), blind=("post-scale-one",))
 def permutations_carry_streams(trial: Trial, case: Case) -> None:
     """A permutation matrix as h_res carries stream j to the place that the declared orientation says, unchanged.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mhc_ref import Dialect
-from properties.law import Applies
+from properties.implementation import Implementation
+from properties.law import Applies, Excuse
 
 DIM = {"row": -1, "column": -2}
 """The dim that an axis of the emitted matrix normalises over."""
@@ -69,6 +70,30 @@ def declared_collapse(dialect: Dialect) -> str | None:
     return (
         "collapse by a head: where a stack finds its parameters is not pinned" if dialect.collapse == "head" else None
     )
+
+
+def takes_streams(n: int) -> Excuse:
+    """The implementation accepts this very n."""
+
+    def check(implementation: Implementation) -> str | None:
+        return None if n in implementation.streams else f"is about n = {n}, which is not accepted"
+
+    return check
+
+
+def tunes(*fields: str) -> Excuse:
+    """`tuned` can change these fields."""
+
+    def check(implementation: Implementation) -> str | None:
+        fixed = [field for field in fields if field not in implementation.tunable]
+        return f"{', '.join(fixed)} cannot be tuned" if fixed else None
+
+    return check
+
+
+def mixes_in_compute_dtype(implementation: Implementation) -> str | None:
+    """The residual path is summed in the compute dtype."""
+    return None if implementation.mixing == "compute" else "mixing in the dtype of the state has no derived bound"
 
 
 def exact_axis(dialect: Dialect) -> int:
