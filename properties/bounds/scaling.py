@@ -36,6 +36,7 @@ Everything here is numpy in float64: hundreds of small steps, for which it is se
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -99,6 +100,22 @@ class Trace:
     strain: Array
     shift_dim: int
 
+    @functools.cached_property
+    def propagated(self) -> Array:
+        """sum over steps of |d log M / d (error of the step)| * (the step's error): [tokens, n, n]."""
+        tokens, n, _ = self.begin.shape
+        g = np.broadcast_to(np.eye(n * n).reshape(1, n * n, n, n), (tokens, n * n, n, n))
+        total = np.zeros((tokens, n * n))
+        for step in reversed(self.steps):
+            total += np.einsum("tqij,tij->tq", np.abs(g), step.entry)
+            if step.dim == 0:
+                g = g * step.weights[:, None]
+                continue
+            by_line = g.sum(step.dim, keepdims=True)
+            total += (np.abs(by_line) * step.line[:, None]).sum((-2, -1))
+            g = g - by_line * step.weights[:, None]
+        return (total + np.einsum("tqij,tij->tq", np.abs(g), self.begin)).reshape(tokens, n, n)
+
 
 class Scaled(NamedTuple):
     """value, error, entry and line as in `properties.bounds.Projection`."""
@@ -154,9 +171,16 @@ def _log_sum(log_m: Array, dim: int) -> Array:
 
 def trace(logits: Approx, dialect: Dialect, r: Rounding) -> Trace:
     """Run the exact iteration once and note what rounding may add at every step."""
-    z, dz = logits.value.numpy(), logits.error.numpy()
+    z, dz = logits.value.contiguous().numpy(), logits.error.contiguous().numpy()
+    return _remembered(z.tobytes(), dz.tobytes(), z.shape, dialect, r)
+
+
+# A law bounds the same logits several times, and the simplest examples of one law are those of the next: a third of
+# all traces are of logits that were seen among the last few.
+@functools.lru_cache(maxsize=64)
+def _remembered(z: bytes, dz: bytes, shape: tuple[int, ...], dialect: Dialect, r: Rounding) -> Trace:
     with np.errstate(all="ignore"):
-        return _trace(z, dz, dialect, r)
+        return _trace(np.frombuffer(z).reshape(shape), np.frombuffer(dz).reshape(shape), dialect, r)
 
 
 def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
@@ -248,7 +272,7 @@ def sinkhorn(logits: Approx, dialect: Dialect, r: Rounding) -> Scaled:
 
 def _scaled(run: Trace, dialect: Dialect, r: Rounding) -> tuple[Array, Array, Array, Array]:
     value = np.exp(run.log_m)
-    error = value * np.expm1(np.minimum(run.final + _propagated(run), _MOST)) + r.tiny
+    error = value * np.expm1(np.minimum(run.final + run.propagated, _MOST)) + r.tiny
     error = np.where(run.below > 0, error + np.exp(run.log_m + run.below), error)
     if dialect.iterations > 0 or dialect.start == "softmax":
         error = np.minimum(error, 1.0)  # both lie between 0 and 1
@@ -263,22 +287,6 @@ def _scaled(run: Trace, dialect: Dialect, r: Rounding) -> tuple[Array, Array, Ar
     own = run.final + r.unit * (3 + np.abs(run.log_m)) + np.minimum(run.steps[-1].line, 1.0)
     line = (value * own).sum(last) + kept * np.minimum(2 * run.before_last.max((-2, -1)), 1.0)[..., None]
     return value, error, odds, np.where(run.lost[..., None], INF, line + value.shape[-1] * r.tiny)
-
-
-def _propagated(run: Trace) -> Array:
-    """sum over steps of |d log M / d (error of the step)| * (the step's error): [tokens, n, n]."""
-    tokens, n, _ = run.begin.shape
-    g = np.broadcast_to(np.eye(n * n).reshape(1, n * n, n, n), (tokens, n * n, n, n))
-    total = np.zeros((tokens, n * n))
-    for step in reversed(run.steps):
-        total += np.einsum("tqij,tij->tq", np.abs(g), step.entry)
-        if step.dim == 0:
-            g = g * step.weights[:, None]
-            continue
-        by_line = g.sum(step.dim, keepdims=True)
-        total += (np.abs(by_line) * step.line[:, None]).sum((-2, -1))
-        g = g - by_line * step.weights[:, None]
-    return (total + np.einsum("tqij,tij->tq", np.abs(g), run.begin)).reshape(tokens, n, n)
 
 
 def sinkhorn_gradient(logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:

@@ -20,11 +20,12 @@ from properties.deviations import (
     packing,
     scaling,
 )
-from properties.deviations.catalogue import CATALOGUE, Deviation, Kind, build
+from properties.deviations.catalogue import CATALOGUE, ELSEWHERE, Deviation, Kind, build
 from properties.deviations.deviant import Deviant
 
 __all__ = [
     "CATALOGUE",
+    "ELSEWHERE",
     "Deviant",
     "Deviation",
     "Kind",

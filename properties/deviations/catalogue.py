@@ -33,6 +33,11 @@ Kind = Literal[
 ]
 Condition = Callable[[Dialect], bool]
 
+ELSEWHERE: dict[str, Dialect] = {
+    "PAPER with rms eps 1e-3 outside": PRESETS["PAPER"].with_(rms_eps=1e-3, rms_eps_inside=False)
+}
+"""Dialects, by a title, in which those deviations show that no preset shows."""
+
 MUTATION = "mutation, no public report"
 """The source of a slip that is realistic but that nobody has published."""
 

@@ -1,0 +1,110 @@
+"""The kill matrix in docs/ is complete, says what is asked of it, and its cheapest cells come out the same today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from properties import controls, deviations
+from properties.kill import Bench, Kill, Row, Task, home, load, page, save, tasks
+from properties.law import all_laws
+
+ROWS = load(Path(__file__).parent.parent / "docs" / "kill.json")
+"""Made by `make kill`. Where a law, a strategy or a bound changes what is found, make it again."""
+
+WRONG = {row.name: row for row in ROWS if row.kind != "control"}
+EXAMPLES = 16
+
+
+def test_every_deviation_and_every_control_has_its_rows() -> None:
+    assert {row.key[1:] for row in ROWS} == {
+        (task.name, task.preset, task.dtype) for task in tasks(EXAMPLES, [], False)
+    }
+    assert set(WRONG) == set(deviations.CATALOGUE)
+    assert {row.name for row in ROWS if row.kind == "control"} == set(controls.CATALOGUE)
+
+
+def test_no_control_is_accused_and_no_harness_failed() -> None:
+    assert [row.key for row in ROWS if row.kind == "control" and row.killed] == []
+    assert [row.key for row in ROWS if row.errors] == []
+
+
+def test_every_deviation_is_seen_by_laws_of_two_kinds() -> None:
+    assert [name for name, row in WRONG.items() if len({kill.kind for kill in row.killed.values()}) < 2] == []
+
+
+def test_every_law_sees_a_deviation() -> None:
+    seen = {law for row in WRONG.values() for law in row.killed}
+    assert sorted(set(all_laws()) - seen) == []
+
+
+@pytest.mark.parametrize("name", deviations.CATALOGUE)
+def test_a_deviation_is_killed_by_its_two_cheapest_laws(name: str) -> None:
+    row = WRONG[name]
+    bench = Bench(Task("deviation", name, row.preset, row.dtype, EXAMPLES, False, ()))
+    laws = row.cheapest()
+    assert len(laws) == 2
+    for law in laws:
+        verdict = bench.examine(all_laws()[law], row.dtype)
+        assert verdict.status == "failed", f"{law}: {verdict.status} at {verdict.worst_ratio:.3g} {verdict.reason}"
+
+
+# -- the bookkeeping --------------------------------------------------------------------------------------------------
+
+
+def row(**changes: object) -> Row:
+    fields: dict[str, object] = {
+        "name": "one-iteration",
+        "kind": "iterations",
+        "preset": "PAPER",
+        "dtype": "float64",
+        "killed": {},
+        "errors": {},
+        "exercised": [],
+    }
+    return Row(**(fields | changes))  # type: ignore[arg-type]
+
+
+ORACLE, SAME, IDENTITY = Kill("oracle", 3, 0.2), Kill("oracle", 2, 0.1), Kill("identity", 9, 2.0)
+
+
+def test_the_cheapest_laws_are_of_two_kinds_where_there_are_two() -> None:
+    assert row(killed={"a": ORACLE, "b": IDENTITY, "c": SAME}).cheapest() == ["c", "b"]
+    assert row(killed={"a": ORACLE, "c": SAME}).cheapest() == ["c", "a"]
+    assert row().cheapest() == []
+
+
+def test_a_renewed_row_forgets_the_laws_that_were_tried_again() -> None:
+    old = row(killed={"a": ORACLE, "b": IDENTITY}, errors={"a": "broken"}, exercised=["a", "b"])
+    new = row(killed={}, exercised=["a"]).renewed(old, {"a"})
+    assert (new.killed, new.errors, new.exercised) == ({"b": IDENTITY}, {}, ["b", "a"])
+
+
+def test_rows_survive_the_file(tmp_path: Path) -> None:
+    rows = [row(killed={"a": ORACLE}, elsewhere={"bfloat16": 0.5, "float32": "a"}), row(name="two")]
+    save(tmp_path / "kill.json", rows)
+    assert load(tmp_path / "kill.json") == rows
+    assert load(tmp_path / "no such file") == []
+
+
+def test_the_page_names_what_needs_a_look() -> None:
+    law = "manifold.last-axis-sums"
+    text = page(
+        [
+            row(killed={law: ORACLE}, exercised=[law], elsewhere={"bfloat16": 0.5}),
+            row(name="survivor"),
+            row(name="linear", kind="control", killed={law: ORACLE}),
+        ]
+    )
+    assert "deviations killed: 1 of 2" in text
+    assert "surviving: survivor\n" in text
+    assert "killed by the oracle laws alone: one-iteration\n" in text
+    assert f"controls flagged: linear@PAPER float64: {law} (of 1 control runs)" in text
+    assert "one-iteration in bfloat16 (0.5)" in text
+
+
+def test_a_deviation_is_at_home_where_it_shows() -> None:
+    assert home("h-res-transposed") == ("PAPER", "float64")
+    assert home("output-not-cast-back") == ("PAPER", "bfloat16")
+    assert home("rms-eps-inside") == ("PAPER with rms eps 1e-3 outside", "float64")
