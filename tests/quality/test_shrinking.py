@@ -95,10 +95,9 @@ def test_a_cotangent_shrinks_to_one_entry() -> None:
 
 
 def failure(law: str, deviation: str, directory: Path) -> Counterexample:
-    """The counterexample that is left."""
+    """The counterexample that is left. A fixed seed: a derandomised search depends on the source of the runner."""
     subject = Subject(f"deviation:{deviation}", build(deviation, PAPER), torch.float32, torch.device("cpu"))
-    profile = Profile(examples=200, derandomise=True)
-    verdict = examine(all_laws()[law], subject, profile, directory=directory)
+    verdict = examine(all_laws()[law], subject, Profile(examples=200), directory=directory, randomness=0)
     assert verdict.status == "failed"
     assert verdict.counterexample is not None
     return Counterexample.load(verdict.counterexample)
@@ -111,7 +110,6 @@ def test_a_transposed_h_res_shrinks_to_three_numbers_and_a_cycle(law: str, tmp_p
     assert tuple(case.order) in ((1, 2, 0), (2, 0, 1))
 
 
-@NOISY
 def test_a_transposed_h_res_shrinks_in_a_whole_block(tmp_path: Path) -> None:
     case = failure("block.agrees-with-oracle", "h-res-transposed", tmp_path).case
     assert case.x.numel() <= 3
