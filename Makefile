@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Nothing here needs a model hub: the published libraries are run on generated parameters.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: verify test lint kill bench clean
+.PHONY: verify test lint kill seeds bench clean
 # Two targets at once would install into one .venv at once.
 .NOTPARALLEL:
 
@@ -29,9 +29,12 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Outside CI: the kill matrix (an hour on two cores) and the cost of the laws.
+# Outside CI: the kill matrix (an hour on two cores), a hundred seeds on every control (a day), the cost of the laws.
 kill: $(VENV)/installed-test
 	$(BIN)/python -m properties.kill --out docs
+
+seeds: $(VENV)/installed-test
+	$(BIN)/python -m properties.seeds --seeds 100
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m properties.bench

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from properties.case import BranchSpec, Case
     from properties.counterexample import Counterexample
     from properties.implementation import Absent, Implementation, Projection, Reference
-    from properties.law import Law, all_laws, law
+    from properties.law import Law, all_laws
     from properties.replay import replay_file
     from properties.runner import PROFILES, HarnessError, Profile, Subject, Verdict, examine
     from properties.target import TargetError, resolve
@@ -41,7 +41,6 @@ _HOME = {
     "Verdict": "runner",
     "all_laws": "law",
     "examine": "runner",
-    "law": "law",
     "replay_file": "replay",
     "resolve": "target",
 }
@@ -79,7 +78,6 @@ __all__ = [
     "Verdict",
     "all_laws",
     "examine",
-    "law",
     "replay_file",
     "resolve",
 ]

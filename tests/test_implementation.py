@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Sequence
 
 import pytest
@@ -11,6 +12,7 @@ from test_deviations import branch, generic_params, normal
 from torch import Tensor
 
 import mhc_ref
+import properties
 from mhc_ref import DEEPSEEK_V4, MHC_LITE, PAPER, PRESETS, Branch, Dialect, Mappings, Params
 from properties.implementation import METHODS, Absent, Implementation, Projection, Reference, dtype_names, offers
 from properties.law import all_laws
@@ -209,3 +211,10 @@ def test_head_parameters_are_the_last_of_a_derived_stack() -> None:
 
 def test_the_reference_of_permutations_declares_what_it_can_mix() -> None:
     assert max(Reference(MHC_LITE).streams) == 5
+
+
+def test_a_public_name_is_no_module_of_the_same_name() -> None:
+    """Importing a submodule binds it in the package, where it would hide a lazily loaded name."""
+    modules = {module.name for module in pkgutil.iter_modules(properties.__path__)}
+    assert modules.isdisjoint(properties.__all__)
+    assert all(getattr(properties, name).__name__ for name in properties.__all__ if name != "PROFILES")

@@ -1,0 +1,110 @@
+"""Many seeds on every control: no law may accuse a correct implementation, and none may be flaky.
+
+    python -m properties.seeds --seeds 100        (make seeds)
+
+Seeds are the outer loop, so a run that `--seconds` cuts short has covered every control evenly; it says how far it got.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from properties.kill import DTYPE_ORDER, Bench, Task
+
+PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
+"""Taken in turn from seed to seed."""
+
+Outcome = tuple[str, int, int, list[str]]
+"""Which run, laws exercised, examples tried, and what went wrong: accusations and harness errors."""
+
+
+def runs(seeds: int, examples: int, only: list[str]) -> Iterator[tuple[Task, int]]:
+    """Every control in every dtype for every seed, each seed in the next preset that the control can compute."""
+    from mhc_ref import PRESETS as DIALECTS
+    from properties import controls
+
+    for number, (name, control) in itertools.product(range(seeds), controls.CATALOGUE.items()):
+        if only and name not in only:
+            continue
+        possible = [preset for preset in PRESETS if control.applies(DIALECTS[preset])]
+        preset = possible[number % len(possible)]
+        for dtype in DTYPE_ORDER:
+            yield Task("control", name, preset, dtype, examples, False, ()), number
+
+
+def outcome_of(work: tuple[Task, int]) -> Outcome:
+    """All laws on one control with one seed, run in a worker process."""
+    from properties.law import all_laws
+
+    task, number = work
+    bench = Bench(task)
+    exercised, examples = 0, 0
+    wrong: list[str] = []
+    title = f"{task.name}@{task.preset} {task.dtype} seed {number}"
+    for law in all_laws().values():
+        try:
+            verdict = bench.examine(law, task.dtype, number)
+        except Exception as error:  # a harness error is what this run is looking for, and the next law is still due
+            wrong.append(f"{title}: {law.id}: {type(error).__name__}: {error}")
+            continue
+        exercised += verdict.status != "not-applicable"
+        examples += verdict.examples
+        if verdict.status == "failed":
+            wrong.append(f"{title}: {verdict.message}")
+    return title, exercised, examples, wrong
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="how many seeds")] = 100,
+    examples: Annotated[int, typer.Option(help="examples a law and seed")] = 16,
+    jobs: Annotated[int, typer.Option(help="worker processes")] = 2,
+    seconds: Annotated[float, typer.Option(help="begin no run after this time; 0: no limit")] = 0,
+    only: Annotated[list[str] | None, typer.Option(help="only this control; may be repeated")] = None,
+) -> None:
+    """Run them; exit 1 where a law accused a control or the harness failed, 2 where the time did not suffice."""
+    began = time.monotonic()
+    work = list(runs(seeds, examples, only or []))
+    done = laws = tried = failures = 0
+
+    def until_late() -> Iterator[tuple[Task, int]]:
+        for one in work:
+            if seconds and time.monotonic() - began > seconds:
+                return
+            yield one
+
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_quietly) as pool:
+        pending = until_late()
+        # A few at a time: `imap` would take all the work at once, and the limit would never be seen.
+        while batch := list(itertools.islice(pending, 4 * jobs)):
+            for title, exercised, examples_tried, wrong in pool.imap_unordered(outcome_of, batch):
+                done, laws, tried, failures = (
+                    done + 1,
+                    laws + exercised,
+                    tried + examples_tried,
+                    failures + len(wrong),
+                )
+                for message in wrong:
+                    typer.echo(message)
+                typer.echo(f"{done}/{len(work)} {title}", err=True)
+    minutes = (time.monotonic() - began) / 60
+    typer.echo(
+        f"{done} of {len(work)} runs, {laws} laws exercised, {tried} examples, {failures} accusations or errors, "
+        f"{minutes:.0f} minutes with {jobs} workers"
+    )
+    raise typer.Exit(1 if failures else 2 if done < len(work) else 0)
+
+
+def _quietly() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
