@@ -17,9 +17,17 @@ channel in use attain this in the limit of open gates: so these envelopes decide
 contains nothing, a gated branch grows doubly exponentially, a pre-norm leaves growth by a constant a sub-layer, and a
 post-norm contains.
 
-Gradient: the largest absolute row sum of the Jacobian. Without a norm linear and relu have the same envelope. Behind a
-pre-norm of one channel the slope at 0 is 1/sqrt(eps): a normalisation does not contain gradients, it makes them explode
-where activations are small.
+Gradient: the largest absolute row sum of the Jacobian. Without a norm linear and relu have the same envelope. A pre-norm
+has the slope 1/sqrt(eps) at 0: a normalisation does not contain gradients, it makes them explode where activations are
+small. Of more than 4 channels that is not yet the largest: with w = u / (sqrt(C) rho), s = |w|^2 < 1 and
+1/rho = sqrt((1 - s) / eps) the Jacobian is (I - w w^T) / rho, and its row i has the absolute sum
+(1 - w_i^2 + |w_i| sum of the other |w_j|) / rho <= (1 + c s) sqrt((1 - s) / eps) with c = (sqrt(C) - 1) / 2, by
+Cauchy-Schwarz and the largest eigenvalue of the quadratic form. Over s that is largest at 0 for c <= 1/2, otherwise at
+s = (2c - 1) / (3c). With eps outside the root and s' = sigma / (sigma + eps) in place of s it is (1 - s') (1 + c s') / eps,
+largest at 0 for c <= 1, otherwise at s' = (c - 1) / (2c).
+
+Nonfinite: a state, a branch input or a branch output overflows, the state before a post-norm included; the inside of a
+branch is computed in float64.
 """
 
 from __future__ import annotations
@@ -131,7 +139,7 @@ def envelope(request: Request, depth: int, n: int, width: int) -> Any:
     d = request.dialect
     read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), _mp(request.branch_bound)
     if request.gain == "gradient":
-        slope = read if request.norm == "none" else read / (mp.sqrt(d.rms_eps) if d.rms_eps_inside else d.rms_eps)
+        slope = read if request.norm == "none" else read * steepest(d, width)
         return (1 + write * g * slope) ** depth
     if request.norm == "post":
         return mp.sqrt(width)
@@ -142,6 +150,30 @@ def envelope(request: Request, depth: int, n: int, width: int) -> Any:
         if mp.isinf(a) or a > mp.mpf(10) ** 400:  # beyond every threshold that is asked for
             break
     return a
+
+
+def steepest(dialect: Dialect, width: int) -> Any:
+    """The largest absolute row sum of the Jacobian of an rms normalisation of `width` channels, in mpmath."""
+    mp = context()
+    c, eps = (mp.sqrt(width) - 1) / 2, mp.mpf(dialect.rms_eps)
+    if dialect.rms_eps_inside:
+        s = max(mp.zero, (2 * c - 1) / (3 * c)) if c else mp.zero
+        return mp.sqrt((1 - s) / eps) * (1 + c * s)
+    s = max(mp.zero, (c - 1) / (2 * c)) if c else mp.zero
+    return (1 - s) * (1 + c * s) / eps
+
+
+def peak(request: Request, depth: int, n: int, width: int) -> Any:
+    """What every state, branch input and branch output of `depth` sub-layers stays below, in mpmath."""
+    mp = context()
+    d = request.dialect
+    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), _mp(request.branch_bound)
+    a = envelope(request, depth - 1, n, width) if depth > 1 else mp.one
+    if request.norm == "post":
+        a = max(mp.one, mp.sqrt(width))
+    u = read * a
+    y = g * _shape(request, mp.sqrt(width) if request.norm == "pre" else u, mp)
+    return max(u, y, a + write * y)
 
 
 def value(request: Request, block: Block) -> Any:
@@ -237,11 +269,12 @@ def _overflowing(request: Request, clock: Clock, keep: Callable[[Answer, Block],
     """The first sub-layer after which something is not finite, with open gates, the largest weight and input."""
     info = torch.finfo(getattr(torch, request.dtype))
     n, width = request.max_streams, request.max_width
-    limit = envelope(request, request.max_depth, n, width)
-    roundings = (n + 10) * request.max_depth
+    limit = peak(request, request.max_depth, n, width)
+    roundings = (n + width + 10) * request.max_depth
     if limit * (1 + _mp(Fraction(info.eps))) ** roundings < info.max:
         proof = (
-            f"{_why(request)}: after {request.max_depth} sub-layers at most {_short(limit)} and {roundings} roundings, "
+            f"{_why(request)}: states, branch inputs and outputs of {request.max_depth} sub-layers are at most "
+            f"{_short(limit)}, and with {roundings} roundings "
         )
         return Answer(None, None, True, f"{proof}below the largest {request.dtype}, {info.max:.4g}.")
     depth = _first_overflow(request, Block(_OPEN, _OPEN, request.branch_bound, request.max_depth, n, width), clock)
@@ -296,7 +329,10 @@ def _why(request: Request) -> str:
     d, g = request.dialect, decimal(request.branch_bound)
     gates = f"gates read less than {1 + d.pre_eps:g} of each stream and write less than {d.post_scale:g}"
     if request.gain == "gradient":
-        slope = g if request.norm == "none" else f"{g} / sqrt(eps), for the normalisation has 1 / sqrt(eps) at 0"
+        slope = g
+        if request.norm == "pre":
+            steep = context().nstr(steepest(d, request.max_width), 6)
+            slope = f"{g} * {steep}, for the normalisation of {request.max_width} channels has one of {steep} near 0"
         return f"The residual path adds nothing, {gates}, and the branch has a slope of at most {slope}"
     if request.norm == "post":
         return "A normalised stream of C channels has activations of at most sqrt(C)"

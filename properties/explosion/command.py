@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 def explode_command(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help=_FAMILIES)],
     threshold: Annotated[str | None, typer.Option(help="the gain to be reached, an exact decimal")] = None,
-    gain: Annotated[str, typer.Option(help=", ".join(GAINS))] = "forward",
+    gain: Annotated[str | None, typer.Option(help=f"{', '.join(GAINS)}; forward, of a block activation")] = None,
     direction: Annotated[
         str, typer.Option(help=f"{DIRECTIONS[0]}: gain >= threshold; {DIRECTIONS[1]}: <=")
     ] = "explode",
@@ -119,7 +119,7 @@ class _Progress:
             self._open = False
 
 
-def _threshold(given: str | None, gain: str) -> str:
+def _threshold(given: str | None, gain: str | None) -> str:
     if given is None and gain != "nonfinite":
         raise ValueError("no threshold was given; expected --threshold with the gain to be reached")
     return given or "1"

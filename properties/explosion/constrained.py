@@ -18,8 +18,8 @@ from properties.explosion.manifold import answer, axis, cap
 from properties.explosion.mixing import Mixing
 from properties.explosion.request import Request
 
-_FAR = 1000.0
-"""A logit whose exponential is beyond every threshold that float64 can hold."""
+_FAR = 700.0
+"""A logit whose exponential float64 holds, and which is beyond every threshold that can be asked for."""
 
 Keep = Callable[[Answer, Tensor], None]
 
@@ -70,6 +70,7 @@ def _exploding(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, 
             )
             continue
         if axis(request) == "rows" and depth > 1:
+            open_questions = open_questions or [f"depth {depth} with {n} streams"]
             break  # row sums of at most 1: a longer product has smaller ones
         while n not in stacks or stacks[n].depth < depth:
             stacks.setdefault(n, Concentration(request.dialect, n, request.seed, clock)).extend()
@@ -80,7 +81,10 @@ def _exploding(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, 
         if len(open_questions) < 1:
             open_questions.append(f"depth {depth} with {n} streams (the search reached {value:.6g} there)")
         clock.best = f"{value:.6g} at depth {depth}, {n} streams"
-    return Answer(None, None, False, "Neither found nor proved impossible: " + _because(excluded)), None
+    if not open_questions:
+        sublayers = f"{request.max_depth} sub-layer{'s' * (request.max_depth > 1)}"
+        return Answer(None, None, True, f"{_because(excluded)} More than {sublayers} were not asked for."), None
+    return Answer(None, None, False, f"Neither found nor proved impossible, first at {open_questions[0]}. "), None
 
 
 def _answer(request: Request, depth: int, n: int, excluded: dict[int, str], open_questions: list[str]) -> Answer:
@@ -103,6 +107,8 @@ def _fading(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Ten
     why = "With one stream the matrix is the same for every logit"
     if request.max_streams == 1:
         proof = f"{why}, so the depth is its exponent."
+        if alone is None:
+            proof = f"{why}, and {request.max_depth} sub-layers of it do not reach the threshold."
         return Answer(alone, None if alone is None else 1, True, proof), best
     for n in range(2, request.max_streams + 1):
         one = _faintest(request, mixing, n, clock)[None]
@@ -111,6 +117,8 @@ def _fading(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Ten
             best = one.repeat(depth, 1, 1)
     if best is None:
         return Answer(None, None, False, f"{why}, and {request.max_depth} sub-layers of it are not enough."), None
+    if best.shape[:2] == (1, 1):
+        return Answer(1, 1, True, f"{why}, and one sub-layer is enough."), best
     proof = f"{why}; with more streams nothing that fades faster was found, which is no proof"
     if best.shape[1] > 1:
         proof = f"{why} and needs {alone or 'too many'} sub-layers; {best.shape[1]} streams fade faster"

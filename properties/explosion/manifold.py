@@ -95,7 +95,8 @@ def cap(request: Request, n: int, depth: int | None) -> Cap:
     loses = bool(dialect.iterations and dialect.denominator_eps and dialect.denominator == "add")
     if about == "rows" or n == 1:
         how = "its last division makes every row sum" if dialect.iterations else "a softmax makes every row sum"
-        size = "less than 1" if loses else decimal(rows, 12)
+        clamped = dialect.iterations and dialect.denominator_eps
+        size = "less than 1" if loses else f"{'at most ' * bool(clamped)}{decimal(rows, 12)}"
         return Cap(rows, loses, f"{how} {size}, and so it is in products")
     if normalised(dialect) and n == 2 and depth is not None:
         k = Fraction(1, 2 * dialect.iterations)
@@ -113,6 +114,8 @@ def answer(request: Request) -> Answer | None:
     dialect, threshold = request.dialect, request.threshold
     if dialect.residual != "sinkhorn":
         return _constant(request)
+    if threshold == 0:
+        return Answer(None, None, True, "Finite logits give positive entries only, and so every gain is above 0.")
     if dialect.iterations == 0:
         return _softmax(request) if dialect.start == "softmax" else _unnormalised(request)
     if request.direction == "vanish":

@@ -23,13 +23,14 @@ class Mixing:
     """Logits [..., n, n] in float64 to operators [..., n, n] in float64, and stacks [L, n, n] to exact ones.
 
     `exact` is what decides: of a dialect 50 digits from mpmath, of an implementation the numbers that it returned.
-    `streams` are the n that are accepted, None for all.
+    `streams` are the n that are accepted, None for all. `irrational`: what is exact was rounded to those 50 digits.
     """
 
     dialect: Dialect
     operators: Callable[[Tensor], Tensor]
     exact: Callable[[Tensor], tuple[Matrix, ...]]
     streams: tuple[int, ...] | None = None
+    irrational: bool = False
 
 
 def mixing_of(request: Request) -> Mixing:
@@ -44,7 +45,7 @@ def of_dialect(dialect: Dialect) -> Mixing:
         emitted = mhc_ref.project(logits, dialect)
         return emitted.mT if dialect.transposed else emitted
 
-    return Mixing(dialect, operators, lambda logits: _exactly(logits, dialect))
+    return Mixing(dialect, operators, lambda logits: _exactly(logits, dialect), irrational=True)
 
 
 def of_target(target: str, dtype: str) -> Mixing:

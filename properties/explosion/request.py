@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -24,6 +25,8 @@ BRANCHES: tuple[str, ...] = get_args(Branch)
 NORMS: tuple[str, ...] = get_args(Norm)
 DIRECTIONS: tuple[str, ...] = get_args(Direction)
 DEEPEST = 10_000
+LARGEST = 300
+"""Numbers are asked for between 1e-300 and 1e300, so that float64 can hold what comes out."""
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -74,7 +77,7 @@ def request(
     family: str,
     threshold: Number,
     *,
-    gain: str = "forward",
+    gain: str | None = None,
     direction: str = "explode",
     max_depth: int = 128,
     max_streams: int = 4,
@@ -97,6 +100,8 @@ def request(
     limit = exact(threshold, "threshold")
     kind, _, rest = family.partition(":")
     branch, _, norm = rest.partition(":") if kind == "block" else ("", "", "")
+    if gain is None:  # a block with a branch is no matrix
+        gain = "activation" if kind == "block" else "forward"
     chosen: Direction = _one_of(direction, DIRECTIONS, "direction")  # pyright: ignore[reportAssignmentType]
     if limit < 0 or (limit == 0 and chosen == "explode"):
         raise ValueError(f"threshold is {threshold}; expected more than 0: every gain is at least 0")
@@ -134,12 +139,17 @@ def request(
 
 def exact(number: Number, name: str) -> Fraction:
     """The number that was written, as a fraction; ValueError where it is none or not finite."""
+    exponent = re.search(r"[eE]([+-]?\d+)\s*$", str(number))
+    far = exponent is not None and abs(int(exponent[1])) > 2 * LARGEST  # 1e999999999 has a billion digits
     try:
         if isinstance(number, bool):
             raise ValueError
-        return Fraction(repr(number)) if isinstance(number, float) else Fraction(number)
+        value = Fraction(0 if far else repr(number) if isinstance(number, float) else number)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise ValueError(f"{name} is {number!r}; expected a finite decimal number such as 100, 0.05 or 1e3") from None
+    if far or (value and not Fraction(1, 10**LARGEST) <= abs(value) <= 10**LARGEST):
+        raise ValueError(f"{name} is {number}; expected a size between 1e-{LARGEST} and 1e{LARGEST}")
+    return value
 
 
 def _bound(number: Number, name: str) -> Fraction:
