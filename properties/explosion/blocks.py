@@ -55,7 +55,7 @@ from properties.explosion.hypothesise import Clock, smallest
 from properties.explosion.mixing import fraction
 from properties.explosion.request import Request
 
-_OPEN = 60
+OPEN = 60
 """A gate logit whose sigmoid is 1 in float64, and in 50 digits falls short of it by 1e-26."""
 
 
@@ -81,7 +81,7 @@ def solve(request: Request, clock: Clock, keep: Callable[[Answer, Block], None])
     clock.stage = "depth"
     if request.gain == "nonfinite":
         return _overflowing(request, clock, keep)
-    least = _least_depth(request)
+    least = least_depth(request)
     if least is None:
         return _impossible(request)
     proved, excluded, smaller = True, "", ""
@@ -97,8 +97,8 @@ def solve(request: Request, clock: Clock, keep: Callable[[Answer, Block], None])
         if _excludes(request, limit):
             smaller = f"{depth} of {n} stream{'s' * (n > 1)} with C = {width} below {_short(limit)}"
             continue
-        block = Block(_OPEN, _OPEN, request.branch_bound, depth, n, width)
-        if value(request, block) >= _mp(request.threshold):
+        block = Block(OPEN, OPEN, request.branch_bound, depth, n, width)
+        if value(request, block) >= number(request.threshold):
             reasons = "; ".join(reason for reason in (_why(request), excluded, smaller) if reason)
             known = Answer(depth, n, proved, f"{reasons}.")
             keep(known, block)
@@ -109,7 +109,7 @@ def solve(request: Request, clock: Clock, keep: Callable[[Answer, Block], None])
     return Answer(None, None, False, f"{_why(request)}; not found, which is no proof.")
 
 
-def _least_depth(request: Request) -> int | None:
+def least_depth(request: Request) -> int | None:
     """The first depth at which the envelope of the largest block lets the threshold through."""
 
     def possible(depth: int) -> bool:
@@ -134,22 +134,41 @@ def _impossible(request: Request) -> Answer:
 
 
 def envelope(request: Request, depth: int, n: int, width: int) -> Any:
-    """What the gain of `depth` sub-layers stays below, in mpmath; see the module for the proof."""
+    """What the gain of `depth` sub-layers stays below; see the module for the proof.
+
+    A Fraction where that is rational, for a threshold may be just that number; otherwise in mpmath.
+    """
     mp = context()
     d = request.dialect
-    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), _mp(request.branch_bound)
+    rational = _rational_envelope(request, depth, n, width)
+    if rational is not None:
+        return rational
+    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), number(request.branch_bound)
     if request.gain == "gradient":
         slope = read if request.norm == "none" else read * steepest(d, width)
         return (1 + write * g * slope) ** depth
     if request.norm == "post":
         return mp.sqrt(width)
     a = mp.one
-    for _ in range(depth):
+    for _ in range(depth):  # gated, or a width that is no square
         v = read * a if request.norm == "none" else mp.sqrt(width)
         a += write * g * _shape(request, v, mp)
         if mp.isinf(a) or a > mp.mpf(10) ** 400:  # beyond every threshold that is asked for
             break
     return a
+
+
+def _rational_envelope(request: Request, depth: int, n: int, width: int) -> Fraction | None:
+    d, root = request.dialect, math.isqrt(width)
+    square = root * root == width
+    step = Fraction(d.post_scale) * request.branch_bound
+    if request.norm == "post":
+        return Fraction(root) if square else None
+    if request.norm == "none" and request.branch != "gated":
+        return (1 + step * n * (1 + Fraction(d.pre_eps))) ** depth
+    if request.norm == "pre" and request.branch != "gated" and request.gain != "gradient" and square:
+        return 1 + depth * step * root
+    return None
 
 
 def steepest(dialect: Dialect, width: int) -> Any:
@@ -167,8 +186,8 @@ def peak(request: Request, depth: int, n: int, width: int) -> Any:
     """What every state, branch input and branch output of `depth` sub-layers stays below, in mpmath."""
     mp = context()
     d = request.dialect
-    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), _mp(request.branch_bound)
-    a = envelope(request, depth - 1, n, width) if depth > 1 else mp.one
+    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), number(request.branch_bound)
+    a = _number(envelope(request, depth - 1, n, width)) if depth > 1 else mp.one
     if request.norm == "post":
         a = max(mp.one, mp.sqrt(width))
     u = read * a
@@ -184,8 +203,8 @@ def value(request: Request, block: Block) -> Any:
     mp = context()
     d = request.dialect
     read = block.streams * (_sigmoid(block.pre, mp) + mp.mpf(d.pre_eps))
-    write = mp.mpf(d.post_scale) * _sigmoid(block.post, mp) * _mp(block.weight)
-    kept = _mp(sum(residual_operators(request, block)[0][0], Fraction(0)))
+    write = mp.mpf(d.post_scale) * _sigmoid(block.post, mp) * number(block.weight)
+    kept = number(sum(residual_operators(request, block)[0][0], Fraction(0)))
     if request.gain == "gradient":
         slope = read if request.norm == "none" else read / (mp.sqrt(d.rms_eps) if d.rms_eps_inside else d.rms_eps)
         return (kept + write * slope) ** block.depth
@@ -271,19 +290,19 @@ def _overflowing(request: Request, clock: Clock, keep: Callable[[Answer, Block],
     n, width = request.max_streams, request.max_width
     limit = peak(request, request.max_depth, n, width)
     roundings = (n + width + 10) * request.max_depth
-    if limit * (1 + _mp(Fraction(info.eps))) ** roundings < info.max:
+    if limit * (1 + number(Fraction(info.eps))) ** roundings < info.max:
         proof = (
             f"{_why(request)}: states, branch inputs and outputs of {request.max_depth} sub-layers are at most "
             f"{_short(limit)}, and with {roundings} roundings "
         )
         return Answer(None, None, True, f"{proof}below the largest {request.dtype}, {info.max:.4g}.")
-    depth = _first_overflow(request, Block(_OPEN, _OPEN, request.branch_bound, request.max_depth, n, width), clock)
+    depth = _first_overflow(request, Block(OPEN, OPEN, request.branch_bound, request.max_depth, n, width), clock)
     if depth is None:
         return Answer(
             None, None, False, f"Nothing overflows within {request.max_depth} sub-layers of the strongest block."
         )
     for fewer, narrower in itertools.product(range(1, n + 1), range(1, width + 1)):
-        block = Block(_OPEN, _OPEN, request.branch_bound, depth, fewer, narrower)
+        block = Block(OPEN, OPEN, request.branch_bound, depth, fewer, narrower)
         if _first_overflow(request, block, clock) is not None:
             known = Answer(depth, fewer, False, f"{_why(request)}, and that was run in {request.dtype}.")
             keep(known, block)
@@ -302,12 +321,12 @@ def _first_overflow(request: Request, block: Block, clock: Clock) -> int | None:
 def _simplified(request: Request, block: Block, clock: Clock) -> Block:
     """The simplest gate logits and weight that still reach the threshold: Hypothesis shrinks three numbers."""
     weights = [*simpler(request.branch_bound), request.branch_bound]
-    goal = _mp(request.threshold)
+    goal = number(request.threshold)
 
     def built(numbers: tuple[int, int, Fraction]) -> Block:
         return Block(*numbers, block.depth, block.streams, block.width)
 
-    gate = st.integers(0, _OPEN)
+    gate = st.integers(0, OPEN)
     found = smallest(
         st.tuples(gate, gate, st.sampled_from(weights)),
         lambda numbers: bool(value(request, built(numbers)) >= goal),
@@ -321,7 +340,7 @@ def _simplified(request: Request, block: Block, clock: Clock) -> Block:
 def _excludes(request: Request, limit: Any) -> bool:
     """Whether the threshold is out of reach. Gates are never quite open; a post-norm without eps attains its bound."""
     attained = request.norm == "post" and not request.dialect.rms_eps
-    goal = _mp(request.threshold)
+    goal = request.threshold if isinstance(limit, Fraction) else number(request.threshold)
     return bool(goal > limit if attained else goal >= limit)
 
 
@@ -361,10 +380,14 @@ def _rms(u: Tensor, dialect: Dialect) -> Tensor:
     return torch.where(rms == 0, u, u / torch.where(rms == 0, 1.0, rms))
 
 
-def _mp(number: Fraction) -> Any:
-    mp = context()
-    return mp.mpf(number.numerator) / number.denominator
+def number(exact: Fraction) -> Any:
+    """The fraction in mpmath."""
+    return context().mpf(exact.numerator) / exact.denominator
+
+
+def _number(limit: Any) -> Any:
+    return number(limit) if isinstance(limit, Fraction) else limit
 
 
 def _short(limit: Any) -> str:
-    return context().nstr(limit, 10)
+    return context().nstr(_number(limit), 10)

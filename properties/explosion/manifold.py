@@ -106,7 +106,8 @@ def cap(request: Request, n: int, depth: int | None) -> Cap:
         why = "a column that sums to 1 before its rows are normalised sums to less than n - 1 + 1/n after"
         return Cap(n - 1 + Fraction(1, n), True, why)
     sums = f"the rows of every composite are positive and sum to at most {decimal(rows, 12)}"
-    return Cap(n * rows, True, f"{sums}, so a column of n = {n} entries stays below {decimal(n * rows, 12)}")
+    limit = n * rows * (rows if about == "spectral" else 1)
+    return Cap(limit, True, f"{sums}, so a column of n = {n} entries stays below {decimal(n * rows, 12)}")
 
 
 def answer(request: Request) -> Answer | None:
