@@ -166,7 +166,9 @@ def asked_of(
         return request("mhc", threshold, gain="backward", **limits)
     assert deviation is not None
     if family in (NEAR_IDENTITY, NEAR_AVERAGE):
-        bound = {"identity_bound": deviation} if family == NEAR_IDENTITY else {"entry_bound": Fraction(1, n) + deviation}
+        bound = (
+            {"identity_bound": deviation} if family == NEAR_IDENTITY else {"entry_bound": Fraction(1, n) + deviation}
+        )
         return request("hc", threshold, **bound, **limits)
     return request(family, threshold, branch_bound=deviation, **limits)
 

@@ -17,14 +17,14 @@ channel in use attain this in the limit of open gates: so these envelopes decide
 contains nothing, a gated branch grows doubly exponentially, a pre-norm leaves growth by a constant a sub-layer, and a
 post-norm contains.
 
-Gradient: the largest absolute row sum of the Jacobian. Without a norm linear and relu have the same envelope. A pre-norm
-has the slope 1/sqrt(eps) at 0: a normalisation does not contain gradients, it makes them explode where activations are
-small. Of more than 4 channels that is not yet the largest: with w = u / (sqrt(C) rho), s = |w|^2 < 1 and
-1/rho = sqrt((1 - s) / eps) the Jacobian is (I - w w^T) / rho, and its row i has the absolute sum
+Gradient: the largest absolute row sum of the Jacobian. Without a norm linear and relu have the same envelope. A
+pre-norm has the slope 1/sqrt(eps) at 0: a normalisation does not contain gradients, it makes them explode where
+activations are small. Of more than 4 channels that is not yet the largest: with w = u / (sqrt(C) rho), s = |w|^2 < 1
+and 1/rho = sqrt((1 - s) / eps) the Jacobian is (I - w w^T) / rho, and its row i has the absolute sum
 (1 - w_i^2 + |w_i| sum of the other |w_j|) / rho <= (1 + c s) sqrt((1 - s) / eps) with c = (sqrt(C) - 1) / 2, by
 Cauchy-Schwarz and the largest eigenvalue of the quadratic form. Over s that is largest at 0 for c <= 1/2, otherwise at
-s = (2c - 1) / (3c). With eps outside the root and s' = sigma / (sigma + eps) in place of s it is (1 - s') (1 + c s') / eps,
-largest at 0 for c <= 1, otherwise at s' = (c - 1) / (2c).
+s = (2c - 1) / (3c). With eps outside the root and s' = sigma / (sigma + eps) in place of s it is
+(1 - s') (1 + c s') / eps, largest at 0 for c <= 1, otherwise at s' = (c - 1) / (2c).
 
 Nonfinite: a state, a branch input or a branch output overflows, the state before a post-norm included; the inside of a
 branch is computed in float64.

@@ -56,7 +56,8 @@ def find_minimal(
             post normalisation, for the gains "activation", "gradient" and "nonfinite".
             "target:TARGET": the mixing of an implementation, by the grammar of --impl.
         threshold: compared exactly, as the decimal that it is written as.
-        gain: of the composite A_L ... A_1; None is "forward", of a block "activation". "forward", "backward": largest absolute row or column sum; "signed": largest
+        gain: of the composite A_L ... A_1; None is "forward", of a block "activation". "forward", "backward":
+            largest absolute row or column sum; "signed": largest
             absolute value of a row sum (the mHC paper's figure); "spectral": spectral norm. "activation": largest
             activation from inputs within 1; "gradient": largest absolute row sum of the Jacobian (without a branch both
             are "forward"); "nonfinite": something leaves the range of `dtype` (threshold 1; families without a cap).
