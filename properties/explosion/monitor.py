@@ -107,8 +107,8 @@ class Monitor:
     n, alone and in every product; rounding adds, per layer, one unit of the emitted dtype where it is a short one, and
     (n + 1 + 2 max |log A_ij|) units of float32 (float64 for float64): a sum, a division, and a logarithm as large as
     that where the implementation works in logs. Of anything else the bound is `bound`, on the gains of P_l and of A_l.
-    What is not finite is never within. The first layer to leave is reported once, as a warning of the logger "properties.monitor" (without a
-    configured logging that is a line on stderr).
+    What is not finite is never within. The first layer to leave is reported once, as a warning of the logger
+    "properties.monitor" (without a configured logging that is a line on stderr).
 
     Not seen: what is recomputed in a backward pass (checkpointing), and what a compiled model does not hand to hooks.
 
