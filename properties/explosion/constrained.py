@@ -11,12 +11,14 @@ from torch import Tensor
 
 from properties.explosion.ascent import Concentration, climbed
 from properties.explosion.closed_form import Answer
+from properties.explosion.composite import decimal
 from properties.explosion.foreign import smallest_stack
 from properties.explosion.hypothesise import Clock
 from properties.explosion.logits import confirmed, float_gain, may_reach, product, reached, simplest_logits
-from properties.explosion.manifold import answer, axis, cap
+from properties.explosion.manifold import answer, axis, cap, normalised
 from properties.explosion.mixing import Mixing
 from properties.explosion.request import Request
+from properties.explosion.storage import drifting, growth
 
 _FAR = 700.0
 """A logit whose exponential float64 holds, and which is beyond every threshold that can be asked for."""
@@ -32,7 +34,11 @@ def solve(request: Request, mixing: Mixing, clock: Clock, keep: Keep) -> Answer:
         known, start = smallest_stack(request, mixing, clock)
     elif (known := answer(request)) is None:
         clock.stage = "depth"
-        known, start = (_fading if request.direction == "vanish" else _exploding)(request, mixing, clock)
+        rows_drift = axis(request) == "rows" and request.direction == "explode"
+        if request.stored and (rows_drift or (request.direction == "vanish" and normalised(request.dialect))):
+            known, start = _drifted(request, mixing, clock)
+        else:
+            known, start = (_fading if request.direction == "vanish" else _exploding)(request, mixing, clock)
     else:
         start = _start(request, mixing, known)
     if start is None:
@@ -98,6 +104,23 @@ def _because(excluded: dict[int, str]) -> str:
     reasons = [excluded[n] for n in sorted(excluded) if n > 1] or list(excluded.values())
     text = "; ".join(reasons)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _drifted(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
+    """Row sums that leave 1 by rounding alone."""
+    sign = 1 if request.direction == "explode" else -1
+    most = growth(request, request.max_streams, sign)
+    least = 1
+    while (most**least - request.threshold) * sign < 0:
+        least += 1
+    extreme = f"at {'most' if sign > 0 else 'least'} {decimal(most, 12)} as they are stored in {request.dtype}"
+    why = f"Rows sum to 1, {extreme}, so fewer than {least} sub-layers cannot reach {decimal(request.threshold)}"
+    start = drifting(request, mixing, clock)
+    if start is None:
+        return Answer(None, None, False, f"{why}; not found, which is no proof."), None
+    if len(start) == least and start.shape[1] == 2:
+        return Answer(least, 2, True, f"{why}; one stream is always 1."), start
+    return Answer(len(start), start.shape[1], False, f"{why}; what lies between was not excluded."), start
 
 
 def _fading(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:

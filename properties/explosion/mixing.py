@@ -35,7 +35,22 @@ class Mixing:
 
 def mixing_of(request: Request) -> Mixing:
     """The mixing that a request of family mhc or target is about."""
-    return of_target(request.target, request.dtype) if request.family == "target" else of_dialect(request.dialect)
+    if request.family == "target":
+        return of_target(request.target, request.dtype)
+    return stored_in(request.dtype, of_dialect(request.dialect)) if request.stored else of_dialect(request.dialect)
+
+
+def stored_in(dtype: str, mixing: Mixing) -> Mixing:
+    """The mixing whose matrices are stored in a dtype: rounded to float64 first, then to that."""
+    storage: torch.dtype = getattr(torch, dtype)
+
+    def exact(logits: Tensor) -> tuple[Matrix, ...]:
+        rounded = torch.tensor(
+            [[[float(entry) for entry in row] for row in one] for one in mixing.exact(logits)], dtype=torch.float64
+        )
+        return tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in rounded.to(storage).tolist())
+
+    return Mixing(mixing.dialect, lambda logits: mixing.operators(logits).to(storage).double(), exact)
 
 
 def of_dialect(dialect: Dialect) -> Mixing:

@@ -64,6 +64,11 @@ class Request:
         )
 
     @property
+    def stored(self) -> bool:
+        """Whether the mixing matrices are rounded to a dtype before they are applied."""
+        return self.family == "mhc" and self.dtype != "float64"
+
+    @property
     def sign(self) -> str:
         return ">=" if self.direction == "explode" else "<="
 
@@ -177,6 +182,11 @@ def _consistent(made: Request) -> None:
     if made.family == "mhc" and made.dialect.residual == "unconstrained":
         raise ValueError(
             "the dialect's residual is 'unconstrained'; expected a constrained one. For it there is family hc"
+        )
+    if made.stored and (made.dialect.residual != "sinkhorn" or not made.dialect.iterations):
+        raise ValueError(
+            f"dtype is {made.dtype!r}; expected float64 for a dialect without Sinkhorn iterations: stored matrices are "
+            "searched where a division normalises them"
         )
     if made.family not in ("residual", "block") and made.branch_bound != 1:
         raise ValueError(f"branch_bound bounds the branch of residual and block; {made.family} has no branch here")
