@@ -28,7 +28,7 @@ INTERRUPTED_FILE = "explosion.safetensors"
 """Where an interrupted search goes if no --save says otherwise."""
 
 
-_FAMILIES = "residual, hc, mhc, block[:BRANCH[:NORM]], target:TARGET"
+_FAMILIES = "residual, hc, hc:dynamic, mhc, block[:BRANCH[:NORM]], target:TARGET"
 
 
 def register(app: typer.Typer) -> None:

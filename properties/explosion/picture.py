@@ -15,6 +15,7 @@ from mhc_ref.gain import prefixes, suffixes
 from properties.explosion.blocks import activations, envelope
 from properties.explosion.closed_form import rate
 from properties.explosion.composite import decimal
+from properties.explosion.dynamic import states
 from properties.explosion.logits import float_gain
 from properties.explosion.manifold import axis, cap
 from properties.explosion.result import Explosion, tensor
@@ -101,6 +102,8 @@ def _curve(axes: Any, explosion: Explosion) -> None:
     reached = [1.0, *float_gain(composites, asked.gain).tolist()]
     if explosion.block is not None and asked.gain != "gradient":
         reached[1:] = [x.double().abs().max().item() for x in activations(asked, explosion.block, asked.dtype)]
+    if explosion.dynamic is not None:
+        reached[1:] = [float(max(map(abs, x))) for x in states(asked, explosion.dynamic)[1:]]
     limits = bounds(explosion)
     if limits:
         axes.plot(range(len(reached)), [1.0, *limits], color="0.75", linewidth=5, label="bound (proved)")

@@ -24,6 +24,7 @@ GAINS: tuple[str, ...] = get_args(Gain)
 BRANCHES: tuple[str, ...] = get_args(Branch)
 NORMS: tuple[str, ...] = get_args(Norm)
 DIRECTIONS: tuple[str, ...] = get_args(Direction)
+DYNAMIC = "hc:dynamic"
 DEEPEST = 10_000
 LARGEST = 300
 """Numbers are asked for between 1e-300 and 1e300, so that float64 can hold what comes out."""
@@ -55,10 +56,13 @@ class Request:
     branch: Branch = "linear"
     norm: Norm = "none"
     target: str = ""
+    dynamic: bool = False
 
     @property
     def name(self) -> str:
         """The family as it is asked for, with what it is a family of."""
+        if self.dynamic:
+            return f"{self.family}:dynamic"
         return {"block": f"block:{self.branch}:{self.norm}", "target": f"target:{self.target}"}.get(
             self.family, self.family
         )
@@ -106,7 +110,7 @@ def request(
     kind, _, rest = family.partition(":")
     branch, _, norm = rest.partition(":") if kind == "block" else ("", "", "")
     if gain is None:  # a block with a branch is no matrix
-        gain = "activation" if kind == "block" else "forward"
+        gain = "activation" if kind == "block" or family == DYNAMIC else "forward"
     chosen: Direction = _one_of(direction, DIRECTIONS, "direction")  # pyright: ignore[reportAssignmentType]
     if limit < 0 or (limit == 0 and chosen == "explode"):
         raise ValueError(f"threshold is {threshold}; expected more than 0: every gain is at least 0")
@@ -120,10 +124,11 @@ def request(
     if not (math.isfinite(budget) and budget > 0):
         raise ValueError(f"budget is {budget!r}; expected a finite number of seconds above 0")
     made = Request(
-        family=_one_of(kind if kind in ("block", "target") else family, FAMILIES, "family"),  # pyright: ignore[reportArgumentType]
+        family=_one_of(kind if kind in ("block", "target") or family == DYNAMIC else family, FAMILIES, "family"),  # pyright: ignore[reportArgumentType]
         branch=_one_of(branch or "linear", BRANCHES, "the branch of block"),  # pyright: ignore[reportArgumentType]
         norm=_one_of(norm or "none", NORMS, "the norm of block"),  # pyright: ignore[reportArgumentType]
         target=rest if kind == "target" else "",
+        dynamic=family == DYNAMIC,
         threshold=limit,
         gain=_one_of(gain, GAINS, "gain"),  # pyright: ignore[reportArgumentType]
         direction=chosen,
@@ -202,6 +207,13 @@ def _consistent(made: Request) -> None:
         )
     if made.family == "block":
         _block(made)
+    if made.dynamic and made.identity_bound is None:
+        raise ValueError("hc:dynamic adds d tanh(...) to the identity; expected identity_bound, entry_bound was given")
+    if made.dynamic and (made.gain != "activation" or made.direction != "explode"):
+        raise ValueError(
+            f"gain is {made.gain!r} and direction {made.direction!r} for hc:dynamic, which is not linear; expected "
+            "activation and explode"
+        )
 
 
 def _block(made: Request) -> None:

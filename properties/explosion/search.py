@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import PAPER, Dialect
-from properties.explosion import blocks, constrained, overflow
+from properties.explosion import blocks, constrained, dynamic, overflow
 from properties.explosion.architecture import Architecture, smallest_architecture
 from properties.explosion.closed_form import Answer, answer, origin
 from properties.explosion.composite import Matrix, composite, context, exact_gain, reaches, shown
@@ -50,7 +50,8 @@ def find_minimal(
     Args:
         family: "residual": x + g F(x), F linear of norm 1, |g| <= branch_bound, one stream.
             "hc": unconstrained n x n mixing, every entry within `entry_bound`, or within `identity_bound` of the
-            identity's; exactly one of the two is given.
+            identity's; exactly one of the two is given. "hc:dynamic": mixing that depends on the input, within
+            `identity_bound` of the identity for every input; weights and input are searched.
             "mhc": constrained mixing of any dialect, with finite logits of any size.
             "block[:BRANCH[:NORM]]": the whole block with a linear, relu, gated or attention branch and none, pre or
             post normalisation, for the gains "activation", "gradient" and "nonfinite".
@@ -98,6 +99,8 @@ def search(asked: Request, progress: Callable[[str], None] | None = None) -> Exp
     with _one_thread():
         if asked.family in ("mhc", "target"):
             return _constrained(asked, clock)
+        if asked.dynamic:
+            return _dynamic(asked, clock)
         return _blocks(asked, clock) if asked.family == "block" else _bounded(asked, clock)
 
 
@@ -159,6 +162,38 @@ def _blocks(asked: Request, clock: Clock) -> Explosion:
         seconds=round(clock.seconds, 3),
         stopped=stopped,  # pyright: ignore[reportArgumentType]
         block=block,
+    )
+
+
+def _dynamic(asked: Request, clock: Clock) -> Explosion:
+    kept: list[tuple[Answer, dynamic.Dynamic]] = []
+    known, stopped = Answer(None, None, False, "The search was stopped before it found anything."), ""
+    try:
+        known = dynamic.solve(asked, clock, lambda known, one: kept.append((known, one)))
+    except BudgetSpent:
+        stopped = "budget"
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    if not kept:
+        return _nothing(asked, known.proof, clock, impossible=known.proved, stopped=stopped)
+    known, one = kept[-1]
+    return Explosion(
+        request=asked,
+        found=True,
+        depth=one.depth,
+        streams=len(one.weights),
+        width=1,
+        operators=dynamic.operators(asked, one),
+        logits=(),
+        entries=one.entries,
+        value=dynamic.measured(asked, one),
+        exact_value=shown(dynamic.value(asked, one), context()),
+        minimality="proved" if known.proved else "searched",
+        proof=known.proof,
+        impossible=False,
+        seconds=round(clock.seconds, 3),
+        stopped=stopped,  # pyright: ignore[reportArgumentType]
+        dynamic=one,
     )
 
 
