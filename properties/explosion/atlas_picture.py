@@ -20,7 +20,7 @@ from properties.explosion.atlas import (
 from properties.explosion.composite import decimal
 from properties.explosion.picture import figure_of, saved
 
-_STEPS = 160
+_STEPS = 120
 _PANELS = (
     ((RESIDUAL, NEAR_IDENTITY, NEAR_AVERAGE), "the residual path alone"),
     ((BLOCK, PRE_NORM), "with a branch of norm d"),
@@ -54,7 +54,7 @@ def _panel(axes: Any, one: Atlas, families: tuple[str, ...]) -> None:
     deviations = sorted({float(point.deviation) for point in one.points if point.deviation is not None})
     low, high = deviations[0] / 1.15, deviations[-1] * 1.15
     ratio = (high / low) ** (1 / _STEPS)
-    grid = [Fraction(low * ratio**step).limit_denominator(10**6) for step in range(_STEPS + 1)]
+    grid = [Fraction(low * ratio**step).limit_denominator(10**4) for step in range(_STEPS + 1)]
     for family, n in dict.fromkeys((point.family, point.streams) for point in one.points if point.family in families):
         colour = "black" if family == PRE_NORM else _COLOURS[(n - 1) % len(_COLOURS)]
         if family in (NEAR_IDENTITY, BLOCK, PRE_NORM):  # the other two have the same frontiers

@@ -115,9 +115,11 @@ def least_depth(request: Request) -> int | None:
     def possible(depth: int) -> bool:
         return not _excludes(request, envelope(request, depth, request.max_streams, request.max_width))
 
-    if not possible(request.max_depth):
-        return None
-    low, high = 0, request.max_depth  # impossible (or no depth), possible
+    low, high = 0, 1
+    while not possible(high):  # doubled, for exact powers of a large depth are long
+        if high == request.max_depth:
+            return None
+        low, high = high, min(2 * high, request.max_depth)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if possible(middle) else (middle, high)
