@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 import properties.explosion.search as search_module
 from mhc_ref.gain import gains
-from properties.explosion import ExplosionFileError, find_minimal, load, replay, save
+from properties.explosion import ExplosionFileError, dynamic, find_minimal, load, replay, save
 from properties.explosion.closed_form import smallest_exponent
 from properties.explosion.command import register
 from properties.explosion.composite import composite, definiteness, exact_gain, reaches
 from properties.explosion.entries import intricacy, simpler
+from properties.explosion.request import request
 from properties.explosion.result import JSON_KEYS
 
 # rate^(depth - 1) < threshold <= rate^depth, worked out by hand or with a pocket calculator.
@@ -258,6 +259,11 @@ def test_equal_seeds_give_equal_answers():
         ({"threshold": "inf"}, "threshold is 'inf'"),
         ({"threshold": "many"}, "threshold is 'many'"),
         ({"threshold": True}, "threshold is True"),
+        ({"threshold": "1e400"}, "expected a size between 1e-300 and 1e300"),
+        ({"threshold": "1e999999999"}, "expected a size between 1e-300 and 1e300"),
+        ({"branch_bound": "1e-400"}, "branch_bound is 1e-400"),
+        ({"family": "hc:dynamic", "entry_bound": 1}, "hc:dynamic adds d tanh"),
+        ({"family": "hc:dynamic", "identity_bound": 1, "gain": "forward"}, "gain is 'forward'"),
         ({"branch_bound": 0}, "branch_bound is 0"),
         ({"branch_bound": "-0.1"}, "branch_bound is -0.1"),
         ({"family": "hc", "entry_bound": 0}, "entry_bound is 0"),
@@ -414,3 +420,40 @@ def test_ctrl_c_saves_the_best_so_far(tmp_path, monkeypatch):
     assert done.exit_code == 130
     assert "stopped by Ctrl-C" in done.output
     assert replay("explosion.safetensors").verdict == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("bound", "most", "threshold", "depth", "streams"),
+    [("0.1", 4, "50", 12, 4), ("0.5", 4, "27", 4, 3), ("1", 1, "2", 2, 1), ("1", 2, "2", 1, 2)],
+)
+def test_dynamic_mixing_explodes_on_some_inputs_only(bound, most, threshold, depth, streams):
+    """The limits 27 = 3^3 and 2 = 2^1 are never reached, for tanh is below 1; the negated input moves towards 0."""
+    found = find_minimal("hc:dynamic", threshold, identity_bound=bound, max_streams=most)
+    assert (found.depth, found.streams, found.minimality, found.gain) == (depth, streams, "proved", "activation")
+    assert found.value == pytest.approx(float(str(found.exact_value)), rel=1e-12)
+    assert dynamic.measured(found.request, found.dynamic.negated()) < found.value
+    x = torch.tensor([float(entry) for entry in found.dynamic.input], dtype=torch.float64)
+    for one in found.operators:
+        x = torch.tensor([[float(entry) for entry in row] for row in one], dtype=torch.float64) @ x
+        assert all(abs(entry - (i == j)) < Fraction(bound) for i, row in enumerate(one) for j, entry in enumerate(row))
+    assert x.abs().max().item() == pytest.approx(found.value, rel=1e-12)
+
+
+def test_no_weights_or_input_pass_the_limit_of_dynamic_mixing():
+    generator = torch.Generator().manual_seed(0)
+    asked = request("hc:dynamic", 2, identity_bound="0.3")
+    for _ in range(50):
+        weights = tuple(int(w) for w in torch.randint(-3, 4, (3,), generator=generator))
+        x = tuple(Fraction(int(k), 4) for k in torch.randint(-4, 5, (3,), generator=generator))
+        one = dynamic.Dynamic(weights, x, 3)
+        assert dynamic.measured(asked, one) <= Fraction("1.9") ** 3
+        assert dynamic.measured(asked, one) == pytest.approx(float(dynamic.value(asked, one)), rel=1e-12)
+
+
+def test_dynamic_mixing_is_saved_and_fails_again(tmp_path):
+    path = tmp_path / "x.safetensors"
+    found = save(find_minimal("hc:dynamic", 5, identity_bound="0.5"), path)
+    assert load(path) == found
+    assert replay(path).verdict == "FAILED"
+    assert "weights w = [" in found.to_text()
+    assert find_minimal("hc:dynamic", 50, identity_bound="0.1", max_depth=3).impossible

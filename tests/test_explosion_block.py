@@ -12,7 +12,7 @@ import torch
 from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, MHC_LITE, PAPER, RESIDUAL
 from mhc_ref.exact import Exact
 from properties.explosion import PictureError, draw, find_minimal, load, replay, save
-from properties.explosion.blocks import Block, activations, branch_output, envelope, params, value
+from properties.explosion.blocks import Block, activations, branch_output, envelope, params, steepest, value
 from properties.explosion.picture import bounds
 from properties.explosion.request import BRANCHES, NORMS, request
 
@@ -252,3 +252,48 @@ def test_a_missing_library_or_configuration_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(PictureError, match="pip install 'mhc-properties"):
         draw(find_minimal("residual", 3), tmp_path / "x.svg")
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 16, 100])
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_steepest_slope_of_a_normalisation_is_a_bound_and_attained(width, inside):
+    """Beyond 4 channels (9 with eps outside the root) the slope is largest away from zero."""
+    eps = 1e-3
+    dialect = PAPER.with_(rms_eps=eps, rms_eps_inside=inside)
+    limit, best = float(steepest(dialect, width)), 0.0
+    assert (limit * eps ** (0.5 if inside else 1) > 1 + 1e-9) == (width > (4 if inside else 9))
+    for size, turn in itertools.product(torch.logspace(-5, 0, 60, dtype=torch.float64), torch.linspace(0, 1.5, 16)):
+        if width > 1 or not turn:
+            u = torch.full((width,), math.cos(turn) / max(width - 1, 1) ** 0.5, dtype=torch.float64)
+            u[0] = math.sin(turn) if width > 1 else 1.0
+            u = u * size
+            sigma = u.square().mean().sqrt()
+            rho = (sigma**2 + eps).sqrt() if inside else sigma + eps
+            outer = torch.outer(u, u) / (width * (rho**3 if inside else sigma * rho**2))
+            jacobian = torch.eye(width, dtype=torch.float64) / rho - outer
+            best = max(best, jacobian.abs().sum(1).max().item())
+    assert limit * 0.98 <= best <= limit * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("block:linear:post", {"branch_bound": "1e6"}),  # the state before a post-norm is stored too
+        ("block:linear", {"branch_bound": "40000", "max_depth": 1}),  # and so is the output of a branch
+        ("block:linear", {"branch_bound": "0.25", "max_depth": 10}),  # 3^10 = 59049, but four streams are read at once
+    ],
+)
+def test_what_is_stored_on_the_way_overflows_too(family, options):
+    found = find_minimal(family, 1, gain="nonfinite", dtype="float16", **options)
+    assert (found.found, found.impossible, found.value) == (True, False, math.inf)
+
+
+def test_a_threshold_that_is_the_envelope_itself_is_excluded():
+    """1 + 2 * 0.35 * 20 = 15, which open gates approach and never reach; in binary 0.35 is less than that."""
+    found = find_minimal("block:linear:pre", 15, branch_bound="0.35")
+    assert (found.depth, found.minimality) == (21, "proved")
+
+
+def test_the_gain_of_a_block_is_its_activation_unless_another_is_asked_for():
+    assert find_minimal("block:relu", 4).gain == "activation"
+    assert find_minimal("residual", 2).gain == "forward"

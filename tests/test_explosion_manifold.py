@@ -9,17 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mhc_ref
 from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, RESIDUAL
 from properties.explosion import find_minimal, load, replay, save
 from properties.explosion.ascent import Concentration
-from properties.explosion.composite import composite, line_gain, reaches
+from properties.explosion.composite import composite, exact_gain, line_gain, reaches
 from properties.explosion.hypothesise import Clock
-from properties.explosion.logits import simpler_logits
+from properties.explosion.logits import confirmed, simpler_logits
 from properties.explosion.manifold import cap, flipped
-from properties.explosion.mixing import of_dialect
+from properties.explosion.mixing import mixing_of, of_dialect
 from properties.explosion.request import request
 from properties.explosion.result import tensor
 
+GAINS_CAPPED = ["forward", "backward", "spectral"]
 DIALECTS = [PAPER, DEEPSEEK_V4, LIGER, LUCIDRAINS, PAPER.with_(denominator_eps=0.02), LUCIDRAINS.with_(entry_eps=1e-3)]
 
 
@@ -197,3 +199,81 @@ def test_the_text_shows_logits_and_the_matrix_they_give(three_streams):
     assert "logits, the first to be applied first" in text
     assert "any finite logits, projected as the dialect says" in text
     assert "stays below 1.025" in text
+
+
+@pytest.mark.parametrize(
+    ("threshold", "options"),
+    [
+        ("2.5", {"max_streams": 3, "max_depth": 1}),  # 2.333 in one sub-layer
+        ("1.2", {"max_streams": 2, "max_depth": 3}),  # 2 - (1 - 1/40)^3
+        ("3.25", {"max_depth": 1, "iterations": 1}),
+    ],
+)
+def test_what_every_cap_up_to_the_largest_depth_excludes_is_impossible(threshold, options):
+    found = find_minimal("mhc", threshold, gain="backward", **options)
+    assert (found.found, found.impossible, found.minimality) == (False, True, "proved")
+
+
+def test_no_gain_of_positive_matrices_vanishes():
+    for dialect in (PAPER.with_(iterations=0), PAPER.with_(denominator_eps=0.5), DEEPSEEK_V4):
+        assert find_minimal("mhc", 0, direction="vanish", dialect=dialect).impossible
+
+
+def test_the_spectral_cap_of_a_softmax_counts_its_row_sums_twice():
+    """Two rows that send all to one stream, 0.1 added to every entry: rows of 1.2, a column of 2.2."""
+    dialect = PAPER.with_(iterations=0, start="softmax", start_axis="row", entry_eps=0.1)
+    logits = torch.tensor([[[200.0, 0.0], [200.0, 0.0]]], dtype=torch.float64)
+    asked = request("mhc", "1.5611", gain="spectral", dialect=dialect, max_depth=1)
+    product = composite(of_dialect(dialect).exact(logits))
+    assert reaches(product, "spectral", asked.threshold, "explode")
+    assert not cap(asked, 2, 1).excludes(asked)
+    assert cap(asked, 2, 1).limit == 2 * (1 + 2 * Fraction(0.1)) ** 2
+
+
+def test_a_gain_within_rounding_of_the_threshold_is_not_reached():
+    """Zero logits have column sums of exactly 1: of several streams the oracle's 50 digits could not tell."""
+    asked = request("mhc", 1, gain="backward")
+    zeros = torch.zeros(1, 3, 3, dtype=torch.float64)
+    assert not confirmed(zeros, asked, of_dialect(PAPER))
+    assert confirmed(zeros[:, :1, :1], asked, of_dialect(PAPER))
+
+
+STORED = [  # threshold, direction, dtype, least depth by proof
+    ("1.05", "explode", "bfloat16", 13),
+    ("0.98", "vanish", "bfloat16", 6),
+]
+
+
+@pytest.mark.parametrize(("threshold", "direction", "dtype", "least"), STORED)
+def test_stored_in_a_short_dtype_row_sums_drift(threshold, direction, dtype, least):
+    found = find_minimal("mhc", threshold, direction=direction, dtype=dtype, max_streams=3)
+    assert found.found
+    assert found.depth >= least
+    assert f"fewer than {least} sub-layers" in found.proof
+    stored = mhc_ref.project(tensor(found.logits), PAPER).to(getattr(torch, dtype)).double()
+    torch.testing.assert_close(stored, tensor(found.operators), rtol=0, atol=0)
+    assert reaches(composite(found.operators), "forward", Fraction(threshold), direction)
+
+
+def test_storage_cannot_drift_faster_than_one_unit_a_sub_layer():
+    found = find_minimal("mhc", "1.1", dtype="bfloat16", max_depth=24)
+    assert found.impossible
+    assert "as they are stored in bfloat16" in found.proof
+    assert find_minimal("mhc", "0.9", direction="vanish", dtype="bfloat16", max_depth=26).impossible
+    with pytest.raises(ValueError, match="expected float64 for a dialect without Sinkhorn"):
+        find_minimal("mhc", 2, dtype="bfloat16", dialect=MHC_LITE)
+
+
+@settings(max_examples=25, deadline=None)
+@given(logits=stacks(), dtype=st.sampled_from(["bfloat16", "float16", "float32"]), gain=st.sampled_from(GAINS_CAPPED))
+def test_no_stored_logits_pass_a_cap(logits, dtype, gain):
+    depth, n = logits.shape[:2]
+    asked = request("mhc", 2, gain=gain, dtype=dtype)
+    product = composite(mixing_of(asked).exact(logits))
+    limit = cap(asked, n, depth).limit
+    goal = limit + Fraction(1, 10**40)
+    assert (
+        not reaches(product, gain, goal, "explode")
+        if gain != "spectral"
+        else (float(exact_gain(product, gain)) ** 2 <= float(limit) * (1 + 1e-12))
+    )

@@ -1,16 +1,21 @@
 """Minimal explosions: the smallest network of a family whose gain reaches a threshold, and why it is the smallest."""
 
+from properties.explosion.atlas import Atlas, atlas
 from properties.explosion.files import FORMAT, ExplosionFileError, Replay, load, replay, save
+from properties.explosion.monitor import Monitor
 from properties.explosion.picture import PictureError, draw
 from properties.explosion.result import Explosion
 from properties.explosion.search import find_minimal
 
 __all__ = [
     "FORMAT",
+    "Atlas",
     "Explosion",
     "ExplosionFileError",
+    "Monitor",
     "PictureError",
     "Replay",
+    "atlas",
     "draw",
     "find_minimal",
     "load",

@@ -82,3 +82,15 @@ def smallest_architecture(request: Request, clock: Clock, seen: Callable[[Archit
     clock.stage = "streams"
     narrow = architectures(st.just(deep.depth), st.integers(1, most))
     return smallest(narrow, reached, seed=request.seed, clock=clock, examples=100) or deep
+
+
+def searched_depth(request: Request, n: int, clock: Clock) -> int | None:
+    """The smallest depth of exactly n streams that the search finds, knowing nothing of the closed form."""
+
+    def reached(one: Architecture) -> bool:
+        return reaches(composite(one.operators(request)), request.gain, request.threshold, request.direction)
+
+    clock.best = "nothing yet"
+    stacks = architectures(st.integers(1, request.max_depth), st.just(n))
+    found = smallest(stacks, reached, seed=request.seed, clock=clock, examples=100)
+    return None if found is None else found.depth

@@ -17,9 +17,17 @@ channel in use attain this in the limit of open gates: so these envelopes decide
 contains nothing, a gated branch grows doubly exponentially, a pre-norm leaves growth by a constant a sub-layer, and a
 post-norm contains.
 
-Gradient: the largest absolute row sum of the Jacobian. Without a norm linear and relu have the same envelope. Behind a
-pre-norm of one channel the slope at 0 is 1/sqrt(eps): a normalisation does not contain gradients, it makes them explode
-where activations are small.
+Gradient: the largest absolute row sum of the Jacobian. Without a norm linear and relu have the same envelope. A
+pre-norm has the slope 1/sqrt(eps) at 0: a normalisation does not contain gradients, it makes them explode where
+activations are small. Of more than 4 channels that is not yet the largest: with w = u / (sqrt(C) rho), s = |w|^2 < 1
+and 1/rho = sqrt((1 - s) / eps) the Jacobian is (I - w w^T) / rho, and its row i has the absolute sum
+(1 - w_i^2 + |w_i| sum of the other |w_j|) / rho <= (1 + c s) sqrt((1 - s) / eps) with c = (sqrt(C) - 1) / 2, by
+Cauchy-Schwarz and the largest eigenvalue of the quadratic form. Over s that is largest at 0 for c <= 1/2, otherwise at
+s = (2c - 1) / (3c). With eps outside the root and s' = sigma / (sigma + eps) in place of s it is
+(1 - s') (1 + c s') / eps, largest at 0 for c <= 1, otherwise at s' = (c - 1) / (2c).
+
+Nonfinite: a state, a branch input or a branch output overflows, the state before a post-norm included; the inside of a
+branch is computed in float64.
 """
 
 from __future__ import annotations
@@ -47,7 +55,7 @@ from properties.explosion.hypothesise import Clock, smallest
 from properties.explosion.mixing import fraction
 from properties.explosion.request import Request
 
-_OPEN = 60
+OPEN = 60
 """A gate logit whose sigmoid is 1 in float64, and in 50 digits falls short of it by 1e-26."""
 
 
@@ -73,7 +81,7 @@ def solve(request: Request, clock: Clock, keep: Callable[[Answer, Block], None])
     clock.stage = "depth"
     if request.gain == "nonfinite":
         return _overflowing(request, clock, keep)
-    least = _least_depth(request)
+    least = least_depth(request)
     if least is None:
         return _impossible(request)
     proved, excluded, smaller = True, "", ""
@@ -89,8 +97,8 @@ def solve(request: Request, clock: Clock, keep: Callable[[Answer, Block], None])
         if _excludes(request, limit):
             smaller = f"{depth} of {n} stream{'s' * (n > 1)} with C = {width} below {_short(limit)}"
             continue
-        block = Block(_OPEN, _OPEN, request.branch_bound, depth, n, width)
-        if value(request, block) >= _mp(request.threshold):
+        block = Block(OPEN, OPEN, request.branch_bound, depth, n, width)
+        if value(request, block) >= number(request.threshold):
             reasons = "; ".join(reason for reason in (_why(request), excluded, smaller) if reason)
             known = Answer(depth, n, proved, f"{reasons}.")
             keep(known, block)
@@ -101,15 +109,17 @@ def solve(request: Request, clock: Clock, keep: Callable[[Answer, Block], None])
     return Answer(None, None, False, f"{_why(request)}; not found, which is no proof.")
 
 
-def _least_depth(request: Request) -> int | None:
+def least_depth(request: Request) -> int | None:
     """The first depth at which the envelope of the largest block lets the threshold through."""
 
     def possible(depth: int) -> bool:
         return not _excludes(request, envelope(request, depth, request.max_streams, request.max_width))
 
-    if not possible(request.max_depth):
-        return None
-    low, high = 0, request.max_depth  # impossible (or no depth), possible
+    low, high = 0, 1
+    while not possible(high):  # doubled, for exact powers of a large depth are long
+        if high == request.max_depth:
+            return None
+        low, high = high, min(2 * high, request.max_depth)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if possible(middle) else (middle, high)
@@ -126,22 +136,65 @@ def _impossible(request: Request) -> Answer:
 
 
 def envelope(request: Request, depth: int, n: int, width: int) -> Any:
-    """What the gain of `depth` sub-layers stays below, in mpmath; see the module for the proof."""
+    """What the gain of `depth` sub-layers stays below; see the module for the proof.
+
+    A Fraction where that is rational, for a threshold may be just that number; otherwise in mpmath.
+    """
     mp = context()
     d = request.dialect
-    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), _mp(request.branch_bound)
+    rational = _rational_envelope(request, depth, n, width)
+    if rational is not None:
+        return rational
+    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), number(request.branch_bound)
     if request.gain == "gradient":
-        slope = read if request.norm == "none" else read / (mp.sqrt(d.rms_eps) if d.rms_eps_inside else d.rms_eps)
+        slope = read if request.norm == "none" else read * steepest(d, width)
         return (1 + write * g * slope) ** depth
     if request.norm == "post":
         return mp.sqrt(width)
     a = mp.one
-    for _ in range(depth):
+    for _ in range(depth):  # gated, or a width that is no square
         v = read * a if request.norm == "none" else mp.sqrt(width)
         a += write * g * _shape(request, v, mp)
         if mp.isinf(a) or a > mp.mpf(10) ** 400:  # beyond every threshold that is asked for
             break
     return a
+
+
+def _rational_envelope(request: Request, depth: int, n: int, width: int) -> Fraction | None:
+    d, root = request.dialect, math.isqrt(width)
+    square = root * root == width
+    step = Fraction(d.post_scale) * request.branch_bound
+    if request.norm == "post":
+        return Fraction(root) if square else None
+    if request.norm == "none" and request.branch != "gated":
+        return (1 + step * n * (1 + Fraction(d.pre_eps))) ** depth
+    if request.norm == "pre" and request.branch != "gated" and request.gain != "gradient" and square:
+        return 1 + depth * step * root
+    return None
+
+
+def steepest(dialect: Dialect, width: int) -> Any:
+    """The largest absolute row sum of the Jacobian of an rms normalisation of `width` channels, in mpmath."""
+    mp = context()
+    c, eps = (mp.sqrt(width) - 1) / 2, mp.mpf(dialect.rms_eps)
+    if dialect.rms_eps_inside:
+        s = max(mp.zero, (2 * c - 1) / (3 * c)) if c else mp.zero
+        return mp.sqrt((1 - s) / eps) * (1 + c * s)
+    s = max(mp.zero, (c - 1) / (2 * c)) if c else mp.zero
+    return (1 - s) * (1 + c * s) / eps
+
+
+def peak(request: Request, depth: int, n: int, width: int) -> Any:
+    """What every state, branch input and branch output of `depth` sub-layers stays below, in mpmath."""
+    mp = context()
+    d = request.dialect
+    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), number(request.branch_bound)
+    a = _number(envelope(request, depth - 1, n, width)) if depth > 1 else mp.one
+    if request.norm == "post":
+        a = max(mp.one, mp.sqrt(width))
+    u = read * a
+    y = g * _shape(request, mp.sqrt(width) if request.norm == "pre" else u, mp)
+    return max(u, y, a + write * y)
 
 
 def value(request: Request, block: Block) -> Any:
@@ -152,8 +205,8 @@ def value(request: Request, block: Block) -> Any:
     mp = context()
     d = request.dialect
     read = block.streams * (_sigmoid(block.pre, mp) + mp.mpf(d.pre_eps))
-    write = mp.mpf(d.post_scale) * _sigmoid(block.post, mp) * _mp(block.weight)
-    kept = _mp(sum(residual_operators(request, block)[0][0], Fraction(0)))
+    write = mp.mpf(d.post_scale) * _sigmoid(block.post, mp) * number(block.weight)
+    kept = number(sum(residual_operators(request, block)[0][0], Fraction(0)))
     if request.gain == "gradient":
         slope = read if request.norm == "none" else read / (mp.sqrt(d.rms_eps) if d.rms_eps_inside else d.rms_eps)
         return (kept + write * slope) ** block.depth
@@ -237,20 +290,21 @@ def _overflowing(request: Request, clock: Clock, keep: Callable[[Answer, Block],
     """The first sub-layer after which something is not finite, with open gates, the largest weight and input."""
     info = torch.finfo(getattr(torch, request.dtype))
     n, width = request.max_streams, request.max_width
-    limit = envelope(request, request.max_depth, n, width)
-    roundings = (n + 10) * request.max_depth
-    if limit * (1 + _mp(Fraction(info.eps))) ** roundings < info.max:
+    limit = peak(request, request.max_depth, n, width)
+    roundings = (n + width + 10) * request.max_depth
+    if limit * (1 + number(Fraction(info.eps))) ** roundings < info.max:
         proof = (
-            f"{_why(request)}: after {request.max_depth} sub-layers at most {_short(limit)} and {roundings} roundings, "
+            f"{_why(request)}: states, branch inputs and outputs of {request.max_depth} sub-layers are at most "
+            f"{_short(limit)}, and with {roundings} roundings "
         )
         return Answer(None, None, True, f"{proof}below the largest {request.dtype}, {info.max:.4g}.")
-    depth = _first_overflow(request, Block(_OPEN, _OPEN, request.branch_bound, request.max_depth, n, width), clock)
+    depth = _first_overflow(request, Block(OPEN, OPEN, request.branch_bound, request.max_depth, n, width), clock)
     if depth is None:
         return Answer(
             None, None, False, f"Nothing overflows within {request.max_depth} sub-layers of the strongest block."
         )
     for fewer, narrower in itertools.product(range(1, n + 1), range(1, width + 1)):
-        block = Block(_OPEN, _OPEN, request.branch_bound, depth, fewer, narrower)
+        block = Block(OPEN, OPEN, request.branch_bound, depth, fewer, narrower)
         if _first_overflow(request, block, clock) is not None:
             known = Answer(depth, fewer, False, f"{_why(request)}, and that was run in {request.dtype}.")
             keep(known, block)
@@ -269,12 +323,12 @@ def _first_overflow(request: Request, block: Block, clock: Clock) -> int | None:
 def _simplified(request: Request, block: Block, clock: Clock) -> Block:
     """The simplest gate logits and weight that still reach the threshold: Hypothesis shrinks three numbers."""
     weights = [*simpler(request.branch_bound), request.branch_bound]
-    goal = _mp(request.threshold)
+    goal = number(request.threshold)
 
     def built(numbers: tuple[int, int, Fraction]) -> Block:
         return Block(*numbers, block.depth, block.streams, block.width)
 
-    gate = st.integers(0, _OPEN)
+    gate = st.integers(0, OPEN)
     found = smallest(
         st.tuples(gate, gate, st.sampled_from(weights)),
         lambda numbers: bool(value(request, built(numbers)) >= goal),
@@ -288,7 +342,7 @@ def _simplified(request: Request, block: Block, clock: Clock) -> Block:
 def _excludes(request: Request, limit: Any) -> bool:
     """Whether the threshold is out of reach. Gates are never quite open; a post-norm without eps attains its bound."""
     attained = request.norm == "post" and not request.dialect.rms_eps
-    goal = _mp(request.threshold)
+    goal = request.threshold if isinstance(limit, Fraction) else number(request.threshold)
     return bool(goal > limit if attained else goal >= limit)
 
 
@@ -296,7 +350,10 @@ def _why(request: Request) -> str:
     d, g = request.dialect, decimal(request.branch_bound)
     gates = f"gates read less than {1 + d.pre_eps:g} of each stream and write less than {d.post_scale:g}"
     if request.gain == "gradient":
-        slope = g if request.norm == "none" else f"{g} / sqrt(eps), for the normalisation has 1 / sqrt(eps) at 0"
+        slope = g
+        if request.norm == "pre":
+            steep = context().nstr(steepest(d, request.max_width), 6)
+            slope = f"{g} * {steep}, for the normalisation of {request.max_width} channels has one of {steep} near 0"
         return f"The residual path adds nothing, {gates}, and the branch has a slope of at most {slope}"
     if request.norm == "post":
         return "A normalised stream of C channels has activations of at most sqrt(C)"
@@ -325,10 +382,14 @@ def _rms(u: Tensor, dialect: Dialect) -> Tensor:
     return torch.where(rms == 0, u, u / torch.where(rms == 0, 1.0, rms))
 
 
-def _mp(number: Fraction) -> Any:
-    mp = context()
-    return mp.mpf(number.numerator) / number.denominator
+def number(exact: Fraction) -> Any:
+    """The fraction in mpmath."""
+    return context().mpf(exact.numerator) / exact.denominator
+
+
+def _number(limit: Any) -> Any:
+    return number(limit) if isinstance(limit, Fraction) else limit
 
 
 def _short(limit: Any) -> str:
-    return context().nstr(limit, 10)
+    return context().nstr(_number(limit), 10)

@@ -1,7 +1,7 @@
-"""`mhc-properties explode`: the search from the command line.
+"""`mhc-properties explode` and `mhc-properties atlas`: the search from the command line.
 
-Exit codes: 0 found, or proved impossible; 1 the budget was spent before anything was found; 2 bad input; 130 stopped by
-Ctrl-C, with the best so far saved.
+Exit codes of explode: 0 found, or proved impossible; 1 the budget was spent before anything was found; 2 bad input; 130
+stopped by Ctrl-C, with the best so far saved. Of atlas: 0 complete; 1 stopped before the end; 2 bad input.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Annotated
 import typer
 
 from mhc_ref import PRESETS, Dialect
+from properties.explosion.atlas import DEEPEST, DEVIATIONS, atlas
+from properties.explosion.atlas_picture import draw_atlas
 from properties.explosion.files import save
 from properties.explosion.picture import PictureError, draw
 from properties.explosion.request import DIRECTIONS, DTYPES, GAINS
@@ -26,7 +28,7 @@ INTERRUPTED_FILE = "explosion.safetensors"
 """Where an interrupted search goes if no --save says otherwise."""
 
 
-_FAMILIES = "residual, hc, mhc, block[:BRANCH[:NORM]], target:TARGET"
+_FAMILIES = "residual, hc, hc:dynamic, mhc, block[:BRANCH[:NORM]], target:TARGET"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,12 +36,15 @@ def register(app: typer.Typer) -> None:
     app.command("explode", help="Find the smallest network of a family that explodes, or prove that there is none.")(
         explode_command
     )
+    app.command("atlas", help="Minimal depth against weight deviation, family by family: closed form beside search.")(
+        atlas_command
+    )
 
 
 def explode_command(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help=_FAMILIES)],
     threshold: Annotated[str | None, typer.Option(help="the gain to be reached, an exact decimal")] = None,
-    gain: Annotated[str, typer.Option(help=", ".join(GAINS))] = "forward",
+    gain: Annotated[str | None, typer.Option(help=f"{', '.join(GAINS)}; forward, of a block activation")] = None,
     direction: Annotated[
         str, typer.Option(help=f"{DIRECTIONS[0]}: gain >= threshold; {DIRECTIONS[1]}: <=")
     ] = "explode",
@@ -96,6 +101,41 @@ def explode_command(
     raise typer.Exit(0 if found.found or found.impossible else 1)
 
 
+def atlas_command(
+    threshold: Annotated[str, typer.Option(help="the gain to be reached, an exact decimal above 1")] = "100",
+    deviation: Annotated[
+        list[str] | None, typer.Option(help="a deviation of the weights; may be repeated", metavar="D")
+    ] = None,
+    max_streams: Annotated[int, typer.Option(help="most streams", min=1)] = 4,
+    max_depth: Annotated[int, typer.Option(help="most sub-layers", min=1)] = DEEPEST,
+    seed: Annotated[int, typer.Option(help="of the searches")] = 0,
+    budget: Annotated[float, typer.Option(help="seconds for all searches together")] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on one line, last on stdout")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
+) -> None:
+    progress = _Progress()
+    try:
+        found = atlas(
+            threshold,
+            deviations=deviation or DEVIATIONS,
+            max_streams=max_streams,
+            max_depth=max_depth,
+            seed=seed,
+            budget=budget,
+            progress=progress,
+        )
+        progress.end()
+        if plot is not None:
+            draw_atlas(found, plot)
+            typer.echo(f"drawn to {plot}", err=True)
+    except (ValueError, OSError, PictureError) as error:
+        progress.end()
+        typer.echo(f"atlas: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(json.dumps(found.to_json(), allow_nan=False) if as_json else found.to_text())
+    raise typer.Exit(0 if found.complete else 1)
+
+
 class _Progress:
     """One line on stderr that is written over on a terminal, and a line every five seconds elsewhere."""
 
@@ -119,7 +159,7 @@ class _Progress:
             self._open = False
 
 
-def _threshold(given: str | None, gain: str) -> str:
+def _threshold(given: str | None, gain: str | None) -> str:
     if given is None and gain != "nonfinite":
         raise ValueError("no threshold was given; expected --threshold with the gain to be reached")
     return given or "1"

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from properties.explosion.ascent import Concentration, climbed
 from properties.explosion.closed_form import Answer
+from properties.explosion.composite import decimal
 from properties.explosion.foreign import smallest_stack
 from properties.explosion.hypothesise import Clock
 from properties.explosion.logits import confirmed, float_gain, may_reach, product, reached, simplest_logits
-from properties.explosion.manifold import answer, axis, cap
+from properties.explosion.manifold import answer, axis, cap, normalised
 from properties.explosion.mixing import Mixing
 from properties.explosion.request import Request
+from properties.explosion.storage import drifting, growth
 
-_FAR = 1000.0
-"""A logit whose exponential is beyond every threshold that float64 can hold."""
+_FAR = 700.0
+"""A logit whose exponential float64 holds, and which is beyond every threshold that can be asked for."""
 
 Keep = Callable[[Answer, Tensor], None]
 
@@ -32,7 +34,11 @@ def solve(request: Request, mixing: Mixing, clock: Clock, keep: Keep) -> Answer:
         known, start = smallest_stack(request, mixing, clock)
     elif (known := answer(request)) is None:
         clock.stage = "depth"
-        known, start = (_fading if request.direction == "vanish" else _exploding)(request, mixing, clock)
+        rows_drift = axis(request) == "rows" and request.direction == "explode"
+        if request.stored and (rows_drift or (request.direction == "vanish" and normalised(request.dialect))):
+            known, start = _drifted(request, mixing, clock)
+        else:
+            known, start = (_fading if request.direction == "vanish" else _exploding)(request, mixing, clock)
     else:
         start = _start(request, mixing, known)
     if start is None:
@@ -70,6 +76,7 @@ def _exploding(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, 
             )
             continue
         if axis(request) == "rows" and depth > 1:
+            open_questions = open_questions or [f"depth {depth} with {n} streams"]
             break  # row sums of at most 1: a longer product has smaller ones
         while n not in stacks or stacks[n].depth < depth:
             stacks.setdefault(n, Concentration(request.dialect, n, request.seed, clock)).extend()
@@ -80,7 +87,10 @@ def _exploding(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, 
         if len(open_questions) < 1:
             open_questions.append(f"depth {depth} with {n} streams (the search reached {value:.6g} there)")
         clock.best = f"{value:.6g} at depth {depth}, {n} streams"
-    return Answer(None, None, False, "Neither found nor proved impossible: " + _because(excluded)), None
+    if not open_questions:
+        sublayers = f"{request.max_depth} sub-layer{'s' * (request.max_depth > 1)}"
+        return Answer(None, None, True, f"{_because(excluded)} More than {sublayers} were not asked for."), None
+    return Answer(None, None, False, f"Neither found nor proved impossible, first at {open_questions[0]}. "), None
 
 
 def _answer(request: Request, depth: int, n: int, excluded: dict[int, str], open_questions: list[str]) -> Answer:
@@ -96,6 +106,23 @@ def _because(excluded: dict[int, str]) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
+def _drifted(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
+    """Row sums that leave 1 by rounding alone."""
+    sign = 1 if request.direction == "explode" else -1
+    most = growth(request, request.max_streams, sign)
+    least = 1
+    while (most**least - request.threshold) * sign < 0:
+        least += 1
+    extreme = f"at {'most' if sign > 0 else 'least'} {decimal(most, 12)} as they are stored in {request.dtype}"
+    why = f"Rows sum to 1, {extreme}, so fewer than {least} sub-layers cannot reach {decimal(request.threshold)}"
+    start = drifting(request, mixing, clock)
+    if start is None:
+        return Answer(None, None, False, f"{why}; not found, which is no proof."), None
+    if len(start) == least and start.shape[1] == 2:
+        return Answer(least, 2, True, f"{why}; one stream is always 1."), start
+    return Answer(len(start), start.shape[1], False, f"{why}; what lies between was not excluded."), start
+
+
 def _fading(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
     """An eps in a denominator loses a little in every division. One stream gives the same matrix for every logit."""
     alone = _depth_of(torch.zeros(1, 1, 1, dtype=torch.float64), request, mixing)
@@ -103,6 +130,8 @@ def _fading(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Ten
     why = "With one stream the matrix is the same for every logit"
     if request.max_streams == 1:
         proof = f"{why}, so the depth is its exponent."
+        if alone is None:
+            proof = f"{why}, and {request.max_depth} sub-layers of it do not reach the threshold."
         return Answer(alone, None if alone is None else 1, True, proof), best
     for n in range(2, request.max_streams + 1):
         one = _faintest(request, mixing, n, clock)[None]
@@ -111,6 +140,8 @@ def _fading(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Ten
             best = one.repeat(depth, 1, 1)
     if best is None:
         return Answer(None, None, False, f"{why}, and {request.max_depth} sub-layers of it are not enough."), None
+    if best.shape[:2] == (1, 1):
+        return Answer(1, 1, True, f"{why}, and one sub-layer is enough."), best
     proof = f"{why}; with more streams nothing that fades faster was found, which is no proof"
     if best.shape[1] > 1:
         proof = f"{why} and needs {alone or 'too many'} sub-layers; {best.shape[1]} streams fade faster"

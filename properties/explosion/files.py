@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mhc_ref import Dialect
-from properties.explosion import blocks, overflow
+from properties.explosion import blocks, dynamic, overflow
 from properties.explosion.blocks import Block
 from properties.explosion.composite import Matrix, composite, context, exact_gain, reaches, shown
+from properties.explosion.dynamic import Dynamic
 from properties.explosion.mixing import mixing_of
 from properties.explosion.request import Request
 from properties.explosion.result import Explosion, tensor
@@ -60,7 +61,7 @@ def save(explosion: Explosion, path: str | Path) -> Explosion:
     answer = {
         field.name: getattr(explosion, field.name)
         for field in dataclasses.fields(explosion)
-        if field.name not in ("request", "operators", "logits", "file", "block")
+        if field.name not in ("request", "operators", "logits", "file", "block", "dynamic")
     }
     asked = {field.name: _plain(getattr(explosion.request, field.name)) for field in dataclasses.fields(Request)}
     tensors = {"operators": tensor(explosion.operators)}
@@ -71,6 +72,13 @@ def save(explosion: Explosion, path: str | Path) -> Explosion:
     header = {"request": asked, "answer": answer, "logits" if explosion.logits else "operators": exact}
     if explosion.block is not None:
         header["block"] = {**dataclasses.asdict(explosion.block), "weight": str(explosion.block.weight)}
+    if explosion.dynamic is not None:
+        given = [str(entry) for entry in explosion.dynamic.input]
+        header["dynamic"] = {
+            "weights": list(explosion.dynamic.weights),
+            "input": given,
+            "depth": explosion.dynamic.depth,
+        }
     if isinstance(explosion.value, float) and not math.isfinite(explosion.value):
         answer["value"] = str(explosion.value)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +119,12 @@ def load(path: str | Path) -> Explosion:
         if "block" in header:
             held_block = dict(header["block"])
             block = Block(weight=Fraction(held_block.pop("weight")), **held_block)
-        explosion = Explosion(request=request, file=str(path), block=block, **held, **answer)
+        one = None
+        if "dynamic" in header:
+            given = header["dynamic"]
+            one = Dynamic(tuple(map(int, given["weights"])), tuple(map(Fraction, given["input"])), int(given["depth"]))
+            held["operators"] = dynamic.operators(request, one)
+        explosion = Explosion(request=request, file=str(path), block=block, dynamic=one, **held, **answer)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ExplosionFileError(f"{path}: its header is damaged: {type(error).__name__}: {error}") from error
     if not matching:
@@ -129,8 +142,12 @@ def replay(path: str | Path) -> Replay:
     """
     explosion = load(path)
     asked = explosion.request
-    if explosion.block is not None:
-        exact = blocks.value(asked, explosion.block)
+    if explosion.block is not None or explosion.dynamic is not None:
+        exact = (
+            dynamic.value(asked, explosion.dynamic)
+            if explosion.dynamic is not None
+            else blocks.value(asked, cast("Block", explosion.block))
+        )
         reached = bool(exact >= _number(asked.threshold))
     else:
         product: Matrix = composite(explosion.operators)

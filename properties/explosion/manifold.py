@@ -25,6 +25,9 @@ diagonal of the next matrix, |b - a| <= k := 1/(2t). Then x' = x (1 - a - b) + b
 that 1 - |x_L| >= (1 - k)^L.
 
 Spectral norm: at most the square root of the largest row sum times the largest column sum.
+
+Stored in a short dtype (`storage`) entries are larger by a factor of at most g, and may be 0: limits are multiplied by
+g^L and may be attained; what is said of two streams at several depths does not carry over.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from mhc_ref import Dialect
 from properties.explosion.closed_form import Answer, smallest_exponent
 from properties.explosion.composite import decimal
 from properties.explosion.request import Request
+from properties.explosion.storage import growth
 
 Axis = Literal["rows", "columns", "spectral"]
 
@@ -89,23 +93,35 @@ def cap(request: Request, n: int, depth: int | None) -> Cap:
     Not for an exp start without iterations, which has none.
     """
     dialect, about = request.dialect, axis(request)
-    rows = Fraction(1)
+    grown = growth(request, n)  # 1, unless the matrices are stored in a short dtype
+    rows = grown ** (depth or request.max_depth)
+    stored = f" as they are stored in {request.dtype}" if request.stored else ""
     if not dialect.iterations:
-        rows = (1 + n * Fraction(dialect.entry_eps)) ** (depth or request.max_depth)
+        rows = (1 + n * Fraction(dialect.entry_eps)) ** (depth or request.max_depth)  # never stored
     loses = bool(dialect.iterations and dialect.denominator_eps and dialect.denominator == "add")
     if about == "rows" or n == 1:
         how = "its last division makes every row sum" if dialect.iterations else "a softmax makes every row sum"
-        size = "less than 1" if loses else decimal(rows, 12)
+        clamped = dialect.iterations and dialect.denominator_eps
+        if stored:
+            return Cap(rows, False, f"{how} at most {decimal(grown, 12)}{stored}, and products have products of that")
+        size = "less than 1" if loses else f"{'at most ' * bool(clamped)}{decimal(rows, 12)}"
         return Cap(rows, loses, f"{how} {size}, and so it is in products")
-    if normalised(dialect) and n == 2 and depth is not None:
+    if normalised(dialect) and n == 2 and depth is not None and (depth == 1 or not stored):
         k = Fraction(1, 2 * dialect.iterations)
         why = f"with 2 streams a sub-layer moves less than 1/(2t) = {decimal(k)} of the mass that is still elsewhere"
-        return Cap(2 - (1 - k) ** depth, True, why)
+        return Cap((2 - (1 - k) ** depth) * rows ** _power(about), not stored, why + stored)
     if normalised(dialect) and depth == 1:
         why = "a column that sums to 1 before its rows are normalised sums to less than n - 1 + 1/n after"
-        return Cap(n - 1 + Fraction(1, n), True, why)
-    sums = f"the rows of every composite are positive and sum to at most {decimal(rows, 12)}"
-    return Cap(n * rows, True, f"{sums}, so a column of n = {n} entries stays below {decimal(n * rows, 12)}")
+        return Cap((n - 1 + Fraction(1, n)) * rows ** _power(about), not stored, why + stored)
+    sums = f"the rows of every composite are {'not negative' if stored else 'positive'}"
+    sums = f"{sums} and sum to at most {decimal(rows, 12)}{stored}"
+    end = f"is at most {decimal(n * rows, 12)}" if stored else f"stays below {decimal(n * rows, 12)}"
+    return Cap(n * rows ** _power(about), not stored, f"{sums}, so a column of n = {n} entries {end}")
+
+
+def _power(about: Axis) -> int:
+    """How often the row sums count: in the row sums and in the column sums for the square of a spectral norm."""
+    return 2 if about == "spectral" else 1
 
 
 def answer(request: Request) -> Answer | None:
@@ -113,6 +129,8 @@ def answer(request: Request) -> Answer | None:
     dialect, threshold = request.dialect, request.threshold
     if dialect.residual != "sinkhorn":
         return _constant(request)
+    if threshold == 0:
+        return Answer(None, None, True, "Finite logits give positive entries only, and so every gain is above 0.")
     if dialect.iterations == 0:
         return _softmax(request) if dialect.start == "softmax" else _unnormalised(request)
     if request.direction == "vanish":
@@ -125,7 +143,10 @@ def answer(request: Request) -> Answer | None:
 def _above_every_cap(request: Request) -> Answer | None:
     most = 1 if axis(request) == "rows" else request.max_streams
     if all(cap(request, n, None).excludes(request) for n in range(1, request.max_streams + 1)):
-        return Answer(None, None, True, f"At every depth {cap(request, most, None).sentence(request)}.")
+        where = (
+            f"Up to depth {request.max_depth}" if request.stored or not request.dialect.iterations else "At every depth"
+        )
+        return Answer(None, None, True, f"{where} {cap(request, most, None).sentence(request)}.")
     return None
 
 
@@ -179,6 +200,14 @@ def _unnormalised(request: Request) -> Answer:
 
 def _vanish(request: Request) -> Answer | None:
     if not normalised(request.dialect):
+        return None
+    if request.stored and request.threshold < 1:
+        lowest = growth(request, request.max_streams, -1)
+        why = f"Every row sums to 1, at least {decimal(lowest, 12)} as it is stored in {request.dtype}"
+        least = lowest**request.max_depth
+        if request.threshold < least:
+            left = f"{request.max_depth} sub-layers leave at least {decimal(least, 12)}"
+            return Answer(None, None, True, f"{why}, and no gain is below the products of that: {left}.")
         return None
     why = "Every row sums to exactly 1, so the mean column sum is 1 and the spectral norm at least 1, in every product"
     if request.threshold < 1:

@@ -23,18 +23,34 @@ class Mixing:
     """Logits [..., n, n] in float64 to operators [..., n, n] in float64, and stacks [L, n, n] to exact ones.
 
     `exact` is what decides: of a dialect 50 digits from mpmath, of an implementation the numbers that it returned.
-    `streams` are the n that are accepted, None for all.
+    `streams` are the n that are accepted, None for all. `irrational`: what is exact was rounded to those 50 digits.
     """
 
     dialect: Dialect
     operators: Callable[[Tensor], Tensor]
     exact: Callable[[Tensor], tuple[Matrix, ...]]
     streams: tuple[int, ...] | None = None
+    irrational: bool = False
 
 
 def mixing_of(request: Request) -> Mixing:
     """The mixing that a request of family mhc or target is about."""
-    return of_target(request.target, request.dtype) if request.family == "target" else of_dialect(request.dialect)
+    if request.family == "target":
+        return of_target(request.target, request.dtype)
+    return stored_in(request.dtype, of_dialect(request.dialect)) if request.stored else of_dialect(request.dialect)
+
+
+def stored_in(dtype: str, mixing: Mixing) -> Mixing:
+    """The mixing whose matrices are stored in a dtype: rounded to float64 first, then to that."""
+    storage: torch.dtype = getattr(torch, dtype)
+
+    def exact(logits: Tensor) -> tuple[Matrix, ...]:
+        rounded = torch.tensor(
+            [[[float(entry) for entry in row] for row in one] for one in mixing.exact(logits)], dtype=torch.float64
+        )
+        return tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in rounded.to(storage).tolist())
+
+    return Mixing(mixing.dialect, lambda logits: mixing.operators(logits).to(storage).double(), exact)
 
 
 def of_dialect(dialect: Dialect) -> Mixing:
@@ -44,7 +60,7 @@ def of_dialect(dialect: Dialect) -> Mixing:
         emitted = mhc_ref.project(logits, dialect)
         return emitted.mT if dialect.transposed else emitted
 
-    return Mixing(dialect, operators, lambda logits: _exactly(logits, dialect))
+    return Mixing(dialect, operators, lambda logits: _exactly(logits, dialect), irrational=True)
 
 
 def of_target(target: str, dtype: str) -> Mixing:

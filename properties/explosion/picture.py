@@ -15,6 +15,7 @@ from mhc_ref.gain import prefixes, suffixes
 from properties.explosion.blocks import activations, envelope
 from properties.explosion.closed_form import rate
 from properties.explosion.composite import decimal
+from properties.explosion.dynamic import states
 from properties.explosion.logits import float_gain
 from properties.explosion.manifold import axis, cap
 from properties.explosion.result import Explosion, tensor
@@ -34,18 +35,35 @@ def draw(explosion: Explosion, path: str | Path) -> None:
     """
     if not explosion.found:
         raise PictureError(f"there is nothing to draw: {explosion.proof}")
-    try:
-        figure_module = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise PictureError(f"drawing needs matplotlib ({error}): pip install 'mhc-properties[report]'") from error
     groups = _groups(explosion)
-    figure: Any = figure_module.Figure(figsize=(6.4 + 2.3 * min(2, len(groups)), 4.6), layout="constrained")
+    figure = figure_of((6.4 + 2.3 * min(2, len(groups)), 4.6))
     grid: Any = figure.add_gridspec(2, 2 + min(2, len(groups)), width_ratios=[2, 2] + [1.4] * min(2, len(groups)))
     _curve(figure.add_subplot(grid[:, :2]), explosion)
     _heat(figure, grid, groups)
     figure.suptitle(_title(explosion), fontsize=11)
+    saved(figure, path)
+
+
+def figure_of(size: tuple[float, float]) -> Any:
+    """An empty figure of that many inches; PictureError without matplotlib."""
     try:
-        figure.savefig(path, dpi=150)
+        figure_module = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise PictureError(f"drawing needs matplotlib ({error}): pip install 'mhc-properties[report]'") from error
+    return figure_module.Figure(figsize=size, layout="constrained")
+
+
+def saved(figure: Any, path: str | Path) -> None:
+    """Write a figure; PictureError for a format that matplotlib does not know.
+
+    An SVG of equal numbers is an equal file: no date, no random ids.
+    """
+    import matplotlib as mpl
+
+    vector = Path(path).suffix.lower() == ".svg"
+    try:
+        with mpl.rc_context({"svg.hashsalt": "mhc-properties"}):
+            figure.savefig(path, dpi=150, metadata={"Date": None} if vector else None)
     except ValueError as error:
         raise PictureError(f"{path}: {error}") from error
 
@@ -84,6 +102,8 @@ def _curve(axes: Any, explosion: Explosion) -> None:
     reached = [1.0, *float_gain(composites, asked.gain).tolist()]
     if explosion.block is not None and asked.gain != "gradient":
         reached[1:] = [x.double().abs().max().item() for x in activations(asked, explosion.block, asked.dtype)]
+    if explosion.dynamic is not None:
+        reached[1:] = [float(max(map(abs, x))) for x in states(asked, explosion.dynamic)[1:]]
     limits = bounds(explosion)
     if limits:
         axes.plot(range(len(reached)), [1.0, *limits], color="0.75", linewidth=5, label="bound (proved)")

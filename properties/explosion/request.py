@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -23,7 +24,10 @@ GAINS: tuple[str, ...] = get_args(Gain)
 BRANCHES: tuple[str, ...] = get_args(Branch)
 NORMS: tuple[str, ...] = get_args(Norm)
 DIRECTIONS: tuple[str, ...] = get_args(Direction)
+DYNAMIC = "hc:dynamic"
 DEEPEST = 10_000
+LARGEST = 300
+"""Numbers are asked for between 1e-300 and 1e300, so that float64 can hold what comes out."""
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -52,13 +56,21 @@ class Request:
     branch: Branch = "linear"
     norm: Norm = "none"
     target: str = ""
+    dynamic: bool = False
 
     @property
     def name(self) -> str:
         """The family as it is asked for, with what it is a family of."""
+        if self.dynamic:
+            return f"{self.family}:dynamic"
         return {"block": f"block:{self.branch}:{self.norm}", "target": f"target:{self.target}"}.get(
             self.family, self.family
         )
+
+    @property
+    def stored(self) -> bool:
+        """Whether the mixing matrices are rounded to a dtype before they are applied."""
+        return self.family == "mhc" and self.dtype != "float64"
 
     @property
     def sign(self) -> str:
@@ -74,7 +86,7 @@ def request(
     family: str,
     threshold: Number,
     *,
-    gain: str = "forward",
+    gain: str | None = None,
     direction: str = "explode",
     max_depth: int = 128,
     max_streams: int = 4,
@@ -97,6 +109,8 @@ def request(
     limit = exact(threshold, "threshold")
     kind, _, rest = family.partition(":")
     branch, _, norm = rest.partition(":") if kind == "block" else ("", "", "")
+    if gain is None:  # a block with a branch is no matrix
+        gain = "activation" if kind == "block" or family == DYNAMIC else "forward"
     chosen: Direction = _one_of(direction, DIRECTIONS, "direction")  # pyright: ignore[reportAssignmentType]
     if limit < 0 or (limit == 0 and chosen == "explode"):
         raise ValueError(f"threshold is {threshold}; expected more than 0: every gain is at least 0")
@@ -110,10 +124,11 @@ def request(
     if not (math.isfinite(budget) and budget > 0):
         raise ValueError(f"budget is {budget!r}; expected a finite number of seconds above 0")
     made = Request(
-        family=_one_of(kind if kind in ("block", "target") else family, FAMILIES, "family"),  # pyright: ignore[reportArgumentType]
+        family=_one_of(kind if kind in ("block", "target") or family == DYNAMIC else family, FAMILIES, "family"),  # pyright: ignore[reportArgumentType]
         branch=_one_of(branch or "linear", BRANCHES, "the branch of block"),  # pyright: ignore[reportArgumentType]
         norm=_one_of(norm or "none", NORMS, "the norm of block"),  # pyright: ignore[reportArgumentType]
         target=rest if kind == "target" else "",
+        dynamic=family == DYNAMIC,
         threshold=limit,
         gain=_one_of(gain, GAINS, "gain"),  # pyright: ignore[reportArgumentType]
         direction=chosen,
@@ -134,12 +149,17 @@ def request(
 
 def exact(number: Number, name: str) -> Fraction:
     """The number that was written, as a fraction; ValueError where it is none or not finite."""
+    exponent = re.search(r"[eE]([+-]?\d+)\s*$", str(number))
+    far = exponent is not None and abs(int(exponent[1])) > 2 * LARGEST  # 1e999999999 has a billion digits
     try:
         if isinstance(number, bool):
             raise ValueError
-        return Fraction(repr(number)) if isinstance(number, float) else Fraction(number)
+        value = Fraction(0 if far else repr(number) if isinstance(number, float) else number)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise ValueError(f"{name} is {number!r}; expected a finite decimal number such as 100, 0.05 or 1e3") from None
+    if far or (value and not Fraction(1, 10**LARGEST) <= abs(value) <= 10**LARGEST):
+        raise ValueError(f"{name} is {number}; expected a size between 1e-{LARGEST} and 1e{LARGEST}")
+    return value
 
 
 def _bound(number: Number, name: str) -> Fraction:
@@ -168,6 +188,11 @@ def _consistent(made: Request) -> None:
         raise ValueError(
             "the dialect's residual is 'unconstrained'; expected a constrained one. For it there is family hc"
         )
+    if made.stored and (made.dialect.residual != "sinkhorn" or not made.dialect.iterations):
+        raise ValueError(
+            f"dtype is {made.dtype!r}; expected float64 for a dialect without Sinkhorn iterations: stored matrices are "
+            "searched where a division normalises them"
+        )
     if made.family not in ("residual", "block") and made.branch_bound != 1:
         raise ValueError(f"branch_bound bounds the branch of residual and block; {made.family} has no branch here")
     if made.family == "target" and not made.target:
@@ -182,6 +207,13 @@ def _consistent(made: Request) -> None:
         )
     if made.family == "block":
         _block(made)
+    if made.dynamic and made.identity_bound is None:
+        raise ValueError("hc:dynamic adds d tanh(...) to the identity; expected identity_bound, entry_bound was given")
+    if made.dynamic and (made.gain != "activation" or made.direction != "explode"):
+        raise ValueError(
+            f"gain is {made.gain!r} and direction {made.direction!r} for hc:dynamic, which is not linear; expected "
+            "activation and explode"
+        )
 
 
 def _block(made: Request) -> None:

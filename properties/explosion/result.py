@@ -17,6 +17,7 @@ from mhc_ref.projection import compute_dtype
 from properties.explosion.blocks import Block
 from properties.explosion.blocks import activations as block_activations
 from properties.explosion.composite import Matrix, decimal, measure
+from properties.explosion.dynamic import Dynamic
 from properties.explosion.request import Request
 
 Minimality = Literal["proved", "searched"]
@@ -61,6 +62,7 @@ class Explosion:
         seconds: the time that the search took.
         stopped: what ended the search before it was done; the configuration is then the best so far.
         block: of family block, its gates and weight; `operators` are then the residual mappings alone.
+        dynamic: of hc:dynamic, its weights and input; `operators` are then what this input meets.
         file: where it is saved, if it is.
     """
 
@@ -80,6 +82,7 @@ class Explosion:
     seconds: float
     stopped: Literal["", "interrupted", "budget"] = ""
     block: Block | None = None
+    dynamic: Dynamic | None = None
     file: str | None = None
 
     @property
@@ -159,6 +162,9 @@ def _lines(one: Explosion) -> list[str]:
     if one.block is not None:
         gates = f"gate logits {one.block.pre} (pre) and {one.block.post} (post) in every stream"
         lines += [f"{gates}; weight {decimal(one.block.weight)} on channel 0; residual logits 0", ""]
+    if one.dynamic is not None:
+        weights = ", ".join(map(str, one.dynamic.weights))
+        lines += [f"weights w = [{weights}] in every sub-layer; the input stands below the table", ""]
     if one.logits:
         lines += [*_matrices("logits", one.logits), ""]
     lines += [*_matrices("operators", one.operators), "", *_table(one), ""]
@@ -175,6 +181,8 @@ def _limits(asked: Request) -> str:
     if asked.family == "mhc":
         changed = ", ".join(f"{name}={mine!r}" for name, (mine, _) in asked.dialect.difference(Dialect()).items())
         return f"any finite logits, projected as the dialect says ({changed or 'the defaults'})"
+    if asked.dynamic:
+        return f"A(x) = I + {decimal(asked.identity_bound or 0)} tanh(sign(x_s) w), transposed, and any input within 1"
     if asked.entry_bound is not None:
         return f"mixing matrices with every entry within {decimal(asked.entry_bound)}"
     if asked.identity_bound is not None:
@@ -213,6 +221,9 @@ def _table(one: Explosion) -> list[str]:
         x = torch.ones(one.block.streams, dtype=torch.float64)
         run = [state.double().abs().max() for state in block_activations(one.request, one.block, one.request.dtype)]
         activations = torch.stack(run)
+    if one.dynamic is not None:
+        x = torch.tensor([float(entry) for entry in one.dynamic.input], dtype=torch.float64)
+        activations = (composites @ x).abs().amax(-1)
     rows_off = (stack.sum(-1) - 1).abs().amax(-1)
     columns_off = (stack.sum(-2) - 1).abs().amax(-1)
     depth = len(stack)

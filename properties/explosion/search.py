@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import PAPER, Dialect
-from properties.explosion import blocks, constrained, overflow
+from properties.explosion import blocks, constrained, dynamic, overflow
 from properties.explosion.architecture import Architecture, smallest_architecture
 from properties.explosion.closed_form import Answer, answer, origin
 from properties.explosion.composite import Matrix, composite, context, exact_gain, reaches, shown
@@ -27,7 +27,7 @@ def find_minimal(
     family: str,
     threshold: Number,
     *,
-    gain: str = "forward",
+    gain: str | None = None,
     direction: str = "explode",
     max_depth: int = 128,
     max_streams: int = 4,
@@ -50,13 +50,15 @@ def find_minimal(
     Args:
         family: "residual": x + g F(x), F linear of norm 1, |g| <= branch_bound, one stream.
             "hc": unconstrained n x n mixing, every entry within `entry_bound`, or within `identity_bound` of the
-            identity's; exactly one of the two is given.
+            identity's; exactly one of the two is given. "hc:dynamic": mixing that depends on the input, within
+            `identity_bound` of the identity for every input; weights and input are searched.
             "mhc": constrained mixing of any dialect, with finite logits of any size.
             "block[:BRANCH[:NORM]]": the whole block with a linear, relu, gated or attention branch and none, pre or
             post normalisation, for the gains "activation", "gradient" and "nonfinite".
             "target:TARGET": the mixing of an implementation, by the grammar of --impl.
         threshold: compared exactly, as the decimal that it is written as.
-        gain: of the composite A_L ... A_1. "forward", "backward": largest absolute row or column sum; "signed": largest
+        gain: of the composite A_L ... A_1; None is "forward", of a block "activation". "forward", "backward":
+            largest absolute row or column sum; "signed": largest
             absolute value of a row sum (the mHC paper's figure); "spectral": spectral norm. "activation": largest
             activation from inputs within 1; "gradient": largest absolute row sum of the Jacobian (without a branch both
             are "forward"); "nonfinite": something leaves the range of `dtype` (threshold 1; families without a cap).
@@ -97,6 +99,8 @@ def search(asked: Request, progress: Callable[[str], None] | None = None) -> Exp
     with _one_thread():
         if asked.family in ("mhc", "target"):
             return _constrained(asked, clock)
+        if asked.dynamic:
+            return _dynamic(asked, clock)
         return _blocks(asked, clock) if asked.family == "block" else _bounded(asked, clock)
 
 
@@ -158,6 +162,38 @@ def _blocks(asked: Request, clock: Clock) -> Explosion:
         seconds=round(clock.seconds, 3),
         stopped=stopped,  # pyright: ignore[reportArgumentType]
         block=block,
+    )
+
+
+def _dynamic(asked: Request, clock: Clock) -> Explosion:
+    kept: list[tuple[Answer, dynamic.Dynamic]] = []
+    known, stopped = Answer(None, None, False, "The search was stopped before it found anything."), ""
+    try:
+        known = dynamic.solve(asked, clock, lambda known, one: kept.append((known, one)))
+    except BudgetSpent:
+        stopped = "budget"
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    if not kept:
+        return _nothing(asked, known.proof, clock, impossible=known.proved, stopped=stopped)
+    known, one = kept[-1]
+    return Explosion(
+        request=asked,
+        found=True,
+        depth=one.depth,
+        streams=len(one.weights),
+        width=1,
+        operators=dynamic.operators(asked, one),
+        logits=(),
+        entries=one.entries,
+        value=dynamic.measured(asked, one),
+        exact_value=shown(dynamic.value(asked, one), context()),
+        minimality="proved" if known.proved else "searched",
+        proof=known.proof,
+        impossible=False,
+        seconds=round(clock.seconds, 3),
+        stopped=stopped,  # pyright: ignore[reportArgumentType]
+        dynamic=one,
     )
 
 

@@ -1,0 +1,231 @@
+"""The atlas: the smallest depth that explodes against the deviation of the weights, family by family.
+
+A deviation d is the one number by which the weights of a family may leave what neither grows nor fades:
+
+    residual            x + g F(x), |g| <= d                  rate 1 + d
+    hc near identity    |A_ij - I_ij| <= d                    rate 1 + n d
+    hc near average     |A_ij| <= 1/n + d                     rate 1 + n d
+    block:linear        A x + h_post^T F(h_pre x), |F| <= d   rate 1 + 2 n d, never quite reached
+    block:linear:pre    the same behind a pre-norm            1 + 2 d L, never quite reached
+    mhc                 any logits at all                     no depth passes n
+
+The frontier of a family is its closed form (`closed_form`, `blocks`, where the proofs are); the points beside it were
+found by a search that knows nothing of it, and cannot lie below. So a point on its line is an experiment that agrees
+with a proof, and a point above would show how much the search misses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from hypothesis import strategies as st
+
+from properties.explosion import blocks, closed_form
+from properties.explosion.architecture import searched_depth
+from properties.explosion.blocks import Block
+from properties.explosion.composite import decimal
+from properties.explosion.hypothesise import BudgetSpent, Clock, smallest
+from properties.explosion.manifold import answer as constrained_answer
+from properties.explosion.request import Number, Request, exact, request
+
+DEVIATIONS: tuple[str, ...] = ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1")
+DEEPEST = 5_000
+
+RESIDUAL, NEAR_IDENTITY, NEAR_AVERAGE = "residual", "hc near identity", "hc near average"
+BLOCK, PRE_NORM, CONSTRAINED = "block:linear", "block:linear:pre", "mhc"
+FAMILIES: tuple[str, ...] = (RESIDUAL, NEAR_IDENTITY, NEAR_AVERAGE, BLOCK, PRE_NORM, CONSTRAINED)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One family of n streams at one deviation.
+
+    Attributes:
+        family: one of `FAMILIES`.
+        streams: n, exactly.
+        deviation: d; None for constrained mixing, whose logits are unlimited.
+        frontier: the smallest depth by the closed form; None where no depth up to the limit is enough.
+        searched: the smallest depth that the search found; None where it found none, or did not get there in time.
+        impossible: the proof that no depth at all is enough, or "".
+    """
+
+    family: str
+    streams: int
+    deviation: Fraction | None
+    frontier: int | None
+    searched: int | None
+    impossible: str = ""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """All points for one threshold; `complete` is False where the budget was spent or Ctrl-C came first."""
+
+    threshold: Fraction
+    max_depth: int
+    points: tuple[Point, ...]
+    complete: bool
+    seconds: float
+
+    @property
+    def agree(self) -> bool:
+        """Whether every search found exactly the depth of the closed form."""
+        return all(one.searched == one.frontier for one in self.points)
+
+    def to_json(self) -> dict[str, Any]:
+        """{threshold, max_depth, complete, agree, seconds, points: [{family, streams, deviation, ...}]}."""
+        return {
+            "threshold": float(self.threshold),
+            "max_depth": self.max_depth,
+            "complete": self.complete,
+            "agree": self.agree,
+            "seconds": self.seconds,
+            "points": [
+                {
+                    "family": one.family,
+                    "streams": one.streams,
+                    "deviation": None if one.deviation is None else float(one.deviation),
+                    "frontier": one.frontier,
+                    "searched": one.searched,
+                    "impossible": one.impossible or None,
+                }
+                for one in self.points
+            ],
+        }
+
+    def to_text(self) -> str:
+        """A table: a row for each family and n, a column for each deviation."""
+        return "\n".join(_lines(self))
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+
+def atlas(
+    threshold: Number = 100,
+    *,
+    deviations: Sequence[Number] = DEVIATIONS,
+    max_streams: int = 4,
+    max_depth: int = DEEPEST,
+    seed: int = 0,
+    budget: float = 300.0,
+    progress: Callable[[str], None] | None = None,
+) -> Atlas:
+    """The smallest depth at which the gain reaches `threshold`, for every family, n and deviation.
+
+    The gain is the largest absolute row sum (largest activation of a block) for all but mhc, for which it is the
+    backward gain, the one that finite Sinkhorn iterations leave free.
+
+    Args:
+        threshold: above 1, an exact decimal.
+        deviations: above 0.
+        max_streams: n goes from 1 to this.
+        max_depth: what needs more sub-layers has no point.
+        seed: of the searches.
+        budget: seconds for all searches together; what is not done by then is missing, and `complete` is False.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+    goal = exact(threshold, "threshold")
+    if goal <= 1:
+        raise ValueError(f"threshold is {threshold}; expected more than 1: one sub-layer without deviation reaches 1")
+    steps = sorted({exact(one, "deviation") for one in deviations})
+    if not steps:
+        raise ValueError("no deviation was given; expected some, such as 0.05")
+    clock = Clock(budget, progress)
+    points: list[Point] = []
+    complete = True
+    for family, n, deviation in _places(max_streams, steps):
+        asked = asked_of(family, n, deviation, goal, max_depth=max_depth, seed=seed)
+        if family == CONSTRAINED:
+            known = constrained_answer(asked)
+            proof = known.proof if known is not None and known.proved and known.depth is None else ""
+            if proof:  # below its cap constrained mixing has no frontier: `explode mhc` searches there
+                points.append(Point(family, n, None, None, None, proof))
+            continue
+        clock.stage = f"{family}, n = {n}, deviation {decimal(deviation or Fraction(0))}"
+        searched = None
+        try:
+            searched = _searched(family, n, asked, clock) if complete else None
+        except (BudgetSpent, KeyboardInterrupt):
+            complete = False
+        points.append(Point(family, n, deviation, frontier(asked, n), searched))
+    return Atlas(goal, max_depth, tuple(points), complete, round(clock.seconds, 3))
+
+
+def asked_of(
+    family: str, n: int, deviation: Fraction | None, threshold: Fraction, *, max_depth: int = DEEPEST, seed: int = 0
+) -> Request:
+    """The question that a place of the atlas stands for, with n streams at most."""
+    limits: dict[str, Any] = {"max_depth": max_depth, "max_streams": n, "seed": seed}
+    if family == CONSTRAINED:
+        return request("mhc", threshold, gain="backward", **limits)
+    assert deviation is not None
+    if family in (NEAR_IDENTITY, NEAR_AVERAGE):
+        bound = (
+            {"identity_bound": deviation} if family == NEAR_IDENTITY else {"entry_bound": Fraction(1, n) + deviation}
+        )
+        return request("hc", threshold, **bound, **limits)
+    return request(family, threshold, branch_bound=deviation, **limits)
+
+
+def frontier(asked: Request, n: int) -> int | None:
+    """The smallest depth of exactly n streams by the closed form."""
+    if asked.family != "block":
+        return closed_form.smallest_exponent(closed_form.rate(asked, n), asked.threshold, asked.max_depth)
+    return blocks.least_depth(asked)
+
+
+def _places(max_streams: int, deviations: Sequence[Fraction]) -> Iterator[tuple[str, int, Fraction | None]]:
+    for family in FAMILIES:
+        # One stream behind a pre-norm grows as many do: an average of streams is normalised again.
+        for n in (1,) if family in (RESIDUAL, PRE_NORM) else range(1, max_streams + 1):
+            for deviation in (None,) if family == CONSTRAINED else deviations:
+                yield family, n, deviation
+
+
+def _searched(family: str, n: int, asked: Request, clock: Clock) -> int | None:
+    if asked.family != "block":
+        return searched_depth(asked, n, clock)
+    goal = blocks.number(asked.threshold)
+
+    def reached(depth: int) -> bool:
+        block = Block(blocks.OPEN, blocks.OPEN, asked.branch_bound, depth, n, 1)
+        return bool(blocks.value(asked, block) >= goal)
+
+    clock.best = "nothing yet"
+    return smallest(st.integers(1, asked.max_depth), reached, seed=asked.seed, clock=clock, examples=100)
+
+
+def _lines(one: Atlas) -> Iterator[str]:
+    yield f"Smallest depth whose gain reaches {decimal(one.threshold)}, against the deviation of the weights"
+    yield "(found by search; a number in brackets is the closed form's where the search found another or none)"
+    yield ""
+    deviations = sorted({point.deviation for point in one.points if point.deviation is not None})
+    yield f"  {'family':18}{'n':>3}  " + "".join(f"{decimal(deviation, 6):>12}" for deviation in deviations)
+    rows = dict.fromkeys((point.family, point.streams) for point in one.points)
+    for family, n in rows:
+        cells = {point.deviation: point for point in one.points if (point.family, point.streams) == (family, n)}
+        if family == CONSTRAINED:
+            yield f"  {family:18}{n:>3}      impossible at every depth, whatever the logits"
+        else:
+            yield f"  {family:18}{n:>3}  " + "".join(f"{_cell(cells[deviation]):>12}" for deviation in deviations)
+    yield ""
+    proofs = [point for point in one.points if point.impossible]
+    if proofs:
+        yield f"mhc: {proofs[-1].impossible}"
+    measured = [point for point in one.points if point.deviation is not None]
+    agreeing = sum(point.searched == point.frontier for point in measured)
+    yield f"{agreeing} of {len(measured)} searches found the depth of the closed form, in {one.seconds:.0f} s."
+    if not one.complete:
+        yield "Stopped before the end: the rest was not searched."
+
+
+def _cell(point: Point) -> str:
+    if point.searched == point.frontier:
+        return "-" if point.searched is None else str(point.searched)
+    return f"{'?' if point.searched is None else point.searched} [{'-' if point.frontier is None else point.frontier}]"
