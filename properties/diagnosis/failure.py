@@ -10,8 +10,9 @@ import torch
 from mhc_ref import Dialect
 from properties.case import Case
 from properties.deviations import Deviant
+from properties.diagnosis.diagnose import identify
 from properties.diagnosis.explanation import compose
-from properties.diagnosis.identification import Identification, identify
+from properties.diagnosis.identification import Identification
 from properties.implementation import Implementation
 from properties.law import Law
 from properties.runner import Subject

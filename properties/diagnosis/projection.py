@@ -122,12 +122,13 @@ def _without_repetition(found: list[Candidate]) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Seen:
-    """The matrices that the target gave for the questions."""
+    """The matrices that the target gave for the questions; `slack` is the relative error of the logits asked for."""
 
     asked: Questions
     matrices: Tensor
     reading: Tensor
     rounding: Rounding
+    slack: float = 0.0
 
     def refined(self, read: Matrices, count: int) -> Seen:
         """With starved lines at more depths where a sum falls from almost 1 to almost 0 between two of them."""
@@ -305,7 +306,8 @@ class Seen:
             exact = mhc_ref.project(wide(self.asked.logits[part]), dialect)
             if ratio(self.matrices[part], exact, self.reading[part] + 1e-2) > 1:
                 return math.inf
-            bound = bounds.sinkhorn(Approx.exact(self.asked.logits[part]), dialect, self.rounding)
+            z = wide(self.asked.logits[part])
+            bound = bounds.sinkhorn(Approx(z, self.slack * z.abs()), dialect, self.rounding)
             worst = max(worst, ratio(self.matrices[part], bound.value, bound.error + self.reading[part]))
             if worst > 1:
                 return worst

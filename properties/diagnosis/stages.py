@@ -34,7 +34,7 @@ def first_bad_stage(view: View, dialect: Dialect, predictions: Predictions, answ
         worst[given.probe.stage] = max(worst.get(given.probe.stage, 0.0), predictions.ratio(given, dialect))
     raised = [one for one in answers if one.error]
     if raised and len(raised) == len(answers):
-        return f"every call raises ({raised[0].error})"
+        return f"none: every call raises {raised[0].error}: {raised[0].message}".rstrip(": ")
     found = _Stages(view, dialect).coefficients()
     if found:
         return found

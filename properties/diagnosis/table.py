@@ -1,7 +1,7 @@
 """The table of what `identify` says about everything that this package knows: `python -m properties.diagnosis.table`.
 
-Presets and controls must come out as what they are; every deviation as its fields, its name or an equivalent; of two
-deviations at a time both, or an equivalent, or one where it hides the other.
+Presets, controls and published implementations must come out as what they are; every deviation as its fields, its name
+or an equivalent; of two deviations at a time both, or an equivalent, or one and that it would hide the other.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ import torch
 from mhc_ref import PRESETS, Dialect
 from properties import controls, published
 from properties.deviations import CATALOGUE, Deviant
+from properties.diagnosis.diagnose import identify
 from properties.diagnosis.explanation import compose
-from properties.diagnosis.identification import Identification, identify
+from properties.diagnosis.identification import Identification
 from properties.implementation import Implementation, Reference
 
 PREFERRED = ("DEEPSEEK_V4", "PAPER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
 """Where a deviation applies to several presets, the first of these is taken."""
+
+OUTSIDE = {"published:x-transformers": "gates"}
+"""Published implementations that compute something which is no dialect, and the first stage at which they leave theirs
+(docs/findings.md): the dynamic part of h_post passes a sigmoid of its own before it is gated."""
 
 ONLY_ELSEWHERE = {"rms-eps-inside": PRESETS["PAPER"].with_(rms_eps=1e-3, rms_eps_inside=False)}
 """Deviations that no preset shows, and a dialect that does."""
@@ -36,8 +41,9 @@ ONLY_ELSEWHERE = {"rms-eps-inside": PRESETS["PAPER"].with_(rms_eps=1e-3, rms_eps
 class Row:
     """One target: what it is, what was said about it, and whether that is right.
 
-    verdict: ``right``; ``fields``: a deviation found as the change of fields that it is; ``named``; ``equivalent``:
-    other words for the same answers, within the bound on fresh questions; ``one of two``; ``missed``; ``wrong``.
+    verdict: ``right``; ``outside``: no dialect, said so, with the right first bad stage; ``fields``: a deviation found
+    as the change of fields that it is; ``named``; ``equivalent``: other words for the same answers, within the bound on
+    fresh questions; ``tie``: one of two, and said that the other would not show next to it; ``missed``; ``wrong``.
     """
 
     target: str
@@ -59,31 +65,42 @@ class Row:
         )
 
 
-def row(target: str, implementation: Implementation, wanted: Sequence[str] = (), seconds: float = 30.0) -> Row:
+def row(target: str, implementation: Implementation, wanted: Sequence[str] = (), seconds: float = 60.0) -> Row:
     """Identify one target of which it is known what is wrong with it."""
+    hidden = len(CATALOGUE) if len(wanted) > 1 else 0  # of two slips one may hide the other
     begun = time.process_time()
-    found = identify(implementation, seconds=seconds)
-    verdict = _verdict(found, implementation, wanted)
-    said = found.headline() + (f" [as well: {'; '.join(found.ties)}]" if found.ties else "")
-    return Row(target, verdict, said, found.residual_ratio, found.calls, time.process_time() - begun)
+    found = identify(implementation, seconds=seconds, hidden=hidden)
+    spent = time.process_time() - begun
+    if target in OUTSIDE:
+        verdict = "outside" if not found.explained and found.stage == OUTSIDE[target] else "wrong"
+    else:
+        verdict = _verdict(found, implementation, wanted)
+    said = found.headline() + "".join(f" [as well: {tie.words}]" for tie in found.ties)
+    said += f" [hides: {', '.join(found.hidden)}]" * (verdict == "tie")
+    return Row(target, verdict, said, found.residual_ratio, found.calls, spent)
 
 
 def _verdict(found: Identification, implementation: Implementation, wanted: Sequence[str]) -> str:
     if not found.explained or not found.residual_ratio <= 1:
         return "missed"
-    said = {*found.deviations, *(part for tie in found.ties for part in tie.split(", "))}
     if not wanted:
-        return "right" if not found.differs and not found.deviations else "wrong"
+        return "right" if not found.differs and not found.deviation else "wrong"
+    said = {
+        *found.deviations,
+        *(part.removeprefix("deviation ") for tie in found.ties for part in tie.words.split(", ")),
+    }
     if len(wanted) == 1 and isinstance(implementation, Deviant) and type(implementation) is Deviant:
         fields = implementation.dialect.difference(implementation.computed)
-        if {name: pair[::-1] for name, pair in found.differs.items()} == {n: p[::-1] for n, p in fields.items()}:
+        if found.differs == fields:
             return "fields"
     said |= {name for name in wanted if _as_fields(name, found, implementation.dialect)}
     if all(name in said for name in wanted):
         return "named"
-    if found.differs or set(found.deviations) - set(wanted):
-        return "equivalent"
-    return "one of two" if any(name in said for name in wanted) else "missed"
+    if all(name in {*said, *found.hidden} for name in wanted):
+        return "tie"
+    if any(name in said for name in wanted) and set(found.deviations) <= set(wanted):
+        return "missed"
+    return "equivalent"
 
 
 def _as_fields(name: str, found: Identification, declared: Dialect) -> bool:
