@@ -201,19 +201,22 @@ class Search:
 
         return sorted(CATALOGUE, key=lambda name: CATALOGUE[name].kind in late)
 
-    def _try(self, names: tuple[str, ...], base: Dialect, failing: list[Answer], outcome: Outcome) -> None:
+    def _try(
+        self, names: tuple[str, ...], base: Dialect, failing: list[Answer], outcome: Outcome, follow: bool = True
+    ) -> None:
+        """`follow` what is no explanation until it is known to be further off than the best that was none."""
         for order in orders(names, base):
             made = compose(order, base)
             if made is None:
                 continue
             outcome.tried += 1
-            # what is no explanation is followed until it is known to be further off than the best that was none
-            worst = self.distance(made, base, failing, max(1.0, outcome.nearest[1]))
+            worst = self.distance(made, base, failing, max(1.0, outcome.nearest[1]) if follow else 1.0)
             ratio = self.confirmed(order, base) if worst <= 1 else worst
             if ratio <= 1:
                 outcome.explanations.append(Explanation(base, order, ratio))
                 return
-            outcome.note(" and ".join(order), ratio)
+            if follow:
+                outcome.note(" and ".join(order), ratio)
 
     def nearest_fields(self, base: Dialect, found: Dialect) -> tuple[str, float]:
         """Of the other changes of fields that have a name, the one that comes closest, with its worst ratio."""
@@ -289,34 +292,23 @@ class Search:
         """Two slips at a time: what a target does wrong in one stage is one of them, or both together."""
         outcome = Outcome()
         failing = self.failing(base)
-        chosen = _one_of_each_stage(failing)
-        matches: dict[str, list[bool]] = {}
-        moves: dict[str, list[bool]] = {}
-        memory: set[str] = set()
-        for name in CATALOGUE if chosen else ():
-            if budget.spent:
-                outcome.exhausted = False
-                return outcome
-            made = compose((name,), base)
-            if made is None:
-                continue
-            found, moved = self._matches(made, chosen, base)
-            if any(moved):
-                matches[name], moves[name] = found, moved
-                memory |= {name} if remembers(made) else set()
+        cells = Cells(self, base, _one_of_each_stage(failing))
         clean: dict[str, bool] = {}
-        composite = [one.probe.stage in COMPOSITE for one in chosen]
-        for tier in _promising(matches, moves, composite, memory):
-            for names in tier:
+        tried: set[tuple[str, str]] = set()
+        for tier in range(TIERS):
+            for names in itertools.combinations(cells.names, 2):
                 if budget.spent:
                     outcome.exhausted = False
                     break
+                if names in tried or not cells.fits(names, tier):
+                    continue
+                tried.add(names)
                 for name in names:
                     if name not in clean:
                         clean[name] = self._spares(name, base, failing)
                 if all(clean[name] for name in names):
-                    self._try(names, base, failing, outcome)
-            if outcome.explanations:
+                    self._try(names, base, [*cells.open(names), *failing], outcome, follow=False)
+            if outcome.explanations or not outcome.exhausted:
                 break
         outcome.explanations.sort(key=lambda one: one.ratio)
         return outcome
@@ -328,47 +320,58 @@ class Search:
             return made is not None
         return self._compared(self._rest(failing), View(made, self.frame), base) <= 1
 
-    def _matches(self, made: Deviant, chosen: Sequence[Answer], base: Dialect) -> tuple[list[bool], list[bool]]:
-        """Which answers a slip gives, and which it changes at all."""
-        others: list[Answer] = []
-        if remembers(made):
-            view = View(made, self.frame)
-            _again(view, self.view.log[: self.begin])
-            told = {id(one): answer(one.probe, view) for one in self.answers}
-            others = [told[id(one)] for one in chosen]
-        else:
-            others = [answer(one.probe, View(made, self.frame)) for one in chosen]
-        found: list[bool] = []
-        for one, other in zip(chosen, others, strict=True):
-            slack = self.predictions.of(one.probe, base)
-            found.append(alike(one, other, slack, _sensitivity(one.probe, View(made, self.frame))) <= 1)
-        moved = [gives or self.predictions.ratio(one, base) > 1 for gives, one in zip(found, others, strict=True)]
-        return found, moved
+
+TIERS = 4
 
 
-def _promising(
-    matches: dict[str, list[bool]], moves: dict[str, list[bool]], composite: list[bool], memory: set[str]
-) -> list[list[tuple[str, str]]]:
-    """Pairs that between them give every failing answer; then those that give the parts, and move what is composed of
-    them; then those that both change what neither gives. To one that remembers, every answer is composed of others."""
+class Cells:
+    """What each slip does to each of some answers that a dialect does not explain, found out when it is asked for."""
 
-    def tier(one: str, two: str) -> int:
-        worst = 0
-        for k, whole in enumerate(composite):
-            if matches[one][k] or matches[two][k]:
+    def __init__(self, search: Search, base: Dialect, chosen: list[Answer]) -> None:
+        self.search, self.base, self.chosen = search, base, chosen
+        made = {name: compose((name,), base) for name in CATALOGUE} if chosen else {}
+        self.made = {name: one for name, one in made.items() if one is not None}
+        self.names = list(self.made)
+        self.memory = {name for name, one in self.made.items() if remembers(one)}
+        self._replayed: dict[str, dict[int, Answer]] = {}
+        self._cells: dict[tuple[str, int], tuple[bool, bool]] = {}
+
+    def fits(self, names: tuple[str, str], tier: int) -> bool:
+        """Whether two slips may be what is wrong. Tier 0: each answer is given by one of them; 1: or it is composed of
+        others and one of them moves it; 2: or both of them move it; 3: or one of them remembers, which composes all."""
+        memory = tier >= 3 and any(name in self.memory for name in names)
+        for k, given in enumerate(self.chosen):
+            if any(self._cell(name, k)[0] for name in names):
                 continue
-            if (whole or one in memory or two in memory) and (moves[one][k] or moves[two][k]):
-                worst = max(worst, 1)
-            elif moves[one][k] and moves[two][k]:
-                worst = max(worst, 2)
-            else:
-                return 3
-        return worst
+            moved = [self._cell(name, k)[1] for name in names] if tier else [False]
+            composed = memory or given.probe.stage in COMPOSITE
+            if not (tier >= 1 and composed and any(moved)) and not (tier >= 2 and all(moved)):
+                return False
+        return True
 
-    tiers: list[list[tuple[str, str]]] = [[], [], [], []]
-    for pair in itertools.combinations(matches, 2):
-        tiers[tier(*pair)].append(pair)
-    return tiers[:3]
+    def open(self, names: tuple[str, str]) -> list[Answer]:
+        """The answers that neither gives: where a pair that is wrong shows soonest."""
+        return [one for k, one in enumerate(self.chosen) if not any(self._cell(name, k)[0] for name in names)]
+
+    def _cell(self, name: str, k: int) -> tuple[bool, bool]:
+        """Whether a slip gives an answer, and whether it changes it at all."""
+        if (name, k) not in self._cells:
+            made, given = self.made[name], self.chosen[k]
+            view = View(made, self.search.frame)
+            other = self._again(name, given) if name in self.memory else answer(given.probe, view)
+            predictions = self.search.predictions
+            slack = predictions.of(given.probe, self.base)
+            gives = alike(given, other, slack, _sensitivity(given.probe, view)) <= 1
+            self._cells[name, k] = gives, gives or predictions.ratio(other, self.base) > 1
+        return self._cells[name, k]
+
+    def _again(self, name: str, given: Answer) -> Answer:
+        """The answer of a slip that remembers, after all that was asked before."""
+        if name not in self._replayed:
+            view = View(self.made[name], self.search.frame)
+            _again(view, self.search.view.log[: self.search.begin])
+            self._replayed[name] = {id(one): answer(one.probe, view) for one in self.search.answers}
+        return self._replayed[name][id(given)]
 
 
 def remembers(made: Deviant) -> bool:

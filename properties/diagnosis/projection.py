@@ -170,6 +170,10 @@ class Seen:
             denominator = self.denominator_eps(rough.with_(iterations=count))
             tried = dialect.with_(iterations=count, denominator_eps=denominator.shortest())
             worst = self.ratio_of(tried)
+            if worst > 1 and self.ratio_of(tried, starved=False) <= 1:
+                denominator = self.searched_eps(tried)
+                tried = tried.with_(denominator_eps=denominator.shortest())
+                worst = self.ratio_of(tried)
             if worst > 1:
                 continue
             found.append(self._candidate(tried, entry, denominator, worst))
@@ -268,6 +272,28 @@ class Seen:
         moved = error / max(observed * (1 - observed), 1e-300) / max(slope, 1e-3)
         return Estimate.around(math.exp(root), math.exp(root) * (moved + 2e-13))
 
+    def searched_eps(self, tried: Dialect) -> Estimate:
+        """From all values of the starved lines where no sum shows the eps: it decides how soon a line recovers, too."""
+        if not tried.iterations:
+            return Estimate.below(0.99)
+        part = torch.cat([torch.arange(len(self.matrices))[lines] for lines in self.asked.starved.values()])
+        z, seen = wide(self.asked.logits[part]), self.matrices[part]
+
+        def distance(log_eps: float) -> float:
+            exact = mhc_ref.project(z, tried.with_(denominator_eps=math.exp(log_eps)))
+            return float((seen - exact).abs().nan_to_num(nan=math.inf).max())
+
+        step = math.log(10) / 2
+        best = min((math.log(1e-20) + step * k for k in range(40)), key=distance)
+        low, high = best - step, best + step
+        for _ in range(60):  # golden sections
+            left, right = low + 0.382 * (high - low), low + 0.618 * (high - low)
+            low, high = (low, right) if distance(left) <= distance(right) else (left, high)
+        best = (low + high) / 2
+        error = float(self.reading[part].max()) + 64 * self.rounding.unit * (1 + tried.iterations)
+        slope = (distance(best + 1e-3) + distance(best - 1e-3)) / 2e-3
+        return Estimate.around(math.exp(best), math.exp(best) * min(0.5, error / max(slope, 1e-300)))
+
     def _feasible(self, rough: Dialect, most: float = math.inf) -> Estimate:
         """From converged lines, 1 - eps each; where rounding hides it, whatever keeps everything within the bound."""
         value = rough.denominator_eps
@@ -279,7 +305,10 @@ class Seen:
             root = _root(lambda e: self._line(z, rough, e) - observed, low, high)
             return Estimate.around(math.exp(root), error)
         if rough.denominator == "clamp":
-            return Estimate.below(most)
+            high = min(most, 0.5)
+            while high > 1e-20 and self.ratio_of(rough.with_(denominator_eps=high)) > 1:
+                high /= 10
+            return Estimate.below(high)
         if error < 1e-9:  # sharp enough: only in float32 is it worth trying what the bounds themselves admit
             return Estimate.around(value, error) if value else Estimate.below(min(error, most))
 
@@ -297,12 +326,12 @@ class Seen:
         tried = dialect.with_(denominator_eps=math.exp(log_eps))
         return float(mhc_ref.project(wide(z), tried).sum(DIM[dialect.last_axis])[0, 0])
 
-    def ratio_of(self, dialect: Dialect) -> float:
+    def ratio_of(self, dialect: Dialect, starved: bool = True) -> float:
         """The largest error / bound over all matrices; the random ones first, as they decide most cases."""
         worst = 0.0
         random = torch.arange(len(self.matrices))
         begin, end = self.asked.triangular.stop, self.asked.starved["row"].start
-        for part in (random[begin:end], random[:begin], random[end:]):
+        for part in (random[begin:end], random[:begin], *([random[end:]] if starved else [])):
             exact = mhc_ref.project(wide(self.asked.logits[part]), dialect)
             if ratio(self.matrices[part], exact, self.reading[part] + 1e-2) > 1:
                 return math.inf

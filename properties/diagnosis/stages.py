@@ -18,7 +18,7 @@ from properties.bounds import Approx, Rounding
 from properties.case import BranchSpec
 from properties.diagnosis.answers import Answer, Predictions
 from properties.diagnosis.judge import Judge, ratio
-from properties.diagnosis.view import Frame, View
+from properties.diagnosis.view import MAPPINGS, Frame, View
 from properties.trial import wide
 
 STAGES = ("norm", "matmul", "gates", "sigmoid", "projection", "pre", "branch", "post")
@@ -158,8 +158,7 @@ class _Stages:
             look = self._look(self._one(), self._static(bias))
             wrong = [ratio(v, e.value, e.error) > 1 for v, e in zip(look.values, look.expected, strict=True)]
             if any(wrong):
-                emitted = "mappings" in self.frame.own
-                shown = [name for name in ("pre", "post", "res") if not emitted or name in self.frame.emits]
+                shown = [name for name in MAPPINGS if not self._emitted or name in self.frame.emits]
                 return (
                     "sigmoid"
                     if any(w for w, name in zip(wrong, shown, strict=False) if name != "res")
@@ -185,7 +184,7 @@ class _Stages:
         )
 
     def _look(self, x: Tensor, params: Params) -> _Look:
-        if "mappings" in self.frame.own:
+        if self._emitted:
             pairs = zip(self.view.mappings(x, params), self.judge.mappings(x, params), strict=True)
             shown = [(value, exact) for value, exact in pairs if value.numel()]
             return _Look([value for value, _ in shown], [exact for _, exact in shown])
@@ -202,6 +201,12 @@ class _Stages:
         )
         pairs = zip((pre, post), noise, strict=True)
         return _Look(list(read), [Approx(exact.value, exact.error + more) for exact, more in pairs])
+
+    @property
+    def _emitted(self) -> bool:
+        """Whether `mappings` shows as much as can be seen; otherwise a watched block shows h_pre and h_post."""
+        some = "mappings" in self.frame.own
+        return some and (len(self.frame.emits) == len(MAPPINGS) or "block" not in self.frame.offered)
 
     def _one(self) -> Tensor:
         values = torch.randn(1, self.n, self.channels, generator=torch.Generator().manual_seed(79), dtype=torch.float64)
