@@ -67,7 +67,7 @@ def starve(base: Tensor, axis: Axis, depths: list[float]) -> Tensor:
 
 
 def questions(n: int, depth: float, dtype: torch.dtype, ladder: int = 25) -> Questions:
-    """Diagonal, triangular, random, shifted and starved logits."""
+    """Diagonal, triangular, random, shifted and starved logits, and some at which the iteration is slow to converge."""
     eye = torch.eye(n, dtype=torch.float64)
     diagonal = [-(1 - eye) * a for a in (8.0, 16.0, depth)]
     corner = torch.zeros(n, n, dtype=torch.float64)
@@ -82,7 +82,13 @@ def questions(n: int, depth: float, dtype: torch.dtype, ladder: int = 25) -> Que
     random = [*scaled, noise[0] + line, noise[0] + line.unsqueeze(-1)]
     depths = torch.linspace(0, depth, ladder).tolist()
     rows, columns = starve(noise[4], "row", depths), starve(noise[4], "column", depths)
-    parts = [torch.stack(diagonal), torch.stack(triangular), torch.stack(random), rows, columns]
+    slow = torch.randn(4, n, n, generator=torch.Generator().manual_seed(50 + n), dtype=torch.float64)
+    slow[0] -= 30 * torch.ones(n, n).triu(1)
+    slow[1] -= 30 * torch.ones(n, n).tril(-1)
+    slow[2:] *= 8
+    slow[2, 0] -= 20
+    slow[3, :, 0] -= 20
+    parts = [torch.stack(diagonal), torch.stack(triangular), torch.stack(random), rows, columns, slow]
     logits = torch.cat(parts).to(dtype)
     after = [0, *itertools.accumulate(len(part) for part in parts)]
     return Questions(
@@ -273,10 +279,10 @@ class Seen:
         return Estimate.around(math.exp(root), math.exp(root) * (moved + 2e-13))
 
     def searched_eps(self, tried: Dialect) -> Estimate:
-        """From all values of the starved lines where no sum shows the eps: it decides how soon a line recovers, too."""
+        """From all values where no sum of a starved line shows the eps: it decides how soon a line recovers, too."""
         if not tried.iterations:
             return Estimate.below(0.99)
-        part = torch.cat([torch.arange(len(self.matrices))[lines] for lines in self.asked.starved.values()])
+        part = slice(self.asked.starved["row"].start, None)
         z, seen = wide(self.asked.logits[part]), self.matrices[part]
 
         def distance(log_eps: float) -> float:

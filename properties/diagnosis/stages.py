@@ -137,7 +137,7 @@ class _Stages:
         if self.frame.norm_weight:
             weights.append((0.5 + self._normal(self.n * self.channels).square()).to(phi.dtype))
         plain = self._static(torch.zeros(2 * self.n + self.frame.residual_size(self.n)))
-        small = torch.full_like(x, 1e-10) * x.sign()
+        small = 1e-10 * self._normal(3, self.n, self.channels)
         states = [x.to(self.frame.dtype), small.to(self.frame.dtype)]
         return any(self._unlike_static(x, plain._replace(phi=phi, norm_weight=w)) for w in weights for x in states)
 
@@ -191,9 +191,10 @@ class _Stages:
         u, out = (wide(part) for part in self.view.block(x, params, BranchSpec("constant", self.output)))
         pre, post, _ = self.judge.mappings(x, params)
         inverse = torch.linalg.pinv(wide(x))
-        beside = torch.linalg.svd(wide(x)).Vh[..., -1, :]  # orthogonal to every stream
+        _, sizes, directions = torch.linalg.svd(wide(x))
+        beside = directions[..., -1, :]  # orthogonal to every stream
         reach = (beside * wide(self.output)).sum(-1, keepdim=True)
-        unit = 16 * torch.finfo(self.frame.dtype).eps
+        unit = 16 * torch.finfo(self.frame.dtype).eps * (sizes[..., :1] / sizes[..., -1:])
         read = (u.unsqueeze(-2) @ inverse).squeeze(-2), (out @ beside.unsqueeze(-1)).squeeze(-1) / reach
         noise = (
             unit * (u.abs().unsqueeze(-2) @ inverse.abs()).squeeze(-2),
