@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -70,6 +71,11 @@ class Row:
         return (
             f"{self.target:<58} {self.verdict:<11} {self.ratio:8.2g} {self.calls:5d} {self.seconds:6.2f}  {self.said}"
         )
+
+    def markdown(self) -> str:
+        """For a page."""
+        said = self.said.replace("|", r"\|")
+        return f"| {self.target} | {self.verdict} | {self.ratio:.2g} | {self.calls} | {said} |"
 
 
 def row(target: str, implementation: Implementation, wanted: Sequence[str] = (), seconds: float = 60.0) -> Row:
@@ -165,38 +171,58 @@ def pairs(count: int, seed: int = 0) -> Iterator[tuple[str, Implementation, tupl
             return
 
 
-def rows(parts: Sequence[str], count: int) -> Iterator[Row]:
-    """The rows of the table, part after part."""
-    if "correct" in parts:
+PARTS = ("correct", "singles", "pairs")
+
+
+def rows(part: str, count: int) -> Iterator[Row]:
+    """The rows of one part of the table."""
+    if part == "correct":
         for target, implementation in correct():
             yield row(target, implementation)
-    if "singles" in parts:
-        for target, implementation, wanted in singles():
-            yield row(target, implementation, wanted)
-    if "pairs" in parts:
-        for target, implementation, wanted in pairs(count):
+    else:
+        for target, implementation, wanted in singles() if part == "singles" else pairs(count):
             yield row(target, implementation, wanted)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table and its summary; 1 where something was missed or wrong."""
-    parser = argparse.ArgumentParser(prog="python -m properties.diagnosis.table", description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["correct", "singles", "pairs"], help="correct, singles, pairs")
-    parser.add_argument("--pairs", type=int, default=50, metavar="N", help="how many pairs")
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    made: list[Row] = []
-    print(f"{'target':<58} {'verdict':<11} {'ratio':>8} {'calls':>5} {'cpu s':>6}  said")
-    for one in rows(chosen.parts, chosen.pairs):
-        made.append(one)
-        print(one.line(), flush=True)
+def summary(made: Sequence[Row]) -> str:
+    """How many of each verdict, and what they cost."""
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(one.verdict for one in made).most_common())
     times = [one.seconds for one in made]
-    print(
+    return (
         f"{len(made)} targets: {verdicts}; median {statistics.median(times):.2f} s, slowest {max(times):.2f} s, "
         f"median {statistics.median(one.calls for one in made):.0f} calls"
     )
-    return 0 if all(one.good for one in made) else 1
+
+
+def page(made: dict[str, list[Row]]) -> str:
+    """The table in Markdown."""
+    lines = ["# What `identify` says about everything that this package knows", ""]
+    lines += ["Made by `python -m properties.diagnosis.table --out docs`; [identify.md](identify.md) explains it.", ""]
+    for part, rows_of_part in made.items():
+        lines += [f"## {part}", "", summary(rows_of_part), "", "| target | verdict | ratio | calls | said |"]
+        lines += ["|---|---|---|---|---|", *(one.markdown() for one in rows_of_part), ""]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and its summaries; 1 where something was missed or wrong."""
+    parser = argparse.ArgumentParser(prog="python -m properties.diagnosis.table", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--pairs", type=int, default=50, metavar="N", help="how many pairs")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write identify-table.md into this folder as well")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    made: dict[str, list[Row]] = {}
+    print(f"{'target':<58} {'verdict':<11} {'ratio':>8} {'calls':>5} {'cpu s':>6}  said")
+    for part in chosen.parts:
+        made[part] = []
+        for one in rows(part, chosen.pairs):
+            made[part].append(one)
+            print(one.line(), flush=True)
+        print(f"{part}: {summary(made[part])}", flush=True)
+    if chosen.out:
+        (chosen.out / "identify-table.md").write_text(page(made))
+    return 0 if all(one.good for part in made.values() for one in part) else 1
 
 
 if __name__ == "__main__":
