@@ -21,7 +21,7 @@ from properties.deviations import CATALOGUE, Deviant, Kind
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.estimate import Estimate
-from properties.diagnosis.measured import Measured, candidates
+from properties.diagnosis.measured import TEMPERATURE, Measured, candidates
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import View
 
@@ -181,8 +181,9 @@ class Search:
             for one in candidates(failing, self.frame, self.predictions, base, temperature):
                 outcome.tried += 1
                 worst = self._measured_ratio(one, [*failing, *self._rest(failing)], base)
-                if worst > 1:
-                    outcome.note(str(one), worst)
+                if worst > 1:  # a gain is fitted, so it would always be the next best: that tells nothing
+                    if one.name == TEMPERATURE:
+                        outcome.note(str(one), worst)
                     continue
                 ratio = self._measured_ratio(one, self.fresh, base)
                 if ratio <= 1:
