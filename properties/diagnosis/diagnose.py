@@ -43,7 +43,7 @@ def identify(
         against: compare with this dialect instead.
         dtype: of the states; its finest if not given.
         device: where it computes.
-        hidden: how many slips to look for that would not show next to the explanation.
+        hidden: how many slips to look for that would not show next to the explanation, half a second for each.
         seconds: of computing, after which the search for slips ends; whatever was found until then is reported.
 
     Raises:
@@ -163,7 +163,7 @@ class _Diagnosis:
                 ties += [tie for name in self._others(search, same) if (tie := self._tie_named(chosen, name))]
         hidden: list[str] = []
         if chosen is not None and measured is None and (names or differs):
-            hidden = search.hidden(chosen, self.hidden, self.budget)
+            hidden = search.hidden(chosen, self.hidden, Budget(self.hidden / 2))
             told = {*names, *(one.words.removeprefix("deviation ") for one in ties)}
             hidden = [name for name in hidden if name not in told]
         stage = ""

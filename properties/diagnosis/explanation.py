@@ -237,7 +237,7 @@ class Search:
         return outcome.nearest
 
     def hidden(self, one: Explanation, most: int, budget: Budget) -> list[str]:
-        """Slips that would not show next to an explanation: the answers would be the same."""
+        """Slips that show in what the target offers, but would not next to an explanation: its answers are the same."""
         found: list[str] = []
         for name in CATALOGUE:
             if len(found) >= most or budget.spent:
@@ -250,9 +250,17 @@ class Search:
                 if made is None or self.distance(made, one.dialect, telling) > 1:
                     continue
                 if self.confirmed(order, one.dialect) <= 1:
-                    found.append(name)
+                    found += [name] * self._shows(name, one.dialect)
                     break
         return found
+
+    def _shows(self, name: str, dialect: Dialect) -> bool:
+        """Whether a slip by itself changes an answer to what this target is asked."""
+        made = compose((name,), dialect)
+        if made is None or remembers(made):
+            return made is not None
+        view = View(made, self.frame)
+        return any(self.predictions.ratio(answer(one.probe, view), dialect) > 1 for one in self.answers)
 
     def distance(self, made: Deviant, base: Dialect, failing: list[Answer], limit: float = 1.0) -> float:
         """The worst ratio between the target's answers and those of `made`, the failing ones first; no further than to

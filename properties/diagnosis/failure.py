@@ -80,7 +80,7 @@ def _next_best(found: Identification) -> str:
 
 def _unexplained(found: Identification) -> str:
     stage = found.stage or "none that can be looked at by itself"
-    searched = "one or two at a time" if found.exhausted else "one at a time and, in the time there was, two"
+    searched = "one or two at a time" if found.exhausted else "as far as there was time to try them"
     return (
         f"diagnosis: no dialect and none of the named slips, {searched}, reproduces its answers"
         f"{_next_best(found)}\n  first stage that leaves the bound: {stage}"
