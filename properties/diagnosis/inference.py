@@ -334,13 +334,9 @@ def _structure(inference: Inference, base: Dialect) -> None:
     """The fields with few values, each tried on the answers that depend on it."""
     frame, n = inference.frame, inference.frame.n
     findings = inference.findings
-    findings["shared_projection"] = Finding(
-        frame.shared,
-        "certain"
-        if not inference.packing and ("mappings" in frame.own or "block" in frame.offered)
-        else "undetermined",
-        inference.packing,
-    )
+    packed = "mappings" in frame.own or "block" in frame.offered
+    why = inference.packing or ("" if packed else "`mappings` or `block` would have to be offered")
+    findings["shared_projection"] = Finding(frame.shared, "undetermined" if why else "certain", why)
     _try(inference, base, "norm_over", ("mappings", "block"), gates=True)
     if "transposed" not in findings:
         _try(inference, base, "transposed", ("post", "block"))
