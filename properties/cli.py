@@ -167,15 +167,17 @@ def identify(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="as for pytest --impl")],
     dialect: Annotated[str | None, typer.Option(metavar="PRESET", help="compare with this preset")] = None,
     device: Annotated[Device, typer.Option(help="where the implementation computes")] = Device.CPU,
+    isolate: Annotated[bool, typer.Option(help="run the target in a process of its own")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Infer from its behaviour which hyper-connections a target computes, and what is wrong with it.
 
-    Exit 0: a dialect, with or without named slips, explains it; 1: nothing does; 2: the target could not be used.
+    Exit 0: a dialect, with or without named slips, explains it; 1: nothing does; 2: no verdict, as the target could not
+    be used, crashed or hung.
     """
     from properties.diagnosis import identify_command
 
-    raise typer.Exit(identify_command(target, dialect, as_json, device=device.value))
+    raise typer.Exit(identify_command(target, dialect, as_json, device=device.value, isolate=isolate))
 
 
 @app.command()

@@ -198,7 +198,9 @@ def test_a_slip_in_another_arithmetic_is_the_same_slip() -> None:
 
 def test_a_tie_is_told() -> None:
     found = identify(build("denominator-clamped", DEEPSEEK_V4))
-    assert {"denominator-clamped", "denominator-eps-missing"} <= {*found.deviations, *found.ties}
+    assert [tie.words for tie in found.ties] == ["deviation denominator-clamped"]
+    assert found.deviations == ("denominator-eps-missing",)
+    assert "the same answers to every question here" in found.to_text()
 
 
 # Targets that offer little
@@ -348,6 +350,13 @@ def test_a_failure_is_explained_by_a_field_that_breaks_the_law_at_this_input() -
     told = failed(lambda: build("one-iteration", PAPER), "manifold.agrees-with-oracle", LOGITS)
     assert "iterations = 1 (declared 20)" in told
     assert "at this input it breaks this law" in told
+
+
+def test_a_failure_is_told_what_comes_second() -> None:
+    told = failed(lambda: build("one-iteration", PAPER), "manifold.agrees-with-oracle", LOGITS)
+    second = told.partition("next best: ")[2]
+    assert " = " in second.partition(" (ratio ")[0]
+    assert float(second.partition("(ratio ")[2].partition(")")[0]) > 1
 
 
 def test_a_failure_is_explained_by_a_slip() -> None:

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, PAPER, Branch, Dialect, Mappings, Params
 from mhc_ref.dialect import Axis, Squash
+from properties.deviations import CATALOGUE
 from properties.deviations.deviant import DIM, Deviant
 from properties.diagnosis import identify
 from properties.diagnosis.answers import Predictions, answer
 from properties.diagnosis.exam import forward
 from properties.diagnosis.stages import first_bad_stage
+from properties.diagnosis.table import home
 from properties.diagnosis.view import Frame, View
 
 
@@ -252,8 +254,10 @@ class ResOnly(Foreign):
 FOREIGN = [value for value in list(globals().values()) if isinstance(value, type) and issubclass(value, Foreign)][1:]
 
 
-def test_there_are_twenty_of_them() -> None:
+def test_there_are_twenty_of_them_and_no_catalogue_has_one() -> None:
     assert len(FOREIGN) >= 20
+    known = {type(deviation.make(home(name)[1])).__name__ for name, deviation in CATALOGUE.items()}
+    assert not known & {kind.__name__ for kind in FOREIGN}
 
 
 @pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: kind.__name__)
@@ -263,7 +267,10 @@ def test_a_slip_of_no_catalogue_ends_in_its_stage(kind: type[Foreign]) -> None:
     assert first_bad_stage(view, kind.preset, Predictions("compute"), answers) == kind.stage
 
 
-@pytest.mark.parametrize("kind", [BranchTwice])
+SLOWLY = [pytest.param(kind, marks=pytest.mark.thorough) for kind in FOREIGN if kind is not BranchTwice]
+
+
+@pytest.mark.parametrize("kind", [BranchTwice, *SLOWLY])
 def test_nothing_is_named_for_it(kind: type[Foreign]) -> None:
     found = identify(kind(kind.preset, kind.__name__), seconds=3.0)
     assert not found.explained

@@ -1,7 +1,8 @@
 """Diagnosis: which hyper-connections is this, and what is wrong with it?"""
 
 from properties.diagnosis.command import identify_command
+from properties.diagnosis.diagnose import NoVerdict, identify
 from properties.diagnosis.failure import explain_failure
-from properties.diagnosis.identification import Identification, identify
+from properties.diagnosis.identification import Identification
 
-__all__ = ["Identification", "explain_failure", "identify", "identify_command"]
+__all__ = ["Identification", "NoVerdict", "explain_failure", "identify", "identify_command"]

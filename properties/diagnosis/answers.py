@@ -22,11 +22,12 @@ SINGLE = Rounding(2.0**-24 + 2.0**-53, torch.finfo(torch.float32).tiny, 2.0**-24
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for a probe: tensors, or the exception in their place."""
+    """What came back for a probe: tensors, or the exception in their place, by the name of its class."""
 
     probe: Probe
     values: tuple[Tensor, ...]
     error: str = ""
+    message: str = ""
 
 
 def answer(probe: Probe, view: View) -> Answer:
@@ -34,7 +35,7 @@ def answer(probe: Probe, view: View) -> Answer:
     try:
         return Answer(probe, tuple(probe.put(view)))
     except Exception as error:  # a target may raise anything
-        return Answer(probe, (), type(error).__name__)
+        return Answer(probe, (), type(error).__name__, str(error).partition("\n")[0])
 
 
 class Predictions:

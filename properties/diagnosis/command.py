@@ -1,22 +1,31 @@
 """`mhc-properties identify TARGET`: which hyper-connections is this, and what is wrong with it?
 
-Exit codes: 0 a dialect, with or without named slips, explains it; 1 nothing does; 2 the target could not be used.
+Exit codes: 0 a dialect, with or without named slips, explains it; 1 nothing does; 2 there is no verdict: the target
+could not be used, or it crashed, hung or left while it was asked.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 
 import torch
 
-from properties.diagnosis.identification import identify
-from properties.implementation import Projection
+from properties.diagnosis.diagnose import NoVerdict, identify
+from properties.implementation import Implementation
+from properties.isolation import isolated
 from properties.target import TargetError, preset, resolve
 
 
 def identify_command(
-    target: str, dialect: str | None = None, as_json: bool = False, *, device: str = "cpu", seconds: float = 20.0
+    target: str,
+    dialect: str | None = None,
+    as_json: bool = False,
+    *,
+    device: str = "cpu",
+    seconds: float = 20.0,
+    isolate: bool = False,
 ) -> int:
     """Identify a target and print what was found: text, or one JSON object on one line after the text on stderr.
 
@@ -24,16 +33,27 @@ def identify_command(
     compared with the nearest preset if none is given.
     """
     try:
-        implementation = resolve(target, dialect or "PAPER")
+        against = preset(dialect) if dialect is not None else None
+        implementation, declared = _found(target, dialect, isolated if isolate else resolve)
         if device == "cuda" and not torch.cuda.is_available():
             raise TargetError("--device cuda: there is no CUDA device here")
-        declared = dialect is not None or not isinstance(implementation, Projection)
-        against = preset(dialect) if dialect is not None else None
         found = identify(implementation, declared=declared, against=against, device=device, seconds=seconds)
-    except TargetError as error:
+    except (TargetError, NoVerdict) as error:
         print(f"identify: {error}", file=sys.stderr)
         return 2
     print(found.to_text(), file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(json.dumps(found.to_json(), allow_nan=False))
     return 0 if found.explained else 1
+
+
+def _found(
+    target: str, dialect: str | None, make: Callable[[str, str | None], Implementation]
+) -> tuple[Implementation, bool]:
+    """The implementation, and whether a dialect is declared for it: a plain function declares none."""
+    if dialect is not None:
+        return make(target, dialect), True
+    try:
+        return make(target, None), True
+    except TargetError:  # a plain function, or nothing that can be used: then this says so again
+        return make(target, "PAPER"), False

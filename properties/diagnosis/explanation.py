@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,8 +17,11 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.case import map_tensors
-from properties.deviations import CATALOGUE, Deviant
+from properties.deviations import CATALOGUE, Deviant, Kind
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
+from properties.diagnosis.budget import Budget
+from properties.diagnosis.estimate import Estimate
+from properties.diagnosis.measured import TEMPERATURE, Measured, candidates
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import View
 
@@ -27,17 +29,33 @@ COMPOSITE = ("block", "depth", "precision", "execution")
 """Stages whose answers are made of the others'."""
 
 
+TELLING: dict[Kind, tuple[str, ...]] = {
+    "scaling": ("mappings", "block"),
+    "initialisation": ("mappings", "block"),
+    "normalisation": ("mappings", "block"),
+    "order": ("mappings", "block"),
+    "orientation": ("mappings", "post"),
+    "eps": ("mappings", "project"),
+    "iterations": ("project",),
+    "packing": ("mappings", "block"),
+    "missing-term": ("mappings", "post"),
+    "dtype": ("precision", "mappings"),
+    "gradient": ("gradient",),
+    "collapse": ("expand", "collapse", "depth"),
+    "execution": ("execution",),
+    "gamed": ("mappings", "block"),
+}
+"""Where slips of a kind show first, as a rule: asked first, since one answer that differs is enough."""
+
+
 @dataclass(frozen=True)
 class Explanation:
-    """A dialect with none, one or two named slips, and how well it reproduces fresh answers."""
+    """A dialect with none, one or two named slips, or one that was measured, and how well it gives fresh answers."""
 
     dialect: Dialect
     names: tuple[str, ...]
     ratio: float
-
-    def words(self) -> str:
-        """The names, or that there are none."""
-        return " and ".join(self.names) or "the dialect alone"
+    measured: Measured | None = None
 
 
 @dataclass
@@ -48,12 +66,25 @@ class Outcome:
         explanations: those that reproduce everything, the plainest first; several are a tie.
         nearest: the best of those that do not, with its ratio on the answers that the dialect fails.
         tried: how many were tried.
+        exhausted: whether all were; False where the time was up before.
     """
 
     explanations: list[Explanation] = field(default_factory=lambda: [])
     nearest: tuple[str, float] = ("", math.inf)
     tried: int = 0
     exhausted: bool = True
+
+    def note(self, name: str, ratio: float) -> None:
+        """Remember an explanation that does not reproduce everything, if it is the best so far."""
+        if ratio < self.nearest[1]:
+            self.nearest = (name, ratio)
+
+    def add(self, other: Outcome) -> None:
+        """What another search came to."""
+        self.explanations += other.explanations
+        self.note(*other.nearest)
+        self.tried += other.tried
+        self.exhausted = self.exhausted and other.exhausted
 
 
 def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
@@ -88,6 +119,20 @@ def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
         return None
 
 
+def orders(names: tuple[str, ...], base: Dialect) -> Iterator[tuple[str, ...]]:
+    """The slips as given; and the other way round where one of them can hide the other."""
+    yield names
+    if len(names) != 2:
+        return
+    parts = [CATALOGUE[name].make(base) for name in names if CATALOGUE[name].applies(base)]
+    if len(parts) < 2:
+        return
+    one, two = (type(part) for part in parts)
+    both_dialects = one is Deviant and two is Deviant
+    if both_dialects or any(not name.startswith("__") for name in vars(one).keys() & vars(two).keys()):
+        yield names[::-1]
+
+
 class Search:
     """The answers of a target, and everything that was asked of it, to be asked of others."""
 
@@ -113,7 +158,7 @@ class Search:
         wrong = [one for one in self.answers if self.predictions.ratio(one, base) > 1]
         return sorted(wrong, key=lambda one: order.index(one.probe.stage) if one.probe.stage in order else 99)
 
-    def singles(self, bases: Sequence[Dialect], deadline: float) -> Outcome:
+    def singles(self, bases: Sequence[Dialect], budget: Budget) -> Outcome:
         """Every slip of the catalogue in every base."""
         outcome = Outcome()
         for base in bases:
@@ -121,12 +166,34 @@ class Search:
             if not failing:
                 continue
             for name in self._sorted(failing):
-                if time.monotonic() > deadline:
+                if budget.spent:
                     outcome.exhausted = False
                     return outcome
                 self._try((name,), base, failing, outcome)
         outcome.explanations.sort(key=lambda one: (len(one.names), one.ratio))
         return outcome
+
+    def measured(self, bases: Sequence[Dialect], temperature: Estimate | None) -> Outcome:
+        """Every slip with a number that can be measured, in every base."""
+        outcome = Outcome()
+        for base in bases:
+            failing = self.failing(base)
+            for one in candidates(failing, self.frame, self.predictions, base, temperature):
+                outcome.tried += 1
+                worst = self._measured_ratio(one, [*failing, *self._rest(failing)], base)
+                if worst > 1:  # a gain is fitted, so it would always be the next best: that tells nothing
+                    if one.name == TEMPERATURE:
+                        outcome.note(str(one), worst)
+                    continue
+                ratio = self._measured_ratio(one, self.fresh, base)
+                if ratio <= 1:
+                    outcome.explanations.append(Explanation(base, (), ratio, one))
+        return outcome
+
+    def _measured_ratio(self, one: Measured, answers: Sequence[Answer], base: Dialect) -> float:
+        """The worst ratio, with what the error bar of the number makes of the answers allowed for."""
+        made, edge = View(one.make(base), self.frame), View(one.make(base, one.estimate.high), self.frame)
+        return self._compared(answers, made, base, edge=edge)
 
     def _sorted(self, failing: list[Answer]) -> list[str]:
         """What only shows in gradients or circumstances last, unless nothing else fails."""
@@ -135,79 +202,123 @@ class Search:
 
         return sorted(CATALOGUE, key=lambda name: CATALOGUE[name].kind in late)
 
-    def _try(self, names: tuple[str, ...], base: Dialect, failing: list[Answer], outcome: Outcome) -> None:
-        made = compose(names, base)
-        if made is None:
-            return
-        outcome.tried += 1
-        worst = self.distance(made, base, failing)
-        if worst > 1:
-            if worst < outcome.nearest[1]:
-                outcome.nearest = (" and ".join(names), worst)
-            return
-        ratio = self.confirmed(names, base)
-        if ratio <= 1:
-            outcome.explanations.append(Explanation(base, names, ratio))
+    def _try(
+        self, names: tuple[str, ...], base: Dialect, failing: list[Answer], outcome: Outcome, follow: bool = True
+    ) -> None:
+        """`follow` what is no explanation until it is known to be further off than the best that was none."""
+        for order in orders(names, base):
+            made = compose(order, base)
+            if made is None:
+                continue
+            outcome.tried += 1
+            worst = self.distance(made, base, failing, max(1.0, outcome.nearest[1]) if follow else 1.0)
+            ratio = self.confirmed(order, base) if worst <= 1 else worst
+            if ratio <= 1:
+                outcome.explanations.append(Explanation(base, order, ratio))
+                return
+            if follow:
+                outcome.note(" and ".join(order), ratio)
 
-    def distance(self, made: Deviant, base: Dialect, failing: list[Answer]) -> float:
-        """The worst ratio between the target's answers and those of `made`, the failing ones first."""
+    def nearest_fields(self, base: Dialect, found: Dialect) -> tuple[str, float]:
+        """Of the other changes of fields that have a name, the one that comes closest, with its worst ratio."""
+        outcome, failing = Outcome(), self.failing(base)
+        changed = base.difference(found)
+        several = [base.with_(**{name: value}) for name, (_, value) in changed.items()] if len(changed) > 1 else []
+        named = [CATALOGUE[name].make(base) for name in CATALOGUE if CATALOGUE[name].applies(base)]
+        others = [*several, *(one.computed for one in named if type(one) is Deviant)]
+        for other in others:
+            if other in (base, found):
+                continue
+            made = Deviant(base, "other fields", lambda _, other=other: other)
+            worst = self.distance(made, base, failing, max(1.0, outcome.nearest[1]))
+            if worst > 1:
+                words = ", ".join(f"{name} = {value!r}" for name, (_, value) in base.difference(other).items())
+                outcome.note(words, worst)
+        return outcome.nearest
+
+    def hidden(self, one: Explanation, most: int, budget: Budget) -> list[str]:
+        """Slips that show in what the target offers, but would not next to an explanation: its answers are the same."""
+        found: list[str] = []
+        for name in CATALOGUE:
+            if len(found) >= most or budget.spent:
+                break
+            if name in one.names or not CATALOGUE[name].applies(one.dialect):
+                continue
+            telling = [given for given in self.answers if given.probe.stage in TELLING[CATALOGUE[name].kind]]
+            for order in orders((name, *one.names), one.dialect):
+                made = compose(order, one.dialect)
+                if made is None or self.distance(made, one.dialect, telling) > 1:
+                    continue
+                if self.confirmed(order, one.dialect) <= 1:
+                    found += [name] * self._shows(name, one.dialect)
+                    break
+        return found
+
+    def _shows(self, name: str, dialect: Dialect) -> bool:
+        """Whether a slip by itself changes an answer to what this target is asked."""
+        made = compose((name,), dialect)
+        if made is None or remembers(made):
+            return made is not None
+        view = View(made, self.frame)
+        return any(self.predictions.ratio(answer(one.probe, view), dialect) > 1 for one in self.answers)
+
+    def distance(self, made: Deviant, base: Dialect, failing: list[Answer], limit: float = 1.0) -> float:
+        """The worst ratio between the target's answers and those of `made`, the failing ones first; no further than to
+        the first ratio above `limit`."""
         if remembers(made):
             other = View(made, self.frame)
             _again(other, self.view.log[: self.begin])
-            return self._compared(self.answers, other, base)
-        rest = [one for one in self.answers if one not in failing]
-        return self._compared([*failing, *rest], View(made, self.frame), base)
+            return self._compared(self.answers, other, base, limit)
+        return self._compared([*failing, *self._rest(failing)], View(made, self.frame), base, limit)
+
+    def _rest(self, failing: Sequence[Answer]) -> list[Answer]:
+        chosen = {id(one) for one in failing}
+        return [one for one in self.answers if id(one) not in chosen]
 
     def confirmed(self, names: tuple[str, ...], base: Dialect) -> float:
         """The worst ratio on fresh questions."""
+        fresh = self.fresh
         made = compose(names, base)
         assert made is not None
-        fresh = self.fresh
         other = View(made, self.frame)
         if remembers(made):
             _again(other, self.view.log[: self._mark])
         return self._compared(fresh, other, base)
 
-    def _compared(self, answers: Sequence[Answer], other: View, base: Dialect) -> float:
+    def _compared(
+        self, answers: Sequence[Answer], other: View, base: Dialect, limit: float = 1.0, edge: View | None = None
+    ) -> float:
         worst = 0.0
         for given in answers:
             found = answer(given.probe, other)
             slack = self.predictions.of(given.probe, base)
-            worst = max(worst, alike(given, found, slack, _sensitivity(given.probe, other)))
-            if worst > 1:
+            worst = max(worst, alike(given, found, slack, _sensitivity(given.probe, other, edge)))
+            if worst > limit:
                 break
         return worst
 
-    def pairs(self, base: Dialect, deadline: float) -> Outcome:
+    def pairs(self, base: Dialect, budget: Budget) -> Outcome:
         """Two slips at a time: what a target does wrong in one stage is one of them, or both together."""
         outcome = Outcome()
         failing = self.failing(base)
-        chosen = _one_of_each_stage(failing)
-        matches: dict[str, list[bool]] = {}
-        moves: dict[str, list[bool]] = {}
-        memory: set[str] = set()
-        for name in CATALOGUE if chosen else ():
-            if time.monotonic() > deadline:
-                outcome.exhausted = False
-                return outcome
-            made = compose((name,), base)
-            if made is None:
-                continue
-            found, moved = self._matches(made, chosen, base)
-            if any(moved):
-                matches[name], moves[name] = found, moved
-                memory |= {name} if remembers(made) else set()
+        cells = Cells(self, base, _one_of_each_stage(failing))
         clean: dict[str, bool] = {}
-        composite = [one.probe.stage in COMPOSITE for one in chosen]
-        for names in _promising(matches, moves, composite, memory):
-            if time.monotonic() > deadline:
-                outcome.exhausted = False
+        tried: set[tuple[str, str]] = set()
+        for tier in range(TIERS):
+            for names in itertools.combinations(cells.names, 2):
+                if budget.spent:
+                    outcome.exhausted = False
+                    break
+                if names in tried or not cells.fits(names, tier):
+                    continue
+                tried.add(names)
+                for name in names:
+                    if name not in clean:
+                        clean[name] = self._spares(name, base, failing)
+                if all(clean[name] for name in names):
+                    self._try(names, base, [*cells.open(names), *failing], outcome, follow=False)
+            if outcome.explanations or not outcome.exhausted:
                 break
-            for name in names:
-                if name not in clean:
-                    clean[name] = self._spares(name, base, failing)
-            if all(clean[name] for name in names):
-                self._try(names, base, failing, outcome)
         outcome.explanations.sort(key=lambda one: one.ratio)
         return outcome
 
@@ -216,50 +327,60 @@ class Search:
         made = compose((name,), base)
         if made is None or remembers(made):
             return made is not None
-        rest = [one for one in self.answers if one not in failing]
-        return self._compared(rest, View(made, self.frame), base) <= 1
-
-    def _matches(self, made: Deviant, chosen: Sequence[Answer], base: Dialect) -> tuple[list[bool], list[bool]]:
-        """Which answers a slip gives, and which it changes at all."""
-        others: list[Answer] = []
-        if remembers(made):
-            view = View(made, self.frame)
-            _again(view, self.view.log[: self.begin])
-            told = {id(one): answer(one.probe, view) for one in self.answers}
-            others = [told[id(one)] for one in chosen]
-        else:
-            others = [answer(one.probe, View(made, self.frame)) for one in chosen]
-        found: list[bool] = []
-        for one, other in zip(chosen, others, strict=True):
-            slack = self.predictions.of(one.probe, base)
-            found.append(alike(one, other, slack, _sensitivity(one.probe, View(made, self.frame))) <= 1)
-        moved = [gives or self.predictions.ratio(one, base) > 1 for gives, one in zip(found, others, strict=True)]
-        return found, moved
+        return self._compared(self._rest(failing), View(made, self.frame), base) <= 1
 
 
-def _promising(
-    matches: dict[str, list[bool]], moves: dict[str, list[bool]], composite: list[bool], memory: set[str]
-) -> Iterator[tuple[str, str]]:
-    """Pairs that between them give every failing answer; then those that give the parts, and move what is composed of
-    them; then those that both change what neither gives. To one that remembers, every answer is composed of others."""
+TIERS = 4
 
-    def tier(one: str, two: str) -> int:
-        worst = 0
-        for k, whole in enumerate(composite):
-            if matches[one][k] or matches[two][k]:
+
+class Cells:
+    """What each slip does to each of some answers that a dialect does not explain, found out when it is asked for."""
+
+    def __init__(self, search: Search, base: Dialect, chosen: list[Answer]) -> None:
+        self.search, self.base, self.chosen = search, base, chosen
+        made = {name: compose((name,), base) for name in CATALOGUE} if chosen else {}
+        self.made = {name: one for name, one in made.items() if one is not None}
+        self.names = list(self.made)
+        self.memory = {name for name, one in self.made.items() if remembers(one)}
+        self._replayed: dict[str, dict[int, Answer]] = {}
+        self._cells: dict[tuple[str, int], tuple[bool, bool]] = {}
+
+    def fits(self, names: tuple[str, str], tier: int) -> bool:
+        """Whether two slips may be what is wrong. Tier 0: each answer is given by one of them; 1: or it is composed of
+        others and one of them moves it; 2: or both of them move it; 3: or one of them remembers, which composes all."""
+        memory = tier >= 3 and any(name in self.memory for name in names)
+        for k, given in enumerate(self.chosen):
+            if any(self._cell(name, k)[0] for name in names):
                 continue
-            if (whole or one in memory or two in memory) and (moves[one][k] or moves[two][k]):
-                worst = max(worst, 1)
-            elif moves[one][k] and moves[two][k]:
-                worst = max(worst, 2)
-            else:
-                return 3
-        return worst
+            moved = [self._cell(name, k)[1] for name in names] if tier else [False]
+            composed = memory or given.probe.stage in COMPOSITE
+            if not (tier >= 1 and composed and any(moved)) and not (tier >= 2 and all(moved)):
+                return False
+        return True
 
-    tiers: list[list[tuple[str, str]]] = [[], [], [], []]
-    for pair in itertools.combinations(matches, 2):
-        tiers[tier(*pair)].append(pair)
-    return itertools.chain(*tiers[:3])
+    def open(self, names: tuple[str, str]) -> list[Answer]:
+        """The answers that neither gives: where a pair that is wrong shows soonest."""
+        return [one for k, one in enumerate(self.chosen) if not any(self._cell(name, k)[0] for name in names)]
+
+    def _cell(self, name: str, k: int) -> tuple[bool, bool]:
+        """Whether a slip gives an answer, and whether it changes it at all."""
+        if (name, k) not in self._cells:
+            made, given = self.made[name], self.chosen[k]
+            view = View(made, self.search.frame)
+            other = self._again(name, given) if name in self.memory else answer(given.probe, view)
+            predictions = self.search.predictions
+            slack = predictions.of(given.probe, self.base)
+            gives = alike(given, other, slack, _sensitivity(given.probe, view)) <= 1
+            self._cells[name, k] = gives, gives or predictions.ratio(other, self.base) > 1
+        return self._cells[name, k]
+
+    def _again(self, name: str, given: Answer) -> Answer:
+        """The answer of a slip that remembers, after all that was asked before."""
+        if name not in self._replayed:
+            view = View(self.made[name], self.search.frame)
+            _again(view, self.search.view.log[: self.search.begin])
+            self._replayed[name] = {id(one): answer(one.probe, view) for one in self.search.answers}
+        return self._replayed[name][id(given)]
 
 
 def remembers(made: Deviant) -> bool:
@@ -283,7 +404,7 @@ def _one_of_each_stage(answers: Sequence[Answer]) -> list[Answer]:
     return list(found.values())[:10]
 
 
-def _sensitivity(probe: Probe, view: View) -> Callable[[Answer], list[Tensor]]:
+def _sensitivity(probe: Probe, view: View, edge: View | None = None) -> Callable[[Answer], list[Tensor]]:
     """What a few units of rounding, in the inputs and in the answers, make of the answers of an implementation.
 
     The declared dialect's bound knows nothing of what a slip amplifies: a line of logits multiplied by 20, a state that
@@ -293,6 +414,8 @@ def _sensitivity(probe: Probe, view: View) -> Callable[[Answer], list[Tensor]]:
     def measure(found: Answer) -> list[Tensor]:
         unit = torch.finfo(torch.float64 if probe.dtype == torch.float64 else torch.float32).eps
         own = [32 * unit * value.double().abs().nan_to_num(0, 0, 0) for value in found.values]
+        if edge is not None and len(far := answer(probe, edge).values) == len(own):
+            own = [o + (_plain(a) - _plain(b)).abs() for o, a, b in zip(own, found.values, far, strict=True)]
         implementation = view.implementation
         if isinstance(implementation, Deviant) and remembers(implementation):
             return own  # asking again would change what it remembers
@@ -309,3 +432,7 @@ def _sensitivity(probe: Probe, view: View) -> Callable[[Answer], list[Tensor]]:
         return [o + 8 * (a.double() - b.double()).abs().nan_to_num(0, 0, 0) for o, a, b in pairs]
 
     return measure
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.double().nan_to_num(0, 0, 0)

@@ -10,14 +10,16 @@ import torch
 from mhc_ref import Dialect
 from properties.case import Case
 from properties.deviations import Deviant
+from properties.diagnosis.diagnose import NoVerdict, identify
 from properties.diagnosis.explanation import compose
-from properties.diagnosis.identification import Identification, identify
+from properties.diagnosis.identification import Identification, redialects
+from properties.diagnosis.inference import joined
 from properties.implementation import Implementation
 from properties.law import Law
 from properties.runner import Subject
 from properties.trial import LawBroken
 
-_KNOWN: dict[tuple[int, torch.dtype | None, str], tuple[Implementation, Identification]] = {}
+_KNOWN: dict[tuple[int, torch.dtype | None, str], tuple[Implementation, Identification | NoVerdict]] = {}
 """One implementation breaks many laws for one reason: it is asked once. Held, so that no id is used twice."""
 
 
@@ -29,11 +31,13 @@ def explain_failure(law: Law, subject: Subject, case: Case, *, seconds: float = 
     """
     try:
         found = _identified(subject, seconds)
+    except NoVerdict as error:
+        return f"diagnosis: none, as the target did not answer while it was asked: {error}"
     except Exception:  # a diagnosis must never replace the failure that it is about
         return None
     if not found.explained:
         return _unexplained(found)
-    if not found.differs and not found.deviations:
+    if not found.differs and not found.deviation:
         return (
             "diagnosis: at other inputs it behaves as declared "
             f"(worst ratio {found.residual_ratio:.2g} in {found.calls} calls): it is this input that matters"
@@ -41,7 +45,7 @@ def explain_failure(law: Law, subject: Subject, case: Case, *, seconds: float = 
     cause = _cause(found)
     lines = [f"diagnosis: explained by {cause} (ratio {found.residual_ratio:.2g} on fresh inputs){_next_best(found)}"]
     if found.ties:
-        lines.append(f"  as well explained by {'; '.join(found.ties)}")
+        lines += [f"  as well explained by {one}" for one in found.ties]
     lines.append(f"  {_at_this_input(law, subject, case, found)}")
     return "\n".join(lines)
 
@@ -52,14 +56,21 @@ def _identified(subject: Subject, seconds: float) -> Identification:
     key = (id(subject.implementation), dtype, subject.device.type)
     if key not in _KNOWN:
         implementation = subject.implementation
-        found = identify(implementation, dtype=dtype, device=subject.device.type, seconds=seconds)
-        _KNOWN[key] = (implementation, found)
-    return _KNOWN[key][1]
+        try:
+            told = identify(implementation, dtype=dtype, device=subject.device.type, seconds=seconds, hidden=0)
+        except NoVerdict as error:  # a target that hung once is not asked again
+            told = error
+        _KNOWN[key] = (implementation, told)
+    found = _KNOWN[key][1]
+    if isinstance(found, NoVerdict):
+        raise found
+    return found
 
 
 def _cause(found: Identification) -> str:
     fields = [f"{name} = {value!r} (declared {there!r})" for name, (there, value) in found.differs.items()]
-    return ", ".join([*fields, *(f"deviation {name}" for name in found.deviations)])
+    measured = [str(found.measured)] if found.measured else []
+    return ", ".join([*fields, *(f"deviation {name}" for name in found.deviations), *measured])
 
 
 def _next_best(found: Identification) -> str:
@@ -69,8 +80,9 @@ def _next_best(found: Identification) -> str:
 
 def _unexplained(found: Identification) -> str:
     stage = found.stage or "none that can be looked at by itself"
+    searched = "one or two at a time" if found.exhausted else "as far as there was time to try them"
     return (
-        "diagnosis: no dialect and none of the named slips, one or two at a time, reproduces its answers"
+        f"diagnosis: no dialect and none of the named slips, {searched}, reproduces its answers"
         f"{_next_best(found)}\n  first stage that leaves the bound: {stage}"
     )
 
@@ -92,14 +104,15 @@ def _at_this_input(law: Law, subject: Subject, case: Case, found: Identification
 
 def reproduction(found: Identification, declared: Dialect) -> Deviant | None:
     """An implementation with what was found, declaring what the target declares; None where there is none."""
-    fields = {name: value for name, (_, value) in found.differs.items()}
-
-    def change(dialect: Dialect) -> Dialect:
-        return dialect.with_(**fields)
-
+    computed = joined(declared, {name: value for name, (_, value) in found.differs.items()})
+    slips = tuple(name for name in found.deviations if name not in redialects(declared, found.differs))
     try:
-        if fields:
-            return Deviant(declared, "explanation", change)
-        return compose(found.deviations, declared)
+        if found.measured is not None:
+            made = found.measured.make(computed)
+        else:
+            made = compose(slips, computed) if slips else Deviant(computed, "explanation")
     except (ValueError, LookupError):
         return None
+    if made is not None:
+        made.dialect = declared  # what it computes stays what was found
+    return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from properties.diagnosis.estimate import Estimate
 from properties.diagnosis.exam import forward
 from properties.diagnosis.projection import Candidate, fit
 from properties.diagnosis.reading import Reader
+from properties.diagnosis.temperature import fit_tempered
 from properties.diagnosis.view import Frame, View
 from properties.trial import wide
 
@@ -88,6 +89,8 @@ class Inference:
     packing: str = ""
     begin: int = 0
     """How much had been asked before the exam began."""
+    temperature: Estimate | None = None
+    """By which the residual logits are divided, where no dialect fits without."""
 
     def dialect(self, base: Dialect) -> Dialect:
         """`base` with every value that was found, as far as they go together."""
@@ -241,28 +244,28 @@ def _projection(inference: Inference, rounding: Rounding, base: Dialect) -> None
                 asked[key] = read(logits)
             return asked[key]
 
-        found = _fits(once, frame, rounding, most)
-        if not direct:
+        def turned(logits: Tensor) -> tuple[Tensor, Tensor]:
+            value, error = once(logits)
+            return value.mT, error.mT
 
-            def turned(logits: Tensor) -> tuple[Tensor, Tensor]:
-                value, error = once(logits)
-                return value.mT, error.mT
-
-            found = [_with(one, transposed=False) for one in found]
-            found += [_with(one, transposed=True) for one in _fits(turned, frame, rounding, most)]
-            names = (*PROJECTION, "transposed")
+        names = PROJECTION if direct else (*PROJECTION, "transposed")
+        found: list[Candidate] = []
+        for fits in (fit, fit_tempered):  # a temperature where nothing does without
+            given = (frame.n, rounding, frame.depth, frame.parameter_dtype, most)
+            found = fits(once, *given)
+            if not direct:
+                found = [_with(one, transposed=False) for one in found]
+                found += [_with(one, transposed=True) for one in fits(turned, *given)]
+            if found:
+                break
+        if found and "temperature" in found[0].estimates:
+            inference.temperature = min(found, key=lambda one: one.ratio).estimates["temperature"]
     except Exception as error:  # whatever a target raises
-        _settle(inference, names, [], base, f"the projection raised {type(error).__name__}: {error}")
+        _settle(inference, names, None, base, f"the projection raised {type(error).__name__}: {error}")
         return
     _settle(inference, names, found, base, "no projection of any dialect reproduces h_res")
     if found and found[0].fields["residual"] == "sinkhorn":
         _explain_axes(inference, found)
-
-
-def _fits(
-    read: Callable[[Tensor], tuple[Tensor, Tensor]], frame: Frame, rounding: Rounding, most: int
-) -> list[Candidate]:
-    return fit(read, frame.n, rounding, frame.depth, frame.parameter_dtype, most)
 
 
 def _with(one: Candidate, **fields: Any) -> Candidate:
@@ -306,7 +309,7 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
         formulas = {name: gates.formulas(name) for name in groups}
     except Exception as error:  # whatever a target raises
         for names in (*groups.values(), norm):
-            _settle(inference, names, [], base, f"static parameters raised {type(error).__name__}: {error}")
+            _settle(inference, names, None, base, f"static parameters raised {type(error).__name__}: {error}")
         return
     for name, names in groups.items():
         wrong = f"neither sigmoid, softmax nor linear reproduces h_{name} of static logits"
@@ -331,23 +334,22 @@ def _structure(inference: Inference, base: Dialect) -> None:
     """The fields with few values, each tried on the answers that depend on it."""
     frame, n = inference.frame, inference.frame.n
     findings = inference.findings
-    findings["shared_projection"] = Finding(
-        frame.shared,
-        "certain"
-        if not inference.packing and ("mappings" in frame.own or "block" in frame.offered)
-        else "undetermined",
-        inference.packing,
-    )
+    packed = "mappings" in frame.own or "block" in frame.offered
+    why = inference.packing or ("" if packed else "`mappings` or `block` would have to be offered")
+    findings["shared_projection"] = Finding(frame.shared, "undetermined" if why else "certain", why)
     _try(inference, base, "norm_over", ("mappings", "block"), gates=True)
     if "transposed" not in findings:
         _try(inference, base, "transposed", ("post", "block"))
     expanded = [one for one in inference.answers if one.probe.stage == "expand"]
-    good = bool(expanded) and inference.predictions.ratio(expanded[0], base) <= 1
-    findings["expand"] = Finding(
-        "copies",
-        "certain" if good else "contradictory" if expanded else "undetermined",
-        "" if good else "the streams do not begin as copies" if expanded else "`expand` would have to be offered",
-    )
+    if not expanded:
+        findings["expand"] = Finding("copies", "undetermined", "`expand` would have to be offered")
+    elif expanded[0].error:
+        why = f"expand raised {expanded[0].error}: {expanded[0].message}"
+        findings["expand"] = Finding("copies", "undetermined", why)
+    elif inference.predictions.ratio(expanded[0], base) <= 1:
+        findings["expand"] = Finding("copies", "certain")
+    else:
+        findings["expand"] = Finding("copies", "contradictory", "the streams do not begin as copies")
     _try(inference, base, "collapse", ("collapse",))
     if n == 1:
         for name in ("transposed", "norm_over", "collapse"):
@@ -372,8 +374,8 @@ def _try(
         inference.findings[name] = Finding(getattr(base, name), "undetermined", f"{needed} would have to be offered")
         return
     if all(one.error for one in asked):
-        why = f"{asked[0].probe.stage} raised {asked[0].error}"
-        inference.findings[name] = Finding(getattr(base, name), "contradictory", why)
+        why = f"{asked[0].probe.stage} raised {asked[0].error}: {asked[0].message}"
+        inference.findings[name] = Finding(getattr(base, name), "undetermined", why)
         return
 
     def worst(value: Any) -> float:

@@ -67,7 +67,7 @@ def starve(base: Tensor, axis: Axis, depths: list[float]) -> Tensor:
 
 
 def questions(n: int, depth: float, dtype: torch.dtype, ladder: int = 25) -> Questions:
-    """Diagonal, triangular, random, shifted and starved logits."""
+    """Diagonal, triangular, random, shifted and starved logits, and some at which the iteration is slow to converge."""
     eye = torch.eye(n, dtype=torch.float64)
     diagonal = [-(1 - eye) * a for a in (8.0, 16.0, depth)]
     corner = torch.zeros(n, n, dtype=torch.float64)
@@ -82,7 +82,13 @@ def questions(n: int, depth: float, dtype: torch.dtype, ladder: int = 25) -> Que
     random = [*scaled, noise[0] + line, noise[0] + line.unsqueeze(-1)]
     depths = torch.linspace(0, depth, ladder).tolist()
     rows, columns = starve(noise[4], "row", depths), starve(noise[4], "column", depths)
-    parts = [torch.stack(diagonal), torch.stack(triangular), torch.stack(random), rows, columns]
+    slow = torch.randn(4, n, n, generator=torch.Generator().manual_seed(50 + n), dtype=torch.float64)
+    slow[0] -= 30 * torch.ones(n, n).triu(1)
+    slow[1] -= 30 * torch.ones(n, n).tril(-1)
+    slow[2:] *= 8
+    slow[2, 0] -= 20
+    slow[3, :, 0] -= 20
+    parts = [torch.stack(diagonal), torch.stack(triangular), torch.stack(random), rows, columns, slow]
     logits = torch.cat(parts).to(dtype)
     after = [0, *itertools.accumulate(len(part) for part in parts)]
     return Questions(
@@ -122,12 +128,13 @@ def _without_repetition(found: list[Candidate]) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Seen:
-    """The matrices that the target gave for the questions."""
+    """The matrices that the target gave for the questions; `slack` is the relative error of the logits asked for."""
 
     asked: Questions
     matrices: Tensor
     reading: Tensor
     rounding: Rounding
+    slack: float = 0.0
 
     def refined(self, read: Matrices, count: int) -> Seen:
         """With starved lines at more depths where a sum falls from almost 1 to almost 0 between two of them."""
@@ -169,6 +176,10 @@ class Seen:
             denominator = self.denominator_eps(rough.with_(iterations=count))
             tried = dialect.with_(iterations=count, denominator_eps=denominator.shortest())
             worst = self.ratio_of(tried)
+            if worst > 1 and self.ratio_of(tried, starved=False) <= 1:
+                denominator = self.searched_eps(tried)
+                tried = tried.with_(denominator_eps=denominator.shortest())
+                worst = self.ratio_of(tried)
             if worst > 1:
                 continue
             found.append(self._candidate(tried, entry, denominator, worst))
@@ -267,6 +278,28 @@ class Seen:
         moved = error / max(observed * (1 - observed), 1e-300) / max(slope, 1e-3)
         return Estimate.around(math.exp(root), math.exp(root) * (moved + 2e-13))
 
+    def searched_eps(self, tried: Dialect) -> Estimate:
+        """From all values where no sum of a starved line shows the eps: it decides how soon a line recovers, too."""
+        if not tried.iterations:
+            return Estimate.below(0.99)
+        part = slice(self.asked.starved["row"].start, None)
+        z, seen = wide(self.asked.logits[part]), self.matrices[part]
+
+        def distance(log_eps: float) -> float:
+            exact = mhc_ref.project(z, tried.with_(denominator_eps=math.exp(log_eps)))
+            return float((seen - exact).abs().nan_to_num(nan=math.inf).max())
+
+        step = math.log(10) / 2
+        best = min((math.log(1e-20) + step * k for k in range(40)), key=distance)
+        low, high = best - step, best + step
+        for _ in range(60):  # golden sections
+            left, right = low + 0.382 * (high - low), low + 0.618 * (high - low)
+            low, high = (low, right) if distance(left) <= distance(right) else (left, high)
+        best = (low + high) / 2
+        error = float(self.reading[part].max()) + 64 * self.rounding.unit * (1 + tried.iterations)
+        slope = (distance(best + 1e-3) + distance(best - 1e-3)) / 2e-3
+        return Estimate.around(math.exp(best), math.exp(best) * min(0.5, error / max(slope, 1e-300)))
+
     def _feasible(self, rough: Dialect, most: float = math.inf) -> Estimate:
         """From converged lines, 1 - eps each; where rounding hides it, whatever keeps everything within the bound."""
         value = rough.denominator_eps
@@ -278,7 +311,10 @@ class Seen:
             root = _root(lambda e: self._line(z, rough, e) - observed, low, high)
             return Estimate.around(math.exp(root), error)
         if rough.denominator == "clamp":
-            return Estimate.below(most)
+            high = min(most, 0.5)
+            while high > 1e-20 and self.ratio_of(rough.with_(denominator_eps=high)) > 1:
+                high /= 10
+            return Estimate.below(high)
         if error < 1e-9:  # sharp enough: only in float32 is it worth trying what the bounds themselves admit
             return Estimate.around(value, error) if value else Estimate.below(min(error, most))
 
@@ -296,16 +332,17 @@ class Seen:
         tried = dialect.with_(denominator_eps=math.exp(log_eps))
         return float(mhc_ref.project(wide(z), tried).sum(DIM[dialect.last_axis])[0, 0])
 
-    def ratio_of(self, dialect: Dialect) -> float:
+    def ratio_of(self, dialect: Dialect, starved: bool = True) -> float:
         """The largest error / bound over all matrices; the random ones first, as they decide most cases."""
         worst = 0.0
         random = torch.arange(len(self.matrices))
         begin, end = self.asked.triangular.stop, self.asked.starved["row"].start
-        for part in (random[begin:end], random[:begin], random[end:]):
+        for part in (random[begin:end], random[:begin], *([random[end:]] if starved else [])):
             exact = mhc_ref.project(wide(self.asked.logits[part]), dialect)
             if ratio(self.matrices[part], exact, self.reading[part] + 1e-2) > 1:
                 return math.inf
-            bound = bounds.sinkhorn(Approx.exact(self.asked.logits[part]), dialect, self.rounding)
+            z = wide(self.asked.logits[part])
+            bound = bounds.sinkhorn(Approx(z, self.slack * z.abs()), dialect, self.rounding)
             worst = max(worst, ratio(self.matrices[part], bound.value, bound.error + self.reading[part]))
             if worst > 1:
                 return worst

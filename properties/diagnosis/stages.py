@@ -18,7 +18,7 @@ from properties.bounds import Approx, Rounding
 from properties.case import BranchSpec
 from properties.diagnosis.answers import Answer, Predictions
 from properties.diagnosis.judge import Judge, ratio
-from properties.diagnosis.view import Frame, View
+from properties.diagnosis.view import MAPPINGS, Frame, View
 from properties.trial import wide
 
 STAGES = ("norm", "matmul", "gates", "sigmoid", "projection", "pre", "branch", "post")
@@ -34,7 +34,7 @@ def first_bad_stage(view: View, dialect: Dialect, predictions: Predictions, answ
         worst[given.probe.stage] = max(worst.get(given.probe.stage, 0.0), predictions.ratio(given, dialect))
     raised = [one for one in answers if one.error]
     if raised and len(raised) == len(answers):
-        return f"every call raises ({raised[0].error})"
+        return f"none: every call raises {raised[0].error}: {raised[0].message}".rstrip(": ")
     found = _Stages(view, dialect).coefficients()
     if found:
         return found
@@ -137,7 +137,7 @@ class _Stages:
         if self.frame.norm_weight:
             weights.append((0.5 + self._normal(self.n * self.channels).square()).to(phi.dtype))
         plain = self._static(torch.zeros(2 * self.n + self.frame.residual_size(self.n)))
-        small = torch.full_like(x, 1e-10) * x.sign()
+        small = 1e-10 * self._normal(3, self.n, self.channels)
         states = [x.to(self.frame.dtype), small.to(self.frame.dtype)]
         return any(self._unlike_static(x, plain._replace(phi=phi, norm_weight=w)) for w in weights for x in states)
 
@@ -158,8 +158,7 @@ class _Stages:
             look = self._look(self._one(), self._static(bias))
             wrong = [ratio(v, e.value, e.error) > 1 for v, e in zip(look.values, look.expected, strict=True)]
             if any(wrong):
-                emitted = "mappings" in self.frame.own
-                shown = [name for name in ("pre", "post", "res") if not emitted or name in self.frame.emits]
+                shown = [name for name in MAPPINGS if not self._emitted or name in self.frame.emits]
                 return (
                     "sigmoid"
                     if any(w for w, name in zip(wrong, shown, strict=False) if name != "res")
@@ -185,16 +184,17 @@ class _Stages:
         )
 
     def _look(self, x: Tensor, params: Params) -> _Look:
-        if "mappings" in self.frame.own:
+        if self._emitted:
             pairs = zip(self.view.mappings(x, params), self.judge.mappings(x, params), strict=True)
             shown = [(value, exact) for value, exact in pairs if value.numel()]
             return _Look([value for value, _ in shown], [exact for _, exact in shown])
         u, out = (wide(part) for part in self.view.block(x, params, BranchSpec("constant", self.output)))
         pre, post, _ = self.judge.mappings(x, params)
         inverse = torch.linalg.pinv(wide(x))
-        beside = torch.linalg.svd(wide(x)).Vh[..., -1, :]  # orthogonal to every stream
+        _, sizes, directions = torch.linalg.svd(wide(x))
+        beside = directions[..., -1, :]  # orthogonal to every stream
         reach = (beside * wide(self.output)).sum(-1, keepdim=True)
-        unit = 16 * torch.finfo(self.frame.dtype).eps
+        unit = 16 * torch.finfo(self.frame.dtype).eps * (sizes[..., :1] / sizes[..., -1:])
         read = (u.unsqueeze(-2) @ inverse).squeeze(-2), (out @ beside.unsqueeze(-1)).squeeze(-1) / reach
         noise = (
             unit * (u.abs().unsqueeze(-2) @ inverse.abs()).squeeze(-2),
@@ -202,6 +202,12 @@ class _Stages:
         )
         pairs = zip((pre, post), noise, strict=True)
         return _Look(list(read), [Approx(exact.value, exact.error + more) for exact, more in pairs])
+
+    @property
+    def _emitted(self) -> bool:
+        """Whether `mappings` shows as much as can be seen; otherwise a watched block shows h_pre and h_post."""
+        some = "mappings" in self.frame.own
+        return some and (len(self.frame.emits) == len(MAPPINGS) or "block" not in self.frame.offered)
 
     def _one(self) -> Tensor:
         values = torch.randn(1, self.n, self.channels, generator=torch.Generator().manual_seed(79), dtype=torch.float64)

@@ -13,12 +13,17 @@ from mhc_ref import Params
 from mhc_ref.block import residual_size
 from properties.case import BranchSpec, map_tensors
 from properties.implementation import METHODS, Implementation, dtype_names, offers, parameter_dtype
+from properties.process.protocol import ProcessFailure
 
 MAPPINGS = ("pre", "post", "res")
 
 
 class Silent(Exception):  # nothing is wrong with a target that offers little
     """What was asked for cannot be observed through the methods that the target offers."""
+
+
+class Unanswered(BaseException):  # it must pass everybody who takes an exception of the target for its answer
+    """A call that did not come back: the process died or hung, or the target tried to leave. No answer, no verdict."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,12 @@ class View:
         place = self.frame.device
         if place.type != "cpu":
             arguments = tuple(map_tensors(one, lambda tensor: tensor.to(place)) for one in arguments)
-        return getattr(self.implementation, method)(*arguments)
+        try:
+            return getattr(self.implementation, method)(*arguments)
+        except (ProcessFailure, SystemExit) as failure:
+            shapes = ", ".join(_shape(one) for one in arguments)
+            reason = f"{type(failure).__name__}: {failure}".rstrip(": ")
+            raise Unanswered(f"`{method}` of {shapes} did not come back ({reason})") from failure
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res of logits; where there is no projection by itself, through one call of `mappings` for each matrix."""
@@ -198,3 +208,11 @@ class View:
         calls = [watched(branch) for branch in branches]
         out = self.call(method, *arguments, calls[0] if single else calls)
         return [*read, out]
+
+
+def _shape(argument: Any) -> str:
+    if isinstance(argument, Tensor):
+        return f"{list(argument.shape)} {str(argument.dtype).removeprefix('torch.')}"
+    if isinstance(argument, Params):
+        return "params"
+    return "a list" if isinstance(argument, list | tuple) else "a branch"

@@ -1,0 +1,286 @@
+"""Which hyper-connections an implementation computes, and what it does otherwise than it declares."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from mhc_ref import PRESETS, Dialect
+from properties.deviations import CATALOGUE, Deviant
+from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
+from properties.diagnosis.budget import Budget
+from properties.diagnosis.circumstances import coarse, executions, gradients
+from properties.diagnosis.exam import forward
+from properties.diagnosis.explanation import Explanation, Outcome, Search, compose
+from properties.diagnosis.identification import Identification, redialects, title
+from properties.diagnosis.inference import CHOICES, FIELDS, Finding, Inference, infer, joined
+from properties.diagnosis.stages import first_bad_stage, precisions
+from properties.diagnosis.ties import Tie, apart, breaker, decided
+from properties.diagnosis.usage import used
+from properties.diagnosis.view import Frame, Unanswered, View
+from properties.implementation import Implementation
+
+
+class NoVerdict(Exception):  # as a crash is neither the harness's error nor an answer
+    """The target crashed, hung or left while it was asked: nothing can be said about what it computes."""
+
+
+def identify(
+    implementation: Implementation,
+    *,
+    declared: bool = True,
+    against: Dialect | None = None,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    seconds: float = 20.0,
+    hidden: int = 3,
+) -> Identification:
+    """Infer the dialect of an implementation from its behaviour, and name the slip that explains what is left.
+
+    Arguments:
+        declared: compare with the dialect that it declares; else with the nearest preset, as for a plain function.
+        against: compare with this dialect instead.
+        dtype: of the states; its finest if not given.
+        device: where it computes.
+        hidden: how many slips to look for that would not show next to the explanation, half a second for each.
+        seconds: of computing, after which the search for slips ends; whatever was found until then is reported.
+
+    Raises:
+        NoVerdict: a call did not come back, because the target's process died or hung, or the target tried to leave.
+    """
+    begun, budget = time.monotonic(), Budget(seconds)
+    view = View(implementation, Frame.of(implementation, dtype, device))
+    stated = against or (implementation.dialect if declared else None)
+    try:
+        inference = infer(view, stated)
+        near = [stated] if stated else _nearest(inference)
+        found = inference.dialect(near[0]) if stated else inference.sure(near[0])
+        return _Diagnosis(view, inference, near, found, begun, budget, hidden).result()
+    except Unanswered as failure:
+        raise NoVerdict(f"{implementation.name}: no verdict: call {view.calls}, {failure}") from failure
+
+
+def _nearest(inference: Inference) -> list[Dialect]:
+    """The presets with which the fewest certain findings disagree."""
+    certain = {name: one.value for name, one in inference.findings.items() if one.certain}
+
+    def disagreement(dialect: Dialect) -> int:
+        return sum(getattr(dialect, name) != value for name, value in certain.items())
+
+    least = min(disagreement(dialect) for dialect in PRESETS.values())
+    return [dialect for dialect in PRESETS.values() if disagreement(dialect) == least]
+
+
+class _Diagnosis:
+    """One run of `identify`, after the fields have been inferred."""
+
+    def __init__(
+        self,
+        view: View,
+        inference: Inference,
+        near: list[Dialect],
+        found: Dialect,
+        begun: float,
+        budget: Budget,
+        hidden: int,
+    ) -> None:
+        self.view, self.inference, self.base, self.near, self.found = view, inference, near[0], near[1:], found
+        self.begun, self.budget, self.hidden = begun, budget, hidden
+        self.frame = view.frame
+        self.predictions = inference.predictions
+
+    def result(self) -> Identification:
+        """The dialect if it explains everything, else the plainest of the explanations, else the first bad stage."""
+        begin = self.inference.begin
+        answers = list(self.inference.answers)
+        for probe in (*executions(self.frame, 1), *gradients(self.frame, 1), *coarse(self.frame, 1)):
+            answers.append(answer(probe, self.view))
+        search = Search(self.view, answers, begin, self.predictions, self._fresh)
+        bases = [self.found] + [self.base] * (self.base != self.found)
+        outcome = Outcome()
+        plain = self._plain(search, bases)
+        if plain is not None:
+            outcome.explanations.append(plain)
+            if plain.dialect != self.base:
+                outcome.note(*search.nearest_fields(self.base, plain.dialect))
+        elif any(not one.error for one in answers):
+            self._searched(search, bases, outcome)
+        return self._told(search, outcome)
+
+    def _searched(self, search: Search, bases: list[Dialect], outcome: Outcome) -> None:
+        """One slip, then one that is measured, then two."""
+        outcome.add(search.singles(bases, self.budget))
+        if not outcome.explanations:
+            outcome.explanations += self._in_single_precision(search, bases)
+        if not outcome.explanations:
+            outcome.add(search.measured(bases, self.inference.temperature))
+        for base in sorted(bases, key=lambda one: len(search.failing(one))):
+            if not outcome.explanations:
+                outcome.add(search.pairs(base, self.budget))
+
+    def _fresh(self) -> list[Answer]:
+        probes = [*forward(self.frame, 2), *gradients(self.frame, 2), *coarse(self.frame, 2)]
+        return [answer(probe, self.view) for probe in probes]
+
+    def _plain(self, search: Search, bases: list[Dialect]) -> Explanation | None:
+        """A dialect that explains everything without any slip."""
+        for base in bases:
+            if search.failing(base):
+                continue
+            worst = max((self.predictions.ratio(one, base) for one in search.fresh), default=0.0)
+            if worst <= 1:
+                return Explanation(base, (), worst)
+        return None
+
+    def _in_single_precision(self, search: Search, bases: list[Dialect]) -> list[Explanation]:
+        """A dialect in float32 throughout: within its bounds, and every coefficient a float32 number."""
+        coefficients = [one for one in search.answers if one.probe.stage in ("project", "mappings")]
+        values = [value for one in coefficients for value in one.values if value.dtype == torch.float64]
+        if not values or not all(bool(((v == v.float().double()) | ~v.isfinite()).all()) for v in values):
+            return []
+        single = Predictions(self.view.implementation.mixing, SINGLE)
+        for base in bases:
+            everything = (*search.answers, *search.fresh)
+            if CATALOGUE["float32-inside"].applies(base) and all(single.ratio(one, base) <= 1 for one in everything):
+                worst = max(single.ratio(one, base) for one in search.fresh)
+                return [Explanation(base, ("float32-inside",), worst)]
+        return []
+
+    def _told(self, search: Search, outcome: Outcome) -> Identification:
+        chosen, equals = self._chosen(outcome)
+        dialect = chosen.dialect if chosen is not None else self._least_wrong(search)
+        differs = {name: (a, b) for name, (b, a) in dialect.difference(self.base).items()}
+        names = chosen.names if chosen is not None else ()
+        measured = chosen.measured if chosen is not None else None
+        ties: list[Tie] = []
+        if chosen is not None:
+            ties = [one for other in equals if (one := self._tie(chosen, other)) is not None]
+            if not names and not measured and differs:
+                same = redialects(self.base, differs)
+                names = tuple(same[:1])
+                ties += [Tie(f"deviation {name}", "the same change of fields") for name in same[1:]]
+                ties += [tie for name in self._others(search, same) if (tie := self._tie_named(chosen, name))]
+        hidden: list[str] = []
+        if chosen is not None and measured is None and (names or differs):
+            hidden = search.hidden(chosen, self.hidden, Budget(self.hidden / 2))
+            told = {*names, *(one.words.removeprefix("deviation ") for one in ties)}
+            hidden = [name for name in hidden if name not in told]
+        stage = ""
+        worst = chosen.ratio if chosen is not None else self._worst(search, dialect)
+        if chosen is None:
+            stage = first_bad_stage(self.view, self.base, self.predictions, search.answers)
+        slipped = bool(chosen and (chosen.names or chosen.measured))
+        return Identification(
+            target=self.view.implementation.name,
+            findings=self._findings(search, dialect, chosen, slipped),
+            compared=title(self.base),
+            differs=differs,
+            deviations=names,
+            measured=measured,
+            ties=tuple(ties),
+            hidden=tuple(hidden),
+            as_near=tuple(title(one) for one in self.near) if chosen is not None and not differs else (),
+            explained=chosen is not None,
+            exhausted=outcome.exhausted,
+            residual_ratio=worst,
+            nearest=outcome.nearest,
+            stage=stage,
+            precision=precisions(self.frame, dialect, names, search.answers, self.predictions) if chosen else {},
+            single_pass=self._single_pass(search, dialect, names),
+            used=used(self.view),
+            calls=self.view.calls,
+            seconds=time.monotonic() - self.begun,
+            dialect=self.base,
+        )
+
+    def _chosen(self, outcome: Outcome) -> tuple[Explanation | None, list[Explanation]]:
+        """The plainest explanation, and those that are as plain."""
+        if not outcome.explanations:
+            return None, []
+
+        def plainness(one: Explanation) -> int:
+            return self._changes(one) + len(one.names) + bool(one.measured)
+
+        ordered = sorted(outcome.explanations, key=lambda one: (plainness(one), one.ratio))
+        return ordered[0], [one for one in ordered[1:] if plainness(one) == plainness(ordered[0])]
+
+    def _tie(self, chosen: Explanation, other: Explanation) -> Tie | None:
+        """A tie, unless a question that the target accepts tells the two apart."""
+        one, two = self._made(chosen), self._made(other)
+        if one is None or two is None:
+            return Tie(self._words(other))
+        probe = apart(one, two, self.frame, self.base, seed=4)
+        if probe is not None and decided(self.view, one, two, probe, self.base) == (True, False):
+            return None
+        return Tie(self._words(other), breaker(one, two, self.frame, self.base))
+
+    def _tie_named(self, chosen: Explanation, name: str) -> Tie | None:
+        return self._tie(chosen, Explanation(self.base, (name,), 0.0))
+
+    def _made(self, one: Explanation) -> Deviant | None:
+        """An implementation of an explanation."""
+        if one.measured is not None:
+            return one.measured.make(one.dialect)
+        return compose(one.names, one.dialect) if one.names else Deviant(one.dialect, "dialect")
+
+    def _findings(
+        self, search: Search, dialect: Dialect, chosen: Explanation | None, slipped: bool
+    ) -> dict[str, Finding]:
+        findings = dict(self.inference.findings)
+        for name in FIELDS:
+            value = getattr(dialect, name)
+            hidden = chosen is not None and findings[name].status == "contradictory"
+            if findings[name].value != value or hidden:
+                findings[name] = self._unmeasured(search, dialect, name, slipped)
+        return {name: findings[name] for name in FIELDS}
+
+    def _others(self, search: Search, same: list[str]) -> list[str]:
+        """Named changes of other fields that reproduce everything as well."""
+        found: list[str] = []
+        for name, deviation in CATALOGUE.items():
+            if name in same or not deviation.applies(self.base):
+                continue
+            made = deviation.make(self.base)
+            if type(made) is Deviant and made.computed != self.base:
+                everything = (*search.answers, *search.fresh)
+                if all(self.predictions.ratio(one, made.computed) <= 1 for one in everything):
+                    found.append(name)
+        return found
+
+    def _least_wrong(self, search: Search) -> Dialect:
+        """Where nothing explains everything, what was measured counts if it explains more than what was declared."""
+        better = len(search.failing(self.found)) < len(search.failing(self.base))
+        return self.found if better else self.base
+
+    def _unmeasured(self, search: Search, dialect: Dialect, name: str, slipped: bool) -> Finding:
+        """A field that was not measured: where it has few values, those that reproduce everything as well are told."""
+        value = getattr(dialect, name)
+        if slipped:
+            return Finding(value, "undetermined", "as declared: what was measured belongs to the slip")
+        if name not in CHOICES:
+            return Finding(value, "undetermined", "it could not be measured; with this value everything is reproduced")
+        others = [joined(dialect, {name: other}) for other in CHOICES[name] if other != value]
+        fitting = [getattr(one, name) for one in others if one != dialect and not search.failing(one)]
+        if fitting:
+            return Finding(value, "undetermined", f"{' or '.join(map(repr, fitting))} does as well")
+        return Finding(value, "certain")
+
+    def _changes(self, one: Explanation) -> int:
+        return len(one.dialect.difference(self.base))
+
+    def _words(self, one: Explanation) -> str:
+        fields = one.dialect.difference(self.base)
+        named = [f"deviation {name}" for name in one.names] + ([str(one.measured)] if one.measured else [])
+        return ", ".join([*named, *(f"{name} = {value!r}" for name, (value, _) in fields.items())])
+
+    def _worst(self, search: Search, dialect: Dialect) -> float:
+        return max((self.predictions.ratio(one, dialect) for one in search.answers), default=0.0)
+
+    def _single_pass(self, search: Search, dialect: Dialect, names: tuple[str, ...]) -> bool | None:
+        if "pre-delayed" in names:
+            return True
+        deep = [one for one in search.answers if one.probe.name.endswith("layers")]
+        if not deep:
+            return None
+        return False if self.predictions.ratio(deep[0], dialect) <= 1 else None

@@ -1,0 +1,269 @@
+"""What `identify` must not claim: no verdict without answers, no name without its ties, no number without its bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mhc_ref
+from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, Branch, Dialect, Params
+from properties import Implementation, Reference, Subject, all_laws
+from properties.bounds import Rounding
+from properties.case import Case
+from properties.deviations import CATALOGUE, Deviant, build
+from properties.diagnosis import NoVerdict, explain_failure, explanation, identify, identify_command, table
+from properties.diagnosis.budget import Budget
+from properties.diagnosis.explanation import Explanation, Search, compose, orders
+from properties.diagnosis.inference import infer
+from properties.diagnosis.measured import Measured
+from properties.diagnosis.projection import fit
+from properties.diagnosis.stages import _Stages
+from properties.diagnosis.temperature import fit_tempered
+from properties.diagnosis.ties import Tie, apart, breaker
+from properties.diagnosis.usage import used
+from properties.diagnosis.view import Frame, View
+from properties.process.protocol import ProcessDied
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Block(Implementation):
+    """A block alone, by the reference in some dialect."""
+
+    def __init__(
+        self, declared: Dialect, computed: Dialect | None = None, streams: tuple[int, ...] = (2, 3, 4)
+    ) -> None:
+        self.name, self.dialect, self.computed, self.streams = "block", declared, computed or declared, streams
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        return mhc_ref.block(x, params, branch, self.computed)
+
+
+class Projects(Implementation):
+    """A projection alone."""
+
+    name = "projects"
+
+    def project(self, logits: Tensor) -> Tensor:
+        return logits.cos()
+
+
+def searched(implementation: Implementation) -> tuple[Search, Any]:
+    """The exam of a target, ready for a search."""
+    view = View(implementation, Frame.of(implementation))
+    inference = infer(view, implementation.dialect)
+    return Search(view, inference.answers, inference.begin, inference.predictions, lambda: inference.answers), inference
+
+
+# No answer, no verdict
+
+
+class Dies(Projects):
+    """Its process is killed by every call."""
+
+    asked = 0
+
+    def project(self, logits: Tensor) -> Tensor:
+        Dies.asked += 1
+        raise ProcessDied("the worker was killed by SIGSEGV")
+
+
+class Leaves(Projects):
+    """It ends the program, with the exit code of success."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize("kind", [Dies, Leaves])
+def test_a_crash_is_no_verdict(kind: type[Implementation]) -> None:
+    with pytest.raises(NoVerdict, match=r"no verdict: call 1, `project` of \[\d+, 3, 3\] float64 did not come back"):
+        identify(kind())
+
+
+def test_a_crash_is_told_by_exit_code_2_and_nothing_on_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text("def project(logits):\n    raise SystemExit(0)\n")
+    assert identify_command(f"{tmp_path / 'mine.py'}:project", as_json=True) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "no verdict" in err
+    assert "SystemExit" in err
+
+
+def test_a_failure_of_a_target_that_crashes_has_no_diagnosis_and_the_target_is_not_asked_again() -> None:
+    subject = Subject("dies", Dies(), torch.float64, torch.device("cpu"))
+    law, case = all_laws()["manifold.odds-ratios"], Case(logits=torch.zeros(1, 2, 2, dtype=torch.float64))
+    told = explain_failure(law, subject, case)
+    asked = Dies.asked
+    assert told is not None
+    assert "none, as the target did not answer" in told
+    assert explain_failure(law, subject, case) == told
+    assert Dies.asked == asked
+
+
+def test_a_target_that_raises_whatever_it_is_asked_answers_nothing() -> None:
+    class Raises(Projects):
+        def project(self, logits: Tensor) -> Tensor:
+            raise RuntimeError("no kernel")
+
+    found = identify(Raises())
+    assert found.headline() == "it answers nothing"
+    assert "every call raises RuntimeError: no kernel" in found.to_text()
+    assert not any(one.status == "contradictory" for one in found.findings.values())
+    assert not found.nearest[0]
+
+
+def test_a_search_that_was_cut_short_says_so() -> None:
+    assert Budget(0.0).spent
+    assert not Budget(1e9).spent
+    found = identify(Projects(), seconds=0.0)
+    assert not found.exhausted
+    assert "ran out of time" in found.to_text()
+    assert found.headline() == "like PAPER, but for something in its projection that nothing here explains"
+    assert not found.precision
+
+
+# Numbers are measured
+
+
+@pytest.mark.parametrize(("dialect", "temperature"), [(PAPER, 0.7), (DEEPSEEK_V4.with_(iterations=7), 1.2345678)])
+def test_a_temperature_is_measured_with_the_fields_behind_it(dialect: Dialect, temperature: float) -> None:
+    def read(logits: Tensor) -> tuple[Tensor, Tensor]:
+        value = mhc_ref.project(logits / temperature, dialect)
+        return value, torch.zeros_like(value)
+
+    found = fit_tempered(read, 3, Rounding.of(torch.float64), 600.0, torch.float64, 64)
+    assert found
+    for one in found:
+        assert one.estimates["temperature"].admits(temperature)
+        assert one.estimates["temperature"].high / temperature - 1 < 1e-12
+    names = ("iterations", "entry_eps", "denominator_eps", "last_axis")
+    assert any(all(one.fields[name] == getattr(dialect, name) for name in names) for one in found)
+
+
+def test_what_is_no_temperature_is_not_taken_for_one() -> None:
+    def read(logits: Tensor) -> tuple[Tensor, Tensor]:
+        value = mhc_ref.project(logits.clamp(-0.5, 0.5), PAPER)
+        return value, torch.zeros_like(value)
+
+    assert not fit_tempered(read, 3, Rounding.of(torch.float64), 600.0, torch.float64, 64)
+
+
+def test_a_temperature_explains_a_function() -> None:
+    class Divides(Projects):
+        def project(self, logits: Tensor) -> Tensor:
+            return mhc_ref.project(logits / 0.7, PAPER)
+
+    search, inference = searched(Divides())
+    outcome = search.measured([PAPER], inference.temperature)
+    assert outcome.explanations
+    one = outcome.explanations[0].measured
+    assert isinstance(one, Measured)
+    assert str(one) == "temperature = 0.7"
+    assert one.words().startswith("the residual logits are divided by 0.7 +- ")
+
+
+def test_a_gain_is_measured() -> None:
+    class Amplified(Deviant):
+        def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
+            return 1.037 * super().mixed(x, h_res)
+
+    search, _ = searched(Amplified(PAPER, "amplified"))
+    found = search.measured([PAPER], None).explanations
+    assert [str(one.measured) for one in found] == ["mixing gain = 1.037"]
+
+
+def test_a_clamp_that_only_slows_the_iteration_is_measured() -> None:
+    """An eps on the entries keeps every line above 3e-6, so no sum is seen between 0 and 1."""
+    computed = DEEPSEEK_V4.with_(denominator="clamp", denominator_eps=1e-4)
+
+    def read(logits: Tensor) -> tuple[Tensor, Tensor]:
+        value = mhc_ref.project(logits, computed)
+        return value, torch.zeros_like(value)
+
+    (found,) = fit(read, 3, Rounding.of(torch.float64), 600.0, torch.float64, 24)
+    assert found.fields["denominator"] == "clamp"
+    assert found.estimates["denominator_eps"].admits(1e-4)
+    assert found.estimates["denominator_eps"].high < 1.001e-4
+
+
+# Ties
+
+
+def test_a_question_that_would_break_a_tie_is_named() -> None:
+    frame = Frame.of(Block(MHC_LITE, streams=(2,)))
+    one, two = Deviant(MHC_LITE, "one"), Deviant(MHC_LITE.with_(transposed=False), "two")
+    assert apart(one, two, Frame.of(Projects()), PAPER, seed=3) is None
+    assert breaker(one, two, frame, MHC_LITE).startswith("told apart by A x + h_post y")
+    assert breaker(one, Deviant(MHC_LITE, "same"), frame, MHC_LITE) == ""
+    assert str(Tie("deviation x")) == "deviation x (the same answers to every question here)"
+
+
+def test_a_slip_that_would_not_show_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: CATALOGUE[name] for name in ("alpha-detached", "bias-detached", "gates-ignored")}
+    made = compose(("alpha-detached", "gates-ignored"), PAPER)
+    assert made is not None
+    search, _ = searched(made)
+    monkeypatch.setattr(explanation, "CATALOGUE", few)
+    chosen = Explanation(PAPER, ("gates-ignored",), 0.0)
+    # a gate that is not read has no gradient to lose; the answers here are without gradients, so the bias is as hidden
+    assert search.hidden(chosen, 3, Budget(1e9)) == ["alpha-detached", "bias-detached"]
+
+
+def test_two_slips_of_one_step_are_tried_in_both_orders() -> None:
+    both = ("h-res-over-n", "residual-gain")
+    assert list(orders(both, PAPER)) == [both, both[::-1]]
+    assert list(orders(("h-res-over-n", "pre-mean"), PAPER)) == [("h-res-over-n", "pre-mean")]
+    assert list(orders(("one-iteration", "one-iteration-fewer"), PAPER))[1:]  # changes of one field, too
+
+
+def test_presets_that_cannot_be_told_apart_are_named_together() -> None:
+    class Function(Projects):
+        def project(self, logits: Tensor) -> Tensor:
+            return mhc_ref.project(logits, DEEPSEEK_V4)
+
+    found = identify(Function(), declared=False)
+    assert found.headline() == "like DEEPSEEK_V4 or LIGER"
+    assert "LIGER is as near: it differs in what is undetermined here, transposed, pre_eps, collapse" in found.to_text()
+
+
+# Gates, biases, stages
+
+
+def test_gates_and_biases_that_act_are_named() -> None:
+    everything = ("pre", "post", "res")
+    for made in (Reference(DEEPSEEK_V4), Block(LUCIDRAINS)):
+        assert used(View(made, Frame.of(made))) == {"gate": everything, "bias": everything}
+    ignored = build("gates-ignored", PAPER)
+    assert used(View(ignored, Frame.of(ignored))) == {"gate": (), "bias": everything}
+    assert used(View(Projects(), Frame.of(Projects()))) == {}
+
+
+def test_no_stage_of_a_correct_block_is_accused() -> None:
+    stages = _Stages(View(made := Block(LUCIDRAINS), Frame.of(made)), LUCIDRAINS)
+    assert stages.coefficients() == ""
+    assert not any(stages._norm() for _ in range(3))  # each time with other states
+
+
+# The table
+
+
+def test_the_table_says_how_many_of_each_verdict() -> None:
+    rows = [table.Row("a", "right", "like PAPER", 0.5, 70, 1.0), table.Row("b", "missed", "like A | B", 9.0, 80, 3.0)]
+    assert table.summary(rows) == "2 targets: 1 right, 1 missed; median 2.00 s, slowest 3.00 s, median 75 calls"
+    assert [one.good for one in rows] == [True, False]
+    assert r"| b | missed | 9 | 80 | like A \| B |" in table.page({"correct": rows})
+
+
+def test_every_exception_of_the_table_is_a_target_of_it() -> None:
+    assert set(table.EQUIVALENT) <= set(CATALOGUE)
+    assert set(table.OUTSIDE) == {"published:x-transformers"}
