@@ -24,9 +24,11 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "fla": ("fla", "Fla"),
     "fla-naive": ("fla", "FlaNaive"),
     "mhc": ("mhc", "Mhc"),
+    "mhc-mlx": ("mhc_mlx", "projection"),
     "mlx-lm": ("mlx_lm", "DeepseekV41"),
+    "mlx-mhc": ("mlx_mhc", "projection"),
 }
-"""NAME of `published:NAME` -> the module in this package, and the class in it."""
+"""NAME of `published:NAME` -> the module in this package, and the class in it, or the function that makes one."""
 
 
 def build(name: str) -> Implementation:
