@@ -168,6 +168,20 @@ def test_unconstrained_options() -> None:
         adapter.tuned(iterations=2)
 
 
+@pytest.mark.parametrize("name", ["hyper-connections", "hyper-connections-unconstrained"])
+def test_channels_first_are_the_same_mappings_and_for_one_token_the_same_block(name: str) -> None:
+    """With more tokens than one the library adds them up or raises (docs/findings.md): not the adapter's doing."""
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    last, first = published.build(name), published.build(f"{name}-channel-first")
+    x, (params,) = generic(last, (5, 3, 4))
+    for got, exact in zip(first.mappings(x, params), last.mappings(x, params), strict=True):
+        assert_near(got, exact)
+    x = x[:1]
+    assert_near(first.block(x, params, branch(1)), last.block(x, params, branch(1)))
+    assert torch.equal(first.expand(x[:, 0], 3), last.expand(x[:, 0], 3))
+    assert_near(first.collapse(x), last.collapse(x))
+
+
 def test_refused_parameters(adapter: Implementation) -> None:
     x, (params,) = generic(adapter, (3, 2, 2))
     with pytest.raises(ValueError, match="one weight for all streams"):

@@ -98,7 +98,7 @@ def page(runs: Sequence[Run], entries: Sequence[Known], packages: dict[str, str]
         "",
         "    python -m properties.published --out docs/conformance.md",
         "",
-        f"on a CPU, with the profile `{profile}` and {', '.join(f'{one} {number}' for one, number in packages.items())}.",
+        f"on a CPU, with the profile `{profile}` and {', '.join(map(' '.join, packages.items()))}.",
         "",
         "A cell: laws held / laws exercised, those that failed, and those that do not apply (n/a; why stands below).",
         "What is judged is each library's own dialect, declared in its adapter: agreement with the paper is no law.",
