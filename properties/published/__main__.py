@@ -9,11 +9,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from properties.known import PUBLISHED, write
+from properties.known import PUBLISHED, Known, write
 from properties.published import ADAPTERS
-from properties.published.table import known_entries, page, run, today, versions
+from properties.published.table import Run, explanation, known_entries, page, read, run, today, versions
+from properties.report import Line
+
+
+def unexplained(line: Line, entries: Sequence[Known]) -> bool:
+    """Whether something went wrong that is not known."""
+    return line.status in ("failed", "error", "known") and explanation(line, entries) is None
 
 
 def main(words: list[str]) -> int:
@@ -24,6 +31,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--report", type=Path, metavar="DIR", default=Path(".mhc-properties/published"))
     parser.add_argument("--known", type=Path, metavar="FILE", default=PUBLISHED, help="known failures (default: ours)")
     parser.add_argument("--search", action="store_true", help="search where a failure is known, too")
+    parser.add_argument("--reuse", action="store_true", help="run nothing of which there is a report in DIR")
     parser.add_argument("--write-known", action="store_true", help="store what fails (with --search: found again)")
     parser.add_argument("--hypothesis-profile", dest="profile", default="ci", choices=("dev", "ci", "thorough"))
     parser.add_argument("--hypothesis-seed", dest="seed", type=int, metavar="N")
@@ -37,9 +45,12 @@ def main(words: list[str]) -> int:
     runs = []
     for name in names:
         started = time.monotonic()
-        found = run(name, (given.report / name).absolute(), known=known, profile=given.profile, seed=given.seed)
+        report = (given.report / name).absolute()
+        found = read(name, report) if given.reuse else Run(name, ())
+        if not found.lines:
+            found = run(name, report, known=known, profile=given.profile, seed=given.seed)
         runs.append(found)
-        bad = sum(line.status in ("failed", "error") for line in found.lines)
+        bad = sum(unexplained(line, entries) for line in found.lines)
         said = found.trouble or f"{len(found.lines)} verdicts, {bad} not as known"
         print(f"{name}: {said} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
     lines = [line for one in runs for line in one.lines]
@@ -52,7 +63,7 @@ def main(words: list[str]) -> int:
         given.out.write_text(text, encoding="utf-8")
     else:
         print(text)
-    if any(line.status == "failed" for line in lines):
+    if any(line.status != "error" and unexplained(line, entries) for line in lines):
         return 1
     return 3 if any(one.trouble for one in runs) or any(line.status == "error" for line in lines) else 0
 

@@ -10,6 +10,7 @@ fails then is stored.
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import subprocess
@@ -19,9 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-from properties.known import Known, load
+from properties.known import Known, lines_of, load
 from properties.law import FAMILIES
 from properties.plugin import QUIET
 from properties.report import Line
@@ -53,8 +53,6 @@ class Run:
 
 def run(name: str, report: Path, *, known: Path | None, profile: str = "ci", seed: int | None = None) -> Run:
     """The laws on `published:name` in a process of its own; report.json and counterexamples go to `report`."""
-    import json
-
     path = report / "report.json"
     path.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "--pyargs", "properties", "-q", "-p", "no:cacheprovider", *QUIET]
@@ -68,13 +66,15 @@ def run(name: str, report: Path, *, known: Path | None, profile: str = "ci", see
         words = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip()]
         trouble = next((line for line in words if line.startswith("ERROR")), words[-1] if words else "no output")
         return Run(name, (), trouble.removeprefix("ERROR: ").removeprefix(f"--impl published:{name}: "))
-    found: dict[str, Any] = json.loads(path.read_text())
-    lines = tuple(
-        Line(one["implementation"], one["dialect"], one["dtype"], one["device"], law, **entry)
-        for one in found["runs"]
-        for law, entry in one["laws"].items()
-    )
-    return Run(name, lines)
+    return read(name, report)
+
+
+def read(name: str, report: Path) -> Run:
+    """What a run left in `report`."""
+    path = report / "report.json"
+    if not path.is_file():
+        return Run(name, (), f"no report in {report}")
+    return Run(name, tuple(lines_of(json.loads(path.read_text()))))
 
 
 def cell(lines: Sequence[Line]) -> str:
@@ -118,22 +118,29 @@ def page(runs: Sequence[Run], entries: Sequence[Known], packages: dict[str, str]
     return "\n".join(text) + "\n"
 
 
+def explanation(line: Line, entries: Sequence[Known]) -> Known | None:
+    """The known failure that a failed law is; None where it is none, or where the entry is out of date."""
+    if line.status == "error" or line.reason.startswith("fixed: "):
+        return None
+    covering = (one for one in entries if one.covers(line.law, line.implementation, line.dtype, line.device))
+    return next(covering, None)
+
+
 def _failures(runs: Sequence[Run], entries: Sequence[Known]) -> list[str]:
     failed = [line for one in runs for line in one.lines if line.status in ("failed", "known", "error")]
     if not failed:
         return ["Nothing."]
     text = [
-        "Every file replays: `mhc-properties replay FILE` in this folder's parent prints FAILED.",
-        "The reasons are explained in [findings.md](findings.md).",
+        "Every file replays, with the package installed that it is about: `mhc-properties replay FILE` prints FAILED.",
+        "[findings.md](findings.md) explains the reasons.",
         "",
         "| implementation | dtype | law | why | counterexample |",
         "|---|---|---|---|---|",
     ]
     for line in failed:
-        covering = (one for one in entries if one.covers(line.law, line.implementation, line.dtype, line.device))
-        entry = next(covering, None)
+        entry = explanation(line, entries)
         name = line.implementation.removeprefix("published:")
-        if entry is None or line.status != "known":
+        if entry is None:
             text.append(f"| {name} | {line.dtype} | {line.law} | **not explained**: {line.reason} | |")
             continue
         link = entry.link.removeprefix("docs/")
