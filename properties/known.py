@@ -35,6 +35,9 @@ from properties.report import Line
 from properties.runner import HarnessError, Status, Subject, Verdict, explain, try_case
 from properties.trial import LawBroken
 
+PUBLISHED = Path(__file__).parent / "published" / "known.toml"
+"""The known failures of published implementations, explained in docs/findings.md; `--known published` names them."""
+
 _REQUIRED = ("law", "implementation", "reason", "counterexample")
 _OPTIONAL = ("link", "dtype", "device")
 
@@ -71,6 +74,11 @@ class Known:
             and self.dtype in (None, dtype)
             and self.device in (None, device)
         )
+
+
+def located(named: str) -> Path:
+    """The file that `--known` names: "published" stands for the one that comes with this package."""
+    return PUBLISHED if named == "published" and not Path(named).exists() else Path(named)
 
 
 def load(path: Path) -> list[Known]:

@@ -214,11 +214,11 @@ def known_failures(config: pytest.Config) -> list[Known]:
         pytest.UsageError: the file cannot be read.
     """
     if _KNOWN not in config.stash:
-        from properties.known import KnownError, load
+        from properties.known import KnownError, load, located
 
         path = _option(config, "known")
         try:
-            config.stash[_KNOWN] = load(Path(path)) if path else []
+            config.stash[_KNOWN] = load(located(path)) if path else []
         except KnownError as error:
             raise pytest.UsageError(f"--known {error}") from error
     return config.stash[_KNOWN]

@@ -168,6 +168,27 @@ def test_unconstrained_options() -> None:
         adapter.tuned(iterations=2)
 
 
+@pytest.mark.parametrize("name", ["hyper-connections", "hyper-connections-unconstrained"])
+def test_channels_first_are_the_same_mappings(name: str) -> None:
+    """What the library makes of them in a block is its own affair, see docs/findings.md."""
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    last, first = published.build(name), published.build(f"{name}-channel-first")
+    x, (params,) = generic(last, (5, 3, 4))
+    for got, exact in zip(first.mappings(x, params), last.mappings(x, params), strict=True):
+        assert_near(got, exact)
+    assert torch.equal(first.expand(x[:, 0], 3), last.expand(x[:, 0], 3))
+    assert_near(first.collapse(x), last.collapse(x))
+
+
+def test_a_block_of_one_token_is_the_same_with_channels_first() -> None:
+    """The one case in which the library does not add tokens up."""
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    last = published.build("hyper-connections-unconstrained")
+    first = published.build("hyper-connections-unconstrained-channel-first")
+    x, (params,) = generic(last, (1, 3, 4))
+    assert_near(first.block(x, params, branch(1)), last.block(x, params, branch(1)))
+
+
 def test_refused_parameters(adapter: Implementation) -> None:
     x, (params,) = generic(adapter, (3, 2, 2))
     with pytest.raises(ValueError, match="one weight for all streams"):

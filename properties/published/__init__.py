@@ -17,16 +17,21 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "hyper-connections-v2": ("hyper_connections", "ManifoldConstrainedV2"),
     "hyper-connections-v2-log": ("hyper_connections", "ManifoldConstrainedV2Log"),
     "hyper-connections-unconstrained": ("hyper_connections", "Unconstrained"),
+    "hyper-connections-channel-first": ("hyper_connections", "ManifoldConstrainedChannelFirst"),
+    "hyper-connections-unconstrained-channel-first": ("hyper_connections", "UnconstrainedChannelFirst"),
     "hyper-connections-triton": ("hyper_connections", "TritonProjection"),
     "liger": ("liger", "Liger"),
     "tile-kernels-reference": ("tile_kernels", "TileKernelsReference"),
     "x-transformers": ("x_transformers", "XTransformers"),
+    "x-transformers-sinkhorn": ("x_transformers", "Sinkhorn"),
     "fla": ("fla", "Fla"),
     "fla-naive": ("fla", "FlaNaive"),
     "mhc": ("mhc", "Mhc"),
+    "mhc-mlx": ("mhc_mlx", "projection"),
     "mlx-lm": ("mlx_lm", "DeepseekV41"),
+    "mlx-mhc": ("mlx_mhc", "projection"),
 }
-"""NAME of `published:NAME` -> the module in this package, and the class in it."""
+"""NAME of `published:NAME` -> the module in this package, and the class in it, or the function that makes one."""
 
 
 def build(name: str) -> Implementation:

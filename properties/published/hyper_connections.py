@@ -62,7 +62,8 @@ class Connection(Implementation):
 
         # In a closure: a branch that is a module must not be registered, its parameters are not the connection's.
         def run(h: Tensor) -> Tensor:
-            return branch(h.reshape(*x.shape[:-2], channels)).reshape(h.shape)
+            plain = self._last(h)
+            return self._first(branch(plain.reshape(*x.shape[:-2], channels)).reshape(plain.shape))
 
         connection = self._connection(n, channels, branch=run)
         out = functional_call(connection, self._weights(params, n), (self._pack(x),), strict=True)
@@ -70,11 +71,13 @@ class Connection(Implementation):
 
     def expand(self, h: Tensor, n: int) -> Tensor:
         expand, _ = self._library.get_expand_reduce_stream_functions(n)
-        return self._unpack(expand(h.reshape(1, -1, h.shape[-1])), torch.Size((*h.shape[:-1], n, h.shape[-1])))
+        return self._unpack(
+            expand(self._first(h.reshape(1, -1, h.shape[-1]))), torch.Size((*h.shape[:-1], n, h.shape[-1]))
+        )
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
         _, reduce = self._library.get_expand_reduce_stream_functions(x.shape[-2])
-        return reduce(self._pack(x)).reshape(*x.shape[:-2], x.shape[-1])
+        return self._last(reduce(self._pack(x))).reshape(*x.shape[:-2], x.shape[-1])
 
     def tuned(self, **fields: Any) -> Implementation:
         if set(fields) - self.tunable:
@@ -117,6 +120,14 @@ class Connection(Implementation):
     def _matrices(self, heard: Tensor, shape: torch.Size) -> tuple[Any, Any]:
         """h_pre and h_res in what was overheard, for streams of shape [..., n]; None for what is not in it."""
         raise NotImplementedError
+
+    def _first(self, h: Tensor) -> Tensor:
+        """[b, T, C] -> the layout in which the library takes it."""
+        return h
+
+    def _last(self, h: Tensor) -> Tensor:
+        """The inverse of `_first`."""
+        return h
 
     def _pack(self, x: Tensor) -> Tensor:
         """[..., n, C] -> [1, T, n, C], a view where there is one: strides are the library's to deal with."""
@@ -233,6 +244,33 @@ class Unconstrained(Packed):
             "dynamic_alpha_scale": torch.cat([params.alpha[:1], params.alpha[2:].expand(n)]),
             "dynamic_beta_scale": params.alpha[1],
         }
+
+
+class ChannelFirst(Packed):
+    """The option `channel_first=True`: a state is [b, C, ...], the layout of convolutions."""
+
+    def _settings(self) -> dict[str, Any]:
+        return super()._settings() | {"channel_first": True}
+
+    def _first(self, h: Tensor) -> Tensor:
+        return h.movedim(-1, 1)
+
+    def _last(self, h: Tensor) -> Tensor:
+        return h.movedim(1, -1)
+
+    def _pack(self, x: Tensor) -> Tensor:
+        return self._first(super()._pack(x))
+
+    def _unpack(self, streams: Tensor, shape: torch.Size) -> Tensor:
+        return super()._unpack(self._last(streams), shape)
+
+
+class ManifoldConstrainedChannelFirst(ChannelFirst, ManifoldConstrained):
+    """`mHC(channel_first=True)`."""
+
+
+class UnconstrainedChannelFirst(ChannelFirst, Unconstrained):
+    """`HyperConnections(channel_first=True)`."""
 
 
 class TritonProjection(Implementation):

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Mappings, Params
+from properties.arrays import Mlx, called
 from properties.implementation import Implementation
 
 SETTINGS = {"iterations": "hc_sinkhorn_iters", "rms_eps": "rms_norm_eps"}
@@ -37,7 +36,7 @@ class DeepseekV41(Implementation):
 
     def __init__(self) -> None:
         self._library: Any = import_module("mlx_lm.models.deepseek_v41")
-        self._mx: Any = import_module("mlx.core")
+        self._arrays = Mlx()
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         if params.norm_weight is not None:
@@ -49,14 +48,18 @@ class DeepseekV41(Implementation):
             connection.fn, connection.base, connection.scale = fn, base, scale
             return connection(streams)
 
-        pre, post, res = self._call(run, flat(x), params.phi.T, params.bias, params.alpha)
+        pre, post, res = self._called(run, flat(x), params.phi.T, params.bias, params.alpha)
         batch = x.shape[:-2]
         return Mappings(pre.reshape(*batch, n), post.reshape(*batch, n), res.reshape(*batch, n, n))
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
         n, channels, tokens = *x.shape[-2:], math.prod(x.shape[:-2])
         parts = (y.reshape(1, tokens, channels), flat(x), h_post.reshape(1, tokens, n), h_res.reshape(1, tokens, n, n))
-        return self._call(lambda *arrays: [self._library._expand(*arrays)], *parts)[0].reshape(x.shape)
+        (mixed,) = self._called(self._library._expand, *parts)
+        return mixed.reshape(x.shape)
+
+    def _called(self, function: Any, *tensors: Tensor) -> Any:
+        return called(self._arrays, function, *tensors)
 
     def tuned(self, **fields: Any) -> Implementation:
         if set(fields) - self.tunable:
@@ -69,44 +72,6 @@ class DeepseekV41(Implementation):
         settings = {name: getattr(self.dialect, field) for field, name in SETTINGS.items()}
         args = self._library.ModelArgs(hidden_size=channels, hc_mult=n, **settings)
         return self._library.HyperConnection(args)
-
-    def _call(self, function: Callable[..., Any], *tensors: Tensor) -> list[Tensor]:
-        """A function of mlx arrays called with tensors; its gradient is mlx's own vjp."""
-        return list(Bridge.apply(self._mx, function, *tensors))  # pyright: ignore[reportArgumentType]  # a tuple of tensors
-
-
-class Bridge(torch.autograd.Function):
-    """A function of mlx arrays that returns a sequence of them, as a function of tensors; derivatives by `mx.vjp`."""
-
-    @staticmethod
-    def forward(ctx: Any, mx: Any, function: Callable[..., Any], *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.mx, ctx.function = mx, function
-        ctx.save_for_backward(*tensors)
-        return tuple(to_torch(mx, one) for one in function(*(to_mlx(mx, one) for one in tensors)))
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        def listed(*arrays: Any) -> list[Any]:
-            return list(ctx.function(*arrays))
-
-        arrays = [to_mlx(ctx.mx, one) for one in ctx.saved_tensors]
-        _, pulled = ctx.mx.vjp(listed, arrays, [to_mlx(ctx.mx, one) for one in cotangents])
-        return None, None, *(to_torch(ctx.mx, one) for one in pulled)
-
-
-def to_mlx(mx: Any, tensor: Tensor) -> Any:
-    """The same numbers as an mlx array; numpy knows no bfloat16, so that its bits travel."""
-    plain = tensor.detach().cpu().contiguous()
-    if plain.dtype == torch.bfloat16:
-        return mx.array(plain.view(torch.uint16).numpy()).view(mx.bfloat16)
-    return mx.array(plain.numpy())
-
-
-def to_torch(mx: Any, array: Any) -> Tensor:
-    """The same numbers as a tensor."""
-    if array.dtype == mx.bfloat16:
-        return torch.from_numpy(np.array(array.view(mx.uint16))).view(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
 
 
 def flat(x: Tensor) -> Tensor:

@@ -1,0 +1,72 @@
+"""python -m properties.published: the laws on every published implementation, and the page of what came of it.
+
+Exit 0: every law held or failed as known; 1: a law failed that is not known, or a known failure is fixed; 3: an adapter
+could not be run, or the harness failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from properties.known import PUBLISHED, Known, write
+from properties.published import ADAPTERS
+from properties.published.table import Run, explanation, known_entries, page, read, run, today, versions
+from properties.report import Line
+
+
+def unexplained(line: Line, entries: Sequence[Known]) -> bool:
+    """Whether something went wrong that is not known."""
+    return line.status in ("failed", "error", "known") and explanation(line, entries) is None
+
+
+def main(words: list[str]) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m properties.published", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones; all: {', '.join(ADAPTERS)}")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page; stdout if left out")
+    parser.add_argument("--report", type=Path, metavar="DIR", default=Path(".mhc-properties/published"))
+    parser.add_argument("--known", type=Path, metavar="FILE", default=PUBLISHED, help="known failures (default: ours)")
+    parser.add_argument("--search", action="store_true", help="search where a failure is known, too")
+    parser.add_argument("--reuse", action="store_true", help="run nothing of which there is a report in DIR")
+    parser.add_argument("--write-known", action="store_true", help="store what fails (with --search: found again)")
+    parser.add_argument("--hypothesis-profile", dest="profile", default="ci", choices=("dev", "ci", "thorough"))
+    parser.add_argument("--hypothesis-seed", dest="seed", type=int, metavar="N")
+    given = parser.parse_args(words)
+    strange = [name for name in given.names if name not in ADAPTERS]
+    if strange:
+        parser.error(f"there is no published implementation {strange[0]!r}; the names are {', '.join(ADAPTERS)}")
+    names = given.names or list(ADAPTERS)
+    entries = known_entries(given.known)
+    known = given.known if entries and not given.search else None
+    runs = []
+    for name in names:
+        started = time.monotonic()
+        report = (given.report / name).absolute()
+        found = read(name, report) if given.reuse else Run(name, ())
+        if not found.lines:
+            found = run(name, report, known=known, profile=given.profile, seed=given.seed)
+        runs.append(found)
+        bad = sum(unexplained(line, entries) for line in found.lines)
+        said = found.trouble or f"{len(found.lines)} verdicts, {bad} not as known"
+        print(f"{name}: {said} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
+    lines = [line for one in runs for line in one.lines]
+    if given.write_known:
+        entries = write(given.known, lines, keep=entries)
+        print(f"{len(entries)} known failures: {given.known}", file=sys.stderr)
+    text = page(runs, entries, versions([ADAPTERS[name][0] for name in names]), today(), given.profile)
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    if any(line.status != "error" and unexplained(line, entries) for line in lines):
+        return 1
+    return 3 if any(one.trouble for one in runs) or any(line.status == "error" for line in lines) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

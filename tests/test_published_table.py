@@ -1,0 +1,113 @@
+"""The conformance table, the known failures that it leads to, and the page that explains them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from properties.counterexample import Counterexample
+from properties.known import PUBLISHED, Known, load, located
+from properties.law import all_laws
+from properties.published import ADAPTERS
+from properties.published.table import PACKAGES, Run, cell, explanation, page
+from properties.report import Line
+
+ROOT = Path(__file__).parent.parent
+FINDINGS = ROOT / "docs" / "findings.md"
+
+
+def line(law: str, status: str, reason: str = "", dtype: str = "float32") -> Line:
+    return Line("published:mine", {}, dtype, "cpu", law, status, reason)
+
+
+KNOWN = Known(
+    "manifold.last-axis-sums", "published:mine", "defect: thirds", Path("a.safetensors"), "docs/findings.md#a"
+)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "text"),
+    [
+        (["passed", "passed"], "2/2"),
+        (["passed", "known", "not-applicable"], "1/2, **1 failed**, 1 n/a"),
+        (["failed", "error"], "0/1, **1 failed**, **1 errors**"),
+        (["not-applicable"], "1 n/a"),
+    ],
+)
+def test_a_cell_says_what_held_what_failed_and_what_does_not_apply(statuses: list[str], text: str) -> None:
+    assert cell([line("manifold.x", status) for status in statuses]) == text
+
+
+def test_a_failing_cell_leads_to_its_counterexample_and_reason() -> None:
+    lines = (
+        line("manifold.last-axis-sums", "known", "defect: a"),
+        line("mixing.x", "failed", "h_res"),
+        line("depth.x", "not-applicable", "does not offer layers"),
+    )
+    text = page(
+        [Run("mine", lines), Run("other", (), "no module named other")], [KNOWN], {"torch": "2"}, "2026-01-02", "ci"
+    )
+    assert "Generated on 2026-01-02 by" in text
+    assert "| mine | float32 | 0/1, **1 failed** | 0/1, **1 failed** |  |  | 1 n/a |" in text
+    assert "| mine | float32 | manifold.last-axis-sums | [defect: a](findings.md#a) | [file](../properties/" in text
+    assert "| mine | float32 | mixing.x | **not explained**: h_res | |" in text
+    assert "| other | not run: no module named other |" in text
+    assert "* **mine**: does not offer layers (1)" in text
+
+
+def test_a_known_failure_that_is_fixed_explains_nothing() -> None:
+    assert explanation(line(KNOWN.law, "failed", "a sum"), [KNOWN]) is KNOWN  # found again by a search
+    assert explanation(line(KNOWN.law, "failed", "fixed: remove this entry"), [KNOWN]) is None
+    assert explanation(line(KNOWN.law, "error", "lost"), [KNOWN]) is None
+
+
+def test_every_module_names_its_packages() -> None:
+    assert {module for module, _ in ADAPTERS.values()} == set(PACKAGES)
+
+
+def test_the_file_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert located("published") == PUBLISHED
+    (tmp_path / "published").touch()
+    assert located("published") == Path("published")
+
+
+# -- what is stored ---------------------------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of headings, as GitHub makes them."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", heading.lower())
+        found.add(words.replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("entry", load(PUBLISHED), ids=lambda one: f"{one.implementation}-{one.law}-{one.dtype}")
+def test_a_stored_failure_is_a_small_file_about_its_law_and_is_explained(entry: Known) -> None:
+    assert entry.law in all_laws()
+    assert entry.implementation.removeprefix("published:") in ADAPTERS
+    assert entry.reason.startswith(("defect: ", "limit: "))
+    page, _, anchor = entry.link.partition("#")
+    assert page == "docs/findings.md"
+    assert anchor in anchors(FINDINGS.read_text())
+    stored = Counterexample.load(entry.counterexample)
+    assert (stored.law, stored.target) == (entry.law, entry.implementation)
+    assert entry.counterexample.stat().st_size < 20_000
+
+
+def test_no_counterexample_is_left_without_an_entry() -> None:
+    files = {path.name for path in PUBLISHED.with_suffix("").iterdir()}
+    assert files == {entry.counterexample.name for entry in load(PUBLISHED)}
+
+
+def test_reproducers_are_short_and_stand_alone() -> None:
+    found = re.findall(r"```python\n(.*?)```", FINDINGS.read_text(), re.DOTALL)
+    assert found
+    for source in found:
+        assert len(source.strip().splitlines()) <= 15
+        assert not re.search(r"properties|mhc_ref", source)
+        compile(source, "reproducer", "exec")
