@@ -16,7 +16,7 @@ from mhc_ref import Mappings, Params
 from properties import bounds
 from properties.bounds import Approx
 from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation
+from properties.implementation import Implementation, offers
 from properties.law import law
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
@@ -117,6 +117,46 @@ def blocks_leave_their_input_alone(trial: Trial, case: Case) -> None:
     after = trial.observe("block", run)
     for name, one, before in zip(("x", *Params._fields), after, (case.x, *differentiable(case.params)), strict=False):
         trial.holds(f"{name} after the call", torch.equal(one, before), "changed", "as before")
+
+
+def _mixtures(trial: Trial, case: Case) -> list[tuple[str, tuple[Tensor, ...]]]:
+    """The calls that mix a case of `matrix_cases`: post, and pre where it is offered."""
+    calls: list[tuple[str, tuple[Tensor, ...]]] = [("post", (case.x, case.y, case.h_post, case.h_res))]
+    if "pre" in offers(trial.implementation):
+        calls.append(("pre", (case.x, case.h_post)))
+    return calls
+
+
+def _mixture_bound(trial: Trial, case: Case, method: str) -> Approx:
+    """What `post` or `pre` of a case of `matrix_cases` must give, with its bound."""
+    if method == "pre":
+        weights, state = Approx.exact(case.h_post), Approx.exact(case.x)
+        return bounds.stored(bounds.weighted_sum(weights, state, trial.rounding), trial.rounding)
+    operator = Approx.exact(applied(case.h_res, trial.dialect))
+    return combined(case.x, operator, trial, case.y, Approx.exact(case.h_post))
+
+
+@law(kind="contract", stage="state", needs=("post",), cases=matrix_cases, cost=2)
+def pre_and_post_leave_their_inputs_alone(trial: Trial, case: Case) -> None:
+    """Neither pre nor post writes to the state, to the branch output or to the mappings.
+
+    The state is read by both, and the mappings are kept for the backward pass.
+    """
+    for method, given in _mixtures(trial, case):
+
+        def run(
+            target: Implementation,
+            place: Callable[[Any], Any],
+            method: str = method,
+            given: tuple[Tensor, ...] = given,
+        ) -> Any:
+            placed = tuple(place(one).clone() for one in given)
+            getattr(target, method)(*placed)
+            return placed
+
+        names = ("the state", "the branch output", "h_post", "h_res") if method == "post" else ("the state", "h_pre")
+        for name, after, before in zip(names, trial.observe(method, run), given, strict=True):
+            trial.holds(f"{name} after {method}", torch.equal(after, before), "changed", "as before")
 
 
 # -- determinism and memory ------------------------------------------------------------------------------------------
@@ -242,6 +282,98 @@ def blocks_have_no_memory(trial: Trial, case: Case) -> None:
     trial.within(
         "a block on the first values again", again, wide(first), 2 * block_error(trial, case.x, case.params, y)
     )
+
+
+@st.composite
+def two_coefficient_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Two states of the same shape, with parameters of the same shape for each."""
+    case = draw(coefficient_cases(setting, most=2, scales=SIZES))
+    other = torch.tensor(noise(draw(seeds), *case.x.shape)).to(case.x.dtype)
+    params: Params = case.params
+    seed = draw(seeds)
+    moved = [
+        part + torch.tensor(noise(seed + k, *part.shape)).to(part) / (4 if k else 4 * part.shape[0] ** 0.5)
+        for k, part in enumerate(differentiable(params))
+    ]
+    return case.with_(other=other, other_params=Params(*moved))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=two_coefficient_cases,
+    blind=("h-res-transposed", "one-iteration"),
+    cost=2,
+)
+def mappings_have_no_memory(trial: Trial, case: Case) -> None:
+    """New states and parameters in the same storage, and the first ones again, are mapped as if never called before.
+
+    Weights that were folded or cast once and kept by address go stale at the first step of an optimiser; what was
+    returned is not changed by the next call; and the same call has the same bits where that is declared.
+    """
+
+    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
+        emitted = [k for k, name in enumerate(Mappings._fields) if name in target.emits]
+
+        def kept(found: Any) -> tuple[Tensor, ...]:
+            return tuple(found[k].detach().clone() for k in emitted)
+
+        x, params = place(case.x).clone(), map_tensors(place(case.params), torch.clone)
+        returned = target.mappings(x, params)
+        first, twice = kept(returned), kept(target.mappings(x, params))
+        x.copy_(place(case.other))
+        for storage, value in zip(differentiable(params), differentiable(case.other_params), strict=True):
+            storage.copy_(place(value))
+        second = kept(target.mappings(x, params))
+        fresh = kept(target.mappings(place(case.other).clone(), map_tensors(place(case.other_params), torch.clone)))
+        again = kept(target.mappings(place(case.x).clone(), map_tensors(place(case.params), torch.clone)))
+        return first, twice, kept(returned), second, fresh, again
+
+    first, twice, later, second, fresh, again = trial.observe("mappings", run)
+    names = [name for name in Mappings._fields if name in trial.implementation.emits]
+    one = bound_of(trial, case.x, case.params).parts()
+    two = bound_of(trial, case.other, case.other_params).parts()
+    for k, name in enumerate(names):
+        if trial.implementation.deterministic:
+            trial.holds(f"h_{name} of the same call", same_bits(first[k], twice[k]), "other bits", "the same bits")
+        trial.holds(f"h_{name} after further calls", same_bits(first[k], later[k]), "changed", "as returned")
+        trial.within(f"h_{name} of new values in old storage", second[k], wide(fresh[k]), 2 * two[name].error)
+        trial.within(f"h_{name} of the first values again", again[k], wide(first[k]), 2 * one[name].error)
+
+
+@law(kind="identity", stage="state", needs=("post",), cases=matrix_cases, cost=2)
+def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
+    """New values in the same storage pass pre and post as if nothing had been called before, and outputs stay.
+
+    As for blocks, for implementations that offer the parts alone. The same call twice has the same bits where that is
+    declared.
+    """
+    for method, given in _mixtures(trial, case):
+
+        def run(
+            target: Implementation,
+            place: Callable[[Any], Any],
+            method: str = method,
+            given: tuple[Tensor, ...] = given,
+        ) -> Any:
+            storage = tuple(place(one).clone() for one in given)
+            returned = getattr(target, method)(*storage)
+            first = returned.detach().clone()
+            twice = getattr(target, method)(*storage).detach().clone()
+            for one in storage:
+                one.mul_(-0.5)
+            second = getattr(target, method)(*storage).detach().clone()
+            fresh = getattr(target, method)(*(one.clone() for one in storage)).detach().clone()
+            return first, returned.detach().clone(), twice, second, fresh
+
+        first, later, twice, second, fresh = trial.observe(method, run)
+        trial.holds(f"the first output of {method} later on", same_bits(first, later), "changed", "as returned")
+        if trial.implementation.deterministic:
+            trial.holds(f"the same {method} again", same_bits(first, twice), "other bits", "the same bits")
+        # Both factors of every product were halved, so its quarter of the bound is less than the whole.
+        slack = 2 * _mixture_bound(trial, case, method).error
+        trial.within(f"{method} of new values in old storage", second, wide(fresh), slack)
 
 
 @law(
@@ -611,6 +743,49 @@ def parts_of_a_batch_agree_with_the_whole(trial: Trial, case: Case) -> None:
     trial.within("the last token of the whole batch, against itself alone", whole[-1:], wide(last), slack[-1:])
 
 
+@law(kind="oracle", stage="state", needs=("mappings",), cases=counted_cases, cost=3)
+def every_token_has_its_mappings(trial: Trial, case: Case) -> None:
+    """The mappings of 1, 2, 7, 31, 65 or 130 tokens are all computed, and those of no token are empty.
+
+    As for blocks, for implementations that offer the mappings alone.
+    """
+    expected = trial.truth.mappings(case.x, case.params)
+    agree(trial, "", trial.mappings(case.x, case.params), expected, bound_of(trial, case.x, case.params))
+    if trial.implementation.zero_tokens:
+        trial.mappings(case.x[:0], case.params)
+
+
+@st.composite
+def counted_mixtures(draw: DrawFn, setting: Setting) -> Case:
+    """Any h_post, h_res, state and branch output for many tokens."""
+    n, channels = draw(streams(setting)), draw(channel_count())
+    tokens = min(draw(st.sampled_from((6, *COUNTS))), setting.max_tokens)
+    seed, dtype = draw(seeds), setting.parameter_dtype
+    shapes = ((n, channels), (channels,), (n,), (n, n))
+    x, y, h_post, h_res = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))
+    return Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res.to(dtype))
+
+
+@law(kind="oracle", stage="state", needs=("post",), cases=counted_mixtures, cost=2)
+def every_token_is_read_and_mixed(trial: Trial, case: Case) -> None:
+    """pre and post compute every token of many, on one token axis, on two and on none, and of no token nothing.
+
+    As for blocks, for implementations that offer the parts alone.
+    """
+    tokens = case.x.shape[0]
+    for method, given in _mixtures(trial, case):
+        exact = _mixture_bound(trial, case, method)
+        got = getattr(trial, method)(*given)
+        trial.within(method, got, exact.value, exact.error)
+        shape = (2, tokens // 2) if tokens % 2 == 0 else (1, tokens)
+        paired = getattr(trial, method)(*(one.reshape(*shape, *one.shape[1:]) for one in given))
+        trial.within(f"{method} on two token axes", paired.reshape(got.shape), exact.value, exact.error)
+        alone = getattr(trial, method)(*(one[-1] for one in given))
+        trial.within(f"{method} of one token", alone, exact.value[-1], exact.error[-1])
+        if trial.implementation.zero_tokens:
+            getattr(trial, method)(*(one[:0] for one in given))
+
+
 @st.composite
 def counted_logits(draw: DrawFn, setting: Setting) -> Case:
     """Many matrices."""
@@ -806,6 +981,58 @@ def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
     )
     others = [k for k in range(3) if k != case.poisoned]
     trial.holds("the other tokens", bool(finite[others].all()), "not finite", "finite")
+
+
+@law(kind="contract", stage="state", needs=("mappings",), cases=poisoned_cases, cost=2)
+def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
+    """A NaN or an infinity in a token leaves none of its mappings finite throughout, and touches no other token's.
+
+    Its rms is not finite, so neither is its projection. Where only some streams are normalised with it, only their
+    share is lost.
+    """
+    got = trial.mappings(case.x, case.params)
+    others = [k for k in range(3) if k != case.poisoned]
+    for name in Mappings._fields:
+        if name not in trial.implementation.emits or (name == "res" and depends_on_logits(trial.dialect)):
+            continue
+        finite = torch.isfinite(getattr(got, name)).flatten(1).all(1)
+        trial.holds(
+            f"h_{name} of token {case.poisoned} with a NaN or an infinity",
+            not bool(finite[case.poisoned]),
+            "finite everywhere",
+            "not finite",
+        )
+        trial.holds(f"h_{name} of the other tokens", bool(finite[others].all()), "not finite", "finite")
+
+
+@st.composite
+def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
+    """Three tokens, one of which has a NaN or an infinity in its state."""
+    n, channels, seed, dtype = draw(streams(setting)), draw(channel_count(7)), draw(seeds), setting.parameter_dtype
+    shapes = ((n, channels), (channels,), (n,), (n, n))
+    x, y, h_post, h_res = (torch.tensor(noise(seed + k, 3, *shape)) for k, shape in enumerate(shapes))
+    poisoned = draw(st.integers(0, 2))
+    x[poisoned, seed % n, seed // 8 % channels] = draw(st.sampled_from((float("nan"), float("inf"))))
+    mixture = Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res.to(dtype))
+    return mixture.with_(poisoned=poisoned)
+
+
+@law(kind="contract", stage="state", needs=("post",), cases=poisoned_mixtures, cost=2)
+def poison_passes_pre_and_post(trial: Trial, case: Case) -> None:
+    """A NaN or an infinity in a token's state reaches what pre and post make of it, and no other token.
+
+    Every stream enters both sums with a weight that is not 0.
+    """
+    others = [k for k in range(3) if k != case.poisoned]
+    for method, given in _mixtures(trial, case):
+        finite = torch.isfinite(getattr(trial, method)(*given)).flatten(1).all(1)
+        trial.holds(
+            f"{method} of token {case.poisoned} with a NaN or an infinity",
+            not bool(finite[case.poisoned]),
+            "finite everywhere",
+            "not finite",
+        )
+        trial.holds(f"{method} of the other tokens", bool(finite[others].all()), "not finite", "finite")
 
 
 @st.composite
