@@ -177,7 +177,8 @@ def project_from_mappings(implementation: Implementation, logits: Tensor) -> Ten
     for one in flat:
         bias = torch.cat([one.new_zeros(2 * n), one.flatten()])
         params = Params(one.new_zeros(rows, columns), bias, one.new_ones(3))
-        results.append(implementation.mappings(x, params).res)
+        _, _, res = implementation.mappings(x, params)  # a plain tuple will do
+        results.append(res)
     return torch.stack(results).reshape(*batch, n, n) if results else logits.new_zeros(*batch, n, n)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from hypothesis import HealthCheck, Phase, given, reject, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.errors import FlakyFailure, NonInteractiveExampleWarning, Unsatisfiable
 

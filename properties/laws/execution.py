@@ -1006,6 +1006,30 @@ def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
 
 
 @st.composite
+def poisoned_logits(draw: DrawFn, setting: Setting) -> Case:
+    """Three matrices of logits, one of which has a NaN."""
+    n = draw(streams(setting, 1, 5))
+    logits = draw(logits_of(setting, n, least=3, most=3, patterns=("normal",)))
+    logits = logits.repeat(3, *(1,) * (logits.ndim - 1))[:3]  # where a call takes fewer tokens than three
+    return Case(logits=logits, poisoned=draw(st.integers(0, 2)), entry=draw(seeds))
+
+
+@law(kind="contract", stage="logits", needs=("project",), cases=poisoned_logits, cost=2, applies=depends_on_logits)
+def poison_reaches_h_res(trial: Trial, case: Case) -> None:
+    """A NaN among the logits of a matrix leaves its h_res not finite, and touches no other matrix.
+
+    Every scaling sums over it. Replacing it by a number hides a divergence from everybody downstream.
+    """
+    logits = case.logits.clone()
+    flat = logits[case.poisoned].view(-1)
+    flat[case.entry % flat.shape[0]] = float("nan")
+    finite = torch.isfinite(trial.project(logits)).flatten(1).all(1)
+    others = [k for k in range(3) if k != case.poisoned]
+    trial.holds(f"h_res of matrix {case.poisoned} with a NaN", not bool(finite[case.poisoned]), "finite", "not finite")
+    trial.holds("the other matrices", bool(finite[others].all()), "not finite", "finite")
+
+
+@st.composite
 def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Three tokens, one of which has a NaN or an infinity in its state."""
     n, channels, seed, dtype = draw(streams(setting)), draw(channel_count(7)), draw(seeds), setting.parameter_dtype

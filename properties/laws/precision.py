@@ -191,4 +191,4 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
 
 def _parts(x: Tensor, params: Params, target: Implementation, place: Callable[[Any], Any]) -> tuple[Tensor, ...]:
     found = target.mappings(place(x), place(params))
-    return tuple(torch.empty(0) if name not in target.emits else getattr(found, name) for name in Mappings._fields)
+    return tuple(found[k] if name in target.emits else torch.empty(0) for k, name in enumerate(Mappings._fields))

@@ -64,13 +64,6 @@ def gated(dialect: Dialect) -> str | None:
     return None if dialect.pre == dialect.post == "sigmoid" else "h_pre or h_post is no sigmoid"
 
 
-def declared_collapse(dialect: Dialect) -> str | None:
-    """The streams are collapsed without parameters of a head."""
-    return (
-        "collapse by a head: where a stack finds its parameters is not pinned" if dialect.collapse == "head" else None
-    )
-
-
 def exact_axis(dialect: Dialect) -> int:
     """The dim of the *applied* operator along which sums are exact: -1 rows, -2 columns."""
     emitted = DIM[dialect.last_axis]
