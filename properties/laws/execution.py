@@ -21,7 +21,7 @@ from properties.law import law
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.gradient import differentiable
-from properties.laws.mixing import applied, combined, matrix_cases
+from properties.laws.mixing import applied, combined, matrix_cases, possible
 from properties.laws.premises import depends_on_logits, free_matrix
 from properties.strategies import (
     MODERATE,
@@ -361,7 +361,7 @@ def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
             returned = getattr(target, method)(*storage)
             first = returned.detach().clone()
             twice = getattr(target, method)(*storage).detach().clone()
-            for one in storage:
+            for one in storage[:-1]:  # h_res, which may have to be the identity, stays
                 one.mul_(-0.5)
             second = getattr(target, method)(*storage).detach().clone()
             fresh = getattr(target, method)(*(one.clone() for one in storage)).detach().clone()
@@ -371,7 +371,7 @@ def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
         trial.holds(f"the first output of {method} later on", same_bits(first, later), "changed", "as returned")
         if trial.implementation.deterministic:
             trial.holds(f"the same {method} again", same_bits(first, twice), "other bits", "the same bits")
-        # Both factors of every product were halved, so its quarter of the bound is less than the whole.
+        # No product has grown, so the bound of the first values covers these.
         slack = 2 * _mixture_bound(trial, case, method).error
         trial.within(f"{method} of new values in old storage", second, wide(fresh), slack)
 
@@ -763,7 +763,8 @@ def counted_mixtures(draw: DrawFn, setting: Setting) -> Case:
     seed, dtype = draw(seeds), setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n))
     x, y, h_post, h_res = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))
-    return Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res.to(dtype))
+    h_res = possible(h_res.to(dtype), setting.dialect)
+    return Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res)
 
 
 @law(kind="oracle", stage="state", needs=("post",), cases=counted_mixtures, cost=2)
@@ -886,6 +887,37 @@ def gradient_mode_does_not_matter(trial: Trial, case: Case) -> None:
 
 @law(
     kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=lambda s: projection_cases(s, patterns=MODERATE, most=2),
+    gradient=True,
+    applies=depends_on_logits,
+    blind=("h-res-transposed", "one-iteration"),
+    cost=2,
+)
+def gradient_mode_does_not_change_h_res(trial: Trial, case: Case) -> None:
+    """h_res is the same with gradients recorded, under no_grad, and in inference mode.
+
+    As for mappings: two paths through one function.
+    """
+
+    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
+        logits = place(case.logits)
+        recorded = target.project(logits.clone().requires_grad_())
+        with torch.no_grad():
+            quiet = target.project(logits)
+        with torch.inference_mode():
+            fast = target.project(logits.clone()).clone()
+        return recorded, quiet, fast
+
+    recorded, quiet, fast = trial.observe("project", run)
+    slack = 2 * projection_error(trial, case.logits)
+    trial.within("h_res under no_grad", quiet, wide(recorded), slack)
+    trial.within("h_res in inference mode", fast, wide(recorded), slack)
+
+
+@law(
+    kind="identity",
     stage="state",
     needs=("block",),
     cases=lambda s: block_cases(s, most=2, scales=SIZES, kinds=FIXED),
@@ -894,7 +926,8 @@ def gradient_mode_does_not_matter(trial: Trial, case: Case) -> None:
     cost=1.5,
 )
 def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
-    """A block under activation checkpointing has the output and the gradients that it has without.
+    """A block under activation checkpointing has the output and the gradients that it has without, and that output
+    without gradients too.
 
     Recomputing must repeat the same arithmetic; a dtype or a state that differs the second time breaks it
     (Megatron-LM-FL #73).
@@ -920,16 +953,19 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
                 out.detach(),
                 *(torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads, strict=True)),
             ]
-        return tuple(found)
+        with torch.no_grad():
+            quiet = target.block(place(case.x), params, branch)
+        with torch.inference_mode():
+            fast = target.block(place(case.x).clone(), params, branch).clone()
+        return (*found, quiet, fast)
 
     found = trial.observe("block", run)
+    *found, quiet, fast = found
     half = len(found) // 2
-    trial.within(
-        "the output under recomputation",
-        found[half],
-        wide(found[0]),
-        2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :])),
-    )
+    slack = 2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
+    trial.within("the output under recomputation", found[half], wide(found[0]), slack)
+    trial.within("the output under no_grad", quiet, wide(found[0]), slack)
+    trial.within("the output in inference mode", fast, wide(found[0]), slack)
     for name, kept, again in zip(("x", *Params._fields), found[1:half], found[half + 1 :], strict=False):
         # The same code on the same numbers: nothing but the order of a reduction may differ.
         count = case.x.numel() + 16
@@ -1037,7 +1073,8 @@ def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
     x, y, h_post, h_res = (torch.tensor(noise(seed + k, 3, *shape)) for k, shape in enumerate(shapes))
     poisoned = draw(st.integers(0, 2))
     x[poisoned, seed % n, seed // 8 % channels] = draw(st.sampled_from((float("nan"), float("inf"))))
-    mixture = Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res.to(dtype))
+    h_res = possible(h_res.to(dtype), setting.dialect)
+    mixture = Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res)
     return mixture.with_(poisoned=poisoned)
 
 
