@@ -12,7 +12,6 @@ from mhc_ref.block import residual_size
 from mhc_ref.dialect import Squash
 from properties.bounds.rounding import INF, Approx, Rounding
 
-
 GUARD = 1e-12
 """The norm |x|_2 up to which a normalisation without eps may be guarded against 0 / 0."""
 
@@ -29,8 +28,8 @@ def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) 
     An entry then has two roundings more (times 1/rms, times weight).
 
     A norm without eps must guard its division by 0 somehow, and which way is not declared: the nearer a state is to 0
-    the more the usual guards differ, max(|x|_2, 1e-12) of `torch.nn.functional.normalize` being the widest. The error of
-    a state within it is infinite.
+    the more the usual guards differ, max(|x|_2, 1e-12) of `torch.nn.functional.normalize` being the widest. The error
+    of a state within it is infinite.
     """
     over = (-2, -1) if dialect.norm_over == "streams" else (-1,)
     count = math.prod(x.value.shape[d] for d in over)
