@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -85,9 +86,9 @@ def agrees_with_oracle(trial: Trial, case: Case) -> None:
 
 
 @st.composite
-def saturated_cases(draw: DrawFn, setting: Setting) -> Case:
+def saturated_cases(draw: DrawFn, setting: Setting, **options: Any) -> Case:
     """Parameters of ordinary size, or with biases of the gates whose exponentials overflow."""
-    case = draw(coefficient_cases(setting))
+    case = draw(coefficient_cases(setting, **options))
     params: Params = case.params
     far = draw(st.sampled_from((0.0, 1000.0, 100.0, -1000.0)))
     bias = params.bias.clone()
@@ -259,7 +260,7 @@ def thirds_are_isolated(trial: Trial, case: Case) -> None:
     kind="identity",
     stage="state",
     needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=3, gates=(0.0,)),
+    cases=lambda s: saturated_cases(s, most=3, gates=(0.0,)),
     blind=("h-res-transposed", "norm-missing"),
 )
 def closed_gates_leave_the_bias(trial: Trial, case: Case) -> None:

@@ -1048,7 +1048,7 @@ def poisoned_logits(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=logits, poisoned=draw(st.integers(0, 2)), entry=draw(seeds))
 
 
-@law(kind="contract", stage="logits", needs=("project",), cases=poisoned_logits, cost=2, applies=depends_on_logits)
+@law(kind="invariant", stage="logits", needs=("project",), cases=poisoned_logits, cost=2, applies=depends_on_logits)
 def poison_reaches_h_res(trial: Trial, case: Case) -> None:
     """A NaN among the logits of a matrix leaves its h_res not finite, and touches no other matrix.
 
