@@ -172,13 +172,20 @@ def project_from_mappings(implementation: Implementation, logits: Tensor) -> Ten
     rows, columns = (
         (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + residual_size(n, dialect))
     )
-    x = torch.ones(n, channels, dtype=logits.dtype, device=logits.device)
+    x = torch.ones(n, channels, dtype=_state_dtype(implementation, logits.dtype), device=logits.device)
     results: list[Tensor] = []
     for one in flat:
         bias = torch.cat([one.new_zeros(2 * n), one.flatten()])
         params = Params(one.new_zeros(rows, columns), bias, one.new_ones(3))
-        results.append(implementation.mappings(x, params).res)
+        _, _, res = implementation.mappings(x, params)  # a plain tuple will do
+        results.append(res)
     return torch.stack(results).reshape(*batch, n, n) if results else logits.new_zeros(*batch, n, n)
+
+
+def _state_dtype(implementation: Implementation, logits: torch.dtype) -> torch.dtype:
+    """The dtype of a state whose logits have that dtype: itself where it is declared, else one that is (bfloat16)."""
+    declared = [getattr(torch, name) for name in dtype_names(implementation)]
+    return next((one for one in (logits, *declared) if one in declared and compute_dtype(one) == logits), logits)
 
 
 class Reference(Implementation):

@@ -216,7 +216,7 @@ class Trial:
         shapes = {"pre": (*batch, n), "post": (*batch, n), "res": (*batch, n, n)}
 
         def check(got: Any) -> Mappings:
-            if not isinstance(got, tuple) or len(got) != 3:  # pyright: ignore[reportUnknownArgumentType]
+            if not isinstance(got, (tuple, list)) or len(got) != 3:  # pyright: ignore[reportUnknownArgumentType]
                 raise ContractBroken(f"mappings returned {type(got).__name__}; expected Mappings(pre, post, res)")
             parts: dict[str, Tensor] = {}
             for name, part in zip(shapes, got, strict=True):  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]

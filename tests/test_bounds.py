@@ -498,3 +498,15 @@ def test_nothing_is_claimed_of_a_zero_state_without_an_eps(dialect: Dialect) -> 
     found = coefficients(Approx.exact(torch.zeros(1, 2, 2)), params, dialect, Rounding.of(torch.float32))
     for part in found.parts().values():
         assert torch.isinf(part.error).all()
+
+
+def test_a_norm_without_eps_may_guard_its_division_as_torch_does() -> None:
+    """LUCIDRAINS normalises by `F.normalize`, max(|x|, 1e-12), and declares no eps."""
+    direction = torch.tensor([[3.0, 4.0], [0.6, -0.8]], dtype=torch.float64)
+    for size, claimed in ((1e-14, False), (1e-13, False), (1e-11, True), (1.0, True)):
+        x = direction * size
+        found = torch.nn.functional.normalize(x, dim=-1) * math.sqrt(2)
+        state, shared = bounds.normalised(Approx.exact(x), None, LUCIDRAINS, Rounding.of(torch.float64))
+        bound = shared * state.value.abs() + state.error
+        assert bool(torch.isfinite(bound).all()) == claimed
+        assert bool(((found - state.value).abs() <= bound).all())

@@ -191,6 +191,25 @@ def observe_calls(dialect: Dialect) -> Callable[..., list[Tensor]]:
     return observe
 
 
+def observe_training(dialect: Dialect) -> Callable[..., list[Tensor]]:
+    x = normal(3, 3, 4)
+
+    def observe(implementation: Implementation) -> list[Tensor]:
+        params = generic_params(dialect, 3, 4)
+        implementation.mappings(x, params)
+        params.phi.mul_(2)  # the step of an optimiser, in the same storage
+        return list(implementation.mappings(x, params))
+
+    return observe
+
+
+def observe_saturated(dialect: Dialect) -> Callable[..., list[Tensor]]:
+    x, params = normal(3, 3, 4), generic_params(dialect, 3, 4)
+    bias = params.bias.clone()
+    bias[:6] = torch.tensor([1000.0, -1000, 0] * 2)
+    return lambda implementation: list(implementation.mappings(x, params._replace(bias=bias)))
+
+
 def observe_tokens(dialect: Dialect, *shape: int, n: int = 3, channels: int = 4) -> Callable[..., list[Tensor]]:
     x, params = normal(*shape, n, channels, seed=1), generic_params(dialect, n, channels)
     return lambda implementation: [implementation.block(x, params, branch), *implementation.mappings(x, params)]
@@ -210,7 +229,9 @@ def observe_not_finite(dialect: Dialect) -> Callable[..., list[Tensor]]:
     h_post, h_res = normal(4, 3), normal(4, 3, 3)
     x, y = normal(4, 3, 2) * 1e4, normal(4, 2)
     y[0, 0], y[1, 0] = math.nan, math.inf
-    return lambda implementation: [implementation.post(x, y, h_post, h_res)]
+    z = logits(dialect, 3, 1.0)
+    z[0].view(-1)[0] = math.nan
+    return lambda implementation: [implementation.post(x, y, h_post, h_res), implementation.project(z)]
 
 
 @functools.cache
@@ -224,12 +245,14 @@ def probes(dialect: Dialect) -> dict[str, list[Probe]]:
         Probe("project huge", lambda i: [i.project(huge(dialect))]),
     ]
     forward += [Probe(f"block of {n}", observe_block(dialect, n, 9, 7, 1.0)) for n in streams]
+    forward += [Probe("saturated gates", observe_saturated(dialect))]
     forward += [Probe("block, steep", observe_block(dialect, 4, 3, 7, 4.0)), Probe("stack", observe_stack(dialect))]
     gradient = [Probe(f"gradient {scale}", observe_gradient(dialect, scale)) for scale in (1.0, 4.0)]
     gradient += [Probe(f"projection gradient {s}", observe_projection_gradient(dialect, s)) for s in (1.0, 4.0)]
     execution = [
         Probe("inputs afterwards", observe_purity(dialect)),
         Probe("repeated calls", observe_calls(dialect)),
+        Probe("updated weights", observe_training(dialect)),
         Probe("without gradients", observe_no_grad(dialect)),
         Probe("strided views", observe_strided(dialect)),
         Probe("not finite", observe_not_finite(dialect)),

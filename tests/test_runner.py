@@ -103,7 +103,10 @@ def test_a_mistake_of_the_implementation_is_a_failed_law(mistake: str, tmp_path:
 
 MAPPED = mhc_ref.mappings
 WRONG_MAPPINGS = {
-    "a list": (lambda x, p: list(MAPPED(x, p, PAPER)), r"mappings returned list; expected Mappings\(pre, post, res\)"),
+    "a dict": (
+        lambda x, p: MAPPED(x, p, PAPER)._asdict(),
+        r"mappings returned dict; expected Mappings\(pre, post, res\)",
+    ),
     "two": (lambda x, p: tuple(MAPPED(x, p, PAPER))[:2], r"mappings returned tuple; expected Mappings"),
     "a missing part": (
         lambda x, p: Mappings(None, *MAPPED(x, p, PAPER)[1:]),  # pyright: ignore[reportArgumentType]
@@ -376,3 +379,30 @@ def test_a_failed_law_reads_like_this(tmp_path: Path) -> None:
     contract = LawBroken("project raised RuntimeError: out of registers", ratio=math.inf)
     short = explain(SUMS, subject(Reference()), Case(logits=torch.zeros(1, 1, 1)), contract, path)
     recorded("failed-law.txt", f"{text}\n\n{short}", tmp_path)
+
+
+# -- the examples ------------------------------------------------------------------------------------------------------
+
+
+def drawn(law: str, dtype: torch.dtype, profile: Profile, where: Path) -> list[list[float]]:
+    """The flattened logits of every example, in order."""
+    seen: list[list[float]] = []
+    watching = dataclasses.replace(
+        all_laws()[law], check=lambda trial, case: seen.append(case.logits.flatten().tolist())
+    )
+    assert verdict(Given("project", right), watching, where, profile).status == "passed"
+    return seen
+
+
+def test_the_simplest_example_is_drawn_once_and_no_n_repeats_another(tmp_path: Path) -> None:
+    seen = drawn("manifold.agrees-with-oracle", torch.float32, Profile(examples=16, derandomise=True), tmp_path)
+    wild = [tuple(logits) for logits in seen if any(logits)]
+    assert seen.count([0.0]) <= 2  # the first of all, and one that is drawn so
+    assert len(set(wild)) == len(wild) >= 14
+
+
+def test_derandomised_examples_are_the_same_in_every_run_and_others_for_every_law(tmp_path: Path) -> None:
+    profile = Profile(examples=4, derandomise=True)
+    law, other = "manifold.agrees-with-oracle", "manifold.other-axis-sums"
+    assert drawn(law, torch.float32, profile, tmp_path) == drawn(law, torch.float32, profile, tmp_path)
+    assert drawn(law, torch.float32, profile, tmp_path) != drawn(other, torch.float32, profile, tmp_path)

@@ -12,6 +12,9 @@ from mhc_ref.block import residual_size
 from mhc_ref.dialect import Squash
 from properties.bounds.rounding import INF, Approx, Rounding
 
+GUARD = 1e-12
+"""The norm |x|_2 up to which a normalisation without eps may be guarded against 0 / 0."""
+
 
 def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) -> tuple[Approx, Tensor]:
     """x^ = x / rms * weight, and the relative error of 1/rms that all its entries share.
@@ -23,6 +26,10 @@ def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) 
     dx of x makes of it, (2 |x| dx + dx^2) / sum. The root halves it, exactly: |sqrt(1+e) - 1| <= e / (2 (1 - e)) for
     e < 1; root, reciprocal (rsqrt instructions err by 2 ulp) and the sqrt(K) of a norm-based formula add 8 units.
     An entry then has two roundings more (times 1/rms, times weight).
+
+    A norm without eps must guard its division by 0 somehow, and which way is not declared: the nearer a state is to 0
+    the more the usual guards differ, max(|x|_2, 1e-12) of `torch.nn.functional.normalize` being the widest. The error
+    of a state within it is infinite.
     """
     over = (-2, -1) if dialect.norm_over == "streams" else (-1,)
     count = math.prod(x.value.shape[d] for d in over)
@@ -37,7 +44,8 @@ def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) 
     rms = total.sqrt() + (0.0 if dialect.rms_eps_inside else dialect.rms_eps)
     shared = torch.where(total > 0, root, 0.0 if dialect.rms_eps else INF) + 8 * r.unit
     zero = (rms == 0).expand_as(x.value)
-    shared = torch.where(rms == 0, INF, shared)  # 0 / 0: whatever comes out, nothing is claimed
+    if not dialect.rms_eps:  # within the guard against 0 / 0, whatever comes out, nothing is claimed
+        shared = torch.where((mean * count).sqrt() <= GUARD, INF, shared)
     scale = (
         torch.ones_like(x.value) if weight is None else weight.detach().double().cpu().view(x.value.shape[-2:])
     ) / torch.where(rms == 0, 1.0, rms)

@@ -251,6 +251,20 @@ class CachedByPointer(Deviant):
         return found
 
 
+@execution("weights-folded-once", f"{MUTATION}: norm_weight folded into phi and kept by address")
+class WeightsFoldedOnce(Deviant):
+    """The weights of the projection are those that the same storage held at the first call."""
+
+    def prepare(self) -> None:
+        self._folded: dict[tuple[object, ...], Tensor] = {}
+
+    def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
+        key = (phi.data_ptr(), phi.shape, phi.stride(), phi.dtype)
+        if phi.requires_grad:
+            return super().matmul(state, phi)
+        return super().matmul(state, self._folded.setdefault(key, phi.clone()))
+
+
 @execution("cached-by-shape", f"{MUTATION}: a cache keyed on the shape alone", mixes)
 class CachedByShape(Deviant):
     """The projection of the first logits of a shape is returned for all later ones of that shape."""

@@ -102,6 +102,14 @@ class NanHidden(Deviant):
         return super().post(x, y, h_post, h_res).nan_to_num()
 
 
+@gamed("logits-nan-hidden", "sglang-jax #1547: a comparator that accepted NaN and Inf (bug 57)", constrains)
+class LogitsNanHidden(Deviant):
+    """NaN in h_res, which an overflow upstream leaves, is replaced by 0."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        return super().project(logits).nan_to_num(nan=0.0)
+
+
 @gamed("output-clamped", f"{MUTATION}: clipping that hides an explosion")
 class OutputClamped(Deviant):
     """The next state is clamped to [-100, 100]."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from mhc_ref.dialect import Axis
+from mhc_ref.dialect import Axis, Squash
 from properties.deviations.catalogue import MUTATION, iterates, mixes, projects, redialect, slip
 from properties.deviations.deviant import DIM, Deviant
 
@@ -222,6 +222,18 @@ class MaxNotSubtracted(Deviant):
     def softmax(self, logits: Tensor) -> Tensor:
         m = logits.exp()
         return m / m.sum(DIM[self.computed.start_axis], keepdim=True)
+
+
+@missing(
+    "sigmoid-overflows",
+    f"{MUTATION}: exp(z) / (1 + exp(z)), the sigmoid without its stable half",
+    lambda d: "sigmoid" in (d.pre, d.post),
+)
+class SigmoidOverflows(Deviant):
+    """A gate far above 0 is inf / inf."""
+
+    def squash(self, logits: Tensor, kind: Squash) -> Tensor:
+        return logits.exp() / (1 + logits.exp()) if kind == "sigmoid" else super().squash(logits, kind)
 
 
 @missing("global-max", f"{MUTATION}: exp(Z - max Z): one maximum where every line needs its own", iterates)

@@ -155,7 +155,7 @@ class View:
     def mappings(self, x: Tensor, params: Params) -> list[Tensor]:
         """pre, post, res; those that the target does not emit are empty."""
         found = self.call("mappings", x, params)
-        if not isinstance(found, tuple) or len(found) != 3:  # pyright: ignore[reportUnknownArgumentType]
+        if not isinstance(found, (tuple, list)) or len(found) != 3:  # pyright: ignore[reportUnknownArgumentType]
             raise TypeError(f"mappings returned {type(found).__name__}; expected Mappings(pre, post, res)")
         pairs = zip(MAPPINGS, found, strict=True)
         return [part if name in self.frame.emits else torch.empty(0) for name, part in pairs]  # pyright: ignore[reportUnknownVariableType]

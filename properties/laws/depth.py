@@ -13,9 +13,9 @@ from properties.case import BranchSpec, Case
 from properties.implementation import parameter_dtype
 from properties.law import law
 from properties.laws.block import SIZES, branch_input, destination, one_call, permutation_params
-from properties.laws.coefficients import Coefficients, coefficients
+from properties.laws.coefficients import coefficients
 from properties.laws.mixing import applied, combined
-from properties.laws.premises import all_of, declared_collapse, exact_axis, free_matrix, gated, normalised
+from properties.laws.premises import exact_axis, free_matrix, gated, normalised
 from properties.strategies import (
     Setting,
     branch_of,
@@ -140,7 +140,7 @@ def separating(case: Case, trial: Trial) -> tuple[Params, ...]:
     stage="state",
     needs=("stack",),
     cases=separated_stacks,
-    applies=all_of(free_matrix, declared_collapse),
+    applies=free_matrix,
     least_streams=2,
     blind=("one-iteration",),
 )
@@ -151,17 +151,21 @@ def streams_persist_through_the_stack(trial: Trial, case: Case) -> None:
     next branches a combination that an averaged state cannot give.
     """
     params = separating(case, trial)
+    head = params[:1] if trial.dialect.collapse == "head" else ()
     weight = torch.full((case.h.shape[-1],), 1.5, dtype=torch.float64).to(trial.dtype)
     branches = (BranchSpec("constant", weight), *(BranchSpec("scale", weight) for _ in case.orders))
-    out, seen = trial.stack(case.h, params, branches)
+    out, seen = trial.stack(case.h, (*params, *head), branches)
     state = Approx.exact(wide(case.h).unsqueeze(-2).expand(*case.h.shape[:-1], case.n, case.h.shape[-1]).contiguous())
     state = follow(trial, state, Case(params=params, branches=branches), seen)
-    collapsed = collapse_of(state, trial)
+    collapsed = collapse_of(state, trial, *head)
     trial.within("the stack", out, collapsed.value, collapsed.error)
 
 
-def collapse_of(state: Approx, trial: Trial) -> Approx:
-    """The declared sum or mean over streams, with its bound."""
+def collapse_of(state: Approx, trial: Trial, head: Params | None = None) -> Approx:
+    """The declared sum or mean over streams, or the gated sum of a head, with its bound."""
+    if trial.dialect.collapse == "head":
+        assert head is not None
+        return branch_input(state, coefficients(state, head, trial.dialect, trial.rounding), trial)
     n = state.value.shape[-2]
     share = 1.0 if trial.dialect.collapse == "sum" else 1.0 / n
     weights = torch.full(state.value.shape[:-1], share, dtype=torch.float64)
@@ -170,20 +174,23 @@ def collapse_of(state: Approx, trial: Trial) -> Approx:
 
 @st.composite
 def stacked_cases(draw: DrawFn, setting: Setting) -> Case:
-    """One stream h and one to three blocks."""
+    """One stream h of a few tokens or of more than a tile, and one to three blocks."""
     case = draw(layered_cases(setting))
-    return Case(h=case.x[:, 0].contiguous(), n=case.x.shape[-2], params=case.params, branches=case.branches)
+    n, channels = case.x.shape[-2:]
+    head = (draw(params_of(setting, n, channels, gates=DEEP_GATES)),) if setting.dialect.collapse == "head" else ()
+    h = case.x[:, 0].repeat(33, 1)[: min(draw(st.sampled_from((case.x.shape[0], 1, 3, 33))), setting.max_tokens)]
+    return Case(h=h, n=n, params=case.params, branches=case.branches, head=head)
 
 
-@law(kind="oracle", stage="state", needs=("stack",), cases=stacked_cases, applies=declared_collapse, cost=2)
+@law(kind="oracle", stage="state", needs=("stack",), cases=stacked_cases, cost=2)
 def stack_expands_and_collapses_once(trial: Trial, case: Case) -> None:
     """The stack is expand, layers, collapse, each once, as the dialect declares.
 
-    n copies of h begin; the sum or the mean of the streams ends.
+    n copies of h begin; the sum or the mean of the streams ends, or a head whose parameters follow those of the layers.
     """
-    out, seen = trial.stack(case.h, case.params, case.branches)
+    out, seen = trial.stack(case.h, (*case.params, *case.head), case.branches)
     state = Approx.exact(wide(case.h).unsqueeze(-2).expand(*case.h.shape[:-1], case.n, case.h.shape[-1]).contiguous())
-    state = collapse_of(follow(trial, state, case, seen), trial)
+    state = collapse_of(follow(trial, state, case, seen), trial, *case.head)
     trial.within("the stack", out, state.value, state.error)
 
 
@@ -208,8 +215,7 @@ def collapse_is_as_declared(trial: Trial, case: Case) -> None:
     if trial.dialect.collapse == "head":
         head: Params = case.params[0]
         got = trial.collapse(case.x, head)
-        h: Coefficients = coefficients(Approx.exact(case.x), head, trial.dialect, trial.rounding)
-        expected = branch_input(case.x, h, trial)
+        expected = collapse_of(Approx.exact(case.x), trial, head)
     else:
         got = trial.collapse(case.x)
         expected = collapse_of(Approx.exact(case.x), trial)

@@ -16,12 +16,12 @@ from mhc_ref import Mappings, Params
 from properties import bounds
 from properties.bounds import Approx
 from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation
+from properties.implementation import Implementation, offers
 from properties.law import law
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.gradient import differentiable
-from properties.laws.mixing import applied, combined, matrix_cases
+from properties.laws.mixing import applied, combined, matrix_cases, possible
 from properties.laws.premises import depends_on_logits, free_matrix
 from properties.strategies import (
     MODERATE,
@@ -119,6 +119,46 @@ def blocks_leave_their_input_alone(trial: Trial, case: Case) -> None:
         trial.holds(f"{name} after the call", torch.equal(one, before), "changed", "as before")
 
 
+def _mixtures(trial: Trial, case: Case) -> list[tuple[str, tuple[Tensor, ...]]]:
+    """The calls that mix a case of `matrix_cases`: post, and pre where it is offered."""
+    calls: list[tuple[str, tuple[Tensor, ...]]] = [("post", (case.x, case.y, case.h_post, case.h_res))]
+    if "pre" in offers(trial.implementation):
+        calls.append(("pre", (case.x, case.h_post)))
+    return calls
+
+
+def _mixture_bound(trial: Trial, case: Case, method: str) -> Approx:
+    """What `post` or `pre` of a case of `matrix_cases` must give, with its bound."""
+    if method == "pre":
+        weights, state = Approx.exact(case.h_post), Approx.exact(case.x)
+        return bounds.stored(bounds.weighted_sum(weights, state, trial.rounding), trial.rounding)
+    operator = Approx.exact(applied(case.h_res, trial.dialect))
+    return combined(case.x, operator, trial, case.y, Approx.exact(case.h_post))
+
+
+@law(kind="contract", stage="state", needs=("post",), cases=matrix_cases, cost=2)
+def pre_and_post_leave_their_inputs_alone(trial: Trial, case: Case) -> None:
+    """Neither pre nor post writes to the state, to the branch output or to the mappings.
+
+    The state is read by both, and the mappings are kept for the backward pass.
+    """
+    for method, given in _mixtures(trial, case):
+
+        def run(
+            target: Implementation,
+            place: Callable[[Any], Any],
+            method: str = method,
+            given: tuple[Tensor, ...] = given,
+        ) -> Any:
+            placed = tuple(place(one).clone() for one in given)
+            getattr(target, method)(*placed)
+            return placed
+
+        names = ("the state", "the branch output", "h_post", "h_res") if method == "post" else ("the state", "h_pre")
+        for name, after, before in zip(names, trial.observe(method, run), given, strict=True):
+            trial.holds(f"{name} after {method}", torch.equal(after, before), "changed", "as before")
+
+
 # -- determinism and memory ------------------------------------------------------------------------------------------
 
 
@@ -209,39 +249,129 @@ def projection_has_no_memory(trial: Trial, case: Case) -> None:
 
 
 @st.composite
-def two_states(draw: DrawFn, setting: Setting) -> Case:
-    """Two states of the same shape for one block with a constant branch."""
-    case = draw(block_cases(setting, most=2, scales=SIZES, kinds=FIXED))
+def another(draw: DrawFn, case: Case) -> Case:
+    """The case with another state and other parameters of the same shapes beside its own."""
     seed = draw(seeds)
+    moved = [
+        part + torch.tensor(noise(seed + k + 1, *part.shape)).to(part) / (4 * part.shape[0] ** (0.5 if k == 0 else 0))
+        for k, part in enumerate(differentiable(case.params))
+    ]
     other = torch.tensor(noise(seed, *case.x.shape)).to(case.x.dtype)
-    return case.with_(other=other)
+    return case.with_(other=other, other_params=Params(*moved))
+
+
+@st.composite
+def two_states(draw: DrawFn, setting: Setting) -> Case:
+    """Two states of the same shape, each with parameters, for a block with a constant branch."""
+    return draw(another(draw(block_cases(setting, most=2, scales=SIZES, kinds=FIXED))))
 
 
 @law(kind="identity", stage="state", needs=("block",), cases=two_states, blind=("h-res-transposed", "one-iteration"))
 def blocks_have_no_memory(trial: Trial, case: Case) -> None:
-    """New states in the same storage, and the first one again, pass a block as if nothing had been called before.
+    """New states and parameters in the same storage, and the first ones again, pass a block as if never called before.
 
-    Calls are independent; a buffer that survives one is a bug in the next.
+    Calls are independent; a buffer that survives one is a bug in the next, and weights that were folded or cast once
+    and kept by address go stale at the first step of an optimiser.
     """
 
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        params, branch = place(case.params), map_tensors(case.branch, place)
+        params, branch = map_tensors(place(case.params), torch.clone), map_tensors(case.branch, place)
         storage = place(case.x).clone()
         first = target.block(storage, params, branch).detach().clone()
         storage.copy_(place(case.other))
+        for old, new in zip(differentiable(params), differentiable(case.other_params), strict=True):
+            old.copy_(place(new))
         second = target.block(storage, params, branch).detach().clone()
-        fresh = target.block(place(case.other).clone(), params, branch).detach().clone()
-        again = target.block(place(case.x).clone(), params, branch).detach().clone()
+        others = map_tensors(place(case.other_params), torch.clone)
+        fresh = target.block(place(case.other).clone(), others, branch).detach().clone()
+        again = target.block(place(case.x).clone(), place(case.params), branch).detach().clone()
         return first, second, fresh, again
 
     first, second, fresh, again = trial.observe("block", run)
     y, z = case.branch(case.x[..., 0, :]), case.branch(case.other[..., 0, :])
-    trial.within(
-        "a block on new values in old storage", second, wide(fresh), 2 * block_error(trial, case.other, case.params, z)
-    )
+    slack = 2 * block_error(trial, case.other, case.other_params, z)
+    trial.within("a block on new values in old storage", second, wide(fresh), slack)
     trial.within(
         "a block on the first values again", again, wide(first), 2 * block_error(trial, case.x, case.params, y)
     )
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=lambda s: coefficient_cases(s, most=2, scales=SIZES).flatmap(another),
+    blind=("h-res-transposed", "one-iteration"),
+    cost=2,
+)
+def mappings_have_no_memory(trial: Trial, case: Case) -> None:
+    """New states and parameters in the same storage, and the first ones again, are mapped as if never called before.
+
+    Weights that were folded or cast once and kept by address go stale at the first step of an optimiser; what was
+    returned is not changed by the next call; and the same call has the same bits where that is declared.
+    """
+
+    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
+        emitted = [k for k, name in enumerate(Mappings._fields) if name in target.emits]
+
+        def kept(found: Any) -> tuple[Tensor, ...]:
+            return tuple(found[k].detach().clone() for k in emitted)
+
+        x, params = place(case.x).clone(), map_tensors(place(case.params), torch.clone)
+        returned = target.mappings(x, params)
+        first, twice = kept(returned), kept(target.mappings(x, params))
+        x.copy_(place(case.other))
+        for storage, value in zip(differentiable(params), differentiable(case.other_params), strict=True):
+            storage.copy_(place(value))
+        second = kept(target.mappings(x, params))
+        fresh = kept(target.mappings(place(case.other).clone(), map_tensors(place(case.other_params), torch.clone)))
+        again = kept(target.mappings(place(case.x).clone(), map_tensors(place(case.params), torch.clone)))
+        return first, twice, kept(returned), second, fresh, again
+
+    first, twice, later, second, fresh, again = trial.observe("mappings", run)
+    names = [name for name in Mappings._fields if name in trial.implementation.emits]
+    one = bound_of(trial, case.x, case.params).parts()
+    two = bound_of(trial, case.other, case.other_params).parts()
+    for k, name in enumerate(names):
+        if trial.implementation.deterministic:
+            trial.holds(f"h_{name} of the same call", same_bits(first[k], twice[k]), "other bits", "the same bits")
+        trial.holds(f"h_{name} after further calls", same_bits(first[k], later[k]), "changed", "as returned")
+        trial.within(f"h_{name} of new values in old storage", second[k], wide(fresh[k]), 2 * two[name].error)
+        trial.within(f"h_{name} of the first values again", again[k], wide(first[k]), 2 * one[name].error)
+
+
+@law(kind="identity", stage="state", needs=("post",), cases=matrix_cases, cost=2)
+def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
+    """New values in the same storage pass pre and post as if nothing had been called before, and outputs stay.
+
+    As for blocks, for implementations that offer the parts alone. The same call twice has the same bits where that is
+    declared.
+    """
+    for method, given in _mixtures(trial, case):
+
+        def run(
+            target: Implementation,
+            place: Callable[[Any], Any],
+            method: str = method,
+            given: tuple[Tensor, ...] = given,
+        ) -> Any:
+            storage = tuple(place(one).clone() for one in given)
+            returned = getattr(target, method)(*storage)
+            first = returned.detach().clone()
+            twice = getattr(target, method)(*storage).detach().clone()
+            for one in storage[:-1]:  # h_res, which may have to be the identity, stays
+                one.mul_(-0.5)
+            second = getattr(target, method)(*storage).detach().clone()
+            fresh = getattr(target, method)(*(one.clone() for one in storage)).detach().clone()
+            return first, returned.detach().clone(), twice, second, fresh
+
+        first, later, twice, second, fresh = trial.observe(method, run)
+        trial.holds(f"the first output of {method} later on", same_bits(first, later), "changed", "as returned")
+        if trial.implementation.deterministic:
+            trial.holds(f"the same {method} again", same_bits(first, twice), "other bits", "the same bits")
+        # No product has grown, so the bound of the first values covers these.
+        slack = 2 * _mixture_bound(trial, case, method).error
+        trial.within(f"{method} of new values in old storage", second, wide(fresh), slack)
 
 
 @law(
@@ -611,6 +741,50 @@ def parts_of_a_batch_agree_with_the_whole(trial: Trial, case: Case) -> None:
     trial.within("the last token of the whole batch, against itself alone", whole[-1:], wide(last), slack[-1:])
 
 
+@law(kind="oracle", stage="state", needs=("mappings",), cases=counted_cases, cost=3)
+def every_token_has_its_mappings(trial: Trial, case: Case) -> None:
+    """The mappings of 1, 2, 7, 31, 65 or 130 tokens are all computed, and those of no token are empty.
+
+    As for blocks, for implementations that offer the mappings alone.
+    """
+    expected = trial.truth.mappings(case.x, case.params)
+    agree(trial, "", trial.mappings(case.x, case.params), expected, bound_of(trial, case.x, case.params))
+    if trial.implementation.zero_tokens:
+        trial.mappings(case.x[:0], case.params)
+
+
+@st.composite
+def counted_mixtures(draw: DrawFn, setting: Setting) -> Case:
+    """Any h_post, h_res, state and branch output for many tokens."""
+    n, channels = draw(streams(setting)), draw(channel_count())
+    tokens = min(draw(st.sampled_from((6, *COUNTS))), setting.max_tokens)
+    seed, dtype = draw(seeds), setting.parameter_dtype
+    shapes = ((n, channels), (channels,), (n,), (n, n))
+    x, y, h_post, h_res = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))
+    h_res = possible(h_res.to(dtype), setting.dialect)
+    return Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res)
+
+
+@law(kind="oracle", stage="state", needs=("post",), cases=counted_mixtures, cost=2)
+def every_token_is_read_and_mixed(trial: Trial, case: Case) -> None:
+    """pre and post compute every token of many, on one token axis, on two and on none, and of no token nothing.
+
+    As for blocks, for implementations that offer the parts alone.
+    """
+    tokens = case.x.shape[0]
+    for method, given in _mixtures(trial, case):
+        exact = _mixture_bound(trial, case, method)
+        got = getattr(trial, method)(*given)
+        trial.within(method, got, exact.value, exact.error)
+        shape = (2, tokens // 2) if tokens % 2 == 0 else (1, tokens)
+        paired = getattr(trial, method)(*(one.reshape(*shape, *one.shape[1:]) for one in given))
+        trial.within(f"{method} on two token axes", paired.reshape(got.shape), exact.value, exact.error)
+        alone = getattr(trial, method)(*(one[-1] for one in given))
+        trial.within(f"{method} of one token", alone, exact.value[-1], exact.error[-1])
+        if trial.implementation.zero_tokens:
+            getattr(trial, method)(*(one[:0] for one in given))
+
+
 @st.composite
 def counted_logits(draw: DrawFn, setting: Setting) -> Case:
     """Many matrices."""
@@ -711,6 +885,37 @@ def gradient_mode_does_not_matter(trial: Trial, case: Case) -> None:
 
 @law(
     kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=lambda s: projection_cases(s, patterns=MODERATE, most=2),
+    gradient=True,
+    applies=depends_on_logits,
+    blind=("h-res-transposed", "one-iteration"),
+    cost=2,
+)
+def gradient_mode_does_not_change_h_res(trial: Trial, case: Case) -> None:
+    """h_res is the same with gradients recorded, under no_grad, and in inference mode.
+
+    As for mappings: two paths through one function.
+    """
+
+    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
+        logits = place(case.logits)
+        recorded = target.project(logits.clone().requires_grad_())
+        with torch.no_grad():
+            quiet = target.project(logits)
+        with torch.inference_mode():
+            fast = target.project(logits.clone()).clone()
+        return recorded, quiet, fast
+
+    recorded, quiet, fast = trial.observe("project", run)
+    slack = 2 * projection_error(trial, case.logits)
+    trial.within("h_res under no_grad", quiet, wide(recorded), slack)
+    trial.within("h_res in inference mode", fast, wide(recorded), slack)
+
+
+@law(
+    kind="identity",
     stage="state",
     needs=("block",),
     cases=lambda s: block_cases(s, most=2, scales=SIZES, kinds=FIXED),
@@ -719,7 +924,8 @@ def gradient_mode_does_not_matter(trial: Trial, case: Case) -> None:
     cost=1.5,
 )
 def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
-    """A block under activation checkpointing has the output and the gradients that it has without.
+    """A block under activation checkpointing has the output and the gradients that it has without, and that output
+    without gradients too.
 
     Recomputing must repeat the same arithmetic; a dtype or a state that differs the second time breaks it
     (Megatron-LM-FL #73).
@@ -745,16 +951,19 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
                 out.detach(),
                 *(torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads, strict=True)),
             ]
-        return tuple(found)
+        with torch.no_grad():
+            quiet = target.block(place(case.x), params, branch)
+        with torch.inference_mode():
+            fast = target.block(place(case.x).clone(), params, branch).clone()
+        return (*found, quiet, fast)
 
     found = trial.observe("block", run)
+    *found, quiet, fast = found
     half = len(found) // 2
-    trial.within(
-        "the output under recomputation",
-        found[half],
-        wide(found[0]),
-        2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :])),
-    )
+    slack = 2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
+    trial.within("the output under recomputation", found[half], wide(found[0]), slack)
+    trial.within("the output under no_grad", quiet, wide(found[0]), slack)
+    trial.within("the output in inference mode", fast, wide(found[0]), slack)
     for name, kept, again in zip(("x", *Params._fields), found[1:half], found[half + 1 :], strict=False):
         # The same code on the same numbers: nothing but the order of a reduction may differ.
         count = case.x.numel() + 16
@@ -806,6 +1015,83 @@ def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
     )
     others = [k for k in range(3) if k != case.poisoned]
     trial.holds("the other tokens", bool(finite[others].all()), "not finite", "finite")
+
+
+@law(kind="contract", stage="state", needs=("mappings",), cases=poisoned_cases, cost=2)
+def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
+    """A NaN or an infinity in a token leaves none of its mappings finite throughout, and touches no other token's.
+
+    Its rms is not finite, so neither is its projection. Where only some streams are normalised with it, only their
+    share is lost.
+    """
+    got = trial.mappings(case.x, case.params)
+    others = [k for k in range(3) if k != case.poisoned]
+    for name in Mappings._fields:
+        if name not in trial.implementation.emits or (name == "res" and depends_on_logits(trial.dialect)):
+            continue
+        finite = torch.isfinite(getattr(got, name)).flatten(1).all(1)
+        trial.holds(
+            f"h_{name} of token {case.poisoned} with a NaN or an infinity",
+            not bool(finite[case.poisoned]),
+            "finite everywhere",
+            "not finite",
+        )
+        trial.holds(f"h_{name} of the other tokens", bool(finite[others].all()), "not finite", "finite")
+
+
+@st.composite
+def poisoned_logits(draw: DrawFn, setting: Setting) -> Case:
+    """Three matrices of logits, one of which has a NaN."""
+    n = draw(streams(setting, 1, 5))
+    logits = draw(logits_of(setting, n, least=3, most=3, patterns=("normal",)))
+    logits = logits.repeat(3, *(1,) * (logits.ndim - 1))[:3]  # where a call takes fewer tokens than three
+    return Case(logits=logits, poisoned=draw(st.integers(0, 2)), entry=draw(seeds))
+
+
+@law(kind="invariant", stage="logits", needs=("project",), cases=poisoned_logits, cost=2, applies=depends_on_logits)
+def poison_reaches_h_res(trial: Trial, case: Case) -> None:
+    """A NaN among the logits of a matrix leaves its h_res not finite, and touches no other matrix.
+
+    Every scaling sums over it. Replacing it by a number hides a divergence from everybody downstream.
+    """
+    logits = case.logits.clone()
+    flat = logits[case.poisoned].view(-1)
+    flat[case.entry % flat.shape[0]] = float("nan")
+    finite = torch.isfinite(trial.project(logits)).flatten(1).all(1)
+    others = [k for k in range(3) if k != case.poisoned]
+    trial.holds(f"h_res of matrix {case.poisoned} with a NaN", not bool(finite[case.poisoned]), "finite", "not finite")
+    trial.holds("the other matrices", bool(finite[others].all()), "not finite", "finite")
+
+
+@st.composite
+def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
+    """Three tokens, one of which has a NaN or an infinity in its state."""
+    n, channels, seed, dtype = draw(streams(setting)), draw(channel_count(7)), draw(seeds), setting.parameter_dtype
+    shapes = ((n, channels), (channels,), (n,), (n, n))
+    x, y, h_post, h_res = (torch.tensor(noise(seed + k, 3, *shape)) for k, shape in enumerate(shapes))
+    poisoned = draw(st.integers(0, 2))
+    x[poisoned, seed % n, seed // 8 % channels] = draw(st.sampled_from((float("nan"), float("inf"))))
+    h_res = possible(h_res.to(dtype), setting.dialect)
+    mixture = Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res)
+    return mixture.with_(poisoned=poisoned)
+
+
+@law(kind="contract", stage="state", needs=("post",), cases=poisoned_mixtures, cost=2)
+def poison_passes_pre_and_post(trial: Trial, case: Case) -> None:
+    """A NaN or an infinity in a token's state reaches what pre and post make of it, and no other token.
+
+    Every stream enters both sums with a weight that is not 0.
+    """
+    others = [k for k in range(3) if k != case.poisoned]
+    for method, given in _mixtures(trial, case):
+        finite = torch.isfinite(getattr(trial, method)(*given)).flatten(1).all(1)
+        trial.holds(
+            f"{method} of token {case.poisoned} with a NaN or an infinity",
+            not bool(finite[case.poisoned]),
+            "finite everywhere",
+            "not finite",
+        )
+        trial.holds(f"{method} of the other tokens", bool(finite[others].all()), "not finite", "finite")
 
 
 @st.composite

@@ -15,13 +15,21 @@ from mhc_ref.exact import Exact
 from properties import bounds
 from properties.bounds import Approx, Pullback
 from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation
+from properties.implementation import Implementation, offers
 from properties.law import law
 from properties.laws.block import branch_input
 from properties.laws.coefficients import coefficients
 from properties.laws.manifold import exact_shift
-from properties.laws.mixing import applied
-from properties.laws.premises import DIM, all_of, depends_on_logits, mixes_in_compute_dtype, normalised, without_eps
+from properties.laws.mixing import applied, matrix_cases
+from properties.laws.premises import (
+    DIM,
+    all_of,
+    depends_on_logits,
+    mixes,
+    mixes_in_compute_dtype,
+    normalised,
+    without_eps,
+)
 from properties.strategies import (
     MODERATE,
     TAME,
@@ -453,6 +461,70 @@ def exact_block_entry(trial: Trial, case: Case, name: str, index: tuple[int, ...
             sum(b * v for bar, row in zip(bars, tangent, strict=True) for b, v in zip(bar, row, strict=True))
         )
     return total
+
+
+@st.composite
+def mixing_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """Any h_post, h_res, state and branch output, and cotangents of what post and pre make of them."""
+    case = draw(matrix_cases(setting))
+    tokens, _, channels = case.x.shape
+    pulls = (tuple(case.x.shape), (tokens, channels))
+    return case.with_(cotangents=tuple(draw(cotangent_for(shape, setting.dtype)) for shape in pulls))
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("post",),
+    cases=mixing_pulls,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    cost=1.5,
+)
+def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
+    """The gradients of pre and post by state, branch output and mappings are those of their sums of products.
+
+    Both are bilinear: the gradient by one factor is the cotangent contracted with the other, in the compute dtype; that
+    by a state, which may be the sum of a contribution from every stream, is rounded to the state's dtype once for each.
+    """
+    r = trial.rounding
+    n, channels = case.x.shape[-2:]
+    x, y, h_post = Approx.exact(case.x), Approx.exact(case.y), Approx.exact(case.h_post)
+    operator = Approx.exact(applied(case.h_res, trial.dialect))
+    bar, read = (Approx.exact(one) for one in case.cotangents)
+
+    def by_state(equation: str, left: Approx, right: Approx, count: int) -> Approx:
+        summed = bounds.contracted(equation, left, right, count, r)
+        size = torch.einsum(equation, left.value.abs(), right.value.abs())
+        return Approx(summed.value, summed.error + (n + 1) * (r.state_unit * size + r.state_tiny))
+
+    outer = bounds.contracted("tic,tjc->tij", bar, x, channels, r)
+    h_res = Approx(applied(outer.value, trial.dialect), applied(outer.error, trial.dialect))
+    if mixes(trial.dialect):  # the identity need not be read
+        h_res = Approx(h_res.value, torch.full_like(h_res.error, float("inf")))
+    expected = {
+        "post": (
+            ("the state", by_state("tij,tic->tjc", operator, bar, n)),
+            ("the branch output", by_state("ti,tic->tc", h_post, bar, n)),
+            ("h_post", bounds.contracted("tic,tc->ti", bar, y, channels, r)),
+            ("h_res", h_res),
+        ),
+        "pre": (
+            ("the state", by_state("tj,tc->tjc", h_post, read, 1)),
+            ("h_pre", bounds.contracted("tc,tjc->tj", read, x, channels, r)),
+        ),
+    }
+    given = {"post": ([case.x, case.y, case.h_post, case.h_res], bar), "pre": ([case.x, case.h_post], read)}
+    for k, method in enumerate(("post", "pre")):
+        if method not in offers(trial.implementation):
+            continue
+
+        def run(target: Implementation, *parts: Tensor, method: str = method) -> Any:
+            return getattr(target, method)(*parts)
+
+        got = trial.pull(method, given[method][0], [case.cotangents[k]], run)
+        for (name, exact), one in zip(expected[method], got, strict=True):
+            trial.within(f"the gradient of {method} by {name}", one, exact.value, exact.error)
 
 
 @law(

@@ -14,7 +14,7 @@ from properties.case import Case
 from properties.implementation import parameter_dtype
 from properties.law import law
 from properties.laws.manifold import bound_of
-from properties.laws.premises import DIM, all_of, exact_axis, normalised, sinkhorn, stochastic
+from properties.laws.premises import DIM, all_of, exact_axis, mixes, normalised, sinkhorn, stochastic
 from properties.strategies import (
     MODERATE,
     Setting,
@@ -82,6 +82,16 @@ def mixing_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1, patterns: 
     return Case(logits=logits, x=x)
 
 
+def possible(h_res: Tensor, dialect: Dialect) -> Tensor:
+    """Matrices that `post` may be given: any, but the identity alone where h_res is the identity by declaration.
+
+    A plain residual stream adds the branch to x and reads no matrix.
+    """
+    if dialect.residual != "identity":
+        return h_res
+    return torch.eye(h_res.shape[-1], dtype=h_res.dtype).expand(h_res.shape).clone()
+
+
 @st.composite
 def matrix_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1) -> Case:
     """Any h_post and h_res, signed, with a state and a branch output: post is bilinear and owes nothing to a
@@ -95,7 +105,7 @@ def matrix_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1) -> Case:
     h_res = torch.tensor(noise(seed + 2, tokens, n, n), dtype=dtype)
     if draw(st.booleans()):
         h_res = torch.eye(n, dtype=dtype).roll(draw(st.integers(0, n - 1)), -1).expand(tokens, n, n).clone()
-    return Case(x=x, y=y, h_post=h_post, h_res=h_res)
+    return Case(x=x, y=y, h_post=h_post, h_res=possible(h_res, setting.dialect))
 
 
 @law(kind="oracle", stage="state", needs=("post",), cases=matrix_cases)
@@ -132,7 +142,14 @@ def post_is_the_sum_of_its_parts(trial: Trial, case: Case) -> None:
     trial.within("post less the sum of its parts", wide(whole) - total, torch.zeros_like(total), slack)
 
 
-@law(kind="identity", stage="state", needs=("post",), cases=lambda s: permuted_state(s), blind=("post-scale-one",))
+@law(
+    kind="identity",
+    stage="state",
+    needs=("post",),
+    cases=lambda s: permuted_state(s),
+    applies=mixes,
+    blind=("post-scale-one",),
+)
 def permutations_carry_streams(trial: Trial, case: Case) -> None:
     """A permutation matrix as h_res carries stream j to the place that the declared orientation says, unchanged.
 

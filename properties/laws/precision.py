@@ -24,7 +24,7 @@ from properties.case import BranchSpec, Case, map_tensors
 from properties.implementation import Implementation, dtype_names
 from properties.law import law
 from properties.laws.coefficients import agree, bound_of, coefficients
-from properties.laws.mixing import applied, combined
+from properties.laws.mixing import applied, combined, possible
 from properties.laws.premises import depends_on_logits
 from properties.strategies import TAME, Setting, channel_count, coefficient_cases, noise, seeds, streams
 from properties.trial import Trial, wide
@@ -111,7 +111,7 @@ def cancelling_mixtures(draw: DrawFn, setting: Setting) -> Case:
     signs = (-1.0) ** torch.arange(n, dtype=torch.float64)
     x = (signs[:, None] * (1 + 0.01 * torch.tensor(noise(seed, 1, n, channels)))).to(setting.dtype)
     weights = torch.tensor(noise(seed + 1, 1, n, n)).abs() + 0.1
-    h_res = (weights / weights.sum(-1, keepdim=True)).to(setting.parameter_dtype)
+    h_res = possible((weights / weights.sum(-1, keepdim=True)).to(setting.parameter_dtype), setting.dialect)
     h_post = torch.tensor(noise(seed + 2, 1, n), dtype=setting.parameter_dtype) * draw(st.sampled_from((0.0, 1.0)))
     y = torch.tensor(noise(seed + 3, 1, channels)).to(setting.dtype)
     return Case(x=x, y=y, h_post=h_post, h_res=h_res)
@@ -191,4 +191,4 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
 
 def _parts(x: Tensor, params: Params, target: Implementation, place: Callable[[Any], Any]) -> tuple[Tensor, ...]:
     found = target.mappings(place(x), place(params))
-    return tuple(torch.empty(0) if name not in target.emits else getattr(found, name) for name in Mappings._fields)
+    return tuple(found[k] if name in target.emits else torch.empty(0) for k, name in enumerate(Mappings._fields))

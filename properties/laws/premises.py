@@ -60,16 +60,14 @@ def depends_on_logits(dialect: Dialect) -> str | None:
     return "h_res is the identity whatever the logits" if dialect.residual == "identity" else None
 
 
+def mixes(dialect: Dialect) -> str | None:
+    """The residual path mixes the streams."""
+    return "h_res is the identity: post need not read it" if dialect.residual == "identity" else None
+
+
 def gated(dialect: Dialect) -> str | None:
     """h_pre and h_post are sigmoids."""
     return None if dialect.pre == dialect.post == "sigmoid" else "h_pre or h_post is no sigmoid"
-
-
-def declared_collapse(dialect: Dialect) -> str | None:
-    """The streams are collapsed without parameters of a head."""
-    return (
-        "collapse by a head: where a stack finds its parameters is not pinned" if dialect.collapse == "head" else None
-    )
 
 
 def takes_streams(n: int) -> Excuse:

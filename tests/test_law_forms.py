@@ -1,0 +1,174 @@
+"""Implementations that offer a part alone, `mappings` or `pre` and `post`, are held to as much as whole blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mhc_ref
+from mhc_ref import DEEPSEEK_V4, PAPER, Dialect, Mappings, Params
+from properties.implementation import Implementation, project_from_mappings
+from properties.law import all_laws
+from properties.runner import Profile, Subject, Verdict, examine
+
+QUICK = Profile(examples=16, derandomise=True, shrink=False)
+
+Change = Callable[..., Any]
+
+
+def offering(*methods: str, dialect: Dialect = PAPER, change: Change | None = None) -> Implementation:
+    """Those methods of the reference alone, each called through `change(method, function, *arguments)`."""
+    functions: dict[str, Callable[..., Any]] = {
+        "project": lambda z: mhc_ref.project(z, dialect),
+        "mappings": lambda x, params: mhc_ref.mappings(x, params, dialect),
+        "pre": mhc_ref.pre,
+        "post": lambda *given: mhc_ref.post(*given, dialect),
+        "stack": lambda *given: mhc_ref.stack(*given, dialect),
+    }
+
+    def method(name: str) -> Callable[..., Any]:
+        def call(self: Implementation, *given: Any) -> Any:
+            return change(name, functions[name], *given) if change else functions[name](*given)
+
+        return call
+
+    space = {"dialect": dialect, "name": "partial", **{name: method(name) for name in methods}}
+    return type("Partial", (Implementation,), space)()
+
+
+def verdict(law: str, implementation: Implementation, directory: Path, dtype: torch.dtype = torch.float32) -> Verdict:
+    return examine(
+        all_laws()[law], Subject("partial", implementation, dtype, torch.device("cpu")), QUICK, directory=directory
+    )
+
+
+MAPPINGS = (
+    "execution.every-token-has-its-mappings",
+    "execution.mappings-have-no-memory",
+    "execution.poison-reaches-the-mappings",
+    "coefficients.gates-stay-in-their-range",
+)
+PARTS = (
+    "execution.pre-and-post-leave-their-inputs-alone",
+    "execution.pre-and-post-have-no-memory",
+    "execution.every-token-is-read-and-mixed",
+    "execution.poison-passes-pre-and-post",
+    "gradient.pre-and-post-pull-back-to-every-factor",
+)
+
+
+@pytest.mark.parametrize("law", [*MAPPINGS, *PARTS])
+def test_a_correct_part_alone_passes(law: str, tmp_path: Path) -> None:
+    part = offering("mappings") if law in MAPPINGS else offering("pre", "post", dialect=DEEPSEEK_V4)
+    assert verdict(law, part, tmp_path, torch.bfloat16).status == "passed"
+
+
+def parts(found: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    return Mappings(*(function(one) for one in found)) if isinstance(found, Mappings) else function(found)
+
+
+def tail_unwritten(name: str, function: Change, *given: Any) -> Any:
+    def cut(found: torch.Tensor) -> torch.Tensor:
+        many = found.ndim > (3 if name == "post" else 2) - (name == "pre") and len(found) > 64
+        return torch.cat([found[:64], torch.zeros_like(found[64:])]) if many else found
+
+    return parts(function(*given), cut)
+
+
+def empty_refused(name: str, function: Change, *given: Any) -> Any:
+    if not given[0].numel():
+        raise RuntimeError("the grid has 0 blocks")
+    return function(*given)
+
+
+def nan_hidden(name: str, function: Change, *given: Any) -> Any:
+    return parts(function(*given), torch.nan_to_num)
+
+
+def overwritten(name: str, function: Change, *given: Any) -> Any:
+    found = function(*given)
+    given[-1].data.mul_(0.5)
+    return found
+
+
+def detached(name: str, function: Change, *given: Any) -> Any:
+    return function(given[0].detach(), *given[1:])
+
+
+def unequal(name: str, function: Change, *given: Any) -> Any:
+    return parts(function(*given), lambda found: found * (1 + 1e-6 * torch.rand_like(found)))
+
+
+def buffer_reused() -> Change:
+    kept: dict[Any, torch.Tensor] = {}
+
+    def change(name: str, function: Change, *given: Any) -> Any:
+        def written(found: torch.Tensor) -> torch.Tensor:
+            return kept.setdefault((name, found.shape, found.dtype), torch.empty_like(found)).copy_(found.detach())
+
+        return parts(function(*given), written)
+
+    return change
+
+
+def weights_folded_once() -> Change:
+    folded: dict[tuple[int, torch.Size], Params] = {}
+
+    def change(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
+        copy = Params(*(None if one is None else one.clone() for one in params))
+        return function(x, folded.setdefault((params.phi.data_ptr(), params.phi.shape), copy))
+
+    return change
+
+
+def sigmoid_overflows(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
+    n = x.shape[-2]
+    z = mhc_ref.block.gated_logits(x, params, PAPER)[..., :n]
+    return function(x, params)._replace(pre=z.exp() / (1 + z.exp()))
+
+
+SLIPS: list[tuple[str, Sequence[str], Change]] = [
+    ("execution.every-token-has-its-mappings", ("mappings",), tail_unwritten),
+    ("execution.every-token-has-its-mappings", ("mappings",), empty_refused),
+    ("execution.mappings-have-no-memory", ("mappings",), weights_folded_once()),
+    ("execution.mappings-have-no-memory", ("mappings",), unequal),
+    ("execution.poison-reaches-the-mappings", ("mappings",), nan_hidden),
+    ("coefficients.gates-stay-in-their-range", ("mappings",), sigmoid_overflows),
+    ("execution.every-token-is-read-and-mixed", ("pre", "post"), tail_unwritten),
+    ("execution.every-token-is-read-and-mixed", ("post",), empty_refused),
+    ("execution.pre-and-post-leave-their-inputs-alone", ("pre", "post"), overwritten),
+    ("execution.pre-and-post-have-no-memory", ("post",), buffer_reused()),
+    ("execution.pre-and-post-have-no-memory", ("pre", "post"), unequal),
+    ("execution.poison-passes-pre-and-post", ("pre", "post"), nan_hidden),
+    ("gradient.pre-and-post-pull-back-to-every-factor", ("post",), detached),
+    ("execution.poison-reaches-h-res", ("project",), nan_hidden),
+]
+
+
+@pytest.mark.parametrize(("law", "methods", "change"), SLIPS, ids=[f"{law}-{c.__qualname__}" for law, _, c in SLIPS])
+def test_a_slip_in_a_part_alone_is_caught(law: str, methods: Sequence[str], change: Change, tmp_path: Path) -> None:
+    found = verdict(law, offering(*methods, change=change), tmp_path)
+    assert found.status == "failed", found.worst_ratio
+
+
+def test_a_stack_finds_the_parameters_of_its_head_after_those_of_its_layers(tmp_path: Path) -> None:
+    law = "depth.stack-expands-and-collapses-once"
+    assert verdict(law, offering("stack", dialect=DEEPSEEK_V4), tmp_path).status == "passed"
+
+    def headless(name: str, function: Change, h: Any, params: Sequence[Params], branches: Any) -> Any:
+        return function(h, (*params[:-1], params[0]), branches)
+
+    assert verdict(law, offering("stack", dialect=DEEPSEEK_V4, change=headless), tmp_path).status == "failed"
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_mappings_may_come_as_any_sequence(kind: type, tmp_path: Path) -> None:
+    part = offering("mappings", change=lambda name, function, *given: kind(function(*given)))
+    logits = torch.zeros(1, 2, 2)
+    assert torch.equal(project_from_mappings(part, logits), torch.full_like(logits, 0.5))
+    for law in ("coefficients.agrees-with-oracle", "precision.every-declared-dtype-keeps-its-own-bound"):
+        assert verdict(law, part, tmp_path).status == "passed"
