@@ -297,11 +297,9 @@ def _seed(config: pytest.Config) -> int | None:
 
 
 def _unavailable(subject: Subject) -> str | None:
-    import torch
+    from properties.device import device_of
 
-    if subject.device.type == "cuda" and not torch.cuda.is_available():
-        return "no CUDA device"
-    return None
+    return device_of(subject.device).missing()
 
 
 def profile_name(config: pytest.Config) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
-import torch
-
+from properties.device import device_of
 from properties.diagnosis.identification import identify
 from properties.implementation import Projection
 from properties.target import TargetError, preset, resolve
@@ -25,8 +24,8 @@ def identify_command(
     """
     try:
         implementation = resolve(target, dialect or "PAPER")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise TargetError("--device cuda: there is no CUDA device here")
+        if (missing := device_of(device).missing()) is not None:
+            raise TargetError(f"--device {device}: there is {missing} here")
         declared = dialect is not None or not isinstance(implementation, Projection)
         against = preset(dialect) if dialect is not None else None
         found = identify(implementation, declared=declared, against=against, device=device, seconds=seconds)

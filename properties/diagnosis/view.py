@@ -12,6 +12,7 @@ from torch import Tensor
 from mhc_ref import Params
 from mhc_ref.block import residual_size
 from properties.case import BranchSpec, map_tensors
+from properties.device import held_to
 from properties.implementation import METHODS, Implementation, dtype_names, offers, parameter_dtype
 
 MAPPINGS = ("pre", "post", "res")
@@ -128,7 +129,8 @@ class View:
         place = self.frame.device
         if place.type != "cpu":
             arguments = tuple(map_tensors(one, lambda tensor: tensor.to(place)) for one in arguments)
-        return getattr(self.implementation, method)(*arguments)
+        with held_to(self.implementation.products):
+            return getattr(self.implementation, method)(*arguments)
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res of logits; where there is no projection by itself, through one call of `mappings` for each matrix."""

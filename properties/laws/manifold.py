@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
@@ -399,7 +400,7 @@ def extreme_cases(draw: DrawFn, setting: Setting) -> Case:
 
 def unbounded_range(rounding: Rounding) -> Rounding:
     """The same arithmetic without underflow: that of logarithms."""
-    return Rounding(rounding.unit, 0.0, rounding.state_unit, rounding.state_tiny)
+    return replace(rounding, tiny=0.0)
 
 
 @law(
