@@ -157,7 +157,7 @@ class FakeDevice(Device):
 
     def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
-            with mock.patch.object(torch.compiler, "is_compiling", lambda: True):
+            with mock.patch.object(torch.compiler, "is_compiling", return_value=True):
                 return call(*arguments)
 
         return run
