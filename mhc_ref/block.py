@@ -76,8 +76,9 @@ def gated_logits(x: Float[Tensor, "*tokens n C"], params: Params, dialect: Diale
         projected = state.flatten(-2) @ params.phi
     if dialect.dynamic == "tanh":
         projected = projected.tanh()
-    sizes = torch.tensor([n, n, residual_size(n, dialect)], device=x.device)
-    return params.alpha.repeat_interleave(sizes) * projected + params.bias
+    sizes = (n, n, residual_size(n, dialect))
+    gates = torch.cat([gate.expand(size) for gate, size in zip(params.alpha, sizes, strict=True)])
+    return gates * projected + params.bias
 
 
 def squash(logits: Float[Tensor, "*tokens n"], kind: Squash) -> Float[Tensor, "*tokens n"]:

@@ -61,7 +61,7 @@ def _started(logits: Tensor, dialect: Dialect) -> Tensor:
     else:
         log_m = logits - logits.amax(_DIM[dialect.first_axis], keepdim=True)
     if dialect.entry_eps:
-        return torch.logaddexp(log_m, log_m.new_tensor(math.log(dialect.entry_eps)))
+        return torch.logaddexp(log_m, log_m.new_full((), math.log(dialect.entry_eps)))
     # A difference of huge logits is -inf, and a line of those has no logarithm to normalise by.
     return log_m.clamp_min(-torch.finfo(log_m.dtype).max / 8)
 
@@ -70,7 +70,7 @@ def _log_denominator(log_m: Tensor, dim: int, dialect: Dialect) -> Tensor:
     log_sum = log_m.logsumexp(dim, keepdim=True)
     if not dialect.denominator_eps:
         return log_sum
-    log_eps = log_m.new_tensor(math.log(dialect.denominator_eps))
+    log_eps = log_m.new_full((), math.log(dialect.denominator_eps))
     return torch.logaddexp(log_sum, log_eps) if dialect.denominator == "add" else log_sum.maximum(log_eps)
 
 

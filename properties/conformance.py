@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 
+from properties.device import device_of
 from properties.implementation import Implementation, dtype_names
 from properties.known import Known, entry_for, load, verdict_for
 from properties.law import Law, all_laws
@@ -63,8 +64,8 @@ def conformance(
         ("law", "subject"), pairs, ids=[f"{law.id}-{subject.dtype_name}-{device}" for law, subject in pairs]
     )
     def test_conformance(law: Law, subject: Subject, request: pytest.FixtureRequest) -> None:
-        if place.type == "cuda" and not torch.cuda.is_available():
-            pytest.skip("not applicable: no CUDA device")
+        if (missing := device_of(place).missing()) is not None:
+            pytest.skip(f"not applicable: {missing}")
         entry = entry_for(entries, law.id, subject)
         if entry is not None:
             verdict = verdict_for(entry, subject)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from mhc_ref.projection import compute_dtype, streams_of_permutations
 from mhc_ref.stack import streams_of
 
 Mixing = Literal["compute", "state"]
+Products = Literal["compute", "tf32", "tf32-truncated"]
 
 METHODS = ("project", "mappings", "pre", "post", "block", "layers", "expand", "collapse", "stack")
 """Everything an implementation can offer, in the order of the mathematics."""
@@ -60,7 +62,17 @@ class Implementation:
         strided: states and logits may be views that are not contiguous.
         mixing: ``compute``: h_post, h_res and every sum of the residual path stay in the compute dtype, as the default
             contract says; ``state``: they are rounded to the dtype of the state, as transformers' decoder layers do.
-        max_tokens: tokens a call; slow targets (a Triton interpreter) state a small number.
+        products: ``compute``: matrix products (by phi, by h_pre, by h_res, of the permutation mixture, and backwards)
+            read their operands in the compute dtype; ``tf32``: float32 operands are rounded to TensorFloat-32 first;
+            ``tf32-truncated``: cut to it. Torch's own switch is set to what is declared while the implementation is
+            called. Sinkhorn's sums are no matrix products.
+        max_tokens: tokens a call, by default any number; slow targets (a Triton interpreter) state a small one.
+        devices: the types of device that it computes on.
+        batch_invariant: a token's result has the same bits in whatever batch it is computed.
+        graph_capturable: `block` under no_grad can be captured in a CUDA graph after a warm-up.
+        compilable: `block` keeps its promises under torch.compile.
+        autocast_safe: the precision contract holds under torch.autocast.
+        in_process: it computes in this process, under its streams, its allocator and its modes.
     """
 
     name: str = ""
@@ -77,7 +89,14 @@ class Implementation:
     zero_tokens: bool = True
     strided: bool = True
     mixing: Mixing = "compute"
-    max_tokens: int = 256
+    products: Products = "compute"
+    max_tokens: int = 2**40
+    devices: Sequence[str] = ("cpu", "cuda")
+    batch_invariant: bool = False
+    graph_capturable: bool = False
+    compilable: bool = False
+    autocast_safe: bool = False
+    in_process: bool = True
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res as emitted: [..., n, n] -> [..., n, n] ([..., n!] -> [..., n, n] for the permutation mixture)."""
@@ -188,44 +207,64 @@ def _state_dtype(implementation: Implementation, logits: torch.dtype) -> torch.d
     return next((one for one in (logits, *declared) if one in declared and compute_dtype(one) == logits), logits)
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Leave torch.autocast, which would read the operands of matrix products in a coarser dtype, on the device of x."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
 class Reference(Implementation):
     """`mhc_ref` itself, in any dialect."""
 
     tunable = frozenset(Dialect.__dataclass_fields__)
     full_range = True
+    compilable = True
+    autocast_safe = True
 
     def __init__(self, dialect: Dialect = mhc_ref.PAPER, name: str = "ref:PAPER") -> None:
         self.dialect = dialect
         self.name = name
+        # The permutation matrices are made on the CPU.
+        self.graph_capturable = dialect.residual != "permutations"
         if dialect.residual == "permutations":
             self.streams = (1, 2, 3, 4, 5)
 
     def project(self, logits: Tensor) -> Tensor:
-        return mhc_ref.project(logits, self.dialect)
+        with without_autocast(logits):
+            return mhc_ref.project(logits, self.dialect)
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:
-        return mhc_ref.mappings(x, params, self.dialect)
+        with without_autocast(x):
+            return mhc_ref.mappings(x, params, self.dialect)
 
     def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        return mhc_ref.pre(x, h_pre)
+        with without_autocast(x):
+            return mhc_ref.pre(x, h_pre)
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
-        return mhc_ref.post(x, y, h_post, h_res, self.dialect)
+        with without_autocast(x):
+            return mhc_ref.post(x, y, h_post, h_res, self.dialect)
 
     def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
-        return mhc_ref.block(x, params, branch, self.dialect)
+        with without_autocast(x):
+            return mhc_ref.block(x, params, branch, self.dialect)
 
     def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
-        return mhc_ref.layers(x, params, branches, self.dialect)
+        with without_autocast(x):
+            return mhc_ref.layers(x, params, branches, self.dialect)
 
     def expand(self, h: Tensor, n: int) -> Tensor:
         return mhc_ref.expand(h, n)
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
-        return mhc_ref.collapse(x, self.dialect, params)
+        with without_autocast(x):
+            return mhc_ref.collapse(x, self.dialect, params)
 
     def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
-        return mhc_ref.stack(h, params, branches, self.dialect)
+        with without_autocast(h):
+            return mhc_ref.stack(h, params, branches, self.dialect)
 
     def tuned(self, **fields: Any) -> Reference:
         return Reference(self.dialect.with_(**fields), self.name)

@@ -137,4 +137,5 @@ def _proxy(worker: _Worker, description: dict[str, Any], fields: str) -> Impleme
     methods = {method: forwarded(method) for method in description["methods"]}
     made: Implementation = type("Isolated", (Implementation,), {**methods, "tuned": tuned})()
     declare(made, description)
+    made.in_process = False
     return made

@@ -129,7 +129,7 @@ class Bench:
         which = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         target = f"{task.catalogue}:{task.name}@{task.preset}"
         subject = Subject(target, self.implementation, which, torch.device("cpu"))
-        profile = Profile(examples=task.examples, derandomise=True, shrink=False)
+        profile = Profile(examples=task.examples, derandomise=True, shrink=False, thorough=True)
         return examine(law, subject, profile, directory=self._where, randomness=randomness)
 
 
@@ -168,7 +168,8 @@ def row_of(task: Task) -> Row:
         if verdict.status == "failed":
             seconds = round(time.process_time() - began, 3)
             killed[verdict.executed_law or law.id] = Kill(law.kind, verdict.examples, seconds)
-    kind = deviations.CATALOGUE[task.name].kind if task.catalogue == "deviation" else "control"
+    wrong = deviations.CATALOGUE | deviations.HIDDEN
+    kind = wrong[task.name].kind if task.catalogue == "deviation" else "control"
     row = Row(task.name, kind, task.preset, task.dtype, killed, errors, exercised)
     return replace(row, elsewhere=elsewhere(bench, row)) if killed and kind != "control" else row
 
@@ -210,9 +211,9 @@ def _oracle_first(law: Law) -> bool:
 
 def home(name: str) -> tuple[str, str]:
     """The first dialect and the first dtype in which a deviation shows."""
-    from properties.deviations import CATALOGUE
+    from properties.deviations import CATALOGUE, HIDDEN
 
-    deviation = CATALOGUE[name]
+    deviation = (CATALOGUE | HIDDEN)[name]
     preset = next(title for title, dialect in dialects().items() if deviation.applies(dialect))
     shown = [str(one).removeprefix("torch.") for one in deviation.dtypes]
     return preset, next(one for one in DTYPE_ORDER if one in shown)
@@ -230,10 +231,11 @@ def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()
     """Every deviation where it first shows, and every control in the two main presets and three dtypes."""
     from mhc_ref import PRESETS
     from properties import controls, deviations
+    from properties.device import device_of
 
     found: list[Task] = []
-    for name in deviations.CATALOGUE:
-        if only and name not in only:
+    for name, deviation in (deviations.CATALOGUE | deviations.HIDDEN).items():
+        if (only and name not in only) or (deviation.needs and device_of("cpu").lacks(deviation.needs)):
             continue
         found.append(Task("deviation", name, *home(name), examples, stop, laws))
     for preset in ("PAPER", "DEEPSEEK_V4"):
@@ -250,9 +252,12 @@ def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()
 
 def page(rows: list[Row], stopped: bool = False) -> str:
     """The matrix as Markdown; `stopped` where rows end at their second kill."""
+    from properties.deviations import HIDDEN
+    from properties.device import device_of
     from properties.law import all_laws
 
     laws = all_laws()
+    elsewhere = [name for name, one in HIDDEN.items() if one.needs and device_of("cpu").lacks(one.needs)]
     deviations = [row for row in rows if row.kind != "control"]
     controls = [row for row in rows if row.kind == "control"]
     kinds = {row.name: {kill.kind for kill in row.killed.values()} for row in deviations}
@@ -287,6 +292,7 @@ def page(rows: list[Row], stopped: bool = False) -> str:
         f"* controls flagged: {'; '.join(flagged) or 'none'} (of {len(controls)} control runs)",
         f"* laws that kill nothing: {', '.join(idle) or 'none'}",
         f"* harness errors: {sum(len(row.errors) for row in rows)}",
+        f"* not run, what they need the CPU lacks: {', '.join(elsewhere) or 'none'}",
         "",
         "In another dtype than its own a deviation may lie below the bound: rounding there explains more than the slip",
         f"does. Those, with the largest ratio reached: {', '.join(hidden) or 'none'}.",

@@ -160,7 +160,7 @@ def verdict_for(known: Known, subject: Subject) -> Verdict:
     tried = Subject(
         subject.target, subject.implementation, getattr(torch, stored.dtype), subject.device, subject.dialect_option
     )
-    inapplicable = law.inapplicable(subject.implementation, tried.dtype)
+    inapplicable = law.inapplicable(subject.implementation, tried.dtype, tried.device)
     if inapplicable:
         reason = f"fixed: remove this entry ({known.origin}): {known.law} does not apply any more: {inapplicable}"
         return verdict("failed", reason, message=reason)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from mhc_ref import Dialect
-from properties.implementation import Implementation, dtype_names, offers
+from properties.device import Feature, device_of
+from properties.implementation import Implementation, dtype_names, offers, parameter_dtype
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -29,7 +30,7 @@ oracle: an output is compared with the reference; contract: shapes, dtypes, puri
 Stage = Literal["logits", "state"]
 """Whether a law feeds logits alone (float32 for every state dtype but float64) or states."""
 
-FAMILIES = ("manifold", "mixing", "coefficients", "block", "depth", "gradient", "execution", "precision")
+FAMILIES = ("manifold", "mixing", "coefficients", "block", "depth", "gradient", "execution", "device", "precision")
 """The law families, one module of `properties.laws` each."""
 
 Applies = Callable[[Dialect], str | None]
@@ -65,6 +66,12 @@ class Law:
         capability: the attribute of `Implementation` that must be true, if any.
         excuse: what else in a declaration puts the law out of place.
         cost: the number of examples is divided by it.
+        by_streams: half of the examples go to each accepted n by itself; without, all go to one search over every n.
+        most: as many examples at most; 0 for no limit.
+        in_process: it sets up something about this process that a call in another one does not see.
+        feature: what it needs of the device, see `properties.device.Feature`.
+        giants: tensors of 2^31 elements in the dtype that it feeds, for which there must be room.
+        thorough: on a CPU only in the profile of that name; why it is too slow otherwise.
     """
 
     id: str
@@ -83,6 +90,12 @@ class Law:
     capability: str = ""
     excuse: Excuse = no_excuse
     cost: float = 1.0
+    by_streams: bool = True
+    most: int = 0
+    in_process: bool = False
+    feature: Feature | None = None
+    giants: int = 0
+    thorough: str = ""
     module: str = ""
 
     @property
@@ -90,8 +103,10 @@ class Law:
         """The first word of the id."""
         return self.id.partition(".")[0]
 
-    def inapplicable(self, implementation: Implementation, dtype: torch.dtype) -> str | None:
-        """Why the law says nothing about this implementation in this dtype; None where it applies."""
+    def inapplicable(
+        self, implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None
+    ) -> str | None:
+        """Why the law says nothing about this implementation in this dtype (on this device); None where it applies."""
         offered = offers(implementation)
         missing = [method for method in self.needs if method not in offered]
         if missing:
@@ -114,6 +129,23 @@ class Law:
         name = str(dtype).removeprefix("torch.")
         if self.stage == "logits" and name not in ("float64", "float32") and "float32" in dtype_names(implementation):
             return f"logits are float32 for {name} states: covered by float32"
+        return None if place is None else self._out_of_place(implementation, dtype, place)
+
+    def _out_of_place(self, implementation: Implementation, dtype: torch.dtype, place: torch.device) -> str | None:
+        if place.type not in implementation.devices:
+            return f"does not compute on {place.type}: its devices are {', '.join(implementation.devices)}"
+        if self.in_process and not implementation.in_process:
+            return "computes in another process"
+        device = device_of(place)
+        if self.feature and (reason := device.lacks(self.feature)):
+            return reason
+        if self.feature == "accelerator" and "cpu" not in implementation.devices:
+            return f"does not compute on cpu: its devices are {', '.join(implementation.devices)}"
+        if self.giants:
+            if self.stage == "logits" and implementation.max_tokens < device.giant:
+                return f"takes {implementation.max_tokens} tokens a call"
+            size = (parameter_dtype(dtype) if self.stage == "logits" else dtype).itemsize
+            return device.short_of(self.giants * device.giant * size)
         return None
 
 
@@ -136,6 +168,12 @@ def law(
     capability: str = "",
     excuse: Excuse = no_excuse,
     cost: float = 1.0,
+    by_streams: bool = True,
+    most: int = 0,
+    in_process: bool = False,
+    feature: Feature | None = None,
+    giants: int = 0,
+    thorough: str = "",
 ) -> Callable[[Callable[[Trial, Case], None]], Law]:
     """Make a law of a function whose docstring is the statement, an empty line, and the reason.
 
@@ -167,6 +205,12 @@ def law(
             capability=capability,
             excuse=excuse,
             cost=cost,
+            by_streams=by_streams,
+            most=most,
+            in_process=in_process,
+            feature=feature,
+            giants=giants,
+            thorough=thorough,
             module=check.__module__,
         )
 

@@ -11,6 +11,7 @@ import torch
 
 from properties.case import streams_of
 from properties.counterexample import Counterexample, CounterexampleError
+from properties.device import device_of
 from properties.implementation import Implementation, dtype_names
 from properties.isolation import isolated
 from properties.law import all_laws
@@ -49,18 +50,18 @@ def replay_file(path: Path, target: str | None = None, device: str | None = None
     if problem:
         return Outcome("ERROR", stored.law, f"{path}: {problem}")
     place = torch.device(device or stored.device)
-    if place.type == "cuda" and not torch.cuda.is_available():
+    if (missing := device_of(place).missing()) is not None:
         return Outcome(
             "ERROR",
             stored.law,
-            f"{path} was found on cuda; there is no CUDA device here (--device cpu tries it without)",
+            f"{path} was found on {stored.device}; there is {missing} here (--device cpu tries it without)",
         )
     subject = Subject(
         target or stored.target, implementation, getattr(torch, stored.dtype), place, stored.dialect_option
     )
     changed = stored.dialect.difference(implementation.dialect)
     note = f"\n  note: the dialect declared now differs from the stored one in {', '.join(changed)}" if changed else ""
-    inapplicable = law.inapplicable(implementation, subject.dtype)
+    inapplicable = law.inapplicable(implementation, subject.dtype, place)
     if inapplicable:
         return Outcome("ERROR", law.id, f"{law.id} does not apply to {implementation.name}: {inapplicable}{note}")
     try:

@@ -18,10 +18,11 @@ from hypothesis.errors import FlakyFailure, NonInteractiveExampleWarning, Unsati
 
 from properties.case import Case, describe
 from properties.counterexample import Counterexample, versions
+from properties.device import device_of
 from properties.implementation import Implementation
 from properties.law import Law
 from properties.strategies import Setting
-from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, Trial
+from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, NoRoom, Trial
 
 Status = Literal["passed", "failed", "known", "not-applicable", "error"]
 
@@ -35,18 +36,20 @@ class Profile:
         derandomise: the same examples in every run.
         shrink: minimise what was found.
         remember: keep Hypothesis's own database of failing inputs.
+        thorough: laws that take seconds an example are exercised on the CPU too.
     """
 
     examples: int
     derandomise: bool = False
     shrink: bool = True
     remember: bool = False
+    thorough: bool = False
 
 
 PROFILES = {
     "dev": Profile(examples=20, remember=True),
     "ci": Profile(examples=16, derandomise=True),
-    "thorough": Profile(examples=1500, remember=True),
+    "thorough": Profile(examples=1500, remember=True, thorough=True),
 }
 
 
@@ -74,7 +77,10 @@ class Subject:
         """What the strategies of a law may draw for this subject."""
         accepted = tuple(n for n in self.implementation.streams if n >= law.least_streams)
         given = self.implementation
-        return Setting(given.dialect, accepted, self.dtype, given.max_tokens, given.norm_weight, given.least_scale)
+        flood = device_of(self.device).flood
+        return Setting(
+            given.dialect, accepted, self.dtype, given.max_tokens, given.norm_weight, given.least_scale, flood
+        )
 
     def trial(self) -> Trial:
         """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.check`."""
@@ -104,7 +110,9 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
     Raises:
         HarnessError: the strategy, the law or the truth failed, not the implementation.
     """
-    inapplicable = law.inapplicable(subject.implementation, subject.dtype)
+    inapplicable = law.inapplicable(subject.implementation, subject.dtype, subject.device)
+    if inapplicable is None and law.thorough and subject.device.type == "cpu" and not profile.thorough:
+        inapplicable = f"{law.thorough}: on a CPU with --hypothesis-profile thorough"
     if inapplicable:
         return Verdict(law.id, subject, "not-applicable", inapplicable)
     path = directory / f"{_file_name(f'{law.id}[{subject.id}]')}.safetensors"
@@ -117,6 +125,9 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
             trial = try_case(law, subject, case)
             state.worst = max(state.worst, trial.worst)
             state.claims += trial.claims
+        except NoRoom as error:
+            state.examples -= 1
+            state.no_room = str(error)
         except LawBroken as broken:
             if not state.clear_enough(broken.ratio):
                 return
@@ -130,7 +141,8 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         attempt(case)
 
     try:
-        for index, (frame, examples) in enumerate(_frames(subject.setting(law), profile.examples / law.cost)):
+        frames = _frames(subject.setting(law), profile.examples / law.cost, law.by_streams, law.most)
+        for index, (frame, examples) in enumerate(frames):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NonInteractiveExampleWarning)
                 test = given(law.cases(frame))(_after_the_simplest(one) if index and not remembered else one)
@@ -157,14 +169,20 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         if state.failure is None:
             raise
         return _failed(law, subject, state, path, state.failure)
+    if state.no_room and not state.examples:
+        return Verdict(law.id, subject, "not-applicable", state.no_room)
     if not state.claims and law.kind != "contract":
         reason = f"nothing could be claimed of any of {state.examples} examples: every bound was infinite there"
         return Verdict(law.id, subject, "not-applicable", reason, state.examples)
     return Verdict(law.id, subject, "passed", "", state.examples, state.worst)
 
 
-def _frames(setting: Setting, examples: float) -> list[tuple[Setting, int]]:
+def _frames(setting: Setting, examples: float, by_streams: bool = True, most: int = 0) -> list[tuple[Setting, int]]:
     """Half of the examples over every accepted n, the other half n by n: none is left to chance."""
+    if most:
+        return [(setting, max(1, min(most, round(examples))))]
+    if not by_streams:
+        return [(setting, max(3, round(examples)))]
     each = max(2, round(examples / 2 / len(setting.streams)))
     if len(setting.streams) == 1:
         return [(setting, max(3, round(examples)))]
@@ -229,6 +247,7 @@ class _Progress:
     failure: LawBroken | None = None
     case: Case | None = None
     floor: float = 1.0
+    no_room: str = ""
 
     def clear_enough(self, ratio: float) -> bool:
         """Whether a failure is as plain as the first one was, so that shrinking does not end at a ratio of 1.01.

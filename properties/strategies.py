@@ -34,9 +34,11 @@ class Setting:
     dialect: Dialect
     streams: tuple[int, ...]
     dtype: torch.dtype
-    max_tokens: int = 256
+    max_tokens: int = 2**40
     norm_weight: bool = True
     least_scale: float = 0.0
+    flood: tuple[int, ...] = (1031, 257)
+    """Numbers of tokens of a large batch, see `Device.flood`."""
 
     @property
     def parameter_dtype(self) -> torch.dtype:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from mhc_ref import PRESETS, Dialect
 from mhc_ref.dialect import MAX_PERMUTATION_STREAMS
+from properties.bounds import PRODUCTS
 from properties.implementation import METHODS, Implementation, Projection, Reference, dtype_names, offers
 
 FORMS = (
@@ -186,6 +187,7 @@ _SEQUENCES = {
     "dtypes": "the accepted dtypes of the state, such as (torch.float32,)",
     "tunable": "a set of names of Dialect fields",
     "emits": "some of pre, post, res",
+    "devices": "the types of device that it computes on, such as ('cuda',)",
 }
 
 
@@ -213,6 +215,8 @@ def _check(implementation: Implementation, target: str) -> None:
         raise TargetError(f"{target}: .emits names {sorted(silent)}; expected some of pre, post, res")
     if implementation.mixing not in ("compute", "state"):
         raise TargetError(f"{target}: .mixing is {implementation.mixing!r}; expected 'compute' or 'state'")
+    if implementation.products not in PRODUCTS:
+        raise TargetError(f"{target}: .products is {implementation.products!r}; expected one of {', '.join(PRODUCTS)}")
     if implementation.max_tokens < 1:
         raise TargetError(f"{target}: .max_tokens is {implementation.max_tokens!r}; expected 1 or more")
     unknown = set(implementation.tunable) - set(Dialect.__dataclass_fields__)

@@ -21,6 +21,7 @@ from mhc_ref.exact import Exact
 from mhc_ref.projection import streams_of_permutations
 from properties.bounds import Rounding
 from properties.case import BranchSpec, map_tensors
+from properties.device import Device, device_of, held_to
 from properties.implementation import Implementation
 
 
@@ -61,6 +62,10 @@ class TargetRaised(ContractBroken):
         super().__init__(
             f"{method} raised {type(error).__name__}: {error} for {arguments}, which its declaration accepts"
         )
+
+
+class NoRoom(Exception):
+    """The device ran out of memory, which it shares with others: nothing about the implementation."""
 
 
 class Truth(Protocol):
@@ -187,9 +192,14 @@ class Trial:
         return self.implementation.dialect
 
     @functools.cached_property
+    def here(self) -> Device:
+        """The device where the implementation computes."""
+        return device_of(self.device)
+
+    @functools.cached_property
     def rounding(self) -> Rounding:
         """The precision contract of the state's dtype."""
-        return Rounding.of(self.dtype)
+        return Rounding.of(self.dtype, self.implementation.products)
 
     def confirming(self) -> Trial:
         """The same observations before the exact judge."""
@@ -358,7 +368,10 @@ class Trial:
 
     def _copied(self, value: Any) -> Any:
         # An implementation that writes to its arguments must not change the case, which the truth still reads.
-        return map_tensors(value, lambda tensor: tensor.to(self.device, copy=True))
+        tensors: list[Tensor] = []
+        map_tensors(value, lambda tensor: (tensors.append(tensor), tensor)[1])
+        copies = iter(self.here.transfer(tensors, self.device))
+        return map_tensors(value, lambda tensor: next(copies))
 
     def _observe(
         self,
@@ -374,6 +387,8 @@ class Trial:
             got = self._call(method, arguments, call)
         except (LawBroken, HarnessError, KeyboardInterrupt):
             raise
+        except torch.OutOfMemoryError as error:
+            raise NoRoom(f"{method} ran out of the device's memory for {self._sketch(arguments)}: {error}") from error
         except BaseException as error:  # whatever a target raises inside its declared domain is its failure, exits too
             if _ours(error):
                 raise
@@ -383,7 +398,8 @@ class Trial:
         return result
 
     def _call(self, method: str, arguments: tuple[Any, ...], call: Callable[[], Any] | None) -> Any:
-        return call() if call else getattr(self.implementation, method)(*self._copied(arguments))
+        with held_to(self.implementation.products):
+            return call() if call else getattr(self.implementation, method)(*self._copied(arguments))
 
     def _with_branches(
         self,

@@ -5,7 +5,8 @@ smallest normal number. `Approx(value, error)` says: every admitted evaluation l
 entry. All magnitudes are taken in float64. Admitted are: any order of summation, fused multiply-adds, division or
 multiplication by a reciprocal, the norm applied before or after the matmul, any formula of sigmoid and tanh that is
 accurate absolutely, exp and log accurate to a few units, the linear domain, the log domain in place or with potentials,
-scaling vectors, and flushing of subnormal numbers.
+scaling vectors, and flushing of subnormal numbers. Matrix products read their operands in the compute dtype, unless
+the implementation declares otherwise (`Rounding.dot`); Sinkhorn's sums are no matrix products.
 
 A tolerance for a float32 implementation judged by the float64 reference is bound(u32) + bound(u64). Every bound here is
 a polynomial in u with non-negative coefficients and without a constant term, hence superadditive, so one evaluation at
@@ -14,7 +15,7 @@ u32 + u64 covers both.
 
 from properties.bounds.gradients import Pullback, coefficients_gradient
 from properties.bounds.projection import Projection, projection, projection_gradient
-from properties.bounds.rounding import INF, Approx, Rounding
+from properties.bounds.rounding import INF, PRODUCTS, Approx, Rounding
 from properties.bounds.scaling import sinkhorn, sinkhorn_gradient
 from properties.bounds.stages import (
     affine,
@@ -34,6 +35,7 @@ from properties.bounds.stages import (
 
 __all__ = [
     "INF",
+    "PRODUCTS",
     "Approx",
     "Projection",
     "Pullback",

@@ -116,7 +116,7 @@ def _norm_gradient(x: Approx, g: Approx, through: Tensor, shared: Tensor, dialec
 
     Relative errors: that of 1/rms once in the first term, three times in the second, with 12 roundings; the inner
     product
-    has gamma_{K+12} of sum |g| |x| as it is really accumulated.
+    has gamma_{K+12} (`Rounding.dot`) of sum |g| |x| as it is really accumulated.
     """
     over = (-2, -1) if dialect.norm_over == "streams" else (-1,)
     count = math.prod(x.value.shape[d] for d in over)
@@ -128,7 +128,7 @@ def _norm_gradient(x: Approx, g: Approx, through: Tensor, shared: Tensor, dialec
     relative = shared + 12 * r.unit
     inner = (g.value * x.value).sum(over, keepdim=True)
     spread = ((g.value.abs() + g.error + through) * (x.value.abs() + x.error)).sum(over, keepdim=True)
-    inner_error = (g.error * x.value.abs() + (g.value.abs() + g.error) * x.error).sum(over, keepdim=True) + r.gamma(
+    inner_error = (g.error * x.value.abs() + (g.value.abs() + g.error) * x.error).sum(over, keepdim=True) + r.dot(
         count + 12
     ) * spread
     scale = 1 / (count * s * rho.square())

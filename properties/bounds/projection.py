@@ -42,7 +42,7 @@ def projection(logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
         n = next(k for k in range(1, 6) if math.factorial(k) == count)
         matrices = permutation_matrices(n)
         value = torch.einsum("...k,kij->...ij", coefficients.value, matrices)
-        error = torch.einsum("...k,kij->...ij", coefficients.error, matrices) + r.gamma(count) * value
+        error = torch.einsum("...k,kij->...ij", coefficients.error, matrices) + r.dot(count) * value
         error = error.nan_to_num(nan=INF, posinf=INF)
     elif dialect.residual == "unconstrained":
         value, error = logits.value, logits.error

@@ -10,31 +10,66 @@ from torch import Tensor
 
 INF = math.inf
 
+PRODUCTS = {"compute": 0.0, "tf32": 2.0**-11, "tf32-truncated": 2.0**-10}
+"""How matrix products read their float32 operands -> the relative error of an operand.
+
+TensorFloat-32 keeps 10 of 23 bits of mantissa and all of the exponent (NVIDIA, A100 white paper, 2020): rounding to
+nearest, as cuBLAS and cvt.rna do, errs by 2^-11 at most, dropping the rest, as mma does with what was not rounded
+before, by less than 2^-10."""
+
 
 @dataclass(frozen=True)
 class Rounding:
-    """The arithmetic a stage is held to: unit roundoff and smallest normal number of its compute dtype,
-    and the same of the dtype in which the state is stored."""
+    """The arithmetic a stage is held to.
+
+    Attributes:
+        unit, tiny: unit roundoff and smallest normal number of the compute dtype.
+        state_unit, state_tiny, state_max: of the dtype in which the state is stored, where that is another one: unit
+            roundoff, what a number below the normal ones may lose, and the largest finite number.
+        product: the relative error of an operand of a matrix product before it is multiplied, see `PRODUCTS`.
+    """
 
     unit: float
     tiny: float
     state_unit: float
     state_tiny: float
+    product: float = 0.0
+    state_max: float = INF
 
     @classmethod
-    def of(cls, state: torch.dtype) -> Rounding:
+    def of(cls, state: torch.dtype, products: str = "compute") -> Rounding:
         """The default contract: float64 for float64 states, otherwise float32, stored in the state's dtype;
-        judged by a float64 reference, whose own roundings are added."""
+        judged by a float64 reference, whose own roundings are added.
+
+        float16 keeps its subnormal numbers wherever float32 is converted to it (F16C, cvt.rn.f16.f32), so one of those
+        loses a subnormal unit at most, 2^-24; bfloat16 is flushed where float32 is, at the same 2^-126.
+        """
         compute = torch.float64 if state == torch.float64 else torch.float32
         reference = torch.finfo(torch.float64).eps / 2
         unit = torch.finfo(compute).eps / 2 + reference
-        stored = 0.0 if state == compute else torch.finfo(state).eps / 2
-        return cls(unit, torch.finfo(compute).tiny, stored, torch.finfo(state).tiny if stored else 0.0)
+        product = PRODUCTS[products] if compute == torch.float32 else 0.0
+        if state == compute:
+            return cls(unit, torch.finfo(compute).tiny, 0.0, 0.0, product)
+        info = torch.finfo(state)
+        lost = info.tiny * info.eps if state == torch.float16 else info.tiny
+        return cls(unit, torch.finfo(compute).tiny, info.eps / 2, lost, product, info.max)
 
     def gamma(self, count: float) -> float:
         """gamma_k: the relative error of k roundings in any order."""
         product = count * self.unit
         return product / (1 - product) if product < 0.5 else INF
+
+    def dot(self, count: float) -> float:
+        """The error of a sum of products with `count` roundings in any order, relative to the sum of magnitudes.
+
+        Where matrix products read operands with a relative error v, (a + da)(b + db) is off by at most
+        (2 v + v^2) |a| |b| before anything is rounded; the accumulators of tensor cores then truncate where others
+        round (Fasi, Higham, Mikaitis and Pranesh 2021), two units where others have one.
+        """
+        if not self.product:
+            return self.gamma(count)
+        moved = 2 * self.product + self.product**2
+        return moved + (1 + moved) * self.gamma(2 * count)
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,9 @@ def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) 
 def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
     """dynamic(x^ phi), pre | post | res row-major, before gates and biases.
 
-    A sum of K products in any order, with the factor 1/rms inside or outside of it: gamma_{K+3} + (relative error of
-    1/rms)
-    of sum |x^| |phi|, plus sum dx^ |phi|, plus tiny for each product that underflows (times 1/rms when the norm is
-    applied
-    afterwards). tanh is 1-Lipschitz and absolutely accurate to 4 units.
+    A sum of K products in any order, with the factor 1/rms inside or outside of it: gamma_{K+3} (`Rounding.dot`) +
+    (relative error of 1/rms) of sum |x^| |phi|, plus sum dx^ |phi|, plus tiny for each product that underflows (times
+    1/rms when the norm is applied afterwards). tanh is 1-Lipschitz and absolutely accurate to 4 units.
     """
     n, channels = x.value.shape[-2:]
     state, shared = normalised(x, params.norm_weight, dialect, r)
@@ -72,8 +70,8 @@ def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Appro
     )
     rms_inverse = torch.where(state.value == 0, 0.0, state.value / torch.where(x.value == 0, 1.0, x.value)).abs()
     floor = count * r.tiny * (1 + weight * rms_inverse.amax((-2, -1)))
-    relative = r.gamma(count + 3) + shared
-    magnitude = relative * state.value.abs() + (1 + r.gamma(count + 3)) * state.error
+    relative = r.dot(count + 3) + shared
+    magnitude = relative * state.value.abs() + (1 + r.dot(count + 3)) * state.error
     value = by_third(state.value, phi, dialect)
     error = by_third(magnitude, phi.abs(), dialect)
     error = torch.nan_to_num(error, nan=INF, posinf=INF) + floor.unsqueeze(-1) * phi.abs().amax()
@@ -154,19 +152,24 @@ def affine(approx: Approx, scale: float, shift: float, r: Rounding) -> Approx:
 
 def weighted_sum(weights: Approx, terms: Approx, r: Rounding, extra: int = 0) -> Approx:
     """sum_k w_k t_k over the second-last axis of `terms` [..., k, C], `weights` [..., k]: gamma_{k+extra} of
-    sum |w||t| in any order, plus the errors of the factors, plus tiny for each product that underflows."""
+    sum |w||t| in any order (`Rounding.dot`), plus the errors of the factors, plus tiny for each product that
+    underflows."""
     w, t = weights.value.unsqueeze(-2), terms.value
     dw, dt = weights.error.unsqueeze(-2), terms.error
     value = (w @ t).squeeze(-2)
     spread = (w.abs() + dw) @ (t.abs() + dt)
     own = dw @ t.abs() + (w.abs() + dw) @ dt
     k = weights.value.shape[-1]
-    return Approx(value, (own + r.gamma(k + extra) * spread).squeeze(-2) + k * r.tiny)
+    return Approx(value, (own + r.dot(k + extra) * spread).squeeze(-2) + k * r.tiny)
 
 
 def stored(approx: Approx, r: Rounding) -> Approx:
-    """Rounded once more into the dtype of the state, where that is coarser than the compute dtype."""
-    return Approx(approx.value, approx.error * (1 + r.state_unit) + r.state_unit * approx.value.abs() + r.state_tiny)
+    """Rounded once more into the dtype of the state, where that is coarser than the compute dtype.
+
+    What may lie beyond its largest finite number may be stored as an infinity: nothing is claimed there.
+    """
+    error = approx.error * (1 + r.state_unit) + r.state_unit * approx.value.abs() + r.state_tiny
+    return Approx(approx.value, torch.where(approx.value.abs() + error > r.state_max, INF, error))
 
 
 def times(a: Approx, b: Approx, r: Rounding) -> Approx:
@@ -188,7 +191,7 @@ def contracted(equation: str, a: Approx, b: Approx, count: int, r: Rounding) -> 
     value = torch.einsum(equation, a.value, b.value)
     size = torch.einsum(equation, a.value.abs() + a.error, b.value.abs() + b.error)
     own = torch.einsum(equation, a.error, b.value.abs()) + torch.einsum(equation, a.value.abs() + a.error, b.error)
-    return Approx(value, own + r.gamma(count + 2) * size + count * r.tiny)
+    return Approx(value, own + r.dot(count + 2) * size + count * r.tiny)
 
 
 def squash_gradient(logits: Approx, cotangent: Approx, kind: Squash, r: Rounding) -> Approx:

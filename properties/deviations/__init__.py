@@ -6,6 +6,7 @@ many of these they catch.
 
 from properties.deviations import (
     collapse,
+    device,
     dtype,
     eps,
     execution,
@@ -20,17 +21,19 @@ from properties.deviations import (
     packing,
     scaling,
 )
-from properties.deviations.catalogue import CATALOGUE, ELSEWHERE, Deviation, Kind, build
+from properties.deviations.catalogue import CATALOGUE, ELSEWHERE, HIDDEN, Deviation, Kind, build
 from properties.deviations.deviant import Deviant
 
 __all__ = [
     "CATALOGUE",
     "ELSEWHERE",
+    "HIDDEN",
     "Deviant",
     "Deviation",
     "Kind",
     "build",
     "collapse",
+    "device",
     "dtype",
     "eps",
     "execution",

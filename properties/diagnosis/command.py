@@ -10,8 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 
-import torch
-
+from properties.device import device_of
 from properties.diagnosis.diagnose import NoVerdict, identify
 from properties.implementation import Implementation
 from properties.isolation import isolated
@@ -35,8 +34,8 @@ def identify_command(
     try:
         against = preset(dialect) if dialect is not None else None
         implementation, declared = _found(target, dialect, isolated if isolate else resolve)
-        if device == "cuda" and not torch.cuda.is_available():
-            raise TargetError("--device cuda: there is no CUDA device here")
+        if (missing := device_of(device).missing()) is not None:
+            raise TargetError(f"--device {device}: there is {missing} here")
         found = identify(implementation, declared=declared, against=against, device=device, seconds=seconds)
     except (TargetError, NoVerdict) as error:
         print(f"identify: {error}", file=sys.stderr)

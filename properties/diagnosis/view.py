@@ -12,6 +12,7 @@ from torch import Tensor
 from mhc_ref import Params
 from mhc_ref.block import residual_size
 from properties.case import BranchSpec, map_tensors
+from properties.device import held_to
 from properties.implementation import METHODS, Implementation, dtype_names, offers, parameter_dtype
 from properties.process.protocol import ProcessFailure
 
@@ -134,7 +135,8 @@ class View:
         if place.type != "cpu":
             arguments = tuple(map_tensors(one, lambda tensor: tensor.to(place)) for one in arguments)
         try:
-            return getattr(self.implementation, method)(*arguments)
+            with held_to(self.implementation.products):
+                return getattr(self.implementation, method)(*arguments)
         except (ProcessFailure, SystemExit) as failure:
             shapes = ", ".join(_shape(one) for one in arguments)
             reason = f"{type(failure).__name__}: {failure}".rstrip(": ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -447,7 +448,7 @@ def extreme_cases(draw: DrawFn, setting: Setting) -> Case:
 
 def unbounded_range(rounding: Rounding) -> Rounding:
     """The same arithmetic without underflow: that of logarithms."""
-    return Rounding(rounding.unit, 0.0, rounding.state_unit, rounding.state_tiny)
+    return replace(rounding, tiny=0.0)
 
 
 @law(

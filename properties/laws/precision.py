@@ -74,12 +74,14 @@ def residual_mapping_keeps_the_compute_precision(trial: Trial, case: Case) -> No
 
 @st.composite
 def cancelling_projections(draw: DrawFn, setting: Setting) -> Case:
-    """Two channels that nearly cancel in the projection: what is left sits in the last bits of the state."""
+    """Two channels that nearly cancel in the projection: what is left sits in the last bits of the state, or in bits
+    that a float32 has and TensorFloat-32 has not."""
     n = draw(streams(setting, 1, 4))
     dialect = setting.dialect
     base = torch.tensor(noise(draw(seeds), 2, n, 1)).abs() + 0.5
     steps = draw(st.sampled_from((1, 2, 3, 5)))
     unit = torch.finfo(setting.dtype).eps
+    unit = draw(st.sampled_from((unit, max(unit, 2.0**-13))))
     x = torch.cat([base, base * (1 + steps * unit)], -1).to(setting.dtype)
     size = residual_size(n, dialect)
     columns = 2 + n if dialect.shared_projection else 2 * n + size
@@ -173,8 +175,11 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
     States and
     parameters are exact in all of them, so the exact mappings are the same.
     """
-    names = [name for name in dtype_names(trial.implementation) if name in ("float64", "float32", "bfloat16")]
-    x = case.x.to(torch.bfloat16)
+    names = [
+        name for name in dtype_names(trial.implementation) if name in ("float64", "float32", "bfloat16", "float16")
+    ]
+    # Few enough bits for bfloat16, and within the range of float16.
+    x = case.x.to(torch.bfloat16).to(torch.float16)
     params: Params = map_tensors(case.params, lambda part: part.to(torch.float32))
     expected = trial.truth.mappings(x, params)
     for name in names:
@@ -183,7 +188,9 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
         mine: Params = map_tensors(params, partial(torch.Tensor.to, dtype=wider))
 
         got = trial.observe("mappings", partial(_parts, x.to(dtype), mine))
-        slack = coefficients(Approx.exact(x), params, trial.dialect, bounds.Rounding.of(dtype))
+        slack = coefficients(
+            Approx.exact(x), params, trial.dialect, bounds.Rounding.of(dtype, trial.implementation.products)
+        )
         for part, one in zip(("pre", "post", "res"), got, strict=True):
             if part in trial.implementation.emits:
                 trial.within(f"h_{part} in {name}", one, wide(getattr(expected, part)), slack.parts()[part].error)

@@ -36,6 +36,8 @@ _PLAIN: dict[str, type] = {
     "zero_tokens": bool,
     "mixing": str,
     "max_tokens": int,
+    "products": str,
+    "batch_invariant": bool,
 }
 """Optional fields of a description that are attributes of `Implementation`."""
 
@@ -110,6 +112,8 @@ class Client(Implementation):
     """What `build` makes; the methods that the server offers are added to it by a subclass."""
 
     strided = False  # arrays cross in row-major order
+    in_process = False
+    max_tokens = 256  # and every token costs its text
 
     def __init__(self, session: Session, description: dict[str, Any], fields: dict[str, Any] | None = None) -> None:
         self.session, self._description, self._fields = session, description, fields or {}

@@ -37,6 +37,8 @@ _DESCRIBED = (
     "zero_tokens",
     "mixing",
     "max_tokens",
+    "products",
+    "batch_invariant",
 )
 
 

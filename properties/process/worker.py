@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from properties.device import hold
 from properties.implementation import Absent, Implementation
 from properties.process.description import declared
 from properties.process.peer import Message, Peer
@@ -84,6 +85,7 @@ def main() -> None:
 
 
 def _serve(wire: _Wire, implementation: Implementation) -> None:
+    hold(implementation.products)
     tuned: dict[str, Implementation] = {"": implementation}
 
     def variant(fields: str) -> Implementation:

@@ -21,6 +21,7 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "hyper-connections-unconstrained-channel-first": ("hyper_connections", "UnconstrainedChannelFirst"),
     "hyper-connections-triton": ("hyper_connections", "TritonProjection"),
     "liger": ("liger", "Liger"),
+    "tile-kernels": ("tile_kernels", "TileKernels"),
     "tile-kernels-reference": ("tile_kernels", "TileKernelsReference"),
     "x-transformers": ("x_transformers", "XTransformers"),
     "x-transformers-sinkhorn": ("x_transformers", "Sinkhorn"),
