@@ -148,19 +148,20 @@ class _Diagnosis:
         return []
 
     def _told(self, search: Search, outcome: Outcome) -> Identification:
-        chosen, equals = self._chosen(outcome)
+        chosen, equals = self._settled(*self._chosen(outcome))
         dialect = chosen.dialect if chosen is not None else self._least_wrong(search)
         differs = {name: (a, b) for name, (b, a) in dialect.difference(self.base).items()}
         names = chosen.names if chosen is not None else ()
         measured = chosen.measured if chosen is not None else None
         ties: list[Tie] = []
         if chosen is not None:
-            ties = [one for other in equals if (one := self._tie(chosen, other)) is not None]
+            ties = [self._tie(chosen, other) for other in equals]
             if not names and not measured and differs:
                 same = redialects(self.base, differs)
                 names = tuple(same[:1])
                 ties += [Tie(f"deviation {name}", "the same change of fields") for name in same[1:]]
-                ties += [tie for name in self._others(search, same) if (tie := self._tie_named(chosen, name))]
+                named = [Explanation(self.base, (name,), 0.0) for name in self._others(search, same)]
+                ties += [self._tie(chosen, one) for one in self._settled(chosen, named)[1]]
         hidden: list[str] = []
         if chosen is not None and measured is None and (names or differs):
             hidden = search.hidden(chosen, self.hidden, Budget(self.hidden / 2))
@@ -205,18 +206,26 @@ class _Diagnosis:
         ordered = sorted(outcome.explanations, key=lambda one: (plainness(one), one.ratio))
         return ordered[0], [one for one in ordered[1:] if plainness(one) == plainness(ordered[0])]
 
-    def _tie(self, chosen: Explanation, other: Explanation) -> Tie | None:
-        """A tie, unless a question that the target accepts tells the two apart."""
-        one, two = self._made(chosen), self._made(other)
-        if one is None or two is None:
-            return Tie(self._words(other))
-        probe = apart(one, two, self.frame, self.base, seed=4)
-        if probe is not None and decided(self.view, one, two, probe, self.base) == (True, False):
-            return None
-        return Tie(self._words(other), breaker(one, two, self.frame, self.base))
+    def _settled(
+        self, chosen: Explanation | None, equals: list[Explanation]
+    ) -> tuple[Explanation | None, list[Explanation]]:
+        """What is left of equals when the target has been asked whatever it accepts that tells two of them apart."""
+        kept: list[Explanation] = []
+        for other in equals:
+            one, two = self._made(chosen) if chosen else None, self._made(other)
+            probe = apart(one, two, self.frame, self.base, seed=4) if one and two else None
+            stands = (True, True)
+            if one and two and probe is not None:
+                stands = decided(self.view, one, two, probe, self.base)
+            if stands == (False, True):
+                chosen, kept = other, []
+            elif stands[0] == stands[1]:
+                kept.append(other)
+        return chosen, kept
 
-    def _tie_named(self, chosen: Explanation, name: str) -> Tie | None:
-        return self._tie(chosen, Explanation(self.base, (name,), 0.0))
+    def _tie(self, chosen: Explanation, other: Explanation) -> Tie:
+        one, two = self._made(chosen), self._made(other)
+        return Tie(self._words(other), breaker(one, two, self.frame, self.base) if one and two else "")
 
     def _made(self, one: Explanation) -> Deviant | None:
         """An implementation of an explanation."""
