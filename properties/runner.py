@@ -178,15 +178,15 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
 
 
 def _frames(setting: Setting, examples: float, by_streams: bool = True, most: int = 0) -> list[tuple[Setting, int]]:
-    """Half of the examples over every accepted n, the other half n by n: none is left to chance."""
+    """A quarter of the examples over every accepted n, the rest n by n: none is left to chance."""
     if most:
         return [(setting, max(1, min(most, round(examples))))]
     if not by_streams:
         return [(setting, max(3, round(examples)))]
-    each = max(2, round(examples / 2 / len(setting.streams)))
+    each = max(2, round(0.75 * examples / len(setting.streams)))
     if len(setting.streams) == 1:
         return [(setting, max(3, round(examples)))]
-    return [(setting, max(3, round(examples / 2))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
+    return [(setting, max(3, round(examples / 4))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
 
 
 def _after_the_simplest(check: Callable[[Case], None]) -> Callable[[Case], None]:
