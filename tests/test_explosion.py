@@ -431,6 +431,8 @@ def test_dynamic_mixing_explodes_on_some_inputs_only(bound, most, threshold, dep
     found = find_minimal("hc:dynamic", threshold, identity_bound=bound, max_streams=most)
     assert (found.depth, found.streams, found.minimality, found.gain) == (depth, streams, "proved", "activation")
     assert found.value == pytest.approx(float(str(found.exact_value)), rel=1e-12)
+    assert found.dynamic is not None
+    assert found.value is not None
     assert dynamic.measured(found.request, found.dynamic.negated()) < found.value
     x = torch.tensor([float(entry) for entry in found.dynamic.input], dtype=torch.float64)
     for one in found.operators:

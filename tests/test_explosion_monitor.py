@@ -47,6 +47,13 @@ GROW = [[1.0, 0.25], [0.25, 1.0]]
 SKEW = [[0.5, 0.5], [0.25, 0.75]]
 
 
+def passed(monitor, x):
+    """A pass of the model that is watched."""
+    model = monitor._model
+    assert model is not None
+    return model(x)
+
+
 def test_rows_are_the_definitions():
     """forward_gain is of A_l ... A_1, backward_gain of A_L ... A_l, and the transpose is applied where that is said."""
     matrices = [torch.tensor(one) for one in (SKEW, [[2.0, -1.0], [0.5, 0.25]], SKEW)]
@@ -54,7 +61,7 @@ def test_rows_are_the_definitions():
         applied = [one.mT.double() if transposed else one.double() for one in matrices]
         x = torch.tensor([[[3.0, -5.0], [1.0, 1.0]]])
         with Monitor(Chain(*matrices, transposed=transposed), modules=[Mixing], transposed=transposed) as monitor:
-            monitor._model(x)
+            passed(monitor, x)
         assert [row["layer"] for row in monitor.rows] == [0, 1, 2]
         for layer, row in enumerate(monitor.rows):
             assert tuple(row) == ROW_KEYS
@@ -103,7 +110,7 @@ def test_a_model_that_trains_is_not_changed_and_every_pass_becomes_lines(tmp_pat
 def test_the_first_layer_that_leaves_its_bound_is_reported_once(caplog):
     with caplog.at_level(logging.WARNING), Monitor(Chain(TURN, GROW, GROW), modules=[Mixing], bound=1.2) as monitor:
         for _ in range(2):
-            monitor._model(torch.ones(1, 2, 3))
+            passed(monitor, torch.ones(1, 2, 3))
     assert [row["within"] for row in monitor.rows] == [True, False, False]
     assert len(caplog.records) == 1
     assert "step 0: layer 1 (mixings.1) leaves its bound" in caplog.text
@@ -164,7 +171,7 @@ def test_one_pass_of_so_many_and_a_sample_of_tokens():
     with Monitor(Chain(GROW), modules=["mixings.0"], every=3, tokens=4) as monitor:
         steps = []
         for _ in range(7):
-            monitor._model(torch.ones(10, 2, 3))
+            passed(monitor, torch.ones(10, 2, 3))
             steps.append(monitor.rows[0]["step"])
     assert steps == [0, 0, 0, 3, 3, 3, 6]
     assert monitor.rows[0]["tokens"] == 4

@@ -76,6 +76,7 @@ def solve(request: Request, clock: Clock, keep: Callable[[Answer, Dynamic], None
     if n > 1:
         sentences.append(f"{depth} of {n - 1} stay below {decimal(rate(request, n - 1) ** depth, 12)}")
     clock.stage = "weights and input"
+    known = Answer(depth, n, True, f"{'; '.join(sentences)}.")
     for one in _simpler(request, found, clock):
         other = shown(value(request, one.negated()), context(), 6)
         known = Answer(depth, n, True, f"{'; '.join(sentences)}. The same weights on the negated input end at {other}.")

@@ -58,8 +58,7 @@ def saved(figure: Any, path: str | Path) -> None:
 
     An SVG of equal numbers is an equal file: no date, no random ids.
     """
-    import matplotlib as mpl
-
+    mpl = importlib.import_module("matplotlib")
     vector = Path(path).suffix.lower() == ".svg"
     try:
         with mpl.rc_context({"svg.hashsalt": "mhc-properties"}):

@@ -181,8 +181,8 @@ def _limits(asked: Request) -> str:
     if asked.family == "mhc":
         changed = ", ".join(f"{name}={mine!r}" for name, (mine, _) in asked.dialect.difference(Dialect()).items())
         return f"any finite logits, projected as the dialect says ({changed or 'the defaults'})"
-    if asked.dynamic:
-        return f"A(x) = I + {decimal(asked.identity_bound or 0)} tanh(sign(x_s) w), transposed, and any input within 1"
+    if asked.dynamic and asked.identity_bound is not None:
+        return f"A(x) = I + {decimal(asked.identity_bound)} tanh(sign(x_s) w), transposed, and any input within 1"
     if asked.entry_bound is not None:
         return f"mixing matrices with every entry within {decimal(asked.entry_bound)}"
     if asked.identity_bound is not None:
