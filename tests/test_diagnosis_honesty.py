@@ -16,7 +16,9 @@ from properties.bounds import Rounding
 from properties.case import Case
 from properties.deviations import CATALOGUE, Deviant, build
 from properties.diagnosis import NoVerdict, explain_failure, explanation, identify, identify_command, table
+from properties.diagnosis.answers import answer
 from properties.diagnosis.budget import Budget
+from properties.diagnosis.circumstances import gradients
 from properties.diagnosis.explanation import Explanation, Search, compose, orders
 from properties.diagnosis.inference import infer
 from properties.diagnosis.measured import Measured
@@ -196,6 +198,25 @@ def test_a_clamp_that_only_slows_the_iteration_is_measured() -> None:
     assert found.estimates["denominator_eps"].high < 1.001e-4
 
 
+def test_the_norm_shows_through_softmaxes() -> None:
+    computed = PAPER.with_(pre="softmax", post="softmax", rms_eps=3.7e-5, rms_eps_inside=False)
+
+    class Mappings(Projects):
+        emits = ("pre", "post")
+
+        def mappings(self, x: Tensor, params: Params) -> mhc_ref.Mappings:
+            absent: Any = None
+            return mhc_ref.mappings(x, params, computed)._replace(res=absent)
+
+        project = Implementation.project
+
+    findings = infer(View(made := Mappings(), Frame.of(made)), PAPER).findings
+    assert findings["rms_eps"].value == 3.7e-5
+    assert findings["rms_eps"].certain
+    assert findings["rms_eps_inside"].value is False
+    assert findings["pre"].value == findings["post"].value == "softmax"
+
+
 # Ties
 
 
@@ -213,10 +234,11 @@ def test_a_slip_that_would_not_show_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     made = compose(("alpha-detached", "gates-ignored"), PAPER)
     assert made is not None
     search, _ = searched(made)
+    search.answers += [answer(probe, search.view) for probe in gradients(search.frame, 1)]
     monkeypatch.setattr(explanation, "CATALOGUE", few)
     chosen = Explanation(PAPER, ("gates-ignored",), 0.0)
-    # a gate that is not read has no gradient to lose; the answers here are without gradients, so the bias is as hidden
-    assert search.hidden(chosen, 3, Budget(1e9)) == ["alpha-detached", "bias-detached"]
+    assert "alpha-detached" in search.hidden(chosen, 3, Budget(1e9))  # what is not read has no gradient to lose
+    assert not search.hidden(chosen, 0, Budget(1e9))
 
 
 def test_two_slips_of_one_step_are_tried_in_both_orders() -> None:

@@ -84,12 +84,16 @@ class Gates:
         return Candidate(fields, estimates, worst) if worst <= 1 else None
 
 
-def inverse(h: Tensor, kind: Squash, scale: float, shift: float) -> Tensor | None:
-    """The logits of a gate; for a softmax they are not determined."""
+def inverse(h: Tensor, kind: Squash, scale: float, shift: float) -> Tensor:
+    """The logits of a gate; those of a softmax, which determines their differences, without their mean."""
     share = (h - shift) / scale
     if kind == "sigmoid":
         return torch.logit(share)
-    return share if kind == "linear" else None
+    return share if kind == "linear" else _centred(share.log())
+
+
+def _centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean(-1, keepdim=True)
 
 
 class Norm:
@@ -116,14 +120,17 @@ class Norm:
         read = Reading(torch.cat([one.value for one in parts]), torch.cat([one.error for one in parts]))
         kind, scale, shift = (gates.pre, 1.0, gates.pre_eps) if window == "pre" else (gates.post, gates.post_scale, 0.0)
         self.logits = inverse(read.value, kind, scale, shift)
+        self.kind = kind
         slope = torch.ones_like(read.value)
-        if kind == "sigmoid" and self.logits is not None:
+        if kind == "sigmoid":
             slope = self.logits.sigmoid() * (1 - self.logits.sigmoid())
+        elif kind == "softmax":
+            slope, self.full = (read.value - shift) / scale, _centred(self.full)
         self.error = (read.error + 8 * rounding.unit * (1 + read.value.abs())) / scale / slope
 
     def candidates(self) -> list[Candidate]:
         """dynamic, rms_eps and its place, as far as logits of one state at many sizes show them."""
-        if self.logits is None or not bool(torch.isfinite(self.logits).all()):
+        if not bool(torch.isfinite(self.logits).all()):
             return []
         found: list[Candidate] = []
         for dynamic, inside in itertools.product(("linear", "tanh"), (True, False)):
@@ -133,7 +140,8 @@ class Norm:
         return found
 
     def _candidate(self, dynamic: str, inside: bool) -> Candidate | None:
-        assert self.logits is not None
+        if dynamic == "tanh" and self.kind == "softmax":
+            return None  # the tanh is taken of logits of which only differences are seen
         full, logits, error = self.full, self.logits, self.error + 40 * self.rounding.unit
         if dynamic == "tanh":
             if bool((logits.abs() >= 1).any()):

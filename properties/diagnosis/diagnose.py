@@ -164,7 +164,9 @@ class _Diagnosis:
                 ties += [self._tie(chosen, one) for one in self._settled(chosen, named)[1]]
         hidden: list[str] = []
         if chosen is not None and measured is None and (names or differs):
-            hidden = search.hidden(chosen, self.hidden, Budget(self.hidden / 2))
+            # a change of fields that has a name is one slip, which another may come before
+            one = chosen if chosen.names or not names else Explanation(self.base, names, chosen.ratio)
+            hidden = search.hidden(one, self.hidden, Budget(self.hidden / 2))
             told = {*names, *(one.words.removeprefix("deviation ") for one in ties)}
             hidden = [name for name in hidden if name not in told]
         stage = ""

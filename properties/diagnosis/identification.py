@@ -112,7 +112,7 @@ class Identification:
         lines += [f"  as well explained by {one}" for one in self.ties]
         if self.hidden:
             more = ", ".join(self.hidden)
-            lines.append(f"  next to it these would not show, so it may have them too: {more}; mend it and ask again")
+            lines.append(f"  next to it these might not show, so it may have them too: {more}; mend it and ask again")
         if self.nearest[0] and math.isfinite(self.nearest[1]):
             lines.append(f"  next best: {self.nearest[0]} (ratio {self.nearest[1]:.3g})")
         return "\n".join([*lines, *self._fields(), f"  {self.calls} calls, {self.seconds:.1f} s"])

@@ -324,6 +324,8 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
         if found:
             break
     wrong = "the logits of a fading state follow neither eps inside nor outside of the root"
+    if windows and not found and all(formulas[name][0].fields[name] == "softmax" for name in windows):  # pyright: ignore[reportOptionalSubscript]
+        found, wrong = None, "a softmax shows the differences of its logits alone"
     _settle(inference, norm, found, base, wrong if windows else "neither h_pre nor h_post can be read")
     if found and inference.findings["rms_eps"].value == 0:
         why = "without an eps there is no place for it"

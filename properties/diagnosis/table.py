@@ -78,7 +78,7 @@ class Row:
         return f"| {self.target} | {self.verdict} | {self.ratio:.2g} | {self.calls} | {said} |"
 
 
-def row(target: str, implementation: Implementation, wanted: Sequence[str] = (), seconds: float = 60.0) -> Row:
+def row(target: str, implementation: Implementation, wanted: Sequence[str] = (), seconds: float = 600.0) -> Row:
     """Identify one target of which it is known what is wrong with it."""
     hidden = len(CATALOGUE) if len(wanted) > 1 else 0  # of two slips one may hide the other
     begun = time.process_time()
