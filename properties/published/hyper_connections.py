@@ -68,7 +68,9 @@ class Connection(Implementation):
         connection = self._connection(n, channels, branch=run)
         given = self._pack(x)
         out = functional_call(connection, self._weights(params, n), (given,), strict=True)
-        return self._unpack(out, x.shape) if out.shape == given.shape else out  # the wrong shape is a law's to name
+        if out.shape != given.shape:
+            raise ValueError(f"{self.kind} returned streams {list(out.shape)} for streams {list(given.shape)}")
+        return self._unpack(out, x.shape)
 
     def expand(self, h: Tensor, n: int) -> Tensor:
         expand, _ = self._library.get_expand_reduce_stream_functions(n)
