@@ -36,7 +36,7 @@ kill: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	$(BIN)/python -m properties.bench
 
-# The published implementations, all of them, in an environment of their own: an hour on two cores.
+# The published implementations, all of them, in an environment of their own. Slow: Triton is interpreted.
 conformance: $(VENV)-conformance/installed
 	$(VENV)-conformance/bin/python -m properties.published --out docs/conformance.md
 
