@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Nothing here needs a model hub: the published libraries are run on generated parameters.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: verify test lint kill seeds bench clean
+.PHONY: verify test lint kill seeds bench conformance clean
 # Two targets at once would install into one .venv at once.
 .NOTPARALLEL:
 
@@ -39,8 +39,12 @@ seeds: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	$(BIN)/python -m properties.bench
 
+# The published implementations, all of them, in an environment of their own. Slow: Triton is interpreted.
+conformance: $(VENV)-conformance/installed
+	$(VENV)-conformance/bin/python -m properties.published --out docs/conformance.md
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-conformance build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is touched last: an install that was interrupted is done again.
@@ -51,4 +55,9 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) '$(TORCH)' --editable '.[published,test]'
+	touch $@
+
+$(VENV)-conformance/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-conformance
+	$(VENV)-conformance/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[conformance]'
 	touch $@

@@ -12,7 +12,8 @@
     $ mhc-properties check mine.py:target
 
 JAX and MLX functions are differentiated by their own vjp; NumPy has none, so that gradient laws are counted as not
-applicable. A library is imported when it is chosen, and neither JAX nor MLX is a dependency.
+applicable. A library is imported when it is chosen, and neither JAX nor MLX is a dependency. The laws try many shapes:
+a function under `jax.jit` is compiled for each.
 """
 
 from __future__ import annotations

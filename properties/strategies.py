@@ -272,8 +272,10 @@ def _scales(dtype: torch.dtype) -> tuple[float, ...]:
 
 
 @st.composite
-def token_state(draw: DrawFn, n: int, channels: int, dtype: torch.dtype, scales: tuple[float, ...]) -> Any:
-    """One token [n, C]: distinct streams unless it says otherwise."""
+def token_state(
+    draw: DrawFn, n: int, channels: int, dtype: torch.dtype, scales: tuple[float, ...], least: float = 0.0
+) -> Any:
+    """One token [n, C]: distinct streams unless it says otherwise, no stream of the order of less than `least`."""
     kind = draw(
         st.sampled_from(("ramp", "one-hot", "integers", "normal", "normal", "cancelling", "uneven", "identical"))
     )
@@ -293,7 +295,10 @@ def token_state(draw: DrawFn, n: int, channels: int, dtype: torch.dtype, scales:
         base = np.repeat(noise(seed, 1, channels), n, 0)
     else:
         base = noise(seed, n, channels)
-    return changed(base, draw(changes((n, channels), most=2))) * draw(st.sampled_from(scales))
+    state, scale = changed(base, draw(changes((n, channels), most=2))), draw(st.sampled_from(scales))
+    if kind == "uneven":  # n = 8 goes down to 1e-7 of the scale
+        state = state * np.maximum(1.0, least / (scale * 10.0 ** (-np.arange(n)[:, None])))
+    return state * scale
 
 
 @st.composite
@@ -309,9 +314,8 @@ def states(
 ) -> Tensor:
     """[tokens, n, C] in the dtype of the state."""
     sizes = tuple(s for s in scales or _scales(setting.dtype) if s >= setting.least_scale) or (1.0,)
-    tokens = draw(
-        st.lists(token_state(n, channels, setting.dtype, sizes), min_size=least, max_size=min(most, setting.max_tokens))
-    )
+    token = token_state(n, channels, setting.dtype, sizes, setting.least_scale)
+    tokens = draw(st.lists(token, min_size=least, max_size=min(most, setting.max_tokens)))
     return torch.tensor(np.array(tokens).reshape(-1, n, channels)).to(setting.dtype)
 
 

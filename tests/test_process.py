@@ -21,7 +21,7 @@ from properties.implementation import Implementation, Reference, offers
 from properties.law import all_laws
 from properties.process import Limits, build, protocol
 from properties.process.__main__ import main as try_out
-from properties.process.client import Client
+from properties.process.client import Client, _attributes
 from properties.process.description import dialect_of
 from properties.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
 from properties.process.server import description, respond
@@ -42,7 +42,8 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
         return False
     if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
         return False
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
+    kinds |= {"number": float, "null": type(None)}
     if "type" in schema and type(value) is not kinds[schema["type"]]:
         return False
     if isinstance(value, dict):
@@ -195,6 +196,20 @@ def test_its_gradient_is_that_of_the_reference(served: Implementation) -> None:
     expected = pulled(lambda x, params, branch: mhc_ref.block(x, params, branch, mhc_ref.LIGER))
     for got, exact in zip(pulled(served.block), expected, strict=True):
         torch.testing.assert_close(got, exact)
+
+
+def test_limits_cross() -> None:
+    class Limited(Reference):
+        streams, least_scale, norm_weight, max_tokens = (2, 4), 1e-6, False, 3
+
+    described = json.loads(json.dumps(description(Limited(mhc_ref.LIGER))))
+    assert fits(described, {"$ref": "#/$defs/description"})
+    attributes = _attributes(described)
+    assert attributes["least_scale"] == 1e-6
+    assert (attributes["streams"], attributes["norm_weight"], attributes["max_tokens"]) == ([2, 4], False, 3)
+    assert _attributes(described | {"least_scale": 0})["least_scale"] == 0.0
+    with pytest.raises(BadAnswer, match="least_scale is 'small'; expected a number"):
+        _attributes(described | {"least_scale": "small"})
 
 
 def test_requests_can_ask_for_another_dialect(served: Implementation) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Mappings, Params
 from properties import published
 from properties.implementation import Absent, Implementation, offers, parameter_dtype
+from properties.strategies import Setting, states
 
 CONSTRAINED = (
     "hyper-connections",
@@ -224,3 +226,18 @@ def test_nothing_is_imported_before_it_is_chosen() -> None:
     code = "import sys, properties.published; print('hyper_connections' in sys.modules, 'triton' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False False\n"
+
+
+def test_no_stream_is_drawn_below_the_declared_scale() -> None:
+    """Eight streams that fall off by ten each stay above the clamp of the norm, whatever the size of the state."""
+    setting = Setting(mhc_ref.LUCIDRAINS, (8,), torch.float64, 4, False, least_scale=1e-6)
+    smallest: list[float] = []
+
+    @settings(max_examples=150, derandomize=True, database=None, deadline=None)
+    @given(states(setting, 8, 4))
+    def look(x: Tensor) -> None:
+        sizes = x.square().mean(-1).sqrt()
+        smallest.append(float(sizes[sizes > 0].min()) if (sizes > 0).any() else 1.0)
+
+    look()
+    assert 1e-8 < min(smallest) < 1e-5

@@ -33,6 +33,7 @@ _PLAIN: dict[str, type] = {
     "deterministic": bool,
     "full_range": bool,
     "norm_weight": bool,
+    "least_scale": float,
     "zero_tokens": bool,
     "mixing": str,
     "max_tokens": int,
@@ -245,6 +246,8 @@ def _attributes(description: dict[str, Any]) -> dict[str, Any]:
         value = description.get(name, default)
         if value is None and default is None:
             raise BadAnswer(f"describe lacks {name!r}; it has {', '.join(description)}")
+        if kind is float and type(value) is int:  # JSON has one kind of number
+            value = float(value)
         if type(value) is not kind:
             raise BadAnswer(f"describe: {name} is {shortened(value)}; expected {_WORDS[kind]}")
         return value
@@ -285,7 +288,7 @@ def _attributes(description: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_WORDS = {list: "a list", bool: "true or false", str: "a string", int: "an integer"}
+_WORDS = {list: "a list", bool: "true or false", str: "a string", int: "an integer", float: "a number"}
 
 
 def _encoded(value: Any) -> Any:

@@ -34,6 +34,7 @@ _DESCRIBED = (
     "deterministic",
     "full_range",
     "norm_weight",
+    "least_scale",
     "zero_tokens",
     "mixing",
     "max_tokens",

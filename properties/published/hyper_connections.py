@@ -66,7 +66,10 @@ class Connection(Implementation):
             return self._first(branch(plain.reshape(*x.shape[:-2], channels)).reshape(plain.shape))
 
         connection = self._connection(n, channels, branch=run)
-        out = functional_call(connection, self._weights(params, n), (self._pack(x),), strict=True)
+        given = self._pack(x)
+        out = functional_call(connection, self._weights(params, n), (given,), strict=True)
+        if out.shape != given.shape:
+            raise ValueError(f"{self.kind} returned streams {list(out.shape)} for streams {list(given.shape)}")
         return self._unpack(out, x.shape)
 
     def expand(self, h: Tensor, n: int) -> Tensor:
