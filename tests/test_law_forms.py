@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mhc_ref
-from mhc_ref import DEEPSEEK_V4, PAPER, Dialect, Mappings, Params
+from mhc_ref import DEEPSEEK_V4, PAPER, RESIDUAL, Dialect, Mappings, Params
 from properties.implementation import Implementation, project_from_mappings
 from properties.law import all_laws
 from properties.runner import Profile, Subject, Verdict, examine
@@ -172,3 +172,44 @@ def test_mappings_may_come_as_any_sequence(kind: type, tmp_path: Path) -> None:
     assert torch.equal(project_from_mappings(part, logits), torch.full_like(logits, 0.5))
     for law in ("coefficients.agrees-with-oracle", "precision.every-declared-dtype-keeps-its-own-bound"):
         assert verdict(law, part, tmp_path).status == "passed"
+
+
+@pytest.mark.parametrize("law", [*PARTS, "mixing.post-is-the-declared-combination"])
+def test_a_plain_residual_need_not_read_its_matrix(law: str, tmp_path: Path) -> None:
+    class Plain(Implementation):
+        dialect = RESIDUAL
+
+        def pre(self, x: torch.Tensor, h_pre: torch.Tensor) -> torch.Tensor:
+            return mhc_ref.pre(x, h_pre)
+
+        def post(self, x: torch.Tensor, y: torch.Tensor, h_post: torch.Tensor, h_res: torch.Tensor) -> torch.Tensor:
+            return x + h_post.unsqueeze(-1) * y.unsqueeze(-2)
+
+    assert verdict(law, Plain(), tmp_path).status == "passed"
+
+
+def test_a_target_of_one_dtype_is_projected_through_a_state_of_that_dtype(tmp_path: Path) -> None:
+    def strict(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
+        assert x.dtype == torch.bfloat16
+        return function(x, params)
+
+    part = offering("mappings", change=strict)
+    part.dtypes = ("bfloat16",)
+    assert verdict("manifold.last-axis-sums", part, tmp_path, torch.bfloat16).status == "passed"
+
+
+def test_a_coarse_state_may_be_widened_wherever_it_is_used(tmp_path: Path) -> None:
+    """Autograd rounds the gradient of each use to the dtype of the state, and they nearly cancel along the state."""
+
+    def norm_after_matmul(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
+        n = x.shape[-2]
+        weight = params.phi if params.norm_weight is None else params.norm_weight.unsqueeze(-1) * params.phi
+        rms = (x.float().square().mean((-2, -1)) + PAPER.rms_eps).sqrt().unsqueeze(-1)
+        alpha = params.alpha.repeat_interleave(torch.tensor([n, n, n * n]))
+        parts = [x.float().flatten(-2) @ one for one in weight.split([n, n, n * n], 1)]
+        pre, post, res = (alpha * torch.cat(parts, -1) / rms + params.bias).split([n, n, n * n], -1)
+        return Mappings(pre.sigmoid(), 2 * post.sigmoid(), mhc_ref.project(res.unflatten(-1, (n, n)), PAPER))
+
+    part = offering("mappings", change=norm_after_matmul)
+    law = "gradient.mappings-pull-back-to-state-and-parameters"
+    assert verdict(law, part, tmp_path, torch.bfloat16).status == "passed"
