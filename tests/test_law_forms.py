@@ -11,6 +11,8 @@ import torch
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, PAPER, RESIDUAL, Dialect, Mappings, Params
+from mhc_ref.block import gated_logits
+from properties.case import map_tensors
 from properties.implementation import Implementation, project_from_mappings
 from properties.law import all_laws
 from properties.runner import Profile, Subject, Verdict, examine
@@ -119,7 +121,7 @@ def weights_folded_once() -> Change:
     folded: dict[tuple[int, torch.Size], Params] = {}
 
     def change(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
-        copy = Params(*(None if one is None else one.clone() for one in params))
+        copy: Params = map_tensors(params, torch.clone)
         return function(x, folded.setdefault((params.phi.data_ptr(), params.phi.shape), copy))
 
     return change
@@ -127,7 +129,7 @@ def weights_folded_once() -> Change:
 
 def sigmoid_overflows(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
     n = x.shape[-2]
-    z = mhc_ref.block.gated_logits(x, params, PAPER)[..., :n]
+    z = gated_logits(x, params, PAPER)[..., :n]
     return function(x, params)._replace(pre=z.exp() / (1 + z.exp()))
 
 
@@ -153,6 +155,7 @@ SLIPS: list[tuple[str, Sequence[str], Change]] = [
 def test_a_slip_in_a_part_alone_is_caught(law: str, methods: Sequence[str], change: Change, tmp_path: Path) -> None:
     found = verdict(law, offering(*methods, change=change), tmp_path)
     assert found.status == "failed", found.worst_ratio
+    assert ("raised" in found.reason) == (change is empty_refused), found.reason
 
 
 def test_a_stack_finds_the_parameters_of_its_head_after_those_of_its_layers(tmp_path: Path) -> None:
