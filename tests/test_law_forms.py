@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def offering(*methods: str, dialect: Dialect = PAPER, change: Change | None = No
         "project": lambda z: mhc_ref.project(z, dialect),
         "mappings": lambda x, params: mhc_ref.mappings(x, params, dialect),
         "pre": mhc_ref.pre,
-        "post": lambda *given: mhc_ref.post(*given, dialect),
-        "stack": lambda *given: mhc_ref.stack(*given, dialect),
+        "post": partial(mhc_ref.post, dialect=dialect),
+        "stack": partial(mhc_ref.stack, dialect=dialect),
     }
 
     def method(name: str) -> Callable[..., Any]:
