@@ -313,7 +313,8 @@ def states(
     scales: tuple[float, ...] = (),
 ) -> Tensor:
     """[tokens, n, C] in the dtype of the state."""
-    sizes = tuple(s for s in scales or _scales(setting.dtype) if s >= setting.least_scale) or (1.0,)
+    most_scale = 100.0 if setting.dtype == torch.float16 else math.inf
+    sizes = tuple(s for s in scales or _scales(setting.dtype) if setting.least_scale <= s <= most_scale) or (1.0,)
     token = token_state(n, channels, setting.dtype, sizes, setting.least_scale)
     tokens = draw(st.lists(token, min_size=least, max_size=min(most, setting.max_tokens)))
     return torch.tensor(np.array(tokens).reshape(-1, n, channels)).to(setting.dtype)

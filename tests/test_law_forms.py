@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 import mhc_ref
-from mhc_ref import DEEPSEEK_V4, PAPER, Dialect, Mappings, Params
+from mhc_ref import DEEPSEEK_V4, PAPER, RESIDUAL, Dialect, Mappings, Params
+from mhc_ref.block import gated_logits
+from properties.case import map_tensors
 from properties.implementation import Implementation, project_from_mappings
 from properties.law import all_laws
 from properties.runner import Profile, Subject, Verdict, examine
@@ -26,8 +29,8 @@ def offering(*methods: str, dialect: Dialect = PAPER, change: Change | None = No
         "project": lambda z: mhc_ref.project(z, dialect),
         "mappings": lambda x, params: mhc_ref.mappings(x, params, dialect),
         "pre": mhc_ref.pre,
-        "post": lambda *given: mhc_ref.post(*given, dialect),
-        "stack": lambda *given: mhc_ref.stack(*given, dialect),
+        "post": partial(mhc_ref.post, dialect=dialect),
+        "stack": partial(mhc_ref.stack, dialect=dialect),
     }
 
     def method(name: str) -> Callable[..., Any]:
@@ -119,7 +122,7 @@ def weights_folded_once() -> Change:
     folded: dict[tuple[int, torch.Size], Params] = {}
 
     def change(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
-        copy = Params(*(None if one is None else one.clone() for one in params))
+        copy: Params = map_tensors(params, torch.clone)
         return function(x, folded.setdefault((params.phi.data_ptr(), params.phi.shape), copy))
 
     return change
@@ -127,7 +130,7 @@ def weights_folded_once() -> Change:
 
 def sigmoid_overflows(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
     n = x.shape[-2]
-    z = mhc_ref.block.gated_logits(x, params, PAPER)[..., :n]
+    z = gated_logits(x, params, PAPER)[..., :n]
     return function(x, params)._replace(pre=z.exp() / (1 + z.exp()))
 
 
@@ -153,6 +156,7 @@ SLIPS: list[tuple[str, Sequence[str], Change]] = [
 def test_a_slip_in_a_part_alone_is_caught(law: str, methods: Sequence[str], change: Change, tmp_path: Path) -> None:
     found = verdict(law, offering(*methods, change=change), tmp_path)
     assert found.status == "failed", found.worst_ratio
+    assert ("raised" in found.reason) == (change is empty_refused), found.reason
 
 
 def test_a_stack_finds_the_parameters_of_its_head_after_those_of_its_layers(tmp_path: Path) -> None:
@@ -172,3 +176,44 @@ def test_mappings_may_come_as_any_sequence(kind: type, tmp_path: Path) -> None:
     assert torch.equal(project_from_mappings(part, logits), torch.full_like(logits, 0.5))
     for law in ("coefficients.agrees-with-oracle", "precision.every-declared-dtype-keeps-its-own-bound"):
         assert verdict(law, part, tmp_path).status == "passed"
+
+
+@pytest.mark.parametrize("law", [*PARTS, "mixing.post-is-the-declared-combination"])
+def test_a_plain_residual_need_not_read_its_matrix(law: str, tmp_path: Path) -> None:
+    class Plain(Implementation):
+        dialect = RESIDUAL
+
+        def pre(self, x: torch.Tensor, h_pre: torch.Tensor) -> torch.Tensor:
+            return mhc_ref.pre(x, h_pre)
+
+        def post(self, x: torch.Tensor, y: torch.Tensor, h_post: torch.Tensor, h_res: torch.Tensor) -> torch.Tensor:
+            return x + h_post.unsqueeze(-1) * y.unsqueeze(-2)
+
+    assert verdict(law, Plain(), tmp_path).status == "passed"
+
+
+def test_a_target_of_one_dtype_is_projected_through_a_state_of_that_dtype(tmp_path: Path) -> None:
+    def strict(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
+        assert x.dtype == torch.bfloat16
+        return function(x, params)
+
+    part = offering("mappings", change=strict)
+    part.dtypes = ("bfloat16",)
+    assert verdict("manifold.last-axis-sums", part, tmp_path, torch.bfloat16).status == "passed"
+
+
+def test_a_coarse_state_may_be_widened_wherever_it_is_used(tmp_path: Path) -> None:
+    """Autograd rounds the gradient of each use to the dtype of the state, and they nearly cancel along the state."""
+
+    def norm_after_matmul(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
+        n = x.shape[-2]
+        weight = params.phi if params.norm_weight is None else params.norm_weight.unsqueeze(-1) * params.phi
+        rms = (x.float().square().mean((-2, -1)) + PAPER.rms_eps).sqrt().unsqueeze(-1)
+        alpha = params.alpha.repeat_interleave(torch.tensor([n, n, n * n]))
+        parts = [x.float().flatten(-2) @ one for one in weight.split([n, n, n * n], 1)]
+        pre, post, res = (alpha * torch.cat(parts, -1) / rms + params.bias).split([n, n, n * n], -1)
+        return Mappings(pre.sigmoid(), 2 * post.sigmoid(), mhc_ref.project(res.unflatten(-1, (n, n)), PAPER))
+
+    part = offering("mappings", change=norm_after_matmul)
+    law = "gradient.mappings-pull-back-to-state-and-parameters"
+    assert verdict(law, part, tmp_path, torch.bfloat16).status == "passed"

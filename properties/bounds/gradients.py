@@ -23,6 +23,9 @@ from properties.bounds.stages import (
     times,
 )
 
+SHARES = 4
+"""How often the mappings may widen a state of less than float32, each time with a gradient of its own."""
+
 
 class Pullback(NamedTuple):
     """Gradients of a scalar by the state [tokens, n, C] and the parameters of a block."""
@@ -117,6 +120,10 @@ def _norm_gradient(x: Approx, g: Approx, through: Tensor, shared: Tensor, dialec
     Relative errors: that of 1/rms once in the first term, three times in the second, with 12 roundings; the inner
     product
     has gamma_{K+12} (`Rounding.dot`) of sum |g| |x| as it is really accumulated.
+
+    A state below float32 is widened where it is used, in the norm and in up to three products (pre, post, res), and
+    autograd rounds the gradient of each use to the dtype of the state before it adds them up there: k uses whose sizes
+    sum to S err by at most k u S, one rounding of each and k - 1 of their sum.
     """
     over = (-2, -1) if dialect.norm_over == "streams" else (-1,)
     count = math.prod(x.value.shape[d] for d in over)
@@ -137,4 +144,6 @@ def _norm_gradient(x: Approx, g: Approx, through: Tensor, shared: Tensor, dialec
     second = (x.value.abs() * inner_error + x.error * (inner.abs() + inner_error)) * scale
     second = second + 3 * relative * (x.value.abs() + x.error) * spread * scale
     error = (first + second) * (1 + 4 * relative) + r.tiny / rho
+    parts = (through + g.error) / rho + x.value.abs() * spread * scale
+    error = error + SHARES * (r.state_unit * parts + r.state_tiny)
     return Approx(torch.where(live, value, 0.0), torch.where(live, error, INF))

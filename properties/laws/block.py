@@ -41,7 +41,7 @@ def one_call(trial: Trial, seen: list[Seen], count: int = 1) -> None:
     trial.holds("the number of branch calls", len(seen) == count, str(len(seen)), str(count))
 
 
-@law(kind="oracle", stage="state", needs=("block",), cases=lambda s: block_cases(s, most=2, scales=SIZES))
+@law(kind="oracle", stage="state", needs=("block",), cases=lambda s: block_cases(s, most=2, scales=(*SIZES, 1e6)))
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """The branch sees h_pre x, and the block returns A x + h_post^T y for what the branch gave back.
 

@@ -297,7 +297,7 @@ def blocks_have_no_memory(trial: Trial, case: Case) -> None:
 
 
 @law(
-    kind="identity",
+    kind="contract",
     stage="state",
     needs=("mappings",),
     cases=lambda s: coefficient_cases(s, most=2, scales=SIZES).flatmap(another),

@@ -98,7 +98,7 @@ def matrix_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1) -> Case:
     manifold."""
     n = draw(streams(setting, least_n))
     channels = draw(channel_count())
-    x = draw(states(setting, n, channels, most=4, scales=(1.0, 30.0, 1e-3)))
+    x = draw(states(setting, n, channels, most=4, scales=(1.0, 30.0, 1e-3, 1e6)))  # the last beyond float16
     tokens, seed, dtype = x.shape[0], draw(seeds), setting.parameter_dtype
     y = torch.tensor(noise(seed, tokens, channels)).to(setting.dtype) * draw(st.sampled_from((1.0, 0.0, 4.0)))
     h_post = torch.tensor(noise(seed + 1, tokens, n), dtype=dtype) * draw(st.sampled_from((1.0, 0.0, 2.0)))
