@@ -20,7 +20,8 @@ from mhc_ref.dialect import Axis, Squash
 from mhc_ref.projection import compute_dtype
 from properties.deviations.catalogue import Condition, always, find, iterates, projects, title
 from properties.deviations.deviant import DIM, Deviant
-from properties.implementation import Implementation
+from properties.deviations.dtype import nearest_tf32, through_tf32
+from properties.implementation import Implementation, without_autocast
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ def control(name: str, applies: Condition = always) -> Callable[[type[Deviant]],
 class Linear(Deviant):
     """The literal formulas, in the linear domain."""
 
+    compilable = True
+
+    def prepare(self) -> None:
+        self.graph_capturable = self.computed.residual != "permutations"
+
 
 # The order of sums
 
@@ -102,6 +108,8 @@ class Summed(Deviant):
 @control("reversed")
 class Reversed(Summed):
     """Every sum runs one term after the other, from the last to the first."""
+
+    batch_invariant = True
 
     def total(self, terms: Tensor, dim: int) -> Tensor:
         return terms.flip(dim).cumsum(dim).narrow(dim, -1, 1)
@@ -308,6 +316,63 @@ class Float64Inside(Deviant):
     def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
         h_pre, h_post, h_res = self.exact_mappings(x, params)
         return self.post(x, branch(self.pre(x, h_pre)), h_post, h_res)
+
+
+# What matrix products read
+
+
+class Tf32(Deviant):
+    """Every matrix product reads its operands as `rounded` has them; on a GPU torch's own switch does that."""
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """A float32 operand; float64 is left alone."""
+        raise NotImplementedError
+
+    def read(self, values: Tensor) -> Tensor:
+        return self.rounded(values) if values.dtype == torch.float32 and not values.is_cuda else values
+
+    def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
+        return super().matmul(self.read(state), self.read(phi))
+
+    def gathered(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        return super().gathered(self.read(x), self.read(h_pre))
+
+    def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
+        return super().mixed(self.read(x), self.read(h_res))
+
+    def spread(self, y: Tensor, h_post: Tensor) -> Tensor:
+        return super().spread(self.read(y), self.read(h_post))
+
+
+@control("tf32")
+class Tf32Rounded(Tf32):
+    """Matrix products read their operands rounded to TensorFloat-32, as declared."""
+
+    products = "tf32"
+
+    def rounded(self, values: Tensor) -> Tensor:
+        return nearest_tf32(values)
+
+
+@control("tf32-truncated")
+class Tf32Truncated(Tf32):
+    """Matrix products read their operands cut to TensorFloat-32, as declared."""
+
+    products = "tf32-truncated"
+
+    def rounded(self, values: Tensor) -> Tensor:
+        return through_tf32(values)
+
+
+@control("autocast-left")
+class AutocastLeft(Deviant):
+    """What is computed is computed outside of torch.autocast, as declared."""
+
+    autocast_safe = True
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        with without_autocast(x):
+            return super().mappings(x, params)
 
 
 # The backward pass

@@ -1,8 +1,8 @@
 """Where an implementation computes: what the suite asks of a device beside tensors.
 
-Laws, bounds and reports never ask which device they are on: they ask the `Device` for what they need (a captured graph,
-a stream of its own, poisoned memory, room for 2^31 elements), or it says why it cannot. `DEVICES` has one for every type
-of torch device; verdicts are made on the CPU.
+Laws, bounds and reports never ask which device they are on: they ask the `Device` for what they need (a captured
+graph, a stream of its own, poisoned memory, room for 2^31 elements), or it says why it cannot. `DEVICES` has one for
+every type of torch device; verdicts are made on the CPU.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 Feature = Literal["accelerator", "graphs", "streams", "giants", "autocast"]
-"""accelerator: another device than the CPU; graphs: a sequence of kernels can be captured and replayed; streams: work can
-be queued beside other work; giants: tensors of more elements than 32 bits count; autocast: torch.autocast."""
+"""accelerator: another device than the CPU; graphs: a sequence of kernels can be captured and replayed; streams: work
+can be queued beside other work; giants: tensors of more elements than 32 bits count; autocast: torch.autocast."""
 
 _WANTED: dict[Feature, str] = {
     "accelerator": "a second device beside the CPU",
@@ -113,21 +113,17 @@ class Device:
         """
         import torch.utils.deterministic as deterministic
 
-        before = (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            deterministic.fill_uninitialized_memory,
-        )
+        before = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
         with warnings.catch_warnings():
             # Operations without a deterministic form say so; nothing here asks them to be.
             warnings.filterwarnings("ignore", category=UserWarning)
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the inductor
             deterministic.fill_uninitialized_memory = True
             try:
                 yield
             finally:
-                torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-                deterministic.fill_uninitialized_memory = before[2]
+                torch.set_deterministic_debug_mode(before[0])
+                deterministic.fill_uninitialized_memory = before[1]
 
 
 class Timer:
@@ -162,7 +158,8 @@ class Cuda(Device):
         room = min(free + cached, mine)
         if wanted <= room:
             return None
-        return f"needs {wanted / GIB:.1f} GiB of the device's memory; {max(room, 0) / GIB:.1f} GiB are left to this process"
+        left = f"{max(room, 0) / GIB:.1f} GiB are left to this process"
+        return f"needs {wanted / GIB:.1f} GiB of the device's memory; {left}"
 
     def described(self) -> str:
         if (reason := self.missing()) is not None:

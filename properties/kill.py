@@ -56,9 +56,9 @@ def row_of(task: Task) -> Row:
     torch.set_num_threads(1)
     build = deviations.build if catalogue == "deviation" else controls.build
     implementation = build(name, PRESETS[preset])
-    kind = deviations.CATALOGUE[name].kind if catalogue == "deviation" else "control"
+    kind = (deviations.CATALOGUE | deviations.HIDDEN)[name].kind if catalogue == "deviation" else "control"
     subject = Subject(f"{catalogue}:{name}@{preset}", implementation, getattr(torch, dtype), torch.device("cpu"))
-    profile = Profile(examples=examples, derandomise=True, shrink=False)
+    profile = Profile(examples=examples, derandomise=True, shrink=False, thorough=True)
     where = Path(mkdtemp(prefix="mhc-kill-"))
     killed: dict[str, str] = {}
     errors: dict[str, str] = {}
@@ -91,10 +91,11 @@ def tasks(examples: int, only: list[str], stop: bool) -> list[Task]:
     """Every deviation where it first shows, and every control in the two main presets and three dtypes."""
     from mhc_ref import PRESETS
     from properties import controls, deviations
+    from properties.device import device_of
 
     found: list[Task] = []
-    for name, deviation in deviations.CATALOGUE.items():
-        if only and name not in only:
+    for name, deviation in (deviations.CATALOGUE | deviations.HIDDEN).items():
+        if (only and name not in only) or (deviation.needs and device_of("cpu").lacks(deviation.needs)):
             continue
         preset = next((p for p in PRESET_ORDER if deviation.applies(PRESETS[p])), None)
         if preset is None:
@@ -116,9 +117,12 @@ def tasks(examples: int, only: list[str], stop: bool) -> list[Task]:
 
 def page(rows: list[Row], stopped: bool = False) -> str:
     """The matrix as Markdown; `stopped` where rows end at their second kill."""
+    from properties.deviations import HIDDEN
+    from properties.device import device_of
     from properties.law import all_laws
 
     laws = all_laws()
+    elsewhere = [name for name, one in HIDDEN.items() if one.needs and device_of("cpu").lacks(one.needs)]
     deviations = [row for row in rows if row.kind != "control"]
     controls = [row for row in rows if row.kind == "control"]
     survivors = [row.name for row in deviations if not row.killed]
@@ -141,6 +145,7 @@ def page(rows: list[Row], stopped: bool = False) -> str:
         f"* controls flagged: {'; '.join(flagged) or 'none'} (of {len(controls)} control runs)",
         f"* laws that kill nothing: {', '.join(idle) or 'none'}",
         f"* harness errors: {sum(len(row.errors) for row in rows)}",
+        f"* not run, what they need the CPU lacks: {', '.join(elsewhere) or 'none'}",
         "",
         "| deviation | kind | preset | dtype | killed by | identity | invariant | contract | oracle |",
         "|---|---|---|---|---|---|---|---|---|",

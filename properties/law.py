@@ -57,7 +57,8 @@ class Law:
         parts: the mappings whose emission it needs.
         capability: the attribute of `Implementation` that must be true, if any.
         cost: the number of examples is divided by it.
-        most: as many examples at most, all in one search over every n; 0 for no limit.
+        by_streams: half of the examples go to each accepted n by itself; without, all go to one search over every n.
+        most: as many examples at most; 0 for no limit.
         in_process: it sets up something about this process that a call in another one does not see.
         feature: what it needs of the device, see `properties.device.Feature`.
         giants: tensors of 2^31 elements in the dtype that it feeds, for which there must be room.
@@ -79,6 +80,7 @@ class Law:
     parts: tuple[str, ...] = ()
     capability: str = ""
     cost: float = 1.0
+    by_streams: bool = True
     most: int = 0
     in_process: bool = False
     feature: Feature | None = None
@@ -152,6 +154,7 @@ def law(
     parts: Sequence[str] = (),
     capability: str = "",
     cost: float = 1.0,
+    by_streams: bool = True,
     most: int = 0,
     in_process: bool = False,
     feature: Feature | None = None,
@@ -187,6 +190,7 @@ def law(
             parts=tuple(parts),
             capability=capability,
             cost=cost,
+            by_streams=by_streams,
             most=most,
             in_process=in_process,
             feature=feature,

@@ -77,7 +77,9 @@ class Subject:
         accepted = tuple(n for n in self.implementation.streams if n >= law.least_streams)
         given = self.implementation
         flood = device_of(self.device).flood
-        return Setting(given.dialect, accepted, self.dtype, given.max_tokens, given.norm_weight, given.least_scale, flood)
+        return Setting(
+            given.dialect, accepted, self.dtype, given.max_tokens, given.norm_weight, given.least_scale, flood
+        )
 
     def trial(self) -> Trial:
         """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.check`."""
@@ -131,7 +133,7 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
             raise
 
     try:
-        for frame, examples in _frames(subject.setting(law), profile.examples / law.cost, law.most):
+        for frame, examples in _frames(subject.setting(law), profile.examples / law.cost, law.by_streams, law.most):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NonInteractiveExampleWarning)
                 test = given(law.cases(frame))(one)
@@ -161,11 +163,12 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
     return Verdict(law.id, subject, "passed", "", state.examples, state.worst)
 
 
-def _frames(setting: Setting, examples: float, most: int = 0) -> list[tuple[Setting, int]]:
-    """Half of the examples over every accepted n, the other half n by n: none is left to chance, where there are
-    enough."""
+def _frames(setting: Setting, examples: float, by_streams: bool = True, most: int = 0) -> list[tuple[Setting, int]]:
+    """Half of the examples over every accepted n, the other half n by n: none is left to chance."""
     if most:
         return [(setting, max(1, min(most, round(examples))))]
+    if not by_streams:
+        return [(setting, max(3, round(examples)))]
     each = max(2, round(examples / 2 / len(setting.streams)))
     if len(setting.streams) == 1:
         return [(setting, max(3, round(examples)))]

@@ -153,10 +153,11 @@ class Finding(NamedTuple):
         return self.inputs[int(self.ratios.flatten(1).amax(1).argmax())]
 
 
-def controls_for(dialect: Dialect) -> dict[str, Implementation]:
-    """The reference and every control that computes this dialect."""
+def controls_for(dialect: Dialect, products: str = "compute") -> dict[str, Implementation]:
+    """The reference and every control that computes this dialect with such matrix products."""
     found = {name: build(name, dialect) for name, control in CATALOGUE.items() if control.applies(dialect)}
-    return {"reference": Reference(dialect), **found}
+    found["reference"] = Reference(dialect)
+    return {name: control for name, control in found.items() if control.products == products}
 
 
 def trial_of(control: Implementation, dtype: torch.dtype) -> Trial:
@@ -210,16 +211,16 @@ def judged_gradients(logits: Tensor, cotangent: Tensor, dialect: Dialect, dtype:
 
 
 def mapping_findings(
-    dialect: Dialect, dtype: torch.dtype, n: int, channels: int, tokens: int, seed: int
+    dialect: Dialect, dtype: torch.dtype, n: int, channels: int, tokens: int, seed: int, products: str = "compute"
 ) -> Iterator[Finding]:
     """mappings, and what pre and post make of them."""
     x = state_batch(n, channels, tokens, seed).to(dtype)
     params = rounded(parameter_batch(dialect, n, channels, seed), dtype)
-    rounding = Rounding.of(dtype)
+    rounding = Rounding.of(dtype, products)
     bound = coefficients(Approx.exact(x), params, dialect, rounding)
     exact = FloatTruth(dialect).mappings(x, params)
     y = normal(generated(seed + 2), tokens, channels).to(dtype)
-    for name, control in controls_for(dialect).items():
+    for name, control in controls_for(dialect, products).items():
         got = control.mappings(x, params)
         for part, one in bound.parts().items():
             yield Finding(f"h_{part}", name, ratio(getattr(got, part), getattr(exact, part), one.error), x)
@@ -233,13 +234,14 @@ def mapping_findings(
 
 
 def block_gradient_findings(
-    dialect: Dialect, dtype: torch.dtype, n: int, channels: int, tokens: int, seed: int
+    dialect: Dialect, dtype: torch.dtype, n: int, channels: int, tokens: int, seed: int, products: str = "compute"
 ) -> Iterator[Finding]:
     """The vector-Jacobian product of a block by its state and its parameters."""
     case = block_case(dialect, dtype, n, channels, tokens, seed)
     parts = [part for part in case.params if part is not None]
-    bound = block_gradient(case, dialect, trial_of(Reference(dialect), dtype))
-    for name, control in controls_for(dialect).items():
+    controls = controls_for(dialect, products)
+    bound = block_gradient(case, dialect, trial_of(next(iter(controls.values())), dtype))
+    for name, control in controls.items():
         leaves = [part.clone().requires_grad_() for part in (case.x, *parts)]
         out = control.block(leaves[0], Params(*leaves[1:]), case.branch)
         got = torch.autograd.grad(out, leaves, case.cotangent, allow_unused=True, materialize_grads=True)
@@ -264,7 +266,13 @@ def block_case(dialect: Dialect, dtype: torch.dtype, n: int, channels: int, toke
 
 
 def findings(
-    stages: str, dialect: Dialect, dtype: torch.dtype, streams: tuple[int, ...], tokens: int, seed: int = 0
+    stages: str,
+    dialect: Dialect,
+    dtype: torch.dtype,
+    streams: tuple[int, ...],
+    tokens: int,
+    seed: int = 0,
+    products: str = "compute",
 ) -> Iterator[Finding]:
     """One family of stages on about `tokens` tokens, shared out between numbers of streams."""
     for n in streams:
@@ -276,7 +284,7 @@ def findings(
         else:
             each = mapping_findings if stages == "mappings" else block_gradient_findings
             channels = (1, 2, 9, 17)[(n + seed) % 4]
-            yield from each(dialect, dtype, n, channels, share, seed + n)
+            yield from each(dialect, dtype, n, channels, share, seed + n, products)
 
 
 TOKENS = {"projection": 400, "projection gradient": 200, "mappings": 200, "block gradient": 20}
@@ -287,7 +295,13 @@ STREAMS = {torch.float32: (1, 3, 4), torch.float64: (2, 5), torch.bfloat16: (4,)
 
 
 def soundness(
-    stages: str, title: str, dtype: torch.dtype, streams: tuple[int, ...], tokens: int, seed: int = 0
+    stages: str,
+    title: str,
+    dtype: torch.dtype,
+    streams: tuple[int, ...],
+    tokens: int,
+    seed: int = 0,
+    products: str = "compute",
 ) -> dict[str, float]:
     """Run every control on `tokens` tokens; the worst ratio of each stage.
 
@@ -296,7 +310,7 @@ def soundness(
     """
     worst: dict[str, float] = {}
     for k, size in enumerate(min(5000, tokens - start) for start in range(0, tokens, 5000)):
-        for finding in findings(stages, DIALECTS[title], dtype, streams, size, seed + 100 * k):
+        for finding in findings(stages, DIALECTS[title], dtype, streams, size, seed + 100 * k, products):
             assert finding.worst <= 1, (
                 f"{finding.stage} of control {finding.control} in {title}, {dtype}: "
                 f"error / bound = {finding.worst:.3g} for {finding.token().tolist()}"
@@ -316,6 +330,51 @@ RUNS = [
 @pytest.mark.parametrize(("stages", "title", "dtype"), RUNS)
 def test_no_correct_arithmetic_exceeds_its_bound(stages: str, title: str, dtype: str) -> None:
     soundness(stages, title, DTYPES[dtype], STREAMS[DTYPES[dtype]], TOKENS[stages])
+
+
+@pytest.mark.parametrize("title", ["PAPER", "DEEPSEEK_V4", "LUCIDRAINS", "MHC_LITE", "exp start, eps 1e-2"])
+@pytest.mark.parametrize("stages", ["mappings", "block gradient"])
+@pytest.mark.parametrize("products", ["tf32", "tf32-truncated"])
+def test_declared_tensorfloat32_stays_within_its_bound_and_comes_near_it(
+    products: str, stages: str, title: str
+) -> None:
+    """The operands of every matrix product are rounded to TF32, or cut to it, on the CPU."""
+    worst = soundness(stages, title, torch.float32, (1, 4), TOKENS[stages], products=products)
+    assert max(worst.values()) > SHARP
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("products", ["tf32", "tf32-truncated"])
+@pytest.mark.parametrize("title", DIALECTS)
+@pytest.mark.parametrize("stages", ["mappings", "block gradient"])
+def test_declared_tensorfloat32_stays_within_its_bound_on_many_tokens(stages: str, title: str, products: str) -> None:
+    tokens = 20_000 // (100 if stages == "block gradient" else 1)
+    print(stages, title, soundness(stages, title, torch.float32, (1, 2, 3, 4, 5), tokens, 17, products))
+
+
+@pytest.mark.parametrize("title", ["PAPER", "DEEPSEEK_V4"])
+def test_float16_states_stay_within_their_bound(title: str) -> None:
+    """Sizes from 1e-12 to 1e12 leave float16 on both sides: what overflows is not claimed, what underflows is."""
+    worst = soundness("mappings", title, torch.float16, (4,), 200)
+    assert worst["post"] > SHARP
+
+
+def test_nothing_is_claimed_beyond_the_largest_number_of_the_state() -> None:
+    value = Approx.exact(torch.tensor([65504.0, 65519.0, 65521.0, 1e6, -1e6], dtype=torch.float64))
+    stored = bounds.stored(value, Rounding.of(torch.float16))
+    assert torch.isfinite(bounds.stored(value, Rounding.of(torch.bfloat16)).error).all()
+    overflows = ~torch.isfinite(value.value.to(torch.float16))
+    assert torch.isinf(stored.error[overflows]).all()
+    below = bounds.stored(Approx.exact(torch.tensor([60000.0])), Rounding.of(torch.float16))
+    assert below.error.item() == pytest.approx(60000 * 2**-11, rel=1e-3)
+
+
+def test_a_small_float16_number_loses_a_subnormal_unit_at_most() -> None:
+    small = torch.logspace(-9, -4, 501, dtype=torch.float64)
+    stored = bounds.stored(Approx.exact(small), Rounding.of(torch.float16))
+    error = (small.to(torch.float16).double() - small).abs()
+    assert (error <= stored.error).all()
+    assert (error / stored.error).max() > 0.4
 
 
 @pytest.mark.thorough

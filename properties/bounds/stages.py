@@ -50,9 +50,8 @@ def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Appro
     """dynamic(x^ phi), pre | post | res row-major, before gates and biases.
 
     A sum of K products in any order, with the factor 1/rms inside or outside of it: gamma_{K+3} (`Rounding.dot`) +
-    (relative error of 1/rms) of sum |x^| |phi|, plus sum dx^ |phi|, plus tiny for each product that underflows (times 1/rms when the norm is
-    applied
-    afterwards). tanh is 1-Lipschitz and absolutely accurate to 4 units.
+    (relative error of 1/rms) of sum |x^| |phi|, plus sum dx^ |phi|, plus tiny for each product that underflows (times
+    1/rms when the norm is applied afterwards). tanh is 1-Lipschitz and absolutely accurate to 4 units.
     """
     n, channels = x.value.shape[-2:]
     state, shared = normalised(x, params.norm_weight, dialect, r)
@@ -145,7 +144,8 @@ def affine(approx: Approx, scale: float, shift: float, r: Rounding) -> Approx:
 
 def weighted_sum(weights: Approx, terms: Approx, r: Rounding, extra: int = 0) -> Approx:
     """sum_k w_k t_k over the second-last axis of `terms` [..., k, C], `weights` [..., k]: gamma_{k+extra} of
-    sum |w||t| in any order (`Rounding.dot`), plus the errors of the factors, plus tiny for each product that underflows."""
+    sum |w||t| in any order (`Rounding.dot`), plus the errors of the factors, plus tiny for each product that
+    underflows."""
     w, t = weights.value.unsqueeze(-2), terms.value
     dw, dt = weights.error.unsqueeze(-2), terms.error
     value = (w @ t).squeeze(-2)

@@ -6,6 +6,7 @@ many of these they catch.
 
 from properties.deviations import (
     collapse,
+    device,
     dtype,
     eps,
     execution,
@@ -20,16 +21,18 @@ from properties.deviations import (
     packing,
     scaling,
 )
-from properties.deviations.catalogue import CATALOGUE, Deviation, Kind, build
+from properties.deviations.catalogue import CATALOGUE, HIDDEN, Deviation, Kind, build
 from properties.deviations.deviant import Deviant
 
 __all__ = [
     "CATALOGUE",
+    "HIDDEN",
     "Deviant",
     "Deviation",
     "Kind",
     "build",
     "collapse",
+    "device",
     "dtype",
     "eps",
     "execution",

@@ -13,6 +13,7 @@ import torch
 
 from mhc_ref import PRESETS, Dialect
 from properties.deviations.deviant import Deviant
+from properties.device import Feature
 from properties.implementation import Implementation
 
 Kind = Literal[
@@ -29,6 +30,7 @@ Kind = Literal[
     "gradient",
     "collapse",
     "execution",
+    "device",
     "gamed",
 ]
 Condition = Callable[[Dialect], bool]
@@ -47,6 +49,8 @@ class Deviation:
         applies: the dialects for which the slip changes what is computed.
         make: the implementation for a dialect that it declares and does not compute.
         dtypes: the state dtypes in which it shows.
+        hidden: why its values are right in an ordinary call; empty where they are not.
+        needs: the feature of a device without which it shows nothing, if any.
     """
 
     name: str
@@ -56,10 +60,16 @@ class Deviation:
     applies: Condition
     make: Callable[[Dialect], Implementation]
     dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.bfloat16)
+    hidden: str = ""
+    needs: Feature | None = None
 
 
 CATALOGUE: dict[str, Deviation] = {}
-"""Every deviation by its name; filled when the modules of the kinds are imported."""
+"""Every deviation whose values are wrong, by its name; filled when the modules of the kinds are imported."""
+
+HIDDEN: dict[str, Deviation] = {}
+"""Those whose values are right in an ordinary call: laws see them, values of a few calls cannot explain a failure by
+them."""
 
 
 def build(name: str, dialect: Dialect) -> Implementation:
@@ -68,7 +78,7 @@ def build(name: str, dialect: Dialect) -> Implementation:
     Raises:
         LookupError: there is none of that name, or it makes no difference for the dialect.
     """
-    found = find(CATALOGUE, name, "deviation")
+    found = find(CATALOGUE | HIDDEN, name, "deviation")
     if not found.applies(dialect):
         raise LookupError(f"{name} makes no difference for {title(dialect)}. It is: {found.slip}")
     return found.make(dialect)
@@ -140,6 +150,8 @@ class Slip(Protocol):
         source: str,
         applies: Condition = always,
         dtypes: tuple[torch.dtype, ...] = ...,
+        hidden: str = "",
+        needs: Feature | None = None,
     ) -> Callable[[type[Deviant]], type[Deviant]]: ...
 
 
@@ -172,10 +184,16 @@ def _register_class(
     source: str,
     applies: Condition = always,
     dtypes: tuple[torch.dtype, ...] = Deviation.dtypes,
+    hidden: str = "",
+    needs: Feature | None = None,
 ) -> Callable[[type[Deviant]], type[Deviant]]:
     def register(deviant: type[Deviant]) -> type[Deviant]:
         sentence = " ".join((inspect.getdoc(deviant) or "").split())
-        _add(Deviation(name, sentence, source, kind, applies, lambda d: deviant(d, f"deviation:{name}"), dtypes))
+
+        def make(dialect: Dialect) -> Implementation:
+            return deviant(dialect, f"deviation:{name}")
+
+        _add(Deviation(name, sentence, source, kind, applies, make, dtypes, hidden, needs))
         return deviant
 
     return register
@@ -202,6 +220,6 @@ def _register_change(
 
 
 def _add(deviation: Deviation) -> None:
-    if deviation.name in CATALOGUE:
+    if deviation.name in CATALOGUE | HIDDEN:
         raise ValueError(f"two deviations are called {deviation.name!r}")
-    CATALOGUE[deviation.name] = deviation
+    (HIDDEN if deviation.hidden else CATALOGUE)[deviation.name] = deviation

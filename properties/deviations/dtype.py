@@ -26,6 +26,14 @@ def through_tf32(values: Tensor) -> Tensor:
     return with_gradient_of(truncated.to(values.dtype), values)
 
 
+def nearest_tf32(values: Tensor) -> Tensor:
+    """Rounded to the 10 bits of mantissa of TensorFloat-32, ties away from zero as cvt.rna does; differentiated as the
+    identity."""
+    bits = values.detach().float().view(torch.int32) + 0x1000
+    rounded = (bits & ~0x1FFF).view(torch.float32)
+    return with_gradient_of(torch.where(values.detach().isfinite(), rounded.to(values.dtype), values), values)
+
+
 def _single(params: Params) -> Params:
     weight = None if params.norm_weight is None else params.norm_weight.float()
     return Params(params.phi.float(), params.bias.float(), params.alpha.float(), weight)
@@ -88,6 +96,21 @@ class ProjectionInTf32(Deviant):
 
     def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
         return super().matmul(through_tf32(state), through_tf32(phi))
+
+
+@precision(
+    "bfloat16-for-tf32",
+    f"{MUTATION}: the wrong precision of a dot",
+    dtypes=(torch.float32, torch.bfloat16),
+    hidden="to a tolerance that was widened until TensorFloat-32 passed",
+)
+class Bfloat16ForTf32(Deviant):
+    """TensorFloat-32 is declared, and the operands of the projection are read in bfloat16."""
+
+    products = "tf32"
+
+    def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
+        return super().matmul(through(state, torch.bfloat16), through(phi, torch.bfloat16))
 
 
 @precision("rms-in-bfloat16", f"{MUTATION}: a reduction in the dtype of its operand")

@@ -74,8 +74,9 @@ def constant(x: Tensor) -> BranchSpec:
     stage="state",
     needs=("block",),
     cases=floods,
-    cost=4,
     blind=("tokens-above-64-unwritten",),
+    by_streams=False,
+    cost=5,
 )
 def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     """Every one of many hundreds of tokens (on a GPU up to 131101) passes the block as the reference has it.
@@ -101,9 +102,10 @@ def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     stage="state",
     needs=("block",),
     cases=floods,
-    cost=4,
     capability="deterministic",
     blind=("h-res-transposed", "one-iteration"),
+    by_streams=False,
+    cost=5,
 )
 def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     """Five launches on the same many tokens, one right after the other, give the same bits.
@@ -129,9 +131,10 @@ def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     stage="state",
     needs=("block",),
     cases=floods,
-    cost=4,
     capability="batch_invariant",
     blind=("h-res-transposed", "one-iteration"),
+    by_streams=False,
+    cost=5,
 )
 def batches_do_not_change_bits(trial: Trial, case: Case) -> None:
     """A token has the same bits alone, among a few, and anywhere in a large batch.
@@ -173,8 +176,9 @@ def arranged_cases(draw: DrawFn, setting: Setting) -> Case:
     needs=("block",),
     cases=arranged_cases,
     capability="strided",
-    cost=2,
     blind=("h-res-transposed", "one-iteration"),
+    by_streams=False,
+    cost=3,
 )
 def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
     """channels_last, channels_last_3d and storages off their alignment hold the same state.
@@ -220,9 +224,10 @@ def written_cases(draw: DrawFn, setting: Setting) -> Case:
     stage="state",
     needs=("block",),
     cases=written_cases,
-    cost=2,
     in_process=True,
     blind=("h-res-transposed", "one-iteration"),
+    by_streams=False,
+    cost=3,
 )
 def every_output_is_written(trial: Trial, case: Case) -> None:
     """With all free memory full of NaN a block is what it was before.
@@ -356,7 +361,7 @@ def distant_matrices_are_written_where_they_lie(trial: Trial, case: Case) -> Non
     trial.within("h_res of the last matrices", last, wide(plain)[which], slack[which])
 
 
-# -- queues, graphs, compilers ------------------------------------------------------------------------------------------
+# -- queues, graphs, compilers ----------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -518,7 +523,7 @@ def mappings_keep_their_precision_under_autocast(trial: Trial, case: Case) -> No
     agree(trial, "under autocast", got, trial.truth.mappings(case.x, case.params), bound_of(trial, case.x, case.params))
 
 
-# -- the other device ---------------------------------------------------------------------------------------------------
+# -- the other device -------------------------------------------------------------------------------------------------
 
 
 @law(

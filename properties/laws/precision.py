@@ -173,7 +173,9 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
     States and
     parameters are exact in all of them, so the exact mappings are the same.
     """
-    names = [name for name in dtype_names(trial.implementation) if name in ("float64", "float32", "bfloat16", "float16")]
+    names = [
+        name for name in dtype_names(trial.implementation) if name in ("float64", "float32", "bfloat16", "float16")
+    ]
     # Few enough bits for bfloat16, and within the range of float16.
     x = case.x.to(torch.bfloat16).to(torch.float16)
     params: Params = map_tensors(case.params, lambda part: part.to(torch.float32))
@@ -184,7 +186,9 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
         mine: Params = map_tensors(params, partial(torch.Tensor.to, dtype=wider))
 
         got = trial.observe("mappings", partial(_parts, x.to(dtype), mine))
-        slack = coefficients(Approx.exact(x), params, trial.dialect, bounds.Rounding.of(dtype, trial.implementation.products))
+        slack = coefficients(
+            Approx.exact(x), params, trial.dialect, bounds.Rounding.of(dtype, trial.implementation.products)
+        )
         for part, one in zip(("pre", "post", "res"), got, strict=True):
             if part in trial.implementation.emits:
                 trial.within(f"h_{part} in {name}", one, wide(getattr(expected, part)), slack.parts()[part].error)

@@ -1,0 +1,192 @@
+"""A second device without a GPU: its tensors live on the CPU, say that they are on `meta`, and refuse to meet others.
+
+`fake_device()` is a context in which `.to("meta")`, `device="meta"` and `.cpu()` move between the two as they do with
+CUDA: an operation on tensors of both raises, a synchronisation during a capture raises, a copy on a side stream is
+late, and a captured call is a list of kernels on fixed addresses that is run again by `replay`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from properties.device import DEVICES, Device, Graph
+
+aten = torch.ops.aten
+FAKE = torch.device("meta")
+
+_CROSSING = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put_.default}
+"""What takes tensors of both devices with CUDA too: copies, and indices on the CPU."""
+
+_ON_HOST = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default}
+"""What the host waits for."""
+
+
+class Placed(Tensor):
+    """A tensor on the fake device; `held` has its values."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Placed:
+        made = Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=FAKE,
+        )
+        made.held = held
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise RuntimeError(f"{func} on a tensor of the fake device, outside of `fake_device()`")
+
+
+class FakeMode(TorchDispatchMode):
+    """Runs what the fake device is asked to run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recording: list[tuple[Any, Any, Any, Any]] | None = None
+        self.side = False
+        self.late: list[Callable[[], Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
+        placed = [one for one in tensors if isinstance(one, Placed)]
+        wanted = kwargs.get("device")
+        here = wanted is not None and torch.device(wanted).type == FAKE.type
+        if not placed and not here:
+            return func(*args, **kwargs)
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:
+                return func.decompose(*args, **kwargs)
+        strangers = [one for one in tensors if not isinstance(one, Placed) and one.ndim]
+        if strangers and placed and func not in _CROSSING:
+            raise RuntimeError(
+                f"{func}: Expected all tensors to be on the same device, but found at least two devices, fake and cpu"
+            )
+        leaves = wanted is not None and not here
+        if self.recording is not None and (
+            func in _ON_HOST or leaves or strangers or (here and not placed and tensors)
+        ):
+            raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
+        if here:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        bare_args, bare_kwargs = tree_map_only(Placed, lambda one: one.held, (args, kwargs))
+        if self.side and func is aten.copy_.default:
+            self.late.append(lambda: func(*bare_args, **bare_kwargs))
+            return args[0]
+        if self.side or func in _ON_HOST or leaves:
+            self.catch_up()
+        result = func(*bare_args, **bare_kwargs)
+        if func is aten._to_copy.default and result is bare_args[0]:
+            result = result.clone()
+        if self.recording is not None:
+            self.recording.append((func, bare_args, bare_kwargs, result))
+        if leaves:
+            return result
+        owners = {id(one.held): one for one in placed}
+        # A view of an ordinary tensor is an ordinary one, in inference mode too.
+        ordinary = _is_view(func) and not any(one.is_inference() for one in placed)
+        with torch.inference_mode(False) if ordinary else nullcontext():
+            return tree_map_only(Tensor, lambda one: owners[id(one)] if id(one) in owners else Placed(one), result)
+
+    def catch_up(self) -> None:
+        """Run what is queued on the side stream."""
+        queued, self.late = self.late, []
+        for one in queued:
+            one()
+
+
+class FakeDevice(Device):
+    """Everything that a GPU has, as far as it can be had without one."""
+
+    name = "fake"
+    features = frozenset({"accelerator", "graphs", "streams", "giants"})
+    giant = 2**12
+
+    def __init__(self, mode: FakeMode) -> None:
+        self.mode = mode
+        self.room = 2**40
+
+    def short_of(self, wanted: int) -> str | None:
+        return None if wanted <= self.room else f"needs {wanted} bytes; {self.room} are left"
+
+    def synchronise(self) -> None:
+        self.mode.catch_up()
+
+    @contextmanager
+    def side_stream(self) -> Generator[None]:
+        self.mode.side = True
+        try:
+            yield
+        finally:
+            self.mode.catch_up()
+            self.mode.side = False
+
+    @contextmanager
+    def default_stream(self) -> Generator[None]:
+        before, self.mode.side = self.mode.side, False
+        try:
+            yield
+        finally:
+            self.mode.side = before
+
+    def capture(self, call: Callable[[], Any]) -> Graph:
+        for _ in range(3):
+            call()
+        kernels: list[tuple[Any, Any, Any, Any]] = []
+        self.mode.recording = kernels
+        try:
+            outputs = call()
+        finally:
+            self.mode.recording = None
+        return Graph(outputs, lambda: _replay(kernels))
+
+    def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            with mock.patch.object(torch.compiler, "is_compiling", lambda: True):
+                return call(*arguments)
+
+        return run
+
+    @contextmanager
+    def poisoned(self, place: torch.device, sizes: Sequence[int]) -> Generator[None]:
+        with super().poisoned(torch.device("cpu"), sizes):
+            yield
+
+
+def _is_view(func: Any) -> bool:
+    aliases = [one.alias_info for one in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _replay(kernels: list[tuple[Any, Any, Any, Any]]) -> None:
+    for func, args, kwargs, result in kernels:
+        if _is_view(func):
+            continue  # of what is there anyway
+        again = func(*args, **kwargs)
+        for old, new in zip(tree_flatten(result)[0], tree_flatten(again)[0], strict=True):
+            if isinstance(old, Tensor) and old is not new:
+                old.copy_(new)
+
+
+@contextmanager
+def fake_device() -> Generator[FakeDevice]:
+    """The fake device under the name of torch's `meta`."""
+    mode = FakeMode()
+    device = FakeDevice(mode)
+    with mock.patch.dict(DEVICES, {FAKE.type: device}), mode:
+        yield device

@@ -1,0 +1,257 @@
+"""The laws about devices bite, and only what is wrong; what needs a GPU is tried on a fake one (`fake_device`)."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from fake_device import FAKE, fake_device
+
+import mhc_ref
+from mhc_ref import PAPER, Params
+from properties import controls, deviations
+from properties.deviations import HIDDEN
+from properties.implementation import Implementation, Reference
+from properties.law import Law, all_laws, family_laws
+from properties.runner import Profile, Subject, Verdict, examine
+
+SHORT = PAPER.with_(iterations=3)
+CPU = torch.device("cpu")
+
+SEEN_BY = {
+    "tokens-above-1024-unwritten": "every-token-of-a-flood-is-computed",
+    "atomic-additions": "launches-repeat-bit-for-bit",
+    "split-by-batch": "batches-do-not-change-bits",
+    "alignment-assumed": "memory-formats-do-not-matter",
+    "output-tail-unwritten": "every-output-is-written",
+    "accumulator-unset": "every-entry-is-written",
+    "offsets-in-32-bits": "distant-tokens-are-read-where-they-lie",
+    "outputs-in-32-bits": "distant-matrices-are-written-where-they-lie",
+    "launched-on-the-default-stream": "work-is-queued-on-the-current-stream",
+    "gates-kept-on-host": "graphs-replay-new-inputs",
+    "synchronises": "graphs-replay-new-inputs",
+    "compiled-without-weight": "compiled-blocks-are-the-same",
+    "autocast-not-left": "mappings-keep-their-precision-under-autocast",
+    "one-iteration-less-on-the-device": "mappings-agree-with-those-of-the-cpu",
+}
+"""Deviation -> the law of the family that sees it."""
+
+BY_PRECISION = {"bfloat16-for-tf32"}
+"""Hidden deviations that laws of another family see."""
+
+FAKED = {name for name in SEEN_BY if HIDDEN[name].needs} | {"compiled-without-weight"}
+"""What shows on the fake device; torch.compile itself is tried by the thorough tests."""
+
+
+def verdict(law: Law, implementation: Implementation, where: Path, *, fake: bool = False, examples: int = 6) -> Verdict:
+    """The law on the CPU or on the fake device, in float32."""
+    implementation.devices = ("cpu", FAKE.type)
+    subject = Subject("target", implementation, torch.float32, FAKE if fake else CPU)
+    profile = Profile(examples, derandomise=True, shrink=False)
+    with fake_device() if fake else nullcontext():
+        return examine(law, subject, profile, directory=where)
+
+
+def of(name: str) -> Law:
+    return all_laws()[f"device.{name}"]
+
+
+def test_every_hidden_deviation_has_a_law_and_every_law_a_deviation() -> None:
+    assert set(SEEN_BY) | BY_PRECISION == set(HIDDEN)
+    cross = {"device.blocks-agree-with-those-of-the-cpu"}  # as for mappings
+    assert {f"device.{law}" for law in SEEN_BY.values()} | cross == {law.id for law in family_laws("device")}
+
+
+@pytest.mark.parametrize("name", SEEN_BY)
+def test_a_hidden_deviation_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
+    fake = name in FAKED
+    found = verdict(of(SEEN_BY[name]), deviations.build(name, SHORT), tmp_path, fake=fake, examples=16)
+    assert found.status == "failed", found.reason
+
+
+ORDINARY = ("manifold.agrees-with-oracle", "block.agrees-with-oracle", "execution.blocks-are-deterministic")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SEEN_BY if name not in ("output-tail-unwritten", "accumulator-unset")]
+)
+def test_a_hidden_deviation_is_right_in_ordinary_calls(name: str, tmp_path: Path) -> None:
+    for law in ORDINARY:
+        found = verdict(all_laws()[law], deviations.build(name, SHORT), tmp_path, examples=1)
+        assert found.status == "passed", found.reason
+
+
+CORRECT = {
+    "graphs-replay-new-inputs": ("linear",),
+    "work-is-queued-on-the-current-stream": ("linear",),
+    "compiled-blocks-are-the-same": ("linear",),
+    "distant-tokens-are-read-where-they-lie": ("linear", "einsum"),
+    "distant-matrices-are-written-where-they-lie": ("linear", "log-domain"),
+    "mappings-agree-with-those-of-the-cpu": ("reversed", "tf32"),
+    "blocks-agree-with-those-of-the-cpu": ("reversed",),
+    "batches-do-not-change-bits": ("reversed",),
+    "launches-repeat-bit-for-bit": ("compensated", "recomputed"),
+    "every-token-of-a-flood-is-computed": ("einsum", "norm-after-matmul"),
+    "memory-formats-do-not-matter": ("einsum", "stored-transposed"),
+    "every-output-is-written": ("pairwise", "scaling-vectors"),
+    "every-entry-is-written": ("pairwise", "potentials"),
+    "mappings-keep-their-precision-under-autocast": ("autocast-left",),
+}
+"""Law -> controls that declare what it asks for."""
+
+
+@pytest.mark.parametrize("law", CORRECT)
+def test_a_control_is_never_accused(law: str, tmp_path: Path) -> None:
+    fake = bool({"graphs", "streams", "giants", "accelerator"} & {of(law).feature}) or law.startswith("compiled")
+    for name in CORRECT[law]:
+        found = verdict(of(law), controls.build(name, SHORT), tmp_path, fake=fake, examples=4)
+        assert found.status == "passed", f"{name}: {found.reason}"
+        assert found.examples
+
+
+def test_controls_cover_every_law_of_the_family() -> None:
+    assert {f"device.{law}" for law in CORRECT} == {law.id for law in family_laws("device")}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("dialect", mhc_ref.PRESETS)
+def test_a_reference_compiled_by_torch_is_the_reference(dialect: str, tmp_path: Path) -> None:
+    subject = Subject("ref", Reference(mhc_ref.PRESETS[dialect]), torch.float32, CPU)
+    found = examine(of("compiled-blocks-are-the-same"), subject, Profile(2, thorough=True), directory=tmp_path)
+    assert found.status == "passed", found.reason
+
+
+@pytest.mark.thorough
+def test_a_deviation_under_torch_compile_is_seen(tmp_path: Path) -> None:
+    subject = Subject("deviation", deviations.build("compiled-without-weight", SHORT), torch.float32, CPU)
+    found = examine(of("compiled-blocks-are-the-same"), subject, Profile(4, thorough=True), directory=tmp_path)
+    assert found.status == "failed"
+
+
+# -- TensorFloat-32 ----------------------------------------------------------------------------------------------------
+
+PRECISE = ("precision.norm-and-projection-keep-the-compute-precision", "mixing.permutations-carry-streams")
+
+
+@pytest.mark.parametrize("name", ["tf32", "tf32-truncated"])
+@pytest.mark.parametrize("law", [*PRECISE, "gradient.block-pulls-back-to-state-and-parameters"])
+def test_declared_tensorfloat32_is_not_accused_and_undeclared_is(law: str, name: str, tmp_path: Path) -> None:
+    control = controls.build(name, SHORT)
+    assert verdict(all_laws()[law], control, tmp_path).status == "passed"
+    control.products = "compute"
+    assert verdict(all_laws()[law], control, tmp_path).status == "failed"
+
+
+def test_bfloat16_is_no_tensorfloat32(tmp_path: Path) -> None:
+    found = verdict(all_laws()[PRECISE[0]], deviations.build("bfloat16-for-tf32", SHORT), tmp_path)
+    assert found.status == "failed"
+
+
+def test_a_cut_operand_is_no_rounded_one() -> None:
+    """2^-10 against 2^-11: the contracts are told apart."""
+    x = torch.full((1, 1, 1), 1.0)
+    phi = torch.full((1, 3), 1 + 2.0**-10 - 2.0**-23)
+    params = Params(phi, torch.zeros(3), torch.ones(3))
+    cut, rounded = (controls.build(name, SHORT).mappings(x, params).pre for name in ("tf32-truncated", "tf32"))
+    assert cut.item() != rounded.item()
+
+
+# -- where laws apply --------------------------------------------------------------------------------------------------
+
+
+def test_on_a_cpu_each_law_says_what_it_lacks() -> None:
+    reasons = {law.id: law.inapplicable(Reference(), torch.float32, CPU) for law in family_laws("device")}
+    assert reasons["device.graphs-replay-new-inputs"] == (
+        "needs graphs that are captured and replayed (CUDA); cpu has none"
+    )
+    assert reasons["device.work-is-queued-on-the-current-stream"] == "needs streams (CUDA); cpu has none"
+    assert reasons["device.blocks-agree-with-those-of-the-cpu"] == (
+        "needs a second device beside the CPU (CUDA); cpu has none"
+    )
+    assert reasons["device.distant-tokens-are-read-where-they-lie"] == (
+        "needs memory for tensors of 2^31 elements (CUDA); cpu has none"
+    )
+    assert reasons["device.batches-do-not-change-bits"] == "batch_invariant is not declared"
+    assert reasons["device.every-output-is-written"] is None
+
+
+def test_a_compilation_waits_for_the_thorough_profile(tmp_path: Path) -> None:
+    found = verdict(of("compiled-blocks-are-the-same"), Reference(SHORT), tmp_path)
+    assert (found.status, found.reason) == (
+        "not-applicable",
+        "a compilation takes a second: on a CPU with --hypothesis-profile thorough",
+    )
+
+
+def test_what_computes_elsewhere_is_not_asked_here(tmp_path: Path) -> None:
+    only = Reference(SHORT)
+    only.devices = ("cuda",)
+    assert of("every-output-is-written").inapplicable(only, torch.float32, CPU) == (
+        "does not compute on cpu: its devices are cuda"
+    )
+    abroad = Reference(SHORT)
+    abroad.in_process = False
+    assert of("every-output-is-written").inapplicable(abroad, torch.float32, CPU) == "computes in another process"
+
+
+def test_a_law_about_giants_says_what_room_it_needs() -> None:
+    reference = Reference(SHORT)
+    reference.devices = (FAKE.type,)
+    law = of("distant-matrices-are-written-where-they-lie")
+    with fake_device() as device:
+        device.room = 1000
+        assert law.inapplicable(reference, torch.float32, FAKE) == "needs 131072 bytes; 1000 are left"
+        device.room = 2**40
+        assert law.inapplicable(reference, torch.float32, FAKE) is None
+        reference.max_tokens = 3
+        assert law.inapplicable(reference, torch.float32, FAKE) == "takes 3 tokens a call"
+        reference.devices = (FAKE.type, "cuda")
+        assert of("blocks-agree-with-those-of-the-cpu").inapplicable(reference, torch.float32, FAKE) == (
+            "does not compute on cpu: its devices are meta, cuda"
+        )
+
+
+class Greedy(Reference):
+    """Runs out of memory on states of more than one stream, or on all."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(SHORT)
+        self.least = least
+
+    def block(self, x, params, branch):  # noqa: ANN
+        if x.shape[-2] >= self.least:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().block(x, params, branch)
+
+
+@pytest.mark.parametrize(("least", "status"), [(1, "not-applicable"), (2, "passed")])
+def test_memory_that_runs_out_is_no_verdict(least: int, status: str, tmp_path: Path) -> None:
+    found = verdict(all_laws()["block.inputs-reach-the-branch-once"], Greedy(least), tmp_path)
+    assert found.status == status
+    if status == "not-applicable":
+        assert found.reason.startswith("block ran out of the device's memory for float32[1, 1, 1]")
+
+
+# -- every law is at home on another device ----------------------------------------------------------------------------
+
+
+def test_tensors_of_two_devices_do_not_meet_unseen() -> None:
+    with fake_device():
+        there, here = torch.ones(2).to(FAKE), torch.ones(2)
+        assert (there + 1.0).cpu().tolist() == [2.0, 2.0]
+        assert there[torch.tensor([0])].cpu().tolist() == [1.0]
+        with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+            _ = there + here
+
+
+@pytest.mark.parametrize("law", [law.id for law in all_laws().values() if law.family != "device"])
+def test_a_law_keeps_its_tensors_on_the_device(law: str, tmp_path: Path) -> None:
+    """A tensor that a law, a strategy or the reference makes on the CPU and mixes with the device's raises here."""
+    one = Profile(1, derandomise=True, shrink=False)
+    reference = Reference(SHORT, "reference")
+    reference.devices, reference.streams = (FAKE.type,), (2,)
+    with fake_device():
+        found = examine(all_laws()[law], Subject("ref", reference, torch.float32, FAKE), one, directory=tmp_path)
+    assert found.status == "passed", found.reason
