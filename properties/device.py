@@ -47,8 +47,8 @@ class Device:
 
     name = "cpu"
     features: frozenset[Feature] = frozenset({"autocast"})
-    flood: tuple[int, ...] = (257, 600, 1031)
-    """Numbers of tokens of a large batch, none a multiple of a tile."""
+    flood: tuple[int, ...] = (1031, 257)
+    """Numbers of tokens of a large batch, none a multiple of a tile; the first is the one to shrink to."""
     giant = 2**31
     """The first offset of an element that does not fit a signed 32-bit integer."""
 
@@ -144,7 +144,7 @@ class Cuda(Device):
 
     name = "cuda"
     features = frozenset({"accelerator", "graphs", "streams", "giants", "autocast"})
-    flood = (1031, 4099, 65537, 131101)
+    flood = (65537, 1031, 131101, 4099)
     delay = 100_000_000
     """Clock cycles for which a side stream is busy before anything that is queued on it: some 50 ms."""
 

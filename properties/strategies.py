@@ -37,7 +37,7 @@ class Setting:
     max_tokens: int = 2**40
     norm_weight: bool = True
     least_scale: float = 0.0
-    flood: tuple[int, ...] = (257, 600, 1031)
+    flood: tuple[int, ...] = (1031, 257)
     """Numbers of tokens of a large batch, see `Device.flood`."""
 
     @property

@@ -63,6 +63,8 @@ class FakeMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if "device" not in kwargs and not any(map(_is_placed, args)):
+            return func(*args, **kwargs)
         tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
         placed = [one for one in tensors if isinstance(one, Placed)]
         wanted = kwargs.get("device")
@@ -157,7 +159,7 @@ class FakeDevice(Device):
 
     def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
-            with mock.patch.object(torch.compiler, "is_compiling", lambda: True):
+            with mock.patch.object(torch.compiler, "is_compiling", return_value=True):
                 return call(*arguments)
 
         return run
@@ -166,6 +168,10 @@ class FakeDevice(Device):
     def poisoned(self, place: torch.device, sizes: Sequence[int]) -> Generator[None]:
         with super().poisoned(torch.device("cpu"), sizes):
             yield
+
+
+def _is_placed(value: Any) -> bool:
+    return type(value) is Placed or (isinstance(value, (list, tuple)) and any(map(_is_placed, value)))
 
 
 def _is_view(func: Any) -> bool:

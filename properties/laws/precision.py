@@ -74,12 +74,14 @@ def residual_mapping_keeps_the_compute_precision(trial: Trial, case: Case) -> No
 
 @st.composite
 def cancelling_projections(draw: DrawFn, setting: Setting) -> Case:
-    """Two channels that nearly cancel in the projection: what is left sits in the last bits of the state."""
+    """Two channels that nearly cancel in the projection: what is left sits in the last bits of the state, or in bits
+    that a float32 has and TensorFloat-32 has not."""
     n = draw(streams(setting, 1, 4))
     dialect = setting.dialect
     base = torch.tensor(noise(draw(seeds), 2, n, 1)).abs() + 0.5
     steps = draw(st.sampled_from((1, 2, 3, 5)))
     unit = torch.finfo(setting.dtype).eps
+    unit = draw(st.sampled_from((unit, max(unit, 2.0**-13))))
     x = torch.cat([base, base * (1 + steps * unit)], -1).to(setting.dtype)
     size = residual_size(n, dialect)
     columns = 2 + n if dialect.shared_projection else 2 * n + size
