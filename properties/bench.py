@@ -1,9 +1,11 @@
 """What a law costs: examples per second, and the shares of implementation, reference, bounds and everything else.
 
-    python -m properties.bench [--law manifold] [--impl ref:PAPER]        (make bench)
+    python -m properties.bench [--law manifold] [--impl ref:PAPER] [--device cuda]        (make bench)
 
 Shares are of the same run, so they hold on a noisy machine; seconds are of this machine at this moment. "other" is
-Hypothesis with our strategies and bookkeeping.
+Hypothesis with our strategies and bookkeeping. On another device than the CPU the implementation's share includes the
+wait for the device, a column says for how much of the time the device was at work, and another compares the examples
+per second with those of the same laws on the CPU.
 """
 
 from __future__ import annotations
@@ -14,13 +16,20 @@ import statistics
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from properties.device import Device, Timer, device_of
+
+if TYPE_CHECKING:
+    from properties.law import Law
+    from properties.runner import Profile, Subject
 
 STAGES = ("implementation", "reference", "bounds")
 
@@ -28,12 +37,14 @@ STAGES = ("implementation", "reference", "bounds")
 class Clock:
     """Seconds by stage; a stage that runs inside another one counts for the outer."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self.device = device
+        self.timer: Timer = device.timer()
         self._busy = False
 
     def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time added to a stage."""
+        """The function, its time added to a stage; the implementation's until the device has finished."""
 
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
@@ -42,7 +53,11 @@ class Clock:
             self._busy = True
             began = time.perf_counter()
             try:
-                return function(*arguments, **options)
+                if stage != "implementation":
+                    return function(*arguments, **options)
+                result = self.timer.around(lambda: function(*arguments, **options))
+                self.device.synchronise()
+                return result
             finally:
                 self.seconds[stage] += time.perf_counter() - began
                 self._busy = False
@@ -80,45 +95,94 @@ def watching(clock: Clock) -> Generator[None]:
             setattr(owner, name, original)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """One law on one device: seconds by stage and altogether, of the device itself (None on the CPU), and examples."""
+
+    examples: int
+    total: float
+    seconds: dict[str, float]
+    device: float | None
+
+    @property
+    def rate(self) -> float:
+        """Examples per second."""
+        return self.examples / self.total
+
+    @property
+    def other(self) -> float:
+        """Seconds outside of every stage."""
+        return self.total - sum(self.seconds.values())
+
+
+def cost(law: Law, subject: Subject, profile: Profile) -> Cost:
+    """Examine a law and time it."""
+    from properties.runner import examine
+
+    clock = Clock(device_of(subject.device))
+    began = time.perf_counter()
+    with watching(clock):
+        verdict = examine(law, subject, profile, directory=Path(mkdtemp(prefix="mhc-bench-")))
+    total = time.perf_counter() - began
+    return Cost(verdict.examples, total, clock.seconds, clock.timer.seconds)
+
+
 def main(
     impl: Annotated[str, typer.Option(help="TARGET")] = "ref:PAPER",
     law: Annotated[str, typer.Option(help="only laws whose id begins so")] = "",
     dtype: Annotated[str, typer.Option(help="of the state")] = "float32",
     examples: Annotated[int, typer.Option(help="examples a law")] = 100,
+    device: Annotated[str, typer.Option(help="where the implementation computes")] = "cpu",
 ) -> None:
     """Print the table and the totals."""
     import torch
 
     from properties.law import all_laws
-    from properties.runner import Profile, Subject, examine
+    from properties.runner import Profile, Subject
     from properties.target import resolve
 
     torch.set_num_threads(1)
-    subject = Subject(impl, resolve(impl), getattr(torch, dtype), torch.device("cpu"))
+    if (missing := device_of(device).missing()) is not None:
+        raise typer.BadParameter(f"there is {missing} here", param_hint="--device")
+    implementation = resolve(impl)
+    here, there = (Subject(impl, implementation, getattr(torch, dtype), torch.device(name)) for name in (device, "cpu"))
     profile = Profile(examples, derandomise=True, shrink=False)
-    table = Table("law", "examples/s", *(f"{stage} %" for stage in STAGES), "other %")
+    abroad = device != "cpu"
+    columns = [*(f"{stage} %" for stage in STAGES), "other %", *(("device %", "CPU examples/s") if abroad else ())]
+    table = Table("law", "examples/s", *columns)
     spent = dict.fromkeys((*STAGES, "other"), 0.0)
-    rates: list[float] = []
+    at_work, rates, faster = 0.0, list[float](), list[float]()
     for one in all_laws().values():
-        if not one.id.startswith(law) or one.inapplicable(subject.implementation, subject.dtype):
+        if not one.id.startswith(law) or one.inapplicable(implementation, here.dtype, here.device):
             continue
-        clock = Clock()
-        began = time.perf_counter()
-        with watching(clock):
-            verdict = examine(one, subject, profile, directory=Path(mkdtemp(prefix="mhc-bench-")))
-        total = time.perf_counter() - began
-        shares = [clock.seconds[stage] for stage in STAGES]
-        shares.append(total - sum(shares))
-        for stage, seconds in zip(spent, shares, strict=True):
+        found = cost(one, here, profile)
+        if not found.examples:
+            continue
+        for stage, seconds in (*found.seconds.items(), ("other", found.other)):
             spent[stage] += seconds
-        rates.append(verdict.examples / total)
-        table.add_row(one.id, f"{rates[-1]:.0f}", *(f"{100 * seconds / total:.0f}" for seconds in shares))
-    console = Console(width=120)
+        rates.append(found.rate)
+        cells = [f"{found.rate:.0f}"]
+        cells += [f"{100 * part / found.total:.0f}" for part in (*found.seconds.values(), found.other)]
+        if abroad:
+            at_work += found.device or 0.0
+            cells.append(f"{100 * (found.device or 0.0) / found.total:.0f}")
+            on_cpu = None if one.inapplicable(implementation, there.dtype, there.device) else cost(one, there, profile)
+            cells.append(f"{on_cpu.rate:.0f}" if on_cpu and on_cpu.examples else "-")
+            faster += [found.rate / on_cpu.rate] if on_cpu and on_cpu.examples else []
+        table.add_row(one.id, *cells)
+    console = Console(width=140)
     console.print(table)
+    if not rates:
+        console.print(f"no law whose id begins with {law!r} applies")
+        raise typer.Exit(2)
     whole = sum(spent.values())
     console.print(
         "all laws: " + ", ".join(f"{stage} {100 * seconds / whole:.0f} %" for stage, seconds in spent.items())
     )
+    if abroad:
+        console.print(f"{device_of(device).described()}: at work for {100 * at_work / whole:.0f} % of the time")
+        if faster:
+            console.print(f"median of examples/s against the CPU: {statistics.median(faster):.2f}")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     console.print(f"median {statistics.median(rates):.0f} examples/s; {memory:.0f} MiB at most in this process")
 

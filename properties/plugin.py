@@ -134,6 +134,26 @@ def _option(config: pytest.Config, name: str) -> Any:
     return config.getoption(name, default=None) if ours else None
 
 
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Where the laws run, and how workers share it; nothing of a run on the CPU."""
+    place = _option(config, "device") or "cpu"
+    return [] if place == "cpu" else [f"laws on {line}" for line in whereabouts(place, _workers(config))]
+
+
+def whereabouts(place: str, workers: int) -> list[str]:
+    """The device, and what each of that many workers may take of its memory."""
+    from properties.device import device_of
+
+    device = device_of(place)
+    shared = device.shared(workers)
+    return [f"{place}: {device.described()}", *([f"{place}: {shared}"] if shared else [])]
+
+
+def _workers(config: pytest.Config) -> int:
+    """How many processes xdist starts; 1 without it."""
+    return len(config.getoption("tx", default=None) or ()) or 1
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Refuse what cannot be verified once and in one sentence, before anything is collected.
@@ -170,6 +190,7 @@ def subjects(config: pytest.Config) -> list[Subject]:
 def _find_subjects(config: pytest.Config) -> list[Subject]:
     import torch
 
+    from properties.device import device_of
     from properties.implementation import dtype_names
     from properties.isolation import isolated
     from properties.runner import Subject
@@ -177,6 +198,9 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
 
     torch.set_num_threads(1)  # workers are the parallelism; more threads only fight over the cores
     device = torch.device(_option(config, "device") or "cpu")
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:  # several processes on one device: none may take what the others need
+        device_of(device).share(int(worker["workerid"].removeprefix("gw")), int(worker["workercount"]))
     dialect = _option(config, "dialect")
     found: list[Subject] = []
     names: set[str] = set()
@@ -433,6 +457,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(text)
     for orphan in _orphans(config, lines):
         terminalreporter.write_line(f"known failures: {'ERROR: ' if orphan.error else ''}{orphan.message}")
+    if (place := _option(config, "device") or "cpu") != "cpu":
+        for text in whereabouts(place, _workers(config)):
+            terminalreporter.write_line(text)
     terminalreporter.write_line(sentence(total))
     terminalreporter.write_line(f"report: {directory(config) / 'report.json'}")
 

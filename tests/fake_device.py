@@ -55,6 +55,10 @@ class Placed(Tensor):
 class FakeMode(TorchDispatchMode):
     """Runs what the fake device is asked to run."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and its import takes two seconds
+
     def __init__(self) -> None:
         super().__init__()
         self.recording: list[tuple[Any, Any, Any, Any]] | None = None
