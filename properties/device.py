@@ -102,7 +102,7 @@ class Device:
 
     def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """The call under torch.compile; on the CPU without a C++ compiler, by tracing and AOTAutograd alone."""
-        return torch.compile(call, backend="aot_eager", dynamic=False)
+        return _compiled(call, "aot_eager")
 
     @contextmanager
     def poisoned(self, place: torch.device, sizes: Sequence[int]) -> Generator[None]:
@@ -124,6 +124,11 @@ class Device:
             finally:
                 torch.set_deterministic_debug_mode(before[0])
                 deterministic.fill_uninitialized_memory = before[1]
+
+
+def _compiled(call: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    torch.compiler.reset()  # torch gives up on code that it has compiled for too many shapes
+    return torch.compile(call, backend=backend, dynamic=False)
 
 
 class Timer:
@@ -170,10 +175,10 @@ class Cuda(Device):
         return f"{kind.name}, {kind.total_memory / GIB:.1f} GiB, CUDA {torch.version.cuda}{forced}"
 
     def part(self, workers: int) -> float:
-        """The fraction of the memory that one of that many workers may allocate: an equal part of what their contexts
-        leave, and of that 95 %."""
+        """The fraction of the memory that one of that many workers may allocate: an equal part of 95 % of what their
+        contexts, and that of the process that gathers, leave."""
         total = torch.cuda.mem_get_info()[1]
-        return max(0.95 * (total - workers * _CONTEXT) / workers / total, 0.01)
+        return max(0.95 * (total - (workers + 1) * _CONTEXT) / workers / total, 0.01)
 
     def share(self, worker: int, workers: int) -> None:
         if self.missing() is None and workers > 1:
@@ -223,7 +228,7 @@ class Cuda(Device):
         return Graph(outputs, graph.replay)
 
     def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.compile(call, dynamic=False)
+        return _compiled(call, "inductor")
 
     @contextmanager
     def poisoned(self, place: torch.device, sizes: Sequence[int]) -> Generator[None]:

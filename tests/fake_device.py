@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
@@ -116,6 +117,19 @@ class FakeMode(TorchDispatchMode):
             one()
 
 
+class FromData(TorchFunctionMode):
+    """torch.tensor and its like build on the CPU and copy, which a dispatch mode does not see."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.new_tensor and isinstance(args[0], Placed) and "device" not in kwargs:
+            return torch.tensor(args[1], **{"dtype": args[0].dtype, **kwargs}).to(FAKE)
+        wanted = kwargs.get("device")
+        if func in (torch.tensor, torch.as_tensor) and wanted is not None and torch.device(wanted).type == FAKE.type:
+            return func(*args, **{**kwargs, "device": "cpu"}).to(FAKE)
+        return func(*args, **kwargs)
+
+
 class FakeDevice(Device):
     """Everything that a GPU has, as far as it can be had without one."""
 
@@ -198,5 +212,5 @@ def fake_device() -> Generator[FakeDevice]:
     """The fake device under the name of torch's `meta`."""
     mode = FakeMode()
     device = FakeDevice(mode)
-    with mock.patch.dict(DEVICES, {FAKE.type: device}), mode:
+    with mock.patch.dict(DEVICES, {FAKE.type: device}), FromData(), mode:
         yield device

@@ -485,7 +485,6 @@ def compiled_blocks_are_the_same(trial: Trial, case: Case) -> None:
         def block(x: Tensor, *parts: Tensor) -> Tensor:
             return target.block(x, Params(*parts), branch)
 
-        torch._dynamo.reset()  # pyright: ignore[reportPrivateUsage,reportAttributeAccessIssue]  # its documented name
         compiled = trial.here.compiled(block)
         with torch.no_grad():
             return tuple(one(x.clone(), *params).clone() for one in (block, compiled) for x, params in pairs)
