@@ -279,24 +279,24 @@ def device_of(place: torch.device | str) -> Device:
 
 
 def in_one_piece(tensors: Sequence[Tensor], move: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """The tensors after one move of one buffer of bytes, each contiguous, aligned to 256 bytes and no view of another.
+    """The tensors after one move of one buffer of bytes, each contiguous and in a storage of its own.
 
-    They share a storage, not a version counter: writing to one is not seen by autograd as writing to the others.
+    Storages are not shared: there are implementations that resize them, or hang gradients on them.
     """
     starts: list[int] = []
     end = 0
     for tensor in tensors:
         starts.append(end)
-        end += -(-tensor.numel() * tensor.element_size() // 256) * 256
+        end += -(-tensor.numel() * tensor.element_size() // 16) * 16
     packed = torch.zeros(end, dtype=torch.uint8)
     for tensor, start in zip(tensors, starts, strict=True):
         data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         packed[start : start + data.numel()] = data
-    storage = move(packed).untyped_storage()
+    moved = move(packed)
     made: list[Tensor] = []
     for tensor, start in zip(tensors, starts, strict=True):
-        empty = torch.empty(0, dtype=tensor.dtype, device=storage.device)
-        made.append(empty.set_(storage, start // tensor.element_size(), tensor.shape))  # pyright: ignore[reportArgumentType]
+        data = moved[start : start + tensor.numel() * tensor.element_size()]
+        made.append(data.view(tensor.dtype).view(tensor.shape).clone())
     return made
 
 

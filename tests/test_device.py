@@ -134,11 +134,9 @@ def test_one_transfer_carries_many_tensors() -> None:
         assert new.dtype == old.dtype
         assert torch.equal(new, old)
         assert new.is_contiguous()
-        assert new.storage_offset() * new.element_size() % 256 == 0
-        assert not new._is_view()
-    before = made[1]._version
+        assert new.untyped_storage().nbytes() == new.nbytes
+    assert len({new.untyped_storage().data_ptr() for new in made if new.numel()}) == 4
     made[0].add_(1)
-    assert made[1]._version == before
     assert given[0].tolist() == [0, 1, 2]
 
 

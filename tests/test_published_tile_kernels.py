@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import mhc_ref
 from mhc_ref import Params
 from properties import published
 from properties.implementation import Absent, Implementation, offers
+from properties.law import all_laws
 
 SHAPES = ((1, 1), (2, 9), (3, 2), (4, 7), (5, 4))
 
@@ -104,3 +106,70 @@ def test_a_missing_package_is_an_import_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"tile_kernels/torch/mhc\.py is not installed"):
         published.build("tile-kernels-reference")
+
+
+# The kernels: what the adapter hands to them, checked by the assertions in their source; they run on a GPU only.
+
+
+def sinkhorn_normalize(x: Tensor, repeat: int = 10, eps: float = 1e-6) -> Tensor:
+    x.contiguous().view(-1, *x.shape[-2:])
+    return mhc_ref.project(x, mhc_ref.DEEPSEEK_V4.with_(iterations=repeat, entry_eps=eps, denominator_eps=eps))
+
+
+def mhc_pre_apply_mix(x: Tensor, mix: Tensor, out: None = None) -> Tensor:
+    assert mix.shape[-1] == 1
+    x.view(-1, *x.shape[-2:])
+    mix.view(-1, mix.shape[-2])
+    return mhc_ref.pre(x, mix.squeeze(-1))
+
+
+def mhc_post(x: Tensor, residual: Tensor, post_layer_mix: Tensor, comb_res_mix: Tensor) -> Tensor:
+    sequences, tokens, n, channels = residual.shape
+    assert x.dtype == residual.dtype == torch.bfloat16
+    assert post_layer_mix.dtype == comb_res_mix.dtype == torch.float32
+    assert x.shape == (sequences, tokens, channels)
+    assert post_layer_mix.shape == (sequences, tokens, n, 1)
+    assert comb_res_mix.shape == (sequences, tokens, n, n)
+    assert x.is_contiguous()
+    assert post_layer_mix.is_contiguous()
+    assert comb_res_mix.is_contiguous()
+    return mhc_ref.post(residual, x, post_layer_mix.squeeze(-1), comb_res_mix, mhc_ref.DEEPSEEK_V4)
+
+
+def expand_to_mhc(hidden: Tensor, mhc_mult: int, out: None = None) -> Tensor:
+    assert hidden.is_contiguous()
+    hidden.flatten(0, -2)
+    return mhc_ref.expand(hidden, mhc_mult)
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Implementation:
+    ops = ModuleType("tile_kernels.modeling.mhc.ops")
+    for function in (sinkhorn_normalize, mhc_pre_apply_mix, mhc_post, expand_to_mhc):
+        setattr(ops, function.__name__, function)
+    for name in ("tile_kernels", "tile_kernels.modeling", "tile_kernels.modeling.mhc"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, ops.__name__, ops)
+    return published.build("tile-kernels")
+
+
+@pytest.mark.parametrize("tokens", [(), (3,), (2, 2)])
+def test_kernels_get_what_their_source_asserts(kernels: Implementation, tokens: tuple[int, ...]) -> None:
+    x, params = generic((*tokens, 4, 7))
+    pre, post, res = mhc_ref.mappings(x, params, kernels.dialect)
+    y = x[..., 0, :].contiguous()
+    assert torch.equal(kernels.project(res), mhc_ref.project(res, kernels.dialect))
+    assert torch.equal(kernels.pre(x, pre), mhc_ref.pre(x, pre))
+    assert torch.equal(kernels.post(x, y, post, res), mhc_ref.post(x, y, post, res, kernels.dialect))
+    assert torch.equal(kernels.expand(y, 4), mhc_ref.expand(y, 4))
+    assert kernels.tuned(iterations=3).dialect.iterations == 3
+    with pytest.raises(Absent, match="post_scale"):
+        kernels.tuned(post_scale=1.0)
+
+
+def test_kernels_are_asked_on_a_gpu_only(kernels: Implementation) -> None:
+    law = all_laws()["mixing.post-is-the-declared-combination"]
+    assert law.inapplicable(kernels, torch.bfloat16, torch.device("cpu")) == (
+        "does not compute on cpu: its devices are cuda"
+    )
+    assert law.inapplicable(kernels, torch.bfloat16, torch.device("cuda")) is None

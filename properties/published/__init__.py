@@ -19,6 +19,7 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "hyper-connections-unconstrained": ("hyper_connections", "Unconstrained"),
     "hyper-connections-triton": ("hyper_connections", "TritonProjection"),
     "liger": ("liger", "Liger"),
+    "tile-kernels": ("tile_kernels", "TileKernels"),
     "tile-kernels-reference": ("tile_kernels", "TileKernelsReference"),
     "x-transformers": ("x_transformers", "XTransformers"),
     "fla": ("fla", "Fla"),

@@ -1,13 +1,12 @@
 """flash-linear-attention's Sinkhorn (fla-core 0.6.0): `fla/ops/utils/sinkhorn`, kernels and the plain version.
 
 `sinkhorn` refuses tensors that are not on an NVIDIA GPU. Elsewhere the same autograd function and the same kernels run
-in Triton's interpreter: this sets TRITON_INTERPRET=1, which Triton reads when it is imported first.
+in Triton's interpreter (`published.triton`).
 """
 
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from importlib import import_module
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 import mhc_ref
 from properties.implementation import Absent, Implementation
+from properties.published import triton
 
 
 class Fla(Implementation):
@@ -27,11 +27,11 @@ class Fla(Implementation):
     dtypes = (torch.float32,)
     tunable = frozenset({"iterations"})
     full_range = True
-    max_tokens = 256 if torch.cuda.is_available() else 2
+    max_tokens = triton.most_tokens(2)
+    devices = triton.DEVICES
 
     def __init__(self) -> None:
-        if not torch.cuda.is_available():
-            os.environ.setdefault("TRITON_INTERPRET", "1")
+        triton.prepare()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Triton is not supported on current platform", UserWarning)
             self._library: Any = import_module("fla.ops.utils.sinkhorn.ops")
@@ -55,7 +55,8 @@ class Fla(Implementation):
 class FlaNaive(Fla):
     """`naive_sinkhorn`, the plain torch version that the kernels are tested against."""
 
-    max_tokens = 256
+    max_tokens = triton.ANY
+    devices = ("cpu", "cuda")
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, ClassVar
@@ -26,6 +25,7 @@ from torch.func import functional_call
 import mhc_ref
 from mhc_ref import Branch, Mappings, Params
 from properties.implementation import Absent, Implementation
+from properties.published import triton
 
 LOG_DOMAIN = mhc_ref.LUCIDRAINS.with_(denominator="add", denominator_eps=0.0)
 """`log_domain_sinkhorn_knopps` of both modules: log_softmax over columns, then over rows; nothing to clamp."""
@@ -238,8 +238,8 @@ class Unconstrained(Packed):
 class TritonProjection(Implementation):
     """`triton_sinkhorn.TritonSinkhornFunction`: log domain, with a backward kernel of its own.
 
-    The package takes it for CUDA tensors only. Elsewhere the same kernels run in Triton's interpreter: this sets
-    TRITON_INTERPRET=1, which Triton reads when it is imported first.
+    The package takes it for CUDA tensors only. Elsewhere the same kernels run in Triton's interpreter
+    (`published.triton`).
     """
 
     dialect = LOG_DOMAIN
@@ -249,11 +249,11 @@ class TritonProjection(Implementation):
     # `.view(-1, M, N)` of what it is handed refuses a batch of none and views that it cannot flatten.
     zero_tokens = False
     strided = False
-    max_tokens = 3  # about 0.1 s a matrix in the interpreter
+    max_tokens = triton.most_tokens(3)  # about 0.1 s a matrix in the interpreter
+    devices = triton.DEVICES
 
     def __init__(self) -> None:
-        if not torch.cuda.is_available():
-            os.environ.setdefault("TRITON_INTERPRET", "1")
+        triton.prepare()
         self._library: Any = import_module("hyper_connections.triton_sinkhorn")
 
     def project(self, logits: Tensor) -> Tensor:

@@ -1,14 +1,13 @@
 """Liger-Kernel's mHC (0.8.5): `liger_kernel.transformers.functional`, `liger_mhc_coeffs`, `_pre` and `_post_res`.
 
-Triton kernels. On a machine without CUDA they run in Triton's interpreter: this sets TRITON_INTERPRET=1, which Triton
-reads when it is imported first. `LigerMHC.forward` calls the same three functions one after the other.
+Triton kernels; on a machine without CUDA they run in Triton's interpreter (`published.triton`).
+`LigerMHC.forward` calls the same three functions one after the other.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import os
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Mappings, Params
 from properties.implementation import Absent, Implementation
+from properties.published import triton
 
 SETTINGS = {"iterations": "tmax", "rms_eps": "rms_eps", "pre_eps": "pre_eps", "post_scale": "post_mult"}
 """Dialect field -> the argument of `liger_mhc_coeffs`. `sinkhorn_eps` sets entry_eps and denominator_eps together."""
@@ -28,18 +28,18 @@ class Liger(Implementation):
 
     dialect = mhc_ref.LIGER
     # "x should be BF16/FP16/FP32"; the interpreter's own tl.dot is wrong for bfloat16, compiled kernels are not.
-    dtypes = (torch.float32, torch.bfloat16) if torch.cuda.is_available() else (torch.float32,)
+    dtypes = (torch.float32, torch.bfloat16) if triton.NATIVE else (torch.float32,)
     # tl.arange(0, HC) in _mhc_split_sinkhorn_fwd_kernel takes powers of two only.
     streams = (1, 2, 4, 8)
     tunable = frozenset(SETTINGS)
     full_range = True  # sinkhorn_eps is added before the first division
     norm_weight = False
     zero_tokens = False  # a grid of no programs
-    max_tokens = 256 if torch.cuda.is_available() else 2
+    max_tokens = triton.most_tokens(2)
+    devices = triton.DEVICES
 
     def __init__(self) -> None:
-        if not torch.cuda.is_available():
-            os.environ.setdefault("TRITON_INTERPRET", "1")
+        triton.prepare()
         self._library: Any = import_module("liger_kernel.transformers.functional")
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:

@@ -1,12 +1,13 @@
-"""The torch reference of DeepSeek's TileKernels (1.0.0): `tile_kernels/torch/mhc.py`, composed as `modeling/mhc` does.
+"""DeepSeek's TileKernels (1.0.0): the kernels, and their torch reference `tile_kernels/torch/mhc.py`.
 
 `import tile_kernels` needs tilelang and a GPU, the reference file needs neither: it is loaded by its path. The order of
-the calls is that of `tile_kernels/modeling/mhc/functional.py:mhc_pre` and `mhc_head`, whose kernels it is written for.
+its calls is that of `tile_kernels/modeling/mhc/functional.py:mhc_pre` and `mhc_head`, whose kernels it is written for.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import math
 from pathlib import Path
@@ -19,6 +20,44 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Mappings, Params
 from properties.implementation import Absent, Implementation
+
+
+class TileKernels(Implementation):
+    """`sinkhorn_normalize`, `mhc_pre_apply_mix`, `mhc_post` and `expand_to_mhc` of `tile_kernels.modeling.mhc.ops`.
+
+    `mhc_pre_norm_fn` is left out, and with it the mappings: its kernels assert n*C % 256 == 0 (`hidden_block`), and no
+    law draws such widths. Written from the package's source; nobody has run it under these laws yet.
+    """
+
+    dialect = mhc_ref.DEEPSEEK_V4
+    devices = ("cuda",)  # kernels for compute capability 9.0 and 10.0
+    streams = (4,)  # "currently only 4 is guaranteed to work" (functional.py)
+    dtypes = (torch.bfloat16,)
+    tunable = frozenset({"iterations"})
+    full_range = True  # exp(Z - row max), and eps before the first division by a column
+    zero_tokens = False
+    strided = False  # mhc_post asserts that all but the state are contiguous, mhc_pre_apply_mix calls .view
+
+    def __init__(self) -> None:
+        self._ops: Any = importlib.import_module("tile_kernels.modeling.mhc.ops")
+
+    def project(self, logits: Tensor) -> Tensor:
+        return self._ops.sinkhorn_normalize(logits, repeat=self.dialect.iterations, eps=self.dialect.entry_eps)
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        return self._ops.mhc_pre_apply_mix(x, h_pre.unsqueeze(-1))
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        n, channels, tokens = *x.shape[-2:], math.prod(x.shape[:-2])
+        parts = (h_post.reshape(1, tokens, n, 1), h_res.reshape(1, tokens, n, n))
+        return self._ops.mhc_post(y.reshape(1, tokens, channels), flat(x), *parts).reshape(x.shape)
+
+    def expand(self, h: Tensor, n: int) -> Tensor:
+        tokens, channels = math.prod(h.shape[:-1]), h.shape[-1]
+        return self._ops.expand_to_mhc(h.reshape(tokens, channels), n).reshape(*h.shape[:-1], n, channels)
+
+    def tuned(self, **fields: Any) -> Implementation:
+        return retuned(self, fields)
 
 
 class TileKernelsReference(Implementation):
@@ -68,14 +107,23 @@ class TileKernelsReference(Implementation):
         return self._library.mhc_pre_apply_mix_ref(flat(x), mix.unsqueeze(-1)).reshape(*x.shape[:-2], channels)
 
     def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        dialect = self.dialect.with_(**fields)
-        if dialect.iterations < 1:
-            raise Absent(f"tuned: iterations={dialect.iterations}; repeat below 1 computes what 1 does")
-        tuned = copy.copy(self)
-        tuned.dialect = dialect
-        return tuned
+        return retuned(self, fields)
+
+
+def retuned(implementation: Implementation, fields: dict[str, Any]) -> Implementation:
+    """A copy in another dialect.
+
+    Raises:
+        Absent: a field that is not tunable, or fewer iterations than the library can do.
+    """
+    if set(fields) - implementation.tunable:
+        return Implementation.tuned(implementation, **fields)
+    dialect = implementation.dialect.with_(**fields)
+    if dialect.iterations < 1:
+        raise Absent(f"tuned: iterations={dialect.iterations}; repeat below 1 computes what 1 does")
+    tuned = copy.copy(implementation)
+    tuned.dialect = dialect
+    return tuned
 
 
 def reference_file() -> ModuleType:
