@@ -150,7 +150,7 @@ def main(
     abroad = device != "cpu"
     columns = [*(f"{stage} %" for stage in STAGES), "other %", *(("device %", "CPU examples/s") if abroad else ())]
     table = Table("law", "examples/s", *columns)
-    spent = dict.fromkeys((*STAGES, "other"), 0.0)
+    spent: dict[str, float] = dict.fromkeys((*STAGES, "other"), 0.0)
     at_work, rates, faster = 0.0, list[float](), list[float]()
     for one in all_laws().values():
         if not one.id.startswith(law) or one.inapplicable(implementation, here.dtype, here.device):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.utils.deterministic
 from torch import Tensor
 
 Feature = Literal["accelerator", "graphs", "streams", "giants", "autocast"]
@@ -111,19 +112,18 @@ class Device:
 
         torch fills them itself (`fill_uninitialized_memory`), which covers every `torch.empty` and at::empty.
         """
-        import torch.utils.deterministic as deterministic
-
-        before = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
+        switch: Any = torch.utils.deterministic  # which torch does not type
+        before = torch.get_deterministic_debug_mode(), switch.fill_uninitialized_memory
         with warnings.catch_warnings():
             # Operations without a deterministic form say so; nothing here asks them to be.
             warnings.filterwarnings("ignore", category=UserWarning)
             torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the inductor
-            deterministic.fill_uninitialized_memory = True
+            switch.fill_uninitialized_memory = True
             try:
                 yield
             finally:
                 torch.set_deterministic_debug_mode(before[0])
-                deterministic.fill_uninitialized_memory = before[1]
+                switch.fill_uninitialized_memory = before[1]
 
 
 def _compiled(call: Callable[..., Any], backend: str) -> Callable[..., Any]:
@@ -307,7 +307,7 @@ def held_to(products: str) -> Generator[None]:
     `torch.set_float32_matmul_precision` sets both generations of switches (allow_tf32 and fp32_precision), which torch
     refuses to see disagree; what stood before stands afterwards.
     """
-    newer = [
+    newer: list[Any] = [
         one
         for one in (getattr(torch.backends.cuda, "matmul", None), getattr(torch.backends.mkldnn, "matmul", None))
         if hasattr(one, "fp32_precision")

@@ -84,7 +84,7 @@ def test_a_hidden_deviation_is_right_in_ordinary_calls(name: str) -> None:
     case = Case(x=x, params=map_tensors(params, torch.Tensor.float), branch=BranchSpec("identity"))
     subject = Subject("target", deviations.build(name, SHORT), torch.float32, CPU)
     for law in ("block.agrees-with-oracle", "execution.blocks-are-deterministic"):
-        assert try_case(all_laws()[law], subject, case) <= 1
+        try_case(all_laws()[law], subject, case)  # raises where it is broken
 
 
 CORRECT = {
@@ -260,14 +260,18 @@ def test_a_law_keeps_its_tensors_on_the_device(law: str) -> None:
         setting = subject.setting(all_laws()[law])
     case = first_example(all_laws()[law].cases(setting))
     with fake_device():
-        assert try_case(all_laws()[law], subject, case) <= 1
+        try_case(all_laws()[law], subject, case)  # raises where it is broken
 
 
 def first_example(cases: SearchStrategy[Case]) -> Case:
     """What a strategy draws first."""
     found: list[Case] = []
     once = settings(
-        max_examples=1, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=HealthCheck
+        max_examples=1,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
 
     def draw(case: Case) -> None:

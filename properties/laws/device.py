@@ -4,6 +4,7 @@ where the queue, the graph, the compiler and the other device are, and where the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -567,11 +568,15 @@ def blocks_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
 
     def run(target: Implementation, place: Place) -> Any:
         arguments = (case.x, case.params, case.branch)
-        return tuple(target.block(*map(put, arguments)).detach() for put in (lambda v: map_tensors(v, place), _copied))
+        return tuple(target.block(*map(put, arguments)).detach() for put in (partial(_placed, place), _copied))
 
     here, there = trial.observe("block", run)
     slack = 2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
     trial.within("a block here and on the CPU", here, wide(there), slack)
+
+
+def _placed(place: Place, value: Any) -> Any:
+    return map_tensors(value, place)
 
 
 def _copied(value: Any) -> Any:
