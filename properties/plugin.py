@@ -136,6 +136,8 @@ def _option(config: pytest.Config, name: str) -> Any:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Where the laws run, and how workers share it; nothing of a run on the CPU."""
+    if hasattr(config, "workerinput"):  # where the option may be another project's
+        return []
     place = _option(config, "device") or "cpu"
     return [] if place == "cpu" else [f"laws on {line}" for line in whereabouts(place, _workers(config))]
 

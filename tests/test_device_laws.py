@@ -271,7 +271,7 @@ def first_example(cases: SearchStrategy[Case]) -> Case:
         derandomize=True,
         database=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]  # its metaclass is not typed
     )
 
     def draw(case: Case) -> None:
