@@ -91,16 +91,16 @@ CORRECT = {
     "graphs-replay-new-inputs": ("linear",),
     "work-is-queued-on-the-current-stream": ("linear",),
     "compiled-blocks-are-the-same": ("linear",),
-    "distant-tokens-are-read-where-they-lie": ("linear", "einsum"),
-    "distant-matrices-are-written-where-they-lie": ("linear", "log-domain"),
-    "mappings-agree-with-those-of-the-cpu": ("reversed", "tf32"),
+    "distant-tokens-are-read-where-they-lie": ("einsum",),
+    "distant-matrices-are-written-where-they-lie": ("log-domain",),
+    "mappings-agree-with-those-of-the-cpu": ("tf32",),
     "blocks-agree-with-those-of-the-cpu": ("reversed",),
     "batches-do-not-change-bits": ("reversed",),
     "launches-repeat-bit-for-bit": ("compensated",),
-    "every-token-of-a-flood-is-computed": ("einsum", "norm-after-matmul"),
-    "memory-formats-do-not-matter": ("einsum", "stored-transposed"),
-    "every-output-is-written": ("pairwise", "scaling-vectors"),
-    "every-entry-is-written": ("pairwise", "potentials"),
+    "every-token-of-a-flood-is-computed": ("norm-after-matmul",),
+    "memory-formats-do-not-matter": ("stored-transposed",),
+    "every-output-is-written": ("scaling-vectors",),
+    "every-entry-is-written": ("potentials",),
     "mappings-keep-their-precision-under-autocast": ("autocast-left",),
 }
 """Law -> controls that declare what it asks for."""
@@ -160,6 +160,38 @@ def test_a_cut_operand_is_no_rounded_one() -> None:
     params = Params(phi, torch.zeros(3), torch.ones(3))
     cut, rounded = (controls.build(name, SHORT).mappings(x, params).pre for name in ("tf32-truncated", "tf32"))
     assert cut.item() != rounded.item()
+
+
+# -- float16 -----------------------------------------------------------------------------------------------------------
+
+
+class Half(Reference):
+    """The reference on float16 states."""
+
+    dtypes = (torch.float16,)
+
+
+STATES = ("block.agrees-with-oracle", "mixing.pre-is-the-weighted-sum", "depth.layers-are-blocks-in-order")
+
+
+@pytest.mark.parametrize("law", STATES)
+def test_float16_states_are_judged_by_their_own_contract(law: str, tmp_path: Path) -> None:
+    right, wrong = Half(SHORT), deviations.build("mixing-in-bfloat16", SHORT)
+    right.streams = wrong.streams = (3,)
+    profile = Profile(8, derandomise=True, shrink=False)
+    for implementation, status in ((right, "passed"), (wrong, "failed")):
+        subject = Subject("target", implementation, torch.float16, CPU)
+        if status == "passed" or not law.startswith("mixing"):
+            assert examine(all_laws()[law], subject, profile, directory=tmp_path).status == status
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("preset", mhc_ref.PRESETS)
+@pytest.mark.parametrize("law", all_laws())
+def test_every_law_holds_for_float16_states(law: str, preset: str, tmp_path: Path) -> None:
+    subject = Subject("ref", Half(mhc_ref.PRESETS[preset]), torch.float16, CPU)
+    found = examine(all_laws()[law], subject, Profile(40, derandomise=True), directory=tmp_path)
+    assert found.status in ("passed", "not-applicable"), found.message
 
 
 # -- where laws apply --------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def constant(x: Tensor) -> BranchSpec:
     cases=floods,
     blind=("tokens-above-64-unwritten",),
     by_streams=False,
-    cost=5,
+    cost=7,
 )
 def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     """Every one of many hundreds of tokens (on a GPU up to 131101) passes the block as the reference has it.
@@ -106,7 +106,7 @@ def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     capability="deterministic",
     blind=("h-res-transposed", "one-iteration"),
     by_streams=False,
-    cost=5,
+    cost=7,
 )
 def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     """Five launches on the same many tokens, one right after the other, give the same bits.
@@ -135,7 +135,7 @@ def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     capability="batch_invariant",
     blind=("h-res-transposed", "one-iteration"),
     by_streams=False,
-    cost=5,
+    cost=7,
 )
 def batches_do_not_change_bits(trial: Trial, case: Case) -> None:
     """A token has the same bits alone, among a few, and anywhere in a large batch.
@@ -179,7 +179,7 @@ def arranged_cases(draw: DrawFn, setting: Setting) -> Case:
     capability="strided",
     blind=("h-res-transposed", "one-iteration"),
     by_streams=False,
-    cost=3,
+    cost=7,
 )
 def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
     """channels_last, channels_last_3d and storages off their alignment hold the same state.
@@ -228,7 +228,7 @@ def written_cases(draw: DrawFn, setting: Setting) -> Case:
     in_process=True,
     blind=("h-res-transposed", "one-iteration"),
     by_streams=False,
-    cost=3,
+    cost=7,
 )
 def every_output_is_written(trial: Trial, case: Case) -> None:
     """With all free memory full of NaN a block is what it was before.
