@@ -244,8 +244,9 @@ def state(n: int = 3, channels: int = 4, dtype: torch.dtype = torch.float64) -> 
 def test_the_declaration_crosses(reference: Implementation) -> None:
     original = resolve("ref:LIGER")
     for name in Implementation.__annotations__:
-        if name != "dtypes":
+        if name not in ("dtypes", "in_process"):
             assert getattr(reference, name) == getattr(original, name), name
+    assert not reference.in_process
     assert offers(reference) == offers(original)
 
 

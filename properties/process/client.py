@@ -113,6 +113,7 @@ class Client(Implementation):
 
     strided = False  # arrays cross in row-major order
     in_process = False
+    max_tokens = 256  # and every token costs its text
 
     def __init__(self, session: Session, description: dict[str, Any], fields: dict[str, Any] | None = None) -> None:
         self.session, self._description, self._fields = session, description, fields or {}
