@@ -195,7 +195,7 @@ class Cuda(Device):
         )
 
     def transfer(self, tensors: Sequence[Tensor], place: torch.device) -> list[Tensor]:
-        return in_one_piece(tensors, lambda packed: packed.pin_memory().to(place))
+        return in_one_piece(tensors, lambda packed: packed.pin_memory().to(place)) if tensors else []
 
     def synchronise(self) -> None:
         torch.cuda.synchronize()
