@@ -3,12 +3,10 @@ the end.
 
     implementation = isolated("path/to/file.py:attr")
 
-has the methods, limits and dialect of the target. Every call goes to the worker; a segfault, an `os._exit`, a call
-that does
-not come back, or one that takes all memory, is an exception that says so, and the next call finds a fresh worker.
-Branches
-are called back from there, gradients are asked for there, and views, storages and written arguments arrive as they are
-(`properties.process.peer`).
+has the methods, limits and dialect of the target. Every call goes to the worker; a segfault, an `os._exit`, a call that
+does not come back, or one that takes all memory, is an exception that says so, and the next call finds a fresh worker.
+Branches are called back from there, gradients are asked for there, and views, storages and written arguments arrive as
+they are (`properties.process.peer`).
 """
 
 from __future__ import annotations

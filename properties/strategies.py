@@ -1,9 +1,8 @@
 """Hypothesis strategies: inputs where mistakes show, drawn so that they shrink to something a person can read.
 
 Structure is drawn first (n, C, tokens), then for every token a base pattern and a few changed entries. Dense noise
-comes
-from a seed, so an example costs tens of draws, not thousands; patterns are ordered from readable to wild, and lists of
-tokens and of changes shrink by deletion, so that what is left is a zero matrix with the entries that matter.
+comes from a seed, so an example costs tens of draws, not thousands; patterns are ordered from readable to wild, and
+lists of tokens and of changes shrink by deletion, so that what is left is a zero matrix with the entries that matter.
 `tests/quality` measures how often each regime that the laws rely on is reached.
 """
 

@@ -118,8 +118,7 @@ def _norm_gradient(x: Approx, g: Approx, through: Tensor, shared: Tensor, dialec
     """g / rho - x (sum g x) / (K s rho^2), rho the divisor and s the root inside it (rho = s when the eps is inside).
 
     Relative errors: that of 1/rms once in the first term, three times in the second, with 12 roundings; the inner
-    product
-    has gamma_{K+12} (`Rounding.dot`) of sum |g| |x| as it is really accumulated.
+    product has gamma_{K+12} (`Rounding.dot`) of sum |g| |x| as it is really accumulated.
 
     A state below float32 is widened where it is used, in the norm and in up to three products (pre, post, res), and
     autograd rounds the gradient of each use to the dtype of the state before it adds them up there: k uses whose sizes

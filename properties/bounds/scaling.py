@@ -142,10 +142,8 @@ class _Vectors:
     """The scaling vectors that a linear form may keep, as logarithms, and how large numbers get on their account.
 
     `largest` is the largest |log-scaling|. Backwards, 1/s has the derivative 1/s^2, and the cotangent of an early
-    iterate is
-    about (final scalings) / (its own scalings), where an entry that is 0 by then makes NaN of an infinity: `strain`
-    bounds
-    the logarithm of both.
+    iterate is about (final scalings) / (its own scalings), where an entry that is 0 by then makes NaN of an infinity:
+    `strain` bounds the logarithm of both.
     """
 
     def __init__(self, start: dict[int, Array], batch: tuple[int, ...]) -> None:

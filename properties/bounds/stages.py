@@ -20,11 +20,9 @@ def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) 
     """x^ = x / rms * weight, and the relative error of 1/rms that all its entries share.
 
     mean(x^2) over K numbers: one rounding a square, K - 1 in the sum, two for the division, one for eps, and at most
-    tiny
-    for each square that underflows, so its relative error is e = gamma_{K+4} + 2 tiny / (mean + eps), plus what an
-    error
-    dx of x makes of it, (2 |x| dx + dx^2) / sum. The root halves it, exactly: |sqrt(1+e) - 1| <= e / (2 (1 - e)) for
-    e < 1; root, reciprocal (rsqrt instructions err by 2 ulp) and the sqrt(K) of a norm-based formula add 8 units.
+    tiny for each square that underflows, so its relative error is e = gamma_{K+4} + 2 tiny / (mean + eps), plus what an
+    error dx of x makes of it, (2 |x| dx + dx^2) / sum. The root halves it, exactly: |sqrt(1+e) - 1| <= e / (2 (1 - e))
+    for e < 1; root, reciprocal (rsqrt instructions err by 2 ulp) and the sqrt(K) of a norm-based formula add 8 units.
     An entry then has two roundings more (times 1/rms, times weight).
 
     A norm without eps must guard its division by 0 somehow, and which way is not declared: the nearer a state is to 0
@@ -197,9 +195,8 @@ def contracted(equation: str, a: Approx, b: Approx, count: int, r: Rounding) -> 
 def squash_gradient(logits: Approx, cotangent: Approx, kind: Squash, r: Rounding) -> Approx:
     """The pullback of `squashed`.
 
-    sigmoid' = s (1 - s) moves by at most min(d / 10, s (1 - s) (e^d - 1)), |sigmoid''| < 0.0963, and s, hence 1 - s,
-    is accurate
-    absolutely to 6 units. softmax: p (c - sum p c).
+    sigmoid' = s (1 - s) moves by at most min(d / 10, s (1 - s) (e^d - 1)), |sigmoid''| < 0.0963, and s, hence 1 - s, is
+    accurate absolutely to 6 units. softmax: p (c - sum p c).
     """
     if kind == "linear":
         return cotangent

@@ -1,9 +1,9 @@
 """From matrices to the fields of the projection: residual, axes, start, iterations, eps.
 
 No field is guessed from a list. entry_eps is read off an odds ratio, which no scaling of rows and columns changes
-(maths 6.3); iterations off [[1, 1], [0, 1]], whose sums are 2t/(2t+1) and (2t+2)/(2t+1) after t of them; the eps of the
-denominators off a starved line, whose sum grows by 1/eps an iteration. Axes, start and kind of denominator are few:
-each combination is completed in this way, and kept where it reproduces every matrix within the bound.
+(docs/mathematics.md); iterations off [[1, 1], [0, 1]], whose sums are 2t/(2t+1) and (2t+2)/(2t+1) after t of them; the
+eps of the denominators off a starved line, whose sum grows by 1/eps an iteration. Axes, start and kind of denominator
+are few: each combination is completed in this way, and kept where it reproduces every matrix within the bound.
 """
 
 from __future__ import annotations

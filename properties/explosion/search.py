@@ -58,10 +58,10 @@ def find_minimal(
             "target:TARGET": the mixing of an implementation, by the grammar of --impl.
         threshold: compared exactly, as the decimal that it is written as.
         gain: of the composite A_L ... A_1; None is "forward", of a block "activation". "forward", "backward":
-            largest absolute row or column sum; "signed": largest
-            absolute value of a row sum (the mHC paper's figure); "spectral": spectral norm. "activation": largest
-            activation from inputs within 1; "gradient": largest absolute row sum of the Jacobian (without a branch both
-            are "forward"); "nonfinite": something leaves the range of `dtype` (threshold 1; families without a cap).
+            largest absolute row or column sum; "signed": largest absolute value of a row sum (the mHC paper's figure);
+            "spectral": spectral norm. "activation": largest activation from inputs within 1; "gradient": largest
+            absolute row sum of the Jacobian (without a branch both are "forward"); "nonfinite": something leaves the
+            range of `dtype` (threshold 1; families without a cap).
         direction: "explode": gain >= threshold; "vanish": gain <= threshold.
         max_depth, max_streams, max_width: limits of the search.
         dialect, iterations: the projection of constrained families.

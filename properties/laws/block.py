@@ -121,8 +121,7 @@ def permutation_limit_carries_streams(trial: Trial, case: Case) -> None:
     """Where h_res is a permutation and F = 0, stream j arrives where the declared orientation sends it.
 
     Logits of 60 on a permutation leave e^-60 elsewhere (with an eps: what the truth says); the orientation alone
-    decides
-    between P and its transpose, which differ for n >= 3.
+    decides between P and its transpose, which differ for n >= 3.
     """
     params = permutation_params(case.order, case.x.shape[-1], trial.dialect, parameter_dtype(trial.dtype))
     out, _ = trial.block(case.x, params, BranchSpec("zero"))

@@ -144,8 +144,7 @@ def zero_logits_have_known_values(trial: Trial, case: Case) -> None:
     """Logits of zero give sigmoid 1/2, softmax 1/n, and a uniform h_res.
 
     Closed forms: h_pre = 1/2 + pre_eps, h_post = post_scale / 2 (1 for the paper's 2 sigma); every line of a constant
-    matrix
-    is constant.
+    matrix is constant.
     """
     dialect = trial.dialect
     n = case.x.shape[-2]
@@ -169,9 +168,8 @@ def scaled_cases(draw: DrawFn, setting: Setting) -> Case:
 def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     """The mappings of c x are those of x, c > 0, but for what the eps of the norm makes of it.
 
-    The state is divided by its own rms. With an eps the relative change of the rms is at most eps / (2 mean x^2)
-    inside the root
-    and eps / rms outside, which is carried through the stages as an error of the state.
+    The state is divided by its own rms. With an eps the relative change of the rms is at most eps / (2 mean x^2) inside
+    the root and eps / rms outside, which is carried through the stages as an error of the state.
     """
     x, scaled = case.x, case.x * case.factor
     dialect = trial.dialect

@@ -250,8 +250,8 @@ def _rows_exact(dialect: Dialect) -> str | None:
 def bounded_branches_grow_at_most_linearly(trial: Trial, case: Case) -> None:
     """With |F| <= B a stack of L layers grows by at most L post_scale B: max |x_L| <= max |x_0| + post_scale sum B_l.
 
-    Rows of A are averages, so the residual path adds nothing, and 0 <= h_post <= post_scale (maths 6.6 in the
-    inf-norm).
+    Rows of A are averages, so the residual path adds nothing, and 0 <= h_post <= post_scale (docs/mathematics.md,
+    The block).
     """
     out, seen = trial.layers(case.x, case.params, case.branches)
     state = Approx.exact(case.x)

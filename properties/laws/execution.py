@@ -1001,8 +1001,7 @@ def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in a token reaches that token's output, and no other token's.
 
     0 * NaN is NaN: the residual path sums over all streams of the token; nothing sums over tokens. Replacing it by a
-    number hides a
-    divergence from everybody downstream.
+    number hides a divergence from everybody downstream.
     """
     branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
     out, _ = trial.block(case.x, case.params, branch)

@@ -77,8 +77,8 @@ def projection_pulls_back_the_unrolled_iteration(trial: Trial, case: Case) -> No
     """The gradient of <cotangent, h_res> by the logits is that of the iteration as it runs, not of its limit.
 
     mHC section 4.3.1 traverses the entire iteration; implicit differentiation, or the final matrix in every reverse
-    step, is
-    exact only at convergence (maths 6.5). Cotangents are random: for ones the gradient is exactly 0.
+    step, is exact only at convergence (docs/mathematics.md, Gradient). Cotangents are random: for ones the gradient is
+    exactly 0.
     """
     trial.judge_exactly()
     got = pulled(trial, case.logits, case.cotangent)
@@ -159,12 +159,10 @@ def pullback_stays_below_its_norm(trial: Trial, case: Case) -> None:
     without eps.
 
     Write l = Z + rho 1^T + 1 kappa^T before the last half-step, rows say. That step is a softmax on each row: it
-    forgets rho and
-    is 1/2-Lipschitz, so |dM|_F <= (|dZ|_F + sqrt(n) |d kappa|_2) / 2 <= (|dZ|_F + n |d kappa|_inf) / 2. Each of the m
-    half-steps
-    before sets its scalings to minus a weighted mean of dZ + (the other scalings), so |d kappa|_inf <= m |dZ|_inf.
-    The transpose
-    has the same norm. The limit's constant is 1/2 (maths 6.5); this one holds at every t.
+    forgets rho and is 1/2-Lipschitz, so |dM|_F <= (|dZ|_F + sqrt(n) |d kappa|_2) / 2 <= (|dZ|_F + n |d kappa|_inf) / 2.
+    Each of the m half-steps before sets its scalings to minus a weighted mean of dZ + (the other scalings), so |d
+    kappa|_inf <= m |dZ|_inf. The transpose has the same norm. The limit's constant is 1/2 (docs/mathematics.md); this
+    one holds at every t.
     """
     n, half_steps = case.logits.shape[-1], 2 * trial.dialect.iterations
     if trial.dialect.start == "softmax" and not trial.dialect.softmax_is_first_half_step:
@@ -244,8 +242,8 @@ def mappings_pull_back_to_state_and_parameters(trial: Trial, case: Case) -> None
     """The gradients of the mappings by x, phi, bias, alpha and norm weight are exact, whichever outputs are used.
 
     The chain rule through norm, projection, gates, sigmoids and the unrolled iteration; a detached stage, a constant
-    rms or another eps
-    in the backward pass moves them. Errors are composed stage by stage (`bounds.coefficients_gradient`).
+    rms or another eps in the backward pass moves them. Errors are composed stage by stage
+    (`bounds.coefficients_gradient`).
     """
     got = pull_coefficients(trial, case)
     bars = [
@@ -297,8 +295,7 @@ def every_parameter_learns(trial: Trial, case: Case) -> None:
     """Unsaturated mappings of a generic state send a gradient to every entry of bias, to every gate and to phi.
 
     Each logit moves its mapping; a detached parameter, a mapping computed under no_grad, or a saturated start gets
-    none. An
-    entry is asked for where the exact gradient exceeds its bound.
+    none. An entry is asked for where the exact gradient exceeds its bound.
     """
     got = pull_coefficients(trial, case)
     bars = [Approx.exact(bar) for bar in case.cotangents]

@@ -103,12 +103,10 @@ def half_step_certificate(logits: Tensor, axis: int, iterations: int) -> Tensor:
     """The largest |sum - 1| along the first axis that `iterations` of eps-free Sinkhorn can leave, [tokens].
 
     A half-step contracts Hilbert's metric by lambda = tanh(log(eta) / 4), eta the largest cross-ratio of exp(Z)
-    (Birkhoff;
-    Franklin and Lorenz 1989). With c_t the sums of the first axis after t iterations and R the largest range of Z
-    along it,
-    spread(log c_t) <= lambda^(2t-1) R: M'^T 1 = 1 lets 1 be replaced by M'^T 1 in d(M'^T (1/r), 1) <= lambda d(1/r,
-    1), and
-    the first sums have spread at most R. Their mean is 1, so none is further from 1 than exp(spread) - 1.
+    (Birkhoff; Franklin and Lorenz 1989). With c_t the sums of the first axis after t iterations and R the largest range
+    of Z along it, spread(log c_t) <= lambda^(2t-1) R: M'^T 1 = 1 lets 1 be replaced by M'^T 1 in d(M'^T (1/r), 1) <=
+    lambda d(1/r, 1), and the first sums have spread at most R. Their mean is 1, so none is further from 1 than
+    exp(spread) - 1.
     """
     z = wide(logits)
     ranges = (z.amax(axis) - z.amin(axis)).amax(-1)
@@ -130,8 +128,7 @@ def half_step_certificate(logits: Tensor, axis: int, iterations: int) -> Tensor:
 def half_step_convergence(trial: Trial, case: Case) -> None:
     """After t iterations the first axis sums to 1 within exp(lambda^(2t-1) R) - 1.
 
-    Birkhoff contraction, half-step by half-step; derived in `half_step_certificate` (maths 6.4). No reference is
-    involved.
+    Birkhoff contraction, half-step by half-step; derived in `half_step_certificate`. No reference is involved.
     """
     axis = DIM[trial.dialect.first_axis]
     logits = case.logits
@@ -176,8 +173,8 @@ def odds(matrix: Tensor) -> Tensor:
 def odds_ratios(trial: Trial, case: Case) -> None:
     """log M_ij + log M_kl - log M_il - log M_kj equals the same combination of the started matrix, after any iteration.
 
-    Scaling rows and columns cancels in every odds ratio (maths 6.3); with entry_eps the started matrix is its start +
-    eps.
+    Scaling rows and columns cancels in every odds ratio (docs/mathematics.md); with entry_eps the started matrix is its
+    start + eps.
     """
     got, bound = wide(trial.project(case.logits)), bound_of(trial, case.logits)
     started = started_logarithms(trial, case.logits)
@@ -323,7 +320,8 @@ def iterations_compose(trial: Trial, case: Case) -> None:
     """s iterations on the logarithm of what t iterations left are s + t iterations on the logits.
 
     exp(log M - max over the first axis), or a softmax, is M with its lines scaled along an axis that the next division
-    divides by, so the iteration goes on where it stopped (maths 6.3). An error e of log M enters as that of a logit.
+    divides by, so the iteration goes on where it stopped (docs/mathematics.md). An error e of log M enters as that of a
+    logit.
     """
     logits, first, then = case.logits, case.first, case.then
 
@@ -395,8 +393,7 @@ def triangular_closed_form(trial: Trial, case: Case) -> None:
 
     Support without total support converges like 1/t: with columns first and rows last the ratio of the two entries of
     the full row is (2t-1)/(2t) after t column steps, by induction. It counts iterations in O(1) sizes. The entry that
-    stands
-    for 0 is e^corner, which moves the sums by less than (4t)^2 e^corner.
+    stands for 0 is e^corner, which moves the sums by less than (4t)^2 e^corner.
     """
     t = trial.dialect.iterations
     rows_last = trial.dialect.last_axis == "row"

@@ -47,9 +47,8 @@ def combined(
     """A x + h_post^T y, rounded into the dtype of the state: gamma_{n+3} of the sum of magnitudes, errors of the
     factors.
 
-    Where the implementation declares that it mixes in the dtype of the state, every factor, every term and the sum
-    are rounded
-    to it: 4 roundings more, each relative to the sum of magnitudes.
+    Where the implementation declares that it mixes in the dtype of the state, every factor, every term and the sum are
+    rounded to it: 4 roundings more, each relative to the sum of magnitudes.
     """
     r = trial.rounding
     state = x if isinstance(x, Approx) else Approx.exact(x)
@@ -211,9 +210,8 @@ def pre_is_the_weighted_sum(trial: Trial, case: Case) -> None:
 def exact_side_is_conserved(trial: Trial, case: Case) -> None:
     """Identical streams stay what they are where rows of A are exact; the sum over streams stays where columns are.
 
-    A 1 = 1, or 1^T A = 1^T, for the axis that is divided last (with an eps: times s / (s + eps)). The other of the
-    two fails by
-    what the iteration leaves, so the pair tells the orientation.
+    A 1 = 1, or 1^T A = 1^T, for the axis that is divided last (with an eps: times s / (s + eps)). The other of the two
+    fails by what the iteration leaves, so the pair tells the orientation.
     """
     axis = exact_axis(trial.dialect)
     x = case.x
@@ -251,8 +249,9 @@ def mixing_does_not_expand(trial: Trial, case: Case) -> None:
     """Where rows of A are exact no channel leaves the range of its streams; where columns are, no channel's absolute
     sum grows.
 
-    A with non-negative rows that sum to at most 1 takes averages: ||A||_inf <= 1 and max - min cannot grow (maths 6.1);
-    with such columns ||A||_1 <= 1. The Frobenius dispersion may grow at finite iterations and is not asserted.
+    A with non-negative rows that sum to at most 1 takes averages: ||A||_inf <= 1 and max - min cannot grow
+    (docs/mathematics.md, Norms); with such columns ||A||_1 <= 1. The Frobenius dispersion may grow at finite iterations
+    and is not asserted.
     """
     h_res = trial.project(case.logits).to(parameter_dtype(trial.dtype))
     y, h_post = still(case.x, trial)
@@ -317,8 +316,8 @@ def composites_keep_their_caps(trial: Trial, case: Case) -> None:
     """At every depth the composite's exact side stays at most 1 and its other side at most n.
 
     Products of stochastic matrices are stochastic: sums along the exact axis stay 1 (or shrink with an eps), entries
-    stay at
-    most 1, so no other sum exceeds n (maths 6.2). Unconstrained mixing has no such cap: the product is the explosion.
+    stay at most 1, so no other sum exceeds n (docs/mathematics.md, Caps). Unconstrained mixing has no such cap: the
+    product is the explosion.
     """
     got, bound = wide(trial.project(case.logits)), bound_of(trial, case.logits)
     axis = DIM[trial.dialect.last_axis]

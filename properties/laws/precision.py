@@ -1,8 +1,7 @@
 """Precision: each stage by itself keeps the precision of the declared contract, so a failure names the stage.
 
-Every law here feeds inputs that silence all stages but one: what is left of the bound is a few units of that stage,
-and a
-single rounding through a coarser dtype stands out by orders of magnitude.
+Every law here feeds inputs that silence all stages but one: what is left of the bound is a few units of that stage, and
+a single rounding through a coarser dtype stands out by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -96,9 +95,8 @@ def cancelling_projections(draw: DrawFn, setting: Setting) -> Case:
 def norm_and_projection_keep_the_compute_precision(trial: Trial, case: Case) -> None:
     """Stage norm and matmul: channels that nearly cancel leave what the last bits of the state say.
 
-    Of K <= 8 products of order one, a few units of the compute dtype remain; rounding the normalised state, phi or
-    the sum to a
-    coarser dtype (TF32 included) leaves a thousand times more (llama.cpp #28696).
+    Of K <= 8 products of order one, a few units of the compute dtype remain; rounding the normalised state, phi or the
+    sum to a coarser dtype (TF32 included) leaves a thousand times more (llama.cpp #28696).
     """
     got, expected = trial.mappings(case.x, case.params), trial.truth.mappings(case.x, case.params)
     agree(trial, "(stage: norm and matmul)", got, expected, bound_of(trial, case.x, case.params))
@@ -146,8 +144,7 @@ def reading_and_mixing_keep_the_compute_precision_in_a_block(trial: Trial, case:
     """Stages pre and mixing inside a block: nearly cancelling streams are weighed and mixed in the compute dtype.
 
     As `mixing-keeps-the-compute-precision`, for blocks whose parts cannot be called by themselves; phi is 0, so that
-    the
-    coefficients are those of the bias to a few units.
+    the coefficients are those of the bias to a few units.
     """
     branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
     out, seen = trial.block(case.x, case.params, branch)
@@ -172,8 +169,7 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
     """The same state in every declared dtype gives the mappings of that dtype's own contract, the finer the closer.
 
     float64 in must be float64 inside: a cast to float32 on the way is within float32's bound and outside float64's.
-    States and
-    parameters are exact in all of them, so the exact mappings are the same.
+    States and parameters are exact in all of them, so the exact mappings are the same.
     """
     names = [
         name for name in dtype_names(trial.implementation) if name in ("float64", "float32", "bfloat16", "float16")

@@ -1,7 +1,6 @@
 """Serve an implementation: the other side of `proc:`, for Python.
 
-    from properties.process.server import serve
-    serve(MyImplementation())
+    from properties.process.server import serve serve(MyImplementation())
 
 or, for anything that can be named, `python -m properties.process.server TARGET [--dialect PRESET]`.
 """
