@@ -9,9 +9,10 @@ A deviation d is the one number by which the weights of a family may leave what 
     block:linear:pre    the same behind a pre-norm            1 + 2 d L, never quite reached
     mhc                 any logits at all                     no depth passes n
 
-The frontier of a family is its closed form (`closed_form`, `blocks`, where the proofs are); the points beside it were
-found by a search that knows nothing of it, and cannot lie below. So a point on its line is an experiment that agrees
-with a proof, and a point above would show how much the search misses.
+The frontier of a family is its closed form (`closed_form`, `blocks`, where the proofs are). The points beside it were
+found by search: over depths and over changes to a stack of the strongest matrix, by exact products; of blocks over
+depths, with open gates, by the recurrence. The search knows what is strongest and not how far that goes, so a point
+below its line would refute the proof, and one above would show what the search misses.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def draw_atlas(one: Atlas, path: str | Path) -> None:
         text = f"mHC, n ≤ {max(point.streams for point in capped)}, any logits:\nno depth at all (gain below n, proved)"
         box = {"boxstyle": "round", "facecolor": "#e8f3ec", "edgecolor": "#029e73"}
         axes[0].text(0.97, 0.96, text, transform=axes[0].transAxes, ha="right", va="top", fontsize=8.5, bbox=box)
-    figure.suptitle("Minimal explosions: lines are proved, marks were found by a search that does not know them")
+    figure.suptitle("Minimal explosions: lines are proved, marks were searched")
     saved(figure, path)
 
 
