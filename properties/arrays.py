@@ -263,7 +263,7 @@ class _Arrays(Implementation):
             return super().tuned(**fields)
         tuned = copy.copy(self)
         tuned.dialect = self.dialect.with_(**fields)
-        tuned._tune(tuned.dialect)  # so that a value that cannot be had is refused now
+        self._tune(tuned.dialect)  # so that a value that cannot be had is refused now
         return tuned
 
     def call(

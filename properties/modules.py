@@ -107,7 +107,7 @@ class _Module(Implementation):
             return super().tuned(**fields)
         tuned = copy.copy(self)
         tuned.dialect = self.dialect.with_(**fields)
-        tuned._tune(tuned.dialect)  # so that a value that cannot be had is refused now
+        self._tune(tuned.dialect)  # so that a value that cannot be had is refused now
         return tuned
 
     def module(self, n: int, channels: int) -> nn.Module:
@@ -178,7 +178,10 @@ class _Block(_Module):
         def once(u: Tensor) -> Tensor:
             return branch(u.reshape(*tokens, channels)).reshape(u.shape) if self._token_axes else branch(u)
 
-        found: Any = with_token_axes(self._token_axes, lambda one: (self.run(one, params, once),), (x,), (2,))
+        def run(states: Tensor) -> tuple[Any]:
+            return (self.run(states, params, once),)
+
+        found: Any = with_token_axes(self._token_axes, run, (x,), (2,))
         return found[0]
 
 

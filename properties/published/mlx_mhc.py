@@ -6,6 +6,7 @@ H_post * (F(H_pre x) + H_res H_pre x) of them, with mappings that do not see the
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from mhc_ref import Dialect
@@ -24,10 +25,10 @@ def projection() -> Implementation:
     Raises:
         ImportError: mlx-mhc or mlx is not installed.
     """
-    from mlx_mhc.sinkhorn import sinkhorn_knopp
+    library: Any = import_module("mlx_mhc.sinkhorn")
 
     def project(matrix: Any, max_iterations: int) -> Any:
-        return sinkhorn_knopp(matrix, max_iterations=max_iterations)
+        return library.sinkhorn_knopp(matrix, max_iterations=max_iterations)
 
     return from_arrays(
         "mlx",
