@@ -178,10 +178,10 @@ class _Block(_Module):
         def once(u: Tensor) -> Tensor:
             return branch(u.reshape(*tokens, channels)).reshape(u.shape) if self._token_axes else branch(u)
 
-        def one_call(state: Tensor) -> tuple[Tensor]:
-            return (self.run(state, params, once),)
+        def run(states: Tensor) -> tuple[Any]:
+            return (self.run(states, params, once),)
 
-        found: Any = with_token_axes(self._token_axes, one_call, (x,), (2,))
+        found: Any = with_token_axes(self._token_axes, run, (x,), (2,))
         return found[0]
 
 

@@ -26,10 +26,9 @@ def projection() -> Implementation:
         ImportError: mlx-mhc or mlx is not installed.
     """
     library: Any = import_module("mlx_mhc.sinkhorn")
-    sinkhorn_knopp = library.sinkhorn_knopp
 
     def project(matrix: Any, max_iterations: int) -> Any:
-        return sinkhorn_knopp(matrix, max_iterations=max_iterations)
+        return library.sinkhorn_knopp(matrix, max_iterations=max_iterations)
 
     return from_arrays(
         "mlx",
