@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.errors import FlakyFailure, NonInteractiveExampleWarning, Unsatisfiable
 
-from properties.case import Case, describe
+from properties.case import Case, describe, streams_of
 from properties.counterexample import Counterexample, versions
 from properties.device import device_of
 from properties.implementation import Implementation
@@ -140,17 +140,24 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
     def one(case: Case) -> None:
         attempt(case)
 
+    def search(frame: Setting, examples: int, index: int, skip: bool) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NonInteractiveExampleWarning)
+            test = given(law.cases(frame))(_after_the_simplest(one) if skip else one)
+        test = _settings(profile, examples + skip, f"{law.id}[{subject.id}]")(test)
+        if profile.derandomise or randomness is not None:
+            test = seed(_seed(law, subject, index, randomness))(test)
+        test()
+
+    frames = _frames(subject.setting(law), profile.examples / law.cost, law.by_streams, law.most)
     try:
-        frames = _frames(subject.setting(law), profile.examples / law.cost, law.by_streams, law.most)
         for index, (frame, examples) in enumerate(frames):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NonInteractiveExampleWarning)
-                test = given(law.cases(frame))(_after_the_simplest(one) if index and not remembered else one)
-            test = _settings(profile, examples + (index > 0), f"{law.id}[{subject.id}]")(test)
-            if profile.derandomise or randomness is not None:
-                test = seed(_seed(law, subject, index, randomness))(test)
-            test()
+            search(frame, examples, index, bool(index) and not remembered)
     except LawBroken as broken:
+        if profile.shrink and state.case is not None:
+            fewer = _fewer_streams(state.case, subject.setting(law))
+            broken = _with_fewer_streams(fewer, search, state, broken)
+            counterexample(law, subject, state.case, broken).save(path)
         return _failed(law, subject, state, path, broken)
     except FlakyFailure:
         if state.failure is None:
@@ -187,6 +194,34 @@ def _frames(setting: Setting, examples: float, by_streams: bool = True, most: in
     if len(setting.streams) == 1:
         return [(setting, max(3, round(examples)))]
     return [(setting, max(3, round(examples / 4))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
+
+
+_TRIED_WITH_FEWER = 40
+"""Examples for each smaller n, once something has failed: a second or two for a smaller counterexample."""
+
+
+def _fewer_streams(case: Case, setting: Setting) -> list[Setting]:
+    """The frames of every accepted n below that of the case, smallest first."""
+    n = streams_of(case, setting.dialect)
+    return [setting.with_(streams=(k,)) for k in sorted(setting.streams) if n is not None and k < n]
+
+
+def _with_fewer_streams(
+    frames: list[Setting], search: Callable[[Setting, int, int, bool], None], state: _Progress, broken: LawBroken
+) -> LawBroken:
+    """A failure with fewer streams where there is one, otherwise the one that was found.
+
+    Whatever is drawn depends on n, so that Hypothesis cannot shrink n without losing the failure.
+    """
+    kept = state.failure, state.case
+    for number, frame in enumerate(frames):
+        try:
+            search(frame, _TRIED_WITH_FEWER, 1000 + number, False)
+        except LawBroken as smaller:
+            return smaller
+        except Exception:  # flaky, or a fault of ours: the failure that was found first stands
+            state.failure, state.case = kept
+    return broken
 
 
 def _after_the_simplest(check: Callable[[Case], None]) -> Callable[[Case], None]:

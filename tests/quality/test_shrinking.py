@@ -106,7 +106,8 @@ def failure(law: str, deviation: str, directory: Path) -> Counterexample:
 @pytest.mark.parametrize("law", ["mixing.permutations-carry-streams", "block.permutation-limit-carries-streams"])
 def test_a_transposed_h_res_shrinks_to_three_numbers_and_a_cycle(law: str, tmp_path: Path) -> None:
     case = failure(law, "h-res-transposed", tmp_path).case
-    assert case.x.flatten().tolist() == [1, 2, 3]
+    assert case.x.numel() == 3
+    assert set(case.x.flatten().tolist()) <= {0, 1, 2, 3}
     assert tuple(case.order) in ((1, 2, 0), (2, 0, 1))
 
 
