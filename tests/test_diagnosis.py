@@ -338,7 +338,7 @@ def test_the_command_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.Captu
 def failed(make: Callable[[], Implementation], law: str, case: Case) -> str:
     implementation = make()
     subject = Subject(implementation.name, implementation, torch.float64, torch.device("cpu"))
-    told = explain_failure(all_laws()[law], subject, case)
+    told = explain_failure(all_laws()[law], subject, case, seconds=60)
     assert told is not None
     return told
 
