@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ def inferred(implementation: Implementation, declared: Dialect | None = None) ->
     return found, found.dialect(declared or implementation.dialect)
 
 
+def first(count: int, cases: Sequence[Any]) -> list[Any]:
+    """The first few; the others, of which each takes a second or more, wait for a thorough run."""
+    later = (one if isinstance(one, tuple) else (one,) for one in cases[count:])
+    return [*cases[:count], *(pytest.param(*one, marks=pytest.mark.thorough) for one in later)]
+
+
 # Correct implementations
 
 
@@ -49,7 +55,7 @@ def test_the_fields_of_a_preset_are_inferred(name: str) -> None:
     assert all(one.status != "contradictory" for one in findings.findings.values())
 
 
-@pytest.mark.parametrize("name", ["PAPER", "DEEPSEEK_V4", "HYPER_CONNECTIONS"])
+@pytest.mark.parametrize("name", first(2, ["PAPER", "DEEPSEEK_V4", "HYPER_CONNECTIONS"]))
 def test_a_preset_is_identified(name: str) -> None:
     found = identify(Reference(PRESETS[name], name))
     assert found.explained
@@ -69,7 +75,7 @@ CONTROLS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "preset"), CONTROLS)
+@pytest.mark.parametrize(("name", "preset"), first(2, CONTROLS))
 def test_other_arithmetic_is_no_difference(name: str, preset: str) -> None:
     made = controls.build(name, PRESETS[preset])
     assert row(name, made).verdict == "right"
@@ -81,7 +87,7 @@ def test_undeclared_the_nearest_preset_is_named() -> None:
     assert found.differs == {"iterations": (20, 7)}
 
 
-@pytest.mark.parametrize("preset", ["PAPER", "DEEPSEEK_V4", "HYPER_CONNECTIONS"])
+@pytest.mark.parametrize("preset", first(1, ["PAPER", "DEEPSEEK_V4", "HYPER_CONNECTIONS"]))
 def test_what_is_declared_does_not_decide(preset: str) -> None:
     """Asked as if it were another dialect of the same packing, the target comes out as the same."""
     dialect = PRESETS[preset]
@@ -138,7 +144,7 @@ def test_the_shortest_number_within_the_bar() -> None:
 REDIALECTS = [name for name in CATALOGUE if type(CATALOGUE[name].make(home(name)[1])) is Deviant and name != "limit"]
 
 
-@pytest.mark.parametrize("name", REDIALECTS[::4])
+@pytest.mark.parametrize("name", first(6, REDIALECTS[::4]))
 def test_a_slip_of_fields_is_inferred_as_those_fields(name: str) -> None:
     made = CATALOGUE[name].make(home(name)[1])
     assert isinstance(made, Deviant)
@@ -164,14 +170,14 @@ SAMPLE = [
 ]
 
 
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", first(3, SAMPLE))
 def test_a_deviation_is_named(name: str) -> None:
     found = row(name, CATALOGUE[name].make(home(name)[1]), (name,))
     assert found.verdict in ("named", "fields")
     assert found.ratio <= 1
 
 
-@pytest.mark.parametrize("name", ["identity-matrix", "ends-on-first-axis"])
+@pytest.mark.parametrize("name", first(1, ["identity-matrix", "ends-on-first-axis"]))
 def test_a_deviation_that_is_another_dialect_is_told_as_that(name: str) -> None:
     found = identify(CATALOGUE[name].make(home(name)[1]))
     assert found.explained
@@ -247,7 +253,7 @@ PARTS: list[tuple[Part, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("part", "fields"), PARTS, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(("part", "fields"), first(4, PARTS), ids=lambda value: getattr(value, "name", ""))
 def test_little_is_enough(part: Part, fields: set[str]) -> None:
     found = identify(part)
     assert found.explained
