@@ -21,7 +21,7 @@ import torch
 
 from mhc_ref import PRESETS, Dialect
 from properties import controls, published
-from properties.deviations import CATALOGUE, Deviant
+from properties.deviations import CATALOGUE, ELSEWHERE, Deviant
 from properties.diagnosis.diagnose import identify
 from properties.diagnosis.explanation import compose
 from properties.diagnosis.identification import Identification
@@ -40,9 +40,6 @@ EQUIVALENT = {
     "first-axis-once-more": "a softmax over rows, then 20 times columns and rows: rows once more",
 }
 """Deviations that are told as a change of fields although they are none by construction, and why that is the same."""
-
-ONLY_ELSEWHERE = {"rms-eps-inside": PRESETS["PAPER"].with_(rms_eps=1e-3, rms_eps_inside=False)}
-"""Deviations that no preset shows, and a dialect that does."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +138,8 @@ def correct() -> Iterator[tuple[str, Implementation]]:
 
 def home(name: str) -> tuple[str, Dialect]:
     """The dialect in which a deviation is shown."""
-    if name in ONLY_ELSEWHERE:
-        return "PAPER with rms eps 1e-3 outside", ONLY_ELSEWHERE[name]
-    preset = next(one for one in PREFERRED if CATALOGUE[name].applies(PRESETS[one]))
-    return preset, PRESETS[preset]
+    known = {**{title: PRESETS[title] for title in PREFERRED}, **ELSEWHERE}
+    return next((title, dialect) for title, dialect in known.items() if CATALOGUE[name].applies(dialect))
 
 
 def singles() -> Iterator[tuple[str, Implementation, tuple[str, ...]]]:
