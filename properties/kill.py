@@ -167,7 +167,7 @@ def row_of(task: Task) -> Row:
             exercised.append(law.id)
         if verdict.status == "failed":
             seconds = round(time.process_time() - began, 3)
-            killed[verdict.executed_law or law.id] = Kill(law.kind, verdict.examples, seconds)
+            killed[law.id] = Kill(law.kind, verdict.examples, seconds)
     wrong = deviations.CATALOGUE | deviations.HIDDEN
     kind = wrong[task.name].kind if task.catalogue == "deviation" else "control"
     row = Row(task.name, kind, task.preset, task.dtype, killed, errors, exercised)
