@@ -48,6 +48,10 @@ TELLING: dict[Kind, tuple[str, ...]] = {
 """Where slips of a kind show first, as a rule: asked first, since one answer that differs is enough."""
 
 
+FOLLOWED = 3
+"""How many of the explanations that do not fit are compared with the whole exam, to tell which comes next."""
+
+
 @dataclass(frozen=True)
 class Explanation:
     """A dialect with none, one or two named slips, or one that was measured, and how well it gives fresh answers."""
@@ -67,12 +71,14 @@ class Outcome:
         nearest: the best of those that do not, with its ratio on the answers that the dialect fails.
         tried: how many were tried.
         exhausted: whether all were; False where the time was up before.
+        refused: those that left the bound, with the ratio at which they left it first.
     """
 
     explanations: list[Explanation] = field(default_factory=lambda: [])
     nearest: tuple[str, float] = ("", math.inf)
     tried: int = 0
     exhausted: bool = True
+    refused: list[tuple[float, tuple[str, ...]]] = field(default_factory=lambda: [])
 
     def note(self, name: str, ratio: float) -> None:
         """Remember an explanation that does not reproduce everything, if it is the best so far."""
@@ -170,8 +176,18 @@ class Search:
                     outcome.exhausted = False
                     return outcome
                 self._try((name,), base, failing, outcome)
+            self._follow(outcome, base, failing)
         outcome.explanations.sort(key=lambda one: (len(one.names), one.ratio))
         return outcome
+
+    def _follow(self, outcome: Outcome, base: Dialect, failing: list[Answer]) -> None:
+        """The worst ratio of the few that left the bound by least where they left it first."""
+        explained = {one.names for one in outcome.explanations}
+        for _, names in sorted(outcome.refused)[:FOLLOWED]:
+            made = compose(names, base)
+            if made is not None and names not in explained:
+                outcome.note(" and ".join(names), self.distance(made, base, failing, math.inf))
+        outcome.refused.clear()
 
     def measured(self, bases: Sequence[Dialect], temperature: Estimate | None) -> Outcome:
         """Every slip with a number that can be measured, in every base."""
@@ -202,22 +218,18 @@ class Search:
 
         return sorted(CATALOGUE, key=lambda name: CATALOGUE[name].kind in late)
 
-    def _try(
-        self, names: tuple[str, ...], base: Dialect, failing: list[Answer], outcome: Outcome, follow: bool = True
-    ) -> None:
-        """`follow` what is no explanation until it is known to be further off than the best that was none."""
+    def _try(self, names: tuple[str, ...], base: Dialect, failing: list[Answer], outcome: Outcome) -> None:
         for order in orders(names, base):
             made = compose(order, base)
             if made is None:
                 continue
             outcome.tried += 1
-            worst = self.distance(made, base, failing, max(1.0, outcome.nearest[1]) if follow else 1.0)
+            worst = self.distance(made, base, failing)
             ratio = self.confirmed(order, base) if worst <= 1 else worst
             if ratio <= 1:
                 outcome.explanations.append(Explanation(base, order, ratio))
                 return
-            if follow:
-                outcome.note(" and ".join(order), ratio)
+            outcome.refused.append((ratio, order))
 
     def nearest_fields(self, base: Dialect, found: Dialect) -> tuple[str, float]:
         """Of the other changes of fields that have a name, the one that comes closest, with its worst ratio."""
@@ -226,14 +238,11 @@ class Search:
         several = [base.with_(**{name: value}) for name, (_, value) in changed.items()] if len(changed) > 1 else []
         named = [CATALOGUE[name].make(base) for name in CATALOGUE if CATALOGUE[name].applies(base)]
         others = [*several, *(one.computed for one in named if type(one) is Deviant)]
-        for other in others:
-            if other in (base, found):
-                continue
-            made = Deviant(base, "other fields", lambda _, other=other: other)
-            worst = self.distance(made, base, failing, max(1.0, outcome.nearest[1]))
-            if worst > 1:
-                words = ", ".join(f"{name} = {value!r}" for name, (_, value) in base.difference(other).items())
-                outcome.note(words, worst)
+        made = [Deviant(base, "other fields", lambda _, other=other: other) for other in others]
+        first = [(self.distance(one, base, failing), k) for k, one in enumerate(made) if others[k] not in (base, found)]
+        for _, k in sorted(pair for pair in first if pair[0] > 1)[:FOLLOWED]:
+            words = ", ".join(f"{name} = {value!r}" for name, (_, value) in base.difference(others[k]).items())
+            outcome.note(words, self.distance(made[k], base, failing, math.inf))
         return outcome.nearest
 
     def hidden(self, one: Explanation, most: int, budget: Budget) -> list[str]:
@@ -316,7 +325,7 @@ class Search:
                     if name not in clean:
                         clean[name] = self._spares(name, base, failing)
                 if all(clean[name] for name in names):
-                    self._try(names, base, [*cells.open(names), *failing], outcome, follow=False)
+                    self._try(names, base, [*cells.open(names), *failing], outcome)
             if outcome.explanations or not outcome.exhausted:
                 break
         outcome.explanations.sort(key=lambda one: one.ratio)
