@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -183,11 +184,26 @@ class Search:
     def _follow(self, outcome: Outcome, base: Dialect, failing: list[Answer]) -> None:
         """The worst ratio of the few that left the bound by least where they left it first."""
         explained = {one.names for one in outcome.explanations}
-        for _, names in sorted(outcome.refused)[:FOLLOWED]:
-            made = compose(names, base)
-            if made is not None and names not in explained:
-                outcome.note(" and ".join(names), self.distance(made, base, failing, math.inf))
+        closest = [(ratio, names) for ratio, names in sorted(outcome.refused) if names not in explained]
+        made = ((" and ".join(names), ratio, compose(names, base)) for ratio, names in closest)
+        self._note_worst(outcome, ((words, ratio, one) for words, ratio, one in made if one), base, failing)
         outcome.refused.clear()
+
+    def _note_worst(
+        self, outcome: Outcome, made: Iterable[tuple[str, float, Deviant]], base: Dialect, failing: list[Answer]
+    ) -> None:
+        """Compare the first few, each with the ratio at which it left the bound, with the whole exam. Where a NaN sets
+        all of them infinitely far apart, the least of those ratios is told: the worst is no smaller."""
+        finite, least = 0, ("", math.inf)
+        for words, ratio, one in itertools.islice(made, 4 * FOLLOWED):
+            worst = self.distance(one, base, failing, sys.float_info.max)
+            outcome.note(words, worst)
+            least = min(least, (words, ratio), key=lambda pair: pair[1])
+            finite += math.isfinite(worst)
+            if finite == FOLLOWED:
+                break
+        if not finite:
+            outcome.note(*least)
 
     def measured(self, bases: Sequence[Dialect], temperature: Estimate | None) -> Outcome:
         """Every slip with a number that can be measured, in every base."""
@@ -240,9 +256,12 @@ class Search:
         others = [*several, *(one.computed for one in named if type(one) is Deviant)]
         made = [Deviant(base, "other fields", lambda _, other=other: other) for other in others]
         first = [(self.distance(one, base, failing), k) for k, one in enumerate(made) if others[k] not in (base, found)]
-        for _, k in sorted(pair for pair in first if pair[0] > 1)[:FOLLOWED]:
-            words = ", ".join(f"{name} = {value!r}" for name, (_, value) in base.difference(others[k]).items())
-            outcome.note(words, self.distance(made[k], base, failing, math.inf))
+
+        def words(one: Dialect) -> str:
+            return ", ".join(f"{name} = {value!r}" for name, (_, value) in base.difference(one).items())
+
+        closest = ((words(others[k]), ratio, made[k]) for ratio, k in sorted(first) if ratio > 1)
+        self._note_worst(outcome, closest, base, failing)
         return outcome.nearest
 
     def hidden(self, one: Explanation, most: int, budget: Budget) -> list[str]:
