@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from properties.case import map_tensors
 from properties.deviations import CATALOGUE, Deviant, Kind
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
 from properties.diagnosis.budget import Budget
+from properties.diagnosis.composing import compose, orders, remembers
 from properties.diagnosis.estimate import Estimate
 from properties.diagnosis.measured import TEMPERATURE, Measured, candidates
 from properties.diagnosis.probe import Probe
@@ -92,52 +92,6 @@ class Outcome:
         self.note(*other.nearest)
         self.tried += other.tried
         self.exhausted = self.exhausted and other.exhausted
-
-
-def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
-    """An implementation with all of these slips, declaring `base`; None where one of them makes no difference."""
-    if any(not CATALOGUE[name].applies(base) for name in names):
-        return None
-    parts = [CATALOGUE[name].make(base) for name in names]
-    deviants = [part for part in parts if isinstance(part, Deviant)]
-    if len(deviants) < len(parts):
-        return None
-    if len(deviants) == 1:
-        return deviants[0]
-    kinds = [type(part) for part in deviants if type(part) is not Deviant]
-    redialects = [name for name, part in zip(names, parts, strict=True) if type(part) is Deviant]
-
-    def change(dialect: Dialect) -> Dialect:
-        for name in redialects:
-            dialect = getattr(CATALOGUE[name].make(dialect), "computed", dialect)
-        return dialect
-
-    def prepare(self: Deviant) -> None:
-        for kind in kinds:
-            kind.prepare(self)
-
-    memory = {"prepare": prepare} if any(kind.prepare is not Deviant.prepare for kind in kinds) else {}
-    try:
-        if not kinds:
-            return Deviant(base, "+".join(names), change)
-        both: Any = type("Both", tuple(kinds), memory)
-        return both(base, "+".join(names), change if redialects else None)
-    except (TypeError, ValueError):  # two slips that no class can have together
-        return None
-
-
-def orders(names: tuple[str, ...], base: Dialect) -> Iterator[tuple[str, ...]]:
-    """The slips as given; and the other way round where one of them can hide the other."""
-    yield names
-    if len(names) != 2:
-        return
-    parts = [CATALOGUE[name].make(base) for name in names if CATALOGUE[name].applies(base)]
-    if len(parts) < 2:
-        return
-    one, two = (type(part) for part in parts)
-    both_dialects = one is Deviant and two is Deviant
-    if both_dialects or any(not name.startswith("__") for name in vars(one).keys() & vars(two).keys()):
-        yield names[::-1]
 
 
 class Search:
@@ -409,11 +363,6 @@ class Cells:
             _again(view, self.search.view.log[: self.search.begin])
             self._replayed[name] = {id(one): answer(one.probe, view) for one in self.search.answers}
         return self._replayed[name][id(given)]
-
-
-def remembers(made: Deviant) -> bool:
-    """Whether earlier calls matter to an implementation."""
-    return type(made).prepare is not Deviant.prepare
 
 
 def _again(view: View, log: Sequence[tuple[str, tuple[object, ...]]]) -> None:
