@@ -21,8 +21,8 @@ from properties import Implementation, Reference, Subject, all_laws, controls
 from properties.case import Case
 from properties.deviations import CATALOGUE, Deviant, build
 from properties.diagnosis import Identification, explain_failure, identify, identify_command
+from properties.diagnosis.composing import compose
 from properties.diagnosis.estimate import Estimate
-from properties.diagnosis.explanation import compose
 from properties.diagnosis.inference import FIELDS, Inference, infer
 from properties.diagnosis.table import home, row
 from properties.diagnosis.view import Frame, View

@@ -19,7 +19,8 @@ from properties.diagnosis import NoVerdict, explain_failure, explanation, identi
 from properties.diagnosis.answers import answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.circumstances import gradients
-from properties.diagnosis.explanation import Explanation, Search, compose, orders
+from properties.diagnosis.composing import compose, orders
+from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.inference import infer
 from properties.diagnosis.measured import Measured
 from properties.diagnosis.projection import fit

@@ -11,8 +11,9 @@ from properties.deviations import CATALOGUE, Deviant
 from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.circumstances import coarse, executions, gradients
+from properties.diagnosis.composing import compose
 from properties.diagnosis.exam import forward
-from properties.diagnosis.explanation import Explanation, Outcome, Search, compose
+from properties.diagnosis.explanation import Explanation, Outcome, Search
 from properties.diagnosis.identification import Identification, redialects, title
 from properties.diagnosis.inference import CHOICES, FIELDS, Finding, Inference, infer, joined
 from properties.diagnosis.stages import first_bad_stage, precisions

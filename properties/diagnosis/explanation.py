@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from properties.case import map_tensors
 from properties.deviations import CATALOGUE, Deviant, Kind
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
 from properties.diagnosis.budget import Budget
+from properties.diagnosis.composing import compose, orders, remembers
 from properties.diagnosis.estimate import Estimate
 from properties.diagnosis.measured import TEMPERATURE, Measured, candidates
 from properties.diagnosis.probe import Probe
@@ -93,52 +94,6 @@ class Outcome:
         self.exhausted = self.exhausted and other.exhausted
 
 
-def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
-    """An implementation with all of these slips, declaring `base`; None where one of them makes no difference."""
-    if any(not CATALOGUE[name].applies(base) for name in names):
-        return None
-    parts = [CATALOGUE[name].make(base) for name in names]
-    deviants = [part for part in parts if isinstance(part, Deviant)]
-    if len(deviants) < len(parts):
-        return None
-    if len(deviants) == 1:
-        return deviants[0]
-    kinds = [type(part) for part in deviants if type(part) is not Deviant]
-    redialects = [name for name, part in zip(names, parts, strict=True) if type(part) is Deviant]
-
-    def change(dialect: Dialect) -> Dialect:
-        for name in redialects:
-            dialect = getattr(CATALOGUE[name].make(dialect), "computed", dialect)
-        return dialect
-
-    def prepare(self: Deviant) -> None:
-        for kind in kinds:
-            kind.prepare(self)
-
-    memory = {"prepare": prepare} if any(kind.prepare is not Deviant.prepare for kind in kinds) else {}
-    try:
-        if not kinds:
-            return Deviant(base, "+".join(names), change)
-        both: Any = type("Both", tuple(kinds), memory)
-        return both(base, "+".join(names), change if redialects else None)
-    except (TypeError, ValueError):  # two slips that no class can have together
-        return None
-
-
-def orders(names: tuple[str, ...], base: Dialect) -> Iterator[tuple[str, ...]]:
-    """The slips as given; and the other way round where one of them can hide the other."""
-    yield names
-    if len(names) != 2:
-        return
-    parts = [CATALOGUE[name].make(base) for name in names if CATALOGUE[name].applies(base)]
-    if len(parts) < 2:
-        return
-    one, two = (type(part) for part in parts)
-    both_dialects = one is Deviant and two is Deviant
-    if both_dialects or any(not name.startswith("__") for name in vars(one).keys() & vars(two).keys()):
-        yield names[::-1]
-
-
 class Search:
     """The answers of a target, and everything that was asked of it, to be asked of others."""
 
@@ -183,11 +138,26 @@ class Search:
     def _follow(self, outcome: Outcome, base: Dialect, failing: list[Answer]) -> None:
         """The worst ratio of the few that left the bound by least where they left it first."""
         explained = {one.names for one in outcome.explanations}
-        for _, names in sorted(outcome.refused)[:FOLLOWED]:
-            made = compose(names, base)
-            if made is not None and names not in explained:
-                outcome.note(" and ".join(names), self.distance(made, base, failing, math.inf))
+        closest = [(ratio, names) for ratio, names in sorted(outcome.refused) if names not in explained]
+        made = ((" and ".join(names), ratio, compose(names, base)) for ratio, names in closest)
+        self._note_worst(outcome, ((words, ratio, one) for words, ratio, one in made if one), base, failing)
         outcome.refused.clear()
+
+    def _note_worst(
+        self, outcome: Outcome, made: Iterable[tuple[str, float, Deviant]], base: Dialect, failing: list[Answer]
+    ) -> None:
+        """Compare the first few, each with the ratio at which it left the bound, with the whole exam. Where a NaN sets
+        all of them infinitely far apart, the least of those ratios is told: the worst is no smaller."""
+        finite, least = 0, ("", math.inf)
+        for words, ratio, one in itertools.islice(made, 4 * FOLLOWED):
+            worst = self.distance(one, base, failing, sys.float_info.max)
+            outcome.note(words, worst)
+            least = min(least, (words, ratio), key=lambda pair: pair[1])
+            finite += math.isfinite(worst)
+            if finite == FOLLOWED:
+                break
+        if not finite:
+            outcome.note(*least)
 
     def measured(self, bases: Sequence[Dialect], temperature: Estimate | None) -> Outcome:
         """Every slip with a number that can be measured, in every base."""
@@ -240,9 +210,12 @@ class Search:
         others = [*several, *(one.computed for one in named if type(one) is Deviant)]
         made = [Deviant(base, "other fields", lambda _, other=other: other) for other in others]
         first = [(self.distance(one, base, failing), k) for k, one in enumerate(made) if others[k] not in (base, found)]
-        for _, k in sorted(pair for pair in first if pair[0] > 1)[:FOLLOWED]:
-            words = ", ".join(f"{name} = {value!r}" for name, (_, value) in base.difference(others[k]).items())
-            outcome.note(words, self.distance(made[k], base, failing, math.inf))
+
+        def words(one: Dialect) -> str:
+            return ", ".join(f"{name} = {value!r}" for name, (_, value) in base.difference(one).items())
+
+        closest = ((words(others[k]), ratio, made[k]) for ratio, k in sorted(first) if ratio > 1)
+        self._note_worst(outcome, closest, base, failing)
         return outcome.nearest
 
     def hidden(self, one: Explanation, most: int, budget: Budget) -> list[str]:
@@ -390,11 +363,6 @@ class Cells:
             _again(view, self.search.view.log[: self.search.begin])
             self._replayed[name] = {id(one): answer(one.probe, view) for one in self.search.answers}
         return self._replayed[name][id(given)]
-
-
-def remembers(made: Deviant) -> bool:
-    """Whether earlier calls matter to an implementation."""
-    return type(made).prepare is not Deviant.prepare
 
 
 def _again(view: View, log: Sequence[tuple[str, tuple[object, ...]]]) -> None:

@@ -10,8 +10,8 @@ import torch
 from mhc_ref import Dialect
 from properties.case import Case
 from properties.deviations import Deviant
+from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import NoVerdict, identify
-from properties.diagnosis.explanation import compose
 from properties.diagnosis.identification import Identification, redialects
 from properties.diagnosis.inference import joined
 from properties.implementation import Implementation

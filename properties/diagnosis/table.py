@@ -22,8 +22,8 @@ import torch
 from mhc_ref import PRESETS, Dialect
 from properties import controls, published
 from properties.deviations import CATALOGUE, ELSEWHERE, Deviant
+from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import identify
-from properties.diagnosis.explanation import compose
 from properties.diagnosis.identification import Identification
 from properties.implementation import Implementation, Reference
 

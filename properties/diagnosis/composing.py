@@ -1,0 +1,60 @@
+"""Named slips put into one implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mhc_ref import Dialect
+from properties.deviations import CATALOGUE, Deviant
+
+
+def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
+    """An implementation with all of these slips, declaring `base`; None where one of them makes no difference."""
+    if any(not CATALOGUE[name].applies(base) for name in names):
+        return None
+    parts = [CATALOGUE[name].make(base) for name in names]
+    deviants = [part for part in parts if isinstance(part, Deviant)]
+    if len(deviants) < len(parts):
+        return None
+    if len(deviants) == 1:
+        return deviants[0]
+    kinds = [type(part) for part in deviants if type(part) is not Deviant]
+    redialects = [name for name, part in zip(names, parts, strict=True) if type(part) is Deviant]
+
+    def change(dialect: Dialect) -> Dialect:
+        for name in redialects:
+            dialect = getattr(CATALOGUE[name].make(dialect), "computed", dialect)
+        return dialect
+
+    def prepare(self: Deviant) -> None:
+        for kind in kinds:
+            kind.prepare(self)
+
+    memory = {"prepare": prepare} if any(kind.prepare is not Deviant.prepare for kind in kinds) else {}
+    try:
+        if not kinds:
+            return Deviant(base, "+".join(names), change)
+        both: Any = type("Both", tuple(kinds), memory)
+        return both(base, "+".join(names), change if redialects else None)
+    except (TypeError, ValueError):  # two slips that no class can have together
+        return None
+
+
+def orders(names: tuple[str, ...], base: Dialect) -> Iterator[tuple[str, ...]]:
+    """The slips as given; and the other way round where one of them can hide the other."""
+    yield names
+    if len(names) != 2:
+        return
+    parts = [CATALOGUE[name].make(base) for name in names if CATALOGUE[name].applies(base)]
+    if len(parts) < 2:
+        return
+    one, two = (type(part) for part in parts)
+    both_dialects = one is Deviant and two is Deviant
+    if both_dialects or any(not name.startswith("__") for name in vars(one).keys() & vars(two).keys()):
+        yield names[::-1]
+
+
+def remembers(made: Deviant) -> bool:
+    """Whether earlier calls matter to an implementation."""
+    return type(made).prepare is not Deviant.prepare
