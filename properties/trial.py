@@ -431,7 +431,10 @@ class Trial:
             return getattr(self.implementation, method)(*placed, calls[0] if single else calls)
 
         def check(got: Any) -> tuple[Tensor, list[Seen]]:
-            return self._tensor(method, got, shape, (self.dtype,)), seen
+            out = self._tensor(method, got, shape, (self.dtype,))
+            if out.numel() and len(seen) < len(branches):
+                raise ContractBroken(f"{method} called {len(seen)} of {len(branches)} branches; each has a part in it")
+            return out, seen
 
         return self._observe(method, arguments, check, run)
 

@@ -387,9 +387,12 @@ def test_a_failed_law_reads_like_this(tmp_path: Path) -> None:
 def drawn(law: str, dtype: torch.dtype, profile: Profile, where: Path) -> list[list[float]]:
     """The flattened logits of every example, in order."""
     seen: list[list[float]] = []
-    watching = dataclasses.replace(
-        all_laws()[law], check=lambda trial, case: seen.append(case.logits.flatten().tolist())
-    )
+
+    def check(trial: Trial, case: Case) -> None:
+        seen.append(case.logits.flatten().tolist())
+        trial.holds("an example was drawn", True)
+
+    watching = dataclasses.replace(all_laws()[law], check=check)
     assert verdict(Given("project", right), watching, where, profile).status == "passed"
     return seen
 

@@ -236,7 +236,11 @@ class CompiledWithoutWeight(Deviant):
 
 
 @device(
-    "autocast-not-left", f"{MUTATION}: `.float()` without autocast(enabled=False)", always, hidden="without autocast"
+    "autocast-not-left",
+    f"{MUTATION}: `.float()` without autocast(enabled=False)",
+    always,
+    dtypes=(torch.float32, torch.bfloat16),
+    hidden="without autocast",
 )
 class AutocastNotLeft(Deviant):
     """Precision under autocast is declared, and the projection is multiplied as autocast has it."""
