@@ -10,6 +10,7 @@ its bound. The file is written after every row, and `--law` or `--only` renew a 
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import time
 from collections import Counter
@@ -34,11 +35,18 @@ DTYPE_ORDER = ("float64", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Kill:
-    """A law that saw a deviation: its kind, after how many examples, and the seconds that took."""
+    """A law that saw a deviation: its kind, after how many examples, the seconds that took, and error / bound."""
 
     kind: str
     examples: int
     seconds: float
+    ratio: float | None = None
+    """None where there is no finite one: a contract is broken, or a NaN came out."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it does not hang on the last bits of this machine's arithmetic."""
+        return self.ratio is None or self.ratio > 2
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,13 @@ class Row:
         )
 
     def cheapest(self) -> list[str]:
-        """The two laws that see it soonest, of two kinds where there are two."""
-        laws = sorted(self.killed, key=lambda law: (self.killed[law].examples, self.killed[law].seconds))
-        other = [law for law in laws if self.killed[law].kind != self.killed[laws[0]].kind] if laws else []
-        return [*laws[:1], *(other or laws[1:])[:1]]
+        """The two laws that see it plainly and soonest, of two kinds where there are two; the plainest if none is."""
+        plain = [law for law, kill in self.killed.items() if kill.plain]
+        if not plain:
+            return sorted(self.killed, key=lambda law: -(self.killed[law].ratio or 0))[:1]
+        laws = sorted(plain, key=lambda law: (self.killed[law].examples, self.killed[law].seconds))
+        other = [law for law in laws if self.killed[law].kind != self.killed[laws[0]].kind]
+        return [laws[0], *(other or laws[1:])[:1]]
 
 
 @dataclass(frozen=True)
@@ -185,7 +196,8 @@ def row_of(task: Task) -> Row:
             exercised.append(law.id)
         if verdict.status == "failed":
             seconds = round(time.process_time() - began, 3)
-            killed[law.id] = Kill(law.kind, verdict.examples, seconds)
+            ratio = round(verdict.worst_ratio, 3) if math.isfinite(verdict.worst_ratio) else None
+            killed[law.id] = Kill(law.kind, verdict.examples, seconds, ratio)
     row = Row(task.name, kind, task.preset, task.dtype, killed, errors, exercised)
     return replace(row, elsewhere=elsewhere(bench, row)) if killed and kind != "control" else row
 
