@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Branch, Dialect, Mappings, Params
@@ -109,10 +111,45 @@ class Summed(Deviant):
 class Reversed(Summed):
     """Every sum runs one term after the other, from the last to the first."""
 
-    batch_invariant = True
-
     def total(self, terms: Tensor, dim: int) -> Tensor:
         return terms.flip(dim).cumsum(dim).narrow(dim, -1, 1)
+
+
+@control("tiled")
+class Tiled(Reversed):
+    """Tokens are computed in tiles of 64, the last one filled up with zeros; sums run from the last term.
+
+    The order of sums is not enough for bits that do not depend on the batch: a vectorised exp computes the elements
+    that fill no vector by another formula. In tiles of one shape no token is among those.
+    """
+
+    batch_invariant = True
+
+    def tiled(self, step: Callable[..., Tensor | tuple[Tensor, ...]], *values: tuple[Tensor, int]) -> list[Tensor]:
+        """`step` tile by tile; a value comes with the number of its axes that are not tokens."""
+        first, axes = values[0]
+        tokens = first.shape[: first.ndim - axes]
+        count = math.prod(tokens)
+        padded = [
+            pad(value.reshape(count, *value.shape[value.ndim - axes :]), (*(0, 0) * axes, 0, -count % 64))
+            for value, axes in values
+        ]
+        tiles = zip(*(value.split(64) for value in padded), strict=True)
+        results = [found if isinstance(found := step(*tile), tuple) else (found,) for tile in tiles]
+        whole = [torch.cat(parts)[:count] for parts in zip(*results, strict=True)]
+        return [value.reshape(*tokens, *value.shape[1:]) for value in whole]
+
+    def project(self, logits: Tensor) -> Tensor:
+        return self.tiled(super().project, (logits, 1 if self.computed.residual == "permutations" else 2))[0]
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        return Mappings(*self.tiled(partial(super().mappings, params=params), (x, 2)))
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        return self.tiled(super().pre, (x, 2), (h_pre, 1))[0]
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return self.tiled(super().post, (x, 2), (y, 1), (h_post, 1), (h_res, 2))[0]
 
 
 @control("pairwise")

@@ -105,6 +105,24 @@ class OutputBufferReused(Deviant):
         return self._buffers.setdefault((result.shape, result.dtype), torch.empty_like(result)).copy_(result)
 
 
+@execution(
+    "projection-buffer-reused",
+    f"{MUTATION}: a workspace that is handed out as the result",
+    hidden="until the next call",
+)
+class ProjectionBufferReused(Deviant):
+    """h_res without a graph is returned in one buffer for every shape, which the next call overwrites."""
+
+    def prepare(self) -> None:
+        self._buffers: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+
+    def project(self, logits: Tensor) -> Tensor:
+        found = super().project(logits)
+        if found.requires_grad:
+            return found
+        return self._buffers.setdefault((found.shape, found.dtype), torch.empty(found.shape).to(found)).copy_(found)
+
+
 # Shapes and tails
 
 

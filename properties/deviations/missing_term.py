@@ -236,6 +236,18 @@ class SigmoidOverflows(Deviant):
         return logits.exp() / (1 + logits.exp()) if kind == "sigmoid" else super().squash(logits, kind)
 
 
+@missing(
+    "log-domain-declared",
+    f"{MUTATION}: the range of logarithms is promised, and exp(Z - max) is computed",
+    lambda d: iterates(d) and d.start == "exp" and not d.entry_eps,
+    hidden="until a line underflows",
+)
+class LogDomainDeclared(Deviant):
+    """A line of logits far below the others is promised (`full_range`), and lost to underflow."""
+
+    full_range = True
+
+
 @missing("global-max", f"{MUTATION}: exp(Z - max Z): one maximum where every line needs its own", iterates)
 class GlobalMax(Deviant):
     """The maximum of the whole matrix is subtracted, and a line far below it underflows to 0 / 0."""
