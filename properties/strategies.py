@@ -8,11 +8,12 @@ lists of tokens and of changes shrink by deletion, so that what is left is a zer
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from mhc_ref import Dialect, Params
 from mhc_ref.block import residual_size
 from properties.case import BranchSpec, Case
 from properties.implementation import parameter_dtype
+
+P = ParamSpec("P")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,26 @@ CHANNELS = (1, 2, 3, 7, 9, 17, 33)
 """Widths off the powers of two, where tails and tiles go wrong."""
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Kept strategies
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def kept(make: Callable[P, S]) -> Callable[P, S]:
+    """`make`, called once for its arguments, which are few: shapes, settings, tuples of choices.
+
+    To build a strategy and to let Hypothesis validate it costs as much as a draw from it.
+    """
+    remembered: Any = functools.lru_cache(maxsize=1024, typed=True)(make)
+    return remembered
+
+
+@kept
+def among(*values: Any) -> SearchStrategy[Any]:
+    """One of these values, the first the simplest."""
+    return st.sampled_from(values)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Numbers
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -60,6 +84,9 @@ eighths = st.integers(-48, 48).map(lambda k: k / 8)
 """Multiples of 1/8 within 6: exact in every dtype, and 0 comes first."""
 
 seeds = st.integers(0, 2**20 - 1)
+
+levels = st.integers(0, 7)
+"""How far a pattern goes."""
 
 
 def noise(seed: int, *shape: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -72,6 +99,7 @@ def coarse(seed: int, *shape: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float64)
 
 
+@kept
 def changes(shape: tuple[int, ...], most: int = 3) -> SearchStrategy[list[tuple[tuple[int, ...], float]]]:
     """A few entries of a tensor of this shape with the values they get."""
     return st.lists(st.tuples(st.tuples(*(st.integers(0, size - 1) for size in shape)), eighths), max_size=most)
@@ -190,13 +218,14 @@ def shift_axis(dialect: Dialect) -> str:
     return dialect.start_axis if dialect.start == "softmax" else dialect.first_axis
 
 
+@kept
 @st.composite
 def logit_matrix(
     draw: DrawFn, n: int, patterns: tuple[str, ...] = tuple(PATTERNS), *, axis: str = "row", stretch: float = 1.0
 ) -> Any:
     """One n x n matrix of logits as float64 numpy; lines of `axis` are those that "line offset" moves apart."""
-    name = draw(st.sampled_from(patterns))
-    base = PATTERNS[name](n, draw(seeds), draw(st.integers(0, 7)), draw(st.sampled_from((0.0, 1.0, 1.0, 1.0))))
+    name = draw(among(*patterns))
+    base = PATTERNS[name](n, draw(seeds), draw(levels), draw(among(0.0, 1.0, 1.0, 1.0)))
     if name in BEYOND_EXP:
         base = base * stretch
     if name == "line offset" and axis == "column":
@@ -211,6 +240,7 @@ def _representable(dialect: Dialect, patterns: tuple[str, ...]) -> tuple[str, ..
     return tuple(p for p in patterns if p not in (*BEYOND_EXP, "wild")) if unshifted else patterns
 
 
+@kept
 @st.composite
 def logits_of(
     draw: DrawFn,
@@ -224,7 +254,7 @@ def logits_of(
     """[tokens, n, n] logits ([tokens, n!] for the permutation mixture) in the dtype of parameters."""
     if setting.dialect.residual == "permutations":
         size = math.factorial(n)
-        rows = draw(st.lists(st.tuples(seeds, st.integers(0, 7), changes((size,))), min_size=least, max_size=most))
+        rows = draw(st.lists(st.tuples(seeds, levels, changes((size,))), min_size=least, max_size=most))
         made = [changed(noise(s, size) * (0, 0.5, 1, 2, 4, 8, 16, 40)[level], entries) for s, level, entries in rows]
         return torch.tensor(np.array(made).reshape(-1, size), dtype=setting.parameter_dtype)
     wanted = _representable(setting.dialect, patterns)
@@ -235,12 +265,13 @@ def logits_of(
     return torch.tensor(np.array(matrices).reshape(-1, n, n), dtype=setting.parameter_dtype)
 
 
+@kept
 def streams(setting: Setting, least: int = 1, most: int = 8) -> SearchStrategy[int]:
     """An accepted n, small ones first but n = 3, the smallest with a non-symmetric doubly stochastic matrix, not
     rare."""
     accepted = [n for n in setting.streams if least <= n <= most] or [min(setting.streams)]
     favoured = [n for n in accepted if n in (3, 4)]
-    return st.sampled_from(sorted(accepted) + favoured)
+    return among(*sorted(accepted), *favoured)
 
 
 @st.composite
@@ -270,14 +301,13 @@ def _scales(dtype: torch.dtype) -> tuple[float, ...]:
     return (1.0, 1e-3, 1e3, 1e-6, 30.0, 1e6, 1e-4, 1e-9, 1e-12, 1e12)
 
 
+@kept
 @st.composite
 def token_state(
     draw: DrawFn, n: int, channels: int, dtype: torch.dtype, scales: tuple[float, ...], least: float = 0.0
 ) -> Any:
     """One token [n, C]: distinct streams unless it says otherwise, no stream of the order of less than `least`."""
-    kind = draw(
-        st.sampled_from(("ramp", "one-hot", "integers", "normal", "normal", "cancelling", "uneven", "identical"))
-    )
+    kind = draw(among("ramp", "one-hot", "integers", "normal", "normal", "cancelling", "uneven", "identical"))
     seed = draw(seeds)
     if kind == "ramp":
         base = np.arange(1.0, n + 1)[:, None] * np.ones((1, channels)) + np.arange(channels) * 0.25
@@ -294,12 +324,13 @@ def token_state(
         base = np.repeat(noise(seed, 1, channels), n, 0)
     else:
         base = noise(seed, n, channels)
-    state, scale = changed(base, draw(changes((n, channels), most=2))), draw(st.sampled_from(scales))
+    state, scale = changed(base, draw(changes((n, channels), most=2))), draw(among(*scales))
     if kind == "uneven":  # n = 8 goes down to 1e-7 of the scale
         state = state * np.maximum(1.0, least / (scale * 10.0 ** (-np.arange(n)[:, None])))
     return state * scale
 
 
+@kept
 @st.composite
 def states(
     draw: DrawFn,
@@ -326,6 +357,7 @@ def states(
 GATES = (1.0, 0.5, -1.0, 2.0, 0.01, 0.0)
 
 
+@kept
 @st.composite
 def params_of(
     draw: DrawFn,
@@ -344,11 +376,8 @@ def params_of(
     dialect = setting.dialect
     size = residual_size(n, dialect)
     shape = (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size)
-    kind = draw(
-        st.sampled_from(
-            ("zero", "sparse", "integers", "dense", "dense", "strong")[min(least_phi, 2) + (least_phi > 1) :]
-        )
-    )
+    kinds = ("zero", "sparse", "integers", "dense", "dense", "strong")
+    kind = draw(among(*kinds[min(least_phi, 2) + (least_phi > 1) :]))
     seed = draw(seeds)
     entries = draw(changes(shape, most=4))  # always drawn, so that a dense phi can shrink to a sparse one
     root = math.sqrt(shape[0])
@@ -363,14 +392,14 @@ def params_of(
     h = draw(st.lists(st.tuples(st.integers(0, 2 * n - 1), eighths), max_size=4))
     bias = np.zeros(2 * n)
     if draw(st.booleans()):
-        bias = noise(seed + 1, 2 * n) * draw(st.sampled_from((1.0, 3.0, 10.0)))
+        bias = noise(seed + 1, 2 * n) * draw(among(1.0, 3.0, 10.0))
     bias = changed(bias, [((index,), value) for index, value in h])
     if dialect.residual == "permutations":
-        residual = noise(seed + 2, size) * draw(st.sampled_from((0.0, 1.0, 4.0)))
+        residual = noise(seed + 2, size) * draw(among(0.0, 1.0, 4.0))
     else:
         residual = draw(logit_matrix(n, patterns)).reshape(-1)
-    alpha = draw(st.tuples(*(st.sampled_from(gates) for _ in range(3))))
-    weight = draw(st.sampled_from((None, "integers", "normal"))) if setting.norm_weight else None
+    alpha = draw(st.tuples(*[among(*gates)] * 3))
+    weight = draw(among(None, "integers", "normal")) if setting.norm_weight else None
     norm_weight = None
     if weight == "integers":
         norm_weight = 1.0 + np.abs(coarse(seed + 3, n * channels))
@@ -385,6 +414,7 @@ def params_of(
     )
 
 
+@kept
 @st.composite
 def branch_of(
     draw: DrawFn,
@@ -393,17 +423,16 @@ def branch_of(
     kinds: tuple[str, ...] = ("zero", "identity", "scale", "constant", "tanh"),
 ) -> BranchSpec:
     """A branch as data."""
-    kind = draw(st.sampled_from(kinds))
+    kind = draw(among(*kinds))
     if kind in ("zero", "identity"):
         return BranchSpec(kind)
     weight = changed(coarse(draw(seeds), channels) + 0.5, draw(changes((channels,), most=1)))
     return BranchSpec(kind, torch.tensor(weight, dtype=torch.float64).to(setting.dtype))
 
 
-@st.composite
-def channel_count(draw: DrawFn, most: int = 33) -> int:
+def channel_count(most: int = 33) -> SearchStrategy[int]:
     """A width C."""
-    return draw(st.sampled_from([c for c in CHANNELS if c <= most]))
+    return among(*(c for c in CHANNELS if c <= most))
 
 
 @st.composite
@@ -428,6 +457,7 @@ def block_cases(
     return case.with_(branch=branch)
 
 
+@kept
 def permutations_of(n: int) -> SearchStrategy[tuple[int, ...]]:
     """A permutation of n streams, the identity first."""
     if n <= 4:
@@ -435,6 +465,7 @@ def permutations_of(n: int) -> SearchStrategy[tuple[int, ...]]:
     return st.permutations(list(range(n))).map(tuple)
 
 
+@kept
 @st.composite
 def cotangent_for(draw: DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A random cotangent; never constant, since the gradient of a sum of a stochastic matrix is exactly 0."""

@@ -1,4 +1,4 @@
-"""Shapes are checked while testing, each worker computes on one thread, and thorough tests wait to be asked for."""
+"""Shapes are checked while testing, each worker computes on one thread, and long tests wait to be asked for."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ with jaxtyping.install_import_hook(
 ):
     import mhc_ref.gain as gain
 
+from properties.plugin import profile_name
+
 __all__ = ["gain"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
-    config.addinivalue_line("markers", "thorough: long; run it with -m thorough")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Seconds-long tests run in CI (profile ci), minutes-long ones where -m asks for them."""
     if config.option.markexpr:
         return
-    thorough = [item for item in items if item.get_closest_marker("thorough")]
-    items[:] = [item for item in items if not item.get_closest_marker("thorough")]
-    config.hook.pytest_deselected(items=thorough)
+    waiting = ("slow", "thorough") if profile_name(config) == "dev" else ("thorough",)
+    left = {item for item in items if any(item.get_closest_marker(marker) for marker in waiting)}
+    config.hook.pytest_deselected(items=[item for item in items if item in left])
+    items[:] = [item for item in items if item not in left]

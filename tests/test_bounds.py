@@ -327,7 +327,10 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize(("stages", "title", "dtype"), RUNS)
+@pytest.mark.parametrize(
+    ("stages", "title", "dtype"),
+    [pytest.param(*run, marks=[pytest.mark.slow] * (run[1] not in PRESETS)) for run in RUNS],
+)
 def test_no_correct_arithmetic_exceeds_its_bound(stages: str, title: str, dtype: str) -> None:
     soundness(stages, title, DTYPES[dtype], STREAMS[DTYPES[dtype]], TOKENS[stages])
 

@@ -57,6 +57,7 @@ def in_a_new_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_a_transposed_mapping_is_found_small_and_readable_and_replays_anywhere(folder: Path) -> None:
     code, output = run("check", "mine.py:Mine", *ONE_LAW)
     assert code == 1, output
@@ -82,6 +83,7 @@ def test_a_transposed_mapping_is_found_small_and_readable_and_replays_anywhere(f
     assert answer["ratio"] > 1
 
 
+@pytest.mark.slow
 def test_check_with_json_prints_one_object_last_and_progress_elsewhere(folder: Path) -> None:
     answer = in_a_new_process("check", "mine.py:Good", *ONE_LAW, "--json", "--report", "out")
     assert answer.returncode == 0, answer.stderr
@@ -138,6 +140,7 @@ def test_check_with_json_answers_when_it_could_not_run(folder: Path) -> None:
     assert "mine.py has no attribute 'Nobody'" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_old_report_does_not_survive_a_run_that_failed_to_start(folder: Path) -> None:
     assert run("check", "ref", *ONE_LAW)[0] == 0
     report = folder / ".mhc-properties" / "report.json"

@@ -75,12 +75,14 @@ CONTROLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "preset"), first(1, CONTROLS))
 def test_other_arithmetic_is_no_difference(name: str, preset: str) -> None:
     made = controls.build(name, PRESETS[preset])
     assert row(name, made).verdict == "right"
 
 
+@pytest.mark.slow
 def test_undeclared_the_nearest_preset_is_named() -> None:
     found = identify(Reference(LIGER.with_(iterations=7)), declared=False)
     assert found.compared == "LIGER"
@@ -115,6 +117,7 @@ def test_numbers_are_measured_and_not_matched() -> None:
         assert findings.findings[name].certain
 
 
+@pytest.mark.slow
 def test_in_float32_the_bars_are_wider_and_still_right() -> None:
     class Single(Reference):
         dtypes = ("float32",)
@@ -177,6 +180,7 @@ def test_a_deviation_is_named(name: str) -> None:
     assert found.ratio <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first(1, ["identity-matrix", "ends-on-first-axis"]))
 def test_a_deviation_that_is_another_dialect_is_told_as_that(name: str) -> None:
     found = identify(CATALOGUE[name].make(home(name)[1]))
@@ -204,6 +208,7 @@ def test_a_slip_in_another_arithmetic_is_the_same_slip() -> None:
     assert found.deviation == "sigmoid-for-exp"
 
 
+@pytest.mark.slow
 def test_a_tie_is_told() -> None:
     found = identify(build("denominator-clamped", DEEPSEEK_V4))
     assert [tie.words for tie in found.ties] == ["deviation denominator-clamped"]
@@ -255,6 +260,7 @@ PARTS: list[tuple[Part, set[str]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "fields"), first(2, PARTS), ids=lambda value: getattr(value, "name", ""))
 def test_little_is_enough(part: Part, fields: set[str]) -> None:
     found = identify(part)
@@ -313,6 +319,7 @@ def test_the_json_has_the_pinned_form(transposed: Identification) -> None:
     assert told["calls"] == transposed.calls < 200
 
 
+@pytest.mark.slow
 def test_the_difference_is_told_in_words(transposed: Identification) -> None:
     assert transposed.headline() == "like DEEPSEEK_V4, but h_res is applied untransposed"
     both = identify(BlockOnly(DEEPSEEK_V4, WRONG))
@@ -323,6 +330,7 @@ def test_the_difference_is_told_in_words(transposed: Identification) -> None:
     assert f"{transposed.calls} calls" in text
 
 
+@pytest.mark.slow
 def test_the_command_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert identify_command("ref:RESIDUAL", as_json=True) == 0
     out, err = capsys.readouterr()
@@ -373,6 +381,7 @@ def test_a_failure_is_explained_by_a_slip() -> None:
     assert "ratio" in told
 
 
+@pytest.mark.slow
 def test_nothing_is_named_for_a_failure_that_nothing_explains() -> None:
     class Cosines(ProjectOnly):
         def project(self, logits: Tensor) -> Tensor:
@@ -383,6 +392,7 @@ def test_nothing_is_named_for_a_failure_that_nothing_explains() -> None:
     assert "first stage that leaves the bound: projection" in told
 
 
+@pytest.mark.slow
 def test_a_target_that_behaves_elsewhere_is_said_to() -> None:
     told = failed(lambda: Reference(PAPER), "manifold.odds-ratios", LOGITS)
     assert "at other inputs it behaves as declared" in told

@@ -185,6 +185,7 @@ def test_a_gain_is_measured() -> None:
     assert [str(one.measured) for one in found] == ["mixing gain = 1.037"]
 
 
+@pytest.mark.slow
 def test_a_clamp_that_only_slows_the_iteration_is_measured() -> None:
     """An eps on the entries keeps every line above 3e-6, so no sum is seen between 0 and 1."""
     computed = DEEPSEEK_V4.with_(denominator="clamp", denominator_eps=1e-4)
@@ -230,6 +231,7 @@ def test_a_question_that_would_break_a_tie_is_named() -> None:
     assert str(Tie("deviation x")) == "deviation x (the same answers to every question here)"
 
 
+@pytest.mark.slow
 def test_a_slip_that_would_not_show_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: CATALOGUE[name] for name in ("alpha-detached", "bias-detached", "gates-ignored")}
     made = compose(("alpha-detached", "gates-ignored"), PAPER)
@@ -249,6 +251,7 @@ def test_two_slips_of_one_step_are_tried_in_both_orders() -> None:
     assert list(orders(("one-iteration", "one-iteration-fewer"), PAPER))[1:]  # changes of one field, too
 
 
+@pytest.mark.slow
 def test_presets_that_cannot_be_told_apart_are_named_together() -> None:
     class Function(Projects):
         def project(self, logits: Tensor) -> Tensor:
@@ -271,6 +274,7 @@ def test_gates_and_biases_that_act_are_named() -> None:
     assert used(View(Projects(), Frame.of(Projects()))) == {}
 
 
+@pytest.mark.slow
 def test_no_stage_of_a_correct_block_is_accused() -> None:
     stages = _Stages(View(made := Block(LUCIDRAINS), Frame.of(made)), LUCIDRAINS)
     assert stages.coefficients() == ""

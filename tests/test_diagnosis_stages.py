@@ -260,6 +260,7 @@ def test_there_are_twenty_of_them_and_no_catalogue_has_one() -> None:
     assert not known & {kind.__name__ for kind in FOREIGN}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: kind.__name__)
 def test_a_slip_of_no_catalogue_ends_in_its_stage(kind: type[Foreign]) -> None:
     view = View(made := kind(kind.preset, kind.__name__), Frame.of(made))
@@ -270,6 +271,7 @@ def test_a_slip_of_no_catalogue_ends_in_its_stage(kind: type[Foreign]) -> None:
 SLOWLY = [pytest.param(kind, marks=pytest.mark.thorough) for kind in FOREIGN if kind is not BranchTwice]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [BranchTwice, *SLOWLY])
 def test_nothing_is_named_for_it(kind: type[Foreign]) -> None:
     found = identify(kind(kind.preset, kind.__name__), seconds=3.0)

@@ -319,6 +319,7 @@ def test_a_saved_explosion_comes_back_and_fails_again(tmp_path, flagship):
     assert str(replayed).startswith("FAILED: hc, depth 3, forward gain 100")
 
 
+@pytest.mark.slow
 def test_a_replay_in_a_new_process_agrees(tmp_path):
     path = tmp_path / "chain.safetensors"
     save(find_minimal("residual", 100, branch_bound="0.1"), path)

@@ -207,6 +207,7 @@ def test_a_crash_is_shrunk_to_its_smallest_input(wrong: Callable[[str], Implemen
     assert "logits = [[[0, 0], [0, 0]]]" in failed.message
 
 
+@pytest.mark.slow
 def test_a_hang_ends_and_makes_later_calls_less_patient(file: Path) -> None:
     hanging = isolated(f"{file}:Hanging", limits=Limits(call_seconds=2.5))
     messages: list[str] = []
@@ -333,6 +334,7 @@ def test_laws_judge_the_reference_as_in_process(reference: Implementation, tmp_p
     assert (ours.status, ours.worst_ratio, ours.examples) == (plain.status, plain.worst_ratio, plain.examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "message"),
     [

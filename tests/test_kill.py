@@ -65,7 +65,11 @@ def test_every_law_sees_a_deviation() -> None:
     assert possible == seen
 
 
-@pytest.mark.parametrize("name", SHOWN)
+LONG = {"compiled-without-weight", "denominator-eps-added", "denominator-eps-coarse"}
+"""Seconds each: one compiles, the others show in the last digits, where mpmath is asked."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SHOWN])
 def test_a_deviation_is_killed_by_its_two_cheapest_laws(name: str) -> None:
     row = WRONG[name]
     bench = Bench(Task("deviation", name, row.preset, row.dtype, EXAMPLES, False, ()))

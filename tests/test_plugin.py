@@ -100,10 +100,13 @@ def test_targets_of_one_name_get_ids_of_their_own(laws: pytest.Pytester) -> None
     assert found[:2] == [f"{LAW}[Right-float32-cpu]", f"{LAW}[others.py:Right-float32-cpu]"]
 
 
-def test_without_targets_the_reference_is_verified(laws: pytest.Pytester) -> None:
-    result = verify(laws, "--collect-only", "-q")
-    for target in plugin.DEFAULT_TARGETS:
-        assert f"{LAW}[{target}-float32-cpu]" in ids(result)
+@pytest.mark.parametrize(("profile", "most"), [("dev", 1), ("ci", 3)])
+def test_without_targets_the_reference_is_verified(laws: pytest.Pytester, profile: str, most: int) -> None:
+    result = verify(laws, "--collect-only", "-q", "--hypothesis-profile", profile)
+    expected = {
+        f"{LAW}[{target}-{dtype}-cpu]" for target, dtypes in plugin.DEFAULT_TARGETS.items() for dtype in dtypes[:most]
+    }
+    assert set(ids(result)) == expected
 
 
 def test_law_chooses_by_the_beginning_of_an_id(laws: pytest.Pytester) -> None:
@@ -185,6 +188,7 @@ def test_a_fault_of_the_harness_exits_above_1_and_says_that_it_is_no_verdict(
     assert one["laws"][LAW]["reason"] == "ZeroDivisionError: division by zero"
 
 
+@pytest.mark.slow
 def test_a_failed_law_outranks_a_fault_of_the_harness(laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FloatTruth, "project", lambda *_: 1 / 0)
     laws.makepyfile(shapeless="from targets import Right\nclass Flat(Right):\n    def project(self, z): return z[0]\n")
@@ -256,6 +260,7 @@ def test_a_plain_function_is_judged_by_the_dialect_it_claims(laws: pytest.Pytest
     assert verify(laws, "--impl", "plain.py:rows", "--dialect", "LIGER").ret == 1  # where columns come last
 
 
+@pytest.mark.slow
 def test_workers_verify_and_report_the_same_from_an_empty_folder(tmp_path: Path) -> None:
     elsewhere, empty = tmp_path / "elsewhere", tmp_path / "empty"
     elsewhere.mkdir()
@@ -303,6 +308,7 @@ def test_help_loads_nothing_and_knows_our_options(tmp_path: Path) -> None:
         assert option in done.stdout
 
 
+@pytest.mark.slow
 def test_another_project_keeps_its_options_its_status_and_its_folder(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(
         "def pytest_addoption(parser):\n"
@@ -327,6 +333,7 @@ def test_another_project_keeps_its_options_its_status_and_its_folder(tmp_path: P
     assert sorted(tmp_path.rglob("*.py")) == before
 
 
+@pytest.mark.slow
 def test_another_project_keeps_its_hypothesis_profile(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(
         "from hypothesis import settings\n"

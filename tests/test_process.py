@@ -138,6 +138,7 @@ def verdict(implementation: Implementation, law: str, directory: Path, examples:
 
 
 @needs_node
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_node_example_passes_the_manifold_laws(tmp_path: Path, dtype: torch.dtype) -> None:
     implementation = resolve(f"proc:node {shlex.quote(str(EXAMPLES / 'sinkhorn_server.mjs'))}")
@@ -387,6 +388,7 @@ def test_the_command_line_tries_a_server_out(server: str, capsys: pytest.Capture
     assert try_out([]) == 2
 
 
+@pytest.mark.slow
 def test_the_python_server_names_what_it_cannot_serve() -> None:
     found = subprocess.run(
         [sys.executable, "-m", "properties.process.server", "no.such.module:x"], capture_output=True, text=True

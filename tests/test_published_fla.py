@@ -42,9 +42,3 @@ def test_the_projection_is_the_reference(name: str) -> None:
     if find_spec("fla") is None:
         pytest.skip("the extra `fla` is not installed")
     subprocess.run([sys.executable, "-c", CODE.format(name=name)], check=True)
-
-
-def test_nothing_is_imported_before_it_is_chosen() -> None:
-    code = "import sys, properties.published; print('fla' in sys.modules, 'triton' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False False\n"

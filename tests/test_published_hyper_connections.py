@@ -222,12 +222,7 @@ assert logits.grad is not None and logits.grad.abs().max() > 1e-3
     subprocess.run([sys.executable, "-c", code], check=True)  # TRITON_INTERPRET is read once a process
 
 
-def test_nothing_is_imported_before_it_is_chosen() -> None:
-    code = "import sys, properties.published; print('hyper_connections' in sys.modules, 'triton' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False False\n"
-
-
+@pytest.mark.slow
 def test_no_stream_is_drawn_below_the_declared_scale() -> None:
     """Eight streams that fall off by ten each stay above the clamp of the norm, whatever the size of the state."""
     setting = Setting(mhc_ref.LUCIDRAINS, (8,), torch.float64, 4, False, least_scale=1e-6)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -30,8 +27,3 @@ def test_the_projection_is_the_reference(name: str, iterations: int) -> None:
     assert offers(adapter) == {"project": "own"}
     with pytest.raises(Absent):
         adapter.tuned(iterations=0)
-
-
-def test_nothing_is_imported_before_it_is_chosen() -> None:
-    code = "import sys, properties.published, properties.arrays; print([m for m in sys.modules if m in ('mlx', 'jax')])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

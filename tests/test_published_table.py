@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,20 @@ def test_reproducers_are_short_and_stand_alone() -> None:
         assert len(source.strip().splitlines()) <= 15
         assert not re.search(r"properties|mhc_ref", source)
         compile(source, "reproducer", "exec")
+
+
+def test_no_library_is_imported_before_an_adapter_is_chosen() -> None:
+    names = {
+        "fla",
+        "hyper_connections",
+        "jax",
+        "liger_kernel",
+        "mhc",
+        "mlx",
+        "transformers",
+        "triton",
+        "x_transformers",
+    }
+    code = f"import sys, properties.published, properties.arrays; print(sorted({names!r} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

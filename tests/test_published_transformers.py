@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -229,9 +227,3 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     assert failure.value.args == (
         f"there is no published implementation 'transformers'; the names are {', '.join(published.ADAPTERS)}",
     )
-
-
-def test_nothing_is_imported_before_it_is_chosen() -> None:
-    code = "import sys, properties.published; print('transformers' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False\n"

@@ -51,6 +51,7 @@ def test_an_asymmetric_matrix_shrinks_to_a_few_entries(frame: Setting) -> None:
     assert readable(logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "nonzero"),
     [
@@ -66,6 +67,7 @@ def test_structured_logits_shrink_to_their_structure(event: Callable[[Case], Any
     assert readable(logits)
 
 
+@pytest.mark.slow
 def test_a_state_shrinks_to_a_ramp_and_parameters_to_zero() -> None:
     case = smallest(coefficient_cases(THREE), distinct_streams)
     assert case.x.tolist() == [[[1.0], [2.0], [3.0]]]
@@ -74,11 +76,13 @@ def test_a_state_shrinks_to_a_ramp_and_parameters_to_zero() -> None:
     assert case.params.norm_weight is None
 
 
+@pytest.mark.slow
 def test_a_small_state_shrinks_to_a_scaled_ramp() -> None:
     case = smallest(coefficient_cases(THREE), lambda c: ((rms(c) < 1e-5) & (rms(c) > 0)).any())
     assert torch.equal(case.x, torch.tensor([[[1.0], [2.0], [3.0]]]) * 1e-6)
 
 
+@pytest.mark.slow
 def test_an_effective_phi_shrinks_to_one_entry() -> None:
     params = smallest(coefficient_cases(THREE), sensitive).params
     assert (params.phi != 0).sum() == 1
@@ -103,7 +107,13 @@ def failure(law: str, deviation: str, directory: Path) -> Counterexample:
     return Counterexample.load(verdict.counterexample)
 
 
-@pytest.mark.parametrize("law", ["mixing.permutations-carry-streams", "block.permutation-limit-carries-streams"])
+@pytest.mark.parametrize(
+    "law",
+    [
+        "mixing.permutations-carry-streams",
+        pytest.param("block.permutation-limit-carries-streams", marks=pytest.mark.slow),
+    ],
+)
 def test_a_transposed_h_res_shrinks_to_three_numbers_and_a_cycle(law: str, tmp_path: Path) -> None:
     case = failure(law, "h-res-transposed", tmp_path).case
     assert case.x.numel() == 3
@@ -111,6 +121,7 @@ def test_a_transposed_h_res_shrinks_to_three_numbers_and_a_cycle(law: str, tmp_p
     assert tuple(case.order) in ((1, 2, 0), (2, 0, 1))
 
 
+@pytest.mark.slow
 def test_a_transposed_h_res_shrinks_in_a_whole_block(tmp_path: Path) -> None:
     case = failure("block.agrees-with-oracle", "h-res-transposed", tmp_path).case
     assert case.x.numel() <= 3
@@ -120,6 +131,7 @@ def test_a_transposed_h_res_shrinks_in_a_whole_block(tmp_path: Path) -> None:
     assert readable(case.params.bias)
 
 
+@pytest.mark.slow
 def test_ignored_gates_shrink_to_one_gate(tmp_path: Path) -> None:
     case = failure("coefficients.agrees-with-oracle", "gates-ignored", tmp_path).case
     assert case.x.tolist() == [[[1.0]]]
