@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, Branch, Dialect, Params
-from properties import Implementation, Reference, Subject, all_laws
+from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Branch, Dialect, Params
+from properties import Implementation, Reference, Subject, all_laws, controls
 from properties.bounds import Rounding
 from properties.case import Case
 from properties.deviations import CATALOGUE, Deviant, build
@@ -30,6 +30,7 @@ from properties.diagnosis.ties import Tie, apart, breaker
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, View
 from properties.process.protocol import ProcessDied
+from properties.published import ADAPTERS
 
 
 @pytest.fixture(autouse=True)
@@ -293,4 +294,26 @@ def test_the_table_says_how_many_of_each_verdict() -> None:
 
 def test_every_exception_of_the_table_is_a_target_of_it() -> None:
     assert set(table.EQUIVALENT) <= set(CATALOGUE)
-    assert set(table.OUTSIDE) == {"published:x-transformers"}
+    assert {target.removeprefix("published:") for target in table.OUTSIDE} <= set(ADAPTERS)
+
+
+@pytest.mark.parametrize("preset", ["PAPER", pytest.param("MHC_LITE", marks=pytest.mark.slow)])
+def test_declared_tensorfloat32_is_no_difference(preset: str) -> None:
+    """In float32 the operands of every product are rounded to ten bits, as `products` declares."""
+    found = identify(controls.build("tf32", PRESETS[preset]))
+    assert found.explained
+    assert not found.differs
+    assert found.residual_ratio <= 1
+
+
+def test_a_clamp_that_cannot_be_measured_is_the_declared_one() -> None:
+    """In float32 a clamp of 1e-12 acts on no matrix that is asked for: none, and one that is added, do as well."""
+
+    class Single(Reference):
+        dtypes = ("float32",)
+
+    target = Single(LUCIDRAINS.with_(denominator_eps=1e-12))
+    target.dtypes = ("float32",)
+    findings = infer(View(target, Frame.of(target)), target.dialect)
+    assert findings.dialect(target.dialect) == target.dialect
+    assert not findings.findings["denominator"].certain

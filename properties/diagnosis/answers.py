@@ -14,7 +14,7 @@ from properties.bounds import Approx, Rounding
 from properties.diagnosis.judge import Judge, ratio
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import View
-from properties.implementation import Mixing
+from properties.implementation import Mixing, Products
 
 SINGLE = Rounding(2.0**-24 + 2.0**-53, torch.finfo(torch.float32).tiny, 2.0**-24, torch.finfo(torch.float32).tiny)
 """float64 states of which everything is computed in float32."""
@@ -41,9 +41,10 @@ def answer(probe: Probe, view: View) -> Answer:
 class Predictions:
     """What dialects predict, each computed once."""
 
-    def __init__(self, mixing: Mixing, double: Rounding | None = None) -> None:
-        """`double`: what float64 states are held to, instead of float64 (`SINGLE`)."""
+    def __init__(self, mixing: Mixing, double: Rounding | None = None, products: Products = "compute") -> None:
+        """`double`: what float64 states are held to, instead of float64 (`SINGLE`); the rest as the target declares."""
         self._mixing: Mixing = mixing
+        self._products: Products = products
         self._double = double
         self._found: dict[tuple[int, Dialect], list[Approx] | None] = {}
         self._judges: dict[tuple[Dialect, torch.dtype], Judge] = {}
@@ -57,7 +58,7 @@ class Predictions:
             place = (dialect, probe.dtype)
             if place not in self._judges:
                 own = self._double if probe.dtype == torch.float64 else None
-                self._judges[place] = Judge(dialect, probe.dtype, self._mixing, own)
+                self._judges[place] = Judge(dialect, probe.dtype, self._mixing, own, self._products)
             try:
                 self._found[key] = probe.expect(self._judges[place], *probe.inputs)
             except (ValueError, RuntimeError, IndexError, StopIteration):

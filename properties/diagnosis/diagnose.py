@@ -140,7 +140,8 @@ class _Diagnosis:
         values = [value for one in coefficients for value in one.values if value.dtype == torch.float64]
         if not values or not all(bool(((v == v.float().double()) | ~v.isfinite()).all()) for v in values):
             return []
-        single = Predictions(self.view.implementation.mixing, SINGLE)
+        target = self.view.implementation
+        single = Predictions(target.mixing, SINGLE, target.products)
         for base in bases:
             everything = (*search.answers, *search.fresh)
             if CATALOGUE["float32-inside"].applies(base) and all(single.ratio(one, base) <= 1 for one in everything):

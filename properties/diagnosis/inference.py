@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -124,11 +125,12 @@ def joined(base: Dialect, values: dict[str, Any]) -> Dialect:
 def infer(view: View, declared: Dialect | None) -> Inference:
     """Ask for one group of fields after the other."""
     base = declared or PAPER
-    inference = Inference(view.frame, view, {}, [], Predictions(view.implementation.mixing))
+    target = view.implementation
+    inference = Inference(view.frame, view, {}, [], Predictions(target.mixing, products=target.products))
     packing = _packing(view)
     view.frame = inference.frame = packing[0]
     inference.packing = packing[1]
-    rounding = Rounding.of(view.frame.dtype)
+    rounding = Rounding.of(view.frame.dtype, target.products)
     _projection(inference, rounding, base)
     _coefficients(inference, rounding, base)
     if view.frame.dtype == torch.float64:  # what no dialect gives in float64, one may give in float32
@@ -250,7 +252,7 @@ def _projection(inference: Inference, rounding: Rounding, base: Dialect) -> None
 
         names = PROJECTION if direct else (*PROJECTION, "transposed")
         found: list[Candidate] = []
-        for fits in (fit, fit_tempered):  # a temperature where nothing does without
+        for fits in (partial(fit, declared=base), fit_tempered):  # a temperature where nothing does without
             given = (frame.n, rounding, frame.depth, frame.parameter_dtype, most)
             found = fits(once, *given)
             if not direct:

@@ -12,7 +12,7 @@ from mhc_ref import Dialect, Params
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.case import BranchSpec, Case
-from properties.implementation import Mixing, Reference
+from properties.implementation import Mixing, Products, Reference
 from properties.laws.block import branch_input
 from properties.laws.coefficients import Coefficients, coefficients
 from properties.laws.depth import collapse_of
@@ -25,10 +25,15 @@ class Judge:
     """The values of one dialect for states of one dtype, each with its bound; tokens may have any number of axes."""
 
     def __init__(
-        self, dialect: Dialect, dtype: torch.dtype, mixing: Mixing = "compute", rounding: Rounding | None = None
+        self,
+        dialect: Dialect,
+        dtype: torch.dtype,
+        mixing: Mixing = "compute",
+        rounding: Rounding | None = None,
+        products: Products = "compute",
     ) -> None:
         stand_in = Reference(dialect)
-        stand_in.mixing = mixing
+        stand_in.mixing, stand_in.products = mixing, products
         self.dialect = dialect
         self.trial = Trial(stand_in, dtype, torch.device("cpu"), FloatTruth(dialect))
         self.rounding = rounding or self.trial.rounding

@@ -101,11 +101,20 @@ def questions(n: int, depth: float, dtype: torch.dtype, ladder: int = 25) -> Que
     )
 
 
-def fit(read: Matrices, n: int, rounding: Rounding, depth: float, dtype: torch.dtype, most: int) -> list[Candidate]:
+def fit(
+    read: Matrices,
+    n: int,
+    rounding: Rounding,
+    depth: float,
+    dtype: torch.dtype,
+    most: int,
+    declared: Dialect | None = None,
+) -> list[Candidate]:
     """Every combination of the projection's fields that reproduces the target's matrices within the bound."""
     asked = questions(n, depth, dtype, ladder=25 if most >= 64 else 7)
     chunks = [read(part) for part in asked.logits.split(max(1, most))]
-    seen = Seen(asked, torch.cat([a for a, _ in chunks]), torch.cat([b for _, b in chunks]), rounding)
+    eps = declared.denominator_eps if declared is not None and declared.denominator == "clamp" else 0.0
+    seen = Seen(asked, torch.cat([a for a, _ in chunks]), torch.cat([b for _, b in chunks]), rounding, clamp=eps)
     plain = list(seen.plain())
     if plain:
         return plain
@@ -128,13 +137,17 @@ def _without_repetition(found: list[Candidate]) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Seen:
-    """The matrices that the target gave for the questions; `slack` is the relative error of the logits asked for."""
+    """The matrices that the target gave for the questions; `slack` is the relative error of the logits asked for.
+
+    `clamp` is a clamping eps worth trying where it cannot be measured: the declared one.
+    """
 
     asked: Questions
     matrices: Tensor
     reading: Tensor
     rounding: Rounding
     slack: float = 0.0
+    clamp: float = 0.0
 
     def refined(self, read: Matrices, count: int) -> Seen:
         """With starved lines at more depths where a sum falls from almost 1 to almost 0 between two of them."""
@@ -313,7 +326,9 @@ class Seen:
         if rough.denominator == "clamp":
             high = min(most, 0.5)
             while high > 1e-20 and self.ratio_of(rough.with_(denominator_eps=high)) > 1:
-                high /= 1000  # a bar that ends too soon is no false claim, and every step costs a bound
+                high /= 1000  # every step costs a bound; a bar that ends too soon must not exclude what is declared
+            if self.clamp > high and self.ratio_of(rough.with_(denominator_eps=self.clamp)) <= 1:
+                high = self.clamp
             return Estimate.below(high)
         if error < 1e-9:  # sharp enough: only in float32 is it worth trying what the bounds themselves admit
             return Estimate.around(value, error) if value else Estimate.below(min(error, most))

@@ -87,7 +87,8 @@ class _Stages:
     def __init__(self, view: View, dialect: Dialect) -> None:
         self.view, self.frame, self.dialect = view, view.frame, dialect
         self.n, self.channels = self.frame.n, self.frame.n + 2
-        self.judge = Judge(dialect, self.frame.dtype, view.implementation.mixing)
+        target = view.implementation
+        self.judge = Judge(dialect, self.frame.dtype, target.mixing, products=target.products)
         generator = torch.Generator().manual_seed(77)
         self.output = torch.randn(self.channels, generator=generator, dtype=torch.float64).to(self.frame.dtype)
         self.generator = generator

@@ -30,9 +30,13 @@ from properties.implementation import Implementation, Reference
 PREFERRED = ("DEEPSEEK_V4", "PAPER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
 """Where a deviation applies to several presets, the first of these is taken."""
 
-OUTSIDE = {"published:x-transformers": "gates"}
-"""Published implementations that compute something which is no dialect, and the first stage at which they leave theirs
-(docs/findings.md): the dynamic part of h_post passes a sigmoid of its own before it is gated."""
+OUTSIDE = {
+    "published:x-transformers": "projection",
+    "published:hyper-connections-channel-first": "branch",
+    "published:hyper-connections-unconstrained-channel-first": "post",
+}
+"""Published implementations that compute what no dialect does, and the first stage at which they leave theirs
+(docs/findings.md): a matrix of ones, tokens that are added up."""
 
 EQUIVALENT = {
     "identity-matrix": "it is what residual = 'identity' declares",

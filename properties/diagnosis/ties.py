@@ -73,7 +73,7 @@ def apart(one: Deviant, two: Deviant, frame: Frame, base: Dialect, seed: int) ->
 
 def decided(target: View, one: Deviant, two: Deviant, probe: Probe, base: Dialect) -> tuple[bool, bool]:
     """Whether the target answers a question like one, and like the other."""
-    predictions = Predictions(one.mixing)
+    predictions = Predictions(one.mixing, products=target.implementation.products)
     given = answer(probe, target)
     slack = predictions.of(probe, base)
     told = [answer(probe, View(made, target.frame)) for made in (one, two)]
