@@ -2,6 +2,9 @@
 
     python -m properties.bench [--law manifold] [--impl ref:PAPER] [--device cuda]        (make bench)
 
+Then, of a sample of the deviations, the time until the first law fails; and, of the laws on one worker and on two, the
+time that the second one saves and the memory that each takes.
+
 Shares are of the same run, so they hold on a noisy machine; seconds are of this machine at this moment. "other" is
 Hypothesis with our strategies and bookkeeping. On another device than the CPU the implementation's share includes the
 wait for the device, a column says for how much of the time the device was at work, and another compares the examples
@@ -11,8 +14,11 @@ per second with those of the same laws on the CPU.
 from __future__ import annotations
 
 import functools
+import os
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -127,12 +133,50 @@ def cost(law: Law, subject: Subject, profile: Profile) -> Cost:
     return Cost(verdict.examples, total, clock.seconds, clock.timer.seconds)
 
 
+def until_caught(count: int) -> dict[str, float]:
+    """For every so many-th deviation of the catalogue the CPU seconds until a law fails, without shrinking.
+
+    The laws come in the order of a run, in the profile dev, on one worker, in the first preset and dtype that show it.
+    """
+    from properties.deviations import CATALOGUE
+    from properties.kill import Bench, Task, home
+    from properties.law import all_laws
+    from properties.runner import PROFILES
+
+    names = list(CATALOGUE)
+    found: dict[str, float] = {}
+    for name in names[:: max(1, len(names) // count)]:
+        task = Task("deviation", name, *home(name), PROFILES["dev"].examples, False, ())
+        bench = Bench(task)
+        began = time.process_time()
+        for law in all_laws().values():
+            if bench.examine(law, task.dtype).status == "failed":
+                found[name] = time.process_time() - began
+                break
+    return found
+
+
+def wall_time(workers: int, impl: str, law: str) -> tuple[float, float]:
+    """Seconds of `pytest --pyargs properties -n WORKERS`, and the MiB of the largest of its processes."""
+    command = [sys.executable, "-m", "pytest", "--pyargs", "properties", "-q", "-p", "no:cacheprovider"]
+    command += ["-n", str(workers), "--impl", impl, "--law", law, "--hypothesis-profile", "ci"]
+    began = time.perf_counter()
+    with subprocess.Popen(command, cwd=mkdtemp(prefix="mhc-bench-"), stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
 def main(
     impl: Annotated[str, typer.Option(help="TARGET")] = "ref:PAPER",
     law: Annotated[str, typer.Option(help="only laws whose id begins so")] = "",
     dtype: Annotated[str, typer.Option(help="of the state")] = "float32",
     examples: Annotated[int, typer.Option(help="examples a law")] = 100,
     device: Annotated[str, typer.Option(help="where the implementation computes")] = "cpu",
+    deviations: Annotated[int, typer.Option(help="how many deviations to catch; 0: none")] = 50,
+    workers: Annotated[bool, typer.Option(help="compare one worker with two")] = True,
 ) -> None:
     """Print the table and the totals."""
     import torch
@@ -185,6 +229,18 @@ def main(
             console.print(f"median of examples/s against the CPU: {statistics.median(faster):.2f}")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     console.print(f"median {statistics.median(rates):.0f} examples/s; {memory:.0f} MiB at most in this process")
+    if deviations:
+        caught = until_caught(deviations)
+        slowest = max(caught, key=lambda name: caught[name])
+        console.print(
+            f"{len(caught)} deviations: a law fails after {statistics.median(caught.values()):.2f} CPU s (median), "
+            f"{caught[slowest]:.1f} at most ({slowest})"
+        )
+    if workers:
+        (one, _), (two, most) = wall_time(1, impl, law), wall_time(2, impl, law)
+        console.print(
+            f"-n 1: {one:.0f} s, -n 2: {two:.0f} s, {one / two:.2f} times as fast; {most:.0f} MiB a worker at most"
+        )
 
 
 if __name__ == "__main__":

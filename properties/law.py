@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +31,7 @@ Stage = Literal["logits", "state"]
 """Whether a law feeds logits alone (float32 for every state dtype but float64) or states."""
 
 FAMILIES = ("manifold", "mixing", "coefficients", "block", "depth", "gradient", "execution", "device", "precision")
-"""The law families, one module of `properties.laws` each."""
+"""The law families, one module of `properties.laws` each; what does not fit one file goes on in `FAMILY_*.py`."""
 
 Applies = Callable[[Dialect], str | None]
 """None where the law holds for the dialect, otherwise the reason why it does not."""
@@ -187,7 +187,7 @@ def law(
             raise TypeError(
                 f"law {check.__name__}: its docstring must state the law, and after an empty line why it holds"
             )
-        family = check.__module__.rpartition(".")[2]
+        family = check.__module__.rpartition(".")[2].partition("_")[0]
         return Law(
             id=f"{family}.{check.__name__.replace('_', '-')}",
             statement=" ".join(statement.split()),
@@ -219,16 +219,19 @@ def law(
 
 @cache
 def family_laws(family: str) -> tuple[Law, ...]:
-    """The laws of one module of `properties.laws`, in the order of the file."""
-    module = importlib.import_module(f"properties.laws.{family}")
-    return tuple(value for value in vars(module).values() if isinstance(value, Law) and value.module == module.__name__)
+    """The laws of the modules of a family, in the order of the files."""
+    package = importlib.import_module("properties.laws")
+    here = [one.name for one in pkgutil.iter_modules(package.__path__) if one.name.partition("_")[0] == family]
+    modules = [importlib.import_module(f"properties.laws.{name}") for name in sorted(here)]
+    return tuple(
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, Law) and value.module == module.__name__
+    )
 
 
 @cache
 def all_laws() -> dict[str, Law]:
     """Every law by id."""
-    return {one.id: one for family in FAMILIES if _exists(family) for one in family_laws(family)}
-
-
-def _exists(family: str) -> bool:
-    return importlib.util.find_spec(f"properties.laws.{family}") is not None
+    return {one.id: one for family in FAMILIES for one in family_laws(family)}

@@ -1,0 +1,177 @@
+"""Execution: what goes in comes out: NaN and infinity are neither hidden nor spread, and no output is constant."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from mhc_ref import Mappings
+from properties import bounds
+from properties.bounds import Approx
+from properties.case import BranchSpec, Case
+from properties.law import law
+from properties.laws.execution import mixtures
+from properties.laws.mixing import possible
+from properties.laws.premises import depends_on_logits, free_matrix
+from properties.strategies import (
+    Setting,
+    channel_count,
+    logits_of,
+    noise,
+    params_of,
+    seeds,
+    streams,
+)
+from properties.trial import Trial, wide
+
+
+@st.composite
+def poisoned_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A state of three tokens, one of which has a NaN or an infinity."""
+    n = draw(streams(setting, 1, 4))
+    channels = draw(channel_count(7))
+    x = torch.tensor(noise(draw(seeds), 3, n, channels)).to(setting.dtype)
+    poisoned = draw(st.integers(0, 2))
+    where = draw(st.tuples(st.integers(0, n - 1), st.integers(0, channels - 1)))
+    x[poisoned, where[0], where[1]] = draw(st.sampled_from((float("nan"), float("inf"))))
+    return Case(x=x, params=draw(params_of(setting, n, channels, gates=(1.0, 0.5), least_phi=2)), poisoned=poisoned)
+
+
+@law(
+    kind="contract",
+    stage="state",
+    needs=("block",),
+    cases=poisoned_cases,
+    cost=2,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
+    """A NaN or an infinity in a token reaches that token's output, and no other token's.
+
+    0 * NaN is NaN: the residual path sums over all streams of the token; nothing sums over tokens. Replacing it by a
+    number hides a divergence from everybody downstream.
+    """
+    branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
+    out, _ = trial.block(case.x, case.params, branch)
+    finite = torch.isfinite(out).flatten(1).all(1)
+    trial.holds(
+        f"token {case.poisoned} with a NaN or an infinity",
+        not bool(finite[case.poisoned]),
+        "finite everywhere",
+        "not finite",
+    )
+    others = [k for k in range(3) if k != case.poisoned]
+    trial.holds("the other tokens", bool(finite[others].all()), "not finite", "finite")
+
+
+@law(kind="contract", stage="state", needs=("mappings",), cases=poisoned_cases, cost=2)
+def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
+    """A NaN or an infinity in a token leaves none of its mappings finite throughout, and touches no other token's.
+
+    Its rms is not finite, so neither is its projection. Where only some streams are normalised with it, only their
+    share is lost.
+    """
+    got = trial.mappings(case.x, case.params)
+    others = [k for k in range(3) if k != case.poisoned]
+    for name in Mappings._fields:
+        if name not in trial.implementation.emits or (name == "res" and depends_on_logits(trial.dialect)):
+            continue
+        finite = torch.isfinite(getattr(got, name)).flatten(1).all(1)
+        trial.holds(
+            f"h_{name} of token {case.poisoned} with a NaN or an infinity",
+            not bool(finite[case.poisoned]),
+            "finite everywhere",
+            "not finite",
+        )
+        trial.holds(f"h_{name} of the other tokens", bool(finite[others].all()), "not finite", "finite")
+
+
+@st.composite
+def poisoned_logits(draw: DrawFn, setting: Setting) -> Case:
+    """Three matrices of logits, one of which has a NaN."""
+    n = draw(streams(setting, 1, 5))
+    logits = draw(logits_of(setting, n, least=3, most=3, patterns=("normal",)))
+    logits = logits.repeat(3, *(1,) * (logits.ndim - 1))[:3]  # where a call takes fewer tokens than three
+    return Case(logits=logits, poisoned=draw(st.integers(0, 2)), entry=draw(seeds))
+
+
+@law(kind="invariant", stage="logits", needs=("project",), cases=poisoned_logits, cost=2, applies=depends_on_logits)
+def poison_reaches_h_res(trial: Trial, case: Case) -> None:
+    """A NaN among the logits of a matrix leaves its h_res not finite, and touches no other matrix.
+
+    Every scaling sums over it. Replacing it by a number hides a divergence from everybody downstream.
+    """
+    logits = case.logits.clone()
+    flat = logits[case.poisoned].view(-1)
+    flat[case.entry % flat.shape[0]] = float("nan")
+    finite = torch.isfinite(trial.project(logits)).flatten(1).all(1)
+    others = [k for k in range(3) if k != case.poisoned]
+    trial.holds(f"h_res of matrix {case.poisoned} with a NaN", not bool(finite[case.poisoned]), "finite", "not finite")
+    trial.holds("the other matrices", bool(finite[others].all()), "not finite", "finite")
+
+
+@st.composite
+def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
+    """Three tokens, one of which has a NaN or an infinity in its state."""
+    n, channels, seed, dtype = draw(streams(setting)), draw(channel_count(7)), draw(seeds), setting.parameter_dtype
+    shapes = ((n, channels), (channels,), (n,), (n, n))
+    x, y, h_post, h_res = (torch.tensor(noise(seed + k, 3, *shape)) for k, shape in enumerate(shapes))
+    poisoned = draw(st.integers(0, 2))
+    x[poisoned, seed % n, seed // 8 % channels] = draw(st.sampled_from((float("nan"), float("inf"))))
+    h_res = possible(h_res.to(dtype), setting.dialect)
+    mixture = Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res)
+    return mixture.with_(poisoned=poisoned)
+
+
+@law(kind="contract", stage="state", needs=("post",), cases=poisoned_mixtures, cost=2)
+def poison_passes_pre_and_post(trial: Trial, case: Case) -> None:
+    """A NaN or an infinity in a token's state reaches what pre and post make of it, and no other token.
+
+    Every stream enters both sums with a weight that is not 0.
+    """
+    others = [k for k in range(3) if k != case.poisoned]
+    for method, given in mixtures(trial, case):
+        finite = torch.isfinite(getattr(trial, method)(*given)).flatten(1).all(1)
+        trial.holds(
+            f"{method} of token {case.poisoned} with a NaN or an infinity",
+            not bool(finite[case.poisoned]),
+            "finite everywhere",
+            "not finite",
+        )
+        trial.holds(f"{method} of the other tokens", bool(finite[others].all()), "not finite", "finite")
+
+
+@st.composite
+def unequal_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Two matrices that are projected far apart: opposite near-permutations."""
+    n = draw(streams(setting, 2, 5))
+    sharp = torch.eye(n, dtype=setting.parameter_dtype) * draw(st.sampled_from((3.0, 5.0)))
+    return Case(logits=torch.stack([sharp, sharp.roll(1, -1)]))
+
+
+@law(
+    kind="invariant",
+    stage="logits",
+    needs=("project",),
+    cases=unequal_cases,
+    applies=free_matrix,
+    least_streams=2,
+    cost=4,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def different_logits_differ(trial: Trial, case: Case) -> None:
+    """Opposite logits do not have the same h_res, and none is zero.
+
+    A kernel that writes nothing, zeros or a constant passes every test whose tolerance exceeds its outputs
+    (KernelBench #165).
+    """
+    got = wide(trial.project(case.logits))
+    apart = bounds.projection(Approx.exact(case.logits), trial.dialect, trial.rounding)
+    expected = (apart.value[0] - apart.value[1]).abs().amax() - 2 * apart.error.amax()
+    trial.holds(
+        "the difference of two projections",
+        bool((got[0] - got[1]).abs().amax() >= expected),
+        f"{(got[0] - got[1]).abs().amax().item():.3g}",
+        f"at least {expected.item():.3g}",
+    )
