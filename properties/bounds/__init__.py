@@ -16,7 +16,7 @@ u32 + u64 covers both.
 from properties.bounds.gradients import Pullback, coefficients_gradient
 from properties.bounds.projection import Projection, projection, projection_gradient
 from properties.bounds.rounding import INF, PRODUCTS, Approx, Rounding
-from properties.bounds.scaling import sinkhorn, sinkhorn_gradient
+from properties.bounds.scaling import pullback_norm, sinkhorn, sinkhorn_gradient
 from properties.bounds.stages import (
     affine,
     contracted,
@@ -51,6 +51,7 @@ __all__ = [
     "projected",
     "projection",
     "projection_gradient",
+    "pullback_norm",
     "sinkhorn",
     "sinkhorn_gradient",
     "squash_gradient",

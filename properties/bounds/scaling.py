@@ -342,3 +342,59 @@ def _pulled(run: Trace, z: Array, bar: Array, dbar: Array, dialect: Dialect, r: 
         most = run.strain + np.log(n * (1 + np.abs(bar).max((-1, -2)))) + 1
         lost = lost | (most > -math.log(r.tiny))
     return g, np.where(lost[..., None, None], INF, error)
+
+
+def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:
+    """An upper bound of the spectral norm of d h_res / d logits at [tokens, n, n] logits, [tokens].
+
+    Let y_s be the derivative of log M_s, M_s the matrix after half-step s. A half-step divides the lines of M by
+    D = c + eps, or max(c, eps), c their sums, so y_s = (I - theta P) y_{s-1} with P the mean of a line weighted by it,
+    and theta = c / D, or 1 where c >= eps and 0 elsewhere. P is an orthogonal projection in the norm
+    |y|_s^2 = sum M_s y^2, so with 0 <= theta <= 1 nothing grows but the norm itself:
+    |y_s|_s <= |y_{s-1}|_s <= |y_{s-1}|_{s-1} / sqrt(min D).
+
+    * First half-step, or softmax: W (I - P) = diag(w) - w w^T on each line, w its share, has a norm of at most 1/2, and
+      it is the square of sqrt(W) (I - P): |y_1|_1 <= sqrt(1/2) |dZ|. What an eps keeps of the mean and of the maximum,
+      which was subtracted, adds 2 (1 - theta) |dZ| at most. Adding entry_eps to M makes M y^2 no larger.
+    * Last half-step: dM = M y, and likewise |dM| <= (sqrt(1/2) + 1 - theta) |y|.
+
+    Together (sqrt(1/2) + 2 (1 - theta_1)) (sqrt(1/2) + 1 - theta_m) prod_{s = 2..m} (min D_s)^(-1/2): the 1/2 of the
+    limit as the sums tend to 1, and computed along the iteration where they do not. Without eps it is (1 + n (m - 1))/2
+    at most, whatever the sums: the last softmax forgets the scalings of its own lines and is 1/2-Lipschitz, and each
+    half-step before it sets its scalings to minus a weighted mean of dZ and the other scalings.
+
+    Raises:
+        ValueError: for an exp start whose entries get an eps before any division, which is not covered, and where
+            nothing is divided.
+    """
+    steps = _half_steps(dialect)
+    divisions = sum(dim != 0 for dim, _ in steps)
+    if dialect.residual != "sinkhorn" or divisions < 2 or (dialect.start == "exp" and dialect.entry_eps):
+        raise ValueError(f"no bound of the gradient for {dialect}: at least two divisions, the first of exp(Z)")
+    z = logits.double().numpy()
+    n, u = z.shape[-1], float(np.finfo(np.float64).eps) / 2
+    log_m = z - z.max(_DIM[dialect.first_axis], keepdims=True) if dialect.start == "exp" else z
+    grown, unsure = np.zeros(len(z)), np.zeros(len(z))
+    ends: list[Array] = []
+    for dim, eps in steps:
+        log_eps = math.log(eps) if eps else -INF
+        if dim == 0:
+            log_m = np.logaddexp(log_m, log_eps)
+            continue
+        log_c = _log_sum(log_m, dim)
+        if dialect.denominator == "add":
+            log_d = np.logaddexp(log_c, log_eps)
+            lost = np.exp(log_eps - log_d)
+        else:
+            log_d = np.maximum(log_c, log_eps)
+            lost = (log_c < log_eps).astype(np.float64)
+        unsure += u * (n + 8 + 4 * (np.abs(log_m).max((-1, -2)) + np.abs(log_c).max((-1, -2))))
+        ends.append(lost.max((-1, -2)))
+        if len(ends) > 1:
+            grown -= log_d.min((-1, -2)) / 2
+        log_m = log_m - log_d
+    half = math.sqrt(0.5)
+    along = (half + 2 * ends[0]) * (half + ends[-1]) * np.exp(grown + divisions * unsure)
+    if not dialect.entry_eps and not dialect.denominator_eps:
+        along = np.minimum(along, (1 + n * (divisions - 1)) / 2)
+    return torch.from_numpy(along)

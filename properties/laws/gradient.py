@@ -25,10 +25,10 @@ from properties.laws.premises import (
     DIM,
     all_of,
     depends_on_logits,
+    divided_before_any_eps,
     mixes,
     mixes_in_compute_dtype,
     normalised,
-    without_eps,
 )
 from properties.strategies import (
     MODERATE,
@@ -149,26 +149,22 @@ def pullback_is_linear(trial: Trial, case: Case) -> None:
     stage="logits",
     needs=("project",),
     cases=lambda s: projection_pulls(s, least_n=2, patterns=TAME),
-    applies=all_of(normalised, without_eps),
+    applies=all_of(normalised, divided_before_any_eps),
     gradient=True,
     least_streams=2,
     blind=("h-res-detached", "h-res-transposed"),
 )
 def pullback_stays_below_its_norm(trial: Trial, case: Case) -> None:
-    """The Frobenius norm of the gradient is at most (1 + n m) / 2 times that of the cotangent, m + 1 half-steps
-    without eps.
+    """The Frobenius norm of the gradient is at most 1/2 times that of the cotangent where the line sums have converged,
+    and as much more as the sums met on the way are below 1.
 
-    Write l = Z + rho 1^T + 1 kappa^T before the last half-step, rows say. That step is a softmax on each row: it
-    forgets rho and is 1/2-Lipschitz, so |dM|_F <= (|dZ|_F + sqrt(n) |d kappa|_2) / 2 <= (|dZ|_F + n |d kappa|_inf) / 2.
-    Each of the m half-steps before sets its scalings to minus a weighted mean of dZ + (the other scalings), so |d
-    kappa|_inf <= m |dZ|_inf. The transpose has the same norm. The limit's constant is 1/2 (docs/mathematics.md); this
-    one holds at every t.
+    Each half-step is an orthogonal projection of the derivative of log M in the norm that M weighs, and changes that
+    norm by what it divides by; the first and the last one contribute sqrt(1/2) each: at most
+    prod_{s = 2..m} (min D_s)^(-1/2) / 2, and without eps never more than (1 + n (m - 1)) / 2 (`bounds.pullback_norm`,
+    where an eps is accounted for). The transpose has the same norm.
     """
-    n, half_steps = case.logits.shape[-1], 2 * trial.dialect.iterations
-    if trial.dialect.start == "softmax" and not trial.dialect.softmax_is_first_half_step:
-        half_steps += 1
     got = wide(pulled(trial, case.logits, case.cotangent)).flatten(1).norm(dim=1)
-    limit = (1 + n * (half_steps - 1)) / 2 * wide(case.cotangent).flatten(1).norm(dim=1)
+    limit = bounds.pullback_norm(case.logits, trial.dialect) * wide(case.cotangent).flatten(1).norm(dim=1)
     slack = gradient_bound(trial, case.logits, case.cotangent).error.flatten(1).norm(dim=1)
     trial.at_most("the norm of the gradient", got, limit, slack)
 

@@ -45,6 +45,13 @@ def without_eps(dialect: Dialect) -> str | None:
     return None
 
 
+def divided_before_any_eps(dialect: Dialect) -> str | None:
+    """No eps is added to exp(Z), or the start is a softmax, which has divided by then."""
+    if dialect.start == "exp" and dialect.entry_eps:
+        return "entry_eps is added to exp(Z) before any division"
+    return None
+
+
 def without_entry_eps(dialect: Dialect) -> str | None:
     """Entries are not changed before they are scaled."""
     return "entry_eps breaks the exact identity" if dialect.entry_eps else None
