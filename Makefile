@@ -29,7 +29,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Outside CI: the kill matrix (an hour on two cores), a hundred seeds on every control (a day), the cost of the laws.
+# Outside CI: the kill matrix and a hundred seeds on every control (two cores: hours), the cost of the laws.
 kill: $(VENV)/installed-test
 	$(BIN)/python -m properties.kill --out docs
 

@@ -2,13 +2,16 @@
 
     python -m properties.seeds --seeds 100        (make seeds)
 
-Seeds are the outer loop, so a run that `--seconds` cuts short has covered every control evenly; it says how far it got.
+A seed tries all laws on every control in one preset, dtype and number of streams, which take turns: a hundred seeds
+meet all combinations of them. Seeds are the outer loop, so a run that `--seconds` cuts short has covered every control
+evenly; it says how far it got.
 """
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
+import random
 import time
 from collections.abc import Iterator
 from typing import Annotated
@@ -20,33 +23,40 @@ from properties.kill import DTYPE_ORDER, Bench, Task
 PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
 """Taken in turn from seed to seed."""
 
+Run = tuple[Task, int, int]
+"""A control in a preset and dtype, the number of streams, and the seed."""
+
 Outcome = tuple[str, int, int, list[str]]
 """Which run, laws exercised, examples tried, and what went wrong: accusations and harness errors."""
 
 
-def runs(seeds: int, examples: int, only: list[str]) -> Iterator[tuple[Task, int]]:
-    """Every control in every dtype for every seed, each seed in the next preset that the control can compute."""
+def runs(seeds: int, examples: int, only: list[str]) -> Iterator[Run]:
+    """Every control for every seed, in the next preset, dtype and number of streams that it can compute."""
     from mhc_ref import PRESETS as DIALECTS
     from properties import controls
 
-    for number, (name, control) in itertools.product(range(seeds), controls.CATALOGUE.items()):
-        if only and name not in only:
-            continue
+    frames: dict[str, list[tuple[str, str, int]]] = {}
+    for name, control in controls.CATALOGUE.items():
         possible = [preset for preset in PRESETS if control.applies(DIALECTS[preset])]
-        preset = possible[number % len(possible)]
-        for dtype in DTYPE_ORDER:
-            yield Task("control", name, preset, dtype, examples, False, ()), number
+        streams = controls.build(name, DIALECTS[possible[0]]).streams
+        frames[name] = list(itertools.product(possible, DTYPE_ORDER, streams))
+        random.Random(name).shuffle(frames[name])
+    for number, (name, possible) in itertools.product(range(seeds), frames.items()):
+        if not only or name in only:
+            preset, dtype, n = possible[number % len(possible)]
+            yield Task("control", name, preset, dtype, examples, False, ()), n, number
 
 
-def outcome_of(work: tuple[Task, int]) -> Outcome:
+def outcome_of(work: Run) -> Outcome:
     """All laws on one control with one seed, run in a worker process."""
     from properties.law import all_laws
 
-    task, number = work
+    task, n, number = work
     bench = Bench(task)
+    bench.implementation.streams = (n,)
     exercised, examples = 0, 0
     wrong: list[str] = []
-    title = f"{task.name}@{task.preset} {task.dtype} seed {number}"
+    title = f"{task.name}@{task.preset} {task.dtype}, n = {n}, seed {number}"
     for law in all_laws().values():
         try:
             verdict = bench.examine(law, task.dtype, number)
@@ -62,7 +72,7 @@ def outcome_of(work: tuple[Task, int]) -> Outcome:
 
 def main(
     seeds: Annotated[int, typer.Option(help="how many seeds")] = 100,
-    examples: Annotated[int, typer.Option(help="examples a law and seed")] = 16,
+    examples: Annotated[int, typer.Option(help="examples a law and seed")] = 3,
     jobs: Annotated[int, typer.Option(help="worker processes")] = 2,
     seconds: Annotated[float, typer.Option(help="begin no run after this time; 0: no limit")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="only this control; may be repeated")] = None,
@@ -72,7 +82,7 @@ def main(
     work = list(runs(seeds, examples, only or []))
     done = laws = tried = failures = 0
 
-    def until_late() -> Iterator[tuple[Task, int]]:
+    def until_late() -> Iterator[Run]:
         for one in work:
             if seconds and time.monotonic() - began > seconds:
                 return

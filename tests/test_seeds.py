@@ -5,28 +5,32 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
+from mhc_ref import PAPER
 from properties import seeds
+from properties.controls import CATALOGUE, build
 from properties.kill import Task
 from properties.law import all_laws
 from properties.seeds import outcome_of, runs
 
 
-def test_every_control_meets_every_dtype_and_the_presets_in_turn() -> None:
-    found = list(runs(6, 4, ["linear"]))
-    assert [number for _, number in found] == sorted(number for _, number in found)
-    assert len({(task.preset, task.dtype) for task, _ in found}) == 18
+def test_a_hundred_seeds_meet_every_control_in_all_presets_dtypes_and_streams() -> None:
+    found = list(runs(100, 4, []))
+    assert [number for *_, number in found] == sorted(number for *_, number in found)
+    assert {task.name for task, _, number in found if number == 99} == set(CATALOGUE)
+    linear = {(task.preset, task.dtype, n) for task, n, _ in found if task.name == "linear"}
+    assert len(linear) == min(100, len(seeds.PRESETS) * 3 * len(build("linear", PAPER).streams))
 
 
 def test_a_correct_implementation_has_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch)
-    title, exercised, examples, wrong = outcome_of((Task("control", "linear", "PAPER", "float32", 2, False, ()), 5))
-    assert (title, exercised, wrong) == ("linear@PAPER float32 seed 5", 1, [])
+    title, exercised, examples, wrong = outcome_of((Task("control", "linear", "PAPER", "float32", 2, False, ()), 4, 5))
+    assert (title, exercised, wrong) == ("linear@PAPER float32, n = 4, seed 5", 1, [])
     assert examples > 0
 
 
 def test_a_wrong_one_is_told_with_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch)
-    *_, wrong = outcome_of((Task("deviation", "last-axis-only", "DEEPSEEK_V4", "float32", 2, False, ()), 5))
+    *_, wrong = outcome_of((Task("deviation", "last-axis-only", "DEEPSEEK_V4", "float32", 2, False, ()), 4, 5))
     assert len(wrong) == 1
     assert "seed 5: deviation:last-axis-only breaks manifold.agrees-with-oracle in float32 on cpu" in wrong[0]
 
@@ -38,7 +42,7 @@ def test_a_run_that_is_cut_short_says_how_far_it_got() -> None:
     app.command()(seeds.main)
     result = CliRunner().invoke(app, ["--seeds", "1", "--only", "linear", "--seconds", "1e-9"])
     assert result.exit_code == 2
-    assert "0 of 3 runs, 0 laws exercised, 0 examples, 0 accusations or errors" in result.output
+    assert "0 of 1 runs, 0 laws exercised, 0 examples, 0 accusations or errors" in result.output
 
 
 def few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,17 @@ def _projections(source: Source, n: int) -> Iterator[Probe]:
         return [judge.project(z), judge.project(later), Approx.exact(z)]
 
     yield Probe("two projections of one shape", "execution", source.dtype, (z, later), observe, expect, (False,) * 3)
+
+    def poisoned(view: View, z: Tensor) -> list[Tensor]:
+        hit = z.clone()
+        hit[(0,) * z.ndim] = float("nan")
+        return [view.project(hit).isnan().flatten(1).any(1).to(z.dtype)]
+
+    def reached(judge: Judge, z: Tensor) -> list[Approx]:
+        first = torch.arange(len(z)) == 0
+        return [Approx.exact((first & (judge.dialect.residual != "identity")).to(z.dtype))]
+
+    yield Probe("a NaN among the logits", "execution", source.dtype, (z,), poisoned, reached, (False,))
     if source.frame.strided:
 
         def spaced(view: View, z: Tensor) -> list[Tensor]:
@@ -175,18 +186,23 @@ def _blocks(source: Source, n: int) -> Iterator[Probe]:
         after = storage.clone()
         storage.copy_(second)  # the same storage, new data
         two = view.block(storage, params, branch)[-1]
-        return [one, two, view.block(second, other, branch)[-1], after]
+        three = view.block(second, other, branch)[-1]
+        for kept, new in zip(params, other, strict=True):
+            if kept is not None and new is not None:
+                kept.copy_(new)  # a step of an optimiser
+        return [one, two, three, view.block(second, params, branch)[-1], after]
 
     def unmoved(judge: Judge, first: Tensor, second: Tensor, params: Params, other: Params) -> list[Approx]:
         return [
             judge.block(first, params, branch)[-1],
             judge.block(second, params, branch)[-1],
             judge.block(second, other, branch)[-1],
+            judge.block(second, other, branch)[-1],
             Approx.exact(first),
         ]
 
     inputs = first, second, params, other
-    yield Probe("blocks in one storage", "execution", source.dtype, inputs, repeated, unmoved, (True,) * 4)
+    yield Probe("blocks in one storage", "execution", source.dtype, inputs, repeated, unmoved, (True,) * 5)
 
     def quiet(view: View, x: Tensor, params: Params, branch: BranchSpec) -> list[Tensor]:
         with torch.no_grad():

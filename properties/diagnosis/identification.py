@@ -151,7 +151,7 @@ class Identification:
 
 def _slip(name: str) -> str:
     slip = CATALOGUE[name].slip.rstrip(".")
-    return slip[:1].lower() + slip[1:] if not slip.startswith(("H_", "SK")) else slip
+    return slip[:1].lower() + slip[1:] if slip[1:2].islower() or slip[1:2] == " " else slip  # not NaN, H_res
 
 
 def _is_difference(name: str, one: Identification) -> bool:
