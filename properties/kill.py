@@ -85,12 +85,16 @@ class Row:
         keep = {law: kill for law, kill in old.killed.items() if law not in laws}
         errors = {law: error for law, error in old.errors.items() if law not in laws}
         exercised = [law for law in old.exercised if law not in laws]
+        before = {dtype: seen for dtype, seen in old.elsewhere.items() if seen not in laws}
         return replace(
             self,
             killed={**keep, **self.killed},
             errors={**errors, **self.errors},
             exercised=[*exercised, *self.exercised],
-            elsewhere={**old.elsewhere, **self.elsewhere},
+            elsewhere={
+                **before,
+                **{dtype: _plainer(seen, before.get(dtype)) for dtype, seen in self.elsewhere.items()},
+            },
         )
 
     def cheapest(self) -> list[str]:
@@ -101,6 +105,13 @@ class Row:
         laws = sorted(plain, key=lambda law: (self.killed[law].examples, self.killed[law].seconds))
         other = [law for law in laws if self.killed[law].kind != self.killed[laws[0]].kind]
         return [laws[0], *(other or laws[1:])[:1]]
+
+
+def _plainer(new: str | float, old: str | float | None) -> str | float:
+    """Of what two rows say of another dtype a law that sees the deviation there, else the larger ratio."""
+    if isinstance(new, str) or old is None:
+        return new
+    return old if isinstance(old, str) else max(new, old)
 
 
 @dataclass(frozen=True)
@@ -301,14 +312,15 @@ def page(rows: list[Row], stopped: bool = False) -> str:
         for dtype, ratio in row.elsewhere.items()
         if not isinstance(ratio, str)
     ]
+    command = "python -m properties.kill --out docs --stop" if stopped else "make kill"
     stopped_words = [
-        "A row ends at its second kill, of another kind (`--stop`), and a law that killed nothing by then is tried on",
-        "one deviation after another until it does: counts are lower bounds.",
+        "A row ends at its second kill, of another kind, and a law that killed nothing by then is tried on one",
+        "deviation after another until it does: counts are lower bounds. `make kill` tries all laws on all of them.",
     ]
     text = [
         "# Kill matrix",
         "",
-        "Made by `make kill`: every deviation in the first preset and dtype in which it shows, every control in",
+        f"Made by `{command}`: every deviation in the first preset and dtype in which it shows, every control in",
         "PAPER and DEEPSEEK_V4 in float64, float32 and bfloat16, without shrinking. `properties/deviations/` says what",
         "each deviation does wrong and where that happened; the cells of the matrix are in `kill.json`.",
         *(stopped_words if stopped else []),

@@ -114,6 +114,18 @@ def test_a_renewed_row_forgets_the_laws_that_were_tried_again() -> None:
     assert (new.killed, new.errors, new.exercised) == ({"b": IDENTITY}, {}, ["b", "a"])
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "kept"),
+    [("b", 0.2, "b"), ("a", 0.2, 0.2), (0.5, 0.2, 0.5), (0.5, "a", "a"), ("b", None, "b"), ("a", None, None)],
+)
+def test_what_another_law_sees_in_another_dtype_is_kept(
+    before: str | float, now: str | float, kept: str | float
+) -> None:
+    old = row(elsewhere={"bfloat16": before})
+    new = row(elsewhere={} if now is None else {"bfloat16": now}).renewed(old, {"a"})
+    assert new.elsewhere.get("bfloat16") == kept
+
+
 def test_rows_survive_the_file(tmp_path: Path) -> None:
     rows = [row(killed={"a": ORACLE}, elsewhere={"bfloat16": 0.5, "float32": "a"}), row(name="two")]
     save(tmp_path / "kill.json", rows)
