@@ -235,3 +235,10 @@ def family_laws(family: str) -> tuple[Law, ...]:
 def all_laws() -> dict[str, Law]:
     """Every law by id."""
     return {one.id: one for family in FAMILIES for one in family_laws(family)}
+
+
+@cache
+def scouts() -> frozenset[str]:
+    """The ids of one oracle law of each family, in which most mistakes show: a run begins with them."""
+    oracles = [[one for one in family_laws(family) if one.kind == "oracle"] for family in FAMILIES]
+    return frozenset(max(laws, key=lambda one: one.id.endswith(".agrees-with-oracle")).id for laws in oracles if laws)

@@ -257,6 +257,19 @@ def known_failures(config: pytest.Config) -> list[Known]:
     return config.stash[_KNOWN]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those laws first in which most mistakes show, in the places that laws have among the tests."""
+    places = [place for place, item in enumerate(items) if isinstance(item, LawItem)]
+    if not places:
+        return
+    from properties.law import scouts
+
+    found = [item for item in items if isinstance(item, LawItem)]
+    for place, item in zip(places, sorted(found, key=lambda item: item.law.id not in scouts()), strict=True):
+        items[place] = item
+
+
 class LawItem(pytest.Item):
     """One law on one subject."""
 

@@ -16,7 +16,7 @@ from snapshots import recorded
 from mhc_ref import LIGER, PAPER
 from properties import plugin
 from properties.implementation import dtype_names
-from properties.law import all_laws, family_laws
+from properties.law import FAMILIES, all_laws, family_laws, scouts
 from properties.report import STATUSES, Line, runs, sentence, table, totals, why_not, write
 from properties.runner import PROFILES
 from properties.target import resolve
@@ -113,6 +113,15 @@ def test_law_chooses_by_the_beginning_of_an_id(laws: pytest.Pytester) -> None:
     result = verify(laws, "--impl", "targets.py:Right", "--law", "mixing", "--collect-only", "-q")
     expected = 1 + len(family_laws("mixing"))
     assert sum("::" in line for line in result.outlines) == expected
+
+
+def test_the_laws_in_which_most_mistakes_show_come_first(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Right", "--collect-only", "-q", law="")
+    collected = [line.partition("::")[2].partition("[")[0] for line in result.outlines if "::" in line]
+    assert set(collected[: len(scouts())]) == scouts()
+    assert {"manifold.agrees-with-oracle", "block.agrees-with-oracle"} <= scouts()
+    rest = [law for family in sorted(FAMILIES) for law in all_laws() if law.startswith(f"{family}.")]
+    assert collected[len(scouts()) :] == [law for law in rest if law not in scouts()]
 
 
 def test_every_law_is_collected_for_every_subject(laws: pytest.Pytester) -> None:
