@@ -1,5 +1,6 @@
 """The monitor: what it records is what the definitions say, it changes nothing, and it warns where a bound is left."""
 
+import importlib
 import json
 import logging
 
@@ -243,13 +244,19 @@ def test_the_overhead_is_measured():
     assert (found["rows"], found["left"]) == (2, None)
 
 
-@pytest.mark.thorough  # importing transformers takes seconds
-def test_deepseek_v4_of_transformers_is_known():
-    modeling = pytest.importorskip("transformers.models.deepseek_v4.modeling_deepseek_v4")
-    from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4Config
-
-    config = DeepseekV4Config(hidden_size=8, hc_mult=4)
-    connection = modeling.DeepseekV4HyperConnection(config)
+@pytest.mark.slow  # importing transformers takes seconds
+@pytest.mark.parametrize(
+    ("module", "kind", "configuration"),
+    [
+        ("deepseek_v4", "DeepseekV4HyperConnection", "DeepseekV4Config"),
+        ("glm5_next", "Glm5NextTextHyperConnection", "Glm5NextTextConfig"),
+    ],
+)
+def test_hyper_connections_of_transformers_are_known(module, kind, configuration):
+    modeling = pytest.importorskip(f"transformers.models.{module}.modeling_{module}")
+    configurations = importlib.import_module(f"transformers.models.{module}.configuration_{module}")
+    config = getattr(configurations, configuration)(hidden_size=8, hc_mult=4)
+    connection = getattr(modeling, kind)(config)
     with torch.no_grad():
         for parameter in connection.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
