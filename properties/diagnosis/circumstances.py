@@ -102,6 +102,14 @@ def executions(frame: Frame, seed: int) -> list[Probe]:
         found.append(probe.mappings("mappings of 130 tokens", x[: frame.max_tokens], params, frame.emits, "execution"))
     if "block" in frame.offered:
         found += _blocks(source, n)
+    if "mappings" in frame.own or "block" in frame.offered:
+        x, params = source.state((source.few(3),), n, 3, seed=512, tame=True), source.params(n, 3, seed=513)
+        gates = params.bias[: 2 * n]
+        gates.copy_(1.5 * frame.depth * (1 - 2 * (torch.arange(2 * n) % 2)))  # beyond what exp can represent
+        if "mappings" in frame.own:
+            found.append(probe.mappings("saturated gates", x, params, frame.emits, "execution"))
+        else:
+            found.append(probe.block("saturated gates", x, params, source.branch(3, seed=514), "execution"))
     return found
 
 

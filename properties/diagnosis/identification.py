@@ -151,7 +151,8 @@ class Identification:
 
 def _slip(name: str) -> str:
     slip = CATALOGUE[name].slip.rstrip(".")
-    return slip[:1].lower() + slip[1:] if slip[1:2].islower() or slip[1:2] == " " else slip  # not NaN, H_res
+    word = slip.partition(" ")[0]
+    return slip[:1].lower() + slip[1:] if word == word.capitalize() and "_" not in word else slip  # not NaN, H_res
 
 
 def _is_difference(name: str, one: Identification) -> bool:
