@@ -12,7 +12,7 @@ import pytest
 from properties.counterexample import Counterexample
 from properties.known import PUBLISHED, Known, load, located
 from properties.law import all_laws
-from properties.published import ADAPTERS
+from properties.published import ADAPTERS, __main__
 from properties.published.table import PACKAGES, Run, cell, explanation, page
 from properties.report import Line
 
@@ -61,6 +61,28 @@ def test_a_known_failure_that_is_fixed_explains_nothing() -> None:
     assert explanation(line(KNOWN.law, "failed", "a sum"), [KNOWN]) is KNOWN  # found again by a search
     assert explanation(line(KNOWN.law, "failed", "fixed: remove this entry"), [KNOWN]) is None
     assert explanation(line(KNOWN.law, "error", "lost"), [KNOWN]) is None
+
+
+def test_the_page_is_there_after_every_implementation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interrupted run has found is not lost, and does not look finished."""
+    out, seen = tmp_path / "page.md", [""]
+
+    def run(name: str, report: Path, **options: object) -> Run:
+        seen.append(out.read_text() if out.is_file() else "")
+        if name == "mlx-lm":
+            raise KeyboardInterrupt
+        return Run(name, (line("manifold.x", "passed"),))
+
+    monkeypatch.setattr(__main__, "run", run)
+    arguments = ["--out", str(out), "--report", str(tmp_path)]
+    assert __main__.main(["mhc", "fla-naive", *arguments]) == 0
+    assert "Generated on" in out.read_text()
+    out.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        __main__.main(["mhc", "mlx-lm", "fla", *arguments])
+    assert "Unfinished, 2 of 3 implementations have not been run" in out.read_text()
+    assert "| mhc | float32 | 1/1 |" in out.read_text()
+    assert "| fla | not run: not yet |" in out.read_text()
 
 
 def test_every_module_names_its_packages() -> None:

@@ -51,6 +51,10 @@ class Run:
     trouble: str = ""
 
 
+NOT_YET = "not yet"
+"""The trouble of an adapter whose turn has not come."""
+
+
 def run(name: str, report: Path, *, known: Path | None, profile: str = "ci", seed: int | None = None) -> Run:
     """The laws on `published:name` in a process of its own; report.json and counterexamples go to `report`."""
     path = report / "report.json"
@@ -91,10 +95,12 @@ def cell(lines: Sequence[Line]) -> str:
 
 def page(runs: Sequence[Run], entries: Sequence[Known], packages: dict[str, str], day: str, profile: str) -> str:
     """The page, in Markdown. A failing cell is followed up in the list below the table."""
+    missing = sum(one.trouble == NOT_YET for one in runs)
+    begun = f"Unfinished, {missing} of {len(runs)} implementations have not been run: begun" if missing else "Generated"
     text = [
         "# Conformance of published implementations",
         "",
-        f"Generated on {day} by",
+        f"{begun} on {day} by",
         "",
         "    python -m properties.published --out docs/conformance.md",
         "",
