@@ -34,7 +34,7 @@ PACKAGES = {
     "mhc_mlx": ("mhc-mlx", "mlx"),
     "mlx_lm": ("mlx-lm", "mlx"),
     "mlx_mhc": ("mlx-mhc", "mlx"),
-    "tile_kernels": ("tile-kernels",),
+    "tile_kernels": ("tile-kernels", "tilelang"),
     "transformers_deepseek_v4": ("transformers",),
     "transformers_glm5_next": ("transformers",),
     "x_transformers": ("x-transformers",),
