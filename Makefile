@@ -39,7 +39,7 @@ seeds: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	$(BIN)/python -m properties.bench
 
-# The published implementations, all of them, in an environment of their own. Slow: Triton is interpreted.
+# The published implementations, all of them, in an environment of their own. 21 minutes of CPU time: Triton is interpreted.
 conformance: $(VENV)-conformance/installed
 	$(VENV)-conformance/bin/python -m properties.published --out docs/conformance.md
 

@@ -182,6 +182,7 @@ def assert_right(target: Implementation) -> None:
     ("name", "law", "found"),
     [
         ("Crashing", "manifold.last-axis-sums", "project raised ProcessDied: the worker was killed by SIGSEGV"),
+        ("Hungry", "manifold.last-axis-sums", "project raised TooMuchMemory: the worker took more than 96 MiB"),
         ("Lying", "manifold.last-axis-sums", "a sum of h_res over dim -1"),
         ("Raising", "manifold.last-axis-sums", "project raised ZeroDivisionError: no streams to speak of"),
         ("Naming", "manifold.last-axis-sums", "project is dict; expected a torch.Tensor"),
@@ -208,7 +209,7 @@ def test_a_crash_is_shrunk_to_its_smallest_input(wrong: Callable[[str], Implemen
 
 
 @pytest.mark.slow
-def test_a_hang_ends_and_makes_later_calls_less_patient(file: Path) -> None:
+def test_a_hang_ends_and_makes_later_calls_less_patient(file: Path, tmp_path: Path) -> None:
     hanging = isolated(f"{file}:Hanging", limits=Limits(call_seconds=2.5))
     messages: list[str] = []
     for _ in range(2):
@@ -218,6 +219,10 @@ def test_a_hang_ends_and_makes_later_calls_less_patient(file: Path) -> None:
         assert_right(hanging)
     assert messages[0] == "no answer within 2.5 s; the worker was stopped"
     assert "(shortened from 2.5 s after an earlier call never came back)" in messages[1]
+    failed = verdict(hanging, "manifold.last-axis-sums", tmp_path)
+    assert failed.reason.startswith("project raised NoAnswer: no answer within 2")
+    assert failed.counterexample is not None
+    assert_right(hanging)
 
 
 def test_prints_do_not_reach_the_wire(wrong: Callable[[str], Implementation]) -> None:

@@ -19,12 +19,13 @@ import mhc_ref
 from mhc_ref import Dialect, Params
 from properties.implementation import Implementation, Reference, offers
 from properties.law import all_laws
-from properties.process import Limits, build, protocol
+from properties.process import Limits, build, protocol, supervised
 from properties.process.__main__ import main as try_out
 from properties.process.client import Client, _attributes
 from properties.process.description import dialect_of
 from properties.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
 from properties.process.server import description, respond
+from properties.process.supervised import Supervised
 from properties.runner import Profile, Subject, Verdict, examine
 from properties.target import TargetError, resolve
 
@@ -235,7 +236,7 @@ def test_a_block_alone_cannot_be_served() -> None:
 # -- whose fault is it ------------------------------------------------------------------------------------------------
 
 SERVER = """
-import base64, ctypes, json, os, struct, sys
+import base64, ctypes, json, os, signal, struct, sys
 mode = sys.argv[1]
 
 def array(shape, value):
@@ -263,6 +264,7 @@ for line in sys.stdin:
         if shape[-1] == 2:
             if mode == "crashing": ctypes.string_at(0)
             if mode == "leaving": sys.stderr.write("out of ideas" + chr(10)); sys.exit(4)
+            if mode == "hanging": signal.pause()
             if mode == "hungry":
                 eaten = []
                 while True: eaten.append(bytearray(b"x" * (1 << 24)))
@@ -344,6 +346,8 @@ def test_a_failure_is_named_and_the_next_call_is_answered(
     ("mode", "law", "found"),
     [
         ("crashing", "manifold.last-axis-sums", "project raised ProcessDied: the process was killed by SIGSEGV"),
+        ("hanging", "manifold.last-axis-sums", "project raised NoAnswer: no answer within 0.2 s"),
+        ("hungry", "manifold.last-axis-sums", "project raised TooMuchMemory: the process took more than 64 MiB"),
         ("lying", "manifold.last-axis-sums", "a sum of h_res over dim -1"),
         ("raising", "manifold.last-axis-sums", "project raised ZeroDivisionError: no streams to speak of"),
         ("mutating", "execution.projection-leaves-its-input-alone", "logits after the call"),
@@ -351,7 +355,10 @@ def test_a_failure_is_named_and_the_next_call_is_answered(
     ],
 )
 def test_a_law_finds_it_with_its_input(server: str, tmp_path: Path, mode: str, law: str, found: str) -> None:
-    failed = verdict(build(f"{server} {mode}"), law, tmp_path)
+    target = build(f"{server} {mode}")
+    assert isinstance(target, Client)
+    target.session.process.limits = Limits(memory=64 << 20, call_seconds=0.2 if mode == "hanging" else 20)
+    failed = verdict(target, law, tmp_path)
     assert failed.status == "failed"
     assert failed.reason.startswith(found)
     assert failed.counterexample is not None
@@ -366,6 +373,20 @@ def test_a_hang_ends(server: str) -> None:
     target.session.process.start()
     with pytest.raises(protocol.NoAnswer, match=r"no answer within 0\.2 s; the process was stopped"):
         target.project(torch.zeros(1, 1, 1))
+
+
+def test_a_flood_that_is_slower_than_its_limit_is_no_mere_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory comes slowly the time is over first; the message says what else was going on."""
+    process = Supervised([sys.executable, "-S", "-c", "import signal; signal.pause()"], Limits(call_seconds=0.05))
+    process.start()
+    monkeypatch.setattr(supervised, "_resident", lambda pid: 1 << 20)
+    process.ready()
+    with pytest.raises(protocol.NoAnswer, match=r"the process was stopped$"):
+        process.wait_for_reply()
+    monkeypatch.setattr(supervised, "_resident", lambda pid: 1400 << 20)
+    with pytest.raises(protocol.NoAnswer, match=r"was stopped, with 1\.4 GiB more memory than at the start$"):
+        process.wait_for_reply()
+    process.stop()
 
 
 def test_servers_end_with_their_implementation(server: str) -> None:

@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from properties.counterexample import Counterexample
-from properties.known import PUBLISHED, Known, load, located
+from properties.implementation import Reference
+from properties.known import PUBLISHED, Known, load, located, verdict_for
 from properties.law import all_laws
-from properties.published import ADAPTERS
+from properties.published import ADAPTERS, __main__
 from properties.published.table import PACKAGES, Run, cell, explanation, page
 from properties.report import Line
+from properties.runner import Subject
 
 ROOT = Path(__file__).parent.parent
 FINDINGS = ROOT / "docs" / "findings.md"
@@ -63,6 +66,28 @@ def test_a_known_failure_that_is_fixed_explains_nothing() -> None:
     assert explanation(line(KNOWN.law, "error", "lost"), [KNOWN]) is None
 
 
+def test_the_page_is_there_after_every_implementation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interrupted run has found is not lost, and does not look finished."""
+    out, seen = tmp_path / "page.md", [""]
+
+    def run(name: str, report: Path, **options: object) -> Run:
+        seen.append(out.read_text() if out.is_file() else "")
+        if name == "mlx-lm":
+            raise KeyboardInterrupt
+        return Run(name, (line("manifold.x", "passed"),))
+
+    monkeypatch.setattr(__main__, "run", run)
+    arguments = ["--out", str(out), "--report", str(tmp_path)]
+    assert __main__.main(["mhc", "fla-naive", *arguments]) == 0
+    assert "Generated on" in out.read_text()
+    out.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        __main__.main(["mhc", "mlx-lm", "fla", *arguments])
+    assert "Unfinished, 2 of 3 implementations have not been run" in out.read_text()
+    assert "| mhc | float32 | 1/1 |" in out.read_text()
+    assert "| fla | not run: not yet |" in out.read_text()
+
+
 def test_every_module_names_its_packages() -> None:
     assert {module for module, _ in ADAPTERS.values()} == set(PACKAGES)
 
@@ -97,6 +122,18 @@ def test_a_stored_failure_is_a_small_file_about_its_law_and_is_explained(entry: 
     stored = Counterexample.load(entry.counterexample)
     assert (stored.law, stored.target) == (entry.law, entry.implementation)
     assert entry.counterexample.stat().st_size < 20_000
+
+
+@pytest.mark.parametrize("entry", load(PUBLISHED), ids=lambda one: f"{one.implementation}-{one.law}-{one.dtype}")
+def test_the_reference_satisfies_the_law_on_the_stored_case(entry: Known) -> None:
+    """So the law still reads what is stored, and it is the implementation that fails there."""
+    stored = Counterexample.load(entry.counterexample)
+    reference = Reference(stored.dialect, "reference")
+    subject = Subject(stored.target, reference, getattr(torch, stored.dtype), torch.device("cpu"))
+    found = verdict_for(entry, subject)
+    assert found.status == "failed", found.reason
+    assert found.reason.startswith("fixed: remove this entry")
+    assert "does not apply" not in found.reason
 
 
 def test_no_counterexample_is_left_without_an_entry() -> None:

@@ -118,7 +118,7 @@ class Supervised:
                         f"{self.what} took more than {size(self.limits.memory)} of memory and was stopped"
                     ) from None
                 if time.monotonic() - began >= seconds:
-                    raise NoAnswer(f"no answer within {seconds:g} s; {self.what} was stopped") from None
+                    raise NoAnswer(f"no answer within {seconds:g} s; {self.what} was stopped{self._taken()}") from None
                 continue
             if line is None:
                 raise ProcessDied(f"{self.what} {self._life.ending()}")
@@ -135,9 +135,14 @@ class Supervised:
             shorter = f" (shortened from {self.limits.call_seconds:g} s after an earlier call never came back)"
             note = shorter if patience < self.limits.call_seconds else ""
             self._hung = True
-            raise NoAnswer(f"no answer within {patience:g} s{note}; {self.what} was stopped") from None
+            raise NoAnswer(f"no answer within {patience:g} s{note}; {self.what} was stopped{self._taken()}") from None
         self._slowest = max(self._slowest, spent + seconds)
         return message, spent + seconds
+
+    def _taken(self) -> str:
+        """What it has taken since it was ready, in words: where memory comes slowly, a flood looks like a hang."""
+        taken = _resident(self.watched) - self._memory if self._memory else 0
+        return f", with {size(taken)} more memory than at the start" if taken >= self.limits.memory // 64 else ""
 
     def _parsed(self, line: bytes) -> dict[str, Any]:
         try:
@@ -243,7 +248,7 @@ def ended(status: int) -> str:
 
 def size(count: int) -> str:
     """Bytes in words."""
-    return f"{count / (1 << 30):g} GiB" if count >= 1 << 30 else f"{count / (1 << 20):g} MiB"
+    return f"{round(count / (1 << 30), 1):g} GiB" if count >= 1 << 30 else f"{round(count / (1 << 20)):g} MiB"
 
 
 def _resident(pid: int) -> int:

@@ -1,5 +1,8 @@
 """python -m properties.published: the laws on every published implementation, and the page of what came of it.
 
+The page is written after every implementation and says while it is unfinished; what a run that was stopped has found,
+`--reuse` does not run again.
+
 Exit 0: every law held or failed as known; 1: a law failed that is not known, or a known failure is fixed; 3: an adapter
 could not be run, or the harness failed.
 """
@@ -10,11 +13,12 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from properties.known import PUBLISHED, Known, write
 from properties.published import ADAPTERS
-from properties.published.table import Run, explanation, known_entries, page, read, run, today, versions
+from properties.published.table import NOT_YET, Run, explanation, known_entries, page, read, run, today, versions
 from properties.report import Line
 
 
@@ -35,6 +39,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--write-known", action="store_true", help="store what fails (with --search: found again)")
     parser.add_argument("--hypothesis-profile", dest="profile", default="ci", choices=("dev", "ci", "thorough"))
     parser.add_argument("--hypothesis-seed", dest="seed", type=int, metavar="N")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="implementations at a time (default: 1)")
     given = parser.parse_args(words)
     strange = [name for name in given.names if name not in ADAPTERS]
     if strange:
@@ -42,30 +47,44 @@ def main(words: list[str]) -> int:
     names = given.names or list(ADAPTERS)
     entries = known_entries(given.known)
     known = given.known if entries and not given.search else None
-    runs = []
-    for name in names:
+    packages = versions([ADAPTERS[name][0] for name in names])
+    runs = {name: Run(name, (), NOT_YET) for name in names}
+
+    def examined(name: str) -> tuple[Run, float]:
         started = time.monotonic()
         report = (given.report / name).absolute()
         found = read(name, report) if given.reuse else Run(name, ())
         if not found.lines:
             found = run(name, report, known=known, profile=given.profile, seed=given.seed)
-        runs.append(found)
-        bad = sum(unexplained(line, entries) for line in found.lines)
-        said = found.trouble or f"{len(found.lines)} verdicts, {bad} not as known"
-        print(f"{name}: {said} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
-    lines = [line for one in runs for line in one.lines]
+        return found, time.monotonic() - started
+
+    def show() -> None:
+        text = page(list(runs.values()), entries, packages, today(), given.profile)
+        if given.out:
+            given.out.parent.mkdir(parents=True, exist_ok=True)
+            given.out.write_text(text, encoding="utf-8")
+        elif all(one.trouble != NOT_YET for one in runs.values()):
+            print(text)
+
+    pool = ThreadPoolExecutor(given.jobs)
+    try:
+        for done in as_completed([pool.submit(examined, name) for name in names]):
+            found, seconds = done.result()
+            runs[found.name] = found
+            bad = sum(unexplained(line, entries) for line in found.lines)
+            said = found.trouble or f"{len(found.lines)} verdicts, {bad} not as known"
+            print(f"{found.name}: {said} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+            show()
+    finally:
+        pool.shutdown(cancel_futures=True)  # who interrupts this does not want the rest begun
+    lines = [line for one in runs.values() for line in one.lines]
     if given.write_known:
         entries = write(given.known, lines, keep=entries)
         print(f"{len(entries)} known failures: {given.known}", file=sys.stderr)
-    text = page(runs, entries, versions([ADAPTERS[name][0] for name in names]), today(), given.profile)
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+        show()
     if any(line.status != "error" and unexplained(line, entries) for line in lines):
         return 1
-    return 3 if any(one.trouble for one in runs) or any(line.status == "error" for line in lines) else 0
+    return 3 if any(one.trouble for one in runs.values()) or any(line.status == "error" for line in lines) else 0
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ PACKAGES = {
     "mhc_mlx": ("mhc-mlx", "mlx"),
     "mlx_lm": ("mlx-lm", "mlx"),
     "mlx_mhc": ("mlx-mhc", "mlx"),
-    "tile_kernels": ("tile-kernels",),
+    "tile_kernels": ("tile-kernels", "tilelang"),
     "transformers_deepseek_v4": ("transformers",),
     "transformers_glm5_next": ("transformers",),
     "x_transformers": ("x-transformers",),
@@ -49,6 +49,10 @@ class Run:
     name: str
     lines: tuple[Line, ...]
     trouble: str = ""
+
+
+NOT_YET = "not yet"
+"""The trouble of an adapter whose turn has not come."""
 
 
 def run(name: str, report: Path, *, known: Path | None, profile: str = "ci", seed: int | None = None) -> Run:
@@ -91,10 +95,12 @@ def cell(lines: Sequence[Line]) -> str:
 
 def page(runs: Sequence[Run], entries: Sequence[Known], packages: dict[str, str], day: str, profile: str) -> str:
     """The page, in Markdown. A failing cell is followed up in the list below the table."""
+    missing = sum(one.trouble == NOT_YET for one in runs)
+    begun = f"Unfinished, {missing} of {len(runs)} implementations have not been run: begun" if missing else "Generated"
     text = [
         "# Conformance of published implementations",
         "",
-        f"Generated on {day} by",
+        f"{begun} on {day} by",
         "",
         "    python -m properties.published --out docs/conformance.md",
         "",
