@@ -36,11 +36,12 @@ FAMILIES = ("manifold", "mixing", "coefficients", "block", "depth", "gradient", 
 Applies = Callable[[Dialect], str | None]
 """None where the law holds for the dialect, otherwise the reason why it does not."""
 
-Excuse = Callable[[Implementation], str | None]
-"""None where the law says something about what an implementation declares, otherwise the reason why it does not."""
+Excuse = Callable[[Implementation, torch.dtype], str | None]
+"""None where the law says something about what an implementation declares for states of a dtype, otherwise the reason
+why it does not."""
 
 
-def no_excuse(implementation: Implementation) -> str | None:
+def no_excuse(implementation: Implementation, dtype: torch.dtype) -> str | None:
     """Holds whatever is declared."""
     return None
 
@@ -123,7 +124,7 @@ class Law:
             return f"{self.capability} is not declared"
         if max(implementation.streams) < self.least_streams:
             return f"says nothing below n = {self.least_streams}"
-        reason = self.excuse(implementation)
+        reason = self.excuse(implementation, dtype)
         if reason:
             return reason
         name = str(dtype).removeprefix("torch.")

@@ -21,6 +21,7 @@ from properties.counterexample import Counterexample, versions
 from properties.device import device_of
 from properties.implementation import Implementation
 from properties.law import Law
+from properties.process.protocol import NoAnswer
 from properties.strategies import Setting
 from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, NoRoom, Trial
 
@@ -134,6 +135,10 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
             state.failure = broken
             state.case = case
             counterexample(law, subject, case, broken).save(path)
+            if isinstance(broken.__cause__, NoAnswer):
+                state.hangs += 1
+                if state.hangs > _HANGS:
+                    raise _Enough(broken) from broken
             raise
 
     # Hypothesis reads the source of a test, several times in every run: an eighth of the time of a cheap law.
@@ -154,11 +159,13 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         for index, (frame, examples) in enumerate(frames):
             search(frame, examples, index, bool(index) and not remembered)
     except LawBroken as broken:
-        if profile.shrink and state.case is not None:
+        if profile.shrink and state.case is not None and not state.hangs:
             fewer = _fewer_streams(state.case, subject.setting(law))
             broken = _with_fewer_streams(fewer, search, state, broken)
             counterexample(law, subject, state.case, broken).save(path)
         return _failed(law, subject, state, path, broken)
+    except _Enough as enough:
+        return _failed(law, subject, state, path, enough.broken)
     except FlakyFailure:
         if state.failure is None:
             raise
@@ -194,6 +201,18 @@ def _frames(setting: Setting, examples: float, by_streams: bool = True, most: in
     if len(setting.streams) == 1:
         return [(setting, max(3, round(examples)))]
     return [(setting, max(3, round(examples / 4))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
+
+
+_HANGS = 5
+"""How many calls without an answer shrinking may cost: each of them takes the whole time limit."""
+
+
+class _Enough(BaseException):
+    """A hang has been shrunk for long enough; through Hypothesis, which takes an `Exception` for a failure."""
+
+    def __init__(self, broken: LawBroken) -> None:
+        super().__init__()
+        self.broken = broken
 
 
 _TRIED_WITH_FEWER = 40
@@ -283,6 +302,7 @@ class _Progress:
     case: Case | None = None
     floor: float = 1.0
     no_room: str = ""
+    hangs: int = 0
 
     def clear_enough(self, ratio: float) -> bool:
         """Whether a failure is as plain as the first one was, so that shrinking does not end at a ratio of 1.01.

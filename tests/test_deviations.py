@@ -104,11 +104,13 @@ def observe_stack(dialect: Dialect, depth: int = 3, n: int = 3, channels: int = 
 
     def observe(implementation: Implementation) -> list[Tensor]:
         branches = [branch, torch.tanh, branch][:depth]
+        given = h.clone()
         return [
             implementation.layers(x, params, branches),
             implementation.expand(h, n),
             implementation.collapse(x, head[0] if head else None),
-            implementation.stack(h, [*params, *head], branches),
+            implementation.stack(given, [*params, *head], branches),
+            given,
         ]
 
     return observe

@@ -32,7 +32,7 @@ ONE_KIND = {
     "right wherever an oracle looks: what is compared are two calls that must agree": (
         *("state-strides-ignored", "mix-strides-ignored", "logits-strides-ignored", "token-axes-transposed"),
         *("no-grad-without-weight", "no-grad-in-bfloat16", "split-by-batch", "alignment-assumed", "atomic-additions"),
-        *("compiled-without-weight", "projection-buffer-reused"),
+        *("compiled-without-weight", "projection-buffer-reused", "stack-writes-into-its-input"),
     ),
     "shows at poisoned inputs alone, where there is no value to compare": ("nan-hidden",),
     "shows under one circumstance alone, which one law makes": (

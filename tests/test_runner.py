@@ -22,6 +22,7 @@ from properties.case import BranchSpec, Case
 from properties.counterexample import Counterexample
 from properties.implementation import Implementation, Reference
 from properties.law import Law, all_laws
+from properties.process.protocol import NoAnswer
 from properties.runner import HarnessError, Profile, Subject, Verdict, examine, explain, try_case
 from properties.strategies import projection_cases
 from properties.trial import FloatTruth, LawBroken, Trial
@@ -409,3 +410,19 @@ def test_derandomised_examples_are_the_same_in_every_run_and_others_for_every_la
     law, other = "manifold.agrees-with-oracle", "manifold.other-axis-sums"
     assert drawn(law, torch.float32, profile, tmp_path) == drawn(law, torch.float32, profile, tmp_path)
     assert drawn(law, torch.float32, profile, tmp_path) != drawn(other, torch.float32, profile, tmp_path)
+
+
+def test_an_implementation_that_never_answers_is_asked_a_few_times_only(tmp_path: Path) -> None:
+    asked = 0
+
+    def hangs(logits: Tensor) -> Tensor:
+        nonlocal asked
+        asked += 1
+        raise NoAnswer("still busy after 20 s")
+
+    found = verdict(Given("project", hangs), ORACLE, tmp_path, dataclasses.replace(QUICK, examples=60))
+    assert found.status == "failed"
+    assert "still busy after 20 s" in found.message
+    assert asked <= 8
+    assert found.counterexample is not None
+    assert Counterexample.load(found.counterexample).law == ORACLE.id

@@ -143,3 +143,12 @@ class CollapsedTwice(Deviant):
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
         once = super().collapse(x, params)
         return super().collapse(self.expand(once, x.shape[-2]), params)
+
+
+@collapse("stack-writes-into-its-input", f"{MUTATION}: a result that is returned in the storage of the embedding")
+class StackWritesIntoItsInput(Deviant):
+    """What the streams end as is written over h, which is then returned."""
+
+    def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        found = super().stack(h, params, branches)
+        return found if h.requires_grad or found.requires_grad else h.copy_(found)

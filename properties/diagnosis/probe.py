@@ -128,17 +128,17 @@ def layers(name: str, x: Tensor, params: tuple[Params, ...], branches: tuple[Bra
 
 
 def stack(name: str, h: Tensor, n: int, params: tuple[Params, ...], branches: tuple[BranchSpec, ...]) -> Probe:
-    """A whole stack, its branches recorded."""
+    """A whole stack, its branches recorded, and its input afterwards."""
 
     def run(view: View, h: Tensor, params: tuple[Params, ...], branches: tuple[BranchSpec, ...]) -> list[Tensor]:
-        return view.stack(h, params, branches)
+        return [*view.stack(h, params, branches), h]
 
     def predicted(
         judge: Judge, h: Tensor, params: tuple[Params, ...], branches: tuple[BranchSpec, ...]
     ) -> list[Approx]:
-        return judge.stack(h, n, params, branches)
+        return [*judge.stack(h, n, params, branches), Approx.exact(h)]
 
-    return Probe(name, "depth", h.dtype, (h, params, branches), run, predicted, (True,) * (len(branches) + 1))
+    return Probe(name, "depth", h.dtype, (h, params, branches), run, predicted, (True,) * (len(branches) + 2))
 
 
 def expand(name: str, h: Tensor, n: int) -> Probe:

@@ -111,7 +111,10 @@ def _verdict(found: Identification, implementation: Implementation, wanted: Sequ
         return "named"
     if all(name in {*said, *found.hidden} for name in wanted):
         return "tie"
-    if any(name in said for name in wanted) and set(found.deviations) <= set(wanted):
+    left = [name for name in wanted if name not in said]
+    if len(wanted) > 1 and found.differs and set(left) <= set(EQUIVALENT):
+        return "equivalent"
+    if len(left) < len(wanted) and set(found.deviations) <= set(wanted):
         return "missed"
     return "equivalent" if len(wanted) > 1 or wanted[0] in EQUIVALENT else "wrong"
 

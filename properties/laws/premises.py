@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from mhc_ref import Dialect
+from mhc_ref.projection import compute_dtype
 from properties.implementation import Implementation
 from properties.law import Applies, Excuse
 
@@ -80,7 +83,7 @@ def gated(dialect: Dialect) -> str | None:
 def takes_streams(n: int) -> Excuse:
     """The implementation accepts this very n."""
 
-    def check(implementation: Implementation) -> str | None:
+    def check(implementation: Implementation, dtype: torch.dtype) -> str | None:
         return None if n in implementation.streams else f"is about n = {n}, which is not accepted"
 
     return check
@@ -89,16 +92,18 @@ def takes_streams(n: int) -> Excuse:
 def tunes(*fields: str) -> Excuse:
     """`tuned` can change these fields."""
 
-    def check(implementation: Implementation) -> str | None:
+    def check(implementation: Implementation, dtype: torch.dtype) -> str | None:
         fixed = [field for field in fields if field not in implementation.tunable]
         return f"{', '.join(fixed)} cannot be tuned" if fixed else None
 
     return check
 
 
-def mixes_in_compute_dtype(implementation: Implementation) -> str | None:
-    """The residual path is summed in the compute dtype."""
-    return None if implementation.mixing == "compute" else "mixing in the dtype of the state has no derived bound"
+def mixes_in_compute_dtype(implementation: Implementation, dtype: torch.dtype) -> str | None:
+    """The residual path is summed in the compute dtype, which for states of that dtype it always is."""
+    if implementation.mixing == "compute" or compute_dtype(dtype) == dtype:
+        return None
+    return "mixing in a state's dtype below float32 has no derived bound"
 
 
 def exact_axis(dialect: Dialect) -> int:
