@@ -37,9 +37,13 @@ def runs(seeds: int, examples: int, only: list[str]) -> Iterator[Run]:
 
     frames: dict[str, list[tuple[str, str, int]]] = {}
     for name, control in controls.CATALOGUE.items():
-        possible = [preset for preset in PRESETS if control.applies(DIALECTS[preset])]
-        streams = controls.build(name, DIALECTS[possible[0]]).streams
-        frames[name] = list(itertools.product(possible, DTYPE_ORDER, streams))
+        frames[name] = [
+            (preset, dtype, n)
+            for preset in PRESETS
+            if control.applies(DIALECTS[preset])
+            for dtype in DTYPE_ORDER
+            for n in controls.build(name, DIALECTS[preset]).streams
+        ]
         random.Random(name).shuffle(frames[name])
     for number, (name, possible) in itertools.product(range(seeds), frames.items()):
         if not only or name in only:

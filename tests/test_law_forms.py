@@ -13,10 +13,11 @@ import torch
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, PAPER, RESIDUAL, Dialect, Mappings, Params
 from mhc_ref.block import gated_logits
-from properties.case import map_tensors
+from properties import controls
+from properties.case import Case, map_tensors
 from properties.implementation import Implementation, project_from_mappings
 from properties.law import all_laws
-from properties.runner import Profile, Subject, Verdict, examine
+from properties.runner import Profile, Subject, Verdict, examine, try_case
 
 QUICK = Profile(examples=16, derandomise=True, shrink=False)
 
@@ -217,3 +218,21 @@ def test_a_coarse_state_may_be_widened_wherever_it_is_used(tmp_path: Path) -> No
     part = offering("mappings", change=norm_after_matmul)
     law = "gradient.mappings-pull-back-to-state-and-parameters"
     assert verdict(law, part, tmp_path, torch.bfloat16).status == "passed"
+
+
+def test_a_gradient_beyond_the_compute_dtype_on_its_way_to_a_closed_gate_is_not_claimed() -> None:
+    """A line starved by e^-48: the 1/s^2 of scaling vectors is infinite in float32, and 0 times it is NaN."""
+    law = all_laws()["gradient.residual-path-pulls-back-by-the-transpose"]
+    n = 5
+    residual = torch.zeros(n, n)
+    residual[-1] = -48
+    params = Params(
+        torch.ones(2 * n, 2 * n + n * n), torch.cat([torch.zeros(2 * n), residual.flatten()]), torch.zeros(3), None
+    )
+    x = torch.arange(1.0, 2 * n + 1).reshape(1, n, 2).bfloat16()
+    case = Case(x=x, params=params, cotangent=torch.ones_like(x) * torch.tensor([1.0, 0.5]).bfloat16())
+    target = controls.build("scaling-vectors", PAPER)
+    subject = Subject("control:scaling-vectors", target, torch.bfloat16, torch.device("cpu"))
+    assert try_case(law, subject, case).worst == 0
+    gentle = case.with_(params=params._replace(bias=torch.zeros_like(params.bias)))
+    assert try_case(law, subject, gentle).claims > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from mhc_ref import PAPER
+from mhc_ref import PRESETS
 from properties import seeds
 from properties.controls import CATALOGUE, build
 from properties.kill import Task
@@ -17,8 +17,9 @@ def test_a_hundred_seeds_meet_every_control_in_all_presets_dtypes_and_streams() 
     found = list(runs(100, 4, []))
     assert [number for *_, number in found] == sorted(number for *_, number in found)
     assert {task.name for task, _, number in found if number == 99} == set(CATALOGUE)
+    assert all(n in build(task.name, PRESETS[task.preset]).streams for task, n, _ in found)
     linear = {(task.preset, task.dtype, n) for task, n, _ in found if task.name == "linear"}
-    assert len(linear) == min(100, len(seeds.PRESETS) * 3 * len(build("linear", PAPER).streams))
+    assert len(linear) == min(100, 3 * sum(len(build("linear", PRESETS[one]).streams) for one in seeds.PRESETS))
 
 
 def test_a_correct_implementation_has_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:

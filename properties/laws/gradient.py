@@ -13,7 +13,7 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.exact import Exact
 from properties import bounds
-from properties.bounds import Approx, Pullback
+from properties.bounds import INF, Approx, Pullback
 from properties.case import BranchSpec, Case, map_tensors
 from properties.implementation import Implementation, offers
 from properties.law import law
@@ -533,7 +533,8 @@ def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
 def residual_path_pulls_back_by_the_transpose(trial: Trial, case: Case) -> None:
     """With gates of 0 and F = 0 the gradient by x is A^T times the cotangent: what mixes forward mixes back.
 
-    x' = A x with a constant A; <A v, w> = <v, A^T w>. The residual path carries a gradient past any branch.
+    x' = A x with a constant A; <A v, w> = <v, A^T w>. The residual path carries a gradient past any branch. Nothing is
+    said of a token whose gradient by h_res is beyond the compute dtype on its way to the gate: infinity times 0 is NaN.
     """
 
     def forward(target: Implementation, x: Tensor) -> Any:
@@ -549,7 +550,18 @@ def residual_path_pulls_back_by_the_transpose(trial: Trial, case: Case) -> None:
     )
     size = torch.einsum("tij,tic->tjc", operator.value.abs(), wide(case.cotangent).abs())
     coarse = n + 2 + (3 if trial.implementation.mixing == "state" else 0)  # one rounding for each use of a stream
-    trial.within("the gradient by x", got, expected.value, expected.error + coarse * trial.rounding.state_unit * size)
+    error = expected.error + coarse * trial.rounding.state_unit * size
+    trial.within("the gradient by x", got, expected.value, torch.where(reaches_the_gates(trial, case), error, INF))
+
+
+def reaches_the_gates(trial: Trial, case: Case) -> Tensor:
+    """[tokens, 1, 1]: whether the gradient of A x by the residual logits has a bound, and so is a number."""
+    by_operator = torch.einsum("tic,tjc->tij", wide(case.cotangent), wide(case.x))
+    none = Approx.exact(torch.zeros(case.x.shape[:-1], dtype=torch.float64))
+    bars = none, none, Approx.exact(applied(by_operator, trial.dialect))
+    open_gates = case.params._replace(alpha=torch.ones_like(case.params.alpha))
+    pulled_back = bounds.coefficients_gradient(Approx.exact(case.x), open_gates, *bars, trial.dialect, trial.rounding)
+    return torch.isfinite(pulled_back.x.error).flatten(1).all(1).view(-1, 1, 1)
 
 
 @st.composite
