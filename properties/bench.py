@@ -14,6 +14,7 @@ per second with those of the same laws on the CPU.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import resource
 import statistics
@@ -134,7 +135,7 @@ def cost(law: Law, subject: Subject, profile: Profile) -> Cost:
 
 
 def until_caught(count: int) -> dict[str, float]:
-    """For every so many-th deviation of the catalogue the CPU seconds until a law fails, without shrinking.
+    """For every so many-th deviation of the catalogue the CPU seconds until a law fails, without shrinking; inf: none.
 
     The laws come in the order of a run, scouts first, in the profile dev, on one worker, in the first preset and dtype
     that show it.
@@ -150,6 +151,7 @@ def until_caught(count: int) -> dict[str, float]:
     for name in names[:: max(1, len(names) // count)]:
         task = Task("deviation", name, *home(name), PROFILES["dev"].examples, False, ())
         bench = Bench(task)
+        found[name] = math.inf
         began = time.process_time()
         for law in laws:
             if bench.examine(law, task.dtype).status == "failed":

@@ -238,7 +238,7 @@ def _with_fewer_streams(
             search(frame, _TRIED_WITH_FEWER, 1000 + number, False)
         except LawBroken as smaller:
             return smaller
-        except Exception:  # flaky, or a fault of ours: the failure that was found first stands
+        except (Exception, _Enough):  # flaky, a hang, or a fault of ours: the failure that was found first stands
             state.failure, state.case = kept
     return broken
 

@@ -2,9 +2,9 @@
 
     python -m properties.seeds --seeds 100        (make seeds)
 
-A seed tries all laws on every control in one preset, dtype and number of streams, which take turns: a hundred seeds
-meet all combinations of them. Seeds are the outer loop, so a run that `--seconds` cuts short has covered every control
-evenly; it says how far it got.
+A seed tries all laws on every control in one combination of preset, dtype and number of streams, the next seed in
+another one; there are about a hundred. Seeds are the outer loop, so a run that `--seconds` cuts short has covered every
+control evenly; it says how far it got.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import typer
 from properties.kill import DTYPE_ORDER, Bench, Task
 
 PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
-"""Taken in turn from seed to seed."""
+"""Those among which the seeds of a control change."""
 
 Run = tuple[Task, int, int]
 """A control in a preset and dtype, the number of streams, and the seed."""

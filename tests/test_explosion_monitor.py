@@ -253,7 +253,9 @@ def test_the_overhead_is_measured():
     ],
 )
 def test_hyper_connections_of_transformers_are_known(module, kind, configuration):
-    modeling = pytest.importorskip(f"transformers.models.{module}.modeling_{module}")
+    modeling = pytest.importorskip(
+        f"transformers.models.{module}.modeling_{module}", reason="the extra `published` is not installed"
+    )
     configurations = importlib.import_module(f"transformers.models.{module}.configuration_{module}")
     config = getattr(configurations, configuration)(hidden_size=8, hc_mult=4)
     connection = getattr(modeling, kind)(config)

@@ -23,7 +23,18 @@ from properties.counterexample import Counterexample
 from properties.implementation import Implementation, Reference
 from properties.law import Law, all_laws
 from properties.process.protocol import NoAnswer
-from properties.runner import HarnessError, Profile, Subject, Verdict, examine, explain, try_case
+from properties.runner import (
+    HarnessError,
+    Profile,
+    Subject,
+    Verdict,
+    _Enough,
+    _Progress,
+    _with_fewer_streams,
+    examine,
+    explain,
+    try_case,
+)
 from properties.strategies import projection_cases
 from properties.trial import FloatTruth, LawBroken, Trial
 
@@ -426,3 +437,15 @@ def test_an_implementation_that_never_answers_is_asked_a_few_times_only(tmp_path
     assert asked <= 8
     assert found.counterexample is not None
     assert Counterexample.load(found.counterexample).law == ORACLE.id
+
+
+def test_a_hang_with_fewer_streams_leaves_the_failure_that_was_found_first() -> None:
+    first, case = LawBroken("too large", ratio=2.0), Case(logits=torch.zeros(1, 4, 4))
+    state = _Progress(failure=first, case=case)
+
+    def search(*_: Any) -> None:
+        state.failure, state.case = LawBroken("still busy", ratio=math.inf), Case()
+        raise _Enough(state.failure)
+
+    assert _with_fewer_streams([subject(Reference(PAPER)).setting(SUMS)], search, state, first) is first
+    assert (state.failure, state.case) == (first, case)

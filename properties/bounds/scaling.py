@@ -363,6 +363,10 @@ def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:
     at most, whatever the sums: the last softmax forgets the scalings of its own lines and is 1/2-Lipschitz, and each
     half-step before it sets its scalings to minus a weighted mean of dZ and the other scalings.
 
+    What rounding can do to the result is added: a log-sum-exp of n terms errs by u (n + 8) and u times the sizes of its
+    terms and of itself, twice, as does the subtraction after it; scalings do not expand the sup-norm (see the head of
+    this module), so errors add up, and each of the m logarithms in the product can carry all of them.
+
     Raises:
         ValueError: for an exp start whose entries get an eps before any division, which is not covered, and where
             nothing is divided.
