@@ -58,6 +58,7 @@ class Row:
         errors: a harness error by law.
         exercised: the laws that applied.
         elsewhere: for each other dtype the law that sees it there, or the largest ratio of the laws above if none does.
+        stopped: whether it ends at its second kill, so that `killed` is a part of the laws that see it.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Row:
     errors: dict[str, str]
     exercised: list[str]
     elsewhere: dict[str, str | float] = field(default_factory=lambda: {})
+    stopped: bool = False
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -82,6 +84,7 @@ class Row:
 
     def renewed(self, old: Row, laws: set[str]) -> Row:
         """This row about `laws`, and the old one about all others."""
+        others = set(old.exercised) - laws
         keep = {law: kill for law, kill in old.killed.items() if law not in laws}
         errors = {law: error for law, error in old.errors.items() if law not in laws}
         exercised = [law for law in old.exercised if law not in laws]
@@ -95,6 +98,7 @@ class Row:
                 **before,
                 **{dtype: _plainer(seen, before.get(dtype)) for dtype, seen in self.elsewhere.items()},
             },
+            stopped=self.stopped or (old.stopped and bool(others)),
         )
 
     def cheapest(self) -> list[str]:
@@ -209,7 +213,7 @@ def row_of(task: Task) -> Row:
             seconds = round(time.process_time() - began, 3)
             ratio = round(verdict.worst_ratio, 3) if math.isfinite(verdict.worst_ratio) else None
             killed[law.id] = Kill(law.kind, verdict.examples, seconds, ratio)
-    row = Row(task.name, kind, task.preset, task.dtype, killed, errors, exercised)
+    row = Row(task.name, kind, task.preset, task.dtype, killed, errors, exercised, stopped=task.stop)
     return replace(row, elsewhere=elsewhere(bench, row)) if killed and kind != "control" else row
 
 
@@ -289,8 +293,8 @@ def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()
     return found
 
 
-def page(rows: list[Row], stopped: bool = False) -> str:
-    """The matrix as Markdown; `stopped` where rows end at their second kill."""
+def page(rows: list[Row]) -> str:
+    """The matrix as Markdown."""
     from properties.deviations import HIDDEN
     from properties.device import device_of
     from properties.law import all_laws
@@ -312,9 +316,11 @@ def page(rows: list[Row], stopped: bool = False) -> str:
         for dtype, ratio in row.elsewhere.items()
         if not isinstance(ratio, str)
     ]
-    command = "python -m properties.kill --out docs --stop" if stopped else "make kill"
+    stopped = sum(row.stopped for row in rows)
+    which = "A row" if stopped == len(deviations) else f"Of the rows {stopped} are from a run with `--stop`: such a row"
+    command = "python -m properties.kill --out docs --stop" if stopped == len(deviations) else "make kill"
     stopped_words = [
-        "A row ends at its second kill, of another kind, and a law that killed nothing by then is tried on one",
+        f"{which} ends at its second kill, of another kind, and a law that killed nothing by then is tried on one",
         "deviation after another until it does: counts are lower bounds. `make kill` tries all laws on all of them.",
     ]
     text = [
@@ -395,7 +401,7 @@ def main(
                     rows[row.key] = row.renewed(rows[row.key], set(row.killed))
     found = list(rows.values())
     save(out / "kill.json", found)
-    (out / "kill.md").write_text(page(found, stop))
+    (out / "kill.md").write_text(page(found))
     bad = [row.name for row in found if bool(row.killed) == (row.kind == "control") or row.errors]
     typer.echo(f"{len(found)} rows; to look at: {', '.join(bad) or 'none'}")
     raise typer.Exit(1 if bad else 0)

@@ -126,6 +126,22 @@ def test_what_another_law_sees_in_another_dtype_is_kept(
     assert new.elsewhere.get("bfloat16") == kept
 
 
+def test_a_row_that_was_stopped_stays_so_until_all_its_laws_have_been_tried() -> None:
+    old = row(exercised=["a", "b"], stopped=True)
+    assert row(exercised=["a"]).renewed(old, {"a"}).stopped
+    assert not row(exercised=["a", "b", "c"]).renewed(old, {"a", "b", "c"}).stopped
+    assert row(exercised=["a"], stopped=True).renewed(row(exercised=["a", "b"]), {"a"}).stopped
+
+
+def test_the_page_says_which_command_made_it_and_what_it_left_out() -> None:
+    whole, short = row(exercised=["a", "b"]), row(name="two", stopped=True)
+    assert "Made by `make kill`" in page([whole])
+    assert "lower bounds" not in page([whole])
+    assert "--stop`: every deviation" in page([short])
+    assert "\nA row ends at its second kill" in page([short])
+    assert "\nOf the rows 1 are from a run with `--stop`: such a row ends" in page([whole, short])
+
+
 def test_rows_survive_the_file(tmp_path: Path) -> None:
     rows = [row(killed={"a": ORACLE}, elsewhere={"bfloat16": 0.5, "float32": "a"}), row(name="two")]
     save(tmp_path / "kill.json", rows)
