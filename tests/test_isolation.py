@@ -340,6 +340,15 @@ def test_laws_judge_the_reference_as_in_process(reference: Implementation, tmp_p
 
 
 @pytest.mark.slow
+def test_an_import_that_takes_all_memory_is_ended(tmp_path: Path) -> None:
+    path = tmp_path / "hungry.py"
+    path.write_text("HELD = []\nwhile len(HELD) < 64:\n    HELD.append(b'x' * (64 << 20))\nraise MemoryError\n")
+    message = "while the worker imported it: the worker took more than 1 GiB of memory and was stopped"
+    with pytest.raises(TargetError, match=message):
+        isolated(f"{path}:Mine", limits=Limits(start_memory=1 << 30))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -16,8 +16,9 @@ import base64
 import binascii
 import functools
 import math
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ REFUSALS = ("bad-request", "unknown-method")
 """Kinds of error that say that the two sides do not understand each other; every other kind is the implementation's."""
 
 
+def _physical() -> int:
+    """Bytes of memory of this machine; 16 GiB where that cannot be found out."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # no sysconf (Windows), or it does not know
+        return 16 << 30
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a call may take.
@@ -51,11 +60,14 @@ class Limits:
         start_seconds: until a process has started, its imports included.
         memory: bytes of resident memory on top of what the process held when it was ready. Address space is not
             limited: torch and CUDA reserve far more of it than they use.
+        start_memory: bytes of resident memory until then: half of the machine's, so that an import which takes all
+            there is ends alone, while one that loads a model has room.
     """
 
     call_seconds: float = 20.0
     start_seconds: float = 180.0
     memory: int = 4 << 30
+    start_memory: int = field(default_factory=lambda: _physical() // 2)
 
 
 class ProcessFailure(Exception):

@@ -49,7 +49,8 @@ class Supervised:
         self._life: _Life | None = None
         self._hung = False
         self._slowest = 0.0
-        self._memory = 0
+        self._held = 0  # bytes that do not count against `_most`
+        self._most = 0
 
     @property
     def running(self) -> bool:
@@ -83,12 +84,12 @@ class Supervised:
         except OSError as error:
             raise ProcessDied(f"{self.what} could not be started: {error}") from error
         self.watched = self._life.pid
-        self._memory = 0
+        self._held, self._most = 0, self.limits.start_memory
         self._finalizer = weakref.finalize(self, self._life.end)
 
     def ready(self) -> None:
         """Take what it holds now as its own; only memory on top of that counts against the limit."""
-        self._memory = _resident(self.watched)
+        self._held, self._most = _resident(self.watched), self.limits.memory
 
     def stop(self) -> None:
         """Kill it and everything it started."""
@@ -113,9 +114,9 @@ class Supervised:
             try:
                 line = self._life.inbox.get(timeout=min(_TICK, seconds))
             except queue.Empty:
-                if self._memory and _resident(self.watched) - self._memory > self.limits.memory:
+                if _resident(self.watched) - self._held > self._most:
                     raise TooMuchMemory(
-                        f"{self.what} took more than {size(self.limits.memory)} of memory and was stopped"
+                        f"{self.what} took more than {size(self._most)} of memory and was stopped"
                     ) from None
                 if time.monotonic() - began >= seconds:
                     raise NoAnswer(f"no answer within {seconds:g} s; {self.what} was stopped{self._taken()}") from None
@@ -141,7 +142,7 @@ class Supervised:
 
     def _taken(self) -> str:
         """What it has taken since it was ready, in words: where memory comes slowly, a flood looks like a hang."""
-        taken = _resident(self.watched) - self._memory if self._memory else 0
+        taken = _resident(self.watched) - self._held if self._held else 0
         return f", with {size(taken)} more memory than at the start" if taken >= self.limits.memory // 64 else ""
 
     def _parsed(self, line: bytes) -> dict[str, Any]:
