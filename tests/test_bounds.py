@@ -25,7 +25,7 @@ from properties.case import BranchSpec, Case
 from properties.controls import CATALOGUE, build
 from properties.implementation import Implementation, Reference, parameter_dtype
 from properties.laws.coefficients import coefficients
-from properties.laws.gradient import block_gradient
+from properties.laws.gradient_block import block_gradient
 from properties.laws.manifold import odds, started_logarithms
 from properties.laws.mixing import applied, combined
 from properties.trial import FloatTruth, LawBroken, Trial, wide
@@ -240,7 +240,7 @@ def block_gradient_findings(
     case = block_case(dialect, dtype, n, channels, tokens, seed)
     parts = [part for part in case.params if part is not None]
     controls = controls_for(dialect, products)
-    bound = block_gradient(case, dialect, trial_of(next(iter(controls.values())), dtype))
+    bound = block_gradient(case, trial_of(next(iter(controls.values())), dtype))
     for name, control in controls.items():
         leaves = [part.clone().requires_grad_() for part in (case.x, *parts)]
         out = control.block(leaves[0], Params(*leaves[1:]), case.branch)
@@ -323,13 +323,18 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 RUNS = [
     (stages, title, dtype)
     for stages, title, dtype in itertools.product(TOKENS, DIALECTS, DTYPES)
-    if dtype != "bfloat16" or stages == "mappings"  # logits are float32 for bfloat16 states
+    if dtype != "bfloat16" or not stages.startswith("projection")  # logits are float32 for bfloat16 states
 ]
 
 
 @pytest.mark.parametrize(
     ("stages", "title", "dtype"),
-    [pytest.param(*run, marks=[pytest.mark.slow] * (run[1] not in PRESETS)) for run in RUNS],
+    [
+        pytest.param(
+            *run, marks=[pytest.mark.slow] * (run[1] not in PRESETS or run[::2] == ("block gradient", "bfloat16"))
+        )
+        for run in RUNS
+    ],
 )
 def test_no_correct_arithmetic_exceeds_its_bound(stages: str, title: str, dtype: str) -> None:
     soundness(stages, title, DTYPES[dtype], STREAMS[DTYPES[dtype]], TOKENS[stages])
@@ -543,7 +548,7 @@ def test_gradient_values_of_coefficients_are_those_of_autograd(title: str, n: in
 def test_gradient_values_of_a_block_are_those_of_autograd(title: str, n: int) -> None:
     dialect = {**PRESETS, **DIALECTS}[title]
     case = block_case(dialect, torch.float64, n, 3, 6, 0)
-    bound = block_gradient(case, dialect, trial_of(Reference(dialect), torch.float64))
+    bound = block_gradient(case, trial_of(Reference(dialect), torch.float64))
     leaves = [part.clone().requires_grad_() for part in (case.x, *case.params)]
     out = mhc_ref.block(leaves[0], Params(*leaves[1:]), case.branch, dialect)
     exact = torch.autograd.grad(out, leaves, case.cotangent, allow_unused=True, materialize_grads=True)

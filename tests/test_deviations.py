@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, RESIDUAL, Dialect, Params
 from mhc_ref.block import residual_size
+from properties.case import map_tensors
 from properties.deviations import CATALOGUE, HIDDEN, build
 from properties.deviations.catalogue import Kind
 from properties.deviations.deviant import Deviant
@@ -126,6 +127,19 @@ def observe_gradient(dialect: Dialect, scale: float, n: int = 4, channels: int =
         result = implementation.block(inputs[0], Params(*inputs[1:]), branch)
         gradients = torch.autograd.grad(result, inputs, cotangent, allow_unused=True)
         return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, gradients, strict=True)]
+
+    return observe
+
+
+def observe_stack_gradient(dialect: Dialect, n: int = 3, channels: int = 4) -> Callable[..., list[Tensor]]:
+    every = [generic_params(dialect, n, channels, seed=20 * k) for k in range(2 + (dialect.collapse == "head"))]
+    h, cotangent = normal(5, channels, seed=8), normal(5, channels, seed=9)
+
+    def observe(implementation: Implementation) -> list[Tensor]:
+        given = map_tensors(every, lambda part: part.clone().requires_grad_())
+        inputs = [h.clone().requires_grad_(), *(part for one in given for part in one if part is not None)]
+        result = implementation.stack(inputs[0], given, [branch, torch.tanh])
+        return list(torch.autograd.grad(result, inputs, cotangent, allow_unused=True, materialize_grads=True))
 
     return observe
 
@@ -251,6 +265,7 @@ def probes(dialect: Dialect) -> dict[str, list[Probe]]:
     forward += [Probe("block, steep", observe_block(dialect, 4, 3, 7, 4.0)), Probe("stack", observe_stack(dialect))]
     gradient = [Probe(f"gradient {scale}", observe_gradient(dialect, scale)) for scale in (1.0, 4.0)]
     gradient += [Probe(f"projection gradient {s}", observe_projection_gradient(dialect, s)) for s in (1.0, 4.0)]
+    gradient += [Probe("stack gradient", observe_stack_gradient(dialect))]
     execution = [
         Probe("inputs afterwards", observe_purity(dialect)),
         Probe("repeated calls", observe_calls(dialect)),

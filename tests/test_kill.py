@@ -26,7 +26,7 @@ ONE_KIND = {
     ),
     "a backward pass that is wrong by itself is linear and keeps the shifts: only the derivative's value tells": (
         *("rms-detached", "rms-backward-eps", "branch-input-detached", "post-backward-sigma", "half-gradient"),
-        *("post-backward-without-scale", "gradient-in-bfloat16", "recompute-in-bfloat16"),
+        *("post-backward-without-scale", "gradient-in-bfloat16", "recompute-in-bfloat16", "head-detached"),
     ),
     "h_post of other, equally likely values: only the oracle knows which": ("post-of-mixed",),
     "right wherever an oracle looks: what is compared are two calls that must agree": (

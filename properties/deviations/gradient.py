@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from mhc_ref import Mappings, Params
+from mhc_ref import Branch, Mappings, Params
 from properties.deviations.catalogue import MUTATION, iterates, mixes, projects, slip
 from properties.deviations.deviant import DIM, Deviant, with_gradient_of
 
@@ -257,3 +260,47 @@ class RecomputeInBfloat16(Deviant):
         )
         pairs = zip(super().mappings(x, params), super().mappings(x, rounded), strict=True)
         return Mappings(*(with_gradient_of(value, recomputed) for value, recomputed in pairs))
+
+
+# Of many layers
+
+
+@gradient("layers-detached", f"{MUTATION}: truncated backpropagation, left in")
+class LayersDetached(Deviant):
+    """No gradient passes from a block to the one before it."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        for k, (one, branch) in enumerate(zip(params, branches, strict=True)):
+            x = self.block(x.detach() if k else x, one, branch)
+        return x
+
+
+@gradient("checkpoint-late-binding", f"{MUTATION}: a closure over the loop variable, called again to recompute")
+class CheckpointLateBinding(Deviant):
+    """The backward pass recomputes every block with the parameters of the last."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        for one, branch in zip(params, branches, strict=True):
+
+            def run(state: Tensor, branch: Branch = branch) -> Tensor:
+                return self.block(state, one, branch)  # noqa: B023  # the slip
+
+            x = checkpoint(run, x, use_reentrant=False)
+        return x
+
+
+@gradient("copies-detached", f"{MUTATION}: n buffers, the first of them the embedding itself")
+class CopiesDetached(Deviant):
+    """The input receives a gradient from the first of its copies alone."""
+
+    def expand(self, h: Tensor, n: int) -> Tensor:
+        copies = super().expand(h, n)
+        return torch.cat([copies[..., :1, :], copies[..., 1:, :].detach()], -2)
+
+
+@gradient("head-detached", f"{MUTATION}: the head's weights under torch.no_grad()", lambda d: d.collapse == "head")
+class HeadDetached(Deviant):
+    """The parameters of the head receive no gradient, nor does the state through its weights."""
+
+    def head(self, x: Tensor, params: Params) -> Tensor:
+        return super().head(x, params).detach()

@@ -11,7 +11,7 @@ from mhc_ref import Params
 from properties.bounds import Approx
 from properties.case import BranchSpec
 from properties.diagnosis import probe
-from properties.diagnosis.exam import Source
+from properties.diagnosis.exam import Source, ends_as_declared
 from properties.diagnosis.judge import Judge
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import Frame, View
@@ -38,6 +38,15 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
         found.append(
             Probe("the gradient of a block", "gradient", frame.dtype, inputs, _pull_block, _pulled_block, narrow)
         )
+    if ends_as_declared(frame):
+        params = tuple(source.params(n, 3, seed=310 + 10 * k) for k in range(2 + frame.head))
+        branches = tuple(source.branch(3, seed=340 + k) for k in range(2))
+        h, cotangent = (source.normal(source.few(3), 3, seed=350 + k).to(frame.dtype) for k in range(2))
+        narrow = (True, *(False for one in params for part in one if part is not None))
+        inputs = h, n, params, branches, cotangent
+        found.append(
+            Probe("the gradient of a stack", "gradient", frame.dtype, inputs, _pull_stack, _pulled_stack, narrow)
+        )
     return found
 
 
@@ -58,6 +67,19 @@ def _pull_block(view: View, x: Tensor, params: Params, branch: BranchSpec, cotan
 
 def _pulled_block(judge: Judge, x: Tensor, params: Params, branch: BranchSpec, cotangent: Tensor) -> list[Approx]:
     return judge.block_gradient(x, params, branch, cotangent)
+
+
+def _pull_stack(
+    view: View, h: Tensor, n: int, params: tuple[Params, ...], branches: tuple[BranchSpec, ...], cotangent: Tensor
+) -> list[Tensor]:
+    leaves = [h.requires_grad_(), *(part.requires_grad_() for one in params for part in one if part is not None)]
+    return _pull(view.stack(leaves[0], params, branches)[-1], leaves, cotangent)
+
+
+def _pulled_stack(
+    judge: Judge, h: Tensor, n: int, params: tuple[Params, ...], branches: tuple[BranchSpec, ...], cotangent: Tensor
+) -> list[Approx]:
+    return judge.stack_gradient(h, n, params, branches, cotangent)
 
 
 def _pull(output: Tensor, leaves: list[Tensor], cotangent: Tensor) -> list[Tensor]:

@@ -153,9 +153,13 @@ def _deep(source: Source, n: int) -> Iterator[Probe]:
         yield probe.expand("expand", source.normal(source.few(5), 4, seed=160).to(frame.dtype), n)
     if "collapse" in frame.own:
         yield probe.collapse("collapse", source.state((source.few(5),), n, 4, seed=170, tame=True), *head(175))
-    # what is derived ends in the collapse that was declared, not in one that the target computes
-    if "stack" in frame.own or ("stack" in frame.offered and "collapse" in frame.own):
+    if ends_as_declared(frame):
         params = tuple(source.params(n, 4, seed=180 + 10 * k) for k in range(2))
         branches = tuple(source.branch(4, seed=200 + k) for k in range(2))
         h = source.normal(source.few(4), 4, seed=210).to(frame.dtype)
         yield probe.stack("a stack of 2 layers", h, n, (*params, *head(200)), branches)
+
+
+def ends_as_declared(frame: Frame) -> bool:
+    """Whether the end of a stack says something about the target: what is derived collapses as it was declared."""
+    return "stack" in frame.own or ("stack" in frame.offered and "collapse" in frame.own)

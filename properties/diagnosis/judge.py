@@ -13,10 +13,11 @@ from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.case import BranchSpec, Case
 from properties.implementation import Mixing, Products, Reference
-from properties.laws.block import branch_input
-from properties.laws.coefficients import Coefficients, coefficients
+from properties.laws.block import branch_input, passed
+from properties.laws.coefficients import coefficients
 from properties.laws.depth import collapse_of
-from properties.laws.gradient import block_gradient
+from properties.laws.gradient_block import block_gradient
+from properties.laws.gradient_depth import stack_pullback
 from properties.laws.mixing import applied, combined
 from properties.trial import FloatTruth, Trial, wide
 
@@ -68,11 +69,9 @@ class Judge:
 
     def block(self, x: Tensor | Approx, params: Params, branch: BranchSpec) -> list[Approx]:
         """The branch input and the next state, for a branch that scales every channel."""
-        state = _flat(x)
         tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
-        h = coefficients(state, params, self.dialect, self.rounding)
-        u = branch_input(state, h, self.trial)
-        return [_shaped(u, tokens), _shaped(self._next(state, u, h, branch), tokens)]
+        way = passed(_flat(x), params, branch, self.trial)
+        return [_shaped(way.u, tokens), _shaped(way.x, tokens)]
 
     def layers(self, x: Tensor | Approx, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Approx]:
         """Every branch input, and the state in the end."""
@@ -109,18 +108,24 @@ class Judge:
     def block_gradient(self, x: Tensor, params: Params, branch: BranchSpec, cotangent: Tensor) -> list[Approx]:
         """d <cotangent, block> / d x and every parameter that there is."""
         case = Case(x=x, params=params, branch=branch, cotangent=cotangent)
-        found = block_gradient(case, self.dialect, self.trial)
+        found = block_gradient(case, self.trial)
         names = [name for name, part in params._asdict().items() if part is not None]
         return [bounds.stored(found.x, self.rounding), *(getattr(found, name) for name in names)]
 
-    def _next(self, state: Approx, u: Approx, h: Coefficients, branch: BranchSpec) -> Approx:
-        slope = wide(branch.weight).abs() if branch.weight is not None else torch.ones(1, dtype=torch.float64)
-        y = branch(u.value)
-        error = bounds.stored(Approx(y, slope * u.error + 2 * self.rounding.unit * y.abs()), self.rounding).error
-        operator = Approx(applied(h.res.value, self.dialect), applied(h.res.error, self.dialect))
-        out = combined(state, operator, self.trial, y, h.post)
-        reach = h.post.value.abs() + h.post.error
-        return Approx(out.value, out.error + reach.unsqueeze(-1) * error.unsqueeze(-2))
+    def stack_gradient(
+        self, h: Tensor, n: int, params: Sequence[Params], branches: Sequence[BranchSpec], cotangent: Tensor
+    ) -> list[Approx]:
+        """d <cotangent, stack> / d h and every parameter that there is, layer by layer; the head's last."""
+        blocks, head = tuple(params[: len(branches)]), tuple(params[len(branches) :])
+        case = Case(h=h, n=n, params=blocks, branches=tuple(branches), head=head, cotangent=cotangent)
+        by_h, found = stack_pullback(case, self.trial)
+        every = [
+            getattr(back, name)
+            for one, back in zip(params, found, strict=True)
+            for name, part in one._asdict().items()
+            if part is not None
+        ]
+        return [bounds.stored(by_h, self.rounding), *every]
 
 
 def _flat(x: Tensor | Approx) -> Approx:

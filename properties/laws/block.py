@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
@@ -14,7 +16,7 @@ from properties.bounds import Approx
 from properties.case import BranchSpec, Case
 from properties.implementation import parameter_dtype
 from properties.law import law
-from properties.laws.coefficients import Coefficients, bound_of
+from properties.laws.coefficients import Coefficients, bound_of, coefficients
 from properties.laws.mixing import applied, combined, mixed
 from properties.laws.premises import free_matrix, takes_streams
 from properties.strategies import Setting, block_cases, channel_count, permutations_of, states, streams
@@ -34,6 +36,37 @@ def branch_input(x: Tensor | Approx, h: Coefficients, trial: Trial) -> Approx:
     """h_pre x as the branch must see it, in the dtype of the state."""
     state = x if isinstance(x, Approx) else Approx.exact(x)
     return bounds.stored(bounds.weighted_sum(h.pre, state, trial.rounding), trial.rounding)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A block on the way forward: its mappings, what its branch reads and gives, and the next state."""
+
+    h: Coefficients
+    u: Approx
+    y: Approx
+    x: Approx
+
+
+def passed(state: Approx, params: Params, branch: BranchSpec, trial: Trial) -> Passage:
+    """A block that computes its branch in the dtype of the state, from a state with a bound."""
+    r = trial.rounding
+    h = coefficients(state, params, trial.dialect, r)
+    u = branch_input(state, h, trial)
+    y = branch(u.value)
+    y = bounds.stored(Approx(y, slope_of(branch, u.value.shape[-1]).abs() * u.error + 2 * r.unit * y.abs()), r)
+    operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
+    return Passage(h, u, y, combined(state, operator, trial, y, h.post))
+
+
+def slope_of(branch: BranchSpec, channels: int) -> Tensor:
+    """dF/du of a branch, [C]: constant, but for tanh, where it is what |dF/du| is at most."""
+    ones = torch.ones(channels, dtype=torch.float64)
+    if branch.kind == "identity":
+        return ones
+    if branch.kind in ("scale", "tanh") and branch.weight is not None:
+        return wide(branch.weight) * ones
+    return 0 * ones
 
 
 def one_call(trial: Trial, seen: list[Seen], count: int = 1) -> None:

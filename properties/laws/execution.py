@@ -22,7 +22,7 @@ from properties.implementation import Implementation, offers
 from properties.law import law
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
-from properties.laws.gradient import differentiable
+from properties.laws.gradient_mappings import differentiable
 from properties.laws.mixing import applied, combined, matrix_cases
 from properties.laws.premises import depends_on_logits
 from properties.strategies import (

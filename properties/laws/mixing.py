@@ -42,7 +42,11 @@ def mixed(x: Tensor, h_res: Approx, trial: Trial) -> Approx:
 
 
 def combined(
-    x: Tensor | Approx, operator: Approx, trial: Trial, y: Tensor | None = None, h_post: Approx | None = None
+    x: Tensor | Approx,
+    operator: Approx,
+    trial: Trial,
+    y: Tensor | Approx | None = None,
+    h_post: Approx | None = None,
 ) -> Approx:
     """A x + h_post^T y, rounded into the dtype of the state: gamma_{n+3} of the sum of magnitudes, errors of the
     factors.
@@ -57,10 +61,13 @@ def combined(
     spread = (operator.value.abs() + operator.error) @ size
     own = operator.error @ size + operator.value.abs() @ state.error
     if y is not None and h_post is not None:
-        out, weight = wide(y).unsqueeze(-2), h_post.value.unsqueeze(-1)
+        given = y if isinstance(y, Approx) else Approx.exact(y)
+        out, moved = given.value.unsqueeze(-2), given.error.unsqueeze(-2)
+        weight = h_post.value.unsqueeze(-1)
+        reach = weight.abs() + h_post.error.unsqueeze(-1)
         value = value + weight * out
-        spread = spread + (weight.abs() + h_post.error.unsqueeze(-1)) * out.abs()
-        own = own + h_post.error.unsqueeze(-1) * out.abs()
+        spread = spread + reach * (out.abs() + moved)
+        own = own + h_post.error.unsqueeze(-1) * out.abs() + reach * moved
     n = state.value.shape[-2]
     coarse = 4.04 * r.state_unit if trial.implementation.mixing == "state" else 0.0
     return bounds.stored(Approx(value, own + (r.dot(n + 3) + coarse) * spread + (n + 1) * (r.tiny + r.state_tiny)), r)

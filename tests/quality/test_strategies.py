@@ -16,7 +16,10 @@ from torch import Tensor
 from mhc_ref import DEEPSEEK_V4, PAPER, Dialect, project
 from mhc_ref.block import gated_logits
 from properties.case import Case, map_tensors
-from properties.laws.gradient import block_pulls, coefficient_pulls, projection_pulls
+from properties.laws.gradient import projection_pulls
+from properties.laws.gradient_block import block_pulls
+from properties.laws.gradient_depth import constant_stacks, layered_pulls
+from properties.laws.gradient_mappings import coefficient_pulls
 from properties.laws.mixing import mixing_cases, permuted_state
 from properties.strategies import Setting, block_cases, coefficient_cases, projection_cases
 from properties.trial import wide
@@ -40,6 +43,8 @@ STRATEGIES: dict[str, Callable[[], SearchStrategy[Case]]] = {
     "projection pull": lambda: projection_pulls(FRAME),
     "coefficient pull": lambda: coefficient_pulls(FRAME),
     "block pull": lambda: block_pulls(FRAME),
+    "layered pull": lambda: layered_pulls(FRAME),
+    "constant stack": lambda: constant_stacks(FRAME),
 }
 """What the laws draw from, in the frame of an implementation that accepts everything."""
 
@@ -136,6 +141,11 @@ def sensitive(case: Case) -> bool:
     return dynamic(case) > 0.1
 
 
+def first_is_dynamic(case: Case) -> bool:
+    """The first of several layers moves its logits with the state."""
+    return len(case.params) > 1 and dynamic(case.with_(params=case.params[0])) > 0.1
+
+
 def unsaturated(case: Case) -> bool:
     """Some gate of pre or post is neither nearly 0 nor nearly 1."""
     n = case.x.shape[-2]
@@ -196,6 +206,11 @@ REQUIRED: list[tuple[str, str, Callable[[Case], Any], float]] = [
     ("coefficient pull", "phi moves the logits", sensitive, 0.40),
     ("block pull", "a dense cotangent", lambda c: dense(c.cotangent), 0.20),
     ("block pull", "distinct streams", distinct_streams, 0.50),
+    ("layered pull", "several layers on distinct streams", lambda c: len(c.params) > 1 and distinct_streams(c), 0.20),
+    ("layered pull", "a first layer whose mappings depend on the state", first_is_dynamic, 0.20),
+    ("layered pull", "a dense cotangent", lambda c: dense(c.cotangent), 0.20),
+    ("constant stack", "several layers and streams", lambda c: len(c.params) > 1 and c.n > 1, 0.20),
+    ("constant stack", "a branch that is not zero", lambda c: any(b.kind != "zero" for b in c.branches), 0.40),
 ]
 
 

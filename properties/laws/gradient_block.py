@@ -1,0 +1,279 @@
+"""Gradients of a whole block and of its parts, by the state and by every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Params
+from mhc_ref.exact import Exact
+from properties import bounds
+from properties.bounds import INF, Approx, Pullback
+from properties.case import BranchSpec, Case, map_tensors
+from properties.implementation import Implementation, offers
+from properties.law import law
+from properties.laws.block import passed, slope_of
+from properties.laws.coefficients import coefficients
+from properties.laws.gradient_mappings import NAMES, differentiable, judge_entrywise, listed, unit, unit_params
+from properties.laws.mixing import applied, matrix_cases
+from properties.laws.premises import mixes, mixes_in_compute_dtype
+from properties.strategies import TAME, Setting, branch_of, coefficient_cases, cotangent_for
+from properties.trial import Trial, wide
+
+
+@st.composite
+def block_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """A block with a branch whose derivative is known, and a cotangent of its output."""
+    small = setting.with_(streams=tuple(n for n in setting.streams if n <= 4) or setting.streams[:1])
+    case = draw(coefficient_cases(small, most=2, scales=(1.0, 30.0), patterns=TAME))
+    branch = draw(branch_of(setting, case.x.shape[-1], ("zero", "identity", "scale", "constant")))
+    return case.with_(branch=branch, cotangent=draw(cotangent_for(tuple(case.x.shape), setting.dtype)))
+
+
+def block_gradient(case: Case, trial: Trial) -> Pullback:
+    """The pullback of the case's cotangent by its state and its parameters."""
+    return block_pullback(Approx.exact(case.x), case.params, case.branch, Approx.exact(case.cotangent), trial)
+
+
+def block_pullback(state: Approx, params: Params, branch: BranchSpec, g: Approx, trial: Trial) -> Pullback:
+    """The pullback of x' = A x + h_post^T F(h_pre x) by x [tokens, n, C] and the parameters, for a cotangent g of x'.
+
+    The chain rule, every stage with the errors of what it is given, the state's and the cotangent's among them, and its
+    own. The branch is one whose derivative is known: zero, identity, scale or constant.
+    """
+    r = trial.rounding
+    n, channels = state.value.shape[-2:]
+    way = passed(state, params, branch, trial)
+    slope = Approx.exact(slope_of(branch, channels))
+    g_y = bounds.stored(bounds.contracted("ti,tic->tc", way.h.post, g, n, r), r)
+    g_u = bounds.stored(bounds.times(slope.expanded(g_y), g_y, r), r)
+    post = bounds.contracted("tic,tc->ti", g, way.y, channels, r)
+    outer = bounds.contracted("tic,tjc->tij", g, state, channels, r)
+    res = Approx(applied(outer.value, trial.dialect), applied(outer.error, trial.dialect))
+    operator = Approx(applied(way.h.res.value, trial.dialect), applied(way.h.res.error, trial.dialect))
+    direct = bounds.stored(bounds.contracted("tij,tic->tjc", operator, g, n, r), r)
+    mixed = torch.einsum("tij,tic->tjc", operator.value.abs(), g.value.abs())
+    return read_pullback(state, params, way.h.pre, g_u, trial, post, res, (direct, mixed))
+
+
+def read_pullback(
+    state: Approx,
+    params: Params,
+    h_pre: Approx,
+    g_u: Approx,
+    trial: Trial,
+    post: Approx | None = None,
+    res: Approx | None = None,
+    residual: tuple[Approx, Tensor] | None = None,
+) -> Pullback:
+    """The pullback of u = h_pre x for a cotangent of u [tokens, C], and of what else the block makes of its state.
+
+    `post` and `res` are cotangents of the other mappings, `residual` the gradient by x past the branch and the sum of
+    magnitudes in it; a head has none of them.
+
+    A state below float32 sums the gradients of its uses in its own dtype: one for every stream that it is mixed into,
+    one for the branch, and the mappings', which are counted where they arise.
+    """
+    r = trial.rounding
+    tokens, n, channels = state.value.shape
+    pre = bounds.contracted("tc,tjc->tj", g_u, state, channels, r)
+    post = post or Approx.exact(torch.zeros(tokens, n))
+    res = res or Approx.exact(torch.zeros(tokens, n, n))
+    through = bounds.coefficients_gradient(state, params, pre, post, res, trial.dialect, r)
+    read = bounds.stored(bounds.contracted("tj,tc->tjc", h_pre, g_u, 1, r), r)
+    mapped = bounds.stored(through.x, r)
+    direct, mixed = residual or (None, torch.zeros(()))
+    total = bounds.plus(*([direct] if direct else []), read, mapped, r=r)
+    size = mixed + read.value.abs() + mapped.value.abs() + total.error
+    return through._replace(x=Approx(total.value, total.error + (n + 2) * r.state_unit * size))
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("block",),
+    cases=block_pulls,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    cost=1.5,
+)
+def block_pulls_back_to_state_and_parameters(trial: Trial, case: Case) -> None:
+    """The gradients of a whole block by its state and its parameters are exact.
+
+    Three paths lead back to x: through A^T, through h_pre and the branch, and through the mappings; mixing errors
+    come from all.
+    """
+
+    def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
+        return target.block(x, Params(*parts), case.branch)
+
+    got = trial.pull("block", [case.x, *differentiable(case.params)], [case.cotangent], run)
+    bound = block_gradient(case, trial)
+    for name, one in zip(NAMES, got, strict=False):
+        expected: Approx = getattr(bound, name)
+        expected = Approx(expected.value.reshape(one.shape), expected.error.reshape(one.shape))
+        judge_entrywise(
+            trial,
+            f"the gradient by {name}",
+            one,
+            expected,
+            partial(exact_block_entry, trial, case, name),
+        )
+
+
+def exact_block_entry(trial: Trial, case: Case, name: str, index: tuple[int, ...]) -> float:
+    """mpmath's d <cotangent, block> / d (that entry)."""
+    exact = Exact(trial.dialect)
+    value, slope = exact_branch(exact, case.branch)
+    dparams = None if name == "x" else unit_params(case.params, name, index)
+    total = 0.0
+    for token in [index[0]] if name == "x" else range(case.x.shape[0]):
+        dx = unit(case.x[token], index[1:]) if name == "x" else None
+        x = wide(case.x[token]).tolist()
+        _, tangent = exact.block_derivative(x, listed(case.params), value, dx, dparams, slope)
+        total += paired(case.cotangent[token], tangent)
+    return total
+
+
+def exact_branch(exact: Exact, branch: BranchSpec) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+    """F(u) and its derivative along du, in mpmath, of a branch whose derivative is known."""
+    weight = [] if branch.weight is None else [exact.mp.mpf(w) for w in wide(branch.weight).tolist()]
+
+    def value(u: Any) -> Any:
+        if branch.kind == "constant":
+            return weight
+        return slope(u, u)
+
+    def slope(u: Any, du: Any) -> Any:
+        if branch.kind == "identity":
+            return list(du)
+        if branch.kind == "scale":
+            return [w * a for w, a in zip(weight, du, strict=True)]
+        return [exact.mp.mpf(0) for _ in u]
+
+    return value, slope
+
+
+def paired(cotangent: Tensor, tangent: Any) -> float:
+    """<cotangent, tangent>, the tangent in mpmath, as nested lists or as one."""
+    flat = [value for row in tangent for value in row] if isinstance(tangent[0], list) else tangent
+    return float(sum(bar * value for bar, value in zip(wide(cotangent).flatten().tolist(), flat, strict=True)))
+
+
+@st.composite
+def mixing_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """Any h_post, h_res, state and branch output, and cotangents of what post and pre make of them."""
+    case = draw(matrix_cases(setting))
+    tokens, _, channels = case.x.shape
+    pulls = (tuple(case.x.shape), (tokens, channels))
+    return case.with_(cotangents=tuple(draw(cotangent_for(shape, setting.dtype)) for shape in pulls))
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("post",),
+    cases=mixing_pulls,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    cost=1.5,
+)
+def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
+    """The gradients of pre and post by state, branch output and mappings are those of their sums of products.
+
+    Both are bilinear: the gradient by one factor is the cotangent contracted with the other, in the compute dtype; that
+    by a state, which may be the sum of a contribution from every stream, is rounded to the state's dtype once for each.
+    """
+    r = trial.rounding
+    n, channels = case.x.shape[-2:]
+    x, y, h_post = Approx.exact(case.x), Approx.exact(case.y), Approx.exact(case.h_post)
+    operator = Approx.exact(applied(case.h_res, trial.dialect))
+    bar, read = (Approx.exact(one) for one in case.cotangents)
+
+    def by_state(equation: str, left: Approx, right: Approx, count: int) -> Approx:
+        summed = bounds.contracted(equation, left, right, count, r)
+        size = torch.einsum(equation, left.value.abs(), right.value.abs())
+        return Approx(summed.value, summed.error + (n + 1) * (r.state_unit * size + r.state_tiny))
+
+    outer = bounds.contracted("tic,tjc->tij", bar, x, channels, r)
+    h_res = Approx(applied(outer.value, trial.dialect), applied(outer.error, trial.dialect))
+    if mixes(trial.dialect):  # the identity need not be read
+        h_res = Approx(h_res.value, torch.full_like(h_res.error, float("inf")))
+    expected = {
+        "post": (
+            ("the state", by_state("tij,tic->tjc", operator, bar, n)),
+            ("the branch output", by_state("ti,tic->tc", h_post, bar, n)),
+            ("h_post", bounds.contracted("tic,tc->ti", bar, y, channels, r)),
+            ("h_res", h_res),
+        ),
+        "pre": (
+            ("the state", by_state("tj,tc->tjc", h_post, read, 1)),
+            ("h_pre", bounds.contracted("tc,tjc->tj", read, x, channels, r)),
+        ),
+    }
+    given = {"post": ([case.x, case.y, case.h_post, case.h_res], bar), "pre": ([case.x, case.h_post], read)}
+    for k, method in enumerate(("post", "pre")):
+        if method not in offers(trial.implementation):
+            continue
+
+        def run(target: Implementation, *parts: Tensor, method: str = method) -> Any:
+            return getattr(target, method)(*parts)
+
+        got = trial.pull(method, given[method][0], [case.cotangents[k]], run)
+        for (name, exact), one in zip(expected[method], got, strict=True):
+            trial.within(f"the gradient of {method} by {name}", one, exact.value, exact.error)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block",),
+    cases=lambda s: residual_pulls(s),
+    gradient=True,
+    blind=("implicit-backward", "norm-missing"),
+)
+def residual_path_pulls_back_by_the_transpose(trial: Trial, case: Case) -> None:
+    """With gates of 0 and F = 0 the gradient by x is A^T times the cotangent: what mixes forward mixes back.
+
+    x' = A x with a constant A; <A v, w> = <v, A^T w>. The residual path carries a gradient past any branch. Nothing is
+    said of a token whose gradient by h_res is beyond the compute dtype on its way to the gate: infinity times 0 is NaN.
+    """
+
+    def forward(target: Implementation, x: Tensor) -> Any:
+        return target.block(x, map_tensors(case.params, lambda part: part.to(x.device)), BranchSpec("zero"))
+
+    got = trial.pull("block", [case.x], [case.cotangent], forward)[0]
+    h = coefficients(Approx.exact(case.x), case.params, trial.dialect, trial.rounding)
+    res = Approx(trial.truth.mappings(case.x, case.params).res, h.res.error)
+    operator = Approx(applied(res.value, trial.dialect), applied(res.error, trial.dialect))
+    n = case.x.shape[-2]
+    expected = bounds.stored(
+        bounds.contracted("tij,tic->tjc", operator, Approx.exact(case.cotangent), n, trial.rounding), trial.rounding
+    )
+    size = torch.einsum("tij,tic->tjc", operator.value.abs(), wide(case.cotangent).abs())
+    coarse = n + 2 + (3 if trial.implementation.mixing == "state" else 0)  # one rounding for each use of a stream
+    error = expected.error + coarse * trial.rounding.state_unit * size
+    trial.within("the gradient by x", got, expected.value, torch.where(reaches_the_gates(trial, case), error, INF))
+
+
+def reaches_the_gates(trial: Trial, case: Case) -> Tensor:
+    """[tokens, 1, 1]: whether the gradient of A x by the residual logits has a bound, and so is a number."""
+    by_operator = torch.einsum("tic,tjc->tij", wide(case.cotangent), wide(case.x))
+    none = Approx.exact(torch.zeros(case.x.shape[:-1], dtype=torch.float64))
+    bars = none, none, Approx.exact(applied(by_operator, trial.dialect))
+    open_gates = case.params._replace(alpha=torch.ones_like(case.params.alpha))
+    pulled_back = bounds.coefficients_gradient(Approx.exact(case.x), open_gates, *bars, trial.dialect, trial.rounding)
+    return torch.isfinite(pulled_back.x.error).flatten(1).all(1).view(-1, 1, 1)
+
+
+@st.composite
+def residual_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """A state, parameters with gates of 0, and a cotangent."""
+    case = draw(coefficient_cases(setting, most=2, scales=(1.0, 30.0), gates=(0.0,)))
+    return case.with_(cotangent=draw(cotangent_for(tuple(case.x.shape), setting.dtype)))

@@ -1,0 +1,275 @@
+"""Gradients through many blocks: by the state that enters, and by the parameters of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Params
+from mhc_ref.exact import Exact
+from properties import bounds
+from properties.bounds import Approx, Pullback
+from properties.case import Case
+from properties.implementation import Implementation
+from properties.law import law
+from properties.laws.block import passed
+from properties.laws.coefficients import coefficients
+from properties.laws.depth import collapse_of
+from properties.laws.gradient_block import block_pullback, exact_branch, paired, read_pullback
+from properties.laws.gradient_mappings import differentiable, judge_entrywise, listed, unit, unit_params
+from properties.laws.premises import mixes_in_compute_dtype
+from properties.strategies import (
+    TAME,
+    Setting,
+    branch_of,
+    channel_count,
+    coarse,
+    cotangent_for,
+    params_of,
+    seeds,
+    states,
+    streams,
+)
+from properties.trial import Trial, wide
+
+LINEAR = ("scale", "identity", "constant", "zero")
+"""Branches whose derivative is known."""
+
+GATES = (1.0, 0.5, 0.0)
+
+
+@st.composite
+def layered_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """A state, one to three blocks, and a cotangent of the state that they leave."""
+    n = draw(streams(setting, 1, 4))
+    channels = draw(channel_count(7))
+    depth = draw(st.integers(1, 3))
+    x = draw(states(setting, n, channels, most=2, scales=(1.0, 30.0)))
+    params = tuple(draw(params_of(setting, n, channels, gates=GATES, patterns=TAME)) for _ in range(depth))
+    branches = tuple(draw(branch_of(setting, channels, LINEAR)) for _ in range(depth))
+    return Case(x=x, params=params, branches=branches, cotangent=draw(cotangent_for(tuple(x.shape), setting.dtype)))
+
+
+@st.composite
+def stacked_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """One stream h, one to three blocks and the parameters of a head where there is one, and a cotangent."""
+    case = draw(layered_pulls(setting))
+    n, channels = case.x.shape[-2:]
+    head = ()
+    if setting.dialect.collapse == "head":
+        head = (draw(params_of(setting, n, channels, gates=GATES, patterns=TAME)),)
+    h = case.x[:, 0].clone()
+    return Case(h=h, n=n, params=case.params, branches=case.branches, head=head, cotangent=case.cotangent[:, 0].clone())
+
+
+def forward(state: Approx, case: Case, trial: Trial) -> list[Approx]:
+    """The state before each layer, and after the last."""
+    states = [state]
+    for params, branch in zip(case.params, case.branches, strict=True):
+        states.append(passed(states[-1], params, branch, trial).x)
+    return states
+
+
+def backward(states: Sequence[Approx], cotangent: Approx, case: Case, trial: Trial) -> list[Pullback]:
+    """The pullbacks of the layers, each for the cotangent that the one after it left."""
+    found: list[Pullback] = []
+    for state, params, branch in zip(states[-2::-1], case.params[::-1], case.branches[::-1], strict=True):
+        # A cotangent that passes from block to block is a state's gradient, and is kept in the state's dtype.
+        back = block_pullback(state, params, branch, cotangent, trial)
+        cotangent = bounds.stored(back.x, trial.rounding)
+        found.append(back._replace(x=cotangent))
+    return found[::-1]
+
+
+def expanded(h: Tensor, n: int) -> Approx:
+    """n copies of h."""
+    return Approx.exact(wide(h).unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]).contiguous())
+
+
+def collapse_pullback(state: Approx, cotangent: Tensor, trial: Trial, head: Params | None = None) -> Pullback | Approx:
+    """The pullback of a sum or a mean by the streams, or that of a head by the streams and its parameters."""
+    g = Approx.exact(cotangent)
+    if head is not None:
+        h = coefficients(state, head, trial.dialect, trial.rounding)
+        return read_pullback(state, head, h.pre, g, trial)
+    n = state.value.shape[-2]
+    share = 1.0 if trial.dialect.collapse == "sum" else 1.0 / n
+    weights = Approx.exact(torch.full(state.value.shape[:-1], share, dtype=torch.float64))
+    by_stream = bounds.contracted("tn,tc->tnc", weights, g, 1, trial.rounding)
+    return bounds.stored(by_stream, trial.rounding)
+
+
+def stack_pullback(case: Case, trial: Trial) -> tuple[Approx, list[Pullback]]:
+    """The gradient by h, and the pullbacks of the layers and of the head.
+
+    n copies send n gradients back, which a state below float32 adds up in its own dtype: at most n roundings.
+    """
+    r = trial.rounding
+    states = forward(expanded(case.h, case.n), case, trial)
+    after = collapse_pullback(states[-1], case.cotangent, trial, *case.head)
+    cotangent = after if isinstance(after, Approx) else bounds.stored(after.x, r)
+    found = backward(states, cotangent, case, trial)
+    ones = Approx.exact(torch.ones(case.n))
+    summed = bounds.contracted("tnc,n->tc", found[0].x, ones, case.n, r)
+    size = found[0].x.value.abs().sum(-2) + summed.error
+    by_h = Approx(summed.value, summed.error + case.n * (r.state_unit * size + r.state_tiny))
+    return by_h, [*found, *([after] if isinstance(after, Pullback) else [])]
+
+
+def regrouped(parts: Sequence[Tensor], like: Sequence[Params]) -> tuple[Params, ...]:
+    """Flat parameters as the parameters of each layer."""
+    rest = iter(parts)
+    return tuple(
+        Params(*(None if part is None else next(rest) for part in one))  # pyright: ignore[reportArgumentType]
+        for one in like
+    )
+
+
+def judge_layers(
+    trial: Trial, case: Case, got: Sequence[Tensor], by_input: tuple[str, Approx], layers: Sequence[Pullback]
+) -> None:
+    """Compare the gradients by the input and by the parameters of every layer, in the order in which they were
+    asked for."""
+    every: tuple[Params, ...] = (*case.params, *case.head) if hasattr(case, "head") else case.params
+    name, expected = by_input
+    wanted = [(f"the gradient by {name}", -1, name, expected)]
+    for layer, (params, back) in enumerate(zip(every, layers, strict=True)):
+        where = f"of layer {layer}" if layer < len(case.params) else "of the head"
+        wanted += [
+            (f"the gradient by {part} {where}", layer, part, getattr(back, part))
+            for part, value in params._asdict().items()
+            if value is not None
+        ]
+    for one, (what, layer, part, expected) in zip(got, wanted, strict=True):
+        shaped = Approx(expected.value.reshape(one.shape), expected.error.reshape(one.shape))
+        judge_entrywise(trial, what, one, shaped, partial(exact_depth_entry, trial, case, layer, part))
+
+
+def exact_depth_entry(trial: Trial, case: Case, layer: int, part: str, index: tuple[int, ...]) -> float:
+    """mpmath's d <cotangent, layers or stack> / d (that entry of the input, or of a parameter of that layer)."""
+    exact = Exact(trial.dialect)
+    stacked = hasattr(case, "h")
+    every: tuple[Params, ...] = (*case.params, *case.head) if stacked else case.params
+    branches = [exact_branch(exact, branch) for branch in case.branches]
+    start: Tensor = case.h if stacked else case.x
+    directions = None
+    if layer >= 0:  # zeros but in one entry of one layer
+        directions = [unit_params(params, part if k == layer else "", index) for k, params in enumerate(every)]
+    total = 0.0
+    for token in [index[0]] if layer < 0 else range(len(start)):
+        dstart = unit(start[token], index[1:]) if layer < 0 else None
+        given = (wide(start[token]).tolist(), [listed(one) for one in every], [value for value, _ in branches])
+        along = (dstart, directions, [slope for _, slope in branches])
+        if stacked:
+            _, tangent = exact.stack_derivative(*given, *along, case.n)
+        else:
+            _, tangent = exact.layers_derivative(*given, *along)
+        total += paired(case.cotangent[token], tangent)
+    return total
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("layers",),
+    cases=layered_pulls,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    cost=3,
+)
+def layers_pull_back_to_the_state_and_every_layer(trial: Trial, case: Case) -> None:
+    """The gradients of L blocks by the state that enters and by the parameters of every layer are exact.
+
+    The chain rule from block to block: the cotangent that a block hands back is the one that the block before is pulled
+    back by. Errors of the states grow forwards, those of the cotangents backwards (`block_pullback`).
+    """
+
+    def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
+        return target.layers(x, regrouped(parts, case.params), case.branches)
+
+    given = [part for one in case.params for part in differentiable(one)]
+    got = trial.pull("layers", [case.x, *given], [case.cotangent], run)
+    states = forward(Approx.exact(case.x), case, trial)
+    found = backward(states, Approx.exact(case.cotangent), case, trial)
+    judge_layers(trial, case, got, ("x", found[0].x), found)
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("stack",),
+    cases=stacked_pulls,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    cost=3,
+)
+def stack_pulls_back_to_its_input_and_every_layer(trial: Trial, case: Case) -> None:
+    """The gradients of a whole stack by its input and by the parameters of every layer, and of a head, are exact.
+
+    The collapse pulls a cotangent back to every stream, the layers carry those back one by one, and the n copies of the
+    input add theirs up.
+    """
+
+    def run(target: Implementation, h: Tensor, *parts: Tensor) -> Any:
+        return target.stack(h, regrouped(parts, (*case.params, *case.head)), case.branches)
+
+    given = [part for one in (*case.params, *case.head) for part in differentiable(one)]
+    got = trial.pull("stack", [case.h, *given], [case.cotangent], run)
+    by_h, found = stack_pullback(case, trial)
+    judge_layers(trial, case, got, ("h", by_h), found)
+
+
+@st.composite
+def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
+    """A stack whose mappings depend on biases alone, whose branches scale every channel, and a cotangent."""
+    n = draw(streams(setting, 1, 4))
+    channels = draw(channel_count(7))
+    depth = draw(st.integers(1, 3))
+    head = setting.dialect.collapse == "head"
+    every = tuple(draw(params_of(setting, n, channels, patterns=TAME)) for _ in range(depth + head))
+    still = tuple(one._replace(phi=torch.zeros_like(one.phi)) for one in every)
+    branches = tuple(draw(branch_of(setting, channels, ("scale", "identity", "zero"))) for _ in range(depth))
+    tokens = draw(st.integers(1, 2))
+    h = torch.tensor(coarse(draw(seeds), tokens, channels) + 0.5).to(setting.dtype)
+    cotangent = draw(cotangent_for((tokens, channels), setting.dtype))
+    return Case(h=h, n=n, params=still[:depth], branches=branches, head=still[depth:], cotangent=cotangent)
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("stack",),
+    cases=constant_stacks,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    cost=3,
+    blind=("h-res-transposed", "norm-missing", "implicit-backward"),
+)
+def constant_stacks_pull_back_as_they_push_forward(trial: Trial, case: Case) -> None:
+    """With phi = 0 and branches that scale channels, the gradient by the input is the stack of the cotangent.
+
+    Mappings that do not depend on the state make the stack linear, and every channel goes its own way through the same
+    streams: h_c becomes s_c h_c, so the Jacobian is diagonal and its own transpose. Whoever cuts a path backwards that
+    is open forwards, between layers, at the copies or at the collapse, breaks it.
+    """
+    every = (*case.params, *case.head)
+
+    def run(target: Implementation, h: Tensor) -> Any:
+        return target.stack(h, tuple(Params(*(_to(part, h) for part in one)) for one in every), case.branches)  # pyright: ignore[reportArgumentType]
+
+    back = trial.pull("stack", [case.h], [case.cotangent], run)[0]
+    there, _ = trial.stack(case.cotangent, every, case.branches)
+    states = forward(expanded(case.cotangent, case.n), case, trial)
+    pushed = collapse_of(states[-1], trial, *case.head)
+    by_h, _ = stack_pullback(case, trial)
+    trial.within("the gradient by h", back, wide(there), pushed.error + by_h.error)
+
+
+def _to(part: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if part is None else part.to(like.device)

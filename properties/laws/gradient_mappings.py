@@ -1,0 +1,195 @@
+"""Gradients of the mappings by state and parameters."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Params
+from mhc_ref.exact import Exact
+from properties import bounds
+from properties.bounds import Approx
+from properties.case import Case
+from properties.implementation import Implementation
+from properties.law import law
+from properties.strategies import TAME, Setting, coefficient_cases, cotangent_for, seeds
+from properties.trial import Trial, wide
+
+GENTLE = (1.0, 30.0, 1e-3, 1e-4)
+"""Sizes of states: among them those at which an eps of 1e-6 is no longer negligible, where backward passes forget
+it."""
+
+
+NAMES = ("x", "phi", "bias", "alpha", "norm_weight")
+
+
+@st.composite
+def coefficient_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """x, params and a cotangent for each mapping; any of them may be zero (an output that is not used)."""
+    small = setting.with_(streams=tuple(n for n in setting.streams if n <= 4) or setting.streams[:1])
+    case = draw(coefficient_cases(small, most=2, scales=GENTLE, patterns=TAME))
+    tokens, n = case.x.shape[:2]
+    dtype = setting.parameter_dtype
+    used = draw(st.sampled_from(((1, 1, 1), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0))))
+    shapes = ((tokens, n), (tokens, n), (tokens, n, n))
+    pulls = tuple(draw(cotangent_for(shape, dtype)) * on for shape, on in zip(shapes, used, strict=True))
+    return case.with_(cotangents=pulls)
+
+
+def differentiable(params: Params) -> list[Tensor]:
+    """The parameters that there are, in the order of `NAMES`."""
+    return [part for part in params if part is not None]
+
+
+def pull_coefficients(trial: Trial, case: Case) -> list[Tensor]:
+    """The implementation's gradients by x and every parameter."""
+    emitted = [k for k, name in enumerate(("pre", "post", "res")) if name in trial.implementation.emits]
+
+    def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
+        found = target.mappings(x, Params(*parts))
+        return tuple(found[k] for k in emitted)
+
+    return trial.pull("mappings", [case.x, *differentiable(case.params)], [case.cotangents[k] for k in emitted], run)
+
+
+def listed(params: Params) -> Any:
+    """The parameters as nested lists of floats, for mpmath."""
+    return Params(*(None if part is None else wide(part).tolist() for part in params))  # pyright: ignore[reportArgumentType]
+
+
+def unit(like: Tensor, index: tuple[int, ...]) -> list[Any]:
+    """Zeros of that shape but for a 1 at the index: the direction of one entry."""
+    zeros = torch.zeros(like.shape, dtype=torch.float64)
+    zeros[index] = 1.0
+    return zeros.tolist()
+
+
+def unit_params(params: Params, name: str, index: tuple[int, ...]) -> Any:
+    """The direction of one entry of one parameter."""
+    directions = {
+        other: None if part is None else unit(part, index) if other == name else torch.zeros_like(wide(part)).tolist()
+        for other, part in params._asdict().items()
+    }
+    return Params(**directions)  # pyright: ignore[reportArgumentType]
+
+
+def exact_entry(trial: Trial, case: Case, name: str, index: tuple[int, ...]) -> float:
+    """mpmath's d <cotangents, mappings> / d (that entry), for one entry of x or of a parameter."""
+    exact = Exact(trial.dialect)
+    total = 0.0
+    params = listed(case.params)
+    dparams = None if name == "x" else unit_params(case.params, name, index)
+    for token in [index[0]] if name == "x" else range(case.x.shape[0]):
+        dx = unit(case.x[token], index[1:]) if name == "x" else None
+        _, tangents = exact.mappings_derivative(wide(case.x[token]).tolist(), params, dx, dparams)
+        for k, (part, tangent) in enumerate(zip(("pre", "post", "res"), tangents, strict=True)):
+            if part in trial.implementation.emits:
+                bars = wide(case.cotangents[k][token]).flatten().tolist()
+                flat = [v for row in tangent for v in row] if part == "res" else tangent
+                total += float(sum(bar * value for bar, value in zip(bars, flat, strict=True)))
+    return total
+
+
+@law(kind="oracle", stage="state", needs=("mappings",), cases=coefficient_pulls, gradient=True, cost=1.5)
+def mappings_pull_back_to_state_and_parameters(trial: Trial, case: Case) -> None:
+    """The gradients of the mappings by x, phi, bias, alpha and norm weight are exact, whichever outputs are used.
+
+    The chain rule through norm, projection, gates, sigmoids and the unrolled iteration; a detached stage, a constant
+    rms or another eps in the backward pass moves them. Errors are composed stage by stage
+    (`bounds.coefficients_gradient`).
+    """
+    got = pull_coefficients(trial, case)
+    bars = [
+        Approx.exact(bar if name in trial.implementation.emits else torch.zeros_like(bar))
+        for name, bar in zip(("pre", "post", "res"), case.cotangents, strict=True)
+    ]
+    bound = bounds.coefficients_gradient(
+        Approx.exact(case.x), case.params, bars[0], bars[1], bars[2], trial.dialect, trial.rounding
+    )
+    for name, one in zip(NAMES, got, strict=False):
+        expected: Approx = getattr(bound, name)
+        if name == "x":
+            expected = bounds.stored(expected, trial.rounding)
+        expected = Approx(expected.value.reshape(one.shape), expected.error.reshape(one.shape))
+        judge_entrywise(
+            trial,
+            f"the gradient by {name}",
+            one,
+            expected,
+            partial(exact_entry, trial, case, name),
+        )
+
+
+def judge_entrywise(trial: Trial, what: str, got: Tensor, expected: Approx, exact: Any) -> None:
+    """Compare with the float64 chain rule; while a failure is confirmed, compare its worst entry with mpmath."""
+    if trial.replaying and got.numel():
+        ratio = ((wide(got) - expected.value).abs() / expected.error).nan_to_num(nan=float("inf"), posinf=float("inf"))
+        ratio = torch.where(torch.isfinite(expected.error), ratio, 0.0)
+        index = tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))
+        value = expected.value.clone()
+        value[index] = exact(index)
+        only = torch.full_like(value, float("inf"))
+        only[index] = expected.error[index]
+        trial.within(what, got, value, only)
+        return
+    trial.within(what, got, expected.value, expected.error)
+
+
+@law(
+    kind="invariant",
+    stage="state",
+    needs=("mappings",),
+    cases=lambda s: learning_cases(s),
+    gradient=True,
+    least_streams=2,
+    blind=("h-res-transposed", "implicit-backward"),
+)
+def every_parameter_learns(trial: Trial, case: Case) -> None:
+    """Unsaturated mappings of a generic state send a gradient to every entry of bias, to every gate and to phi.
+
+    Each logit moves its mapping; a detached parameter, a mapping computed under no_grad, or a saturated start gets
+    none. An entry is asked for where the exact gradient exceeds its bound.
+    """
+    got = pull_coefficients(trial, case)
+    bars = [Approx.exact(bar) for bar in case.cotangents]
+    emits = trial.implementation.emits
+    bars = [
+        bar if name in emits else Approx.exact(torch.zeros_like(bar.value))
+        for name, bar in zip(("pre", "post", "res"), bars, strict=True)
+    ]
+    bound = bounds.coefficients_gradient(
+        Approx.exact(case.x), case.params, bars[0], bars[1], bars[2], trial.dialect, trial.rounding
+    )
+    for name, one in zip(NAMES, got, strict=False):
+        expected: Approx = getattr(bound, name)
+        alive = expected.value.abs() > 2 * expected.error
+        silent = (wide(one).reshape(alive.shape) == 0) & alive
+        trial.holds(
+            f"entries of the gradient by {name} that are 0",
+            not bool(silent.any()),
+            f"{int(silent.sum())} of {int(alive.sum())}",
+            "none",
+        )
+
+
+@st.composite
+def learning_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A generic state with small dense parameters."""
+    small = setting.with_(streams=tuple(n for n in setting.streams if 2 <= n <= 4) or setting.streams[-1:])
+    case = draw(
+        coefficient_cases(small, most=2, scales=(1.0,), patterns=("zero", "integers"), gates=(1.0, 0.5), least_phi=2)
+    )
+    tokens, n = case.x.shape[:2]
+    seed = draw(seeds)
+    dtype = setting.parameter_dtype
+    generator = torch.Generator().manual_seed(seed)
+    bars = tuple(
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        for shape in ((tokens, n), (tokens, n), (tokens, n, n))
+    )
+    return case.with_(cotangents=bars)
