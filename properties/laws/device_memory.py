@@ -1,0 +1,229 @@
+"""Device: what memory held before, how it is laid out, and where the last element lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from properties.case import Case, map_tensors
+from properties.implementation import Implementation
+from properties.law import law
+from properties.laws.device import Place, constant, flooded
+from properties.laws.execution import block_error, projection_error
+from properties.laws.premises import depends_on_logits
+from properties.strategies import (
+    MODERATE,
+    Setting,
+    channel_count,
+    logits_of,
+    noise,
+    params_of,
+    projection_cases,
+    seeds,
+    streams,
+)
+from properties.trial import Trial, wide
+
+
+@st.composite
+def arranged_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Six tokens on two or three axes, and by how many elements their storage is off its alignment."""
+    n = draw(streams(setting, 1, 5))
+    channels = draw(channel_count(9))
+    x = torch.tensor(noise(draw(seeds), 6, n, channels)).to(setting.dtype)
+    return Case(x=x, params=draw(params_of(setting, n, channels)), offset=draw(st.sampled_from((1, 3, 7))))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block",),
+    cases=arranged_cases,
+    capability="strided",
+    blind=("h-res-transposed", "one-iteration"),
+    by_streams=False,
+    cost=7,
+)
+def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
+    """channels_last, channels_last_3d and storages off their alignment hold the same state.
+
+    A tensor is its values. With two token axes a state has four dims and with three five, so that torch's own formats
+    apply; a vectorised load from an address that is no multiple of 16 bytes faults, or reads the neighbours.
+    """
+    x: Tensor = case.x
+    branch = constant(x)
+
+    def run(target: Implementation, place: Place) -> Any:
+        params, one, plain = place(case.params), map_tensors(branch, place), place(x)
+        four, five = plain.reshape(2, 3, *x.shape[1:]), plain.reshape(1, 2, 3, *x.shape[1:])
+        storage = plain.new_full((case.offset + plain.numel(),), 7.0)
+        unaligned = storage[case.offset :].view(plain.shape)
+        unaligned.copy_(plain)
+        arranged = (
+            plain.clone(),
+            four.contiguous(memory_format=torch.channels_last),
+            five.contiguous(memory_format=torch.channels_last_3d),
+            unaligned,
+        )
+        return tuple(target.block(one_of, params, one).reshape(plain.shape) for one_of in arranged)
+
+    plain, *others = trial.observe("block", run)
+    slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
+    for name, got in zip(("channels_last", "channels_last_3d", "an unaligned storage"), others, strict=True):
+        trial.within(f"a block on {name}", got, wide(plain), slack)
+
+
+@st.composite
+def written_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Tokens in numbers that are no multiple of a tile, channels likewise."""
+    n = draw(streams(setting, 1, 4))
+    channels = draw(channel_count(17))
+    tokens = min(draw(st.sampled_from((1, 3, 5, 7, 31))), setting.max_tokens)
+    x = torch.tensor(noise(draw(seeds), tokens, n, channels)).to(setting.dtype)
+    return Case(x=x, params=draw(params_of(setting, n, channels)))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block",),
+    cases=written_cases,
+    in_process=True,
+    blind=("h-res-transposed", "one-iteration"),
+    by_streams=False,
+    cost=7,
+)
+def every_output_is_written(trial: Trial, case: Case) -> None:
+    """With all free memory full of NaN a block is what it was before.
+
+    An element that no thread writes, or a scratch buffer that is read before it is written, holds what was there: the
+    right answer of the previous call, in a test that calls twice.
+    """
+    x: Tensor = case.x
+    branch = constant(x)
+
+    def run(target: Implementation, place: Place) -> Any:
+        state, params, one = place(x), place(case.params), map_tensors(branch, place)
+        plain = target.block(state, params, one).detach().clone()
+        kept = [state.nbytes, params.phi.nbytes, 4 * x.shape[0] * x.shape[-2] ** 2, plain.nbytes]
+        with trial.here.poisoned(plain.device, kept):
+            poisoned = target.block(state, params, one).detach().clone()
+        return plain, poisoned
+
+    plain, poisoned = trial.observe("block", run)
+    slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
+    trial.within("a block in poisoned memory", poisoned, wide(plain), slack)
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=lambda s: projection_cases(s, patterns=MODERATE, most=5),
+    cost=2,
+    in_process=True,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def every_entry_is_written(trial: Trial, case: Case) -> None:
+    """With all free memory full of NaN a projection is what it was before.
+
+    As for blocks.
+    """
+
+    def run(target: Implementation, place: Place) -> Any:
+        logits = place(case.logits)
+        plain = target.project(logits).detach().clone()
+        with trial.here.poisoned(plain.device, [logits.nbytes, plain.nbytes]):
+            poisoned = target.project(logits).detach().clone()
+        return plain, poisoned
+
+    plain, poisoned = trial.observe("project", run)
+    trial.within("h_res in poisoned memory", poisoned, wide(plain), 2 * projection_error(trial, case.logits))
+
+
+@st.composite
+def far_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Three tokens, to be laid so far apart that the last one lies beyond the reach of 32 bits."""
+    n = draw(streams(setting, 1, 4))
+    channels = draw(st.sampled_from((3, 9)))
+    x = torch.tensor(noise(draw(seeds), min(3, setting.max_tokens), n, channels)).to(setting.dtype)
+    return Case(x=x, params=draw(params_of(setting, n, channels)))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block",),
+    cases=far_cases,
+    capability="strided",
+    most=2,
+    in_process=True,
+    feature="giants",
+    giants=2,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def distant_tokens_are_read_where_they_lie(trial: Trial, case: Case) -> None:
+    """Tokens whose elements lie beyond 2^31 in their storage pass a block like contiguous copies.
+
+    An offset is token * stride, and the product must not be computed in 32 bits (b12x #120).
+    """
+    x: Tensor = case.x
+    branch = constant(x)
+    apart = trial.here.giant // max(1, x.shape[0] - 1) + 1
+
+    def run(target: Implementation, place: Place) -> Any:
+        params, one, plain = place(case.params), map_tensors(branch, place), place(x)
+        storage = plain.new_empty(apart * (x.shape[0] - 1) + plain[0].numel())
+        far = storage.as_strided(plain.shape, (apart, plain.shape[-1], 1))
+        storage[: plain[0].numel() * 4] = 7.0  # where an offset that wraps would read
+        far.copy_(plain)
+        return target.block(plain.clone(), params, one).detach(), target.block(far, params, one).detach()
+
+    plain, far = trial.observe("block", run)
+    slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
+    trial.within("a block on distant tokens", far, wide(plain), slack)
+
+
+@st.composite
+def giant_projections(draw: DrawFn, setting: Setting) -> Case:
+    """Some different matrices, of which more than 2^31 entries are made on the device."""
+    n = draw(streams(setting, 2, 4))
+    return Case(logits=draw(logits_of(setting, n, least=5, most=5, patterns=MODERATE)))
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=giant_projections,
+    applies=depends_on_logits,
+    most=1,
+    in_process=True,
+    feature="giants",
+    giants=8,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def distant_matrices_are_written_where_they_lie(trial: Trial, case: Case) -> None:
+    """Of a batch whose entries number more than 2^31, the last matrices are projected like the first.
+
+    The offset of an output is token * n * n, and the product must not be computed in 32 bits.
+    """
+    logits: Tensor = case.logits
+    smallest = min(logits.shape[1:].numel(), case.logits.shape[-1] ** 2)
+    count = trial.here.giant // smallest + 2 * logits.shape[0]
+
+    def run(target: Implementation, place: Place) -> Any:
+        few = place(logits)
+        plain = target.project(few.clone()).detach()
+        with torch.no_grad():
+            many = target.project(flooded(few, count))
+        last = torch.arange(count - 2 * few.shape[0], count, device=few.device)
+        return plain, many[last].clone(), last % few.shape[0]
+
+    plain, last, which = trial.observe("project", run)
+    slack = 2 * projection_error(trial, logits)
+    trial.within("h_res of the last matrices", last, wide(plain)[which], slack[which])
