@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mhc_ref
-from mhc_ref import DEEPSEEK_V4, PAPER, RESIDUAL, Dialect, Mappings, Params
+from mhc_ref import DEEPSEEK_V4, MHC_LITE, PAPER, RESIDUAL, Dialect, Mappings, Params
 from mhc_ref.block import gated_logits
 from properties import controls
 from properties.case import Case, map_tensors
@@ -236,3 +236,49 @@ def test_a_gradient_beyond_the_compute_dtype_on_its_way_to_a_closed_gate_is_not_
     assert try_case(law, subject, case).worst == 0
     gentle = case.with_(params=params._replace(bias=torch.zeros_like(params.bias)))
     assert try_case(law, subject, gentle).claims > 0
+
+
+ARRANGED = (
+    "execution.batch-shape-is-free",
+    "execution.mappings-take-any-batch-shape",
+    "execution.projection-takes-any-batch-shape",
+    "execution.poison-is-neither-hidden-nor-spread",
+    "execution.poison-reaches-the-mappings",
+    "execution.poison-reaches-h-res",
+    "execution.poison-passes-pre-and-post",
+    "execution.different-logits-differ",
+    "precision.norm-and-projection-keep-the-compute-precision",
+    "device.memory-formats-do-not-matter",
+)
+
+
+@pytest.mark.parametrize("most", [1, 5])
+@pytest.mark.parametrize("law", ARRANGED)
+def test_no_call_has_more_tokens_than_are_declared(law: str, most: int, tmp_path: Path) -> None:
+    def counted(name: str, function: Change, first: torch.Tensor, *given: Any) -> Any:
+        tokens = first.shape[:-2].numel()
+        if tokens > most:
+            raise ValueError(f"{tokens} tokens; the buffer is for {most}")
+        return function(first, *given)
+
+    part = offering("project", "mappings", "pre", "post", change=counted)
+    part.max_tokens, part.streams = most, (3,)
+    assert verdict(law, part, tmp_path).status == "passed"
+
+
+@pytest.mark.parametrize("law", ["execution.poison-reaches-h-res", "execution.poison-reaches-the-mappings"])
+@pytest.mark.parametrize("dialect", [PAPER, DEEPSEEK_V4, MHC_LITE])
+def test_h_res_of_one_stream_need_not_read_its_logit(law: str, dialect: Dialect, tmp_path: Path) -> None:
+    def shortcut(name: str, function: Change, given: torch.Tensor, *params: Params) -> Any:
+        found = function(given, *params)
+        if (given.shape[-1] if name == "project" else given.shape[-2]) > 1:
+            return found
+        plain = function(torch.zeros_like(given), *params)
+        return plain if name == "project" else found._replace(res=plain.res)
+
+    part = offering("project", "mappings", dialect=dialect, change=shortcut)
+    part.streams = (1, 2)
+    assert verdict(law, part, tmp_path).status == "passed"
+    assert (
+        verdict(law, offering("project", "mappings", dialect=dialect, change=nan_hidden), tmp_path).status == "failed"
+    )
