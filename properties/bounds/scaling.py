@@ -26,7 +26,8 @@ is inf.
 
 *Overflow.* Scaling vectors are admitted, so an example whose cumulative scalings leave the range of the dtype is
 outside the
-domain too; for gradients, one whose 1/s^2 or ratio of scalings does.
+domain too; for gradients, one whose 1/s^2 or ratio of scalings does. So is one of an exp start that no iteration
+shifts, where an entry itself does, or that entry times the cotangent.
 
 *Clamped denominators* are 1-Lipschitz in log sum; at the kink, where both branches are possible, the difference of the
 two is admitted as a line error.
@@ -203,9 +204,11 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
     size = np.abs(kernel)
     log_tiny = math.log(4 * r.tiny) if r.tiny else -INF
     below = np.zeros_like(z)
+    lost = np.asarray(np.isinf(dz).any((-1, -2)))
+    if r.tiny and dialect.start == "exp" and not shifted:
+        lost = lost | ((log_m + begin).max((-1, -2)) > -log_tiny)
     if dialect.start == "exp" and not dialect.entry_eps:
         below = (log_m < log_tiny).astype(np.float64)
-    lost = np.asarray(np.isinf(dz).any((-1, -2)))
     vectors = _Vectors(flat(), z.shape[:-2])
     steps: list[Step] = []
     for dim, eps in _half_steps(dialect):
@@ -339,7 +342,7 @@ def _pulled(run: Trace, z: Array, bar: Array, dbar: Array, dialect: Dialect, r: 
         error = error + error.sum(run.shift_dim, keepdims=True)
     lost = run.lost
     if r.tiny:
-        most = run.strain + np.log(n * (1 + np.abs(bar).max((-1, -2)))) + 1
+        most = np.maximum(run.strain, run.log_m.max((-1, -2))) + np.log(n * (1 + np.abs(bar).max((-1, -2)))) + 1
         lost = lost | (most > -math.log(r.tiny))
     return g, np.where(lost[..., None, None], INF, error)
 

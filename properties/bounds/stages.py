@@ -164,7 +164,7 @@ def weighted_sum(weights: Approx, terms: Approx, r: Rounding, extra: int = 0) ->
 def stored(approx: Approx, r: Rounding) -> Approx:
     """Rounded once more into the dtype of the state, where that is coarser than the compute dtype.
 
-    What may lie beyond its largest finite number may be stored as an infinity: nothing is claimed there.
+    What may lie beyond the state's largest finite number may be stored as an infinity: nothing is claimed there.
     """
     error = approx.error * (1 + r.state_unit) + r.state_unit * approx.value.abs() + r.state_tiny
     return Approx(approx.value, torch.where(approx.value.abs() + error > r.state_max, INF, error))
