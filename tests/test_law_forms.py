@@ -18,6 +18,7 @@ from properties.case import Case, map_tensors
 from properties.implementation import Implementation, project_from_mappings
 from properties.law import all_laws
 from properties.runner import Profile, Subject, Verdict, examine, try_case
+from properties.trial import LawBroken
 
 QUICK = Profile(examples=16, derandomise=True, shrink=False)
 
@@ -218,6 +219,49 @@ def test_a_coarse_state_may_be_widened_wherever_it_is_used(tmp_path: Path) -> No
     part = offering("mappings", change=norm_after_matmul)
     law = "gradient.mappings-pull-back-to-state-and-parameters"
     assert verdict(law, part, tmp_path, torch.bfloat16).status == "passed"
+
+
+def test_streams_in_a_list_may_widen_the_branch_output_one_by_one(tmp_path: Path) -> None:
+    """Autograd then sums the n gradients by the branch output in bfloat16, and what they leave reaches every gate."""
+
+    def one_by_one(name: str, function: Change, *given: Any) -> Any:
+        if name != "post":
+            return function(*given)
+        x, y, h_post, h_res = given
+        streams = [stream.float() for stream in x.unbind(-2)]
+        rows = [
+            sum((h_res[..., i, j, None] * one for j, one in enumerate(streams)), h_post[..., i, None] * y.float())
+            for i in range(len(streams))
+        ]
+        return torch.stack(rows, -2).to(x.dtype)
+
+    part = offering("mappings", "pre", "post", change=one_by_one)
+    part.streams = (8,)
+    law = all_laws()["gradient.block-pulls-back-to-state-and-parameters"]
+    subject = Subject("partial", part, torch.bfloat16, torch.device("cpu"))
+    profile = Profile(examples=12, derandomise=True, shrink=False)
+    assert examine(law, subject, profile, directory=tmp_path, randomness=0).status == "passed"
+
+
+def test_what_mixes_in_the_dtype_of_the_state_may_round_every_partial_sum() -> None:
+    """Eight terms just below half a unit of the sum, added one by one, all get lost."""
+
+    def looped(name: str, function: Change, *given: Any) -> Any:
+        x, y, h_post, h_res = given
+        operator, total = h_res.to(x.dtype), h_post.to(x.dtype).unsqueeze(-1) * y.unsqueeze(-2)
+        for j in range(x.shape[-2]):
+            total = total + operator[..., j, None] * x[..., j, None, :]
+        return total
+
+    part = offering("post", change=looped)
+    x = torch.ones(1, 8, 1).bfloat16()
+    case = Case(x=x, y=x[:, 0], h_post=torch.ones(1, 8), h_res=torch.full((1, 8, 8), 255 * 2.0**-16))
+    law = all_laws()["mixing.post-is-the-declared-combination"]
+    subject = Subject("partial", part, torch.bfloat16, torch.device("cpu"))
+    with pytest.raises(LawBroken):
+        try_case(law, subject, case)
+    part.mixing = "state"
+    assert 0.5 < try_case(law, subject, case).worst <= 1
 
 
 def test_a_gradient_beyond_the_compute_dtype_on_its_way_to_a_closed_gate_is_not_claimed() -> None:
