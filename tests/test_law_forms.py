@@ -221,6 +221,23 @@ def test_a_coarse_state_may_be_widened_wherever_it_is_used(tmp_path: Path) -> No
     assert verdict(law, part, tmp_path, torch.bfloat16).status == "passed"
 
 
+def test_h_res_may_be_wider_than_the_logits_that_are_taken(tmp_path: Path) -> None:
+    class Wide(Implementation):
+        dtypes, tunable = ("float32",), frozenset({"iterations"})
+
+        def __init__(self, dialect: Dialect = PAPER) -> None:
+            self.dialect = dialect
+
+        def project(self, logits: torch.Tensor) -> torch.Tensor:
+            assert logits.dtype == torch.float32
+            return mhc_ref.project(logits.double(), self.dialect)
+
+        def tuned(self, **fields: Any) -> Implementation:
+            return Wide(self.dialect.with_(**fields))
+
+    assert verdict("manifold.iterations-compose", Wide(), tmp_path).status == "passed"
+
+
 def test_streams_in_a_list_may_widen_the_branch_output_one_by_one(tmp_path: Path) -> None:
     """Autograd then sums the n gradients by the branch output in bfloat16, and what they leave reaches every gate."""
 
