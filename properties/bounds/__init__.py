@@ -29,6 +29,7 @@ from properties.bounds.stages import (
     squash_gradient,
     squashed,
     stored,
+    term_sizes,
     times,
     weighted_sum,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "squash_gradient",
     "squashed",
     "stored",
+    "term_sizes",
     "times",
     "weighted_sum",
 ]
