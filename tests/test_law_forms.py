@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -343,3 +344,54 @@ def test_h_res_of_one_stream_need_not_read_its_logit(law: str, dialect: Dialect,
     assert (
         verdict(law, offering("project", "mappings", dialect=dialect, change=nan_hidden), tmp_path).status == "failed"
     )
+
+
+TIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "split": lambda z: z.amax(-2, keepdim=True),
+    "one of them": lambda z: z.flip(-2).max(-2, keepdim=True).values,
+    "folded": lambda z: functools.reduce(torch.maximum, z.split(1, -2)),
+    "nobody": lambda z: z.amax(-2, keepdim=True).detach(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("charged", TIES)
+def test_whichever_of_equal_logits_is_charged_with_the_shift_is_admitted(charged: str, dtype: torch.dtype) -> None:
+    """The maximum has no derivative where two logits share it, and an eps in a denominator makes it visible."""
+    dialect = PAPER.with_(denominator_eps=0.25, iterations=2)
+
+    def project(name: str, function: Change, z: torch.Tensor) -> torch.Tensor:
+        m = (z - TIES[charged](z)).exp()
+        for dim in (-2, -1) * dialect.iterations:
+            m = m / (m.sum(dim, keepdim=True) + dialect.denominator_eps)
+        return m
+
+    law = all_laws()["gradient.projection-pulls-back-the-unrolled-iteration"]
+    subject = Subject("partial", offering("project", dialect=dialect, change=project), dtype, torch.device("cpu"))
+    tied = torch.tensor([[[0.0, 1, 0], [0, 1, -1], [-2, 0, 0]]], dtype=dtype)
+    case = Case(logits=tied, cotangent=torch.eye(3, dtype=dtype).unsqueeze(0))
+    apart = case.with_(logits=tied + torch.arange(9, dtype=dtype).reshape(3, 3) / 8)
+    if charged == "nobody":
+        with pytest.raises(LawBroken):
+            try_case(law, subject, apart)
+    else:
+        assert try_case(law, subject, case).worst <= 1
+        assert try_case(law, subject, apart).worst <= 1
+
+
+def test_nothing_is_claimed_of_a_gradient_at_a_clamp() -> None:
+    dialect = PAPER.with_(denominator="clamp", denominator_eps=0.5, iterations=1, last_axis="column")
+    law = all_laws()["gradient.projection-pulls-back-the-unrolled-iteration"]
+    # The columns of the shares of rows sum to 1/2 and to 3/2.
+    logits = torch.tensor([[[0.25, 0.75], [0.25, 0.75]]], dtype=torch.float64).log()
+    case = Case(logits=logits, cotangent=torch.eye(2, dtype=torch.float64).unsqueeze(0))
+
+    def project(name: str, function: Change, z: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
+        m = z.softmax(-1)
+        line = m.sum(-2, keepdim=True)
+        return m / torch.where(line > 0.5 + shift, line, 0.5)
+
+    for shift in (1e-9, -1e-9):
+        part = offering("project", dialect=dialect, change=partial(project, shift=shift))
+        subject = Subject("partial", part, torch.float64, torch.device("cpu"))
+        assert try_case(law, subject, case).claims == 0
