@@ -15,7 +15,7 @@ import mhc_ref
 from mhc_ref import DEEPSEEK_V4, MHC_LITE, PAPER, RESIDUAL, Dialect, Mappings, Params
 from mhc_ref.block import gated_logits
 from properties import controls
-from properties.case import Case, map_tensors
+from properties.case import BranchSpec, Case, map_tensors
 from properties.implementation import Implementation, project_from_mappings
 from properties.law import all_laws
 from properties.runner import Profile, Subject, Verdict, examine, try_case
@@ -344,6 +344,43 @@ def test_h_res_of_one_stream_need_not_read_its_logit(law: str, dialect: Dialect,
     assert (
         verdict(law, offering("project", "mappings", dialect=dialect, change=nan_hidden), tmp_path).status == "failed"
     )
+
+
+def test_what_is_not_deterministic_may_sum_in_another_order_when_it_is_recomputed() -> None:
+    """Identical streams pass h_res unchanged, so that its gradient is nothing but the roundings of what cancels."""
+
+    def in_any_order(name: str, function: Change, x: torch.Tensor, *given: Any) -> Any:
+        if name != "mappings":
+            return function(x, *given)
+        n = x.shape[-2]
+        pre, post, res = gated_logits(x, *given, PAPER).split([n, n, n * n], -1)
+        order = torch.randperm(n)
+        matrix = mhc_ref.project(res.unflatten(-1, (n, n))[..., order, :][..., order], PAPER)
+        back = order.argsort()
+        return Mappings(pre.sigmoid(), 2 * post.sigmoid(), matrix[..., back, :][..., back])
+
+    def drifting(name: str, function: Change, x: torch.Tensor, *given: Any) -> Any:
+        if name == "mappings":
+            calls.append(name)
+            given = (given[0]._replace(bias=given[0].bias * (1 + 1e-9 * len(calls))),)
+        return function(x, *given)
+
+    generator = torch.Generator().manual_seed(0)
+    phi, bias = (torch.randn(shape, generator=generator).double() for shape in ((15, 35), (35,)))
+    params = Params(phi, bias, torch.ones(3).double(), None)
+    x = torch.randn(2, 1, 3, generator=generator).double().expand(2, 5, 3).contiguous()
+    law = all_laws()["execution.recomputation-does-not-matter"]
+    calls: list[str] = []
+    for change in (in_any_order, drifting):
+        part = offering("mappings", "pre", "post", change=change)
+        part.deterministic = False
+        subject = Subject("partial", part, torch.float64, torch.device("cpu"))
+        if change is in_any_order:
+            assert try_case(law, subject, Case(x=x, params=params, branch=BranchSpec("zero"))).worst <= 1
+        else:
+            apart = x * torch.arange(1.0, 6.0).double().unsqueeze(-1)
+            with pytest.raises(LawBroken):
+                try_case(law, subject, Case(x=apart, params=params, branch=BranchSpec("zero")))
 
 
 TIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
