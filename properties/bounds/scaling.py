@@ -314,8 +314,8 @@ def sinkhorn_gradient(logits: Approx, cotangent: Approx, dialect: Dialect, r: Ro
     """
     run = trace(logits, dialect, r)
     with np.errstate(all="ignore"):
-        parts = (logits.value, logits.error, cotangent.value, cotangent.error)
-        g, error = _pulled(run, *(part.numpy() for part in parts), dialect, r)
+        z, dz = logits.value.numpy(), logits.error.numpy()
+        g, error = _pulled(run, z, dz, cotangent.value.numpy(), cotangent.error.numpy(), dialect, r)
     return Approx(torch.from_numpy(g), torch.from_numpy(error))
 
 
