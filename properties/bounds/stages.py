@@ -112,7 +112,7 @@ def gated(p: Approx, sizes: Tensor, params: Params, shape: tuple[int, ...], dial
     starts from or as a column of ones beside the state. At most K additions then meet the bias b; one of a to b errs
     by u (|b| + S) at most, S the sum of the gated products' magnitudes, and where sums are rounded to nearest by |a| at
     most, b itself being a number: together min(gamma_K (|b| + S), S (1 + gamma_K)), nothing where phi is 0. (Tensor
-    cores truncate: gamma_2K, and no such minimum.)
+    cores truncate: gamma_2K, and no such minimum.) The reference adds the bias last and has no share in this.
     """
     n, channels = shape
     alpha = gates(params, n, dialect)
