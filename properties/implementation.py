@@ -100,7 +100,7 @@ class Implementation:
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res as emitted: [..., n, n] -> [..., n, n] ([..., n!] -> [..., n, n] for the permutation mixture)."""
-        if not _overrides(self, "mappings"):
+        if not overrides(self, "mappings"):
             raise Absent("project: neither project nor mappings is offered")
         return project_from_mappings(self, logits)
 
@@ -118,10 +118,10 @@ class Implementation:
 
     def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
         """One block: [..., n, C] -> [..., n, C]."""
-        if all(_overrides(self, part) for part in ("mappings", "pre", "post")):
+        if all(overrides(self, part) for part in ("mappings", "pre", "post")):
             h_pre, h_post, h_res = self.mappings(x, params)
             return self.post(x, branch(self.pre(x, h_pre)), h_post, h_res)
-        if _overrides(self, "layers"):
+        if overrides(self, "layers"):
             return self.layers(x, [params], [branch])
         raise Absent("block: neither block, nor mappings with pre and post, nor layers is offered")
 
@@ -151,14 +151,15 @@ class Implementation:
         raise Absent(f"tuned: {sorted(fields)} cannot be changed; `tunable` is {sorted(self.tunable)}")
 
 
-def _overrides(implementation: Implementation, method: str) -> bool:
+def overrides(implementation: Implementation, method: str) -> bool:
+    """Whether a method is the implementation's own."""
     found = getattr(implementation, method, None)
     return callable(found) and getattr(found, "__func__", found) is not getattr(Implementation, method)
 
 
 def offers(implementation: Implementation) -> dict[str, str]:
     """method -> "own", or "derived from ..."; methods that are absent are not in it."""
-    found = {method: "own" for method in METHODS if _overrides(implementation, method)}
+    found = {method: "own" for method in METHODS if overrides(implementation, method)}
     changed = True
     while changed:
         changed = False

@@ -252,16 +252,17 @@ def logits_of(
     patterns: tuple[str, ...] = tuple(PATTERNS),
 ) -> Tensor:
     """[tokens, n, n] logits ([tokens, n!] for the permutation mixture) in the dtype of parameters."""
+    most = min(most, setting.max_tokens)
+    least = min(least, most)
     if setting.dialect.residual == "permutations":
         size = math.factorial(n)
         rows = draw(st.lists(st.tuples(seeds, levels, changes((size,))), min_size=least, max_size=most))
         made = [changed(noise(s, size) * (0, 0.5, 1, 2, 4, 8, 16, 40)[level], entries) for s, level, entries in rows]
         return torch.tensor(np.array(made).reshape(-1, size), dtype=setting.parameter_dtype)
     wanted = _representable(setting.dialect, patterns)
-    most = min(most, setting.max_tokens)
     stretch = 8.0 if setting.parameter_dtype == torch.float64 else 1.0
     one = logit_matrix(n, wanted, axis=shift_axis(setting.dialect), stretch=stretch)
-    matrices = draw(st.lists(one, min_size=min(least, most), max_size=most))
+    matrices = draw(st.lists(one, min_size=least, max_size=most))
     return torch.tensor(np.array(matrices).reshape(-1, n, n), dtype=setting.parameter_dtype)
 
 
@@ -428,6 +429,16 @@ def branch_of(
         return BranchSpec(kind)
     weight = changed(coarse(draw(seeds), channels) + 0.5, draw(changes((channels,), most=1)))
     return BranchSpec(kind, torch.tensor(weight, dtype=torch.float64).to(setting.dtype))
+
+
+def arrangeable(setting: Setting) -> int:
+    """Six tokens, or the even number below that a call takes, or one: to be arranged on several axes."""
+    return min(6, setting.max_tokens) // 2 * 2 or 1
+
+
+def on_two_axes(count: int) -> tuple[int, int]:
+    """The shape of that many tokens, an even number or one, on two axes."""
+    return (2, count // 2) if count > 1 else (1, 1)
 
 
 def channel_count(most: int = 33) -> SearchStrategy[int]:

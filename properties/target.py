@@ -14,7 +14,15 @@ from typing import Any, cast
 from mhc_ref import PRESETS, Dialect
 from mhc_ref.dialect import MAX_PERMUTATION_STREAMS
 from properties.bounds import PRODUCTS
-from properties.implementation import METHODS, Implementation, Projection, Reference, dtype_names, offers
+from properties.implementation import (
+    METHODS,
+    Implementation,
+    Projection,
+    Reference,
+    dtype_names,
+    offers,
+    overrides,
+)
 
 FORMS = (
     "ref, ref:PRESET, published:NAME, deviation:NAME[@PRESET], control:NAME[@PRESET], proc:COMMAND, "
@@ -193,7 +201,9 @@ _SEQUENCES = {
 
 def _check(implementation: Implementation, target: str) -> None:
     if not isinstance(implementation.dialect, Dialect):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TargetError(f"{target}: .dialect is {implementation.dialect!r}; expected a mhc_ref.Dialect")
+        raise TargetError(
+            f"{target}: .dialect is {implementation.dialect!r}; expected a mhc_ref.Dialect, such as mhc_ref.PAPER"
+        )
     if not offers(implementation):
         raise TargetError(f"{target} overrides none of {', '.join(METHODS)}: there is nothing to verify")
     for field, expected in _SEQUENCES.items():
@@ -213,15 +223,27 @@ def _check(implementation: Implementation, target: str) -> None:
     silent = set(implementation.emits) - {"pre", "post", "res"}
     if silent:
         raise TargetError(f"{target}: .emits names {sorted(silent)}; expected some of pre, post, res")
+    if not implementation.emits:
+        raise TargetError(f"{target}: .emits is empty; expected some of pre, post, res: what mappings returns")
     if implementation.mixing not in ("compute", "state"):
         raise TargetError(f"{target}: .mixing is {implementation.mixing!r}; expected 'compute' or 'state'")
     if implementation.products not in PRODUCTS:
         raise TargetError(f"{target}: .products is {implementation.products!r}; expected one of {', '.join(PRODUCTS)}")
-    if implementation.max_tokens < 1:
-        raise TargetError(f"{target}: .max_tokens is {implementation.max_tokens!r}; expected 1 or more")
+    most, least = implementation.max_tokens, implementation.least_scale
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TargetError(
+            f"{target}: .max_tokens is {most!r}; expected an integer of 1 or more; left out, it is any number"
+        )
+    if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TargetError(f"{target}: .least_scale is {least!r}; expected a number from 0 to 1, such as 1e-6")
     unknown = set(implementation.tunable) - set(Dialect.__dataclass_fields__)
     if unknown:
         raise TargetError(f"{target}: .tunable names {sorted(unknown)}, which are no fields of Dialect")
+    if implementation.tunable and not overrides(implementation, "tuned"):
+        raise TargetError(
+            f"{target}: .tunable names {sorted(implementation.tunable)}, but tuned(**fields) is not overridden; "
+            "expected it to return the same implementation with those fields of the dialect changed"
+        )
     try:
         names = dtype_names(implementation)
     except TypeError as error:

@@ -418,6 +418,21 @@ def test_bounds_know_where_the_linear_domain_ends(edge: str, iterations: int) ->
         assert finding.worst <= 1, f"{finding.stage} of {finding.control}: {finding.worst}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_is_claimed_where_an_unshifted_exponential_overflows(dtype: torch.dtype) -> None:
+    """Without an iteration exp(Z) is the matrix; a state times it may overflow where it does not."""
+    unshifted, r = PAPER.with_(iterations=0), Rounding.of(dtype)
+    largest = math.log(torch.finfo(dtype).max)
+    claims = {0.0: True, 0.9 * largest: True, largest - 0.5: False, largest + 0.5: False, 2 * largest: False}
+    ones = Approx.exact(torch.ones(1, 2, 2))
+    for logit, claimed in claims.items():
+        z = Approx.exact(torch.full((1, 2, 2), logit, dtype=torch.float64))
+        assert bool(torch.isfinite(bounds.projection(z, unshifted, r).error).all()) is claimed, logit
+        assert bool(torch.isfinite(bounds.projection_gradient(z, ones, unshifted, r).error).all()) is claimed, logit
+    huge = Approx.exact(torch.tensor([0.5, 2.0], dtype=torch.float64) * torch.finfo(dtype).max)
+    assert torch.isfinite(bounds.stored(huge, r).error).tolist() == [True, False]
+
+
 SHARP = 0.02
 """What the worst ratio of correct controls must reach, so that a bound is not merely large."""
 

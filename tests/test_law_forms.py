@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,13 +13,14 @@ import pytest
 import torch
 
 import mhc_ref
-from mhc_ref import DEEPSEEK_V4, PAPER, RESIDUAL, Dialect, Mappings, Params
+from mhc_ref import DEEPSEEK_V4, MHC_LITE, PAPER, RESIDUAL, Dialect, Mappings, Params
 from mhc_ref.block import gated_logits
 from properties import controls
-from properties.case import Case, map_tensors
+from properties.case import BranchSpec, Case, map_tensors
 from properties.implementation import Implementation, project_from_mappings
 from properties.law import all_laws
 from properties.runner import Profile, Subject, Verdict, examine, try_case
+from properties.trial import LawBroken
 
 QUICK = Profile(examples=16, derandomise=True, shrink=False)
 
@@ -220,6 +223,65 @@ def test_a_coarse_state_may_be_widened_wherever_it_is_used(tmp_path: Path) -> No
     assert verdict(law, part, tmp_path, torch.bfloat16).status == "passed"
 
 
+def test_h_res_may_be_wider_than_the_logits_that_are_taken(tmp_path: Path) -> None:
+    class Wide(Implementation):
+        dtypes, tunable = ("float32",), frozenset({"iterations"})
+
+        def __init__(self, dialect: Dialect = PAPER) -> None:
+            self.dialect = dialect
+
+        def project(self, logits: torch.Tensor) -> torch.Tensor:
+            assert logits.dtype == torch.float32
+            return mhc_ref.project(logits.double(), self.dialect)
+
+        def tuned(self, **fields: Any) -> Implementation:
+            return Wide(self.dialect.with_(**fields))
+
+    assert verdict("manifold.iterations-compose", Wide(), tmp_path).status == "passed"
+
+
+def test_streams_in_a_list_may_widen_the_branch_output_one_by_one(tmp_path: Path) -> None:
+    """Autograd then sums the n gradients by the branch output in bfloat16, and what they leave reaches every gate."""
+
+    def one_by_one(name: str, function: Change, *given: Any) -> Any:
+        if name != "post":
+            return function(*given)
+        x, y, h_post, h_res = given
+        streams = [stream.float() for stream in x.unbind(-2)]
+        rows = [h_post[..., i, None] * y.float() for i in range(len(streams))]
+        for i, j in itertools.product(range(len(streams)), repeat=2):
+            rows[i] = rows[i] + h_res[..., i, j, None] * streams[j]
+        return torch.stack(rows, -2).to(x.dtype)
+
+    part = offering("mappings", "pre", "post", change=one_by_one)
+    part.streams = (8,)
+    law = all_laws()["gradient.block-pulls-back-to-state-and-parameters"]
+    subject = Subject("partial", part, torch.bfloat16, torch.device("cpu"))
+    profile = Profile(examples=12, derandomise=True, shrink=False)
+    assert examine(law, subject, profile, directory=tmp_path, randomness=0).status == "passed"
+
+
+def test_what_mixes_in_the_dtype_of_the_state_may_round_every_partial_sum() -> None:
+    """Eight terms just below half a unit of the sum, added one by one, all get lost."""
+
+    def looped(name: str, function: Change, *given: Any) -> Any:
+        x, y, h_post, h_res = given
+        operator, total = h_res.to(x.dtype), h_post.to(x.dtype).unsqueeze(-1) * y.unsqueeze(-2)
+        for j in range(x.shape[-2]):
+            total = total + operator[..., j, None] * x[..., j, None, :]
+        return total
+
+    part = offering("post", change=looped)
+    x = torch.ones(1, 8, 1).bfloat16()
+    case = Case(x=x, y=x[:, 0], h_post=torch.ones(1, 8), h_res=torch.full((1, 8, 8), 255 * 2.0**-16))
+    law = all_laws()["mixing.post-is-the-declared-combination"]
+    subject = Subject("partial", part, torch.bfloat16, torch.device("cpu"))
+    with pytest.raises(LawBroken):
+        try_case(law, subject, case)
+    part.mixing = "state"
+    assert 0.5 < try_case(law, subject, case).worst <= 1
+
+
 def test_a_gradient_beyond_the_compute_dtype_on_its_way_to_a_closed_gate_is_not_claimed() -> None:
     """A line starved by e^-48: the 1/s^2 of scaling vectors is infinite in float32, and 0 times it is NaN."""
     law = all_laws()["gradient.residual-path-pulls-back-by-the-transpose"]
@@ -236,3 +298,137 @@ def test_a_gradient_beyond_the_compute_dtype_on_its_way_to_a_closed_gate_is_not_
     assert try_case(law, subject, case).worst == 0
     gentle = case.with_(params=params._replace(bias=torch.zeros_like(params.bias)))
     assert try_case(law, subject, gentle).claims > 0
+
+
+ARRANGED = (
+    "execution.batch-shape-is-free",
+    "execution.mappings-take-any-batch-shape",
+    "execution.projection-takes-any-batch-shape",
+    "execution.poison-is-neither-hidden-nor-spread",
+    "execution.poison-reaches-the-mappings",
+    "execution.poison-reaches-h-res",
+    "execution.poison-passes-pre-and-post",
+    "execution.different-logits-differ",
+    "precision.norm-and-projection-keep-the-compute-precision",
+    "device.memory-formats-do-not-matter",
+)
+
+
+@pytest.mark.parametrize("most", [1, 5])
+@pytest.mark.parametrize("law", ARRANGED)
+def test_no_call_has_more_tokens_than_are_declared(law: str, most: int, tmp_path: Path) -> None:
+    def counted(name: str, function: Change, first: torch.Tensor, *given: Any) -> Any:
+        tokens = first.shape[:-2].numel()
+        if tokens > most:
+            raise ValueError(f"{tokens} tokens; the buffer is for {most}")
+        return function(first, *given)
+
+    part = offering("project", "mappings", "pre", "post", change=counted)
+    part.max_tokens, part.streams = most, (3,)
+    assert verdict(law, part, tmp_path).status == "passed"
+
+
+@pytest.mark.parametrize("law", ["execution.poison-reaches-h-res", "execution.poison-reaches-the-mappings"])
+@pytest.mark.parametrize("dialect", [PAPER, DEEPSEEK_V4, MHC_LITE])
+def test_h_res_of_one_stream_need_not_read_its_logit(law: str, dialect: Dialect, tmp_path: Path) -> None:
+    def shortcut(name: str, function: Change, given: torch.Tensor, *params: Params) -> Any:
+        found = function(given, *params)
+        if (given.shape[-1] if name == "project" else given.shape[-2]) > 1:
+            return found
+        plain = function(torch.zeros_like(given), *params)
+        return plain if name == "project" else found._replace(res=plain.res)
+
+    part = offering("project", "mappings", dialect=dialect, change=shortcut)
+    part.streams = (1, 2)
+    assert verdict(law, part, tmp_path).status == "passed"
+    assert (
+        verdict(law, offering("project", "mappings", dialect=dialect, change=nan_hidden), tmp_path).status == "failed"
+    )
+
+
+def test_what_is_not_deterministic_may_sum_in_another_order_when_it_is_recomputed() -> None:
+    """Identical streams pass h_res unchanged, so that its gradient is nothing but the roundings of what cancels."""
+
+    def in_any_order(name: str, function: Change, x: torch.Tensor, *given: Any) -> Any:
+        if name != "mappings":
+            return function(x, *given)
+        n, params = x.shape[-2], given[0]
+        pre, post, res = gated_logits(x, params, PAPER).split([n, n, n * n], -1)
+        order = torch.randperm(n, generator=generator)
+        matrix = mhc_ref.project(res.unflatten(-1, (n, n))[..., order, :][..., order], PAPER)
+        back = order.argsort()
+        return Mappings(pre.sigmoid(), 2 * post.sigmoid(), matrix[..., back, :][..., back])
+
+    def drifting(name: str, function: Change, x: torch.Tensor, *given: Any) -> Any:
+        if name == "mappings":
+            calls.append(name)
+            given = (given[0]._replace(bias=given[0].bias * (1 + 1e-9 * len(calls))),)
+        return function(x, *given)
+
+    generator = torch.Generator().manual_seed(0)
+    phi, bias = (torch.randn(shape, generator=generator).double() for shape in ((15, 35), (35,)))
+    params = Params(phi, bias, torch.ones(3).double(), None)
+    x = torch.randn(2, 1, 3, generator=generator).double().expand(2, 5, 3).contiguous()
+    law = all_laws()["execution.recomputation-does-not-matter"]
+    calls: list[str] = []
+    for change in (in_any_order, drifting):
+        part = offering("mappings", "pre", "post", change=change)
+        part.deterministic = False
+        subject = Subject("partial", part, torch.float64, torch.device("cpu"))
+        if change is in_any_order:
+            assert try_case(law, subject, Case(x=x, params=params, branch=BranchSpec("zero"))).worst <= 1
+        else:
+            apart = x * torch.arange(1.0, 6.0).double().unsqueeze(-1)
+            with pytest.raises(LawBroken):
+                try_case(law, subject, Case(x=apart, params=params, branch=BranchSpec("zero")))
+
+
+TIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "split": lambda z: z.amax(-2, keepdim=True),
+    "one of them": lambda z: z.flip(-2).max(-2, keepdim=True).values,
+    "folded": lambda z: functools.reduce(torch.maximum, z.split(1, -2)),
+    "nobody": lambda z: z.amax(-2, keepdim=True).detach(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("charged", TIES)
+def test_whichever_of_equal_logits_is_charged_with_the_shift_is_admitted(charged: str, dtype: torch.dtype) -> None:
+    """The maximum has no derivative where two logits share it, and an eps in a denominator makes it visible."""
+    dialect = PAPER.with_(denominator_eps=0.25, iterations=2)
+
+    def project(name: str, function: Change, z: torch.Tensor) -> torch.Tensor:
+        m = (z - TIES[charged](z)).exp()
+        for dim in (-2, -1) * dialect.iterations:
+            m = m / (m.sum(dim, keepdim=True) + dialect.denominator_eps)
+        return m
+
+    law = all_laws()["gradient.projection-pulls-back-the-unrolled-iteration"]
+    subject = Subject("partial", offering("project", dialect=dialect, change=project), dtype, torch.device("cpu"))
+    tied = torch.tensor([[[0.0, 1, 0], [0, 1, -1], [-2, 0, 0]]], dtype=dtype)
+    case = Case(logits=tied, cotangent=torch.eye(3, dtype=dtype).unsqueeze(0))
+    apart = case.with_(logits=tied + torch.arange(9, dtype=dtype).reshape(3, 3) / 8)
+    if charged == "nobody":
+        with pytest.raises(LawBroken):
+            try_case(law, subject, apart)
+    else:
+        assert try_case(law, subject, case).worst <= 1
+        assert try_case(law, subject, apart).worst <= 1
+
+
+def test_nothing_is_claimed_of_a_gradient_at_a_clamp() -> None:
+    dialect = PAPER.with_(denominator="clamp", denominator_eps=0.5, iterations=1, last_axis="column")
+    law = all_laws()["gradient.projection-pulls-back-the-unrolled-iteration"]
+    # The columns of the shares of rows sum to 1/2 and to 3/2.
+    logits = torch.tensor([[[0.25, 0.75], [0.25, 0.75]]], dtype=torch.float64).log()
+    case = Case(logits=logits, cotangent=torch.eye(2, dtype=torch.float64).unsqueeze(0))
+
+    def project(name: str, function: Change, z: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
+        m = z.softmax(-1)
+        line = m.sum(-2, keepdim=True)
+        return m / torch.where(line > 0.5 + shift, line, 0.5)
+
+    for shift in (1e-9, -1e-9):
+        part = offering("project", dialect=dialect, change=partial(project, shift=shift))
+        subject = Subject("partial", part, torch.float64, torch.device("cpu"))
+        assert try_case(law, subject, case).claims == 0

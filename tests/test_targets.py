@@ -110,6 +110,18 @@ class UnknownMixing(Mine):
 class NoTokens(Mine):
     max_tokens = 0
 
+class WordyTokens(Mine):
+    max_tokens = "3"
+
+class WordyScale(Mine):
+    least_scale = "1e-6"
+
+class NoParts(Mine):
+    emits = ()
+
+class KnobWithoutHandle(Mine):
+    tunable = frozenset({"iterations"})
+
 class TooManyPermutations(Mine):
     dialect = mhc_ref.MHC_LITE
     streams = (1, 2, 8)
@@ -241,6 +253,10 @@ UNUSABLE = {
             "UnknownPart",
             "UnknownMixing",
             "NoTokens",
+            "WordyTokens",
+            "WordyScale",
+            "NoParts",
+            "KnobWithoutHandle",
             "TooManyPermutations",
         )
     ],

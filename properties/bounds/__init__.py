@@ -3,10 +3,11 @@
 Conventions. u is the unit roundoff, gamma_k = k u / (1 - k u) (Higham, Accuracy and Stability, lemma 3.1), tiny the
 smallest normal number. `Approx(value, error)` says: every admitted evaluation lies within `error` of `value`, entry by
 entry. All magnitudes are taken in float64. Admitted are: any order of summation, fused multiply-adds, division or
-multiplication by a reciprocal, the norm applied before or after the matmul, any formula of sigmoid and tanh that is
-accurate absolutely, exp and log accurate to a few units, the linear domain, the log domain in place or with potentials,
-scaling vectors, and flushing of subnormal numbers. Matrix products read their operands in the compute dtype, unless
-the implementation declares otherwise (`Rounding.dot`); Sinkhorn's sums are no matrix products.
+multiplication by a reciprocal, the norm applied before or after the matmul, the bias as a term of the matmul's sum, any
+formula of sigmoid and tanh that is accurate absolutely, exp and log accurate to a few units, the linear domain, the log
+domain in place or with potentials, scaling vectors, and flushing of subnormal numbers. Matrix products read their
+operands in the compute dtype, unless the implementation declares otherwise (`Rounding.dot`); Sinkhorn's sums are no
+matrix products.
 
 A tolerance for a float32 implementation judged by the float64 reference is bound(u32) + bound(u64). Every bound here is
 a polynomial in u with non-negative coefficients and without a constant term, hence superadditive, so one evaluation at
@@ -29,6 +30,7 @@ from properties.bounds.stages import (
     squash_gradient,
     squashed,
     stored,
+    term_sizes,
     times,
     weighted_sum,
 )
@@ -57,6 +59,7 @@ __all__ = [
     "squash_gradient",
     "squashed",
     "stored",
+    "term_sizes",
     "times",
     "weighted_sum",
 ]

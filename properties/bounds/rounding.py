@@ -24,8 +24,9 @@ class Rounding:
 
     Attributes:
         unit, tiny: unit roundoff and smallest normal number of the compute dtype.
-        state_unit, state_tiny, state_max: of the dtype in which the state is stored, where that is another one: unit
-            roundoff, what a number below the normal ones may lose, and the largest finite number.
+        state_unit, state_tiny: of the dtype in which the state is stored, where that is another one: unit roundoff, and
+            what a number below the normal ones may lose.
+        state_max: the largest finite number of the dtype in which the state is stored.
         product: the relative error of an operand of a matrix product before it is multiplied, see `PRODUCTS`.
     """
 
@@ -49,7 +50,7 @@ class Rounding:
         unit = torch.finfo(compute).eps / 2 + reference
         product = PRODUCTS[products] if compute == torch.float32 else 0.0
         if state == compute:
-            return cls(unit, torch.finfo(compute).tiny, 0.0, 0.0, product)
+            return cls(unit, torch.finfo(compute).tiny, 0.0, 0.0, product, torch.finfo(compute).max)
         info = torch.finfo(state)
         lost = info.tiny * info.eps if state == torch.float16 else info.tiny
         return cls(unit, torch.finfo(compute).tiny, info.eps / 2, lost, product, info.max)

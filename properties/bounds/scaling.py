@@ -26,7 +26,8 @@ is inf.
 
 *Overflow.* Scaling vectors are admitted, so an example whose cumulative scalings leave the range of the dtype is
 outside the
-domain too; for gradients, one whose 1/s^2 or ratio of scalings does.
+domain too; for gradients, one whose 1/s^2 or ratio of scalings does. So is one of an exp start that no iteration
+shifts, where an entry itself does, or that entry times the cotangent.
 
 *Clamped denominators* are 1-Lipschitz in log sum; at the kink, where both branches are possible, the difference of the
 two is admitted as a line error.
@@ -85,6 +86,7 @@ class Trace:
         before_last: the deviation before the last step.
         below: in how many iterates an entry lay below 4 tiny, where it may be flushed or rounded up.
         lost: tokens of which a line may be lost to underflow, or a scaling to overflow.
+        kinked: tokens of which a sum may lie on either side of its clamp.
         strain: the logarithm of the largest number that a backward pass may meet, before the cotangent, [tokens].
         shift_dim: the dim over which an exp start subtracts a maximum that an eps makes visible; 0 if it does not.
     """
@@ -97,6 +99,7 @@ class Trace:
     before_last: Array
     below: Array
     lost: np.ndarray[Any, np.dtype[np.bool_]]
+    kinked: np.ndarray[Any, np.dtype[np.bool_]]
     strain: Array
     shift_dim: int
 
@@ -203,9 +206,12 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
     size = np.abs(kernel)
     log_tiny = math.log(4 * r.tiny) if r.tiny else -INF
     below = np.zeros_like(z)
+    lost = np.asarray(np.isinf(dz).any((-1, -2)))
+    if r.tiny and dialect.start == "exp" and not shifted:
+        lost = lost | ((log_m + begin).max((-1, -2)) > -log_tiny)
     if dialect.start == "exp" and not dialect.entry_eps:
         below = (log_m < log_tiny).astype(np.float64)
-    lost = np.asarray(np.isinf(dz).any((-1, -2)))
+    kinked = np.zeros_like(lost)
     vectors = _Vectors(flat(), z.shape[:-2])
     steps: list[Step] = []
     for dim, eps in _half_steps(dialect):
@@ -241,7 +247,9 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
         spread = deviation.max(dim, keepdims=True)
         if eps and dialect.denominator == "clamp":
             reach = line + spread
-            line = line + np.where(np.abs(log_sum - log_eps) < reach, reach, 0.0)
+            either = np.abs(log_sum - log_eps) < reach
+            line = line + np.where(either, reach, 0.0)
+            kinked = kinked | either.any((-1, -2))
         remainder = np.exp(2 * spread) * (w * deviation * deviation).sum(dim, keepdims=True) / 2
         local = u * (3 + np.abs(log_m))
         # log(sum w e^moved + (1 - sum w)), written so that nothing is lost where moved is tiny.
@@ -258,7 +266,7 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
     if r.tiny:
         lost = lost | (vectors.largest > -log_tiny)
     visible = 0 if plain or not shifted else first
-    return Trace(steps, begin, log_m, final, entry, before_last, below, lost, vectors.strain, visible)
+    return Trace(steps, begin, log_m, final, entry, before_last, below, lost, kinked, vectors.strain, visible)
 
 
 def sinkhorn(logits: Approx, dialect: Dialect, r: Rounding) -> Scaled:
@@ -297,16 +305,23 @@ def sinkhorn_gradient(logits: Approx, cotangent: Approx, dialect: Dialect, r: Ro
     potentials instead of iterates, they reach the logits directly, so both are added. The maximum that an exp start
     subtracts gives and takes back the line sum of g: n u sum |g| more.
 
+    At a kink every one-sided derivative and every mean of them is admitted. Where logits share the maximum and an eps
+    makes the shift visible, the line sum of g may be charged to any of them or split, so each may be off by all of it;
+    where a sum may lie on either side of its clamp, nothing is claimed.
+
     Normwise sharp only: the deviation of an iterate is its a priori bound, and the pullback of a converged iteration
     damps what the bound adds up.
     """
     run = trace(logits, dialect, r)
     with np.errstate(all="ignore"):
-        g, error = _pulled(run, logits.value.numpy(), cotangent.value.numpy(), cotangent.error.numpy(), dialect, r)
+        z, dz = logits.value.numpy(), logits.error.numpy()
+        g, error = _pulled(run, z, dz, cotangent.value.numpy(), cotangent.error.numpy(), dialect, r)
     return Approx(torch.from_numpy(g), torch.from_numpy(error))
 
 
-def _pulled(run: Trace, z: Array, bar: Array, dbar: Array, dialect: Dialect, r: Rounding) -> tuple[Array, Array]:
+def _pulled(
+    run: Trace, z: Array, dz: Array, bar: Array, dbar: Array, dialect: Dialect, r: Rounding
+) -> tuple[Array, Array]:
     tokens, n, _ = run.begin.shape
     u = r.unit
     value, forward, _, _ = _scaled(run, dialect, r)
@@ -337,9 +352,12 @@ def _pulled(run: Trace, z: Array, bar: Array, dbar: Array, dialect: Dialect, r: 
         top = top if run.shift_dim == -1 else top[:, None]
         g = g - (top == z.argmax(run.shift_dim, keepdims=True)) * line
         error = error + error.sum(run.shift_dim, keepdims=True)
-    lost = run.lost
+        largest = z + dz >= (z - dz).max(run.shift_dim, keepdims=True)
+        tied = largest & (largest.sum(run.shift_dim, keepdims=True) > 1)
+        error = error + np.where(tied, np.abs(line), 0.0)
+    lost = run.lost | run.kinked
     if r.tiny:
-        most = run.strain + np.log(n * (1 + np.abs(bar).max((-1, -2)))) + 1
+        most = np.maximum(run.strain, run.log_m.max((-1, -2))) + np.log(n * (1 + np.abs(bar).max((-1, -2)))) + 1
         lost = lost | (most > -math.log(r.tiny))
     return g, np.where(lost[..., None, None], INF, error)
 

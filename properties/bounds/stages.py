@@ -89,7 +89,14 @@ def by_third(state: Tensor, phi: Tensor, dialect: Dialect) -> Tensor:
 def gated_logits(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
     """alpha * dynamic(x^ phi) + bias: three roundings of the product, one of the sum. A gate of 0 silences any
     error."""
-    return gated(projected(x, params, dialect, r), params, x.value.shape[-2], dialect, r)
+    p, sizes = projected(x, params, dialect, r), term_sizes(x, params, dialect, r)
+    return gated(p, sizes, params, x.value.shape[1:], dialect, r)
+
+
+def term_sizes(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Tensor:
+    """sum |x^| |phi|, packed as the logits are: what the products of the projection sum to in magnitude."""
+    state, _ = normalised(x, params.norm_weight, dialect, r)
+    return by_third(state.value.abs() + state.error, params.phi.detach().double().cpu().abs(), dialect)
 
 
 def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
@@ -98,8 +105,16 @@ def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
     return params.alpha.detach().double().cpu().repeat_interleave(sizes)
 
 
-def gated(p: Approx, params: Params, n: int, dialect: Dialect, r: Rounding) -> Approx:
-    """alpha * p + bias."""
+def gated(p: Approx, sizes: Tensor, params: Params, shape: tuple[int, ...], dialect: Dialect, r: Rounding) -> Approx:
+    """alpha * p + bias, `p` of a state [..., n, C] = `shape` and `sizes` its `term_sizes`.
+
+    Without a tanh in between, gates may be folded into phi and the bias into the sum, as the number that an accumulator
+    starts from or as a column of ones beside the state. At most K additions then meet the bias b; one of a to b errs
+    by u (|b| + S) at most, S the sum of the gated products' magnitudes, and where sums are rounded to nearest by |a| at
+    most, b itself being a number: together min(gamma_K (|b| + S), S (1 + gamma_K)), nothing where phi is 0. (Tensor
+    cores truncate: gamma_2K, and no such minimum.) The reference adds the bias last and has no share in this.
+    """
+    n, channels = shape
     alpha = gates(params, n, dialect)
     bias = params.bias.detach().double().cpu()
     product = alpha * p.value
@@ -109,6 +124,11 @@ def gated(p: Approx, params: Params, n: int, dialect: Dialect, r: Rounding) -> A
     )
     error = moved * (1 + 4 * r.unit) + 4 * r.unit * product.abs()
     logits = product + bias
+    if dialect.dynamic == "linear":
+        count = channels if dialect.shared_projection else n * channels
+        terms = (alpha.abs() * sizes).nan_to_num(nan=INF)
+        met = torch.where(terms == 0, 0.0, r.gamma(2 * count if r.product else count) * (bias.abs() + terms))
+        error = error + (met if r.product else torch.minimum(met, terms * (1 + r.gamma(count))))
     return Approx(logits, error + r.unit * (logits.abs() + error))
 
 
@@ -164,7 +184,7 @@ def weighted_sum(weights: Approx, terms: Approx, r: Rounding, extra: int = 0) ->
 def stored(approx: Approx, r: Rounding) -> Approx:
     """Rounded once more into the dtype of the state, where that is coarser than the compute dtype.
 
-    What may lie beyond its largest finite number may be stored as an infinity: nothing is claimed there.
+    What may lie beyond the state's largest finite number may be stored as an infinity: nothing is claimed there.
     """
     error = approx.error * (1 + r.state_unit) + r.state_unit * approx.value.abs() + r.state_tiny
     return Approx(approx.value, torch.where(approx.value.abs() + error > r.state_max, INF, error))

@@ -18,9 +18,11 @@ from properties.laws.premises import depends_on_logits
 from properties.strategies import (
     MODERATE,
     Setting,
+    arrangeable,
     channel_count,
     logits_of,
     noise,
+    on_two_axes,
     params_of,
     projection_cases,
     seeds,
@@ -31,10 +33,11 @@ from properties.trial import Trial, wide
 
 @st.composite
 def arranged_cases(draw: DrawFn, setting: Setting) -> Case:
-    """Six tokens on two or three axes, and by how many elements their storage is off its alignment."""
+    """Six tokens, or as many as a call takes, on two or three axes, and by how many elements their storage is off its
+    alignment."""
     n = draw(streams(setting, 1, 5))
     channels = draw(channel_count(9))
-    x = torch.tensor(noise(draw(seeds), 6, n, channels)).to(setting.dtype)
+    x = torch.tensor(noise(draw(seeds), arrangeable(setting), n, channels)).to(setting.dtype)
     return Case(x=x, params=draw(params_of(setting, n, channels)), offset=draw(st.sampled_from((1, 3, 7))))
 
 
@@ -55,11 +58,11 @@ def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
     apply; a vectorised load from an address that is no multiple of 16 bytes faults, or reads the neighbours.
     """
     x: Tensor = case.x
-    branch = constant(x)
+    branch, axes = constant(x), on_two_axes(x.shape[0])
 
     def run(target: Implementation, place: Place) -> Any:
         params, one, plain = place(case.params), map_tensors(branch, place), place(x)
-        four, five = plain.reshape(2, 3, *x.shape[1:]), plain.reshape(1, 2, 3, *x.shape[1:])
+        four, five = plain.reshape(*axes, *x.shape[1:]), plain.reshape(1, *axes, *x.shape[1:])
         storage = plain.new_full((case.offset + plain.numel(),), 7.0)
         unaligned = storage[case.offset :].view(plain.shape)
         unaligned.copy_(plain)

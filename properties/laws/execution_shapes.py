@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,11 +24,13 @@ from properties.laws.premises import depends_on_logits
 from properties.strategies import (
     MODERATE,
     Setting,
+    arrangeable,
     block_cases,
     channel_count,
     coefficient_cases,
     logits_of,
     noise,
+    on_two_axes,
     params_of,
     projection_cases,
     seeds,
@@ -178,11 +181,11 @@ def post_does_not_see_strides(trial: Trial, case: Case) -> None:
 
 @st.composite
 def batched_cases(draw: DrawFn, setting: Setting) -> Case:
-    """Logits and state for six tokens, to be arranged in several batch shapes."""
+    """Logits and state for six tokens, or as many as a call takes, to be arranged in several batch shapes."""
     n = draw(streams(setting, 1, 5))
     channels = draw(channel_count(9))
     params = draw(params_of(setting, n, channels))
-    x = torch.tensor(noise(draw(seeds), 6, n, channels)).to(setting.dtype)
+    x = torch.tensor(noise(draw(seeds), arrangeable(setting), n, channels)).to(setting.dtype)
     return Case(x=x, params=params)
 
 
@@ -194,16 +197,17 @@ def batch_shape_is_free(trial: Trial, case: Case) -> None:
     """
     x: Tensor = case.x
     branch = BranchSpec("constant", torch.ones(x.shape[-1], dtype=x.dtype))
+    count, few = x.shape[0], min(2, x.shape[0])
+    shapes = ((count,), on_two_axes(count), (1, count, 1))
 
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
         params, one = place(case.params), map_tensors(branch, place)
-        shapes = ((6,), (2, 3), (1, 6, 1))
         found = [target.block(place(x).reshape(*shape, *x.shape[1:]), params, one) for shape in shapes]
-        return (*found, torch.stack([target.block(token, params, one) for token in place(x)[:2]]))
+        return (*found, torch.stack([target.block(token, params, one) for token in place(x)[:few]]))
 
     plain, *others = trial.observe("block", run)
     slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
-    for got, shape in zip(others, ((2, 3), (1, 6, 1), (2,)), strict=True):
+    for got, shape in zip(others, (*shapes[1:], (few,)), strict=True):
         expected = (*shape, *x.shape[1:])
         trial.holds(
             f"the shape of a block of {shape} tokens",
@@ -211,8 +215,8 @@ def batch_shape_is_free(trial: Trial, case: Case) -> None:
             str(tuple(got.shape)),
             str(expected),
         )
-        count = 2 if shape == (2,) else 6
-        trial.within(f"a block of {shape} tokens", got.reshape(-1, *x.shape[1:]), wide(plain)[:count], slack[:count])
+        tokens = math.prod(shape)
+        trial.within(f"a block of {shape} tokens", got.reshape(-1, *x.shape[1:]), wide(plain)[:tokens], slack[:tokens])
 
 
 @law(
@@ -228,18 +232,19 @@ def mappings_take_any_batch_shape(trial: Trial, case: Case) -> None:
     Tokens are independent, whatever their arrangement.
     """
     x: Tensor = case.x
+    first, second = on_two_axes(x.shape[0])
+    shapes = ((x.shape[0],), (first, second), (1, second, first))
 
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
         params = place(case.params)
         emitted = [k for k, name in enumerate(Mappings._fields) if name in target.emits]
-        shapes = ((6,), (2, 3), (1, 3, 2))
         found = [target.mappings(place(x).reshape(*shape, *x.shape[1:]), params) for shape in shapes]
         return tuple(tuple(one[k] for k in emitted) for one in found)
 
     plain, *others = trial.observe("mappings", run)
     bound = bound_of(trial, x, case.params)
     names = [name for name in Mappings._fields if name in trial.implementation.emits]
-    for got, shape in zip(others, ((2, 3), (1, 3, 2)), strict=True):
+    for got, shape in zip(others, shapes[1:], strict=True):
         for name, one, other in zip(names, got, plain, strict=True):
             expected = (*shape, *other.shape[1:])
             trial.holds(f"the shape of h_{name}", tuple(one.shape) == expected, str(tuple(one.shape)), str(expected))
@@ -250,10 +255,9 @@ def mappings_take_any_batch_shape(trial: Trial, case: Case) -> None:
 
 @st.composite
 def batched_logits(draw: DrawFn, setting: Setting) -> Case:
-    """Six matrices, of which some are equal where a call takes fewer tokens."""
-    n = draw(streams(setting, 1, 5))
-    logits = draw(logits_of(setting, n, least=6, most=6, patterns=MODERATE))
-    return Case(logits=logits.repeat(6, *(1,) * (logits.ndim - 1))[:6])
+    """Six matrices, or as many as a call takes, to be arranged in several batch shapes."""
+    n, count = draw(streams(setting, 1, 5)), arrangeable(setting)
+    return Case(logits=draw(logits_of(setting, n, least=count, most=count, patterns=MODERATE)))
 
 
 @law(
@@ -270,17 +274,19 @@ def projection_takes_any_batch_shape(trial: Trial, case: Case) -> None:
     """
     logits: Tensor = case.logits
     rest = logits.shape[1:]
+    first, second = on_two_axes(logits.shape[0])
+    shapes = ((first, second), (1, second, first), (second, first))
 
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
         plain = place(logits)
-        turned = plain.reshape(2, 3, *rest).transpose(0, 1).contiguous()
-        shaped = (plain, plain.reshape(2, 3, *rest), plain.reshape(1, 3, 2, *rest), turned)
+        turned = plain.reshape(first, second, *rest).transpose(0, 1).contiguous()
+        shaped = (plain, plain.reshape(*shapes[0], *rest), plain.reshape(*shapes[1], *rest), turned)
         return (*(target.project(one) for one in shaped), target.project(plain[0]))
 
     plain, *others, alone = trial.observe("project", run)
     error = projection_error(trial, logits)
     matrix = plain.shape[1:]
-    for got, shape in zip(others, ((2, 3), (1, 3, 2), (3, 2)), strict=True):
+    for got, shape in zip(others, shapes, strict=True):
         trial.holds(
             f"the shape for a batch {shape}",
             tuple(got.shape) == (*shape, *matrix),
@@ -292,7 +298,7 @@ def projection_takes_any_batch_shape(trial: Trial, case: Case) -> None:
         others[1].reshape(plain.shape),
         others[2].transpose(0, 1).reshape(plain.shape),
     )
-    for got, shape in zip(back, ("(2, 3)", "(1, 3, 2)", "(3, 2)"), strict=True):
+    for got, shape in zip(back, shapes, strict=True):
         trial.within(f"h_res of a batch {shape}", got, wide(plain), 2 * error)
     trial.within("h_res of one matrix without a batch axis", alone, wide(plain)[0], 2 * error[0])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mhc_ref import Params
 from mhc_ref.exact import Exact
 from properties import bounds
-from properties.bounds import INF, Approx, Pullback
+from properties.bounds import INF, Approx, Pullback, Rounding
 from properties.case import BranchSpec, Case, map_tensors
 from properties.implementation import Implementation, offers
 from properties.law import law
@@ -36,6 +36,17 @@ def block_pulls(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(branch=branch, cotangent=draw(cotangent_for(tuple(case.x.shape), setting.dtype)))
 
 
+def summed_in_the_state(equation: str, left: Approx, right: Approx, count: int, uses: int, r: Rounding) -> Approx:
+    """The gradient by a state or a branch output, a sum of `count` products, where that was widened `uses` times.
+
+    Autograd rounds the gradient of each use to the dtype of the state, and so are the uses - 1 sums, all relative to
+    the sum of magnitudes: uses u, and for each of them what a number below the normal ones may lose.
+    """
+    summed = bounds.contracted(equation, left, right, count, r)
+    size = torch.einsum(equation, left.value.abs() + left.error, right.value.abs() + right.error)
+    return Approx(summed.value, summed.error + uses * (r.state_unit * size + r.state_tiny))
+
+
 def block_gradient(case: Case, trial: Trial) -> Pullback:
     """The pullback of the case's cotangent by its state and its parameters."""
     return block_pullback(Approx.exact(case.x), case.params, case.branch, Approx.exact(case.cotangent), trial)
@@ -51,7 +62,8 @@ def block_pullback(state: Approx, params: Params, branch: BranchSpec, g: Approx,
     n, channels = state.value.shape[-2:]
     way = passed(state, params, branch, trial)
     slope = Approx.exact(slope_of(branch, channels))
-    g_y = bounds.stored(bounds.contracted("ti,tic->tc", way.h.post, g, n, r), r)
+    # Where streams are a list, the branch output is widened once for each of them.
+    g_y = bounds.stored(summed_in_the_state("ti,tic->tc", way.h.post, g, n, n, r), r)
     g_u = bounds.stored(bounds.times(slope.expanded(g_y), g_y, r), r)
     post = bounds.contracted("tic,tc->ti", g, way.y, channels, r)
     outer = bounds.contracted("tic,tjc->tij", g, state, channels, r)
@@ -197,9 +209,7 @@ def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
     bar, read = (Approx.exact(one) for one in case.cotangents)
 
     def by_state(equation: str, left: Approx, right: Approx, count: int) -> Approx:
-        summed = bounds.contracted(equation, left, right, count, r)
-        size = torch.einsum(equation, left.value.abs(), right.value.abs())
-        return Approx(summed.value, summed.error + (n + 1) * (r.state_unit * size + r.state_tiny))
+        return summed_in_the_state(equation, left, right, count, n + 1, r)
 
     outer = bounds.contracted("tic,tjc->tij", bar, x, channels, r)
     h_res = Approx(applied(outer.value, trial.dialect), applied(outer.error, trial.dialect))

@@ -21,7 +21,7 @@ from properties.law import law
 from properties.laws.block import passed
 from properties.laws.coefficients import coefficients
 from properties.laws.depth import collapse_of
-from properties.laws.gradient_block import block_pullback, exact_branch, paired, read_pullback
+from properties.laws.gradient_block import block_pullback, exact_branch, paired, read_pullback, summed_in_the_state
 from properties.laws.gradient_mappings import differentiable, judge_entrywise, listed, unit, unit_params
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.strategies import (
@@ -115,10 +115,7 @@ def stack_pullback(case: Case, trial: Trial) -> tuple[Approx, list[Pullback]]:
     after = collapse_pullback(states[-1], case.cotangent, trial, *case.head)
     cotangent = after if isinstance(after, Approx) else bounds.stored(after.x, r)
     found = backward(states, cotangent, case, trial)
-    ones = Approx.exact(torch.ones(case.n))
-    summed = bounds.contracted("tnc,n->tc", found[0].x, ones, case.n, r)
-    size = found[0].x.value.abs().sum(-2) + summed.error
-    by_h = Approx(summed.value, summed.error + case.n * (r.state_unit * size + r.state_tiny))
+    by_h = summed_in_the_state("n,tnc->tc", Approx.exact(torch.ones(case.n)), found[0].x, case.n, case.n, r)
     return by_h, [*found, *([after] if isinstance(after, Pullback) else [])]
 
 

@@ -327,7 +327,8 @@ def iterations_compose(trial: Trial, case: Case) -> None:
 
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
         begun = target.tuned(iterations=first).project(place(logits))
-        again = target.tuned(iterations=then).project(begun.log())
+        # Logits come in the dtype of parameters, although h_res may be wider.
+        again = target.tuned(iterations=then).project(begun.log().to(logits.dtype))
         return again, target.tuned(iterations=first + then).project(place(logits))
 
     def bound(z: Approx, iterations: int) -> bounds.Projection:

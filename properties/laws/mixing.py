@@ -51,8 +51,9 @@ def combined(
     """A x + h_post^T y, rounded into the dtype of the state: gamma_{n+3} of the sum of magnitudes, errors of the
     factors.
 
-    Where the implementation declares that it mixes in the dtype of the state, every factor, every term and the sum are
-    rounded to it: 4 roundings more, each relative to the sum of magnitudes.
+    Where the implementation declares that it mixes in the dtype of the state, every factor, every term and every
+    partial sum are rounded to it, the last of which is the result's own rounding: n + 1 roundings more where terms are
+    added one by one; 4 where a sum of products (two factors, the products) is rounded by itself, too.
     """
     r = trial.rounding
     state = x if isinstance(x, Approx) else Approx.exact(x)
@@ -69,7 +70,8 @@ def combined(
         spread = spread + reach * (out.abs() + moved)
         own = own + h_post.error.unsqueeze(-1) * out.abs() + reach * moved
     n = state.value.shape[-2]
-    coarse = 4.04 * r.state_unit if trial.implementation.mixing == "state" else 0.0
+    coarse = max(4, n + 1) * r.state_unit if trial.implementation.mixing == "state" else 0.0
+    coarse = coarse / (1 - coarse)
     return bounds.stored(Approx(value, own + (r.dot(n + 3) + coarse) * spread + (n + 1) * (r.tiny + r.state_tiny)), r)
 
 

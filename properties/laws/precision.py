@@ -77,7 +77,7 @@ def cancelling_projections(draw: DrawFn, setting: Setting) -> Case:
     that a float32 has and TensorFloat-32 has not."""
     n = draw(streams(setting, 1, 4))
     dialect = setting.dialect
-    base = torch.tensor(noise(draw(seeds), 2, n, 1)).abs() + 0.5
+    base = torch.tensor(noise(draw(seeds), min(2, setting.max_tokens), n, 1)).abs() + 0.5
     steps = draw(st.sampled_from((1, 2, 3, 5)))
     unit = torch.finfo(setting.dtype).eps
     unit = draw(st.sampled_from((unit, max(unit, 2.0**-13))))

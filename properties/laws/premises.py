@@ -70,6 +70,20 @@ def depends_on_logits(dialect: Dialect) -> str | None:
     return "h_res is the identity whatever the logits" if dialect.residual == "identity" else None
 
 
+def settled_by_one_stream(dialect: Dialect) -> frozenset[str]:
+    """The mappings that for n = 1 are a number, whatever their logit: the share of an only term is 1.
+
+    An implementation need not compute them, so that a NaN among the logits need not show.
+    """
+    shares = dialect.start == "softmax" or dialect.iterations > 0
+    alone = {
+        "pre": dialect.pre == "softmax",
+        "post": dialect.post == "softmax",
+        "res": dialect.residual == "permutations" or (dialect.residual == "sinkhorn" and shares),
+    }
+    return frozenset(name for name, settled in alone.items() if settled)
+
+
 def mixes(dialect: Dialect) -> str | None:
     """The residual path mixes the streams."""
     return "h_res is the identity: post need not read it" if dialect.residual == "identity" else None
