@@ -1,0 +1,102 @@
+"""Gradient: through the ends of a stack alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Params
+from properties import bounds
+from properties.bounds import Approx
+from properties.case import Case
+from properties.implementation import Implementation
+from properties.law import law
+from properties.laws.coefficients import bound_of
+from properties.laws.gradient import differentiable
+from properties.strategies import TAME, Setting, cotangent_for, params_of, states, streams
+from properties.trial import Trial
+
+
+@st.composite
+def end_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """A state, a head, and a cotangent of the shape of the state."""
+    n, channels = draw(streams(setting, 1)), draw(st.sampled_from((3, 1, 7)))
+    x = draw(states(setting, n, channels, most=3, scales=(1.0, 30.0)))
+    head = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
+    return Case(x=x, head=head, cotangent=draw(cotangent_for(tuple(x.shape), setting.dtype)))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("expand",),
+    cases=end_pulls,
+    gradient=True,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def expand_sums_its_cotangents(trial: Trial, case: Case) -> None:
+    """The gradient by what expand copied is the sum of the cotangents of all its copies.
+
+    <expand(h), g> = <h, sum_i g_i>. A state below float32 may add them up in its own dtype, n roundings at most.
+    """
+    r, g = trial.rounding, Approx.exact(case.cotangent)
+    n = case.x.shape[-2]
+    got = trial.pull("expand", [case.x[..., 0, :]], [case.cotangent], lambda target, h: target.expand(h, n))[0]
+    error = (r.gamma(n) + n * r.state_unit) * g.value.abs().sum(-2)
+    expected = bounds.stored(Approx(g.value.sum(-2), error), r)
+    trial.within("the gradient by h", got, expected.value, expected.error)
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("collapse",),
+    cases=end_pulls,
+    gradient=True,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def collapse_pulls_back_to_every_stream(trial: Trial, case: Case) -> None:
+    """The gradient of the collapsed state is its cotangent for every stream, an n-th of it for a mean, and for a head
+    that of its gated sum, by the streams and by its parameters.
+
+    Collapse is linear in the streams but for the gates of a head, which are mappings of a state like any other; streams
+    are then read directly and through the gates, and a state below float32 rounds and adds both in its own dtype.
+    """
+    bar = case.cotangent[..., 0, :].contiguous()
+    parts = differentiable(case.head) if trial.dialect.collapse == "head" else []
+
+    def run(target: Implementation, x: Tensor, *given: Tensor) -> Any:
+        return target.collapse(x, Params(*given)) if given else target.collapse(x)
+
+    got = trial.pull("collapse", [case.x, *parts], [bar], run)
+    expected = collapse_gradient(trial, case.x, bar, case.head if parts else None)
+    for name, one, exact in zip(("x", *Params._fields), got, expected, strict=False):
+        trial.within(
+            f"the gradient of collapse by {name}", one, exact.value.reshape(one.shape), exact.error.reshape(one.shape)
+        )
+
+
+def collapse_gradient(trial: Trial, x: Tensor, cotangent: Tensor, head: Params | None) -> list[Approx]:
+    """The gradients by the streams [tokens, n, C] and by the parameters of a head."""
+    r, g = trial.rounding, Approx.exact(cotangent)
+    tokens, n, channels = x.shape
+    if head is None:
+        spread = Approx.exact(g.value.unsqueeze(-2).expand(tokens, n, channels))
+        share = 1.0 if trial.dialect.collapse == "sum" else 1 / n
+        return [bounds.stored(bounds.affine(spread, share, 0.0, r), r)]
+    h, state = bound_of(trial, x, head), Approx.exact(x)
+    by_gate = bounds.contracted("tc,tjc->tj", g, state, channels, r)
+    none, no_matrix = Approx.exact(torch.zeros(tokens, n)), Approx.exact(torch.zeros(tokens, n, n))
+    through = bounds.coefficients_gradient(state, head, by_gate, none, no_matrix, trial.dialect, r)
+    read, mapped = bounds.contracted("tj,tc->tjc", h.pre, g, 1, r), bounds.stored(through.x, r)
+    total = bounds.plus(bounds.stored(read, r), mapped, r=r)
+    rounded = 3 * r.state_unit * (read.value.abs() + mapped.value.abs() + total.error)
+    return [Approx(total.value, total.error + rounded), *through[1:]]
