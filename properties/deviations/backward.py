@@ -56,7 +56,11 @@ class HandWritten(Deviant):
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         forward = super().mappings
-        found: Any = ByHand.apply(self, (1, 1, 2), lambda x, *parts: tuple(forward(x, Params(*parts))), x, *params)
+
+        def function(state: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+            return tuple(forward(state, Params(*parts)))
+
+        found: Any = ByHand.apply(self, (1, 1, 2), function, x, *params)
         return Mappings(*found)
 
     def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:

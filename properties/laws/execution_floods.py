@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ def flooding_logits(draw: DrawFn, setting: Setting) -> Case:
     count = min(draw(st.sampled_from(setting.flood)), setting.max_tokens)
     shape = (min(draw(st.sampled_from(DISTINCT)), count), n, n)
     if setting.dialect.residual == "permutations":
-        shape = (shape[0], torch.arange(1, n + 1).prod().item())
+        shape = (shape[0], math.factorial(n))
     return Case(logits=torch.tensor(noise(draw(seeds), *shape) * 2, dtype=setting.parameter_dtype), count=count)
 
 

@@ -66,13 +66,17 @@ class Pulled:
 
 def project_pulled(trial: Trial, case: Case) -> Pulled:
     """project, of a case of `projection_pulls`."""
+
+    def function(target: Implementation, z: Tensor) -> Tensor:
+        return target.project(z)
+
     return Pulled(
         "project",
         ("the logits",),
         (case.logits,),
         1,
         (case.cotangent,),
-        lambda target, z: target.project(z),
+        function,
         lambda bars: [gradient_bound(trial, case.logits, bars[0]).error],
     )
 

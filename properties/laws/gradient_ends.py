@@ -47,7 +47,11 @@ def expand_sums_its_cotangents(trial: Trial, case: Case) -> None:
     """
     r, g = trial.rounding, Approx.exact(case.cotangent)
     n = case.x.shape[-2]
-    got = trial.pull("expand", [case.x[..., 0, :]], [case.cotangent], lambda target, h: target.expand(h, n))[0]
+
+    def run(target: Implementation, h: Tensor) -> Tensor:
+        return target.expand(h, n)
+
+    got = trial.pull("expand", [case.x[..., 0, :]], [case.cotangent], run)[0]
     error = (r.gamma(n) + n * r.state_unit) * g.value.abs().sum(-2)
     expected = bounds.stored(Approx(g.value.sum(-2), error), r)
     trial.within("the gradient by h", got, expected.value, expected.error)
