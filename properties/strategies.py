@@ -53,8 +53,8 @@ class Setting:
         return Setting(**{**self.__dict__, **changes})
 
 
-CHANNELS = (1, 2, 3, 7, 9, 17, 33)
-"""Widths off the powers of two, where tails and tiles go wrong."""
+CHANNELS = (1, 2, 3, 7, 9, 17, 33, 67, 259)
+"""Widths off the powers of two, where tails and tiles go wrong; tiles of 64 and of 256 channels are met in practice."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Kept strategies
@@ -326,7 +326,7 @@ def token_state(
     else:
         base = noise(seed, n, channels)
     state, scale = changed(base, draw(changes((n, channels), most=2))), draw(among(*scales))
-    if kind == "uneven":  # n = 8 goes down to 1e-7 of the scale
+    if kind == "uneven" and least:  # n = 8 goes down to 1e-7 of the scale
         state = state * np.maximum(1.0, least / (scale * 10.0 ** (-np.arange(n)[:, None])))
     return state * scale
 
@@ -398,12 +398,13 @@ def params_of(
     if dialect.residual == "permutations":
         residual = noise(seed + 2, size) * draw(among(0.0, 1.0, 4.0))
     else:
-        residual = draw(logit_matrix(n, patterns)).reshape(-1)
+        stretch = 8.0 if setting.parameter_dtype == torch.float64 else 1.0
+        residual = draw(logit_matrix(n, patterns, axis=shift_axis(dialect), stretch=stretch)).reshape(-1)
     alpha = draw(st.tuples(*[among(*gates)] * 3))
     weight = draw(among(None, "integers", "normal")) if setting.norm_weight else None
     norm_weight = None
     if weight == "integers":
-        norm_weight = 1.0 + np.abs(coarse(seed + 3, n * channels))
+        norm_weight = np.abs(coarse(seed + 3, n * channels))  # 0 among them: some channels silenced
     elif weight == "normal":
         norm_weight = 1.0 + 0.5 * noise(seed + 3, n * channels)
     dtype = setting.parameter_dtype
@@ -413,6 +414,27 @@ def params_of(
         torch.tensor(alpha, dtype=dtype),
         None if norm_weight is None else torch.tensor(norm_weight, dtype=dtype),
     )
+
+
+def saturating(params: Params, n: int, far: float) -> Params:
+    """The same parameters with the biases of the gates moved by `far` and -`far` in turn."""
+    bias = params.bias.clone()
+    bias[: 2 * n] += far * (-1.0) ** torch.arange(2 * n).to(bias)
+    return params._replace(bias=bias)
+
+
+@kept
+@st.composite
+def extreme_params(draw: DrawFn, setting: Setting, n: int, channels: int) -> Params:
+    """Parameters whose logits lie far apart, those of the gates too; most of them beyond the range of exp.
+
+    An unconstrained h_res is its logits, which stay of order one.
+    """
+    dialect = setting.dialect
+    far = draw(among(0.0, 100.0, 1000.0, -1000.0))
+    extreme = _representable(dialect, ("starved row", "triangular", *BEYOND_EXP, "wild"))
+    patterns = extreme if dialect.residual == "sinkhorn" else MODERATE
+    return saturating(draw(params_of(setting, n, channels, patterns=patterns)), n, far)
 
 
 @kept
@@ -441,16 +463,23 @@ def on_two_axes(count: int) -> tuple[int, int]:
     return (2, count // 2) if count > 1 else (1, 1)
 
 
-def channel_count(most: int = 33) -> SearchStrategy[int]:
+def channel_count(most: int = 259) -> SearchStrategy[int]:
     """A width C."""
     return among(*(c for c in CHANNELS if c <= most))
+
+
+def projected_width(n: int, dialect: Dialect) -> SearchStrategy[int]:
+    """A width C of a state that is projected: small, above one tile, or the one for which phi is square and its
+    transpose has its shape."""
+    square = [(2 * n + size) // n] if (size := residual_size(n, dialect)) % n == 0 else []
+    return among(*(c for c in CHANNELS if c <= 17), *(c for c in square if c <= 33), 67)
 
 
 @st.composite
 def coefficient_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1, most: int = 4, **options: Any) -> Case:
     """x [tokens, n, C] and params."""
     n = draw(streams(setting, least_n))
-    channels = draw(channel_count(17))
+    channels = draw(projected_width(n, setting.dialect))
     scales = options.pop("scales", ())
     return Case(
         x=draw(states(setting, n, channels, most=most, scales=scales)),

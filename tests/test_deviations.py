@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -14,11 +15,15 @@ from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, RESIDUAL, Dialect, Params
 from mhc_ref.block import residual_size
+from properties import controls
 from properties.case import map_tensors
 from properties.deviations import CATALOGUE, HIDDEN, build
+from properties.deviations.backward import HandWritten
 from properties.deviations.catalogue import Kind
 from properties.deviations.deviant import Deviant
 from properties.implementation import Implementation, Reference, offers
+from properties.law import all_laws
+from properties.runner import Profile, Subject, Verdict, examine
 
 VISIBLE = 1e-9
 """Relative to the largest value of a token; correct implementations stay below 1e-12 on the same probes."""
@@ -125,7 +130,7 @@ def observe_gradient(dialect: Dialect, scale: float, n: int = 4, channels: int =
     def observe(implementation: Implementation) -> list[Tensor]:
         inputs = [value.clone().requires_grad_() for value in (x, *params) if value is not None]
         result = implementation.block(inputs[0], Params(*inputs[1:]), branch)
-        gradients = torch.autograd.grad(result, inputs, cotangent, allow_unused=True)
+        gradients = torch.autograd.grad(result, inputs, cotangent.clone(), allow_unused=True)
         return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, gradients, strict=True)]
 
     return observe
@@ -388,6 +393,70 @@ NEEDS_OTHER_DIALECT = {
 def test_a_deviation_of_no_preset_shows_in_another_dialect(name: str) -> None:
     dialect = NEEDS_OTHER_DIALECT[name]
     assert max(found for _, found in differences(build(name, dialect), dialect, "forward")) > VISIBLE
+
+
+SEEN_BY_OTHER_FAMILIES = {
+    "cotangent-strides-ignored": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "cotangent-overwritten": "gradient.mappings-pull-back-however-they-are-called",
+    "saved-overwritten": "gradient.blocks-pull-back-however-they-are-called",
+    "frozen-parameters-stop-the-state": "gradient.mappings-pull-back-however-they-are-called",
+    "gradient-of-first-tile": "gradient.every-token-pulls-back-through-a-block",
+    "bias-gradient-over-one-axis": "gradient.every-token-pulls-back-through-the-mappings",
+    "branch-untrained": "gradient.branches-learn",
+    "token-axes-not-collapsed": "execution.mappings-do-not-see-strides",
+    "parameter-strides-ignored": "execution.mappings-do-not-see-strides",
+    "branch-output-strides-ignored": "execution.blocks-do-not-see-strides",
+    "channels-above-64-unwritten": "execution.every-token-is-read-and-mixed",
+    "channels-above-64-unread": "execution.every-token-has-its-mappings",
+    "phi-transposed-if-square": "coefficients.agrees-with-oracle",
+    "expanded-on-the-second-axis": "depth.expand-copies",
+    "layers-in-a-table-of-four": "depth.streams-persist-through-layers",
+}
+"""Hidden deviation -> a law that makes the circumstance in which it shows."""
+
+
+def searched(law: str, implementation: Implementation, where: Path, examples: int = 16) -> Verdict:
+    """The law in float32, without shrinking, for few streams."""
+    implementation.streams = (1, 3)
+    subject = Subject("target", implementation, torch.float32, torch.device("cpu"))
+    return examine(all_laws()[law], subject, Profile(examples, derandomise=True, shrink=False), directory=where)
+
+
+@pytest.mark.parametrize("name", SEEN_BY_OTHER_FAMILIES)
+def test_a_deviation_that_one_circumstance_shows_is_seen_where_a_law_makes_it(name: str, tmp_path: Path) -> None:
+    found = searched(SEEN_BY_OTHER_FAMILIES[name], build(name, PAPER), tmp_path)
+    assert found.status == "failed", found.reason
+
+
+@pytest.mark.parametrize("name", SEEN_BY_OTHER_FAMILIES)
+def test_a_deviation_that_one_circumstance_shows_is_right_without_it(name: str) -> None:
+    for probe in ("block of 3", "stack"):
+        one = next(one for one in probes(PAPER)["forward"] if one.name == probe)
+        assert difference(one.observe(build(name, PAPER)), one.observe(Reference(PAPER))) < VISIBLE
+    one = probes(PAPER)["gradient"][0]
+    assert difference(one.observe(build(name, PAPER)), one.observe(Reference(PAPER))) < VISIBLE
+
+
+CIRCUMSTANCES = (
+    *(law for law in sorted(set(SEEN_BY_OTHER_FAMILIES.values())) if law.startswith("gradient")),
+    "depth.stacks-take-any-batch",
+    "execution.every-matrix-of-a-flood-is-projected",
+    "execution.every-token-of-a-flood-has-its-mappings",
+    "execution.every-token-of-a-flood-is-read-and-mixed",
+    "gradient.collapse-pulls-back-to-every-stream",
+    "gradient.every-matrix-pulls-back",
+    "gradient.expand-sums-its-cotangents",
+    "gradient.projection-pulls-back-however-it-is-called",
+)
+
+
+@pytest.mark.parametrize("law", CIRCUMSTANCES)
+def test_no_circumstance_accuses_a_backward_pass_that_is_written_by_hand_or_recomputes(
+    law: str, tmp_path: Path
+) -> None:
+    for implementation in (HandWritten(DEEPSEEK_V4), controls.build("recomputed", DEEPSEEK_V4)):
+        found = searched(law, implementation, tmp_path, examples=6)
+        assert found.status == "passed", found.reason
 
 
 def test_the_catalogue_covers_every_kind() -> None:

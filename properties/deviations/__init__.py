@@ -5,6 +5,7 @@ many of these they catch.
 """
 
 from properties.deviations import (
+    backward,
     collapse,
     device,
     dtype,
@@ -31,6 +32,7 @@ __all__ = [
     "Deviant",
     "Deviation",
     "Kind",
+    "backward",
     "build",
     "collapse",
     "device",

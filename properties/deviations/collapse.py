@@ -152,3 +152,28 @@ class StackWritesIntoItsInput(Deviant):
     def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
         found = super().stack(h, params, branches)
         return found if h.requires_grad or found.requires_grad else h.copy_(found)
+
+
+@collapse(
+    "expanded-on-the-second-axis",
+    f"{MUTATION}: unsqueeze(1), right for [tokens, C]",
+    hidden="for tokens on one axis",
+)
+class ExpandedOnTheSecondAxis(Deviant):
+    """The copies of h lie on its second axis, which is that of the streams for one token axis only."""
+
+    def expand(self, h: Tensor, n: int) -> Tensor:
+        copies = super().expand(h, n)
+        return copies.movedim(-2, 1).reshape(copies.shape) if h.ndim > 2 else copies
+
+
+@collapse(
+    "layers-in-a-table-of-four",
+    f"{MUTATION}: parameters staged in a ring of four",
+    hidden="for up to four layers",
+)
+class LayersInATableOfFour(Deviant):
+    """Every fifth layer has the parameters of the first."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        return super().layers(x, [params[k % 4] for k in range(len(params))], branches)

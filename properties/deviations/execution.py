@@ -367,3 +367,98 @@ class NoGradInBfloat16(Deviant):
     def project(self, logits: Tensor) -> Tensor:
         m = super().project(logits)
         return m if torch.is_grad_enabled() else m.bfloat16().to(m.dtype)
+
+
+# Views of token axes and of what is not the state
+
+
+def as_if_stepped(values: Tensor, axes: int) -> Tensor:
+    """What a kernel reads that finds every token by the stride of the last token axis alone; within the storage."""
+    if values.ndim <= axes + 1 or not values.numel():
+        return values
+    available = values.untyped_storage().nbytes() // values.element_size() - int(values.storage_offset())
+    flat = values.as_strided((available,), (1,), values.storage_offset())
+    index = torch.arange(values.shape[:-axes].numel(), device=values.device) * values.stride(-axes - 1)
+    for dim in range(-axes, 0):
+        step = torch.arange(values.shape[dim], device=values.device) * values.stride(dim)
+        index = index.unsqueeze(-1) + step
+    return flat[index.remainder(available)].view(values.shape)
+
+
+@execution(
+    "token-axes-not-collapsed",
+    "aiter #4432: one token stride, taken from the last axis (bug 38)",
+    hidden="where one stride leads from token to token",
+)
+class TokenAxesNotCollapsed(Deviant):
+    """Tokens on two axes are found by the stride of the second alone."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        return super().mappings(as_if_stepped(x, 2), params)
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return super().post(as_if_stepped(x, 2), y, h_post, h_res)
+
+
+@execution(
+    "parameter-strides-ignored",
+    f"{MUTATION}: scale and base cut out of one packed tensor",
+    hidden="for parameters that are contiguous",
+)
+class ParameterStridesIgnored(Deviant):
+    """Biases and gates are read as if they were contiguous."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        read = params._replace(bias=as_if_contiguous(params.bias), alpha=as_if_contiguous(params.alpha))
+        return super().mappings(x, read)
+
+
+@execution(
+    "branch-output-strides-ignored",
+    "aiter #5292 (bug 37), for the branch's output inside a block",
+    hidden="for a branch whose output is contiguous",
+)
+class BranchOutputStridesIgnored(Deviant):
+    """The output of the branch is read as if it were contiguous."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return super().post(x, as_if_contiguous(y), h_post, h_res)
+
+
+@execution(
+    "channels-above-64-unwritten",
+    "flashinfer #3285: a tail of wide states left unwritten (bug 41)",
+    hidden="for up to 64 channels",
+)
+class ChannelsAbove64Unwritten(Deviant):
+    """Channels beyond the 64th keep the state they entered with."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        written = torch.arange(x.shape[-1], device=x.device) < 64
+        return torch.where(written, super().post(x, y, h_post, h_res), x)
+
+
+@execution(
+    "channels-above-64-unread",
+    "TileOPs: c_x // block_C floors the loop (bug 58)",
+    hidden="for up to 64 channels",
+)
+class ChannelsAbove64Unread(Deviant):
+    """Channels beyond the 64th do not enter the coefficients."""
+
+    def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
+        read = torch.arange(state.shape[-1], device=state.device) < 64
+        return super().matmul(torch.where(read, state, 0), phi)
+
+
+@execution(
+    "phi-transposed-if-square",
+    "PaddleFleet #1055: a weight stored the other way round is told by its shape (bug 54)",
+    lambda d: d.dynamic == "linear",
+    hidden="unless phi is square",
+)
+class PhiTransposedIfSquare(Deviant):
+    """A phi that has as many rows as columns is taken for its transpose."""
+
+    def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
+        return super().matmul(state, phi.mT if phi.shape[0] == phi.shape[1] else phi)

@@ -19,7 +19,15 @@ from properties.law import law
 from properties.laws.coefficients import Coefficients, bound_of, coefficients
 from properties.laws.mixing import applied, combined, mixed
 from properties.laws.premises import free_matrix, takes_streams
-from properties.strategies import Setting, block_cases, channel_count, permutations_of, states, streams
+from properties.strategies import (
+    Setting,
+    block_cases,
+    channel_count,
+    extreme_params,
+    permutations_of,
+    states,
+    streams,
+)
 from properties.trial import Seen, Trial, wide
 
 SIZES = (1.0, 30.0, 1e-3)
@@ -74,7 +82,17 @@ def one_call(trial: Trial, seen: list[Seen], count: int = 1) -> None:
     trial.holds("the number of branch calls", len(seen) == count, str(len(seen)), str(count))
 
 
-@law(kind="oracle", stage="state", needs=("block",), cases=lambda s: block_cases(s, most=2, scales=(*SIZES, 1e6)))
+@st.composite
+def any_block(draw: DrawFn, setting: Setting) -> Case:
+    """A block on a state of any size, zero among them; every other time with logits far beyond the range of exp."""
+    case = draw(block_cases(setting, most=2, scales=(*SIZES, 1e6, 1e-9, 0.0)))
+    if draw(st.booleans()):
+        n, channels = case.x.shape[-2:]
+        case = case.with_(params=draw(extreme_params(setting, n, channels)))
+    return case
+
+
+@law(kind="oracle", stage="state", needs=("block",), cases=any_block)
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """The branch sees h_pre x, and the block returns A x + h_post^T y for what the branch gave back.
 

@@ -17,7 +17,7 @@ from properties.bounds import Approx, Rounding
 from properties.case import Case
 from properties.law import law
 from properties.laws.premises import depends_on_logits, gated
-from properties.strategies import Setting, coarse, coefficient_cases, permutations_of, seeds
+from properties.strategies import Setting, coarse, coefficient_cases, permutations_of, saturating, seeds
 from properties.trial import Trial, wide
 
 
@@ -89,12 +89,8 @@ def agrees_with_oracle(trial: Trial, case: Case) -> None:
 def saturated_cases(draw: DrawFn, setting: Setting, **options: Any) -> Case:
     """Parameters of ordinary size, or with biases of the gates whose exponentials overflow."""
     case = draw(coefficient_cases(setting, **options))
-    params: Params = case.params
     far = draw(st.sampled_from((0.0, 1000.0, 100.0, -1000.0)))
-    bias = params.bias.clone()
-    gates = slice(0, 2 * case.x.shape[-2])
-    bias[gates] += far * (-1.0) ** torch.arange(bias[gates].shape[0]).to(bias)
-    return case.with_(params=params._replace(bias=bias))
+    return case.with_(params=saturating(case.params, case.x.shape[-2], far))
 
 
 @law(

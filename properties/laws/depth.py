@@ -25,6 +25,7 @@ from properties.strategies import (
     branch_of,
     channel_count,
     coarse,
+    extreme_params,
     params_of,
     permutations_of,
     seeds,
@@ -38,12 +39,13 @@ DEEP_GATES = (1.0, 0.5, 0.0)
 
 @st.composite
 def layered_cases(draw: DrawFn, setting: Setting) -> Case:
-    """A state and one to three blocks."""
+    """A state and one to three blocks; the logits of a single one lie anywhere."""
     n = draw(streams(setting, 1, 4))
     channels = draw(channel_count(9))
     depth = draw(st.integers(1, 3))
     x = draw(states(setting, n, channels, most=2, scales=SIZES))
-    params = tuple(draw(params_of(setting, n, channels, gates=DEEP_GATES)) for _ in range(depth))
+    each = params_of(setting, n, channels, gates=DEEP_GATES) if depth > 1 else extreme_params(setting, n, channels)
+    params = tuple(draw(each) for _ in range(depth))
     branches = tuple(draw(branch_of(setting, channels)) for _ in range(depth))
     return Case(x=x, params=params, branches=branches)
 
@@ -77,12 +79,19 @@ def layers_are_blocks_in_order(trial: Trial, case: Case) -> None:
     trial.within("the streams after the last layer", out, state.value, state.error)
 
 
+def orders_of(n: int, most: int) -> st.SearchStrategy[list[tuple[int, ...]]]:
+    """A permutation of n streams for each of a few layers, or of many: tables of layers end somewhere."""
+    return st.sampled_from((1, 2, most)).flatmap(
+        lambda depth: st.lists(permutations_of(n), min_size=depth, max_size=depth)
+    )
+
+
 @st.composite
 def routed_stacks(draw: DrawFn, setting: Setting) -> Case:
-    """Distinct streams and a permutation for each of one to four layers."""
+    """Distinct streams and a permutation for each of one to seven layers."""
     n = draw(streams(setting, 2))
     x = draw(states(setting, n, draw(channel_count(9)), most=2, scales=SIZES))
-    orders = draw(st.lists(permutations_of(n), min_size=1, max_size=4))
+    orders = draw(orders_of(n, 7))
     return Case(x=x, orders=tuple(orders))
 
 
@@ -120,7 +129,7 @@ def separated_stacks(draw: DrawFn, setting: Setting) -> Case:
     n = draw(streams(setting, 2, 5))
     channels = draw(channel_count(7))
     h = torch.tensor(coarse(draw(seeds), 1, channels) + 0.5).to(setting.dtype)
-    orders = draw(st.lists(permutations_of(n), min_size=1, max_size=3))
+    orders = draw(orders_of(n, 6))
     return Case(h=h, n=n, orders=tuple(orders), spread=draw(st.sampled_from((1.0, 2.0, 0.5))))
 
 
@@ -260,30 +269,78 @@ def quiet_error(trial: Trial, case: Case, h: Tensor) -> Tensor:
 
 @law(kind="identity", stage="state", needs=("expand",), cases=lambda s: stacked_cases(s), cost=2)
 def expand_copies(trial: Trial, case: Case) -> None:
-    """expand(h, n) is n copies of h, bit for bit.
+    """expand(h, n) is n copies of h, bit for bit, on however many token axes.
 
     Copying rounds nothing.
     """
-    got = trial.expand(case.h, case.n)
-    trial.within(
-        "an expanded stream", got, wide(case.h).unsqueeze(-2).expand(got.shape), torch.zeros(1, dtype=torch.float64)
-    )
+    h: Tensor = case.h
+    copies = wide(h).unsqueeze(-2).expand(*h.shape[:-1], case.n, h.shape[-1])
+    exact = torch.zeros(1, dtype=torch.float64)
+    trial.within("an expanded stream", trial.expand(h, case.n), copies, exact)
+    for what, given in arrangements(trial.implementation):
+        got: Tensor = trial.observe("expand", lambda target, place, given=given: target.expand(given(place(h)), case.n))
+        trial.holds(f"the shape of {what}", got.shape == given(copies).shape, str(got.shape), str(given(copies).shape))
+        trial.within(f"an expanded stream of {what}", got, given(copies), exact)
+
+
+Arrange = Callable[[Tensor], Tensor]
+
+
+def arrangements(implementation: Implementation) -> list[tuple[str, Arrange]]:
+    """Ways to arrange [tokens, ...], and every tensor that follows its tokens, on other axes or apart in memory; where
+    a call takes few tokens, of no more."""
+    most = implementation.max_tokens
+
+    def twice(one: Tensor) -> Tensor:
+        few = one[: max(1, most // 2)]
+        return torch.stack([few, few.flip(0)][:most])
+
+    def on_three_axes(one: Tensor) -> Tensor:
+        return twice(one).unsqueeze(0)
+
+    def alone(one: Tensor) -> Tensor:
+        return one[0]
+
+    def narrowed(one: Tensor) -> Tensor:
+        return torch.cat([one, one + 1], -1)[..., : one.shape[-1]]
+
+    def turned(one: Tensor) -> Tensor:
+        return twice(one).transpose(0, 1)
+
+    def none(one: Tensor) -> Tensor:
+        return one[:0]
+
+    found: list[tuple[str, Arrange]] = [
+        ("tokens on two axes", twice),
+        ("tokens on three axes", on_three_axes),
+        ("one token without an axis", alone),
+    ]
+    if implementation.strided:
+        found += [("a slice of a wider tensor", narrowed), ("token axes in the other order", turned)]
+    if implementation.zero_tokens:
+        found.append(("no token", none))
+    return found
 
 
 @law(kind="oracle", stage="state", needs=("collapse",), cases=lambda s: layered_cases(s), cost=2)
 def collapse_is_as_declared(trial: Trial, case: Case) -> None:
-    """collapse(x) is the sum, the mean, or the gated sum of a head, as the dialect says.
+    """collapse(x) is the sum, the mean, or the gated sum of a head, as the dialect says, on however many token axes.
 
     Its definition; the head's weights are pre(alpha_0 (x^ phi) + bias) + pre_eps of the head's own parameters.
     """
-    if trial.dialect.collapse == "head":
-        head: Params = case.params[0]
-        got = trial.collapse(case.x, head)
-        expected = collapse_of(Approx.exact(case.x), trial, head)
-    else:
-        got = trial.collapse(case.x)
-        expected = collapse_of(Approx.exact(case.x), trial)
+    x: Tensor = case.x
+    head: Params | None = case.params[0] if trial.dialect.collapse == "head" else None
+    expected = collapse_of(Approx.exact(x), trial, head)
+    got = trial.collapse(x, head) if head else trial.collapse(x)
     trial.within("the collapsed state", got, expected.value, expected.error)
+    for what, given in arrangements(trial.implementation):
+
+        def run(target: Implementation, place: Callable[[Any], Any], given: Arrange = given) -> Any:
+            return target.collapse(given(place(x)), place(head)) if head else target.collapse(given(place(x)))
+
+        one, value, error = trial.observe("collapse", run), given(expected.value), given(expected.error)
+        trial.holds(f"the shape of {what}", one.shape == value.shape, str(one.shape), str(value.shape))
+        trial.within(f"the collapsed state of {what}", one, value, error)
 
 
 @st.composite

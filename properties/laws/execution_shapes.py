@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from mhc_ref import Mappings
+from mhc_ref import Mappings, Params
 from properties.bounds import Approx
 from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation
+from properties.implementation import Implementation, offers
 from properties.law import law
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
@@ -37,6 +37,31 @@ from properties.strategies import (
     streams,
 )
 from properties.trial import Trial, wide
+
+TURNED = "token axes in the other order"
+
+
+def in_turn(values: Tensor, most: int) -> Tensor:
+    """[tokens, 2, ...] with the given values first, whose token axes lie in memory in the other order.
+
+    No single stride leads from token to token. Where a call takes `most` tokens, it is given no more.
+    """
+    few = values[: max(1, most // 2)]
+    return torch.stack([few, few - 1][:most]).transpose(0, 1)
+
+
+def taken(what: str, got: Tensor, plain: Tensor) -> int:
+    """How many of the tokens were in a call: all, but for `in_turn` where a call takes few."""
+    return got.shape[0] if what == TURNED else plain.shape[0]
+
+
+def scattered(params: Params) -> Params:
+    """The same parameters as views: columns of a wider phi, and every second entry of wider vectors."""
+    phi = torch.cat([params.phi, params.phi + 1], 1)[:, : params.phi.shape[1]]
+    bias = torch.stack([params.bias, params.bias - 1], 1)[:, 0]
+    alpha = torch.stack([params.alpha, params.alpha - 1], 1)[:, 0]
+    weight = params.norm_weight
+    return Params(phi, bias, alpha, None if weight is None else torch.stack([weight, weight - 1], 1)[:, 0])
 
 
 @law(
@@ -61,19 +86,21 @@ def projection_does_not_see_strides(trial: Trial, case: Case) -> None:
         wider = torch.cat([plain, plain + 1], -1)[..., : plain.shape[-1]]
         spaced = torch.stack([plain, plain - 1], 1)[:, 0]
         expanded = plain[:1].expand(plain.shape)
-        return tuple(target.project(view) for view in (plain.clone(), turned, wider, spaced, expanded))
+        found = tuple(target.project(view) for view in (plain.clone(), turned, wider, spaced, expanded))
+        return (*found, target.project(in_turn(plain, target.max_tokens))[:, 0])
 
     plain, *views = trial.observe("project", run)
     error = projection_error(trial, logits)
     for name, got in zip(
-        ("a transposed view", "a slice of a wider tensor", "every second matrix", "an expanded view"),
+        ("a transposed view", "a slice of a wider tensor", "every second matrix", "an expanded view", TURNED),
         views,
         strict=True,
     ):
         if name == "an expanded view":
             trial.within(f"h_res of {name}", got, wide(plain)[:1].expand(got.shape), 2 * error[:1].expand(got.shape))
         else:
-            trial.within(f"h_res of {name}", got, wide(plain), 2 * error)
+            few = taken(name, got, plain)
+            trial.within(f"h_res of {name}", got, wide(plain)[:few], 2 * error[:few])
 
 
 @law(
@@ -85,9 +112,11 @@ def projection_does_not_see_strides(trial: Trial, case: Case) -> None:
     blind=("h-res-transposed", "one-iteration"),
 )
 def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
-    """Sliced, transposed and expanded views of a state pass a block like contiguous copies.
+    """Sliced and transposed views of a state, of the parameters and of a branch's output pass a block like contiguous
+    copies.
 
-    States come as slices of batches and of wider tensors (aiter #5292, #4432).
+    States come as slices of batches and of wider tensors (aiter #5292, #4432), parameters as slices of packed weights,
+    and what a branch returns as a transposed view.
     """
     x: Tensor = case.x
 
@@ -97,17 +126,24 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
         wider = torch.cat([plain, plain + 1], -1)[..., : plain.shape[-1]]
         spaced = torch.stack([plain, plain - 1], 1)[:, 0]
         tokens_last = plain.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-        return tuple(
-            target.block(view, params, branch) for view in (plain.clone(), swapped, wider, spaced, tokens_last)
-        )
+        found = [target.block(view, params, branch) for view in (plain.clone(), swapped, wider, spaced, tokens_last)]
+        turned = target.block(in_turn(plain, target.max_tokens), params, branch)[:, 0]
+        found += [turned, target.block(plain, scattered(params), branch)]
+
+        def spread(u: Tensor) -> Tensor:
+            y = branch(u)
+            return torch.stack([y, y - 1], -1)[..., 0]
+
+        return (*found, target.block(plain, params, spread))
 
     plain, *views = trial.observe("block", run)
     slack = 2 * block_error(trial, x, case.params, case.branch(x[..., 0, :]))
-    for name, got in zip(
-        ("a transposed view", "a slice of wider channels", "every second token", "tokens innermost"), views, strict=True
-    ):
-        trial.holds(f"the shape for {name}", got.shape == plain.shape, str(tuple(got.shape)), str(tuple(plain.shape)))
-        trial.within(f"a block on {name}", got, wide(plain), slack)
+    names = ("a transposed view", "a slice of wider channels", "every second token", "tokens innermost", TURNED)
+    for name, got in zip((*names, "parameters that are views", "a branch output that is a view"), views, strict=True):
+        few = taken(name, got, plain)
+        shape = plain[:few].shape
+        trial.holds(f"the shape for {name}", got.shape == shape, str(tuple(got.shape)), str(tuple(shape)))
+        trial.within(f"a block on {name}", got, wide(plain)[:few], slack[:few])
 
 
 @law(
@@ -119,27 +155,32 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
     blind=("h-res-transposed", "one-iteration"),
 )
 def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
-    """Sliced and transposed views of state and phi give the mappings of contiguous copies.
+    """Sliced and transposed views of state and parameters give the mappings of contiguous copies.
 
-    phi is often a slice of a larger weight, or the transpose of a stored one.
+    phi is often a slice of a larger weight, or the transpose of a stored one, and biases and gates are slices of packed
+    vectors.
     """
     x: Tensor = case.x
 
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
         plain, params = place(x), place(case.params)
-        turned = params._replace(phi=params.phi.t().contiguous().t())
+        turned, apart = params._replace(phi=params.phi.t().contiguous().t()), scattered(params)
         swapped = plain.transpose(-1, -2).contiguous().transpose(-1, -2)
         spaced = torch.stack([plain, plain - 1], 1)[:, 0]
-        calls = ((plain.clone(), params), (swapped, params), (spaced, params), (plain, turned))
+        calls = ((plain.clone(), params), (swapped, params), (spaced, params), (plain, turned), (plain, apart))
         emitted = [k for k, name in enumerate(Mappings._fields) if name in target.emits]
-        return tuple(tuple(target.mappings(*call)[k] for k in emitted) for call in calls)
+        found = tuple(tuple(target.mappings(*call)[k] for k in emitted) for call in calls)
+        both = target.mappings(in_turn(plain, target.max_tokens), params)
+        return (*found, tuple(both[k][:, 0] for k in emitted))
 
     plain, *views = trial.observe("mappings", run)
     bound = bound_of(trial, x, case.params)
     names = [name for name in Mappings._fields if name in trial.implementation.emits]
-    for what, got in zip(("a transposed view", "every second token", "a transposed phi"), views, strict=True):
+    views_of = ("a transposed view", "every second token", "a transposed phi", "parameters that are views", TURNED)
+    for what, got in zip(views_of, views, strict=True):
         for name, one, other in zip(names, got, plain, strict=True):
-            trial.within(f"h_{name} of {what}", one, wide(other), 2 * bound.parts()[name].error)
+            few = taken(what, one, other)
+            trial.within(f"h_{name} of {what}", one, wide(other)[:few], 2 * bound.parts()[name].error[:few])
 
 
 @law(
@@ -151,7 +192,7 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
     blind=("h-res-transposed", "one-iteration"),
 )
 def post_does_not_see_strides(trial: Trial, case: Case) -> None:
-    """Transposed and sliced views of h_res, h_post, y and x are combined like contiguous copies.
+    """Transposed and sliced views of h_res, h_post, h_pre, y and x are combined like contiguous copies.
 
     The coefficients of one kernel are views into its output (aiter #5292 ignored their strides).
     """
@@ -170,13 +211,25 @@ def post_does_not_see_strides(trial: Trial, case: Case) -> None:
             (x, y, sliced, matrix),
             (swapped, spaced, h_post, h_res),
         )
-        return tuple(target.post(*call) for call in calls)
+        two_x, two_y, two_h = (in_turn(one, target.max_tokens) for one in (x, y, h_post))
+        matrices = h_res[: two_x.shape[0]].unsqueeze(1).expand(-1, two_x.shape[1], -1, -1)
+        posts = (*(target.post(*call) for call in calls), target.post(two_x, two_y, two_h, matrices)[:, 0])
+        if not reads:
+            return posts, ()
+        both = target.pre(two_x, two_h)[:, 0]
+        return posts, (target.pre(x, h_post), target.pre(swapped, sliced), both)
 
-    plain, *views = trial.observe("post", run)
+    reads = "pre" in offers(trial.implementation)
+    (plain, *views), read = trial.observe("post", run)
     operator = Approx.exact(applied(case.h_res, trial.dialect))
     slack = 2 * combined(case.x, operator, trial, case.y, Approx.exact(case.h_post)).error
-    for what, got in zip(("a transposed h_res", "slices of one packed tensor", "views of x and y"), views, strict=True):
-        trial.within(f"post of {what}", got, wide(plain), slack)
+    names = ("a transposed h_res", "slices of one packed tensor", "views of x and y", TURNED)
+    for what, got in zip(names, views, strict=True):
+        few = taken(what, got, plain)
+        trial.within(f"post of {what}", got, wide(plain)[:few], slack[:few])
+    for what, got in zip(("slices of one packed tensor", TURNED), read[1:], strict=False):
+        few = taken(what, got, read[0])
+        trial.within(f"pre of {what}", got, wide(read[0])[:few], 2 * mixture_bound(trial, case, "pre").error[:few])
 
 
 @st.composite
@@ -305,20 +358,25 @@ def projection_takes_any_batch_shape(trial: Trial, case: Case) -> None:
 
 @st.composite
 def counted_cases(draw: DrawFn, setting: Setting) -> Case:
-    """Many tokens, in numbers that are no multiple of any tile."""
+    """Many tokens, in numbers that are no multiple of any tile, or few of them with many channels."""
     n = draw(streams(setting, 1, 4))
-    channels = draw(st.sampled_from((1, 3, 33)))
-    tokens = min(draw(st.sampled_from(COUNTS)), setting.max_tokens, 130 if n <= 4 else 31)  # a bound is O(n^4) a token
+    tokens = counted(draw, n, setting)
+    channels = draw(st.sampled_from((1, 3, 33, 67, 259, 1031) if tokens <= 7 else (1, 3, 33)))
     x = torch.tensor(noise(draw(seeds), tokens, n, channels)).to(setting.dtype)
-    return Case(x=x, params=draw(params_of(setting, n, channels)))
+    return Case(x=x, params=draw(params_of(setting, n, channels, least_phi=2)))
+
+
+def counted(draw: DrawFn, n: int, setting: Setting) -> int:
+    """A number of tokens around the size of a tile; a bound is O(n^4) a token."""
+    return min(draw(st.sampled_from(COUNTS if n <= 4 else COUNTS[:-1])), setting.max_tokens)
 
 
 @law(kind="oracle", stage="state", needs=("block",), cases=counted_cases, cost=3)
 def every_token_is_computed(trial: Trial, case: Case) -> None:
-    """Every token of 1, 2, 7, 31, 65 or 130 is computed, the last ones included.
+    """Every token of 1, 2, 7, 31, 65 or 130 is computed, and every channel of up to 1031, the last ones included.
 
-    Grids that floor the number of tiles leave a tail unwritten; the block is compared with the reference for every
-    token.
+    Grids that floor the number of tiles leave a tail unwritten, and loops that stop early a tail unread; the block is
+    compared with the reference for every token.
     """
     branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
     out, seen = trial.block(case.x, case.params, branch)
@@ -407,7 +465,7 @@ def every_token_is_read_and_mixed(trial: Trial, case: Case) -> None:
 def counted_logits(draw: DrawFn, setting: Setting) -> Case:
     """Many matrices."""
     n = draw(streams(setting, 1, 4))
-    tokens = min(draw(st.sampled_from(COUNTS)), setting.max_tokens, 130 if n <= 4 else 31)  # a bound is O(n^4) a token
+    tokens = counted(draw, n, setting)
     if setting.dialect.residual == "permutations":
         return Case(logits=draw(logits_of(setting, n, least=1, most=2)).repeat(tokens, 1)[:tokens])
     return Case(logits=torch.tensor(noise(draw(seeds), tokens, n, n) * 2, dtype=setting.parameter_dtype))

@@ -20,10 +20,9 @@ from properties.law import law
 from properties.strategies import TAME, Setting, coefficient_cases, cotangent_for, seeds
 from properties.trial import Trial, wide
 
-GENTLE = (1.0, 30.0, 1e-3, 1e-4)
-"""Sizes of states: among them those at which an eps of 1e-6 is no longer negligible, where backward passes forget
-it."""
-
+GENTLE = (1.0, 30.0, 1e-3, 1e-4, 1e6, 1e-12, 0.0)
+"""Sizes of states: among them those at which an eps of 1e-6 is no longer negligible, where backward passes forget it,
+those whose fourth power leaves the range of float32, and zero, where an eps alone makes a gradient."""
 
 NAMES = ("x", "phi", "bias", "alpha", "norm_weight")
 
@@ -179,10 +178,12 @@ def every_parameter_learns(trial: Trial, case: Case) -> None:
 
 @st.composite
 def learning_cases(draw: DrawFn, setting: Setting) -> Case:
-    """A generic state with small dense parameters."""
+    """A generic state, or one of zeros, with small dense parameters."""
     small = setting.with_(streams=tuple(n for n in setting.streams if 2 <= n <= 4) or setting.streams[-1:])
     case = draw(
-        coefficient_cases(small, most=2, scales=(1.0,), patterns=("zero", "integers"), gates=(1.0, 0.5), least_phi=2)
+        coefficient_cases(
+            small, most=2, scales=(1.0, 1.0, 0.0), patterns=("zero", "integers"), gates=(1.0, 0.5), least_phi=2
+        )
     )
     tokens, n = case.x.shape[:2]
     seed = draw(seeds)

@@ -1,0 +1,532 @@
+"""Gradient: what autograd may do to a backward pass must not matter, nor how many tokens share one.
+
+Autograd hands over cotangents of any layout, calls backward twice where a graph is kept, asks for the gradients of some
+inputs only, and runs other forward passes before. None of it moves values, and no reference is involved: two gradients
+of one implementation are compared, within the bounds of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Mappings, Params
+from mhc_ref.block import residual_size
+from properties import bounds
+from properties.bounds import Approx
+from properties.case import Case, map_tensors
+from properties.implementation import Implementation, offers
+from properties.law import law
+from properties.laws.block import branch_input
+from properties.laws.coefficients import bound_of
+from properties.laws.gradient import gradient_bound, projection_pulls
+from properties.laws.gradient_block import block_gradient, mixing_pulls, summed_in_the_state
+from properties.laws.gradient_mappings import NAMES, differentiable
+from properties.laws.mixing import applied, possible
+from properties.laws.premises import depends_on_logits, mixes, mixes_in_compute_dtype
+from properties.strategies import TAME, Setting, branch_of, noise, params_of, seeds, streams
+from properties.trial import Trial, wide
+
+Place = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A method to be differentiated.
+
+    Attributes:
+        method: its name.
+        names: of its inputs.
+        inputs: what it is given; the first `by_token` of them have a token axis in front, the rest are parameters.
+        cotangents: one for each output.
+        function: (implementation, *inputs) -> a tensor or a tuple.
+        errors: cotangents -> the bound of the gradient by each input.
+        still: inputs that no other forward pass may change.
+    """
+
+    method: str
+    names: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    by_token: int
+    cotangents: tuple[Tensor, ...]
+    function: Callable[..., Any]
+    errors: Callable[[tuple[Tensor, ...]], list[Tensor]]
+    still: tuple[str, ...] = ()
+
+
+def project_pulled(trial: Trial, case: Case) -> Pulled:
+    """project, of a case of `projection_pulls`."""
+
+    def function(target: Implementation, z: Tensor) -> Tensor:
+        return target.project(z)
+
+    return Pulled(
+        "project",
+        ("the logits",),
+        (case.logits,),
+        1,
+        (case.cotangent,),
+        function,
+        lambda bars: [gradient_bound(trial, case.logits, bars[0]).error],
+    )
+
+
+def mappings_pulled(trial: Trial, case: Case) -> Pulled:
+    """mappings, of a case of `many_states`."""
+    emitted = [k for k, name in enumerate(Mappings._fields) if name in trial.implementation.emits]
+    inputs = (case.x, *differentiable(case.params))
+
+    def function(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
+        found = target.mappings(x, Params(*parts))
+        return tuple(found[k] for k in emitted)
+
+    def errors(bars: tuple[Tensor, ...]) -> list[Tensor]:
+        given = dict(zip(emitted, bars, strict=True))
+        full = [Approx.exact(given.get(k, torch.zeros_like(bar))) for k, bar in enumerate(case.cotangents)]
+        found = bounds.coefficients_gradient(
+            Approx.exact(case.x), case.params, full[0], full[1], full[2], trial.dialect, trial.rounding
+        )
+        found = found._replace(x=bounds.stored(found.x, trial.rounding))
+        return [part.error.reshape(one.shape) for part, one in zip(found, inputs, strict=False)]
+
+    names = NAMES[: len(inputs)]
+    return Pulled("mappings", names, inputs, 1, tuple(case.cotangents[k] for k in emitted), function, errors)
+
+
+def block_pulled(trial: Trial, case: Case) -> Pulled:
+    """A block, of a case of `many_blocks`."""
+    inputs = (case.x, *differentiable(case.params))
+
+    def function(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
+        return target.block(x, Params(*parts), map_tensors(case.branch, lambda part: part.to(x.device)))
+
+    def errors(bars: tuple[Tensor, ...]) -> list[Tensor]:
+        found = block_gradient(case.with_(cotangent=bars[0]), trial)
+        return [part.error.reshape(one.shape) for part, one in zip(found, inputs, strict=False)]
+
+    names = NAMES[: len(inputs)]
+    return Pulled("block", names, inputs, 1, (case.cotangent,), function, errors)
+
+
+def mixtures_pulled(trial: Trial, case: Case) -> list[Pulled]:
+    """post, and pre where it is offered, of a case of `mixing_pulls`."""
+    found: list[Pulled] = []
+    for k, (method, inputs) in enumerate(
+        (("post", (case.x, case.y, case.h_post, case.h_res)), ("pre", (case.x, case.h_post)))
+    ):
+        if method not in offers(trial.implementation):
+            continue
+
+        def function(target: Implementation, *parts: Tensor, method: str = method) -> Any:
+            return getattr(target, method)(*parts)
+
+        def errors(bars: tuple[Tensor, ...], method: str = method) -> list[Tensor]:
+            return mixture_errors(trial, case, method, bars[0])
+
+        names = ("x", "y", "h_post", "h_res") if method == "post" else ("x", "h_pre")
+        bars = (case.cotangents[k],)
+        found.append(Pulled(method, names, inputs, len(inputs), bars, function, errors, ("h_res",)))
+    return found
+
+
+def mixture_errors(trial: Trial, case: Case, method: str, cotangent: Tensor) -> list[Tensor]:
+    """The bounds of `gradient.pre-and-post-pull-back-to-every-factor`, by each factor of a method."""
+    r = trial.rounding
+    n, channels = case.x.shape[-2:]
+    g, x, weights = Approx.exact(cotangent), Approx.exact(case.x), Approx.exact(case.h_post)
+
+    def by_state(equation: str, left: Approx, count: int) -> Tensor:
+        return summed_in_the_state(equation, left, g, count, n + 1, r).error
+
+    if method == "pre":
+        return [by_state("tj,tc->tjc", weights, 1), bounds.contracted("tc,tjc->tj", g, x, channels, r).error]
+    operator = Approx.exact(applied(case.h_res, trial.dialect))
+    outer = applied(bounds.contracted("tic,tjc->tij", g, x, channels, r).error, trial.dialect)
+    if mixes(trial.dialect):  # the identity need not be read
+        outer = torch.full_like(outer, bounds.INF)
+    by_post = bounds.contracted("tic,tc->ti", g, Approx.exact(case.y), channels, r).error
+    return [by_state("tij,tic->tjc", operator, n), by_state("ti,tic->tc", weights, n), by_post, outer]
+
+
+def outputs_of(function: Callable[..., Any], target: Implementation, given: list[Tensor]) -> list[Tensor]:
+    """What a function gives, as a list."""
+    got: Any = function(target, *given)
+    return list(got) if isinstance(got, (tuple, list)) else [got]  # pyright: ignore[reportUnknownArgumentType]
+
+
+def back(outputs: list[Tensor], given: list[Tensor], bars: list[Tensor | None], keep: bool = False) -> list[Tensor]:
+    """The gradients by those of `given` that ask for one; 0 by what has none. A cotangent of None is not handed on."""
+    pairs = [(o, bar.to(o.dtype)) for o, bar in zip(outputs, bars, strict=True) if bar is not None and o.requires_grad]
+    asked = [one for one in given if one.requires_grad]
+    if not pairs or not asked:
+        return [torch.zeros_like(one) for one in asked]
+    found = torch.autograd.grad(
+        [o for o, _ in pairs], asked, [bar for _, bar in pairs], allow_unused=True, retain_graph=keep
+    )
+    return [torch.zeros_like(one) if g is None else g for one, g in zip(asked, found, strict=True)]  # pyright: ignore[reportUnnecessaryComparison]  # allow_unused gives None
+
+
+# -- what autograd may do ---------------------------------------------------------------------------------------------
+
+
+def judge_calls(trial: Trial, pulled: Pulled) -> None:
+    """Compare the gradients of one pass with those under other circumstances."""
+    names = pulled.names
+
+    def run(target: Implementation, place: Place) -> Any:
+        def leaves(asked: Callable[[int], bool] = lambda k: True) -> list[Tensor]:
+            return [place(one).clone().requires_grad_(asked(k)) for k, one in enumerate(pulled.inputs)]
+
+        def fresh(bars: list[Tensor | None], asked: Callable[[int], bool] = lambda k: True) -> tuple[Tensor, ...]:
+            given = leaves(asked)
+            return tuple(back(outputs_of(pulled.function, target, given), given, bars))
+
+        def between(keep: bool) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...], list[Tensor]]:
+            """A backward pass after another forward pass, as of the next layer or of the next part of a batch."""
+            given = leaves()
+            outputs = outputs_of(pulled.function, target, given)
+            bars = [place(bar).to(o.dtype).clone() for bar, o in zip(pulled.cotangents, outputs, strict=True)]
+            other = [one if name in pulled.still else one * 0.5 for one, name in zip(leaves(), names, strict=True)]
+            outputs_of(pulled.function, target, other)
+            found = back(outputs, given, [*bars], keep=keep)
+            first = tuple(one.clone() for one in found)
+            if keep:
+                again["a second time"] = tuple(back(outputs, given, [*bars]))
+            return bars, found, first, given
+
+        again: dict[str, tuple[Tensor, ...]] = {}
+        try:
+            bars, found, first, given = between(keep=True)
+        except RuntimeError:  # buffers donated by a compiler, say: a graph that refuses to be kept gives nothing wrong
+            bars, found, first, given = between(keep=False)
+        kept = [place(bar).to(used.dtype) for bar, used in zip(pulled.cotangents, bars, strict=True)]
+        spaced: list[Tensor | None] = [torch.stack([bar, bar - 1], -1)[..., 0] for bar in bars]
+        again["for cotangents that are not contiguous"] = fresh(spaced)
+        again["for the outputs that are used alone"] = fresh([bar if bool(bar.any()) else None for bar in bars])
+        wide_bars: list[Tensor | None] = [bar[..., :1].expand(bar.shape) for bar in bars]
+        copied = fresh([None if bar is None else bar.contiguous() for bar in wide_bars])
+        expanded = fresh(wide_bars)
+        alone = tuple(fresh([*bars], lambda k, j=j: k == j)[0] for j in range(len(given)))
+        last = len(given) - 1
+        frozen = fresh([*bars], lambda k: k != last) if last else ()
+        return first, tuple(found), (tuple(bars), tuple(kept)), tuple(again.items()), (expanded, copied), alone, frozen
+
+    first, later, (bars, kept), again, (expanded, copied), alone, frozen = trial.observe(pulled.method, run)
+    what = f"the gradient of {pulled.method} by"
+    for bar, before in zip(bars, kept, strict=True):
+        changed = not torch.equal(bar, before)
+        trial.holds(f"a cotangent after the backward pass of {pulled.method}", not changed, "changed", "as before")
+    for name, one, before in zip(names, later, first, strict=True):
+        trial.holds(f"{what} {name} after further backward passes", torch.equal(one, before), "changed", "as returned")
+    slack = [2 * error for error in pulled.errors(pulled.cotangents)]
+    others = (("with no other input asking for one", alone), (f"with {names[-1]} asking for none", frozen))
+    for circumstance, found in (*again, *others):
+        for name, one, other, error in zip(names, found, first, slack, strict=False):  # nothing of what asks for none
+            trial.within(f"{what} {name} {circumstance}", one, wide(other), error)
+    wide_bars = tuple(bar[..., :1].expand(bar.shape).contiguous() for bar in pulled.cotangents)
+    for name, one, other, error in zip(names, expanded, copied, pulled.errors(wide_bars), strict=True):
+        trial.within(f"{what} {name} for an expanded cotangent", one, wide(other), 2 * error)
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=lambda s: projection_pulls(s, least_n=2, patterns=("normal", "integers", "near permutation")),
+    applies=depends_on_logits,
+    gradient=True,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def projection_pulls_back_however_it_is_called(trial: Trial, case: Case) -> None:
+    """The gradient of a projection is the same a second time, for any layout of its cotangent, and after other calls.
+
+    It is a function of values. A backward pass that reads its cotangent as if it were contiguous is wrong for the
+    gradient of every sum, which autograd expands from one number; one that writes to its cotangent or to what it saved
+    corrupts other gradients, and one that saves outside the graph takes the values of the last call.
+    """
+    judge_calls(trial, project_pulled(trial, case))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=lambda s: few_states(s),
+    gradient=True,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def mappings_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
+    """The gradients of the mappings are the same a second time, for any layout of the cotangents, for some of the
+    outputs, by some of the inputs, and after other calls.
+
+    As for projections. Frozen parameters are usual in fine-tuning (PaddleFleet #1793), and an output that nobody uses
+    has no cotangent (Liger #1402).
+    """
+    judge_calls(trial, mappings_pulled(trial, case))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block",),
+    cases=lambda s: many_blocks(s, (2, 1)),
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def blocks_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
+    """The gradients of a block are the same a second time, for any layout of the cotangent, by some of the inputs, and
+    after other calls.
+
+    As for projections.
+    """
+    judge_calls(trial, block_pulled(trial, case))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("post",),
+    cases=mixing_pulls,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    by_streams=False,
+    cost=4,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def pre_and_post_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
+    """The gradients of pre and post are the same a second time, for any layout of the cotangent, by some of the
+    factors, and after other calls.
+
+    As for projections.
+    """
+    for pulled in mixtures_pulled(trial, case):
+        judge_calls(trial, pulled)
+
+
+# -- many tokens ------------------------------------------------------------------------------------------------------
+
+MANY = (66, 6, 34, 130, 10)
+"""Numbers of tokens in a backward pass: off the sizes of tiles, and even, to lie on two axes."""
+
+WIDTHS = (3, 35, 1, 67)
+"""Numbers of channels likewise."""
+
+
+@st.composite
+def many_projections(draw: DrawFn, setting: Setting) -> Case:
+    """Many matrices of logits and a cotangent of h_res."""
+    n = draw(streams(setting, 2))
+    count = min(draw(st.sampled_from(MANY if n <= 4 else MANY[:3])), setting.max_tokens)
+    permutations = setting.dialect.residual == "permutations"
+    shape = (residual_size(n, setting.dialect),) if permutations else (n, n)
+    dtype, seed = setting.parameter_dtype, draw(seeds)
+    logits = torch.tensor(noise(seed, count, *shape) * 2, dtype=dtype)
+    return Case(logits=logits, cotangent=torch.tensor(noise(seed + 1, count, n, n), dtype=dtype))
+
+
+@st.composite
+def many_states(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) -> Case:
+    """x of many tokens, dense parameters and open gates, a cotangent for each mapping."""
+    n = draw(streams(setting, 1))
+    channels = draw(st.sampled_from(WIDTHS))
+    count = min(draw(st.sampled_from(counts if n <= 4 else counts[:3])), setting.max_tokens)
+    params = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
+    seed, dtype = draw(seeds), setting.parameter_dtype
+    pulls = ((count, n), (count, n), (count, n, n))
+    bars = tuple(torch.tensor(noise(seed + 1 + k, *shape), dtype=dtype) for k, shape in enumerate(pulls))
+    x = torch.tensor(noise(seed, count, n, channels)).to(setting.dtype)
+    return Case(x=x, params=params, cotangents=bars)
+
+
+@st.composite
+def few_states(draw: DrawFn, setting: Setting) -> Case:
+    """x of one or two tokens, and cotangents of which some are zero: those of outputs that nobody uses."""
+    case = draw(many_states(setting, (2, 1)))
+    used = draw(st.sampled_from(((1, 1, 1), (1, 1, 0), (0, 1, 1), (1, 0, 0))))
+    return case.with_(cotangents=tuple(bar * on for bar, on in zip(case.cotangents, used, strict=True)))
+
+
+@st.composite
+def many_blocks(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) -> Case:
+    """x of many tokens, dense parameters, a branch, and a cotangent of what a block makes of them."""
+    case = draw(many_states(setting, counts))
+    branch = draw(branch_of(setting, case.x.shape[-1], ("scale", "constant", "identity")))
+    bar = torch.tensor(noise(draw(seeds), *case.x.shape)).to(setting.dtype)
+    return Case(x=case.x, params=case.params, branch=branch, cotangent=bar)
+
+
+@st.composite
+def many_mixtures(draw: DrawFn, setting: Setting) -> Case:
+    """Any h_post, h_res, state and branch output for many tokens, and cotangents of post and of pre."""
+    n, channels = draw(streams(setting)), draw(st.sampled_from(WIDTHS))
+    count = min(draw(st.sampled_from(MANY)), setting.max_tokens)
+    seed, dtype = draw(seeds), setting.parameter_dtype
+    shapes = ((n, channels), (channels,), (n,), (n, n), (n, channels), (channels,))
+    x, y, h_post, h_res, *bars = (torch.tensor(noise(seed + k, count, *shape)) for k, shape in enumerate(shapes))
+    x, y, *bars = (one.to(setting.dtype) for one in (x, y, *bars))
+    h_res = possible(h_res.to(dtype), setting.dialect)
+    return Case(x=x, y=y, h_post=h_post.to(dtype), h_res=h_res, cotangents=tuple(bars))
+
+
+def judge_parts(trial: Trial, pulled: Pulled) -> None:
+    """Compare the gradients of a batch with those of the same tokens on two axes, and in parts."""
+    count = pulled.inputs[0].shape[0]
+    middle = (count + 1) // 2
+    spans = [(0, middle), *([(middle, count)] if middle < count else [])]
+    spans += [(0, 0)] if trial.implementation.zero_tokens else []
+    pair = (2, count // 2) if count % 2 == 0 else (1, count)  # odd where a call takes few tokens
+
+    def run(target: Implementation, place: Place) -> Any:
+        def gradients(arrange: Callable[[Tensor], Tensor]) -> list[Tensor]:
+            tokens = [arrange(place(one)) for one in pulled.inputs[: pulled.by_token]]
+            given = [one.clone().requires_grad_() for one in (*tokens, *map(place, pulled.inputs[pulled.by_token :]))]
+            outputs = outputs_of(pulled.function, target, given)
+            return back(outputs, given, [arrange(place(bar)) for bar in pulled.cotangents])
+
+        whole = gradients(lambda one: one)
+        paired = gradients(lambda one: one.reshape(*pair, *one.shape[1:]))
+        parts = [gradients(lambda one, a=a, b=b: one[a:b]) for a, b in spans]
+        joined = [
+            torch.cat(each) if k < pulled.by_token else torch.stack([one.double() for one in each]).sum(0)
+            for k, each in enumerate(zip(*parts, strict=True))
+        ]
+        shaped = [one.reshape(before.shape) for one, before in zip(paired, whole, strict=True)]
+        return tuple(whole), tuple(shaped), tuple(joined)
+
+    whole, paired, joined = trial.observe(pulled.method, run)
+    for k, (name, error) in enumerate(zip(pulled.names, pulled.errors(pulled.cotangents), strict=True)):
+        what = f"the gradient of {pulled.method} by {name} for {count} tokens"
+        trial.within(f"{what}, against its parts", whole[k], wide(joined[k]), 2 * error)
+        trial.within(f"{what} on two axes", paired[k], wide(whole[k]), 2 * error)
+
+
+@law(
+    kind="identity",
+    stage="logits",
+    needs=("project",),
+    cases=many_projections,
+    applies=depends_on_logits,
+    gradient=True,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def every_matrix_pulls_back(trial: Trial, case: Case) -> None:
+    """The gradient of many matrices is that of each half of them, and of none, on one axis or on two.
+
+    Matrices are independent backwards too: tails and tiles of a backward pass are not those of the forward one
+    (Megatron #7524).
+    """
+    judge_parts(trial, project_pulled(trial, case))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("mappings",),
+    cases=many_states,
+    gradient=True,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def every_token_pulls_back_through_the_mappings(trial: Trial, case: Case) -> None:
+    """The gradients of the mappings of many tokens are those of each half of them, the parameters' being their sum.
+
+    A parameter's gradient is a sum over all tokens, on however many axes they lie; over no token it is 0. A reduction
+    over one axis, over full tiles or over the first few tokens is another.
+    """
+    judge_parts(trial, mappings_pulled(trial, case))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("block",),
+    cases=many_blocks,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def every_token_pulls_back_through_a_block(trial: Trial, case: Case) -> None:
+    """The gradients of a block of many tokens are those of each half of them, the parameters' being their sum.
+
+    As for mappings.
+    """
+    judge_parts(trial, block_pulled(trial, case))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("post",),
+    cases=many_mixtures,
+    gradient=True,
+    excuse=mixes_in_compute_dtype,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def every_token_pulls_back_through_pre_and_post(trial: Trial, case: Case) -> None:
+    """The gradients of pre and post of many tokens are those of each half of them, on one axis or on two.
+
+    As for projections.
+    """
+    for pulled in mixtures_pulled(trial, case):
+        judge_parts(trial, pulled)
+
+
+# -- the branch -------------------------------------------------------------------------------------------------------
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("block",),
+    cases=lambda s: many_blocks(s, (2, 5)),
+    gradient=True,
+    in_process=True,  # the weights of a branch live here
+    excuse=mixes_in_compute_dtype,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def branches_learn(trial: Trial, case: Case) -> None:
+    """The weights of a branch receive their gradient through the block, whether or not the state asks for one.
+
+    F(u) = w u has the gradient u (sum_i h_post_i bar_i) by w. A block that calls its branch inside a function of its
+    own, and returns gradients by its own inputs only, trains no branch.
+    """
+    weight = torch.ones(case.x.shape[0], case.x.shape[-1], dtype=case.x.dtype)
+
+    def run(target: Implementation, place: Place) -> Any:
+        found: list[Tensor] = []
+        for asked in (True, False):
+            leaf = place(weight).requires_grad_()
+            x, params = place(case.x).clone().requires_grad_(asked), map_tensors(place(case.params), torch.clone)
+            out = target.block(x, params, lambda u, leaf=leaf: leaf * u)
+            found += back([out], [leaf], [place(case.cotangent)])
+        return tuple(found)
+
+    r = trial.rounding
+    h = bound_of(trial, case.x, case.params)
+    n = case.x.shape[-2]
+    bar = summed_in_the_state("ti,tic->tc", h.post, Approx.exact(case.cotangent), n, n, r)
+    expected = bounds.stored(bounds.times(bounds.stored(bar, r), branch_input(case.x, h, trial), r), r)
+    for got, when in zip(trial.observe("block", run), ("", " of a state that asks for no gradient"), strict=True):
+        trial.within(f"the gradient by the weights of a branch{when}", got, expected.value, expected.error)

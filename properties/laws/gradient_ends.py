@@ -1,0 +1,87 @@
+"""Gradient: through the ends of a stack alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Params
+from properties import bounds
+from properties.bounds import Approx
+from properties.case import Case
+from properties.implementation import Implementation
+from properties.law import law
+from properties.laws.gradient_depth import collapse_pullback
+from properties.laws.gradient_mappings import NAMES, differentiable
+from properties.strategies import TAME, Setting, cotangent_for, params_of, states, streams
+from properties.trial import Trial
+
+
+@st.composite
+def end_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """A state, a head, and a cotangent of the shape of the state."""
+    n, channels = draw(streams(setting, 1)), draw(st.sampled_from((3, 1, 7)))
+    x = draw(states(setting, n, channels, most=3, scales=(1.0, 30.0)))
+    head = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
+    return Case(x=x, head=head, cotangent=draw(cotangent_for(tuple(x.shape), setting.dtype)))
+
+
+@law(
+    kind="identity",
+    stage="state",
+    needs=("expand",),
+    cases=end_pulls,
+    gradient=True,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def expand_sums_its_cotangents(trial: Trial, case: Case) -> None:
+    """The gradient by what expand copied is the sum of the cotangents of all its copies.
+
+    <expand(h), g> = <h, sum_i g_i>. A state below float32 may add them up in its own dtype, n roundings at most.
+    """
+    r, g = trial.rounding, Approx.exact(case.cotangent)
+    n = case.x.shape[-2]
+
+    def run(target: Implementation, h: Tensor) -> Tensor:
+        return target.expand(h, n)
+
+    got = trial.pull("expand", [case.x[..., 0, :]], [case.cotangent], run)[0]
+    error = (r.gamma(n) + n * r.state_unit) * g.value.abs().sum(-2)
+    expected = bounds.stored(Approx(g.value.sum(-2), error), r)
+    trial.within("the gradient by h", got, expected.value, expected.error)
+
+
+@law(
+    kind="oracle",
+    stage="state",
+    needs=("collapse",),
+    cases=end_pulls,
+    gradient=True,
+    by_streams=False,
+    cost=5,
+    blind=("h-res-transposed", "one-iteration"),
+)
+def collapse_pulls_back_to_every_stream(trial: Trial, case: Case) -> None:
+    """The gradient of the collapsed state is its cotangent for every stream, an n-th of it for a mean, and for a head
+    that of its gated sum, by the streams and by its parameters.
+
+    Collapse is linear in the streams but for the gates of a head, which are mappings of a state like any other; streams
+    are then read directly and through the gates, and a state below float32 rounds and adds both in its own dtype.
+    """
+    bar = case.cotangent[..., 0, :].contiguous()
+    parts = differentiable(case.head) if trial.dialect.collapse == "head" else []
+
+    def run(target: Implementation, x: Tensor, *given: Tensor) -> Any:
+        return target.collapse(x, Params(*given)) if given else target.collapse(x)
+
+    got = trial.pull("collapse", [case.x, *parts], [bar], run)
+    found = collapse_pullback(Approx.exact(case.x), bar, trial, *([case.head] if parts else []))
+    expected = [found] if isinstance(found, Approx) else list(found)
+    for name, one, exact in zip(NAMES, got, expected, strict=False):
+        value, error = exact.value.reshape(one.shape), exact.error.reshape(one.shape)
+        trial.within(f"the gradient of collapse by {name}", one, value, error)
