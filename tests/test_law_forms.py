@@ -17,7 +17,7 @@ from mhc_ref import DEEPSEEK_V4, MHC_LITE, PAPER, RESIDUAL, Dialect, Mappings, P
 from mhc_ref.block import gated_logits
 from properties import controls
 from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation, project_from_mappings
+from properties.implementation import Implementation, Reference, project_from_mappings
 from properties.law import all_laws
 from properties.runner import Profile, Subject, Verdict, examine, try_case
 from properties.trial import LawBroken
@@ -326,6 +326,36 @@ def test_no_call_has_more_tokens_than_are_declared(law: str, most: int, tmp_path
     part = offering("project", "mappings", "pre", "post", change=counted)
     part.max_tokens, part.streams = most, (3,)
     assert verdict(law, part, tmp_path).status == "passed"
+
+
+class Buffered(Reference):
+    """The reference, with a buffer for a few tokens that every method refuses to overrun."""
+
+    max_tokens = 3
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        axes = {"project": 2, "mappings": 2, "pre": 2, "post": 2, "block": 2, "layers": 2, "collapse": 2}
+        axes |= {"expand": 1, "stack": 1}
+        if name not in axes:
+            return found
+
+        def refusing(first: torch.Tensor, *given: Any) -> Any:
+            tokens = first.shape[: -axes[name]].numel()
+            if tokens > self.max_tokens:
+                raise ValueError(f"{tokens} tokens; the buffer is for {self.max_tokens}")
+            return found(first, *given)
+
+        return refusing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", all_laws())
+def test_a_buffer_for_three_tokens_is_never_overrun(law: str, tmp_path: Path) -> None:
+    profile = Profile(examples=5, derandomise=True, shrink=False)
+    subject = Subject("buffered", Buffered(PAPER, "buffered"), torch.float32, torch.device("cpu"))
+    found = examine(all_laws()[law], subject, profile, directory=tmp_path)
+    assert found.status in ("passed", "not-applicable"), found.message
 
 
 @pytest.mark.parametrize("law", ["execution.poison-reaches-h-res", "execution.poison-reaches-the-mappings"])
