@@ -40,7 +40,8 @@ def explain_failure(law: Law, subject: Subject, case: Case, *, seconds: float = 
     if not found.differs and not found.deviation:
         return (
             "diagnosis: at other inputs it behaves as declared "
-            f"(worst ratio {found.residual_ratio:.2g} in {found.calls} calls): it is this input that matters"
+            f"(worst ratio {found.residual_ratio:.2g} in {found.calls} calls): it is this input that matters, or "
+            "how the call is made"
         )
     cause = _cause(found)
     lines = [f"diagnosis: explained by {cause} (ratio {found.residual_ratio:.2g} on fresh inputs){_next_best(found)}"]

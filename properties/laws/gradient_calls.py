@@ -494,11 +494,19 @@ def every_token_pulls_back_through_pre_and_post(trial: Trial, case: Case) -> Non
 # -- the branch -------------------------------------------------------------------------------------------------------
 
 
+@st.composite
+def unbranched(draw: DrawFn, setting: Setting) -> Case:
+    """x of a few tokens, dense parameters, and a cotangent of what a block makes of them."""
+    case = draw(many_states(setting, (2, 5)))
+    bar = torch.tensor(noise(draw(seeds), *case.x.shape)).to(setting.dtype)
+    return Case(x=case.x, params=case.params, cotangent=bar)
+
+
 @law(
     kind="oracle",
     stage="state",
     needs=("block",),
-    cases=lambda s: many_blocks(s, (2, 5)),
+    cases=lambda s: unbranched(s),
     gradient=True,
     in_process=True,  # the weights of a branch live here
     excuse=mixes_in_compute_dtype,
