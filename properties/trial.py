@@ -316,9 +316,13 @@ class Trial:
         """|got - exact| <= bound, entry by entry; where the bound is infinite nothing is claimed.
 
         Raises:
-            LawBroken: somewhere the ratio error / bound is above 1, or a claimed entry is not finite.
+            LawBroken: somewhere the ratio error / bound is above 1, a claimed entry is not finite, or the shapes do not
+                fit.
         """
-        got, exact, bound = torch.broadcast_tensors(wide(got), wide(exact), wide(bound))
+        try:
+            got, exact, bound = torch.broadcast_tensors(wide(got), wide(exact), wide(bound))
+        except RuntimeError:  # of two outputs one may have the wrong shape
+            raise ContractBroken(f"{what} has shape {tuple(got.shape)}; expected {tuple(exact.shape)}") from None
         if got.numel() == 0:
             return
         claimed = torch.isfinite(bound)

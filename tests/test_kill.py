@@ -25,14 +25,21 @@ ONE_KIND = {
         *("sinkhorn-eps-for-norm",),
     ),
     "a backward pass that is wrong by itself is linear and keeps the shifts: only the derivative's value tells": (
-        *("rms-detached", "rms-backward-eps", "branch-input-detached", "post-backward-sigma", "half-gradient"),
+        *("rms-backward-eps", "branch-input-detached", "half-gradient"),
         *("post-backward-without-scale", "gradient-in-bfloat16", "recompute-in-bfloat16", "head-detached"),
+    ),
+    "each factor, term and sum has a value of its own, which only the declared formula knows": ("pre-in-state-dtype",),
+    "the weights of a branch are reached by no law but one, which knows their gradient": ("branch-untrained",),
+    "right in the order in which an oracle calls: what is compared are two ways of calling that must agree": (
+        *("bias-gradient-over-one-axis", "branch-output-strides-ignored", "expanded-on-the-second-axis"),
+        *("frozen-parameters-stop-the-state", "gradient-of-first-tile", "layers-in-a-table-of-four"),
+        *("parameter-strides-ignored", "saved-overwritten", "token-axes-not-collapsed"),
     ),
     "h_post of other, equally likely values: only the oracle knows which": ("post-of-mixed",),
     "right wherever an oracle looks: what is compared are two calls that must agree": (
         *("state-strides-ignored", "mix-strides-ignored", "logits-strides-ignored", "token-axes-transposed"),
         *("no-grad-without-weight", "no-grad-in-bfloat16", "split-by-batch", "alignment-assumed", "atomic-additions"),
-        *("compiled-without-weight", "projection-buffer-reused", "stack-writes-into-its-input"),
+        *("compiled-without-weight",),
     ),
     "shows at poisoned inputs alone, where there is no value to compare": ("nan-hidden",),
     "shows under one circumstance alone, which one law makes": (
