@@ -9,6 +9,7 @@ its bound. The file is written after every row, and `--law` or `--only` renew a 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import multiprocessing
@@ -142,8 +143,13 @@ class Bench:
         torch.set_num_threads(1)
         self.task = task
         build = deviations.build if task.catalogue == "deviation" else controls.build
-        self.implementation: Implementation = build(task.name, dialects()[task.preset])
+        self._build = functools.partial(build, task.name, dialects()[task.preset])
+        self.implementation: Implementation = self._build()
         self._where = Path(mkdtemp(prefix="mhc-kill-"))
+
+    def forget(self) -> None:
+        """Begin again with a new implementation: what one law has left in its memory must not help the next."""
+        self.implementation = self._build()
 
     def examine(self, law: Law, dtype: str | torch.dtype, randomness: int | None = None) -> Verdict:
         """The verdict of one search; examples are the same in every run, or for every `randomness`."""
@@ -202,6 +208,7 @@ def row_of(task: Task) -> Row:
         if task.stop and len({kill.kind for kill in killed.values()}) > 1:
             break
         began = time.process_time()
+        bench.forget()
         try:
             verdict = bench.examine(law, task.dtype)
         except Exception as error:  # a harness error is a finding about us, and the row goes on
@@ -238,6 +245,7 @@ def elsewhere(bench: Bench, row: Row) -> dict[str, str | float]:
             continue
         worst = 0.0
         for law in sorted(row.killed, key=lambda law: row.killed[law].seconds):
+            bench.forget()
             verdict = bench.examine(all_laws()[law], dtype)
             if verdict.status == "failed":
                 found[dtype] = law
