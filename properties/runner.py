@@ -48,7 +48,7 @@ class Profile:
 
 
 PROFILES = {
-    "dev": Profile(examples=20, remember=True),
+    "dev": Profile(examples=10, remember=True),
     "ci": Profile(examples=16, derandomise=True),
     "thorough": Profile(examples=1500, remember=True, thorough=True),
 }

@@ -306,6 +306,7 @@ def test_declared_tensorfloat32_is_no_difference(preset: str) -> None:
     assert found.residual_ratio <= 1
 
 
+@pytest.mark.slow
 def test_a_clamp_that_cannot_be_measured_is_the_declared_one() -> None:
     """In float32 a clamp of 1e-12 acts on no matrix that is asked for: none, and one that is added, do as well."""
 

@@ -243,6 +243,7 @@ def test_simpler_numbers_are_simpler_smaller_and_of_the_same_sign():
     assert [intricacy(Fraction(text)) for text in ("3", "0.5", "1.2", "1.25", "1/3")] == [0, 1, 2, 3, 100]
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_answers():
     first, again, other = (find_minimal("hc", 20, identity_bound="0.5", seed=seed) for seed in (1, 1, 2))
     assert first.operators == again.operators

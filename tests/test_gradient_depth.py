@@ -37,6 +37,7 @@ def verdict(
     return examine(all_laws()[law], Subject("target", target, dtype, torch.device("cpu")), profile, directory=directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "title"), [("float64", "LUCIDRAINS"), ("float32", "MHC_LITE"), ("bfloat16", "DEEPSEEK_V4")]
 )

@@ -72,11 +72,17 @@ def test_every_law_sees_a_deviation() -> None:
     assert possible == seen
 
 
-LONG = {"compiled-without-weight", "denominator-eps-added", "denominator-eps-coarse"}
-"""Seconds each: one compiles, the others show in the last digits, where mpmath is asked."""
+QUICK = 0.15
+"""Seconds that the two cheapest laws of a deviation may have taken for its test to run by default."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SHOWN])
+def seldom(name: str) -> list[pytest.MarkDecorator]:
+    row = WRONG.get(name)
+    took = sum(row.killed[law].seconds for law in row.cheapest()) if row else 0
+    return [pytest.mark.slow] * (took > QUICK)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=seldom(name)) for name in SHOWN])
 def test_a_deviation_is_killed_by_its_two_cheapest_laws(name: str) -> None:
     row = WRONG[name]
     bench = Bench(Task("deviation", name, row.preset, row.dtype, EXAMPLES, False, ()))

@@ -236,7 +236,7 @@ def stacks_leave_their_input_alone(trial: Trial, case: Case) -> None:
         trial.holds("the input or a parameter after the call", torch.equal(one, before), "changed", "as before")
 
 
-@law(kind="identity", stage="state", needs=("stack",), cases=quiet_stacks, cost=4)
+@law(kind="identity", stage="state", needs=("stack",), cases=quiet_stacks, by_streams=False, cost=4)
 def stacks_have_no_memory(trial: Trial, case: Case) -> None:
     """A new h in the same storage, and the first one again, pass a stack as if it had never been called before.
 

@@ -178,6 +178,7 @@ def exact_depth_entry(trial: Trial, case: Case, layer: int, part: str, index: tu
     cases=layered_pulls,
     gradient=True,
     excuse=mixes_in_compute_dtype,
+    by_streams=False,
     cost=3,
 )
 def layers_pull_back_to_the_state_and_every_layer(trial: Trial, case: Case) -> None:
@@ -204,6 +205,7 @@ def layers_pull_back_to_the_state_and_every_layer(trial: Trial, case: Case) -> N
     cases=stacked_pulls,
     gradient=True,
     excuse=mixes_in_compute_dtype,
+    by_streams=False,
     cost=3,
 )
 def stack_pulls_back_to_its_input_and_every_layer(trial: Trial, case: Case) -> None:
@@ -245,6 +247,7 @@ def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
     cases=constant_stacks,
     gradient=True,
     excuse=mixes_in_compute_dtype,
+    by_streams=False,
     cost=3,
     blind=("h-res-transposed", "norm-missing", "implicit-backward"),
 )
