@@ -20,7 +20,7 @@ from properties.case import BranchSpec, Case, map_tensors
 from properties.implementation import Implementation, Reference, project_from_mappings
 from properties.law import all_laws
 from properties.runner import Profile, Subject, Verdict, examine, try_case
-from properties.trial import LawBroken
+from properties.trial import ContractBroken, LawBroken
 
 QUICK = Profile(examples=16, derandomise=True, shrink=False)
 
@@ -462,3 +462,9 @@ def test_nothing_is_claimed_of_a_gradient_at_a_clamp() -> None:
         part = offering("project", dialect=dialect, change=partial(project, shift=shift))
         subject = Subject("partial", part, torch.float64, torch.device("cpu"))
         assert try_case(law, subject, case).claims == 0
+
+
+def test_an_output_of_another_shape_than_its_fellow_is_a_broken_contract() -> None:
+    trial = Subject("ref", Reference(PAPER), torch.float64, torch.device("cpu")).trial()
+    with pytest.raises(ContractBroken, match=r"h_res a second time has shape \(2, 2\); expected \(3, 3\)"):
+        trial.within("h_res a second time", torch.zeros(2, 2), torch.zeros(3, 3), torch.ones(3, 3))
