@@ -422,6 +422,7 @@ def searched(law: str, implementation: Implementation, where: Path, examples: in
     return examine(all_laws()[law], subject, Profile(examples, derandomise=True, shrink=False), directory=where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_BY_OTHER_FAMILIES)
 def test_a_deviation_that_one_circumstance_shows_is_seen_where_a_law_makes_it(name: str, tmp_path: Path) -> None:
     found = searched(SEEN_BY_OTHER_FAMILIES[name], build(name, PAPER), tmp_path)

@@ -325,6 +325,7 @@ def test_what_is_not_offered_is_absent_here_too(wrong: Callable[[str], Implement
         target.project(torch.zeros(1, 2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "law",
     [
