@@ -325,8 +325,9 @@ def page(rows: list[Row]) -> str:
         if not isinstance(ratio, str)
     ]
     stopped = sum(row.stopped for row in rows)
-    which = "A row" if stopped == len(deviations) else f"Of the rows {stopped} are from a run with `--stop`: such a row"
-    command = "python -m properties.kill --out docs --stop" if stopped == len(deviations) else "make kill"
+    short = stopped == len(deviations) > 0
+    which = "A row" if short else f"Of the rows {stopped} are from a run with `--stop`: such a row"
+    command = "python -m properties.kill --out docs --stop" if short else "make kill"
     stopped_words = [
         f"{which} ends at its second kill, of another kind, and a law that killed nothing by then is tried on one",
         "deviation after another until it does: counts are lower bounds. `make kill` tries all laws on all of them.",

@@ -48,6 +48,11 @@ class Setting:
         """Of params and logits."""
         return parameter_dtype(self.dtype)
 
+    @property
+    def stretch(self) -> float:
+        """How much wider than float32's the range of exp is in the dtype of parameters."""
+        return 8.0 if self.parameter_dtype == torch.float64 else 1.0
+
     def with_(self, **changes: Any) -> Setting:
         """A copy with other values."""
         return Setting(**{**self.__dict__, **changes})
@@ -260,8 +265,7 @@ def logits_of(
         made = [changed(noise(s, size) * (0, 0.5, 1, 2, 4, 8, 16, 40)[level], entries) for s, level, entries in rows]
         return torch.tensor(np.array(made).reshape(-1, size), dtype=setting.parameter_dtype)
     wanted = _representable(setting.dialect, patterns)
-    stretch = 8.0 if setting.parameter_dtype == torch.float64 else 1.0
-    one = logit_matrix(n, wanted, axis=shift_axis(setting.dialect), stretch=stretch)
+    one = logit_matrix(n, wanted, axis=shift_axis(setting.dialect), stretch=setting.stretch)
     matrices = draw(st.lists(one, min_size=least, max_size=most))
     return torch.tensor(np.array(matrices).reshape(-1, n, n), dtype=setting.parameter_dtype)
 
@@ -398,8 +402,7 @@ def params_of(
     if dialect.residual == "permutations":
         residual = noise(seed + 2, size) * draw(among(0.0, 1.0, 4.0))
     else:
-        stretch = 8.0 if setting.parameter_dtype == torch.float64 else 1.0
-        residual = draw(logit_matrix(n, patterns, axis=shift_axis(dialect), stretch=stretch)).reshape(-1)
+        residual = draw(logit_matrix(n, patterns, axis=shift_axis(dialect), stretch=setting.stretch)).reshape(-1)
     alpha = draw(st.tuples(*[among(*gates)] * 3))
     weight = draw(among(None, "integers", "normal")) if setting.norm_weight else None
     norm_weight = None

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ class ExactTruth:
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         """pre, post, res of every token, rounded to float64."""
         n = x.shape[-2]
-        plain = _listed(params)
+        plain = listed(params)
         found = [self._exact.mappings(one.tolist(), plain) for one in wide(x).reshape(-1, *x.shape[-2:])]
         batch = x.shape[:-2]
         shapes = ((*batch, n), (*batch, n), (*batch, n, n))
@@ -126,7 +126,7 @@ class ExactTruth:
 
     def collapse(self, x: Tensor, head: Params | None) -> Tensor:
         """[..., n, C] -> [..., C], rounded to float64."""
-        plain = None if head is None else _listed(head)
+        plain = None if head is None else listed(head)
         flat = wide(x).reshape(-1, *x.shape[-2:])
         return _tensor([self._exact.collapse(one.tolist(), plain) for one in flat], (*x.shape[:-2], x.shape[-1]))
 
@@ -143,7 +143,33 @@ def wide(value: Tensor) -> Tensor:
     return value.detach().to("cpu", torch.float64)
 
 
-def _listed(params: Params) -> Any:
+def outputs_of(got: Any) -> list[Tensor]:
+    """What a function gave, one tensor or several, as a list."""
+    return list(cast("Sequence[Tensor]", got)) if isinstance(got, (tuple, list)) else [got]
+
+
+def pulled_back(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], keep: bool = False
+) -> list[Tensor]:
+    """The gradients by those of the inputs that ask for one, each of the shape of its input.
+
+    They are 0 by what no output depends on. A cotangent is taken to the dtype and device of its output; one that is
+    None is not handed on. `keep`: the graph, for another pass.
+    """
+    pairs = [
+        (one, bar.to(one))
+        for one, bar in zip(outputs, cotangents, strict=True)
+        if bar is not None and one.requires_grad
+    ]
+    asked = [one for one in inputs if one.requires_grad]
+    if not pairs or not asked:
+        return [torch.zeros_like(one) for one in asked]
+    roots, bars = zip(*pairs, strict=True)
+    return list(torch.autograd.grad(roots, asked, bars, allow_unused=True, materialize_grads=True, retain_graph=keep))
+
+
+def listed(params: Params) -> Any:
+    """The parameters as nested lists of floats, for mpmath."""
     return Params(*(None if part is None else wide(part).tolist() for part in params))  # pyright: ignore[reportArgumentType]
 
 
@@ -291,15 +317,8 @@ class Trial:
 
         def run() -> list[Tensor]:
             leaves = [self._place(one).detach().clone().requires_grad_() for one in inputs]
-            got = function(self.implementation, *leaves)
-            outputs = list(got) if isinstance(got, (tuple, list)) else [got]  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
-            pairs = [
-                (o, self._place(c).to(o.dtype)) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad
-            ]  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType,reportUnknownMemberType]
-            if not pairs:
-                return [torch.zeros_like(leaf) for leaf in leaves]
-            grads = torch.autograd.grad([o for o, _ in pairs], leaves, [c for _, c in pairs], allow_unused=True)
-            return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]  # pyright: ignore[reportUnnecessaryComparison]  # allow_unused gives None
+            outputs = outputs_of(function(self.implementation, *leaves))
+            return pulled_back(outputs, leaves, [self._place(one) for one in cotangents])
 
         shapes = [tuple(one.shape) for one in inputs]
 

@@ -30,7 +30,6 @@ from properties.bounds.stages import (
     squash_gradient,
     squashed,
     stored,
-    term_sizes,
     times,
     weighted_sum,
 )
@@ -59,7 +58,6 @@ __all__ = [
     "squash_gradient",
     "squashed",
     "stored",
-    "term_sizes",
     "times",
     "weighted_sum",
 ]

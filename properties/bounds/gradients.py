@@ -20,7 +20,6 @@ from properties.bounds.stages import (
     normalised,
     projected,
     squash_gradient,
-    term_sizes,
     times,
 )
 
@@ -51,7 +50,7 @@ def coefficients_gradient(
     tokens = x.value.shape[0]
     size = residual_size(n, dialect)
     p = projected(x, params, dialect, r)
-    z = gated(p, term_sizes(x, params, dialect, r), params, (n, channels), dialect, r)
+    z = gated(p, x, params, dialect, r)
     thirds = [
         Approx(z.value[..., part], z.error[..., part]) for part in (slice(0, n), slice(n, 2 * n), slice(2 * n, None))
     ]

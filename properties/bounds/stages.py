@@ -89,14 +89,7 @@ def by_third(state: Tensor, phi: Tensor, dialect: Dialect) -> Tensor:
 def gated_logits(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
     """alpha * dynamic(x^ phi) + bias: three roundings of the product, one of the sum. A gate of 0 silences any
     error."""
-    p, sizes = projected(x, params, dialect, r), term_sizes(x, params, dialect, r)
-    return gated(p, sizes, params, x.value.shape[1:], dialect, r)
-
-
-def term_sizes(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Tensor:
-    """sum |x^| |phi|, packed as the logits are: what the products of the projection sum to in magnitude."""
-    state, _ = normalised(x, params.norm_weight, dialect, r)
-    return by_third(state.value.abs() + state.error, params.phi.detach().double().cpu().abs(), dialect)
+    return gated(projected(x, params, dialect, r), x, params, dialect, r)
 
 
 def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
@@ -105,8 +98,8 @@ def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
     return params.alpha.detach().double().cpu().repeat_interleave(sizes)
 
 
-def gated(p: Approx, sizes: Tensor, params: Params, shape: tuple[int, ...], dialect: Dialect, r: Rounding) -> Approx:
-    """alpha * p + bias, `p` of a state [..., n, C] = `shape` and `sizes` its `term_sizes`.
+def gated(p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
+    """alpha * p + bias, `p` the projection of the state x.
 
     Without a tanh in between, gates may be folded into phi and the bias into the sum, as the number that an accumulator
     starts from or as a column of ones beside the state. At most K additions then meet the bias b; one of a to b errs
@@ -114,7 +107,7 @@ def gated(p: Approx, sizes: Tensor, params: Params, shape: tuple[int, ...], dial
     most, b itself being a number: together min(gamma_K (|b| + S), S (1 + gamma_K)), nothing where phi is 0. (Tensor
     cores truncate: gamma_2K, and no such minimum.) The reference adds the bias last and has no share in this.
     """
-    n, channels = shape
+    n, channels = x.value.shape[-2:]
     alpha = gates(params, n, dialect)
     bias = params.bias.detach().double().cpu()
     product = alpha * p.value
@@ -126,6 +119,8 @@ def gated(p: Approx, sizes: Tensor, params: Params, shape: tuple[int, ...], dial
     logits = product + bias
     if dialect.dynamic == "linear":
         count = channels if dialect.shared_projection else n * channels
+        state, _ = normalised(x, params.norm_weight, dialect, r)
+        sizes = by_third(state.value.abs() + state.error, params.phi.detach().double().cpu().abs(), dialect)
         terms = (alpha.abs() * sizes).nan_to_num(nan=INF)
         met = torch.where(terms == 0, 0.0, r.gamma(2 * count if r.product else count) * (bias.abs() + terms))
         error = error + (met if r.product else torch.minimum(met, terms * (1 + r.gamma(count))))

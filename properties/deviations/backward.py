@@ -173,9 +173,8 @@ class BranchUntrained(Deviant):
         u = self.pre(x, pre)
         with torch.no_grad():
             y = branch(u)
-        if not u.requires_grad:
-            return self.post(x, y, post, res)
-        return self.post(x, Through.apply(u, y, branch), post, res)  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]
+        passed: Any = Through.apply(u, y, branch) if u.requires_grad else y
+        return self.post(x, passed, post, res)
 
 
 class Through(torch.autograd.Function):

@@ -15,7 +15,7 @@ from properties.case import BranchSpec, Case
 from properties.implementation import Mixing, Products, Reference
 from properties.laws.block import branch_input, passed
 from properties.laws.coefficients import coefficients
-from properties.laws.depth import collapse_of
+from properties.laws.depth import collapse_of, copies_of
 from properties.laws.gradient_block import block_gradient
 from properties.laws.gradient_depth import stack_pullback
 from properties.laws.mixing import applied, combined
@@ -71,7 +71,7 @@ class Judge:
         """The branch input and the next state, for a branch that scales every channel."""
         tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
         way = passed(_flat(x), params, branch, self.trial)
-        return [_shaped(way.u, tokens), _shaped(way.x, tokens)]
+        return [_shaped(way.u, tokens), _shaped(way.after, tokens)]
 
     def layers(self, x: Tensor | Approx, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Approx]:
         """Every branch input, and the state in the end."""
@@ -83,7 +83,7 @@ class Judge:
 
     def expand(self, h: Tensor, n: int) -> Approx:
         """n copies."""
-        return Approx.exact(h.unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]))
+        return copies_of(h, n)
 
     def collapse(self, x: Tensor | Approx, head: Params | None = None) -> Approx:
         """The one stream of x."""

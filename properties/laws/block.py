@@ -48,12 +48,13 @@ def branch_input(x: Tensor | Approx, h: Coefficients, trial: Trial) -> Approx:
 
 @dataclass(frozen=True)
 class Passage:
-    """A block on the way forward: its mappings, what its branch reads and gives, and the next state."""
+    """A block on the way forward: its mappings, what its branch reads and gives [tokens, C], and the state after it
+    [tokens, n, C]."""
 
     h: Coefficients
     u: Approx
     y: Approx
-    x: Approx
+    after: Approx
 
 
 def passed(state: Approx, params: Params, branch: BranchSpec, trial: Trial) -> Passage:

@@ -168,10 +168,15 @@ def streams_persist_through_the_stack(trial: Trial, case: Case) -> None:
     weight = torch.full((case.h.shape[-1],), 1.5, dtype=torch.float64).to(trial.dtype)
     branches = (BranchSpec("constant", weight), *(BranchSpec("scale", weight) for _ in case.orders))
     out, seen = trial.stack(case.h, (*params, *head), branches)
-    state = Approx.exact(wide(case.h).unsqueeze(-2).expand(*case.h.shape[:-1], case.n, case.h.shape[-1]).contiguous())
+    state = copies_of(case.h, case.n)
     state = follow(trial, state, Case(params=params, branches=branches), seen)
     collapsed = collapse_of(state, trial, *head)
     trial.within("the stack", out, collapsed.value, collapsed.error)
+
+
+def copies_of(h: Tensor, n: int) -> Approx:
+    """How a stack begins: n copies of h [..., C], [..., n, C]."""
+    return Approx.exact(wide(h).unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]).contiguous())
 
 
 def collapse_of(state: Approx, trial: Trial, head: Params | None = None) -> Approx:
@@ -204,7 +209,7 @@ def stack_expands_and_collapses_once(trial: Trial, case: Case) -> None:
     n copies of h begin; the sum or the mean of the streams ends, or a head whose parameters follow those of the layers.
     """
     out, seen = trial.stack(case.h, (*case.params, *case.head), case.branches)
-    state = Approx.exact(wide(case.h).unsqueeze(-2).expand(*case.h.shape[:-1], case.n, case.h.shape[-1]).contiguous())
+    state = copies_of(case.h, case.n)
     state = collapse_of(follow(trial, state, case, seen), trial, *case.head)
     trial.within("the stack", out, state.value, state.error)
 
@@ -261,7 +266,7 @@ def stacks_have_no_memory(trial: Trial, case: Case) -> None:
 
 def quiet_error(trial: Trial, case: Case, h: Tensor) -> Tensor:
     """The bound of a stack of `quiet_stacks` on h."""
-    state = Approx.exact(wide(h).unsqueeze(-2).expand(*h.shape[:-1], case.n, h.shape[-1]).contiguous())
+    state = copies_of(h, case.n)
     for params, branch in zip(case.params, case.branches, strict=True):
         _, state = step(state, params, Seen(h, branch(h)), trial)
     return collapse_of(state, trial, *case.head).error
@@ -274,7 +279,7 @@ def expand_copies(trial: Trial, case: Case) -> None:
     Copying rounds nothing.
     """
     h: Tensor = case.h
-    copies = wide(h).unsqueeze(-2).expand(*h.shape[:-1], case.n, h.shape[-1])
+    copies = copies_of(h, case.n).value
     exact = torch.zeros(1, dtype=torch.float64)
     trial.within("an expanded stream", trial.expand(h, case.n), copies, exact)
     for what, given in arrangements(trial.implementation):

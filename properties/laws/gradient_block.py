@@ -20,11 +20,11 @@ from properties.implementation import Implementation, offers
 from properties.law import law
 from properties.laws.block import passed, slope_of
 from properties.laws.coefficients import coefficients
-from properties.laws.gradient_mappings import NAMES, differentiable, judge_entrywise, listed, unit, unit_params
+from properties.laws.gradient_mappings import NAMES, differentiable, judge_entrywise, unit, unit_params
 from properties.laws.mixing import applied, matrix_cases
 from properties.laws.premises import mixes, mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, branch_of, coefficient_cases, cotangent_for
-from properties.trial import Trial, wide
+from properties.trial import Trial, listed, wide
 
 
 @st.composite
@@ -128,15 +128,8 @@ def block_pulls_back_to_state_and_parameters(trial: Trial, case: Case) -> None:
     got = trial.pull("block", [case.x, *differentiable(case.params)], [case.cotangent], run)
     bound = block_gradient(case, trial)
     for name, one in zip(NAMES, got, strict=False):
-        expected: Approx = getattr(bound, name)
-        expected = Approx(expected.value.reshape(one.shape), expected.error.reshape(one.shape))
-        judge_entrywise(
-            trial,
-            f"the gradient by {name}",
-            one,
-            expected,
-            partial(exact_block_entry, trial, case, name),
-        )
+        entry = partial(exact_block_entry, trial, case, name)
+        judge_entrywise(trial, f"the gradient by {name}", one, getattr(bound, name), entry)
 
 
 def exact_block_entry(trial: Trial, case: Case, name: str, index: tuple[int, ...]) -> float:
@@ -178,6 +171,36 @@ def paired(cotangent: Tensor, tangent: Any) -> float:
     return float(sum(bar * value for bar, value in zip(wide(cotangent).flatten().tolist(), flat, strict=True)))
 
 
+FACTORS = {"post": ("x", "y", "h_post", "h_res"), "pre": ("x", "h_pre")}
+"""What post and pre multiply, in the order of their arguments."""
+
+
+def mixture_pullback(trial: Trial, case: Case, method: str, cotangent: Tensor) -> dict[str, Approx]:
+    """The gradient of post or of pre by each factor, in its shape, for a cotangent [tokens, n, C] or [tokens, C].
+
+    `case` has x [tokens, n, C], y [tokens, C], h_post [tokens, n], which serves as h_pre too, and h_res [tokens, n, n].
+    """
+    r = trial.rounding
+    n, channels = case.x.shape[-2:]
+    x, weights, g = Approx.exact(case.x), Approx.exact(case.h_post), Approx.exact(cotangent)
+
+    def by_state(equation: str, left: Approx, count: int) -> Approx:
+        return summed_in_the_state(equation, left, g, count, n + 1, r)
+
+    if method == "pre":
+        return {"x": by_state("tj,tc->tjc", weights, 1), "h_pre": bounds.contracted("tc,tjc->tj", g, x, channels, r)}
+    outer = bounds.contracted("tic,tjc->tij", g, x, channels, r)
+    h_res = Approx(applied(outer.value, trial.dialect), applied(outer.error, trial.dialect))
+    if mixes(trial.dialect):  # the identity need not be read
+        h_res = Approx(h_res.value, torch.full_like(h_res.error, INF))
+    return {
+        "x": by_state("tij,tic->tjc", Approx.exact(applied(case.h_res, trial.dialect)), n),
+        "y": by_state("ti,tic->tc", weights, n),
+        "h_post": bounds.contracted("tic,tc->ti", g, Approx.exact(case.y), channels, r),
+        "h_res": h_res,
+    }
+
+
 @st.composite
 def mixing_pulls(draw: DrawFn, setting: Setting) -> Case:
     """Any h_post, h_res, state and branch output, and cotangents of what post and pre make of them."""
@@ -202,42 +225,18 @@ def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
     Both are bilinear: the gradient by one factor is the cotangent contracted with the other, in the compute dtype; that
     by a state, which may be the sum of a contribution from every stream, is rounded to the state's dtype once for each.
     """
-    r = trial.rounding
-    n, channels = case.x.shape[-2:]
-    x, y, h_post = Approx.exact(case.x), Approx.exact(case.y), Approx.exact(case.h_post)
-    operator = Approx.exact(applied(case.h_res, trial.dialect))
-    bar, read = (Approx.exact(one) for one in case.cotangents)
-
-    def by_state(equation: str, left: Approx, right: Approx, count: int) -> Approx:
-        return summed_in_the_state(equation, left, right, count, n + 1, r)
-
-    outer = bounds.contracted("tic,tjc->tij", bar, x, channels, r)
-    h_res = Approx(applied(outer.value, trial.dialect), applied(outer.error, trial.dialect))
-    if mixes(trial.dialect):  # the identity need not be read
-        h_res = Approx(h_res.value, torch.full_like(h_res.error, float("inf")))
-    expected = {
-        "post": (
-            ("the state", by_state("tij,tic->tjc", operator, bar, n)),
-            ("the branch output", by_state("ti,tic->tc", h_post, bar, n)),
-            ("h_post", bounds.contracted("tic,tc->ti", bar, y, channels, r)),
-            ("h_res", h_res),
-        ),
-        "pre": (
-            ("the state", by_state("tj,tc->tjc", h_post, read, 1)),
-            ("h_pre", bounds.contracted("tc,tjc->tj", read, x, channels, r)),
-        ),
-    }
-    given = {"post": ([case.x, case.y, case.h_post, case.h_res], bar), "pre": ([case.x, case.h_post], read)}
-    for k, method in enumerate(("post", "pre")):
+    for k, (method, factors) in enumerate(FACTORS.items()):
         if method not in offers(trial.implementation):
             continue
 
         def run(target: Implementation, *parts: Tensor, method: str = method) -> Any:
             return getattr(target, method)(*parts)
 
-        got = trial.pull(method, given[method][0], [case.cotangents[k]], run)
-        for (name, exact), one in zip(expected[method], got, strict=True):
-            trial.within(f"the gradient of {method} by {name}", one, exact.value, exact.error)
+        given = (case.x, case.y, case.h_post, case.h_res) if method == "post" else (case.x, case.h_post)
+        got = trial.pull(method, given, [case.cotangents[k]], run)
+        expected = mixture_pullback(trial, case, method, case.cotangents[k])
+        for factor, one in zip(factors, got, strict=True):
+            trial.within(f"the gradient of {method} by {factor}", one, expected[factor].value, expected[factor].error)
 
 
 @law(

@@ -26,12 +26,12 @@ from properties.law import law
 from properties.laws.block import branch_input
 from properties.laws.coefficients import bound_of
 from properties.laws.gradient import gradient_bound, projection_pulls
-from properties.laws.gradient_block import block_gradient, mixing_pulls, summed_in_the_state
+from properties.laws.gradient_block import FACTORS, block_gradient, mixing_pulls, mixture_pullback, summed_in_the_state
 from properties.laws.gradient_mappings import NAMES, differentiable
-from properties.laws.mixing import applied, possible
-from properties.laws.premises import depends_on_logits, mixes, mixes_in_compute_dtype
+from properties.laws.mixing import possible
+from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, branch_of, noise, params_of, seeds, streams
-from properties.trial import Trial, wide
+from properties.trial import Trial, outputs_of, pulled_back, wide
 
 Place = Callable[[Any], Any]
 
@@ -127,49 +127,11 @@ def mixtures_pulled(trial: Trial, case: Case) -> list[Pulled]:
             return getattr(target, method)(*parts)
 
         def errors(bars: tuple[Tensor, ...], method: str = method) -> list[Tensor]:
-            return mixture_errors(trial, case, method, bars[0])
+            return [part.error for part in mixture_pullback(trial, case, method, bars[0]).values()]
 
-        names = ("x", "y", "h_post", "h_res") if method == "post" else ("x", "h_pre")
         bars = (case.cotangents[k],)
-        found.append(Pulled(method, names, inputs, len(inputs), bars, function, errors, ("h_res",)))
+        found.append(Pulled(method, FACTORS[method], inputs, len(inputs), bars, function, errors, ("h_res",)))
     return found
-
-
-def mixture_errors(trial: Trial, case: Case, method: str, cotangent: Tensor) -> list[Tensor]:
-    """The bounds of `gradient.pre-and-post-pull-back-to-every-factor`, by each factor of a method."""
-    r = trial.rounding
-    n, channels = case.x.shape[-2:]
-    g, x, weights = Approx.exact(cotangent), Approx.exact(case.x), Approx.exact(case.h_post)
-
-    def by_state(equation: str, left: Approx, count: int) -> Tensor:
-        return summed_in_the_state(equation, left, g, count, n + 1, r).error
-
-    if method == "pre":
-        return [by_state("tj,tc->tjc", weights, 1), bounds.contracted("tc,tjc->tj", g, x, channels, r).error]
-    operator = Approx.exact(applied(case.h_res, trial.dialect))
-    outer = applied(bounds.contracted("tic,tjc->tij", g, x, channels, r).error, trial.dialect)
-    if mixes(trial.dialect):  # the identity need not be read
-        outer = torch.full_like(outer, bounds.INF)
-    by_post = bounds.contracted("tic,tc->ti", g, Approx.exact(case.y), channels, r).error
-    return [by_state("tij,tic->tjc", operator, n), by_state("ti,tic->tc", weights, n), by_post, outer]
-
-
-def outputs_of(function: Callable[..., Any], target: Implementation, given: list[Tensor]) -> list[Tensor]:
-    """What a function gives, as a list."""
-    got: Any = function(target, *given)
-    return list(got) if isinstance(got, (tuple, list)) else [got]  # pyright: ignore[reportUnknownArgumentType]
-
-
-def back(outputs: list[Tensor], given: list[Tensor], bars: list[Tensor | None], keep: bool = False) -> list[Tensor]:
-    """The gradients by those of `given` that ask for one; 0 by what has none. A cotangent of None is not handed on."""
-    pairs = [(o, bar.to(o.dtype)) for o, bar in zip(outputs, bars, strict=True) if bar is not None and o.requires_grad]
-    asked = [one for one in given if one.requires_grad]
-    if not pairs or not asked:
-        return [torch.zeros_like(one) for one in asked]
-    found = torch.autograd.grad(
-        [o for o, _ in pairs], asked, [bar for _, bar in pairs], allow_unused=True, retain_graph=keep
-    )
-    return [torch.zeros_like(one) if g is None else g for one, g in zip(asked, found, strict=True)]  # pyright: ignore[reportUnnecessaryComparison]  # allow_unused gives None
 
 
 # -- what autograd may do ---------------------------------------------------------------------------------------------
@@ -185,26 +147,26 @@ def judge_calls(trial: Trial, pulled: Pulled) -> None:
 
         def fresh(bars: list[Tensor | None], asked: Callable[[int], bool] = lambda k: True) -> tuple[Tensor, ...]:
             given = leaves(asked)
-            return tuple(back(outputs_of(pulled.function, target, given), given, bars))
+            return tuple(pulled_back(outputs_of(pulled.function(target, *given)), given, bars))
 
-        def between(keep: bool) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...], list[Tensor]]:
+        def between(keep: bool) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...]]:
             """A backward pass after another forward pass, as of the next layer or of the next part of a batch."""
             given = leaves()
-            outputs = outputs_of(pulled.function, target, given)
+            outputs = outputs_of(pulled.function(target, *given))
             bars = [place(bar).to(o.dtype).clone() for bar, o in zip(pulled.cotangents, outputs, strict=True)]
             other = [one if name in pulled.still else one * 0.5 for one, name in zip(leaves(), names, strict=True)]
-            outputs_of(pulled.function, target, other)
-            found = back(outputs, given, [*bars], keep=keep)
+            outputs_of(pulled.function(target, *other))
+            found = pulled_back(outputs, given, [*bars], keep=keep)
             first = tuple(one.clone() for one in found)
             if keep:
-                again["a second time"] = tuple(back(outputs, given, [*bars]))
-            return bars, found, first, given
+                again["a second time"] = tuple(pulled_back(outputs, given, [*bars]))
+            return bars, found, first
 
         again: dict[str, tuple[Tensor, ...]] = {}
         try:
-            bars, found, first, given = between(keep=True)
+            bars, found, first = between(keep=True)
         except RuntimeError:  # buffers donated by a compiler, say: a graph that refuses to be kept gives nothing wrong
-            bars, found, first, given = between(keep=False)
+            bars, found, first = between(keep=False)
         kept = [place(bar).to(used.dtype) for bar, used in zip(pulled.cotangents, bars, strict=True)]
         spaced: list[Tensor | None] = [torch.stack([bar, bar - 1], -1)[..., 0] for bar in bars]
         again["for cotangents that are not contiguous"] = fresh(spaced)
@@ -212,8 +174,8 @@ def judge_calls(trial: Trial, pulled: Pulled) -> None:
         wide_bars: list[Tensor | None] = [bar[..., :1].expand(bar.shape) for bar in bars]
         copied = fresh([None if bar is None else bar.contiguous() for bar in wide_bars])
         expanded = fresh(wide_bars)
-        alone = tuple(fresh([*bars], lambda k, j=j: k == j)[0] for j in range(len(given)))
-        last = len(given) - 1
+        alone = tuple(fresh([*bars], lambda k, j=j: k == j)[0] for j in range(len(names)))
+        last = len(names) - 1
         frozen = fresh([*bars], lambda k: k != last) if last else ()
         return first, tuple(found), (tuple(bars), tuple(kept)), tuple(again.items()), (expanded, copied), alone, frozen
 
@@ -393,8 +355,8 @@ def judge_parts(trial: Trial, pulled: Pulled) -> None:
         def gradients(arrange: Callable[[Tensor], Tensor]) -> list[Tensor]:
             tokens = [arrange(place(one)) for one in pulled.inputs[: pulled.by_token]]
             given = [one.clone().requires_grad_() for one in (*tokens, *map(place, pulled.inputs[pulled.by_token :]))]
-            outputs = outputs_of(pulled.function, target, given)
-            return back(outputs, given, [arrange(place(bar)) for bar in pulled.cotangents])
+            outputs = outputs_of(pulled.function(target, *given))
+            return pulled_back(outputs, given, [arrange(place(bar)) for bar in pulled.cotangents])
 
         whole = gradients(lambda one: one)
         paired = gradients(lambda one: one.reshape(*pair, *one.shape[1:]))
@@ -528,7 +490,7 @@ def branches_learn(trial: Trial, case: Case) -> None:
             leaf = place(weight).requires_grad_()
             x, params = place(case.x).clone().requires_grad_(asked), map_tensors(place(case.params), torch.clone)
             out = target.block(x, params, lambda u, leaf=leaf: leaf * u)
-            found += back([out], [leaf], [place(case.cotangent)])
+            found += pulled_back([out], [leaf], [place(case.cotangent)])
         return tuple(found)
 
     r = trial.rounding

@@ -15,14 +15,20 @@ from mhc_ref import Params
 from mhc_ref.exact import Exact
 from properties import bounds
 from properties.bounds import Approx, Pullback
-from properties.case import Case
+from properties.case import Case, map_tensors
 from properties.implementation import Implementation
 from properties.law import law
 from properties.laws.block import passed
 from properties.laws.coefficients import coefficients
-from properties.laws.depth import collapse_of
-from properties.laws.gradient_block import block_pullback, exact_branch, paired, read_pullback, summed_in_the_state
-from properties.laws.gradient_mappings import differentiable, judge_entrywise, listed, unit, unit_params
+from properties.laws.depth import DEEP_GATES, collapse_of, copies_of
+from properties.laws.gradient_block import (
+    block_pullback,
+    exact_branch,
+    paired,
+    read_pullback,
+    summed_in_the_state,
+)
+from properties.laws.gradient_mappings import differentiable, judge_entrywise, unit, unit_params
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.strategies import (
     TAME,
@@ -36,12 +42,10 @@ from properties.strategies import (
     states,
     streams,
 )
-from properties.trial import Trial, wide
+from properties.trial import Trial, listed, wide
 
 LINEAR = ("scale", "identity", "constant", "zero")
-"""Branches whose derivative is known."""
-
-GATES = (1.0, 0.5, 0.0)
+"""Branches whose derivative is known; first those through which a gradient passes, since few examples are drawn."""
 
 
 @st.composite
@@ -51,7 +55,7 @@ def layered_pulls(draw: DrawFn, setting: Setting) -> Case:
     channels = draw(channel_count(7))
     depth = draw(st.integers(1, 3))
     x = draw(states(setting, n, channels, most=2, scales=(1.0, 30.0)))
-    params = tuple(draw(params_of(setting, n, channels, gates=GATES, patterns=TAME)) for _ in range(depth))
+    params = tuple(draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)) for _ in range(depth))
     branches = tuple(draw(branch_of(setting, channels, LINEAR)) for _ in range(depth))
     return Case(x=x, params=params, branches=branches, cotangent=draw(cotangent_for(tuple(x.shape), setting.dtype)))
 
@@ -63,7 +67,7 @@ def stacked_pulls(draw: DrawFn, setting: Setting) -> Case:
     n, channels = case.x.shape[-2:]
     head = ()
     if setting.dialect.collapse == "head":
-        head = (draw(params_of(setting, n, channels, gates=GATES, patterns=TAME)),)
+        head = (draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)),)
     h = case.x[:, 0].clone()
     return Case(h=h, n=n, params=case.params, branches=case.branches, head=head, cotangent=case.cotangent[:, 0].clone())
 
@@ -72,7 +76,7 @@ def forward(state: Approx, case: Case, trial: Trial) -> list[Approx]:
     """The state before each layer, and after the last."""
     states = [state]
     for params, branch in zip(case.params, case.branches, strict=True):
-        states.append(passed(states[-1], params, branch, trial).x)
+        states.append(passed(states[-1], params, branch, trial).after)
     return states
 
 
@@ -87,13 +91,9 @@ def backward(states: Sequence[Approx], cotangent: Approx, case: Case, trial: Tri
     return found[::-1]
 
 
-def expanded(h: Tensor, n: int) -> Approx:
-    """n copies of h."""
-    return Approx.exact(wide(h).unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]).contiguous())
-
-
 def collapse_pullback(state: Approx, cotangent: Tensor, trial: Trial, head: Params | None = None) -> Pullback | Approx:
-    """The pullback of a sum or a mean by the streams, or that of a head by the streams and its parameters."""
+    """The pullback of a collapse for a cotangent [tokens, C]: by the streams [tokens, n, C] for a sum or a mean, and
+    by the parameters of a head as well where there is one."""
     g = Approx.exact(cotangent)
     if head is not None:
         h = coefficients(state, head, trial.dialect, trial.rounding)
@@ -106,12 +106,12 @@ def collapse_pullback(state: Approx, cotangent: Tensor, trial: Trial, head: Para
 
 
 def stack_pullback(case: Case, trial: Trial) -> tuple[Approx, list[Pullback]]:
-    """The gradient by h, and the pullbacks of the layers and of the head.
+    """The gradient by h [tokens, C], and the pullbacks of the layers and of the head, for the cotangent of a case.
 
     n copies send n gradients back, which a state below float32 adds up in its own dtype: at most n roundings.
     """
     r = trial.rounding
-    states = forward(expanded(case.h, case.n), case, trial)
+    states = forward(copies_of(case.h, case.n), case, trial)
     after = collapse_pullback(states[-1], case.cotangent, trial, *case.head)
     cotangent = after if isinstance(after, Approx) else bounds.stored(after.x, r)
     found = backward(states, cotangent, case, trial)
@@ -122,10 +122,7 @@ def stack_pullback(case: Case, trial: Trial) -> tuple[Approx, list[Pullback]]:
 def regrouped(parts: Sequence[Tensor], like: Sequence[Params]) -> tuple[Params, ...]:
     """Flat parameters as the parameters of each layer."""
     rest = iter(parts)
-    return tuple(
-        Params(*(None if part is None else next(rest) for part in one))  # pyright: ignore[reportArgumentType]
-        for one in like
-    )
+    return map_tensors(tuple(like), lambda part: next(rest))
 
 
 def judge_layers(
@@ -144,8 +141,7 @@ def judge_layers(
             if value is not None
         ]
     for one, (what, layer, part, expected) in zip(got, wanted, strict=True):
-        shaped = Approx(expected.value.reshape(one.shape), expected.error.reshape(one.shape))
-        judge_entrywise(trial, what, one, shaped, partial(exact_depth_entry, trial, case, layer, part))
+        judge_entrywise(trial, what, one, expected, partial(exact_depth_entry, trial, case, layer, part))
 
 
 def exact_depth_entry(trial: Trial, case: Case, layer: int, part: str, index: tuple[int, ...]) -> float:
@@ -261,15 +257,11 @@ def constant_stacks_pull_back_as_they_push_forward(trial: Trial, case: Case) -> 
     every = (*case.params, *case.head)
 
     def run(target: Implementation, h: Tensor) -> Any:
-        return target.stack(h, tuple(Params(*(_to(part, h) for part in one)) for one in every), case.branches)  # pyright: ignore[reportArgumentType]
+        return target.stack(h, map_tensors(every, lambda part: part.to(h.device)), case.branches)
 
     back = trial.pull("stack", [case.h], [case.cotangent], run)[0]
     there, _ = trial.stack(case.cotangent, every, case.branches)
-    states = forward(expanded(case.cotangent, case.n), case, trial)
+    states = forward(copies_of(case.cotangent, case.n), case, trial)
     pushed = collapse_of(states[-1], trial, *case.head)
     by_h, _ = stack_pullback(case, trial)
     trial.within("the gradient by h", back, wide(there), pushed.error + by_h.error)
-
-
-def _to(part: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if part is None else part.to(like.device)

@@ -18,13 +18,14 @@ from properties.case import Case
 from properties.implementation import Implementation
 from properties.law import law
 from properties.strategies import TAME, Setting, coefficient_cases, cotangent_for, seeds
-from properties.trial import Trial, wide
+from properties.trial import Trial, listed, wide
 
 GENTLE = (1.0, 30.0, 1e-3, 1e-4, 1e6, 1e-12, 0.0)
 """Sizes of states: among them those at which an eps of 1e-6 is no longer negligible, where backward passes forget it,
 those whose fourth power leaves the range of float32, and zero, where an eps alone makes a gradient."""
 
-NAMES = ("x", "phi", "bias", "alpha", "norm_weight")
+NAMES = ("x", *Params._fields)
+"""What the mappings of a block, and a block, have gradients by; the last may be missing."""
 
 
 @st.composite
@@ -54,11 +55,6 @@ def pull_coefficients(trial: Trial, case: Case) -> list[Tensor]:
         return tuple(found[k] for k in emitted)
 
     return trial.pull("mappings", [case.x, *differentiable(case.params)], [case.cotangents[k] for k in emitted], run)
-
-
-def listed(params: Params) -> Any:
-    """The parameters as nested lists of floats, for mpmath."""
-    return Params(*(None if part is None else wide(part).tolist() for part in params))  # pyright: ignore[reportArgumentType]
 
 
 def unit(like: Tensor, index: tuple[int, ...]) -> list[Any]:
@@ -114,7 +110,6 @@ def mappings_pull_back_to_state_and_parameters(trial: Trial, case: Case) -> None
         expected: Approx = getattr(bound, name)
         if name == "x":
             expected = bounds.stored(expected, trial.rounding)
-        expected = Approx(expected.value.reshape(one.shape), expected.error.reshape(one.shape))
         judge_entrywise(
             trial,
             f"the gradient by {name}",
@@ -125,7 +120,11 @@ def mappings_pull_back_to_state_and_parameters(trial: Trial, case: Case) -> None
 
 
 def judge_entrywise(trial: Trial, what: str, got: Tensor, expected: Approx, exact: Any) -> None:
-    """Compare with the float64 chain rule; while a failure is confirmed, compare its worst entry with mpmath."""
+    """Compare with the float64 chain rule; while a failure is confirmed, compare its worst entry with mpmath.
+
+    What is expected may have its entries in another shape.
+    """
+    expected = Approx(expected.value.reshape(got.shape), expected.error.reshape(got.shape))
     if trial.replaying and got.numel():
         ratio = ((wide(got) - expected.value).abs() / expected.error).nan_to_num(nan=float("inf"), posinf=float("inf"))
         ratio = torch.where(torch.isfinite(expected.error), ratio, 0.0)
