@@ -9,12 +9,14 @@ its bound. The file is written after every row, and `--law` or `--only` renew a 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import math
 import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -301,6 +303,23 @@ def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()
     return found
 
 
+def refuse_unknown(only: list[str], names: Iterable[str], laws: Iterable[str]) -> None:
+    """What would choose nothing is a usage error: a run of nothing finds nothing."""
+    from properties.law import all_laws
+
+    known = list(names)
+    for one in set(only).difference(known):
+        raise typer.BadParameter(f"there is no {one!r}{_closest(one, known)}", param_hint="--only")
+    for one in laws:
+        if not any(law.startswith(one) for law in all_laws()):
+            raise typer.BadParameter(f"no law's id begins with {one!r}{_closest(one, all_laws())}", param_hint="--law")
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 3)
+    return f"; the closest are {', '.join(close)}" if close else ""
+
+
 def page(rows: list[Row]) -> str:
     """The matrix as Markdown."""
     from properties.deviations import HIDDEN
@@ -385,9 +404,11 @@ def main(
     missing: Annotated[bool, typer.Option(help="only rows that kill.json lacks")] = False,
 ) -> None:
     """Make the matrix; exit 1 where a deviation survives, a control is flagged or the harness failed."""
+    from properties import controls, deviations
     from properties.law import all_laws
 
     prefixes = tuple(law or ())
+    refuse_unknown(only or [], [*deviations.CATALOGUE, *deviations.HIDDEN, *controls.CATALOGUE], prefixes)
     work = tasks(examples, only or [], stop, prefixes)
     partial = bool(only or law or missing)
     known = {row.key: row for row in load(out / "kill.json")} if partial else {}

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from properties.kill import DTYPE_ORDER, Bench, Task
+from properties.kill import DTYPE_ORDER, Bench, Task, chosen_laws, refuse_unknown
 
 PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
 """Those among which the seeds of a control change."""
@@ -30,7 +30,7 @@ Outcome = tuple[str, int, int, list[str]]
 """Which run, laws exercised, examples tried, and what went wrong: accusations and harness errors."""
 
 
-def runs(seeds: int, examples: int, only: list[str]) -> Iterator[Run]:
+def runs(seeds: int, examples: int, only: list[str], laws: tuple[str, ...] = ()) -> Iterator[Run]:
     """Every control for every seed, in the next preset, dtype and number of streams that it can compute."""
     from mhc_ref import PRESETS as DIALECTS
     from properties import controls
@@ -48,20 +48,18 @@ def runs(seeds: int, examples: int, only: list[str]) -> Iterator[Run]:
     for number, (name, possible) in itertools.product(range(seeds), frames.items()):
         if not only or name in only:
             preset, dtype, n = possible[number % len(possible)]
-            yield Task("control", name, preset, dtype, examples, False, ()), n, number
+            yield Task("control", name, preset, dtype, examples, False, laws), n, number
 
 
 def outcome_of(work: Run) -> Outcome:
-    """All laws on one control with one seed, run in a worker process."""
-    from properties.law import all_laws
-
+    """The laws on one control with one seed, run in a worker process."""
     task, n, number = work
     bench = Bench(task)
     bench.implementation.streams = (n,)
     exercised, examples = 0, 0
     wrong: list[str] = []
     title = f"{task.name}@{task.preset} {task.dtype}, n = {n}, seed {number}"
-    for law in all_laws().values():
+    for law in chosen_laws(task.laws, stop=False):
         try:
             verdict = bench.examine(law, task.dtype, number)
         except Exception as error:  # a harness error is what this run is looking for, and the next law is still due
@@ -80,10 +78,15 @@ def main(
     jobs: Annotated[int, typer.Option(help="worker processes")] = 2,
     seconds: Annotated[float, typer.Option(help="begin no run after this time; 0: no limit")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="only this control; may be repeated")] = None,
+    law: Annotated[list[str] | None, typer.Option(help="only laws whose id begins so; may be repeated")] = None,
 ) -> None:
     """Run them; exit 1 where a law accused a control or the harness failed, 2 where the time did not suffice."""
+    from properties import controls
+
+    prefixes = tuple(law or ())
+    refuse_unknown(only or [], controls.CATALOGUE, prefixes)
     began = time.monotonic()
-    work = list(runs(seeds, examples, only or []))
+    work = list(runs(seeds, examples, only or [], prefixes))
     done = laws = tried = failures = 0
 
     def until_late() -> Iterator[Run]:

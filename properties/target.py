@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import torch
+
 from mhc_ref import PRESETS, Dialect
 from mhc_ref.dialect import MAX_PERMUTATION_STREAMS
 from properties.bounds import PRODUCTS
@@ -199,6 +201,13 @@ _SEQUENCES = {
 }
 
 
+def _is_device_type(name: object) -> bool:
+    try:
+        return isinstance(name, str) and torch.device(name).type == name
+    except RuntimeError:
+        return False
+
+
 def _check(implementation: Implementation, target: str) -> None:
     if not isinstance(implementation.dialect, Dialect):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TargetError(
@@ -229,6 +238,12 @@ def _check(implementation: Implementation, target: str) -> None:
         raise TargetError(f"{target}: .mixing is {implementation.mixing!r}; expected 'compute' or 'state'")
     if implementation.products not in PRODUCTS:
         raise TargetError(f"{target}: .products is {implementation.products!r}; expected one of {', '.join(PRODUCTS)}")
+    for device in implementation.devices:
+        if not _is_device_type(device):
+            raise TargetError(
+                f"{target}: .devices names {device!r}; expected types of device that torch knows, without a number, "
+                "such as 'cpu' and 'cuda' (an NVIDIA or AMD GPU)"
+            )
     most, least = implementation.max_tokens, implementation.least_scale
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TargetError(

@@ -379,7 +379,7 @@ def test_h_res_of_one_stream_need_not_read_its_logit(law: str, dialect: Dialect,
     )
 
 
-def test_what_is_not_deterministic_may_sum_in_another_order_when_it_is_recomputed() -> None:
+def test_what_is_recomputed_may_sum_in_another_order_and_no_more() -> None:
     """Identical streams pass h_res unchanged, so that its gradient is nothing but the roundings of what cancels."""
 
     def in_any_order(name: str, function: Change, x: torch.Tensor, *given: Any) -> Any:
@@ -406,7 +406,6 @@ def test_what_is_not_deterministic_may_sum_in_another_order_when_it_is_recompute
     calls: list[str] = []
     for change in (in_any_order, drifting):
         part = offering("mappings", "pre", "post", change=change)
-        part.deterministic = False
         subject = Subject("partial", part, torch.float64, torch.device("cpu"))
         if change is in_any_order:
             assert try_case(law, subject, Case(x=x, params=params, branch=BranchSpec("zero"))).worst <= 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mhc_ref import PRESETS
-from properties import seeds
+from properties import kill, seeds
 from properties.controls import CATALOGUE, build
 from properties.kill import Task
 from properties.law import all_laws
@@ -36,14 +39,37 @@ def test_a_wrong_one_is_told_with_its_message(monkeypatch: pytest.MonkeyPatch) -
     assert "seed 5: deviation:last-axis-only breaks manifold.agrees-with-oracle in float32 on cpu" in wrong[0]
 
 
-def test_a_run_that_is_cut_short_says_how_far_it_got() -> None:
-    import typer
+def test_laws_may_be_chosen() -> None:
+    task = Task("control", "linear", "PAPER", "float32", 2, False, ("manifold.agrees", "block.agrees"))
+    _, exercised, _, wrong = outcome_of((task, 4, 5))
+    assert (exercised, wrong) == (sum(one.startswith(task.laws) for one in all_laws()), [])
 
-    app = typer.Typer()
-    app.command()(seeds.main)
-    result = CliRunner().invoke(app, ["--seeds", "1", "--only", "linear", "--seconds", "1e-9"])
+
+@pytest.mark.parametrize("main", [seeds.main, kill.main])
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        (["--only", "revered"], "there is no 'revered'; the closest are reversed"),
+        (["--law", "manifold.agree-with-oracle"], "no law's id begins with 'manifold.agree-with-oracle'"),
+    ],
+)
+def test_what_would_choose_nothing_is_refused(main: Callable[..., None], option: list[str], hint: str) -> None:
+    result = CliRunner().invoke(app(main), option)
+    assert result.exit_code == 2
+    assert hint in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_run_that_is_cut_short_says_how_far_it_got() -> None:
+    result = CliRunner().invoke(app(seeds.main), ["--seeds", "1", "--only", "linear", "--seconds", "1e-9"])
     assert result.exit_code == 2
     assert "0 of 1 runs, 0 laws exercised, 0 examples, 0 accusations or errors" in result.output
+
+
+def app(main: Callable[..., None]) -> typer.Typer:
+    """The command."""
+    made = typer.Typer()
+    made.command()(main)
+    return made
 
 
 def few(monkeypatch: pytest.MonkeyPatch) -> None:

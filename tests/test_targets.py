@@ -107,6 +107,15 @@ class UnknownPart(Mine):
 class UnknownMixing(Mine):
     mixing = "float32"
 
+class UnknownDevice(Mine):
+    devices = ("gpu",)
+
+class OneDevice(Mine):
+    devices = ("cuda:0",)
+
+class NumberedDevice(Mine):
+    devices = (0,)
+
 class NoTokens(Mine):
     max_tokens = 0
 
@@ -252,6 +261,9 @@ UNUSABLE = {
             "NoKnobs",
             "UnknownPart",
             "UnknownMixing",
+            "UnknownDevice",
+            "OneDevice",
+            "NumberedDevice",
             "NoTokens",
             "WordyTokens",
             "WordyScale",
