@@ -48,7 +48,7 @@ class Device:
 
     name = "cpu"
     features: frozenset[Feature] = frozenset({"autocast"})
-    flood: tuple[int, ...] = (1031, 257)
+    flood: tuple[int, ...] = (1031, 4099)
     """Numbers of tokens of a large batch, none a multiple of a tile; the first is the one to shrink to."""
     giant = 2**31
     """The first offset of an element that does not fit a signed 32-bit integer."""

@@ -40,7 +40,7 @@ class Setting:
     max_tokens: int = 2**40
     norm_weight: bool = True
     least_scale: float = 0.0
-    flood: tuple[int, ...] = (1031, 257)
+    flood: tuple[int, ...] = (1031, 4099)
     """Numbers of tokens of a large batch, see `Device.flood`."""
 
     @property

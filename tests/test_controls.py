@@ -13,14 +13,18 @@ from properties.controls import CATALOGUE, build
 from properties.implementation import offers
 
 CASES = [
-    pytest.param(name, preset, id=f"{name}@{preset}")
+    (name, preset)
     for name, control in CATALOGUE.items()
     for preset, dialect in PRESETS.items()
     if control.applies(dialect)
 ]
+COMMON = ("PAPER", "DEEPSEEK_V4", "LUCIDRAINS")
 
 
-@pytest.mark.parametrize(("name", "preset"), CASES)
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [pytest.param(name, preset, marks=() if preset in COMMON else pytest.mark.slow) for name, preset in CASES],
+)
 @pytest.mark.parametrize("family", ["forward", "gradient", "execution"])
 def test_a_control_agrees_with_the_reference(name: str, preset: str, family: str) -> None:
     dialect = PRESETS[preset]

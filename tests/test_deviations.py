@@ -336,6 +336,7 @@ def dialects(name: str) -> dict[str, Dialect]:
     return {preset: dialect for preset, dialect in PRESETS.items() if CATALOGUE[name].applies(dialect)}
 
 
+@pytest.mark.slow  # in every preset; that each is killed in one shows in a default run
 @pytest.mark.parametrize("name", FINE)
 def test_a_deviation_differs_visibly_from_what_it_declares(name: str) -> None:
     families = FAMILIES.get(CATALOGUE[name].kind, ("forward", "execution"))
@@ -401,6 +402,7 @@ SEEN_BY_OTHER_FAMILIES = {
     "saved-overwritten": "gradient.blocks-pull-back-however-they-are-called",
     "frozen-parameters-stop-the-state": "gradient.mappings-pull-back-however-they-are-called",
     "gradient-of-first-tile": "gradient.every-token-pulls-back-through-a-block",
+    "gradient-of-eight-tiles": "gradient.every-token-pulls-back-through-the-mappings",
     "bias-gradient-over-one-axis": "gradient.every-token-pulls-back-through-the-mappings",
     "branch-untrained": "gradient.branches-learn",
     "token-axes-not-collapsed": "execution.mappings-do-not-see-strides",

@@ -48,7 +48,10 @@ def first(count: int, cases: Sequence[Any]) -> list[Any]:
 # Correct implementations
 
 
-@pytest.mark.parametrize("name", ["LIGER", "LUCIDRAINS", "MHC_LITE", "RESIDUAL"])
+@pytest.mark.parametrize(
+    "name",
+    ["LIGER", "LUCIDRAINS", *(pytest.param(name, marks=pytest.mark.slow) for name in ("MHC_LITE", "RESIDUAL"))],
+)
 def test_the_fields_of_a_preset_are_inferred(name: str) -> None:
     findings, found = inferred(Reference(PRESETS[name]))
     assert found == PRESETS[name]

@@ -32,8 +32,8 @@ ONE_KIND = {
     "the weights of a branch are reached by no law but one, which knows their gradient": ("branch-untrained",),
     "right in the order in which an oracle calls: what is compared are two ways of calling that must agree": (
         *("bias-gradient-over-one-axis", "branch-output-strides-ignored", "expanded-on-the-second-axis"),
-        *("frozen-parameters-stop-the-state", "gradient-of-first-tile", "layers-in-a-table-of-four"),
-        *("parameter-strides-ignored", "saved-overwritten", "token-axes-not-collapsed"),
+        *("frozen-parameters-stop-the-state", "gradient-of-first-tile", "gradient-of-eight-tiles"),
+        *("layers-in-a-table-of-four", "parameter-strides-ignored", "saved-overwritten", "token-axes-not-collapsed"),
     ),
     "h_post of other, equally likely values: only the oracle knows which": ("post-of-mixed",),
     "right wherever an oracle looks: what is compared are two calls that must agree": (

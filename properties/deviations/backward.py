@@ -136,13 +136,26 @@ class FrozenParametersStopTheState(HandWritten):
 class GradientOfFirstTile(HandWritten):
     """Tokens beyond the 64th contribute nothing to any gradient."""
 
+    tokens = 64
+
     def read_cotangents(self, cotangents: list[Tensor], axes: tuple[int, ...]) -> list[Tensor]:
         return [self._first(one, count) for one, count in zip(cotangents, axes, strict=True)]
 
     def _first(self, cotangent: Tensor, axes: int) -> Tensor:
         tokens = cotangent.shape[: cotangent.ndim - axes]
-        read = torch.arange(tokens.numel(), device=cotangent.device) < 64
+        read = torch.arange(tokens.numel(), device=cotangent.device) < self.tokens
         return torch.where(read.view(*tokens, *(1,) * axes), cotangent, 0)
+
+
+@gradient(
+    "gradient-of-eight-tiles",
+    f"{MUTATION}: a buffer of partial sums for eight tiles",
+    hidden="for up to 512 tokens",
+)
+class GradientOfEightTiles(GradientOfFirstTile):
+    """Tokens beyond the 512th contribute nothing to any gradient."""
+
+    tokens = 512
 
 
 @gradient(

@@ -71,7 +71,7 @@ def constant(x: Tensor) -> BranchSpec:
     cost=7,
 )
 def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
-    """Every one of many hundreds of tokens (on a GPU up to 131101) passes the block as the reference has it.
+    """Every one of thousands of tokens (on a GPU up to 131101) passes the block as the reference has it.
 
     Grids end, indices wrap and tails are floored at sizes that small tests never reach: 1024 threads, 65535 blocks.
     """

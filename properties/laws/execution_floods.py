@@ -48,7 +48,7 @@ def flooding_logits(draw: DrawFn, setting: Setting) -> Case:
     cost=7,
 )
 def every_matrix_of_a_flood_is_projected(trial: Trial, case: Case) -> None:
-    """Every one of many hundreds of matrices (on a GPU up to 131101) is projected as the reference has it.
+    """Every one of thousands of matrices (on a GPU up to 131101) is projected as the reference has it.
 
     As for blocks (`device.every-token-of-a-flood-is-computed`).
     """
@@ -73,7 +73,7 @@ def every_matrix_of_a_flood_is_projected(trial: Trial, case: Case) -> None:
     cost=7,
 )
 def every_token_of_a_flood_has_its_mappings(trial: Trial, case: Case) -> None:
-    """Every one of many hundreds of tokens (on a GPU up to 131101) has the mappings that the reference has.
+    """Every one of thousands of tokens (on a GPU up to 131101) has the mappings that the reference has.
 
     As for blocks (`device.every-token-of-a-flood-is-computed`).
     """
@@ -117,7 +117,7 @@ def flooding_mixtures(draw: DrawFn, setting: Setting) -> Case:
     cost=7,
 )
 def every_token_of_a_flood_is_read_and_mixed(trial: Trial, case: Case) -> None:
-    """Every one of many hundreds of tokens (on a GPU up to 131101) is read and mixed as the formula says.
+    """Every one of thousands of tokens (on a GPU up to 131101) is read and mixed as the formula says.
 
     As for blocks (`device.every-token-of-a-flood-is-computed`).
     """

@@ -280,18 +280,26 @@ def pre_and_post_pull_back_however_they_are_called(trial: Trial, case: Case) -> 
 
 # -- many tokens ------------------------------------------------------------------------------------------------------
 
-MANY = (66, 6, 34, 130, 10)
+MANY = (1030, 66, 6, 34, 130, 10)
 """Numbers of tokens in a backward pass: off the sizes of tiles, and even, to lie on two axes."""
+
+FEW_ENOUGH = 100
+"""The most of them where n is above 4: bounds of gradients take their time."""
 
 WIDTHS = (3, 35, 1, 67)
 """Numbers of channels likewise."""
+
+
+def token_counts(n: int, counts: tuple[int, ...] = MANY) -> st.SearchStrategy[int]:
+    """One of these numbers of tokens, of those that are few enough for n streams."""
+    return st.sampled_from([count for count in counts if n <= 4 or count <= FEW_ENOUGH])
 
 
 @st.composite
 def many_projections(draw: DrawFn, setting: Setting) -> Case:
     """Many matrices of logits and a cotangent of h_res."""
     n = draw(streams(setting, 2))
-    count = min(draw(st.sampled_from(MANY if n <= 4 else MANY[:3])), setting.max_tokens)
+    count = min(draw(token_counts(n)), setting.max_tokens)
     permutations = setting.dialect.residual == "permutations"
     shape = (residual_size(n, setting.dialect),) if permutations else (n, n)
     dtype, seed = setting.parameter_dtype, draw(seeds)
@@ -304,7 +312,7 @@ def many_states(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) 
     """x of many tokens, dense parameters and open gates, a cotangent for each mapping."""
     n = draw(streams(setting, 1))
     channels = draw(st.sampled_from(WIDTHS))
-    count = min(draw(st.sampled_from(counts if n <= 4 else counts[:3])), setting.max_tokens)
+    count = min(draw(token_counts(n, counts)), setting.max_tokens)
     params = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
     seed, dtype = draw(seeds), setting.parameter_dtype
     pulls = ((count, n), (count, n), (count, n, n))
@@ -334,7 +342,7 @@ def many_blocks(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) 
 def many_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Any h_post, h_res, state and branch output for many tokens, and cotangents of post and of pre."""
     n, channels = draw(streams(setting)), draw(st.sampled_from(WIDTHS))
-    count = min(draw(st.sampled_from(MANY)), setting.max_tokens)
+    count = min(draw(token_counts(n)), setting.max_tokens)
     seed, dtype = draw(seeds), setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n), (n, channels), (channels,))
     x, y, h_post, h_res, *bars = (torch.tensor(noise(seed + k, count, *shape)) for k, shape in enumerate(shapes))
