@@ -56,6 +56,10 @@ class Case:
         except KeyError as error:
             raise AttributeError(f"this case has no {name!r}; it has {', '.join(self._values)}") from error
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the strategy drew a value of that name."""
+        return name in self._values
+
     def items(self) -> Iterator[tuple[str, Value]]:
         """The values by name, in the order in which they were drawn."""
         yield from self._values.items()

@@ -130,7 +130,7 @@ def judge_layers(
 ) -> None:
     """Compare the gradients by the input and by the parameters of every layer, in the order in which they were
     asked for."""
-    every: tuple[Params, ...] = (*case.params, *case.head) if hasattr(case, "head") else case.params
+    every: tuple[Params, ...] = (*case.params, *case.head) if "head" in case else case.params
     name, expected = by_input
     wanted = [(f"the gradient by {name}", -1, name, expected)]
     for layer, (params, back) in enumerate(zip(every, layers, strict=True)):
@@ -147,7 +147,7 @@ def judge_layers(
 def exact_depth_entry(trial: Trial, case: Case, layer: int, part: str, index: tuple[int, ...]) -> float:
     """mpmath's d <cotangent, layers or stack> / d (that entry of the input, or of a parameter of that layer)."""
     exact = Exact(trial.dialect)
-    stacked = hasattr(case, "h")
+    stacked = "h" in case
     every: tuple[Params, ...] = (*case.params, *case.head) if stacked else case.params
     branches = [exact_branch(exact, branch) for branch in case.branches]
     start: Tensor = case.h if stacked else case.x

@@ -1,0 +1,35 @@
+"""The known failures of the published libraries: each entry's case can still be tried, and still fails."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from properties.implementation import Implementation
+from properties.known import PUBLISHED, Known, load, verdict_for
+from properties.runner import Subject
+from properties.target import TargetError, resolve
+
+ENTRIES = load(PUBLISHED)
+
+
+@functools.cache
+def target(name: str) -> Implementation:
+    """The adapter, which imports its library."""
+    return resolve(name)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # x-transformers' own
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.law}-{entry.implementation}-{entry.dtype}")
+def test_a_known_failure_of_a_published_library_still_fails(entry: Known) -> None:
+    """A law that reads more than it did, or a library that was mended, shows here."""
+    try:
+        implementation = target(entry.implementation)
+    except TargetError as error:
+        pytest.skip(str(error))
+    assert entry.dtype is not None
+    subject = Subject(entry.implementation, implementation, getattr(torch, entry.dtype), torch.device("cpu"))
+    verdict = verdict_for(entry, subject)
+    assert verdict.status == "known", verdict.reason
