@@ -143,6 +143,11 @@ def wide(value: Tensor) -> Tensor:
     return value.detach().to("cpu", torch.float64)
 
 
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Equal, NaN included."""
+    return torch.equal(one.nan_to_num(nan=12345.0), other.nan_to_num(nan=12345.0))
+
+
 def outputs_of(got: Any) -> list[Tensor]:
     """What a function gave, one tensor or several, as a list."""
     return list(cast("Sequence[Tensor]", got)) if isinstance(got, (tuple, list)) else [got]

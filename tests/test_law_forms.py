@@ -415,6 +415,23 @@ def test_what_is_recomputed_may_sum_in_another_order_and_no_more() -> None:
                 try_case(law, subject, Case(x=apart, params=params, branch=BranchSpec("zero")))
 
 
+def test_a_gradient_that_is_not_a_number_has_not_changed(tmp_path: Path) -> None:
+    """NaN is no equal of itself; what is wrong with it is what it is."""
+
+    def spoiled(name: str, function: Change, z: torch.Tensor, *given: Any) -> Any:
+        matrix = function(z, *given)
+        if matrix.requires_grad:
+            matrix.register_hook(lambda bar: bar * torch.nan)
+        return matrix
+
+    found = verdict(
+        "gradient.projection-pulls-back-however-it-is-called", offering("project", change=spoiled), tmp_path
+    )
+    assert found.status == "failed"
+    assert "found  the gradient of project by the logits a second time" in found.message
+    assert "got    nan" in found.message
+
+
 TIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "split": lambda z: z.amax(-2, keepdim=True),
     "one of them": lambda z: z.flip(-2).max(-2, keepdim=True).values,

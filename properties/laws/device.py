@@ -18,7 +18,7 @@ from properties.implementation import Implementation
 from properties.law import law
 from properties.laws.block import SIZES, judged
 from properties.laws.coefficients import Coefficients, agree, bound_of
-from properties.laws.execution import FIXED, block_error, same_bits
+from properties.laws.execution import FIXED, block_error
 from properties.laws.mixing import applied, combined
 from properties.strategies import (
     Setting,
@@ -29,7 +29,7 @@ from properties.strategies import (
     seeds,
     streams,
 )
-from properties.trial import Trial, wide
+from properties.trial import Trial, same_bits, wide
 
 Place = Callable[[Any], Any]
 

@@ -37,7 +37,7 @@ from properties.strategies import (
     seeds,
     streams,
 )
-from properties.trial import Trial, wide
+from properties.trial import Trial, same_bits, wide
 
 
 def projection_error(trial: Trial, logits: Tensor) -> Tensor:
@@ -161,11 +161,6 @@ def pre_and_post_leave_their_inputs_alone(trial: Trial, case: Case) -> None:
 
 
 # -- determinism and memory ------------------------------------------------------------------------------------------
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Equal, NaN included."""
-    return torch.equal(one.nan_to_num(nan=12345.0), other.nan_to_num(nan=12345.0))
 
 
 @law(

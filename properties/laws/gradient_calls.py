@@ -31,7 +31,7 @@ from properties.laws.gradient_mappings import NAMES, differentiable
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, branch_of, noise, params_of, seeds, streams
-from properties.trial import Trial, outputs_of, pulled_back, wide
+from properties.trial import Trial, outputs_of, pulled_back, same_bits, wide
 
 Place = Callable[[Any], Any]
 
@@ -185,7 +185,7 @@ def judge_calls(trial: Trial, pulled: Pulled) -> None:
         changed = not torch.equal(bar, before)
         trial.holds(f"a cotangent after the backward pass of {pulled.method}", not changed, "changed", "as before")
     for name, one, before in zip(names, later, first, strict=True):
-        trial.holds(f"{what} {name} after further backward passes", torch.equal(one, before), "changed", "as returned")
+        trial.holds(f"{what} {name} after further backward passes", same_bits(one, before), "changed", "as returned")
     slack = [2 * error for error in pulled.errors(pulled.cotangents)]
     others = (("with no other input asking for one", alone), (f"with {names[-1]} asking for none", frozen))
     for circumstance, found in (*again, *others):
