@@ -26,6 +26,7 @@ from properties.known import Known, entry_for, load, verdict_for
 from properties.law import Law, all_laws
 from properties.plugin import counterexamples, profile_name
 from properties.runner import PROFILES, HarnessError, Subject, Verdict, examine
+from properties.surroundings import told
 from properties.target import TargetError, resolve
 
 
@@ -88,6 +89,7 @@ def _report(verdict: Verdict) -> None:
         raise HarnessError(verdict.reason)
 
 
+@told()
 def _resolved(implementation: Implementation | type[Implementation] | str) -> tuple[str, Implementation]:
     """The implementation, and the target that names it for `mhc-properties replay`."""
     if isinstance(implementation, str):

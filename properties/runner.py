@@ -23,6 +23,7 @@ from properties.implementation import Implementation
 from properties.law import Law
 from properties.process.protocol import NoAnswer
 from properties.strategies import Setting
+from properties.surroundings import usual
 from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, NoRoom, Trial
 
 Status = Literal["passed", "failed", "known", "not-applicable", "error"]
@@ -103,6 +104,7 @@ class Verdict:
     executed_law: str = ""
 
 
+@usual()
 def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, randomness: int | None = None) -> Verdict:
     """Search for a counterexample of `law` and shrink it.
 
@@ -315,6 +317,7 @@ class _Progress:
         return ratio >= self.floor
 
 
+@usual()
 def try_case(law: Law, subject: Subject, case: Case) -> Trial:
     """Try one example; the bench afterwards, with the largest ratio and the number of claims.
 

@@ -25,6 +25,7 @@ from properties.implementation import (
     offers,
     overrides,
 )
+from properties.surroundings import told
 
 FORMS = (
     "ref, ref:PRESET, published:NAME, deviation:NAME[@PRESET], control:NAME[@PRESET], proc:COMMAND, "
@@ -43,6 +44,7 @@ def preset(name: str) -> Dialect:
     return PRESETS[name]
 
 
+@told()
 def resolve(target: str, dialect: str | None = None) -> Implementation:
     """The implementation that `target` names. `dialect` is the preset that plain functions are judged against.
 

@@ -23,6 +23,7 @@ from properties.bounds import Rounding
 from properties.case import BranchSpec, map_tensors
 from properties.device import Device, device_of, held_to
 from properties.implementation import Implementation
+from properties.surroundings import called
 
 
 class HarnessError(Exception):
@@ -426,7 +427,7 @@ class Trial:
         return result
 
     def _call(self, method: str, arguments: tuple[Any, ...], call: Callable[[], Any] | None) -> Any:
-        with held_to(self.implementation.products):
+        with held_to(self.implementation.products), called(self.device):
             return call() if call else getattr(self.implementation, method)(*self._copied(arguments))
 
     def _with_branches(

@@ -21,12 +21,15 @@ from properties.diagnosis.ties import Tie, apart, breaker, decided
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, Unanswered, View
 from properties.implementation import Implementation
+from properties.surroundings import told, usual
 
 
 class NoVerdict(Exception):  # as a crash is neither the harness's error nor an answer
     """The target crashed, hung or left while it was asked: nothing can be said about what it computes."""
 
 
+@told()
+@usual()
 def identify(
     implementation: Implementation,
     *,

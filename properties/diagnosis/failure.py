@@ -17,12 +17,15 @@ from properties.diagnosis.inference import joined
 from properties.implementation import Implementation
 from properties.law import Law
 from properties.runner import Subject
+from properties.surroundings import told, usual
 from properties.trial import LawBroken
 
 _KNOWN: dict[tuple[int, torch.dtype | None, str], tuple[Implementation, Identification | NoVerdict]] = {}
 """One implementation breaks many laws for one reason: it is asked once. Held, so that no id is used twice."""
 
 
+@told()
+@usual()
 def explain_failure(law: Law, subject: Subject, case: Case, *, seconds: float = 4.0) -> str | None:
     """Why a subject breaks a law, in a few lines for its message; None where the diagnosis itself could not be made.
 

@@ -15,6 +15,7 @@ from properties.case import BranchSpec, map_tensors
 from properties.device import held_to
 from properties.implementation import METHODS, Implementation, dtype_names, offers, parameter_dtype
 from properties.process.protocol import ProcessFailure
+from properties.surroundings import called
 
 MAPPINGS = ("pre", "post", "res")
 
@@ -135,7 +136,7 @@ class View:
         if place.type != "cpu":
             arguments = tuple(map_tensors(one, lambda tensor: tensor.to(place)) for one in arguments)
         try:
-            with held_to(self.implementation.products):
+            with held_to(self.implementation.products), called(place):
                 return getattr(self.implementation, method)(*arguments)
         except (ProcessFailure, SystemExit) as failure:
             shapes = ", ".join(_shape(one) for one in arguments)
