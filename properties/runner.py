@@ -388,6 +388,12 @@ def _failed(law: Law, subject: Subject, state: _Progress, path: Path, broken: La
     )
 
 
+_NO_GRAPH = (
+    "0 is the gradient of what has no graph (no_grad, detach, .data); what is forward only declares "
+    "`differentiable = False`"
+)
+
+
 def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Path) -> str:
     """The message of a failure, for somebody who has never read this code."""
     numbers: list[tuple[str, str]] = []
@@ -400,6 +406,8 @@ def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Pat
         numbers.append(("bound", f"{broken.bound:.3g}  (the most that rounding can explain here)"))
     if math.isfinite(broken.ratio):
         numbers.append(("ratio", f"{broken.ratio:.3g}  (error / bound; above 1 is a failure)"))
+    if law.gradient and broken.got == "0":
+        numbers.append(("hint", _NO_GRAPH))
     inputs = "\n".join(f"    {name} = {describe(value)}" for name, value in case.items())
     body = "\n".join(f"  {name:<6} {text}" for name, text in numbers)
     return (

@@ -432,6 +432,16 @@ def test_a_gradient_that_is_not_a_number_has_not_changed(tmp_path: Path) -> None
     assert "got    nan" in found.message
 
 
+def test_an_output_without_a_graph_is_told_how_to_say_so(tmp_path: Path) -> None:
+    law = "gradient.projection-pulls-back-the-unrolled-iteration"
+    cut = offering("project", change=lambda name, function, z: function(z).detach())
+    halved = offering("project", change=lambda name, function, z: function(z) / 2 + function(z).detach() / 2)
+    for implementation, told in ((cut, True), (halved, False)):
+        found = verdict(law, implementation, tmp_path)
+        assert found.status == "failed"
+        assert ("differentiable = False" in found.message) == told
+
+
 TIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "split": lambda z: z.amax(-2, keepdim=True),
     "one of them": lambda z: z.flip(-2).max(-2, keepdim=True).values,
