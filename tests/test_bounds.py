@@ -332,8 +332,7 @@ RUNS = [
     [
         pytest.param(
             *run,
-            marks=[pytest.mark.slow]
-            * (run[1] not in ("PAPER", "DEEPSEEK_V4") or run[::2] == ("block gradient", "bfloat16")),
+            marks=[pytest.mark.slow] * (run[1] != "PAPER" or run[::2] == ("block gradient", "bfloat16")),
         )
         for run in RUNS
     ],

@@ -453,6 +453,7 @@ CIRCUMSTANCES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", CIRCUMSTANCES)
 def test_no_circumstance_accuses_a_backward_pass_that_is_written_by_hand_or_recomputes(
     law: str, tmp_path: Path

@@ -285,6 +285,7 @@ def test_tensors_of_two_devices_do_not_meet_unseen() -> None:
             _ = there + here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [law.id for law in all_laws().values() if law.family != "device"])
 def test_a_law_keeps_its_tensors_on_the_device(law: str) -> None:
     """A tensor that a law, a strategy or the reference makes on the CPU and mixes with the device's raises here."""

@@ -150,6 +150,7 @@ def test_the_shortest_number_within_the_bar() -> None:
 REDIALECTS = [name for name in CATALOGUE if type(CATALOGUE[name].make(home(name)[1])) is Deviant and name != "limit"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first(3, REDIALECTS[::4]))
 def test_a_slip_of_fields_is_inferred_as_those_fields(name: str) -> None:
     made = CATALOGUE[name].make(home(name)[1])
@@ -176,7 +177,7 @@ SAMPLE = [
 ]
 
 
-@pytest.mark.parametrize("name", first(2, SAMPLE))
+@pytest.mark.parametrize("name", first(1, SAMPLE))
 def test_a_deviation_is_named(name: str) -> None:
     found = row(name, CATALOGUE[name].make(home(name)[1]), (name,))
     assert found.verdict in ("named", "fields")

@@ -139,7 +139,10 @@ def test_a_search_that_was_cut_short_says_so() -> None:
 # Numbers are measured
 
 
-@pytest.mark.parametrize(("dialect", "temperature"), [(PAPER, 0.7), (DEEPSEEK_V4.with_(iterations=7), 1.2345678)])
+@pytest.mark.parametrize(
+    ("dialect", "temperature"),
+    [pytest.param(PAPER, 0.7, marks=pytest.mark.slow), (DEEPSEEK_V4.with_(iterations=7), 1.2345678)],
+)
 def test_a_temperature_is_measured_with_the_fields_behind_it(dialect: Dialect, temperature: float) -> None:
     def read(logits: Tensor) -> tuple[Tensor, Tensor]:
         value = mhc_ref.project(logits / temperature, dialect)

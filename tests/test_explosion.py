@@ -85,7 +85,10 @@ def test_bounded_mixing_needs_the_closed_form_depth_and_streams(bound, most, thr
     _check_weights(found, origin=0, bound=Fraction(bound))
 
 
-@pytest.mark.parametrize(("bound", "most", "threshold", "depth", "streams"), HC_IDENTITY)
+@pytest.mark.parametrize(
+    ("bound", "most", "threshold", "depth", "streams"),
+    [*HC_IDENTITY[:4], *(pytest.param(*one, marks=pytest.mark.slow) for one in HC_IDENTITY[4:])],
+)
 def test_mixing_near_the_identity_needs_the_closed_form_depth_and_streams(bound, most, threshold, depth, streams):
     found = find_minimal("hc", threshold, identity_bound=bound, max_streams=most)
     assert (found.found, found.depth, found.streams, found.minimality) == (True, depth, streams, "proved")

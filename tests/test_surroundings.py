@@ -83,7 +83,9 @@ LAWS = (
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("surrounding", SURROUNDINGS)
 def test_a_correct_implementation_is_correct_in_any_surroundings(law: str, surrounding: str, tmp_path: Path) -> None:
-    subject = Subject("ref", Reference(PAPER, "ref:PAPER"), torch.float32, torch.device("cpu"))
+    implementation = Reference(PAPER, "ref:PAPER")
+    implementation.streams = (3,)
+    subject = Subject("ref", implementation, torch.float32, torch.device("cpu"))
     profile = Profile(3, derandomise=True, shrink=False)
     with SURROUNDINGS[surrounding]():
         verdict = examine(all_laws()[law], subject, profile, directory=tmp_path)
