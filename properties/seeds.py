@@ -30,8 +30,8 @@ Outcome = tuple[str, int, int, list[str]]
 """Which run, laws exercised, examples tried, and what went wrong: accusations and harness errors."""
 
 
-def runs(seeds: int, examples: int, only: list[str], laws: tuple[str, ...] = ()) -> Iterator[Run]:
-    """Every control for every seed, in the next preset, dtype and number of streams that it can compute."""
+def runs(seeds: int, examples: int, only: list[str], laws: tuple[str, ...] = (), first: int = 0) -> Iterator[Run]:
+    """Every control for every seed from `first` on, in the next preset, dtype and n that it can compute."""
     from mhc_ref import PRESETS as DIALECTS
     from properties import controls
 
@@ -45,7 +45,7 @@ def runs(seeds: int, examples: int, only: list[str], laws: tuple[str, ...] = ())
             for n in controls.build(name, DIALECTS[preset]).streams
         ]
         random.Random(name).shuffle(frames[name])
-    for number, (name, possible) in itertools.product(range(seeds), frames.items()):
+    for number, (name, possible) in itertools.product(range(first, seeds), frames.items()):
         if not only or name in only:
             preset, dtype, n = possible[number % len(possible)]
             yield Task("control", name, preset, dtype, examples, False, laws), n, number
@@ -74,6 +74,7 @@ def outcome_of(work: Run) -> Outcome:
 
 def main(
     seeds: Annotated[int, typer.Option(help="how many seeds")] = 100,
+    first: Annotated[int, typer.Option(help="the seed to begin with, where another run ended")] = 0,
     examples: Annotated[int, typer.Option(help="examples a law and seed")] = 3,
     jobs: Annotated[int, typer.Option(help="worker processes")] = 2,
     seconds: Annotated[float, typer.Option(help="begin no run after this time; 0: no limit")] = 0,
@@ -86,7 +87,7 @@ def main(
     prefixes = tuple(law or ())
     refuse_unknown(only or [], controls.CATALOGUE, prefixes)
     began = time.monotonic()
-    work = list(runs(seeds, examples, only or [], prefixes))
+    work = list(runs(seeds, examples, only or [], prefixes, first))
     done = laws = tried = failures = 0
 
     def until_late() -> Iterator[Run]:

@@ -21,6 +21,7 @@ def test_every_seed_meets_every_control_and_no_combination_comes_twice_before_al
     assert [number for *_, number in found] == sorted(number for *_, number in found)
     assert {task.name for task, _, number in found if number == 99} == set(CATALOGUE)
     assert all(n in build(task.name, PRESETS[task.preset]).streams for task, n, _ in found)
+    assert list(runs(100, 4, [], first=70)) == [one for one in found if one[2] >= 70]
     linear = {(task.preset, task.dtype, n) for task, n, _ in found if task.name == "linear"}
     assert len(linear) == min(100, 3 * sum(len(build("linear", PRESETS[one]).streams) for one in seeds.PRESETS))
 
