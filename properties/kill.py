@@ -308,8 +308,9 @@ def refuse_unknown(only: list[str], names: Iterable[str], laws: Iterable[str]) -
     from properties.law import all_laws
 
     known = list(names)
-    for one in set(only).difference(known):
-        raise typer.BadParameter(f"there is no {one!r}{_closest(one, known)}", param_hint="--only")
+    for one in only:
+        if one not in known:
+            raise typer.BadParameter(f"there is no {one!r}{_closest(one, known)}", param_hint="--only")
     for one in laws:
         if not any(law.startswith(one) for law in all_laws()):
             raise typer.BadParameter(f"no law's id begins with {one!r}{_closest(one, all_laws())}", param_hint="--law")

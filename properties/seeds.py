@@ -4,7 +4,7 @@
 
 A seed tries all laws on every control in one combination of preset, dtype and number of streams, the next seed in
 another one; there are about a hundred. Seeds are the outer loop, so a run that `--seconds` cuts short has covered every
-control evenly; it says how far it got.
+control evenly; it says how far it got, and `--first` goes on there.
 """
 
 from __future__ import annotations

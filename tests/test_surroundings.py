@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from properties.diagnosis import identify
 from properties.implementation import Implementation, Reference
 from properties.law import all_laws
 from properties.runner import Profile, Subject, examine
-from properties.surroundings import usual
+from properties.surroundings import called, usual
 from properties.target import resolve
 
 
@@ -36,13 +36,6 @@ class Deprecated(Implementation):
 
 
 @contextmanager
-def default_device() -> Generator[None]:
-    """As with torch.set_default_device."""
-    with torch.device("meta"):
-        yield
-
-
-@contextmanager
 def default_dtype() -> Generator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float16)
@@ -52,23 +45,11 @@ def default_dtype() -> Generator[None]:
         torch.set_default_dtype(before)
 
 
-@contextmanager
-def no_gradient() -> Generator[None]:
-    """As where a module says torch.set_grad_enabled(False) while it is imported."""
-    with torch.set_grad_enabled(False):
-        yield
-
-
-@contextmanager
-def nothing() -> Generator[None]:
-    yield
-
-
 SURROUNDINGS: dict[str, Callable[[], Any]] = {
-    "nothing": nothing,
-    "no gradient": no_gradient,
+    "nothing": nullcontext,
+    "no gradient": lambda: torch.set_grad_enabled(False),
     "inference mode": torch.inference_mode,
-    "default device": default_device,
+    "default device": lambda: torch.device("meta"),
     "default dtype": default_dtype,
 }
 
@@ -103,15 +84,23 @@ def test_the_usual_is_the_same_everywhere_and_nothing_of_it_stays(surrounding: s
         assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_device()) == before
 
 
+@pytest.mark.parametrize(("default", "there"), [("cpu", "cpu"), ("meta", "meta")])
+def test_a_call_sees_the_default_device_that_somebody_set_and_no_other(default: str, there: str) -> None:
+    with torch.device(default), usual(), called(torch.device("meta")):
+        assert torch.ones(2).device.type == there
+
+
 @pytest.mark.parametrize("law", ["manifold.agrees-with-oracle", "gradient.projection-pulls-back-however-it-is-called"])
-def test_a_warning_breaks_no_law_and_is_told_once(law: str, tmp_path: Path) -> None:
+def test_a_warning_breaks_no_law_and_is_told_once(law: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here every warning is an error, as pyproject.toml has it."""
+    monkeypatch.setattr("properties.surroundings._told", set())
     assert any(action == "error" for action, *_ in warnings.filters)
     subject = Subject("deprecated", Deprecated(), torch.float32, torch.device("cpu"))
     with warnings.catch_warnings(record=True) as told:
         verdict = examine(all_laws()[law], subject, Profile(3, derandomise=True, shrink=False), directory=tmp_path)
     assert (verdict.status, verdict.message) == ("passed", "")
     texts = [str(one.message) for one in told]
+    assert "project is deprecated" in texts
     assert len(set(texts)) == len(texts)
 
 
@@ -122,8 +111,9 @@ def test_a_module_that_warns_while_it_is_imported_is_a_target(tmp_path: Path) ->
         "warnings.warn('mine is deprecated', DeprecationWarning)\n"
         "def project(logits):\n    return ours(logits, PAPER)\n"
     )
-    with pytest.warns(DeprecationWarning, match="mine is deprecated"):
+    with warnings.catch_warnings(record=True) as told:  # not pytest.warns, which takes the filters away
         assert resolve(f"{path}:project", "PAPER").name == "project"
+    assert [str(one.message) for one in told] == ["mine is deprecated"]
 
 
 def test_a_target_that_warns_and_switches_autograd_off_is_identified() -> None:
