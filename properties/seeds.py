@@ -74,7 +74,7 @@ def outcome_of(work: Run) -> Outcome:
 
 def main(
     seeds: Annotated[int, typer.Option(help="how many seeds")] = 100,
-    first: Annotated[int, typer.Option(help="the seed to begin with, where another run ended")] = 0,
+    first: Annotated[int, typer.Option(min=0, help="the seed to begin with, where another run ended")] = 0,
     examples: Annotated[int, typer.Option(help="examples a law and seed")] = 3,
     jobs: Annotated[int, typer.Option(help="worker processes")] = 2,
     seconds: Annotated[float, typer.Option(help="begin no run after this time; 0: no limit")] = 0,
@@ -86,6 +86,8 @@ def main(
 
     prefixes = tuple(law or ())
     refuse_unknown(only or [], controls.CATALOGUE, prefixes)
+    if first >= seeds:
+        raise typer.BadParameter(f"{first} leaves no seed below --seeds {seeds}", param_hint="--first")
     began = time.monotonic()
     work = list(runs(seeds, examples, only or [], prefixes, first))
     done = laws = tried = failures = 0

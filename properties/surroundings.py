@@ -13,7 +13,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 _told: set[tuple[str, type[Warning], str, int]] = set()
+"""Text, category, file and line of every warning that was shown in this process."""
 _moved: list[bool] = []
+"""For each `usual` that is open, whether it found another default device than the CPU."""
 
 
 @contextmanager

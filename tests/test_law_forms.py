@@ -20,7 +20,7 @@ from properties.case import BranchSpec, Case, map_tensors
 from properties.implementation import Implementation, Reference, project_from_mappings
 from properties.law import all_laws
 from properties.runner import Profile, Subject, Verdict, examine, try_case
-from properties.trial import ContractBroken, LawBroken
+from properties.trial import ContractBroken, LawBroken, same_bits
 
 QUICK = Profile(examples=16, derandomise=True, shrink=False)
 
@@ -440,6 +440,19 @@ def test_an_output_without_a_graph_is_told_how_to_say_so(tmp_path: Path) -> None
         found = verdict(law, implementation, tmp_path)
         assert found.status == "failed"
         assert ("differentiable = False" in found.message) == told
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ([1.0, torch.nan], [1.0, torch.nan], True),
+        ([torch.inf], [torch.finfo(torch.float32).max], False),
+        ([torch.nan], [0.0], False),
+        ([1.0], [1.0, 1.0], False),
+    ],
+)
+def test_the_same_bits(one: list[float], other: list[float], same: bool) -> None:
+    assert same_bits(torch.tensor(one), torch.tensor(other)) == same
 
 
 TIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -60,6 +60,12 @@ def test_what_would_choose_nothing_is_refused(main: Callable[..., None], option:
     assert hint in " ".join(result.output.replace("│", " ").split())
 
 
+def test_a_first_seed_that_leaves_none_is_refused() -> None:
+    result = CliRunner().invoke(app(seeds.main), ["--seeds", "3", "--first", "3"])
+    assert result.exit_code == 2
+    assert "3 leaves no seed below --seeds 3" in result.output
+
+
 def test_a_run_that_is_cut_short_says_how_far_it_got() -> None:
     result = CliRunner().invoke(app(seeds.main), ["--seeds", "1", "--only", "linear", "--seconds", "1e-9"])
     assert result.exit_code == 2
