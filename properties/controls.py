@@ -355,6 +355,13 @@ class Float64Inside(Deviant):
         return self.post(x, branch(self.pre(x, h_pre)), h_post, h_res)
 
 
+@control("half")
+class Half(Deviant):
+    """States are float16, whose contract is the one of bfloat16 with a smaller unit and a nearer end."""
+
+    dtypes = (torch.float16,)
+
+
 # What matrix products read
 
 

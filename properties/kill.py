@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from properties.runner import Verdict
 
 PRESET_ORDER = ("PAPER", "DEEPSEEK_V4", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
-DTYPE_ORDER = ("float64", "float32", "bfloat16")
+DTYPE_ORDER = ("float64", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ class Row:
         return [laws[0], *(other or laws[1:])[:1]]
 
 
+def cheapest(row: Row | None) -> tuple[str, ...]:
+    """The laws of an earlier row that are tried first."""
+    return tuple(row.cheapest()) if row else ()
+
+
 def _plainer(new: str | float, old: str | float | None) -> str | float:
     """Of what two rows say of another dtype a law that sees the deviation there, else the larger ratio."""
     if isinstance(new, str) or old is None:
@@ -123,7 +128,8 @@ def _plainer(new: str | float, old: str | float | None) -> str | float:
 
 @dataclass(frozen=True)
 class Task:
-    """One row to be made: `stop` at two kills of different kinds, only the laws whose ids begin with one of `laws`."""
+    """One row to be made: `stop` at two kills of different kinds, only the laws whose ids begin with one of `laws`,
+    those named by `soonest` before the others, on the device of that type."""
 
     catalogue: str
     name: str
@@ -132,6 +138,8 @@ class Task:
     examples: int
     stop: bool
     laws: tuple[str, ...]
+    device: str = "cpu"
+    soonest: tuple[str, ...] = ()
 
 
 class Bench:
@@ -144,6 +152,7 @@ class Bench:
 
         torch.set_num_threads(1)
         self.task = task
+        self.device = torch.device(task.device)
         build = deviations.build if task.catalogue == "deviation" else controls.build
         self._build = functools.partial(build, task.name, dialects()[task.preset])
         self.implementation: Implementation = self._build()
@@ -162,7 +171,7 @@ class Bench:
         task = self.task
         which = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         target = f"{task.catalogue}:{task.name}@{task.preset}"
-        subject = Subject(target, self.implementation, which, torch.device("cpu"))
+        subject = Subject(target, self.implementation, which, self.device)
         profile = Profile(examples=task.examples, derandomise=True, shrink=False, thorough=True)
         return examine(law, subject, profile, directory=self._where, randomness=randomness)
 
@@ -206,8 +215,11 @@ def row_of(task: Task) -> Row:
     killed: dict[str, Kill] = {}
     errors: dict[str, str] = {}
     exercised: list[str] = []
-    for law in chosen_laws(task.laws, task.stop, kind):
-        if task.stop and len({kill.kind for kill in killed.values()}) > 1:
+    laws = chosen_laws(task.laws, task.stop, kind)
+    for law in sorted(laws, key=lambda one: one.id not in task.soonest):
+        if task.stop and (
+            len({kill.kind for kill in killed.values()}) > 1 or set(killed) >= set(task.soonest) != set()
+        ):
             break
         began = time.process_time()
         bench.forget()
@@ -280,27 +292,34 @@ def dialects() -> dict[str, Dialect]:
     return {**{title: PRESETS[title] for title in PRESET_ORDER}, **ELSEWHERE}
 
 
-def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()) -> list[Task]:
-    """Every deviation where it first shows, and every control in the two main presets and three dtypes."""
+def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = (), place: str = "cpu") -> list[Task]:
+    """Every deviation where it first shows, and every control in the two main presets and every dtype it declares."""
     from mhc_ref import PRESETS
     from properties import controls, deviations
     from properties.device import device_of
 
     found: list[Task] = []
     for name, deviation in (deviations.CATALOGUE | deviations.HIDDEN).items():
-        if (only and name not in only) or (deviation.needs and device_of("cpu").lacks(deviation.needs)):
+        if (only and name not in only) or (deviation.needs and device_of(place).lacks(deviation.needs)):
             continue
-        found.append(Task("deviation", name, *home(name), examples, stop, laws))
+        found.append(Task("deviation", name, *home(name), examples, stop, laws, place))
     for preset in ("PAPER", "DEEPSEEK_V4"):
         for name in controls.CATALOGUE:
             if only and name not in only:
                 continue
-            try:
-                controls.build(name, PRESETS[preset])
-            except LookupError:
-                continue
-            found += [Task("control", name, preset, dtype, examples, False, laws) for dtype in DTYPE_ORDER]
+            if controls.CATALOGUE[name].applies(PRESETS[preset]):
+                found += [
+                    Task("control", name, preset, dtype, examples, False, laws, place)
+                    for dtype in dtypes_of(controls.build(name, PRESETS[preset]))
+                ]
     return found
+
+
+def dtypes_of(implementation: Implementation) -> list[str]:
+    """The dtypes that it declares, in the order in which they are tried."""
+    from properties.implementation import dtype_names
+
+    return [dtype for dtype in DTYPE_ORDER if dtype in dtype_names(implementation)]
 
 
 def refuse_unknown(only: list[str], names: Iterable[str], laws: Iterable[str]) -> None:
@@ -321,14 +340,14 @@ def _closest(name: str, known: Iterable[str]) -> str:
     return f"; the closest are {', '.join(close)}" if close else ""
 
 
-def page(rows: list[Row]) -> str:
-    """The matrix as Markdown."""
+def page(rows: list[Row], place: str = "cpu") -> str:
+    """The matrix of a type of device as Markdown."""
     from properties.deviations import HIDDEN
     from properties.device import device_of
     from properties.law import all_laws
 
     laws = all_laws()
-    elsewhere = [name for name, one in HIDDEN.items() if one.needs and device_of("cpu").lacks(one.needs)]
+    elsewhere = [name for name, one in HIDDEN.items() if one.needs and device_of(place).lacks(one.needs)]
     deviations = [row for row in rows if row.kind != "control"]
     controls = [row for row in rows if row.kind == "control"]
     kinds = {row.name: {kill.kind for kill in row.killed.values()} for row in deviations}
@@ -348,6 +367,8 @@ def page(rows: list[Row]) -> str:
     short = stopped == len(deviations) > 0
     which = "A row" if short else f"Of the rows {stopped} are from a run with `--stop`: such a row"
     command = "python -m properties.kill --out docs --stop" if short else "make kill"
+    if place != "cpu":
+        command = f"python -m properties.kill --device {place}{' --stop' if short else ''}"
     stopped_words = [
         f"{which} ends at its second kill, of another kind, and a law that killed nothing by then is tried on one",
         "deviation after another until it does: counts are lower bounds. `make kill` tries all laws on all of them.",
@@ -356,7 +377,7 @@ def page(rows: list[Row]) -> str:
         "# Kill matrix",
         "",
         f"Made by `{command}`: every deviation in the first preset and dtype in which it shows, every control in",
-        "PAPER and DEEPSEEK_V4 in float64, float32 and bfloat16, without shrinking. `properties/deviations/` says what",
+        "PAPER and DEEPSEEK_V4 in every dtype that it declares, without shrinking. `properties/deviations/` says what",
         "each deviation does wrong and where that happened; the cells of the matrix are in `kill.json`.",
         *(stopped_words if stopped else []),
         "",
@@ -367,7 +388,7 @@ def page(rows: list[Row]) -> str:
         f"* controls flagged: {'; '.join(flagged) or 'none'} (of {len(controls)} control runs)",
         f"* laws that kill nothing: {', '.join(idle) or 'none'}",
         f"* harness errors: {sum(len(row.errors) for row in rows)}",
-        f"* not run, what they need the CPU lacks: {', '.join(elsewhere) or 'none'}",
+        f"* not run, what they need the {'CPU' if place == 'cpu' else place} lacks: {', '.join(elsewhere) or 'none'}",
         "",
         "In another dtype than its own a deviation may lie below the bound: rounding there explains more than the slip",
         f"does. Those, with the largest ratio reached: {', '.join(hidden) or 'none'}.",
@@ -403,14 +424,29 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="only this deviation or control; may be repeated")] = None,
     law: Annotated[list[str] | None, typer.Option(help="only laws whose id begins so; may be repeated")] = None,
     missing: Annotated[bool, typer.Option(help="only rows that kill.json lacks")] = False,
+    device: Annotated[str, typer.Option(help="where the implementations compute")] = "cpu",
+    like: Annotated[
+        Path | None, typer.Option(help="a kill.json: its cheapest laws come first, and --stop asks no more")
+    ] = None,
+    controls: Annotated[bool, typer.Option(help="try the controls too")] = True,
 ) -> None:
     """Make the matrix; exit 1 where a deviation survives, a control is flagged or the harness failed."""
-    from properties import controls, deviations
+    from properties import deviations
+    from properties.controls import CATALOGUE as CONTROLS
+    from properties.device import device_of
     from properties.law import all_laws
 
     prefixes = tuple(law or ())
-    refuse_unknown(only or [], [*deviations.CATALOGUE, *deviations.HIDDEN, *controls.CATALOGUE], prefixes)
-    work = tasks(examples, only or [], stop, prefixes)
+    refuse_unknown(only or [], [*deviations.CATALOGUE, *deviations.HIDDEN, *CONTROLS], prefixes)
+    if (absent := device_of(device).missing()) is not None:
+        raise typer.BadParameter(f"there is {absent} here", param_hint="--device")
+    work = [
+        task for task in tasks(examples, only or [], stop, prefixes, device) if controls or task.catalogue != "control"
+    ]
+    if like is not None and not like.is_file():
+        raise typer.BadParameter(f"there is no file {like}", param_hint="--like")
+    earlier = {row.name: row for row in (load(like) if like else ())}
+    work = [replace(task, soonest=cheapest(earlier.get(task.name))) for task in work]
     partial = bool(only or law or missing)
     known = {row.key: row for row in load(out / "kill.json")} if partial else {}
     if missing:
@@ -427,12 +463,17 @@ def main(
         if stop:
             idle = renewed - {one for row in rows.values() for one in row.killed}
             possible = [task for task in work if task.catalogue == "deviation"]
-            for row in pool.imap(first_killed, [(one, possible) for one in sorted(idle)]):
+
+            def likely(law: str) -> tuple[str, list[Task]]:
+                killed = {name for name, row in earlier.items() if law in row.killed}
+                return law, sorted(possible, key=lambda task: task.name not in killed)
+
+            for row in pool.imap(first_killed, map(likely, sorted(idle))):
                 if row is not None:
                     rows[row.key] = row.renewed(rows[row.key], set(row.killed))
     found = list(rows.values())
     save(out / "kill.json", found)
-    (out / "kill.md").write_text(page(found))
+    (out / "kill.md").write_text(page(found, device))
     bad = [row.name for row in found if bool(row.killed) == (row.kind == "control") or row.errors]
     typer.echo(f"{len(found)} rows; to look at: {', '.join(bad) or 'none'}")
     raise typer.Exit(1 if bad else 0)

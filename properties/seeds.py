@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from properties.kill import DTYPE_ORDER, Bench, Task, chosen_laws, refuse_unknown
+from properties.kill import Bench, Task, chosen_laws, dtypes_of, refuse_unknown
 
 PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
 """Those among which the seeds of a control change."""
@@ -41,8 +41,9 @@ def runs(seeds: int, examples: int, only: list[str], laws: tuple[str, ...] = (),
             (preset, dtype, n)
             for preset in PRESETS
             if control.applies(DIALECTS[preset])
-            for dtype in DTYPE_ORDER
-            for n in controls.build(name, DIALECTS[preset]).streams
+            for built in [controls.build(name, DIALECTS[preset])]
+            for dtype in dtypes_of(built)
+            for n in built.streams
         ]
         random.Random(name).shuffle(frames[name])
     for number, (name, possible) in itertools.product(range(first, seeds), frames.items()):

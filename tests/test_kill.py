@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from properties.deviations import HIDDEN
 from properties.device import device_of
-from properties.kill import Bench, Kill, Row, Task, home, load, page, save, tasks
+from properties.kill import Bench, Kill, Row, Task, home, load, page, row_of, save, tasks
 from properties.law import all_laws
 
 ROWS = load(Path(__file__).parent.parent / "docs" / "kill.json")
@@ -183,3 +185,27 @@ def test_a_deviation_is_at_home_where_it_shows() -> None:
     assert home("h-res-transposed") == ("PAPER", "float64")
     assert home("output-not-cast-back") == ("PAPER", "bfloat16")
     assert home("rms-eps-inside") == ("PAPER with rms eps 1e-3 outside", "float64")
+
+
+def test_on_another_device_what_needs_it_is_tried_and_the_page_says_where() -> None:
+    extra = {task.name for task in tasks(EXAMPLES, [], True, (), "cuda")} - {task.name for task in tasks(1, [], True)}
+    assert extra == {name for name, one in HIDDEN.items() if one.needs}
+    assert {task.device for task in tasks(EXAMPLES, [], True, (), "cuda")} == {"cuda"}
+    assert home("one-iteration-less-on-the-device") == ("PAPER with 3 iterations", "float64")
+    assert "Made by `python -m properties.kill --device cuda --stop`" in page([row(stopped=True)], "cuda")
+    assert "what they need the cuda lacks: none" in page([row()], "cuda")
+
+
+def test_a_control_is_tried_in_the_dtypes_that_it_declares() -> None:
+    found = [task.dtype for task in tasks(EXAMPLES, ["half", "linear"], False) if task.preset == "PAPER"]
+    assert found == ["float64", "float32", "bfloat16", "float16"]
+
+
+def test_laws_of_an_earlier_matrix_come_first_and_are_enough() -> None:
+    """A deviation that two laws of one kind see would otherwise be put before every law, in search of another kind."""
+    soonest = ("manifold.last-axis-sums", "coefficients.agrees-with-oracle")
+    task = Task("deviation", "h-res-transposed", "PAPER", "float64", 6, True, (), soonest=soonest)
+    assert set(row_of(task).exercised[:2]) == set(soonest)
+    seen = ("mixing.permutations-carry-streams", "block.permutation-limit-carries-streams")
+    found = row_of(replace(task, soonest=seen[1:]))
+    assert list(found.killed) == found.exercised == list(seen[1:])

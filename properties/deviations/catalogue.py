@@ -36,7 +36,8 @@ Kind = Literal[
 Condition = Callable[[Dialect], bool]
 
 ELSEWHERE: dict[str, Dialect] = {
-    "PAPER with rms eps 1e-3 outside": PRESETS["PAPER"].with_(rms_eps=1e-3, rms_eps_inside=False)
+    "PAPER with rms eps 1e-3 outside": PRESETS["PAPER"].with_(rms_eps=1e-3, rms_eps_inside=False),
+    "PAPER with 3 iterations": PRESETS["PAPER"].with_(iterations=3),
 }
 """Dialects, by a title, in which those deviations show that no preset shows."""
 

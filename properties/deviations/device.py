@@ -129,6 +129,7 @@ class AccumulatorUnset(Deviant):
 @device(
     "offsets-in-32-bits",
     "b12x #120: overflow of token * stride (bug 40)",
+    dtypes=(torch.float32,),  # float64 shows it too, in twice the memory
     hidden="within 2^31 elements",
     needs="giants",
 )
@@ -152,6 +153,7 @@ class OffsetsIn32Bits(Deviant):
     "outputs-in-32-bits",
     "b12x #120: overflow of token * stride (bug 40)",
     mixes,
+    dtypes=(torch.float32,),
     hidden="within 2^31 elements",
     needs="giants",
 )
