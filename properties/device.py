@@ -183,6 +183,9 @@ class Cuda(Device):
     def share(self, worker: int, workers: int) -> None:
         if self.missing() is None and workers > 1:
             torch.cuda.set_per_process_memory_fraction(self.part(workers))
+            # The inductor, which reads this when it is imported, would start a compiler for every core in each worker.
+            threads = max(1, len(os.sched_getaffinity(0)) // workers)
+            os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
 
     def shared(self, workers: int) -> str:
         if self.missing() is not None or workers < 2:
