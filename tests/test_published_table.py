@@ -129,6 +129,7 @@ def test_the_reference_satisfies_the_law_on_the_stored_case(entry: Known) -> Non
     """So the law still reads what is stored, and it is the implementation that fails there."""
     stored = Counterexample.load(entry.counterexample)
     reference = Reference(stored.dialect, "reference")
+    reference.dtypes = (stored.dtype,)  # alone, so that no other dtype covers its logits
     subject = Subject(stored.target, reference, getattr(torch, stored.dtype), torch.device("cpu"))
     found = verdict_for(entry, subject)
     assert found.status == "failed", found.reason

@@ -37,6 +37,9 @@ class Liger(Implementation):
     zero_tokens = False  # a grid of no programs
     max_tokens = triton.most_tokens(2)
     devices = triton.DEVICES
+    # `tl.dot` reads float32 by default as TensorFloat-32, of which a compiled kernel cuts the operands; the interpreter
+    # multiplies in float32. Of 1 + 2^-10 - 2^-23 the cut is 1.
+    products = "tf32-truncated" if triton.NATIVE else "compute"
 
     def __init__(self) -> None:
         triton.prepare()

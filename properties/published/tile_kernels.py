@@ -16,17 +16,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 import mhc_ref
 from mhc_ref import Mappings, Params
 from properties.implementation import Absent, Implementation
 
+WIDTH = 128
+"""Channels are filled up to a multiple: compilation fails for 64 (pre) and for 1 and 9 (the backward pass of post)."""
+
 
 class TileKernels(Implementation):
     """`sinkhorn_normalize`, `mhc_pre_apply_mix`, `mhc_post` and `expand_to_mhc` of `tile_kernels.modeling.mhc.ops`.
 
-    `mhc_pre_norm_fn` is left out, and with it the mappings: its kernels assert n*C % 256 == 0 (`hidden_block`), and no
-    law draws such widths. Written from the package's source; nobody has run it under these laws yet.
+    Channels do not meet in the last three, so that some more of them, zeros, change nothing. They do in
+    `mhc_pre_norm_fn`, whose kernels assert n*C % 256 == 0 (`hidden_block`): no law draws such widths, and the mappings
+    are left out.
     """
 
     dialect = mhc_ref.DEEPSEEK_V4
@@ -45,19 +50,26 @@ class TileKernels(Implementation):
         return self._ops.sinkhorn_normalize(logits, repeat=self.dialect.iterations, eps=self.dialect.entry_eps)
 
     def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        return self._ops.mhc_pre_apply_mix(x, h_pre.unsqueeze(-1))
+        return self._ops.mhc_pre_apply_mix(filled(x), h_pre.unsqueeze(-1))[..., : x.shape[-1]]
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
         n, channels, tokens = *x.shape[-2:], math.prod(x.shape[:-2])
         parts = (h_post.reshape(1, tokens, n, 1), h_res.reshape(1, tokens, n, n))
-        return self._ops.mhc_post(y.reshape(1, tokens, channels), flat(x), *parts).reshape(x.shape)
+        mixed = self._ops.mhc_post(filled(y.reshape(1, tokens, channels)), filled(flat(x)), *parts)
+        return mixed[..., :channels].reshape(x.shape)
 
     def expand(self, h: Tensor, n: int) -> Tensor:
         tokens, channels = math.prod(h.shape[:-1]), h.shape[-1]
-        return self._ops.expand_to_mhc(h.reshape(tokens, channels), n).reshape(*h.shape[:-1], n, channels)
+        expanded = self._ops.expand_to_mhc(filled(h.reshape(tokens, channels)), n)
+        return expanded[..., :channels].reshape(*h.shape[:-1], n, channels)
 
     def tuned(self, **fields: Any) -> Implementation:
         return retuned(self, fields)
+
+
+def filled(x: Tensor) -> Tensor:
+    """[..., C] -> [..., C'], contiguous, with zeros up to the next multiple of `WIDTH`."""
+    return pad(x, (0, -x.shape[-1] % WIDTH)).contiguous()
 
 
 class TileKernelsReference(Implementation):
