@@ -1,0 +1,74 @@
+"""The worst ratio of every law in reports of runs, as a table in Markdown.
+
+    python -m properties.ratios .mhc-properties/report.json [MORE ...]
+
+A column is an implementation in a dtype on a device, a cell the largest error / bound over all examples; of two reports
+of the same cell the one that exercised the law counts.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from properties.kill import DTYPE_ORDER
+from properties.known import lines_of
+from properties.report import Line
+
+RANK = ("not-applicable", "passed", "known", "error", "failed")
+"""Of two lines about one cell the later one counts, and of two that were exercised the larger ratio."""
+
+
+def cell(line: Line | None) -> str:
+    """What a cell says: the ratio, why there is none, or that the law is broken."""
+    if line is None:
+        return "not run"
+    if line.status == "passed":
+        return "∞" if line.worst_ratio is None else f"{line.worst_ratio:.3g}"
+    return "–" if line.status == "not-applicable" else line.status.upper()
+
+
+def weight(line: Line) -> tuple[int, float]:
+    """By what one line outranks another."""
+    return RANK.index(line.status), line.worst_ratio or 0.0
+
+
+def table(lines: list[Line]) -> list[str]:
+    """The rows by law, the columns by implementation, dtype and device."""
+    columns = sorted(
+        {(line.implementation, line.dtype, line.device) for line in lines},
+        key=lambda column: (column[0], DTYPE_ORDER.index(column[1]), column[2]),
+    )
+    found: dict[str, dict[tuple[str, str, str], Line]] = {}
+    for line in lines:
+        row = found.setdefault(line.law, {})
+        key = line.implementation, line.dtype, line.device
+        row[key] = max(filter(None, (row.get(key), line)), key=weight)
+    places = {device for *_, device in columns}
+    titles = [" ".join(column if len(places) > 1 else column[:2]) for column in columns]
+    rows = [f"| law | {' | '.join(titles)} |", "|---" * (len(columns) + 1) + "|"]
+    return rows + [
+        f"| {law} | {' | '.join(cell(row.get(column)) for column in columns)} |" for law, row in sorted(found.items())
+    ]
+
+
+def main(
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="report.json of a run, one or more")],
+) -> None:
+    """Print the table."""
+    lines: list[Line] = []
+    for path in reports:
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file {path}; a run writes DIR/report.json (--report DIR)")
+        try:
+            lines += lines_of(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise typer.BadParameter(f"{path} is no report of a run: {type(error).__name__}: {error}") from None
+    typer.echo("\n".join(table(lines)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
