@@ -184,7 +184,8 @@ class Cuda(Device):
         if self.missing() is None and workers > 1:
             torch.cuda.set_per_process_memory_fraction(self.part(workers))
             # The inductor, which reads this when it is imported, would start a compiler for every core in each worker.
-            threads = max(1, len(os.sched_getaffinity(0)) // workers)
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            threads = max(1, cores // workers)
             os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
 
     def shared(self, workers: int) -> str:

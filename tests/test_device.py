@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,6 +182,8 @@ def h100(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: found["fraction"])
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part: found.update(fraction=part))
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "")  # so that it is put back
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS")
     return Cuda()
 
 
@@ -191,6 +194,16 @@ def test_workers_leave_room_for_each_other_and_for_their_contexts(h100: Cuda, wo
     assert 0.9 * 80 < taken <= 80
     h100.share(0, workers)
     assert torch.cuda.get_per_process_memory_fraction() == part
+
+
+def test_workers_share_the_cores_that_compile(h100: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    h100.share(0, 1)
+    assert "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ
+    h100.share(0, 5)
+    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "3"
+    h100.share(0, 64)
+    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "3"  # what somebody has set stands
 
 
 def test_one_process_takes_what_it_needs(h100: Cuda) -> None:
