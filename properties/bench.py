@@ -185,13 +185,13 @@ def main(
     """Print the table and the totals."""
     import torch
 
+    from properties.kill import refuse_absent
     from properties.law import all_laws
     from properties.runner import Profile, Subject
     from properties.target import resolve
 
     torch.set_num_threads(1)
-    if (missing := device_of(device).missing()) is not None:
-        raise typer.BadParameter(f"there is {missing} here", param_hint="--device")
+    refuse_absent(device)
     implementation = resolve(impl)
     here, there = (Subject(impl, implementation, getattr(torch, dtype), torch.device(name)) for name in (device, "cpu"))
     profile = Profile(examples, derandomise=True, shrink=False)

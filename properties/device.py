@@ -276,7 +276,10 @@ def device_of(place: torch.device | str) -> Device:
     Raises:
         LookupError: of a type that is not known here.
     """
-    kind = torch.device(place).type
+    try:
+        kind = torch.device(place).type
+    except RuntimeError:  # no type of device that torch knows
+        kind = str(place)
     if kind not in DEVICES:
         raise LookupError(f"device {kind!r} is none of {', '.join(DEVICES)}")
     return DEVICES[kind]

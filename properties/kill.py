@@ -335,6 +335,18 @@ def refuse_unknown(only: list[str], names: Iterable[str], laws: Iterable[str]) -
             raise typer.BadParameter(f"no law's id begins with {one!r}{_closest(one, all_laws())}", param_hint="--law")
 
 
+def refuse_absent(device: str) -> None:
+    """A device that is not known, or not here, is a usage error."""
+    from properties.device import device_of
+
+    try:
+        absent = device_of(device).missing()
+    except LookupError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from None
+    if absent is not None:
+        raise typer.BadParameter(f"there is {absent} here", param_hint="--device")
+
+
 def _closest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, 3)
     return f"; the closest are {', '.join(close)}" if close else ""
@@ -417,7 +429,10 @@ def save(path: Path, rows: list[Row]) -> None:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="where kill.md and kill.json go")] = Path("docs"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="where kill.md and kill.json go; default: docs, or kill-DEVICE of another device"),
+    ] = None,
     examples: Annotated[int, typer.Option(help="examples a cell")] = 16,
     jobs: Annotated[int, typer.Option(help="worker processes")] = 2,
     stop: Annotated[bool, typer.Option(help="leave a deviation at its second kill, of another kind")] = False,
@@ -433,13 +448,12 @@ def main(
     """Make the matrix; exit 1 where a deviation survives, a control is flagged or the harness failed."""
     from properties import deviations
     from properties.controls import CATALOGUE as CONTROLS
-    from properties.device import device_of
     from properties.law import all_laws
 
     prefixes = tuple(law or ())
     refuse_unknown(only or [], [*deviations.CATALOGUE, *deviations.HIDDEN, *CONTROLS], prefixes)
-    if (absent := device_of(device).missing()) is not None:
-        raise typer.BadParameter(f"there is {absent} here", param_hint="--device")
+    refuse_absent(device)
+    out = out or Path("docs" if device == "cpu" else f"kill-{device}")
     work = [
         task for task in tasks(examples, only or [], stop, prefixes, device) if controls or task.catalogue != "control"
     ]

@@ -159,9 +159,10 @@ def test_a_call_gets_copies_in_one_transfer() -> None:
     assert sizes == [5]
 
 
-def test_an_unknown_device_is_refused() -> None:
-    with pytest.raises(LookupError, match="device 'mps' is none of cpu, cuda"):
-        device_of("mps")
+@pytest.mark.parametrize("name", ["mps", "gpu"])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(LookupError, match=f"device '{name}' is none of cpu, cuda"):
+        device_of(name)
 
 
 # -- a GPU that several workers share ----------------------------------------------------------------------------------

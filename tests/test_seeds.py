@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from mhc_ref import PRESETS
-from properties import kill, seeds
+from properties import bench, kill, seeds
 from properties.controls import CATALOGUE, build
 from properties.kill import Task
 from properties.law import all_laws
@@ -58,6 +59,21 @@ def test_what_would_choose_nothing_is_refused(main: Callable[..., None], option:
     result = CliRunner().invoke(app(main), option)
     assert result.exit_code == 2
     assert hint in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("main", [kill.main, bench.main])
+def test_a_device_that_is_not_there_is_refused(main: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, hint in (("gpu", "device 'gpu' is none of cpu, cuda"), ("cuda", "there is no CUDA device here")):
+        result = CliRunner().invoke(app(main), ["--device", device])
+        assert result.exit_code == 2
+        assert hint in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_matrix_to_go_by_must_be_there() -> None:
+    result = CliRunner().invoke(app(kill.main), ["--like", "nope.json"])
+    assert result.exit_code == 2
+    assert "there is no file nope.json" in result.output
 
 
 def test_a_first_seed_that_leaves_none_is_refused() -> None:
