@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.errors import FlakyFailure, NonInteractiveExampleWarning, Unsatisfiable
 
+from properties.bounds import Rounding
 from properties.case import Case, describe, streams_of
 from properties.counterexample import Counterexample, versions
 from properties.device import device_of
-from properties.implementation import Implementation
+from properties.implementation import Implementation, Products
 from properties.law import Law
 from properties.process.protocol import NoAnswer
 from properties.strategies import Setting
@@ -394,6 +395,32 @@ _NO_GRAPH = (
 )
 
 
+_TF32 = (
+    "for this input products of TensorFloat-32 would explain it (tl.dot of float32 operands, cuBLAS with TF32 on); who "
+    "means them declares `products = {!r}`"
+)
+
+
+@usual()
+def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
+    """The declaration of coarser products than the declared ones under which the law would hold, where they are likely:
+    on another device or in another process, with float32 parameters."""
+    implementation = subject.implementation
+    elsewhere = subject.device.type != "cpu" or not implementation.in_process
+    if not elsewhere or subject.dtype == torch.float64:
+        return None
+    ladder: tuple[Products, ...] = ("compute", "tf32", "tf32-truncated")
+    for products in ladder[ladder.index(implementation.products) + 1 :]:
+        trial = subject.trial()
+        trial.rounding = Rounding.of(subject.dtype, products)  # the judge's alone: the call is the one that failed
+        try:
+            law.check(trial, case)
+        except Exception:
+            continue
+        return products
+    return None
+
+
 def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Path) -> str:
     """The message of a failure, for somebody who has never read this code."""
     numbers: list[tuple[str, str]] = []
@@ -408,6 +435,8 @@ def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Pat
         numbers.append(("ratio", f"{broken.ratio:.3g}  (error / bound; above 1 is a failure)"))
     if law.gradient and broken.got == "0":
         numbers.append(("hint", _NO_GRAPH))
+    elif math.isfinite(broken.ratio) and (products := _read_as_tf32(law, subject, case)):
+        numbers.append(("hint", _TF32.format(products)))
     inputs = "\n".join(f"    {name} = {describe(value)}" for name, value in case.items())
     body = "\n".join(f"  {name:<6} {text}" for name, text in numbers)
     return (

@@ -151,6 +151,31 @@ def test_declared_tensorfloat32_is_not_accused_and_undeclared_is(law: str, name:
     assert verdict(all_laws()[law], control, tmp_path).status == "failed"
 
 
+@pytest.mark.parametrize("name", ["tf32", "tf32-truncated"])
+def test_undeclared_tensorfloat32_is_recognised(name: str, tmp_path: Path) -> None:
+    """A kernel's author learns what was read coarsely; on the CPU in this process nothing multiplies so."""
+    control = controls.build(name, SHORT)
+    control.products = "compute"
+    law = all_laws()["block.agrees-with-oracle"]
+    assert "TensorFloat-32" not in verdict(law, control, tmp_path).message
+    control.in_process = False
+    assert (
+        "hint   for this input products of TensorFloat-32 would explain it" in verdict(law, control, tmp_path).message
+    )
+    control.products = "tf32"  # which explains the smallest example, and not all of what is cut
+    found = verdict(law, control, tmp_path)
+    assert ("`products = 'tf32-truncated'`" in found.message) == (found.status == "failed") == (name != "tf32")
+
+
+@pytest.mark.parametrize("name", ["one-iteration", "h-res-transposed"])
+def test_what_is_wrong_is_not_excused_by_tensorfloat32(name: str, tmp_path: Path) -> None:
+    wrong = deviations.build(name, SHORT)
+    wrong.in_process = False
+    found = verdict(all_laws()["block.agrees-with-oracle"], wrong, tmp_path, examples=40)
+    assert found.status == "failed"
+    assert "TensorFloat-32" not in found.message
+
+
 def test_bfloat16_is_no_tensorfloat32(tmp_path: Path) -> None:
     wrong = deviations.build("bfloat16-for-tf32", SHORT)
     assert verdict(all_laws()["coefficients.agrees-with-oracle"], wrong, tmp_path, examples=40).status == "failed"
