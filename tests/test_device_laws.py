@@ -213,6 +213,16 @@ def test_float16_states_are_judged_by_their_own_contract(law: str, tmp_path: Pat
             assert examine(all_laws()[law], subject, profile, directory=tmp_path).status == status
 
 
+def test_a_state_that_halving_makes_subnormal_is_not_held_against_anybody() -> None:
+    """Of (3, 5) and half of it float16 keeps (2, 2) beside its smallest number, 2^-24: another direction."""
+    x = (torch.tensor([[[3.0, 5.0], [1.0, 2.0]]]) * 2.0**-24).to(torch.float16)
+    case = Case(x=x, params=generic_params(mhc_ref.LUCIDRAINS, 2, 2), factor=0.5)
+    case = case.with_(params=map_tensors(case.params, Tensor.float))
+    subject = Subject("target", Half(mhc_ref.LUCIDRAINS), torch.float16, CPU)
+    law = all_laws()["coefficients.coefficients-do-not-see-the-scale"]
+    assert try_case(law, subject, case).worst <= 1  # raises where it is broken
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("preset", mhc_ref.PRESETS)
 @pytest.mark.parametrize("law", all_laws())

@@ -165,7 +165,8 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     """The mappings of c x are those of x, c > 0, but for what the eps of the norm makes of it.
 
     The state is divided by its own rms. With an eps the relative change of the rms is at most eps / (2 mean x^2) inside
-    the root and eps / rms outside, which is carried through the stages as an error of the state.
+    the root and eps / rms outside, which is carried through the stages as an error of the state; so is what a number
+    loses that c x makes subnormal, which float16 does to small ones.
     """
     x, scaled = case.x, case.x * case.factor
     dialect = trial.dialect
@@ -175,7 +176,8 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     change = eps / (2 * smaller) if dialect.rms_eps_inside else eps / smaller.sqrt()
     change = torch.where(smaller > 0, change, 0.0 if not eps else 1.0).expand(x.shape)
     first, second = trial.mappings(x, case.params), trial.mappings(scaled, case.params)
-    slack = coefficients(Approx(wide(x), wide(x).abs() * change), case.params, dialect, trial.rounding)
+    lost = (wide(scaled) / case.factor - wide(x)).abs()
+    slack = coefficients(Approx(wide(x), wide(x).abs() * change + lost), case.params, dialect, trial.rounding)
     agree(trial, f"of {case.factor:g} x", second, first, slack, double=True)
 
 
