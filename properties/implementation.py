@@ -66,6 +66,7 @@ class Implementation:
             read their operands in the compute dtype; ``tf32``: float32 operands are rounded to TensorFloat-32 first;
             ``tf32-truncated``: cut to it. Torch's own switch is set to what is declared while the implementation is
             called. Sinkhorn's sums are no matrix products.
+        channel_multiple: the number of channels is a multiple of it, as kernels ask that read so many at once.
         max_tokens: tokens a call, by default any number; slow targets (a Triton interpreter) state a small one.
         devices: the types of device that it computes on.
         batch_invariant: a token's result has the same bits in whatever batch it is computed.
@@ -90,6 +91,7 @@ class Implementation:
     strided: bool = True
     mixing: Mixing = "compute"
     products: Products = "compute"
+    channel_multiple: int = 1
     max_tokens: int = 2**40
     devices: Sequence[str] = ("cpu", "cuda")
     batch_invariant: bool = False

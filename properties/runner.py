@@ -80,9 +80,15 @@ class Subject:
         """What the strategies of a law may draw for this subject."""
         accepted = tuple(n for n in self.implementation.streams if n >= law.least_streams)
         given = self.implementation
-        flood = device_of(self.device).flood
         return Setting(
-            given.dialect, accepted, self.dtype, given.max_tokens, given.norm_weight, given.least_scale, flood
+            given.dialect,
+            accepted,
+            self.dtype,
+            given.max_tokens,
+            given.norm_weight,
+            given.least_scale,
+            device_of(self.device).flood,
+            given.channel_multiple,
         )
 
     def trial(self) -> Trial:

@@ -42,6 +42,7 @@ class Setting:
     least_scale: float = 0.0
     flood: tuple[int, ...] = (1031, 4099)
     """Numbers of tokens of a large batch, see `Device.flood`."""
+    channel_multiple: int = 1
 
     @property
     def parameter_dtype(self) -> torch.dtype:
@@ -52,6 +53,10 @@ class Setting:
     def stretch(self) -> float:
         """How much wider than float32's the range of exp is in the dtype of parameters."""
         return 8.0 if self.parameter_dtype == torch.float64 else 1.0
+
+    def width(self, channels: int) -> int:
+        """So many channels, or the next number above that is accepted."""
+        return -(-channels // self.channel_multiple) * self.channel_multiple
 
     def with_(self, **changes: Any) -> Setting:
         """A copy with other values."""
@@ -466,23 +471,28 @@ def on_two_axes(count: int) -> tuple[int, int]:
     return (2, count // 2) if count > 1 else (1, 1)
 
 
-def channel_count(most: int = 259) -> SearchStrategy[int]:
+def width_among(setting: Setting, *channels: int) -> SearchStrategy[int]:
+    """One of these widths C, or the next that is accepted."""
+    return among(*dict.fromkeys(map(setting.width, channels)))
+
+
+def channel_count(setting: Setting, most: int = 259) -> SearchStrategy[int]:
     """A width C."""
-    return among(*(c for c in CHANNELS if c <= most))
+    return width_among(setting, *(c for c in CHANNELS if c <= most))
 
 
-def projected_width(n: int, dialect: Dialect) -> SearchStrategy[int]:
+def projected_width(setting: Setting, n: int) -> SearchStrategy[int]:
     """A width C of a state that is projected: small, above one tile, or the one for which phi is square and its
     transpose has its shape."""
-    square = [(2 * n + size) // n] if (size := residual_size(n, dialect)) % n == 0 else []
-    return among(*(c for c in CHANNELS if c <= 17), *(c for c in square if c <= 33), 67)
+    square = [(2 * n + size) // n] if (size := residual_size(n, setting.dialect)) % n == 0 else []
+    return width_among(setting, *(c for c in CHANNELS if c <= 17), *(c for c in square if c <= 33), 67)
 
 
 @st.composite
 def coefficient_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1, most: int = 4, **options: Any) -> Case:
     """x [tokens, n, C] and params."""
     n = draw(streams(setting, least_n))
-    channels = draw(projected_width(n, setting.dialect))
+    channels = draw(projected_width(setting, n))
     scales = options.pop("scales", ())
     return Case(
         x=draw(states(setting, n, channels, most=most, scales=scales)),

@@ -251,6 +251,12 @@ def _check(implementation: Implementation, target: str) -> None:
         raise TargetError(
             f"{target}: .max_tokens is {most!r}; expected an integer of 1 or more; left out, it is any number"
         )
+    multiple = implementation.channel_multiple
+    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TargetError(
+            f"{target}: .channel_multiple is {multiple!r}; expected an integer of 1 or more, of which the number of "
+            "channels is a multiple"
+        )
     if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TargetError(f"{target}: .least_scale is {least!r}; expected a number from 0 to 1, such as 1e-6")
     unknown = set(implementation.tunable) - set(Dialect.__dataclass_fields__)

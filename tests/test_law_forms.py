@@ -17,8 +17,9 @@ from mhc_ref import DEEPSEEK_V4, MHC_LITE, PAPER, RESIDUAL, Dialect, Mappings, P
 from mhc_ref.block import gated_logits
 from properties import controls
 from properties.case import BranchSpec, Case, map_tensors
+from properties.diagnosis import identify
 from properties.implementation import Implementation, Reference, project_from_mappings
-from properties.law import all_laws
+from properties.law import FAMILIES, all_laws, family_laws
 from properties.runner import Profile, Subject, Verdict, examine, try_case
 from properties.trial import ContractBroken, LawBroken, same_bits
 
@@ -359,6 +360,48 @@ def test_a_buffer_for_three_tokens_is_never_overrun(law: str, tmp_path: Path) ->
     plain.max_tokens = Buffered.max_tokens
     said = all_laws()[law].inapplicable(plain, torch.float32, torch.device("cpu")) or all_laws()[law].thorough
     assert found.status == ("not-applicable" if said else "passed"), found.message
+
+
+class ByEights(Reference):
+    """The reference, as a kernel that reads eight channels at once."""
+
+    channel_multiple = 8
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name not in ("mappings", "pre", "post", "block", "layers", "collapse", "expand", "stack"):
+            return found
+
+        def refusing(first: torch.Tensor, *given: Any) -> Any:
+            if first.shape[-1] % 8:
+                raise ValueError(f"{first.shape[-1]} channels; expected a multiple of 8")
+            return found(first, *given)
+
+        return refusing
+
+
+CHEAPEST = {
+    family: min(family_laws(family), key=lambda law: (law.cost, "block" not in law.needs)).id for family in FAMILIES
+}
+
+
+@pytest.mark.parametrize(
+    "law", [pytest.param(law, marks=() if law in CHEAPEST.values() else pytest.mark.slow) for law in all_laws()]
+)
+def test_every_width_is_a_multiple_of_what_is_declared(law: str, tmp_path: Path) -> None:
+    profile = Profile(examples=5, derandomise=True, shrink=False)
+    eights, plain = ByEights(PAPER, "by eights"), Reference(PAPER)
+    eights.streams = (1, 2, 3)
+    subject = Subject("eights", eights, torch.float32, torch.device("cpu"))
+    found = examine(all_laws()[law], subject, profile, directory=tmp_path)
+    said = all_laws()[law].inapplicable(plain, torch.float32, torch.device("cpu")) or all_laws()[law].thorough
+    assert found.status == ("not-applicable" if said else "passed"), found.message
+
+
+def test_what_takes_only_some_widths_is_identified() -> None:
+    found = identify(ByEights(DEEPSEEK_V4, "by eights"))
+    assert found.headline() == "like DEEPSEEK_V4"
+    assert found.explained
 
 
 @pytest.mark.parametrize("law", ["execution.poison-reaches-h-res", "execution.poison-reaches-the-mappings"])

@@ -202,13 +202,14 @@ def test_its_gradient_is_that_of_the_reference(served: Implementation) -> None:
 
 def test_limits_cross() -> None:
     class Limited(Reference):
-        streams, least_scale, norm_weight, max_tokens = (2, 4), 1e-6, False, 3
+        streams, least_scale, norm_weight, max_tokens, channel_multiple = (2, 4), 1e-6, False, 3, 8
 
     described = json.loads(json.dumps(description(Limited(mhc_ref.LIGER))))
     assert fits(described, {"$ref": "#/$defs/description"})
     attributes = _attributes(described)
     assert attributes["least_scale"] == 1e-6
     assert (attributes["streams"], attributes["norm_weight"], attributes["max_tokens"]) == ([2, 4], False, 3)
+    assert attributes["channel_multiple"] == 8
     assert _attributes(described | {"least_scale": 0})["least_scale"] == 0.0
     with pytest.raises(BadAnswer, match="least_scale is 'small'; expected a number"):
         _attributes(described | {"least_scale": "small"})

@@ -122,6 +122,9 @@ class NoTokens(Mine):
 class WordyTokens(Mine):
     max_tokens = "3"
 
+class NoChannels(Mine):
+    channel_multiple = 0
+
 class WordyScale(Mine):
     least_scale = "1e-6"
 
@@ -266,6 +269,7 @@ UNUSABLE = {
             "NumberedDevice",
             "NoTokens",
             "WordyTokens",
+            "NoChannels",
             "WordyScale",
             "NoParts",
             "KnobWithoutHandle",

@@ -33,7 +33,7 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
         x = torch.cat([source.state((2,), n, 5, seed=303, tame=True), 1e-4 * source.state((3,), n, 5, 304, tame=True)])
         x = x[: source.few(5)].contiguous()
         params = source.params(n, 5, seed=305)
-        cotangent = source.normal(len(x), n, 5, seed=307).to(frame.dtype)
+        cotangent = source.outputs(len(x), n, 5, seed=307)
         narrow = (True, *(False for part in params if part is not None))
         inputs = x, params, source.branch(5, seed=306), cotangent
         found.append(
@@ -42,7 +42,7 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
     if ends_as_declared(frame):
         params = tuple(source.params(n, 3, seed=310 + 10 * k) for k in range(2 + frame.head))
         branches = tuple(source.branch(3, seed=340 + k) for k in range(2))
-        h, cotangent = (source.normal(source.few(3), 3, seed=350 + k).to(frame.dtype) for k in range(2))
+        h, cotangent = (source.outputs(source.few(3), 3, seed=350 + k) for k in range(2))
         narrow = (True, *(False for one in params for part in one if part is not None))
         inputs = h, n, params, branches, cotangent
         found.append(
@@ -97,7 +97,7 @@ def coarse(frame: Frame, seed: int) -> list[Probe]:
             h_pre = source.normal(few, n, seed=403).float()
             found.append(probe.pre(f"h_pre x in {name}", x, h_pre, "precision"))
         if "post" in frame.offered and parts:
-            y, h_post = source.normal(few, 9, seed=404).to(dtype), source.normal(few, n, seed=405).float()
+            y, h_post = source.outputs(few, 9, seed=404), source.normal(few, n, seed=405).float()
             h_res = source.normal(few, n, n, seed=406).float()
             found.append(probe.post(f"A x + h_post y in {name}", (x, y, h_post, h_res), "precision"))
         if "block" in frame.offered:
@@ -165,9 +165,9 @@ def _projections(source: Source, n: int) -> Iterator[Probe]:
 
 def _posts(source: Source, n: int) -> Iterator[Probe]:
     dtype = source.frame.parameter_dtype
-    y = source.normal(4, 2, seed=505).to(source.dtype)
+    y = source.outputs(4, 2, seed=505)
     y[0, 0], y[1, 0] = float("nan"), float("inf")
-    x = (source.normal(4, n, 2, seed=506) * 1e4).to(source.dtype)
+    x = (source.outputs(4, n, 2, seed=506).double() * 1e4).to(source.dtype)
     inputs = x, y, source.normal(4, n, seed=507).to(dtype), source.normal(4, n, n, seed=508).to(dtype)
 
     def observe(view: View, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> list[Tensor]:
@@ -179,7 +179,7 @@ def _posts(source: Source, n: int) -> Iterator[Probe]:
 
     yield Probe("numbers that are not finite", "execution", source.dtype, inputs, observe, expect, (True,))
     if source.frame.strided:
-        x, y = source.state((5,), n, 3, seed=520, tame=True), source.normal(5, 3, seed=521).to(source.dtype)
+        x, y = source.state((5,), n, 3, seed=520, tame=True), source.outputs(5, 3, seed=521)
         inputs = x, y, source.normal(5, n, seed=522).to(dtype), source.normal(5, n, n, seed=523).to(dtype)
 
         def viewed(view: View, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> list[Tensor]:

@@ -40,7 +40,11 @@ class Source:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     def state(self, tokens: Sequence[int], n: int, channels: int, seed: int = 10, tame: bool = False) -> Tensor:
-        """Distinct streams of unequal norms; among the tokens some of rms 1e-3, 1e-10 and 30."""
+        """Distinct streams of unequal norms; among the tokens some of rms 1e-3, 1e-10 and 30.
+
+        Here and below of that many channels, or of the next number above that the target takes.
+        """
+        channels = self.frame.width(channels)
         count = math.prod(tokens)
         x = self.normal(count, n, channels, seed=seed) * torch.linspace(0.5, 2, n, dtype=torch.float64).unsqueeze(-1)
         x = x + self.normal(count, n, 1, seed=seed + 1)
@@ -51,6 +55,7 @@ class Source:
 
     def params(self, n: int, channels: int, seed: int = 0, scale: float = 1.0, weight: bool = True) -> Params:
         """Parameters of order 1: distinct gates, biases and norm weights."""
+        channels = self.frame.width(channels)
         rows, columns = self.frame.phi_shape(n, channels)
         size = 2 * n + self.frame.residual_size(n)
         parts = Params(
@@ -63,7 +68,12 @@ class Source:
 
     def branch(self, channels: int, seed: int = 0) -> BranchSpec:
         """A branch that scales every channel by a number of its own."""
-        return BranchSpec("scale", (1 + self.normal(channels, seed=seed + 5).abs()).to(self.dtype))
+        return BranchSpec("scale", (1 + self.outputs(channels, seed=seed + 5).double().abs()).to(self.dtype))
+
+    def outputs(self, *shape: int, seed: int) -> Tensor:
+        """[..., C] standard normal numbers in the dtype of the state: what a branch gives, a single stream, a
+        cotangent."""
+        return self.normal(*shape[:-1], self.frame.width(shape[-1]), seed=seed).to(self.dtype)
 
     def logits(self, tokens: int, n: int, scale: float, seed: int = 0) -> Tensor:
         """What `project` takes."""
@@ -132,7 +142,7 @@ def _parts(source: Source, first: int, second: int) -> Iterator[Probe]:
         yield probe.pre("h_pre x", x, source.normal(four, first, seed=41).to(dtype))
     if "post" in frame.offered:
         for size, seed in ((1.0, 43), (1e3, 44)):
-            x, y = size * source.state((four,), first, 9, tame=True), source.normal(four, 9, seed=seed).to(frame.dtype)
+            x, y = size * source.state((four,), first, 9, tame=True), source.outputs(four, 9, seed=seed)
             h_post = source.normal(four, first, seed=seed + 1).to(dtype)
             h_res = source.normal(four, first, first, seed=seed + 2).to(dtype)
             yield probe.post(f"A x + h_post y for x of size {size:g}", (x, y, h_post, h_res))
@@ -150,13 +160,13 @@ def _deep(source: Source, n: int) -> Iterator[Probe]:
         branches = tuple(source.branch(4, seed=140 + k) for k in range(3))
         yield probe.layers("3 layers", source.state((source.few(4),), n, 4, seed=150, tame=True), many, branches)
     if "expand" in frame.own:
-        yield probe.expand("expand", source.normal(source.few(5), 4, seed=160).to(frame.dtype), n)
+        yield probe.expand("expand", source.outputs(source.few(5), 4, seed=160), n)
     if "collapse" in frame.own:
         yield probe.collapse("collapse", source.state((source.few(5),), n, 4, seed=170, tame=True), *head(175))
     if ends_as_declared(frame):
         params = tuple(source.params(n, 4, seed=180 + 10 * k) for k in range(2))
         branches = tuple(source.branch(4, seed=200 + k) for k in range(2))
-        h = source.normal(source.few(4), 4, seed=210).to(frame.dtype)
+        h = source.outputs(source.few(4), 4, seed=210)
         yield probe.stack("a stack of 2 layers", h, n, (*params, *head(200)), branches)
 
 

@@ -37,10 +37,10 @@ class Reader:
         self.view = view
         self.frame = view.frame
         n = self.frame.n
-        self.n, self.channels = n, n + 1
+        self.n, self.channels = n, self.frame.width(n + 1)
         generator = torch.Generator().manual_seed(12)
-        basis = torch.linalg.qr(torch.randn(n + 1, n + 1, generator=generator, dtype=torch.float64)).Q
-        basis = basis * (n + 1) ** 0.5  # every stream has rms 1
+        basis = torch.linalg.qr(torch.randn(self.channels, self.channels, generator=generator, dtype=torch.float64)).Q
+        basis = basis * self.channels**0.5  # every stream has rms 1
         basis = basis.to(self.frame.dtype).contiguous()  # not every target takes views
         self.streams, self.output = basis[:n], basis[n]
 
@@ -93,7 +93,8 @@ class Reader:
         return self.view.block(x, params, BranchSpec("constant", self.output))
 
     def _post(self, out: Tensor, x: Tensor) -> Reading:
-        along = torch.linalg.qr(wide(self.streams).T, mode="complete").Q[:, -1]
+        spanned = torch.linalg.qr(wide(self.streams).T).Q
+        along = wide(self.output) - spanned @ (spanned.T @ wide(self.output))  # what no stream has a part in
         reach = float((along * wide(self.output)).sum())
         value = out @ along / reach
         return Reading(value, self._unit * (out.abs() @ along.abs()) / abs(reach))

@@ -86,7 +86,7 @@ class _Stages:
 
     def __init__(self, view: View, dialect: Dialect) -> None:
         self.view, self.frame, self.dialect = view, view.frame, dialect
-        self.n, self.channels = self.frame.n, self.frame.n + 2
+        self.n, self.channels = self.frame.n, self.frame.width(self.frame.n + 2)
         target = view.implementation
         self.judge = Judge(dialect, self.frame.dtype, target.mixing, products=target.products)
         generator = torch.Generator().manual_seed(77)

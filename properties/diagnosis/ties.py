@@ -49,6 +49,7 @@ def wide_frame(frame: Frame) -> Frame:
         strided=True,
         differentiable=True,
         max_tokens=4096,
+        channel_multiple=1,
         device=torch.device("cpu"),
     )
 

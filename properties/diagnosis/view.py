@@ -42,6 +42,7 @@ class Frame:
         shared: phi is packed for a projection shared by all streams.
         permutations: residual logits are n! coefficients.
         head: the streams are collapsed with parameters of a head.
+        channel_multiple: the number of channels is a multiple of it, see `width`.
     """
 
     dtype: torch.dtype
@@ -58,6 +59,7 @@ class Frame:
     strided: bool
     differentiable: bool
     max_tokens: int
+    channel_multiple: int
     device: torch.device
 
     @classmethod
@@ -84,6 +86,7 @@ class Frame:
             strided=implementation.strided,
             differentiable=implementation.differentiable,
             max_tokens=implementation.max_tokens,
+            channel_multiple=implementation.channel_multiple,
             device=torch.device(device),
         )
 
@@ -101,6 +104,10 @@ class Frame:
     def depth(self) -> float:
         """A logit whose exponential is next to nothing, and not yet nothing, where coefficients are computed."""
         return 600.0 if self.dtype == torch.float64 else 72.0
+
+    def width(self, channels: int) -> int:
+        """So many channels, or the next number above that is accepted."""
+        return -(-channels // self.channel_multiple) * self.channel_multiple
 
     def residual_size(self, n: int) -> int:
         """R."""
@@ -177,7 +184,7 @@ class View:
 
     def ones(self, n: int, channels: int = 2) -> Tensor:
         """A state of ones."""
-        return torch.ones(n, channels, dtype=self.frame.dtype)
+        return torch.ones(n, self.frame.width(channels), dtype=self.frame.dtype)
 
     def static(
         self,
@@ -188,6 +195,7 @@ class View:
         res: Tensor | None = None,
     ) -> Params:
         """Parameters whose logits are the given biases, whatever the state."""
+        channels = self.frame.width(channels)
         dtype = self.frame.parameter_dtype
         sizes = (n, n, self.frame.residual_size(n))
         parts = [

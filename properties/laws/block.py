@@ -137,7 +137,7 @@ def silent_branch_leaves_the_mixing(trial: Trial, case: Case) -> None:
 def routed_cases(draw: DrawFn, setting: Setting) -> Case:
     """Distinct streams, and residual logits so extreme that h_res is a permutation."""
     n = draw(streams(setting, 2))
-    channels = draw(channel_count(9))
+    channels = draw(channel_count(setting, 9))
     x = draw(states(setting, n, channels, most=2, scales=SIZES))
     return Case(x=x, order=draw(permutations_of(n)))
 

@@ -41,7 +41,7 @@ DEEP_GATES = (1.0, 0.5, 0.0)
 def layered_cases(draw: DrawFn, setting: Setting) -> Case:
     """A state and one to three blocks; the logits of a single one lie anywhere."""
     n = draw(streams(setting, 1, 4))
-    channels = draw(channel_count(9))
+    channels = draw(channel_count(setting, 9))
     depth = draw(st.integers(1, 3))
     x = draw(states(setting, n, channels, most=2, scales=SIZES))
     each = params_of(setting, n, channels, gates=DEEP_GATES) if depth > 1 else extreme_params(setting, n, channels)
@@ -90,7 +90,7 @@ def orders_of(n: int, most: int) -> st.SearchStrategy[list[tuple[int, ...]]]:
 def routed_stacks(draw: DrawFn, setting: Setting) -> Case:
     """Distinct streams and a permutation for each of one to seven layers."""
     n = draw(streams(setting, 2))
-    x = draw(states(setting, n, draw(channel_count(9)), most=2, scales=SIZES))
+    x = draw(states(setting, n, draw(channel_count(setting, 9)), most=2, scales=SIZES))
     orders = draw(orders_of(n, 7))
     return Case(x=x, orders=tuple(orders))
 
@@ -127,7 +127,7 @@ def streams_persist_through_layers(trial: Trial, case: Case) -> None:
 def separated_stacks(draw: DrawFn, setting: Setting) -> Case:
     """A first layer that separates the streams by h_post, permuting layers, and a last branch that sees one of them."""
     n = draw(streams(setting, 2, 5))
-    channels = draw(channel_count(7))
+    channels = draw(channel_count(setting, 7))
     h = torch.tensor(coarse(draw(seeds), 1, channels) + 0.5).to(setting.dtype)
     orders = draw(orders_of(n, 6))
     return Case(h=h, n=n, orders=tuple(orders), spread=draw(st.sampled_from((1.0, 2.0, 0.5))))

@@ -28,6 +28,7 @@ from properties.strategies import (
     params_of,
     seeds,
     streams,
+    width_among,
 )
 from properties.trial import Trial, same_bits, wide
 
@@ -44,7 +45,7 @@ def floods(draw: DrawFn, setting: Setting) -> Case:
     A bound costs O(n^4) a token and a transfer its bytes; both are paid for the different tokens alone.
     """
     n = draw(streams(setting, 1, 4))
-    channels = draw(st.sampled_from((1, 3, 9)))
+    channels = draw(width_among(setting, 1, 3, 9))
     count = min(draw(st.sampled_from(setting.flood)), setting.max_tokens)
     distinct = min(draw(st.sampled_from(DISTINCT)), count)
     x = torch.tensor(noise(draw(seeds), distinct, n, channels)).to(setting.dtype)

@@ -27,6 +27,7 @@ from properties.strategies import (
     projection_cases,
     seeds,
     streams,
+    width_among,
 )
 from properties.trial import Trial, wide
 
@@ -36,7 +37,7 @@ def arranged_cases(draw: DrawFn, setting: Setting) -> Case:
     """Six tokens, or as many as a call takes, on two or three axes, and by how many elements their storage is off its
     alignment."""
     n = draw(streams(setting, 1, 5))
-    channels = draw(channel_count(9))
+    channels = draw(channel_count(setting, 9))
     x = torch.tensor(noise(draw(seeds), arrangeable(setting), n, channels)).to(setting.dtype)
     return Case(x=x, params=draw(params_of(setting, n, channels)), offset=draw(st.sampled_from((1, 3, 7))))
 
@@ -84,7 +85,7 @@ def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
 def written_cases(draw: DrawFn, setting: Setting) -> Case:
     """Tokens in numbers that are no multiple of a tile, channels likewise."""
     n = draw(streams(setting, 1, 4))
-    channels = draw(channel_count(17))
+    channels = draw(channel_count(setting, 17))
     tokens = min(draw(st.sampled_from((1, 3, 5, 7, 31))), setting.max_tokens)
     x = torch.tensor(noise(draw(seeds), tokens, n, channels)).to(setting.dtype)
     return Case(x=x, params=draw(params_of(setting, n, channels)))
@@ -152,7 +153,7 @@ def every_entry_is_written(trial: Trial, case: Case) -> None:
 def far_cases(draw: DrawFn, setting: Setting) -> Case:
     """Three tokens, to be laid so far apart that the last one lies beyond the reach of 32 bits."""
     n = draw(streams(setting, 1, 4))
-    channels = draw(st.sampled_from((3, 9)))
+    channels = draw(width_among(setting, 3, 9))
     x = torch.tensor(noise(draw(seeds), min(3, setting.max_tokens), n, channels)).to(setting.dtype)
     return Case(x=x, params=draw(params_of(setting, n, channels)))
 

@@ -20,7 +20,7 @@ from properties.laws.device import DISTINCT, flooded, floods
 from properties.laws.execution import mixture_bound, mixtures, projection_error
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits
-from properties.strategies import Setting, noise, seeds, streams
+from properties.strategies import Setting, noise, seeds, streams, width_among
 from properties.trial import Trial
 
 Place = Callable[[Any], Any]
@@ -96,7 +96,7 @@ def every_token_of_a_flood_has_its_mappings(trial: Trial, case: Case) -> None:
 @st.composite
 def flooding_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Any h_post, h_res, state and branch output of a few different tokens, and how many are made of them."""
-    n, channels = draw(streams(setting)), draw(st.sampled_from((1, 3, 9)))
+    n, channels = draw(streams(setting)), draw(width_among(setting, 1, 3, 9))
     count = min(draw(st.sampled_from(setting.flood)), setting.max_tokens)
     tokens = min(draw(st.sampled_from(DISTINCT)), count)
     seed, dtype = draw(seeds), setting.parameter_dtype

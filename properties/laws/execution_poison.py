@@ -30,7 +30,7 @@ from properties.trial import Trial, wide
 def poisoned_cases(draw: DrawFn, setting: Setting) -> Case:
     """A state of three tokens, or as many as a call takes, one of which has a NaN or an infinity."""
     n = draw(streams(setting, 1, 4))
-    channels, tokens = draw(channel_count(7)), min(3, setting.max_tokens)
+    channels, tokens = draw(channel_count(setting, 7)), min(3, setting.max_tokens)
     x = torch.tensor(noise(draw(seeds), tokens, n, channels)).to(setting.dtype)
     poisoned = draw(st.integers(0, tokens - 1))
     where = draw(st.tuples(st.integers(0, n - 1), st.integers(0, channels - 1)))
@@ -119,7 +119,8 @@ def poison_reaches_h_res(trial: Trial, case: Case) -> None:
 @st.composite
 def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Three tokens, or as many as a call takes, one of which has a NaN or an infinity in its state."""
-    n, channels, seed, dtype = draw(streams(setting)), draw(channel_count(7)), draw(seeds), setting.parameter_dtype
+    n, channels, seed = draw(streams(setting)), draw(channel_count(setting, 7)), draw(seeds)
+    dtype = setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n))
     tokens = min(3, setting.max_tokens)
     x, y, h_post, h_res = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))

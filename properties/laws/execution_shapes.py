@@ -35,6 +35,7 @@ from properties.strategies import (
     projection_cases,
     seeds,
     streams,
+    width_among,
 )
 from properties.trial import Trial, wide
 
@@ -236,7 +237,7 @@ def post_does_not_see_strides(trial: Trial, case: Case) -> None:
 def batched_cases(draw: DrawFn, setting: Setting) -> Case:
     """Logits and state for six tokens, or as many as a call takes, to be arranged in several batch shapes."""
     n = draw(streams(setting, 1, 5))
-    channels = draw(channel_count(9))
+    channels = draw(channel_count(setting, 9))
     params = draw(params_of(setting, n, channels))
     x = torch.tensor(noise(draw(seeds), arrangeable(setting), n, channels)).to(setting.dtype)
     return Case(x=x, params=params)
@@ -361,7 +362,7 @@ def counted_cases(draw: DrawFn, setting: Setting) -> Case:
     """Many tokens, in numbers that are no multiple of any tile, or few of them with many channels."""
     n = draw(streams(setting, 1, 4))
     tokens = counted(draw, n, setting)
-    channels = draw(st.sampled_from((1, 3, 33, 67, 259, 1031) if tokens <= 7 else (1, 3, 33)))
+    channels = draw(width_among(setting, 1, 3, 33, *((67, 259, 1031) if tokens <= 7 else ())))
     x = torch.tensor(noise(draw(seeds), tokens, n, channels)).to(setting.dtype)
     return Case(x=x, params=draw(params_of(setting, n, channels, least_phi=2)))
 
@@ -432,7 +433,7 @@ def every_token_has_its_mappings(trial: Trial, case: Case) -> None:
 @st.composite
 def counted_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Any h_post, h_res, state and branch output for many tokens."""
-    n, channels = draw(streams(setting)), draw(channel_count())
+    n, channels = draw(streams(setting)), draw(channel_count(setting))
     tokens = min(draw(st.sampled_from((6, *COUNTS))), setting.max_tokens)
     seed, dtype = draw(seeds), setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n))
@@ -486,7 +487,7 @@ def every_matrix_is_projected(trial: Trial, case: Case) -> None:
 def empty_cases(draw: DrawFn, setting: Setting) -> Case:
     """No token at all."""
     n = draw(streams(setting, 1, 4))
-    channels = draw(channel_count(9))
+    channels = draw(channel_count(setting, 9))
     return Case(x=torch.zeros(0, n, channels, dtype=setting.dtype), params=draw(params_of(setting, n, channels)))
 
 

@@ -30,7 +30,7 @@ from properties.laws.gradient_block import FACTORS, block_gradient, mixing_pulls
 from properties.laws.gradient_mappings import NAMES, differentiable
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
-from properties.strategies import TAME, Setting, branch_of, noise, params_of, seeds, streams
+from properties.strategies import TAME, Setting, branch_of, noise, params_of, seeds, streams, width_among
 from properties.trial import Trial, outputs_of, pulled_back, same_bits, wide
 
 Place = Callable[[Any], Any]
@@ -311,7 +311,7 @@ def many_projections(draw: DrawFn, setting: Setting) -> Case:
 def many_states(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) -> Case:
     """x of many tokens, dense parameters and open gates, a cotangent for each mapping."""
     n = draw(streams(setting, 1))
-    channels = draw(st.sampled_from(WIDTHS))
+    channels = draw(width_among(setting, *WIDTHS))
     count = min(draw(token_counts(n, counts)), setting.max_tokens)
     params = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
     seed, dtype = draw(seeds), setting.parameter_dtype
@@ -341,7 +341,7 @@ def many_blocks(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) 
 @st.composite
 def many_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Any h_post, h_res, state and branch output for many tokens, and cotangents of post and of pre."""
-    n, channels = draw(streams(setting)), draw(st.sampled_from(WIDTHS))
+    n, channels = draw(streams(setting)), draw(width_among(setting, *WIDTHS))
     count = min(draw(token_counts(n)), setting.max_tokens)
     seed, dtype = draw(seeds), setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n), (n, channels), (channels,))

@@ -52,7 +52,7 @@ LINEAR = ("scale", "identity", "constant", "zero")
 def layered_pulls(draw: DrawFn, setting: Setting) -> Case:
     """A state, one to three blocks, and a cotangent of the state that they leave."""
     n = draw(streams(setting, 1, 4))
-    channels = draw(channel_count(7))
+    channels = draw(channel_count(setting, 7))
     depth = draw(st.integers(1, 3))
     x = draw(states(setting, n, channels, most=2, scales=(1.0, 30.0)))
     params = tuple(draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)) for _ in range(depth))
@@ -224,7 +224,7 @@ def stack_pulls_back_to_its_input_and_every_layer(trial: Trial, case: Case) -> N
 def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
     """A stack whose mappings depend on biases alone, whose branches scale every channel, and a cotangent."""
     n = draw(streams(setting, 1, 4))
-    channels = draw(channel_count(7))
+    channels = draw(channel_count(setting, 7))
     depth = draw(st.integers(1, 3))
     head = setting.dialect.collapse == "head"
     every = tuple(draw(params_of(setting, n, channels, patterns=TAME)) for _ in range(depth + head))

@@ -16,14 +16,14 @@ from properties.implementation import Implementation
 from properties.law import law
 from properties.laws.gradient_depth import collapse_pullback
 from properties.laws.gradient_mappings import NAMES, differentiable
-from properties.strategies import TAME, Setting, cotangent_for, params_of, states, streams
+from properties.strategies import TAME, Setting, cotangent_for, params_of, states, streams, width_among
 from properties.trial import Trial
 
 
 @st.composite
 def end_pulls(draw: DrawFn, setting: Setting) -> Case:
     """A state, a head, and a cotangent of the shape of the state."""
-    n, channels = draw(streams(setting, 1)), draw(st.sampled_from((3, 1, 7)))
+    n, channels = draw(streams(setting, 1)), draw(width_among(setting, 3, 1, 7))
     x = draw(states(setting, n, channels, most=3, scales=(1.0, 30.0)))
     head = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
     return Case(x=x, head=head, cotangent=draw(cotangent_for(tuple(x.shape), setting.dtype)))

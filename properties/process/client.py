@@ -37,6 +37,7 @@ _PLAIN: dict[str, type] = {
     "zero_tokens": bool,
     "mixing": str,
     "max_tokens": int,
+    "channel_multiple": int,
     "products": str,
     "batch_invariant": bool,
 }

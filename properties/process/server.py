@@ -37,6 +37,7 @@ _DESCRIBED = (
     "zero_tokens",
     "mixing",
     "max_tokens",
+    "channel_multiple",
     "products",
     "batch_invariant",
 )
