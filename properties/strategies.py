@@ -473,7 +473,7 @@ def on_two_axes(count: int) -> tuple[int, int]:
 
 def width_among(setting: Setting, *channels: int) -> SearchStrategy[int]:
     """One of these widths C, or the next that is accepted."""
-    return among(*dict.fromkeys(map(setting.width, channels)))
+    return among(*(channels if setting.channel_multiple == 1 else dict.fromkeys(map(setting.width, channels))))
 
 
 def channel_count(setting: Setting, most: int = 259) -> SearchStrategy[int]:

@@ -391,7 +391,7 @@ CHEAPEST = {
 def test_every_width_is_a_multiple_of_what_is_declared(law: str, tmp_path: Path) -> None:
     profile = Profile(examples=5, derandomise=True, shrink=False)
     eights, plain = ByEights(PAPER, "by eights"), Reference(PAPER)
-    eights.streams = (1, 3)
+    eights.streams = (1, 2, 3)
     subject = Subject("eights", eights, torch.float32, torch.device("cpu"))
     found = examine(all_laws()[law], subject, profile, directory=tmp_path)
     said = all_laws()[law].inapplicable(plain, torch.float32, torch.device("cpu")) or all_laws()[law].thorough
