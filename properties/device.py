@@ -72,7 +72,7 @@ class Device:
         return self.name
 
     def share(self, worker: int, workers: int) -> None:
-        """Take this worker's part of the memory; `shared` says in words what that is."""
+        """Take this worker's part of the memory, which `shared` says in words, and of the cores that compile."""
 
     def shared(self, workers: int) -> str:
         """How that many workers share the memory, in words."""

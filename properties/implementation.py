@@ -287,6 +287,11 @@ class Projection(Implementation):
         return self._function(logits)
 
 
+def next_multiple(channels: int, multiple: int) -> int:
+    """So many channels, or the next number above that a `channel_multiple` accepts."""
+    return -(-channels // multiple) * multiple
+
+
 def dtype_names(implementation: Implementation) -> tuple[str, ...]:
     """The declared dtypes by name ("float32"), whether they were given as torch dtypes or as names.
 

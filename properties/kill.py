@@ -114,11 +114,6 @@ class Row:
         return [laws[0], *(other or laws[1:])[:1]]
 
 
-def cheapest(row: Row | None) -> tuple[str, ...]:
-    """The laws of an earlier row that are tried first."""
-    return tuple(row.cheapest()) if row else ()
-
-
 def _plainer(new: str | float, old: str | float | None) -> str | float:
     """Of what two rows say of another dtype a law that sees the deviation there, else the larger ratio."""
     if isinstance(new, str) or old is None:
@@ -459,8 +454,10 @@ def main(
     ]
     if like is not None and not like.is_file():
         raise typer.BadParameter(f"there is no file {like}", param_hint="--like")
-    earlier = {row.name: row for row in (load(like) if like else ())}
-    work = [replace(task, soonest=cheapest(earlier.get(task.name))) for task in work]
+    # A deviation and a control may share a name.
+    earlier = {row.name: row for row in (load(like) if like else ()) if row.kind != "control"}
+    soonest = {name: tuple(row.cheapest()) for name, row in earlier.items()}
+    work = [replace(task, soonest=soonest.get(task.name, ())) for task in work]
     partial = bool(only or law or missing)
     known = {row.key: row for row in load(out / "kill.json")} if partial else {}
     if missing:

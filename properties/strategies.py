@@ -24,7 +24,7 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.block import residual_size
 from properties.case import BranchSpec, Case
-from properties.implementation import parameter_dtype
+from properties.implementation import next_multiple, parameter_dtype
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -56,7 +56,7 @@ class Setting:
 
     def width(self, channels: int) -> int:
         """So many channels, or the next number above that is accepted."""
-        return -(-channels // self.channel_multiple) * self.channel_multiple
+        return next_multiple(channels, self.channel_multiple)
 
     def with_(self, **changes: Any) -> Setting:
         """A copy with other values."""
@@ -473,7 +473,9 @@ def on_two_axes(count: int) -> tuple[int, int]:
 
 def width_among(setting: Setting, *channels: int) -> SearchStrategy[int]:
     """One of these widths C, or the next that is accepted."""
-    return among(*(channels if setting.channel_multiple == 1 else dict.fromkeys(map(setting.width, channels))))
+    if setting.channel_multiple == 1:
+        return among(*channels)
+    return among(*dict.fromkeys(map(setting.width, channels)))  # most of them are the smallest: once is enough
 
 
 def channel_count(setting: Setting, most: int = 259) -> SearchStrategy[int]:

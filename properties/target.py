@@ -247,12 +247,12 @@ def _check(implementation: Implementation, target: str) -> None:
                 "such as 'cpu' and 'cuda' (an NVIDIA or AMD GPU)"
             )
     most, least = implementation.max_tokens, implementation.least_scale
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not _is_count(most):
         raise TargetError(
             f"{target}: .max_tokens is {most!r}; expected an integer of 1 or more; left out, it is any number"
         )
     multiple = implementation.channel_multiple
-    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not _is_count(multiple):
         raise TargetError(
             f"{target}: .channel_multiple is {multiple!r}; expected an integer of 1 or more, of which the number of "
             "channels is a multiple"
@@ -273,3 +273,8 @@ def _check(implementation: Implementation, target: str) -> None:
         raise TargetError(f"{target}: {error}") from error
     if not names:
         raise TargetError(f"{target}: .dtypes is empty; expected at least one floating dtype")
+
+
+def _is_count(value: object) -> bool:
+    """Whether what somebody declared is an integer of 1 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -36,6 +36,7 @@ def test_a_known_failure_of_a_published_library_still_fails(entry: Known) -> Non
     assert entry.dtype is not None
     place = torch.device(entry.device or "cpu")
     if place.type not in implementation.devices or device_of(place).missing() is not None:
+        # What was found on a GPU needs one, and where there is one Triton's kernels are compiled for it alone.
         pytest.skip(f"not applicable: {entry.implementation} does not compute on {place.type} here")
     subject = Subject(entry.implementation, implementation, getattr(torch, entry.dtype), place)
     verdict = verdict_for(entry, subject)

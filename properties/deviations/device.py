@@ -153,7 +153,7 @@ class OffsetsIn32Bits(Deviant):
     "outputs-in-32-bits",
     "b12x #120: overflow of token * stride (bug 40)",
     mixes,
-    dtypes=(torch.float32,),
+    dtypes=(torch.float32,),  # as above
     hidden="within 2^31 elements",
     needs="giants",
 )

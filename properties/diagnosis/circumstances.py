@@ -167,7 +167,7 @@ def _posts(source: Source, n: int) -> Iterator[Probe]:
     dtype = source.frame.parameter_dtype
     y = source.outputs(4, 2, seed=505)
     y[0, 0], y[1, 0] = float("nan"), float("inf")
-    x = (source.outputs(4, n, 2, seed=506).double() * 1e4).to(source.dtype)
+    x = 1e4 * source.outputs(4, n, 2, seed=506)
     inputs = x, y, source.normal(4, n, seed=507).to(dtype), source.normal(4, n, n, seed=508).to(dtype)
 
     def observe(view: View, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> list[Tensor]:

@@ -68,7 +68,7 @@ class Source:
 
     def branch(self, channels: int, seed: int = 0) -> BranchSpec:
         """A branch that scales every channel by a number of its own."""
-        return BranchSpec("scale", (1 + self.outputs(channels, seed=seed + 5).double().abs()).to(self.dtype))
+        return BranchSpec("scale", (1 + self.normal(self.frame.width(channels), seed=seed + 5).abs()).to(self.dtype))
 
     def outputs(self, *shape: int, seed: int) -> Tensor:
         """[..., C] standard normal numbers in the dtype of the state: what a branch gives, a single stream, a

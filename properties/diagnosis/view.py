@@ -13,7 +13,7 @@ from mhc_ref import Params
 from mhc_ref.block import residual_size
 from properties.case import BranchSpec, map_tensors
 from properties.device import held_to
-from properties.implementation import METHODS, Implementation, dtype_names, offers, parameter_dtype
+from properties.implementation import METHODS, Implementation, dtype_names, next_multiple, offers, parameter_dtype
 from properties.process.protocol import ProcessFailure
 from properties.surroundings import called
 
@@ -107,7 +107,7 @@ class Frame:
 
     def width(self, channels: int) -> int:
         """So many channels, or the next number above that is accepted."""
-        return -(-channels // self.channel_multiple) * self.channel_multiple
+        return next_multiple(channels, self.channel_multiple)
 
     def residual_size(self, n: int) -> int:
         """R."""
