@@ -22,12 +22,9 @@ from mhc_ref.projection import streams_of_permutations
 from properties.bounds import Rounding
 from properties.case import BranchSpec, map_tensors
 from properties.device import Device, device_of, held_to
+from properties.faults import HarnessError
 from properties.implementation import Implementation
 from properties.surroundings import called
-
-
-class HarnessError(Exception):
-    """The suite itself is at fault, or cannot tell: never a verdict on the implementation."""
 
 
 class LawBroken(AssertionError):
