@@ -311,12 +311,11 @@ class LawItem(pytest.Item):
 
     def _diagnosis(self, verdict: Verdict) -> str | None:
         """Which dialect field or known slip explains the failure; an implementation is asked once in a process."""
-        from properties.counterexample import Counterexample
         from properties.diagnosis import explain_failure
 
-        if verdict.counterexample is None or verdict.executed_law:
+        if verdict.case is None or verdict.executed_law:
             return None
-        return explain_failure(self.law, self.subject, Counterexample.load(verdict.counterexample).case)
+        return explain_failure(self.law, self.subject, verdict.case)
 
     def _record(self, verdict: Verdict) -> None:
         self.user_properties.append((_LINE, json.dumps(line_of(verdict).to_json())))

@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.errors import FlakyFailure, NonInteractiveExampleWarning, Unsatisfiable
+from safetensors import SafetensorError
 
 from properties.bounds import Rounding
 from properties.case import Case, describe, streams_of
@@ -22,6 +23,7 @@ from properties.counterexample import Counterexample, versions
 from properties.device import device_of
 from properties.implementation import Implementation, Products
 from properties.law import Law
+from properties.printable import message_of
 from properties.process.protocol import NoAnswer
 from properties.strategies import Setting
 from properties.surroundings import usual
@@ -109,6 +111,8 @@ class Verdict:
     counterexample: Path | None = None
     message: str = ""
     executed_law: str = ""
+    case: Case | None = None
+    """The smallest failing input that was found."""
 
 
 @usual()
@@ -143,7 +147,7 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
                 return
             state.failure = broken
             state.case = case
-            counterexample(law, subject, case, broken).save(path)
+            state.unsaved = _unsaved(counterexample(law, subject, case, broken), path)
             if isinstance(broken.__cause__, NoAnswer):
                 state.hangs += 1
                 if state.hangs > _HANGS:
@@ -171,7 +175,7 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         if profile.shrink and state.case is not None and not state.hangs:
             fewer = _fewer_streams(state.case, subject.setting(law))
             broken = _with_fewer_streams(fewer, search, state, broken)
-            counterexample(law, subject, state.case, broken).save(path)
+            state.unsaved = _unsaved(counterexample(law, subject, state.case, broken), path)
         return _failed(law, subject, state, path, broken)
     except _Enough as enough:
         return _failed(law, subject, state, path, enough.broken)
@@ -312,6 +316,7 @@ class _Progress:
     floor: float = 1.0
     no_room: str = ""
     hangs: int = 0
+    unsaved: str = ""
 
     def clear_enough(self, ratio: float) -> bool:
         """Whether a failure is as plain as the first one was, so that shrinking does not end at a ratio of 1.01.
@@ -380,8 +385,18 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _unsaved(found: Counterexample, path: Path) -> str:
+    """Save a counterexample; why that was not possible, or nothing: a broken law stays broken without a file."""
+    try:
+        found.save(path)
+    except (OSError, SafetensorError) as error:  # safetensors has an exception of its own for a disk that is full
+        return message_of(error)
+    return ""
+
+
 def _failed(law: Law, subject: Subject, state: _Progress, path: Path, broken: LawBroken, executed: str = "") -> Verdict:
     case = state.case or Case()
+    lost = f"{path} could not be written: {state.unsaved}" if state.unsaved else ""
     return Verdict(
         law.id,
         subject,
@@ -389,9 +404,10 @@ def _failed(law: Law, subject: Subject, state: _Progress, path: Path, broken: La
         broken.what,
         state.examples,
         max(state.worst, broken.ratio),
-        path,
-        explain(law, subject, case, broken, path),
+        None if lost else path,
+        explain(law, subject, case, broken, path, lost),
         executed,
+        case,
     )
 
 
@@ -427,8 +443,8 @@ def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
     return None
 
 
-def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Path) -> str:
-    """The message of a failure, for somebody who has never read this code."""
+def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Path, lost: str = "") -> str:
+    """The message of a failure, for somebody who has never read this code. `lost`: why there is no file at `path`."""
     numbers: list[tuple[str, str]] = []
     if broken.got:
         numbers.append(("got", broken.got))
@@ -452,7 +468,7 @@ def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Pat
         f"{body}{chr(10) if body else ''}"
         f"  smallest input found:\n{inputs}\n"
         f"  dialect: {_dialect_words(subject)}\n"
-        f"  replay: mhc-properties replay {path}"
+        + (f"  no replay: {lost}" if lost else f"  replay: mhc-properties replay {path}")
     )
 
 
