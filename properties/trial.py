@@ -24,6 +24,7 @@ from properties.case import BranchSpec, map_tensors
 from properties.device import Device, device_of, held_to
 from properties.faults import HarnessError
 from properties.implementation import Implementation
+from properties.plain import oddity, plain
 from properties.surroundings import called
 
 
@@ -147,8 +148,19 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def outputs_of(got: Any) -> list[Tensor]:
-    """What a function gave, one tensor or several, as a list."""
-    return list(cast("Sequence[Tensor]", got)) if isinstance(got, (tuple, list)) else [got]
+    """What a function gave, one tensor or several, as a list.
+
+    Raises:
+        ContractBroken: something else than plain tensors.
+    """
+    outputs = list(cast("Sequence[Any]", got)) if isinstance(got, (tuple, list)) else [got]
+    return [_plain("an output", one) for one in outputs]
+
+
+def _plain(what: str, got: Any, expected: str = "a plain torch.Tensor") -> Tensor:
+    if (odd := oddity(got)) is not None:
+        raise ContractBroken(f"{what} is {odd}; expected {expected}")
+    return plain(got)
 
 
 def pulled_back(
@@ -308,7 +320,9 @@ class Trial:
 
         Exceptions inside are the implementation's; what comes back is moved to the CPU.
         """
-        return self._observe(what, (), lambda got: got, lambda: function(self.implementation, self._place))
+        return self._observe(
+            what, (), lambda got: _plain_throughout(what, got), lambda: function(self.implementation, self._place)
+        )
 
     def pull(
         self, what: str, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], function: Callable[..., Any]
@@ -465,8 +479,7 @@ class Trial:
         return self._observe(method, arguments, check, run)
 
     def _tensor(self, what: str, got: Any, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...] | None) -> Tensor:
-        if not isinstance(got, Tensor):
-            raise ContractBroken(f"{what} is {type(got).__name__}; expected a torch.Tensor of shape {shape}")
+        got = _plain(what, got, f"a torch.Tensor of shape {shape}")
         if tuple(got.shape) != shape:
             raise ContractBroken(f"{what} has shape {tuple(got.shape)}; expected {shape}")
         if dtypes is not None and got.dtype not in dtypes:
@@ -485,6 +498,20 @@ class Trial:
             return f"{len(value)} x {shape(value[0])}" if isinstance(value, (tuple, list)) and value else str(value)  # pyright: ignore[reportUnknownArgumentType]
 
         return ", ".join(shape(value) for value in arguments) or f"a {self.dtype} state"
+
+
+def _plain_throughout(what: str, value: Any) -> Any:
+    """The same value with plain tensors in it.
+
+    Raises:
+        ContractBroken: a tensor in it is no plain one.
+    """
+    if isinstance(value, Mappings):
+        return Mappings(*(_plain_throughout(what, part) for part in value))
+    if isinstance(value, (tuple, list)):
+        parts = [_plain_throughout(what, part) for part in cast("Sequence[Any]", value)]
+        return parts if isinstance(value, list) else tuple(parts)
+    return _plain(f"{what}: an output", value) if issubclass(type(value), Tensor) else value
 
 
 def _settled(value: Any) -> Any:

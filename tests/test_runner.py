@@ -81,7 +81,10 @@ WRONG_PROJECTIONS = {
         lambda z: right(z).bfloat16(),
         "project is torch.bfloat16; expected torch.float32 or torch.float64 for a torch.float32 state",
     ),
-    "device": (lambda z: right(z).to("meta"), "project is on meta; expected cpu"),
+    "device": (
+        lambda z: right(z).to("meta"),
+        "project is on meta: it has a shape and no values; expected a torch.Tensor",
+    ),
     "nothing": (lambda z: None, "project is NoneType; expected a torch.Tensor of shape"),
     "numpy": (lambda z: right(z).numpy(), "project is ndarray; expected a torch.Tensor of shape"),
     "a tuple": (lambda z: (right(z),), "project is tuple; expected a torch.Tensor of shape"),
