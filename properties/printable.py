@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
+
+from properties.interruption import Interrupted, watching
 
 _KEPT = "\n\t"
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -22,14 +25,34 @@ def printable(text: str, most: int = 2000) -> str:
 
 
 def message_of(error: BaseException, most: int = 2000) -> str:
-    """`str(error)` for a terminal, also where the `__str__` of a stranger's exception raises."""
+    """`str(error)` for a terminal, also where the `__str__` of a stranger's exception raises; of a group of exceptions
+    the first few as well."""
     try:
-        text = str(error)
+        text = str.__getitem__(str(error), slice(None))  # a plain str: __str__ may give one with methods of its own
     except BaseException as second:  # a stranger's __str__ may raise anything
-        if isinstance(second, KeyboardInterrupt):
+        if issubclass(type(second), Interrupted) or (issubclass(type(second), KeyboardInterrupt) and not watching()):
             raise
-        return f"(its message cannot be read: __str__ raised {type(second).__name__})"
+        return f"(its message cannot be read: __str__ raised {name_of(second)})"
+    if issubclass(type(error), BaseExceptionGroup):
+        text += f": {'; '.join(_members(error))}"
     return printable(text, most)
+
+
+def name_of(error: BaseException) -> str:
+    """The name of an exception's class, for a terminal, whatever its metaclass does."""
+    name: Any = type.__dict__["__name__"]
+    return printable(name.__get__(type(error)))
+
+
+_NAMED = 3
+"""How many members of a group of exceptions are told."""
+
+
+def _members(group: BaseException) -> list[str]:
+    inside: Any = vars(BaseExceptionGroup)["exceptions"]  # not a stranger's property of that name
+    found = inside.__get__(group)
+    told = [": ".join(filter(None, (name_of(one), message_of(one, 300)))) for one in found[:_NAMED]]
+    return told + [f"and {len(found) - _NAMED} more"] * (len(found) > _NAMED)
 
 
 def _escaped(character: str) -> str:

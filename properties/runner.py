@@ -5,29 +5,32 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
-from hypothesis.errors import FlakyFailure, NonInteractiveExampleWarning, Unsatisfiable
+from hypothesis.errors import FailedHealthCheck, FlakyFailure, NonInteractiveExampleWarning, Unsatisfiable
 from safetensors import SafetensorError
 
 from properties.bounds import Rounding
 from properties.case import Case, describe, streams_of
 from properties.counterexample import Counterexample, versions
 from properties.device import device_of
+from properties.faults import described, placed
 from properties.implementation import Implementation, Products
+from properties.interruption import Interrupted, checkpoint, settled, watched
 from properties.law import Law
 from properties.printable import message_of
 from properties.process.protocol import NoAnswer
 from properties.strategies import Setting
-from properties.surroundings import usual
-from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, NoRoom, Trial
+from properties.surroundings import Chance, usual
+from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, NoRoom, TargetRaised, Trial
 
 Status = Literal["passed", "failed", "known", "not-applicable", "error"]
 
@@ -122,7 +125,10 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
     Every failing input is on disk before Hypothesis goes on; the file in the end holds the smallest.
 
     Raises:
-        HarnessError: the strategy, the law or the truth failed, not the implementation.
+        HarnessError: the strategy, the law or the truth failed, not the implementation; or a timeout ended the search,
+            and nothing is said of the law.
+        KeyboardInterrupt, or whatever else the handler of a signal raises that asks the run to end: `verdict_before`
+            gives the failure that had been found until then.
     """
     inapplicable = law.inapplicable(subject.implementation, subject.dtype, subject.device)
     if inapplicable is None and law.thorough and subject.device.type == "cpu" and not profile.thorough:
@@ -130,13 +136,15 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
     if inapplicable:
         return Verdict(law.id, subject, "not-applicable", inapplicable)
     path = directory / f"{_file_name(f'{law.id}[{subject.id}]')}.safetensors"
-    state = _Progress()
+    state, chance, begun = _Progress(), Chance(), time.monotonic()
     remembered = profile.remember and _database(f"{law.id}[{subject.id}]").exists()
 
     def attempt(case: Case) -> None:
+        checkpoint()
         state.examples += 1
         try:
-            trial = try_case(law, subject, case)
+            with chance.lived():
+                trial = try_case(law, subject, case)
             state.worst = max(state.worst, trial.worst)
             state.claims += trial.claims
         except NoRoom as error:
@@ -148,11 +156,18 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
             state.failure = broken
             state.case = case
             state.unsaved = _unsaved(counterexample(law, subject, case, broken), path)
-            if isinstance(broken.__cause__, NoAnswer):
+            if isinstance(broken, TargetRaised) and issubclass(type(broken.raised), NoAnswer):
                 state.hangs += 1
                 if state.hangs > _HANGS:
                     raise _Enough(broken) from broken
             raise
+        except Exception as fault:
+            # Shrinking goes on among the inputs at which the law is broken. A fault that came first is raised at its
+            # input every time: Hypothesis would take anything else for a test that changes its mind.
+            state.complain(fault)
+            if state.failure is None or state.faulted:
+                state.faulted = True
+                raise
 
     # Hypothesis reads the source of a test, several times in every run: an eighth of the time of a cheap law.
     def one(case: Case) -> None:
@@ -168,40 +183,62 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         test()
 
     frames = _frames(subject.setting(law), profile.examples / law.cost, law.by_streams, law.most)
-    try:
-        for index, (frame, examples) in enumerate(frames):
-            search(frame, examples, index, bool(index) and not remembered)
-    except LawBroken as broken:
-        if profile.shrink and state.case is not None and not state.hangs:
-            fewer = _fewer_streams(state.case, subject.setting(law))
-            broken = _with_fewer_streams(fewer, search, state, broken)
-            state.unsaved = _unsaved(counterexample(law, subject, state.case, broken), path)
-        return _failed(law, subject, state, path, broken)
-    except _Enough as enough:
-        return _failed(law, subject, state, path, enough.broken)
-    except FlakyFailure:
-        if state.failure is None:
+
+    def searched() -> Verdict:
+        try:
+            for index, (frame, examples) in enumerate(frames):
+                search(frame, examples, index, bool(index) and not remembered)
+        except LawBroken as broken:
+            return _smallest(law, subject, profile, state, path, broken, search)
+        except _Enough as enough:
+            return _failed(law, subject, state, path, enough.broken)
+        except FlakyFailure:
+            if state.failure is None:
+                raise
+            broken = LawBroken(
+                "the same input gave different results when it was tried again (execution.deterministic)",
+                ratio=math.inf,
+                got="a failure of this law once, and none on the next call",
+                exact="the same result on every call",
+            )
+            return _failed(law, subject, state, path, broken, executed="execution.deterministic")
+        except Unsatisfiable as error:
+            raise HarnessError(f"{law.id}: no example can be drawn for {subject.id}: {error}") from error
+        except Exception as fault:
+            # While it is shrunk, a failure can slip into a fault of the harness: the law is broken all the same.
+            if state.failure is not None:
+                state.complain(fault)
+                return _failed(law, subject, state, path, state.failure)
+            if isinstance(fault, FailedHealthCheck):
+                raise HarnessError(_wasteful(law, subject, fault)) from fault
             raise
-        broken = LawBroken(
-            "the same input gave different results when it was tried again (execution.deterministic)",
-            ratio=math.inf,
-            got="a failure of this law once, and none on the next call",
-            exact="the same result on every call",
-        )
-        return _failed(law, subject, state, path, broken, executed="execution.deterministic")
-    except Unsatisfiable as error:
-        raise HarnessError(f"{law.id}: no example can be drawn for {subject.id}: {error}") from error
-    except Exception:
-        # While it is shrunk, a failure can slip into a fault of the harness: the law is broken all the same.
-        if state.failure is None:
-            raise
-        return _failed(law, subject, state, path, state.failure)
-    if state.no_room and not state.examples:
-        return Verdict(law.id, subject, "not-applicable", state.no_room)
-    if not state.claims and law.kind != "contract":
-        reason = f"nothing could be claimed of any of {state.examples} examples: every bound was infinite there"
-        return Verdict(law.id, subject, "not-applicable", reason, state.examples)
-    return Verdict(law.id, subject, "passed", "", state.examples, state.worst)
+        if state.no_room and not state.examples:
+            return Verdict(law.id, subject, "not-applicable", state.no_room)
+        if not state.claims and law.kind != "contract":
+            reason = f"nothing could be claimed of any of {state.examples} examples: every bound was infinite there"
+            return Verdict(law.id, subject, "not-applicable", reason, state.examples)
+        return Verdict(law.id, subject, "passed", "", state.examples, state.worst)
+
+    with watched():
+        try:
+            verdict = searched()
+            checkpoint()
+            return verdict
+        except Interrupted as stop:
+            settled()
+            found = None
+            if state.failure is not None:
+                state.also.append(f"{_stopped(stop, begun)}: there may be a smaller input")
+                found = _failed(law, subject, state, path, state.failure, quick=True)
+            if stop.final:
+                vars(stop.error)[_BEFORE] = found
+                raise
+            if found is None:
+                told = f"{law.id} on {subject.id} was {_stopped(stop, begun)}; nothing is said of the law"
+                raise HarnessError(told) from None
+            return found
+        finally:
+            chance.keep()
 
 
 def _frames(setting: Setting, examples: float, by_streams: bool = True, most: int = 0) -> list[tuple[Setting, int]]:
@@ -238,9 +275,22 @@ def _fewer_streams(case: Case, setting: Setting) -> list[Setting]:
     return [setting.with_(streams=(k,)) for k in sorted(setting.streams) if n is not None and k < n]
 
 
-def _with_fewer_streams(
-    frames: list[Setting], search: Callable[[Setting, int, int, bool], None], state: _Progress, broken: LawBroken
-) -> LawBroken:
+Search = Callable[[Setting, int, int, bool], None]
+"""Tries so many examples of a frame, with the number of a seed; whether the simplest is passed over."""
+
+
+def _smallest(
+    law: Law, subject: Subject, profile: Profile, state: _Progress, path: Path, broken: LawBroken, search: Search
+) -> Verdict:
+    """The verdict about a failure that has been shrunk, with fewer streams where that is possible."""
+    if profile.shrink and state.case is not None and not state.hangs:
+        fewer = _fewer_streams(state.case, subject.setting(law))
+        broken = _with_fewer_streams(fewer, search, state, broken)
+        state.unsaved = _unsaved(counterexample(law, subject, state.case, broken), path)
+    return _failed(law, subject, state, path, broken)
+
+
+def _with_fewer_streams(frames: list[Setting], search: Search, state: _Progress, broken: LawBroken) -> LawBroken:
     """A failure with fewer streams where there is one, otherwise the one that was found.
 
     Whatever is drawn depends on n, so that Hypothesis cannot shrink n without losing the failure.
@@ -251,9 +301,32 @@ def _with_fewer_streams(
             search(frame, _TRIED_WITH_FEWER, 1000 + number, False)
         except LawBroken as smaller:
             return smaller
-        except (Exception, _Enough):  # flaky, a hang, or a fault of ours: the failure that was found first stands
+        except (FlakyFailure, _Enough):  # a failure that does not stay, or hangs: the one that was found first stands
             state.failure, state.case = kept
+        except Exception as fault:  # ours: it takes nothing away from the failure that was found first, and is told
+            state.failure, state.case = kept
+            state.complain(fault)
     return broken
+
+
+_BEFORE = "_mhc_verdict"
+
+
+def verdict_before(error: BaseException) -> Verdict | None:
+    """The failed verdict that `examine` had reached when an interruption ended it; None where nothing had failed."""
+    return getattr(error.error if isinstance(error, Interrupted) else error, _BEFORE, None)
+
+
+def _stopped(stop: Interrupted, begun: float) -> str:
+    said = described(stop.error)
+    return f"stopped from outside after {time.monotonic() - begun:.1f} s ({stop.signal}: {said})"
+
+
+def _wasteful(law: Law, subject: Subject, fault: FailedHealthCheck) -> str:
+    return (
+        f"{law.id} on {subject.id}: its strategy (`{law.module}`, `cases`) throws away most of what it draws, so that "
+        f"fewer inputs are tried than the report would say: {str(fault).partition(chr(10))[0]}"
+    )
 
 
 def _after_the_simplest(check: Callable[[Case], None]) -> Callable[[Case], None]:
@@ -295,8 +368,9 @@ def _settings(profile: Profile, examples: int, test_id: str) -> settings:
         phases=(Phase.explicit, Phase.reuse, Phase.generate) + ((Phase.shrink,) if profile.shrink else ()),
         print_blob=False,
         report_multiple_bugs=False,
-        # Examples are batches on purpose; what a law may cost is ours to judge. (The metaclass is not typed.)
-        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
+        # Left on: filter_too_much and data_too_large. A strategy of ours that throws inputs away tries less than is
+        # reported. Off: too_slow and large_base_example, as examples are batches on purpose and machines are shared.
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
     )
 
 
@@ -304,6 +378,9 @@ def _file_name(test_id: str) -> str:
     """A test id as a file name; a long one is cut and told apart by a digest."""
     name = re.sub(r"[^A-Za-z0-9_.@=-]+", "_", test_id)
     return name if len(name) <= 160 else f"{name[:144]}_{hashlib.sha256(test_id.encode()).hexdigest()[:12]}"
+
+
+_COMPLAINT = "at another input the harness itself failed"
 
 
 @dataclass
@@ -316,6 +393,19 @@ class _Progress:
     floor: float = 1.0
     no_room: str = ""
     hangs: int = 0
+    faulted: bool = False
+    """Whether the harness had failed before anything of the target did."""
+    also: list[str] = field(default_factory=lambda: [])
+    """What else the message of a failure has to say."""
+
+    def complain(self, fault: Exception) -> None:
+        """Note the first fault of the harness that was met on the way, for the message of a failure if there is one."""
+        if not any(one.startswith(_COMPLAINT) for one in self.also):
+            self.also.append(
+                f"{_COMPLAINT}: {described(fault)}{placed(fault)}. It says nothing of the implementation; the input "
+                "below is the smallest at which the law is known to be broken"
+            )
+
     unsaved: str = ""
 
     def clear_enough(self, ratio: float) -> bool:
@@ -394,7 +484,15 @@ def _unsaved(found: Counterexample, path: Path) -> str:
     return ""
 
 
-def _failed(law: Law, subject: Subject, state: _Progress, path: Path, broken: LawBroken, executed: str = "") -> Verdict:
+def _failed(
+    law: Law,
+    subject: Subject,
+    state: _Progress,
+    path: Path,
+    broken: LawBroken,
+    executed: str = "",
+    quick: bool = False,
+) -> Verdict:
     case = state.case or Case()
     lost = f"{path} could not be written: {state.unsaved}" if state.unsaved else ""
     return Verdict(
@@ -405,7 +503,7 @@ def _failed(law: Law, subject: Subject, state: _Progress, path: Path, broken: La
         state.examples,
         max(state.worst, broken.ratio),
         None if lost else path,
-        explain(law, subject, case, broken, path, lost),
+        explain(law, subject, case, broken, path, lost, also=state.also, quick=quick),
         executed,
         case,
     )
@@ -443,8 +541,24 @@ def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
     return None
 
 
-def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Path, lost: str = "") -> str:
-    """The message of a failure, for somebody who has never read this code. `lost`: why there is no file at `path`."""
+def explain(
+    law: Law,
+    subject: Subject,
+    case: Case,
+    broken: LawBroken,
+    path: Path,
+    lost: str = "",
+    *,
+    also: Sequence[str] = (),
+    quick: bool = False,
+) -> str:
+    """The message of a failure, for somebody who has never read this code.
+
+    Arguments:
+        lost: why there is no file at `path`.
+        also: what else there is to say of how it was found.
+        quick: call nothing for it.
+    """
     numbers: list[tuple[str, str]] = []
     if broken.got:
         numbers.append(("got", broken.got))
@@ -457,8 +571,9 @@ def explain(law: Law, subject: Subject, case: Case, broken: LawBroken, path: Pat
         numbers.append(("ratio", f"{broken.ratio:.3g}  (error / bound; above 1 is a failure)"))
     if law.gradient and broken.got == "0":
         numbers.append(("hint", _NO_GRAPH))
-    elif math.isfinite(broken.ratio) and (products := _read_as_tf32(law, subject, case)):
+    elif not quick and math.isfinite(broken.ratio) and (products := _read_as_tf32(law, subject, case)):
         numbers.append(("hint", _TF32.format(products)))
+    numbers += [("also", text) for text in also]
     inputs = "\n".join(f"    {name} = {describe(value)}" for name, value in case.items())
     body = "\n".join(f"  {name:<6} {text}" for name, text in numbers)
     return (

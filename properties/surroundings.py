@@ -6,11 +6,15 @@ another device by default. An implementation is judged by what it computes, and 
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
+
+from properties.printable import message_of
 
 _told: set[tuple[str, type[Warning], str, int]] = set()
 """Text, category, file and line of every warning that was shown in this process."""
@@ -31,7 +35,8 @@ def told() -> Generator[None]:
             yield
     finally:
         for one in found:
-            key = (str(one.message), one.category, one.filename, one.lineno)
+            text = message_of(one.message) if isinstance(one.message, Warning) else one.message
+            key = (text, one.category, one.filename, one.lineno)
             if key not in _told:
                 _told.add(key)
                 warnings.showwarning(one.message, one.category, one.filename, one.lineno)
@@ -59,3 +64,43 @@ def called(device: torch.device) -> Generator[None]:
         if any(_moved) and device.type != "cpu":
             stack.enter_context(torch.device(device))
         yield
+
+
+class Chance:
+    """The global generators of `random` and `numpy.random` as a target finds them in life: each call moves them on.
+
+    Hypothesis seeds both anew for every example, and a fault that comes by chance from one of them would then come
+    always or never. That of torch is left alone by Hypothesis, and nothing of ours draws from any of the three.
+    """
+
+    def __init__(self) -> None:
+        """As they are now, so this has to be made outside of Hypothesis."""
+        self._state = _drawn()
+
+    @contextmanager
+    def lived(self) -> Generator[None]:
+        """Around one example: the generators go on where the last one left them; afterwards they are Hypothesis's."""
+        outside = _drawn()
+        _draw_from(self._state)
+        try:
+            yield
+        finally:
+            self._state = _drawn()
+            _draw_from(outside)
+
+    def keep(self) -> None:
+        """Leave them moved on, so that the next law does not see the same chances again."""
+        _draw_from(self._state)
+
+
+_State = tuple[object, object]
+
+
+def _drawn() -> _State:
+    return random.getstate(), np.random.get_state()
+
+
+def _draw_from(state: _State) -> None:
+    ours, numpys = state
+    random.setstate(ours)  # pyright: ignore[reportArgumentType]
+    np.random.set_state(numpys)  # pyright: ignore[reportArgumentType]

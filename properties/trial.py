@@ -22,8 +22,9 @@ from mhc_ref.projection import streams_of_permutations
 from properties.bounds import Rounding
 from properties.case import BranchSpec, map_tensors
 from properties.device import Device, device_of, held_to
-from properties.faults import HarnessError
+from properties.faults import HarnessError, TargetFault, answered
 from properties.implementation import Implementation
+from properties.interruption import checkpoint
 from properties.plain import oddity, plain
 from properties.surroundings import called
 
@@ -57,10 +58,9 @@ class ContractBroken(LawBroken):
 class TargetRaised(ContractBroken):
     """The implementation raised inside its declared domain."""
 
-    def __init__(self, method: str, error: BaseException, arguments: str) -> None:
-        super().__init__(
-            f"{method} raised {type(error).__name__}: {error} for {arguments}, which its declaration accepts"
-        )
+    def __init__(self, method: str, fault: TargetFault, arguments: str) -> None:
+        super().__init__(f"{method} raised {fault} for {arguments}, which its declaration accepts")
+        self.raised = fault.error
 
 
 class NoRoom(Exception):
@@ -355,6 +355,7 @@ class Trial:
             LawBroken: somewhere the ratio error / bound is above 1, a claimed entry is not finite, or the shapes do not
                 fit.
         """
+        checkpoint()
         try:
             got, exact, bound = torch.broadcast_tensors(wide(got), wide(exact), wide(bound))
         except RuntimeError:  # of two outputs one may have the wrong shape
@@ -419,27 +420,38 @@ class Trial:
         arguments: tuple[Any, ...],
         check: Callable[[Any], Any],
         call: Callable[[], Any] | None = None,
+        ours: Sequence[Exception] = (),
     ) -> Any:
+        """The checked answer of a call; `ours` is filled with what the harness raises while it is called back."""
+        checkpoint()
         if self.replaying:
             self._next += 1
             return self.tape[self._next - 1]
         try:
             got = self._call(method, arguments, call)
-        except (LawBroken, HarnessError, KeyboardInterrupt):
-            raise
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError as error:  # while the arguments were copied there
             raise NoRoom(f"{method} ran out of the device's memory for {self._sketch(arguments)}: {error}") from error
-        except BaseException as error:  # whatever a target raises inside its declared domain is its failure, exits too
-            if _ours(error):
-                raise
-            raise TargetRaised(method, error, self._sketch(arguments)) from error
+        except TargetFault as fault:
+            for one in ours:
+                if one is fault.error or isinstance(one, HarnessError):  # which the target may have wrapped
+                    raise one from None
+            if self.device.type != "cpu" and issubclass(type(fault.error), torch.OutOfMemoryError):
+                told = f"{method} ran out of the device's memory for {self._sketch(arguments)}: {fault.message}"
+                raise NoRoom(told) from fault
+            raise TargetRaised(method, fault, self._sketch(arguments)) from fault
+        for one in ours:
+            if isinstance(one, HarnessError):  # swallowed on the way
+                raise one
         result = _settled(check(got))
         self.tape.append(result)
         return result
 
     def _call(self, method: str, arguments: tuple[Any, ...], call: Callable[[], Any] | None) -> Any:
+        if call is None:
+            copied = self._copied(arguments)
+            call = lambda: getattr(self.implementation, method)(*copied)  # noqa: E731
         with held_to(self.implementation.products), called(self.device):
-            return call() if call else getattr(self.implementation, method)(*self._copied(arguments))
+            return answered(call)
 
     def _with_branches(
         self,
@@ -450,15 +462,21 @@ class Trial:
         single: bool = False,
     ) -> tuple[Tensor, list[Seen]]:
         seen: list[Seen] = []
+        ours: list[Exception] = []
         inner = (*shape[:-2], shape[-1]) if method != "stack" else shape
 
         def watched(branch: BranchSpec) -> Callable[[Tensor], Tensor]:
             def call(u: Tensor) -> Tensor:
-                self._tensor(f"{method}: the branch input", u, inner, (self.dtype,))
+                try:
+                    self._tensor(f"{method}: the branch input", u, inner, (self.dtype,))
+                except ContractBroken as broken:
+                    ours.append(broken)
+                    raise
                 try:
                     y = branch(u)
                 except Exception as error:  # the branch is the harness's, wherever it is called
-                    raise HarnessError(f"a {branch.kind} branch raised {type(error).__name__}: {error}") from error
+                    ours.append(HarnessError(f"a {branch.kind} branch raised {type(error).__name__}: {error}"))
+                    raise ours[-1] from error
                 seen.append(Seen(u.detach().cpu().clone(), y.detach().cpu().clone()))
                 return y
 
@@ -476,7 +494,7 @@ class Trial:
                 raise ContractBroken(f"{method} called {len(seen)} of {len(branches)} branches; each has a part in it")
             return out, seen
 
-        return self._observe(method, arguments, check, run)
+        return self._observe(method, arguments, check, run, ours)
 
     def _tensor(self, what: str, got: Any, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...] | None) -> Tensor:
         got = _plain(what, got, f"a torch.Tensor of shape {shape}")
@@ -525,8 +543,3 @@ def _settled(value: Any) -> Any:
     if isinstance(value, list):
         return [_settled(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
     return value
-
-
-def _ours(error: BaseException) -> bool:
-    """Hypothesis steers a test by exceptions of its own; those pass through."""
-    return type(error).__module__.startswith("hypothesis")
