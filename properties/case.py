@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
+from properties.faults import HarnessError
 
 Value = Any  # Tensor | Params | BranchSpec | Dialect | int | float | bool | str | None, or a tuple of those
+
+BRANCHES = {"zero": False, "identity": False, "scale": True, "constant": True, "tanh": True}
+"""The kinds of branch, and whether one has a weight."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,19 @@ class BranchSpec:
         return f"branch {self.kind}" + ("" if self.weight is None else f" {self.weight.tolist()}")
 
 
+class MissingValue(HarnessError, AttributeError):
+    """A law reads a value that its case does not have: the case, or the file that it came from, does not fit the law.
+
+    Whoever was being called at that moment has no part in it.
+    """
+
+    def __init__(self, value: str, there: Iterable[str]) -> None:
+        super().__init__(f"this case has no {value!r}; it has {', '.join(there)}")
+        self.value = value
+
+
 class Case:
-    """Named values; attribute access raises KeyError for a value that the strategy did not draw."""
+    """Named values; attribute access raises `MissingValue` for a value that the strategy did not draw."""
 
     def __init__(self, **values: Value) -> None:
         self._values = values
@@ -54,7 +69,7 @@ class Case:
         try:
             return self._values[name]
         except KeyError as error:
-            raise AttributeError(f"this case has no {name!r}; it has {', '.join(self._values)}") from error
+            raise MissingValue(name, self._values) from error
 
     def __contains__(self, name: str) -> bool:
         """Whether the strategy drew a value of that name."""

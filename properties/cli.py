@@ -141,16 +141,25 @@ def _progress_on_stderr(active: bool) -> Generator[None]:
 
 @app.command()
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a counterexample")],
-    impl: Annotated[str | None, typer.Option(metavar="TARGET", help="another target than the one that failed")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a counterexample, or an explosion")],
+    impl: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="what to try it on, instead of the target that the file names")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="run the target that the file names, though it does not come with us")
+    ] = False,
+    dialect: DialectOption = None,
     device: Annotated[Device | None, typer.Option(help="another device")] = None,
-    isolate: Annotated[bool, typer.Option(help="run the target in a process of its own")] = False,
+    isolate: Annotated[bool, typer.Option("--isolate", help="run the target in a process of its own")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Try a stored counterexample again. Prints FIXED (exit 0), FAILED (exit 1) or ERROR (exit 2)."""
+    """Try a stored counterexample again. Prints FIXED (exit 0), FAILED (exit 1) or ERROR (exit 2).
+
+    A file is data: the target that it names is run only where it comes with this package, or with --trust.
+    """
     from properties.replay import replay_file
 
-    outcome = replay_file(file, impl, device.value if device else None, isolate)
+    outcome = replay_file(file, impl, device.value if device else None, isolate, trust=trust, dialect=dialect)
     typer.echo(f"{outcome.status} {outcome.law}".rstrip(), err=as_json)
     typer.echo(outcome.message, err=as_json)
     if as_json:

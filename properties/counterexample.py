@@ -1,24 +1,31 @@
-"""Counterexamples on disk: safetensors with a JSON header, written before anything else happens, replayed anywhere."""
+"""Counterexamples on disk: sealed safetensors with a JSON header, written before anything else happens, replayed
+anywhere. What a file names is data until somebody says otherwise, see `properties.trust`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from properties.case import BranchSpec, Case, Value
+from properties import sealed
+from properties.case import BRANCHES, BranchSpec, Case, Value
+from properties.printable import message_of, printable
 
-FORMAT = "mhc-properties/counterexample/1"
+FORMAT = f"mhc-properties/counterexample/{sealed.SCHEMA}"
+WITHOUT_CHECKSUM = "mhc-properties/counterexample/1"
+"""What was written before files had a checksum; it is read."""
+
+_DEEPEST = 8
+"""Levels of tuples in a value of a case; the laws need two."""
+
+T = TypeVar("T")
 
 
 class CounterexampleError(Exception):
@@ -36,6 +43,9 @@ class Counterexample:
         dtype, device: of the state.
         case: the inputs.
         failure: what, where, got, exact, error, bound, ratio (None where it is infinite).
+        dialect_option: the preset of `--dialect`, for a plain function.
+        versions: of Python and of the packages that had a part in it.
+        checked: read from a file with a checksum that holds; files of format 1 have none.
     """
 
     law: str
@@ -48,12 +58,19 @@ class Counterexample:
     failure: dict[str, Any]
     dialect_option: str | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=lambda: {})
+    checked: bool = True
 
     def save(self, path: Path) -> None:
-        """Write the file in one step: a reader never sees half of it."""
+        """Write the file whole, or not at all: a reader never sees half of it, and what stood there before stays.
+
+        Raises:
+            OSError: it cannot be written.
+            TypeError: the case holds a value of a kind that no file can hold.
+        """
         tensors: dict[str, Tensor] = {}
         header = {
             "format": FORMAT,
+            "schema": sealed.SCHEMA,
             "law": self.law,
             "target": self.target,
             "implementation": self.implementation,
@@ -65,60 +82,99 @@ class Counterexample:
             "versions": self.versions,
             "case": {name: _pack(value, name, tensors) for name, value in self.case.items()},
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}")
-        os.close(handle)
-        try:
-            save_file(tensors, partial, metadata={"mhc_properties": json.dumps(header)})
-            Path(partial).replace(path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        sealed.write(path, {"mhc_properties": json.dumps(header)}, tensors)
 
     @classmethod
     def load(cls, path: Path) -> Counterexample:
         """Read a file back, bit by bit what was saved.
 
         Raises:
-            CounterexampleError: no such file, not safetensors, not ours, or another version of the format.
+            CounterexampleError: no such file, not safetensors, not ours, damaged, or of a version that is not read.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise CounterexampleError(f"there is no file {path}")
+        shown = printable(str(path))
         try:
-            with safe_open(str(path), framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]  # untyped library
-                metadata: dict[str, str] = file.metadata() or {}
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CounterexampleError(f"{path} is not a safetensors file, or it is damaged: {error}") from error
-        if "mhc_properties" not in metadata:
+            found = sealed.read(Path(path))
+        except sealed.SealError as error:
+            raise CounterexampleError(str(error)) from error
+        if "mhc_properties" not in found.metadata:
             raise CounterexampleError(
-                f"{path} is a safetensors file, but no counterexample: its header has no 'mhc_properties'"
+                f"{shown} is a safetensors file, but no counterexample: its header has no 'mhc_properties'"
             )
         try:
-            header = json.loads(metadata["mhc_properties"])
+            header: object = sealed.parsed(found.metadata["mhc_properties"])
             if not isinstance(header, dict):
                 raise TypeError(f"it is {type(header).__name__}, not an object")
-            if header.get("format") != FORMAT:
-                raise CounterexampleError(f"{path} has format {header.get('format')!r}; this version reads {FORMAT!r}")
-            if not isinstance(getattr(torch, str(header["dtype"]), None), torch.dtype):
-                raise ValueError(f"dtype is {header['dtype']!r}")
-            if header["device"] not in ("cpu", "cuda"):
-                raise ValueError(f"device is {header['device']!r}")
-            return cls(
-                law=header["law"],
-                target=header["target"],
-                implementation=header["implementation"],
-                dialect=Dialect(**header["dialect"]),
-                dtype=header["dtype"],
-                device=header["device"],
-                case=Case(**{name: _unpack(value, tensors) for name, value in header["case"].items()}),
-                failure=header["failure"],
-                dialect_option=header["dialect_option"],
-                versions=header["versions"],
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CounterexampleError(f"{path}: its header is damaged: {type(error).__name__}: {error}") from error
+            return _read(cls, cast("dict[str, Any]", header), found)
+        except _OtherVersion as other:
+            raise CounterexampleError(
+                f"{shown} has format {printable(str(other))}; this version reads {FORMAT!r} and {WITHOUT_CHECKSUM!r}"
+            ) from other
+        except (TypeError, ValueError, OverflowError) as error:
+            # Of a header with values of any kind: what a dialect, a float or a tensor raises that is made of them.
+            raise CounterexampleError(f"{shown}: its header is damaged: {message_of(error, 500)}") from error
+
+
+class _OtherVersion(Exception):
+    """Another format than those that are read."""
+
+
+def _read(kind: type[Counterexample], header: dict[str, Any], found: sealed.Sealed) -> Counterexample:
+    """The counterexample that a header describes."""
+    given = header.get("format")
+    if given not in (FORMAT, WITHOUT_CHECKSUM):
+        raise _OtherVersion(repr(given))
+    if given == FORMAT and not found.checked:
+        raise ValueError("it has no checksum, which every file of its format has")
+    dtype = _field(header, "dtype", str)
+    state: object = getattr(torch, dtype, None)
+    if not isinstance(state, torch.dtype) or not state.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}; expected a floating dtype of torch")
+    device = _field(header, "device", str)
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; expected cpu or cuda")
+    option = None if header.get("dialect_option") is None else _field(header, "dialect_option", str)
+    case = _field(header, "case", dict)
+    return kind(
+        law=_field(header, "law", str),
+        target=_field(header, "target", str),
+        implementation=_field(header, "implementation", str),
+        dialect=_dialect(_field(header, "dialect", dict)),
+        dtype=dtype,
+        device=device,
+        case=Case(**{name: _unpack(value, found.tensors, name) for name, value in case.items()}),
+        failure=_field(header, "failure", dict),
+        dialect_option=option,
+        versions={name: str(value) for name, value in _field(header, "versions", dict).items()},
+        checked=found.checked,
+    )
+
+
+def _field(header: dict[str, Any], name: str, kind: Callable[..., T]) -> T:
+    if name not in header:
+        raise ValueError(f"it has no {name!r}")
+    return _of_kind(header[name], kind, name)
+
+
+def _of_kind(value: Any, kind: Callable[..., T], name: str) -> T:
+    if not isinstance(value, cast("type[Any]", kind)):
+        expected = {str: "a string", dict: "an object", list: "a list"}[cast(Any, kind)]
+        raise TypeError(f"{name} is {_short(value)}; expected {expected}")
+    return cast(T, value)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _dialect(fields: dict[str, Any]) -> Dialect:
+    strange = [name for name in fields if name not in Dialect.__dataclass_fields__]
+    if strange:
+        raise ValueError(
+            f"dialect has {', '.join(map(repr, strange[:5]))}, which no dialect of this version has; "
+            "was it written by a later one?"
+        )
+    return Dialect(**fields)
 
 
 def _pack(value: Value, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -140,23 +196,55 @@ def _pack(value: Value, name: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"a case holds tensors, parameters, branches and plain values; {name} is {type(value).__name__}")
 
 
-def _unpack(value: Any, tensors: dict[str, Tensor]) -> Value:
-    if not isinstance(value, dict):
+def _unpack(value: Any, tensors: dict[str, Tensor], name: str, level: int = 0) -> Value:
+    if value is None or isinstance(value, (bool, int, str)):
         return value
-    ((kind, body),) = value.items()  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(value, dict) or len(cast("dict[str, Any]", value)) != 1:
+        raise ValueError(
+            f"{name} is {_short(value)}; expected a plain value, or an object that names one kind of value"
+        )
+    if level > _DEEPEST:
+        raise ValueError(f"{name} is nested deeper than {_DEEPEST} levels")
+    ((kind, body),) = cast("dict[str, Any]", value).items()
     if kind == "tensor":
-        return tensors[body]
+        place = _of_kind(body, str, name)
+        if place not in tensors:
+            raise ValueError(f"{name} is the tensor {_short(place)}, which is not in the file")
+        return tensors[place]
     if kind == "params":
-        return Params(**{k: _unpack(v, tensors) for k, v in body.items()})  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+        return _params(_of_kind(body, dict, name), tensors, name)
     if kind == "branch":
-        return BranchSpec(body["kind"], _unpack(body["weight"], tensors))
+        return _branch(_of_kind(body, dict, name), tensors, name)
     if kind == "dialect":
-        return Dialect(**body)
+        return _dialect(_of_kind(body, dict, name))
     if kind == "tuple":
-        return tuple(_unpack(part, tensors) for part in body)
+        parts: list[Any] = _of_kind(body, list, name)
+        return tuple(_unpack(part, tensors, f"{name}.{i}", level + 1) for i, part in enumerate(parts))
     if kind == "float":
-        return float.fromhex(body)
-    raise ValueError(f"unknown kind of value {kind!r}")
+        return float.fromhex(_of_kind(body, str, name))
+    raise ValueError(f"{name} is of an unknown kind of value {_short(kind)}")
+
+
+def _params(body: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Params:
+    parts = {part: _unpack(value, tensors, f"{name}.{part}") for part, value in body.items()}
+    wrong = sorted(set(parts) ^ set(Params._fields))
+    if wrong:
+        raise ValueError(f"{name} has or lacks {_short(wrong)}; expected parameters {', '.join(Params._fields)}")
+    for part, value in parts.items():
+        if not (isinstance(value, Tensor) or (value is None and part == "norm_weight")):
+            raise TypeError(f"{name}.{part} is {_short(value)}; expected a tensor")
+    return Params(**parts)
+
+
+def _branch(body: dict[str, Any], tensors: dict[str, Tensor], name: str) -> BranchSpec:
+    kind = _field(body, "kind", str)
+    if kind not in BRANCHES:
+        raise ValueError(f"{name} is a branch of kind {_short(kind)}; expected one of {', '.join(BRANCHES)}")
+    weight = _unpack(body.get("weight"), tensors, f"{name}.weight")
+    if not (isinstance(weight, Tensor) if BRANCHES[kind] else weight is None):
+        expected = "a tensor" if BRANCHES[kind] else "none"
+        raise TypeError(f"the weight of {name}, a branch of kind {kind!r}, is {_short(weight)}; expected {expected}")
+    return BranchSpec(kind, weight)
 
 
 def versions() -> dict[str, str]:

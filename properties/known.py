@@ -28,12 +28,13 @@ from typing import Any
 
 import torch
 
-from properties.case import Case
+from properties.case import MissingValue
 from properties.counterexample import Counterexample, CounterexampleError
 from properties.law import all_laws
 from properties.report import Line
 from properties.runner import HarnessError, Status, Subject, Verdict, explain, try_case
 from properties.trial import LawBroken
+from properties.trust import replay_line
 
 PUBLISHED = Path(__file__).parent / "published" / "known.toml"
 """The known failures of published implementations, explained in docs/findings.md; `--known published` names them."""
@@ -164,19 +165,17 @@ def verdict_for(known: Known, subject: Subject) -> Verdict:
     if inapplicable:
         reason = f"fixed: remove this entry ({known.origin}): {known.law} does not apply any more: {inapplicable}"
         return verdict("failed", reason, message=reason)
-    case = _Watched(**dict(stored.case.items()))
+    case = stored.case
     try:
         ratio = try_case(law, tried, case).worst
     except LawBroken as broken:
-        if case.missed:
-            return verdict("error", _outgrown(known, case))
         because = known.reason + (f" ({known.link})" if known.link else "")
         return verdict("known", because, broken.ratio, explain(law, tried, case, broken, known.counterexample))
+    except MissingValue as error:
+        return verdict("error", _outgrown(known, error))
     except HarnessError as error:
         return verdict("error", f"{known.origin}: {error}")
     except Exception as error:  # a case that the law cannot digest is a harness error, not a verdict
-        if case.missed:
-            return verdict("error", _outgrown(known, case))
         return verdict("error", f"{known.origin}: {known.law} could not be tried: {type(error).__name__}: {error}")
     reason = f"fixed: remove this entry ({known.origin})"
     return verdict(
@@ -184,30 +183,13 @@ def verdict_for(known: Known, subject: Subject) -> Verdict:
         reason,
         ratio,
         f"{subject.implementation.name} satisfies {known.law} for the case of a known failure (ratio {ratio:.3g})\n"
-        f"  {reason}\n  it said: {known.reason}\n  replay: mhc-properties replay {known.counterexample}",
+        f"  {reason}\n  it said: {known.reason}\n  replay: {replay_line(known.counterexample, subject.target)}",
     )
 
 
-class _Watched(Case):
-    """A stored case that remembers what a law asked for in vain: the law has changed since."""
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        self.missed: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if not name.startswith("_"):
-                self.missed.append(name)
-            raise
-
-
-def _outgrown(known: Known, case: _Watched) -> str:
-    missed = ", ".join(dict.fromkeys(case.missed))
+def _outgrown(known: Known, missing: MissingValue) -> str:
     return (
-        f"{known.origin}: {known.law} now reads {missed}, which its counterexample does not have: "
+        f"{known.origin}: {known.law} now reads {missing.value}, which its counterexample does not have: "
         "find it again with --write-known"
     )
 

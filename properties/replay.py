@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +14,13 @@ from properties.counterexample import Counterexample, CounterexampleError
 from properties.device import device_of
 from properties.implementation import Implementation, dtype_names
 from properties.isolation import isolated
-from properties.law import all_laws
+from properties.law import Law, all_laws
+from properties.printable import message_of, printable
 from properties.runner import Subject, explain, try_case
+from properties.sealed import SealError
 from properties.target import TargetError, resolve
 from properties.trial import LawBroken
+from properties.trust import built_in, refusal
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,51 @@ class Outcome:
     ratio: float | None = None
 
 
-def replay_file(path: Path, target: str | None = None, device: str | None = None, isolate: bool = False) -> Outcome:
-    """Load a counterexample and try its case on its own target, or on another one.
+def replay_file(
+    path: Path,
+    target: str | None = None,
+    device: str | None = None,
+    isolate: bool = False,
+    *,
+    trust: bool = False,
+    dialect: str | None = None,
+) -> Outcome:
+    """Load a counterexample or an explosion and try it on `target`, or on the target that it names.
 
-    Any trouble that is not the implementation's (no such file, a damaged header, a target that cannot be found, a law
-    that this version does not have) is an ERROR with its cause.
+    What a file names is run only where it comes with this package, or with `trust` (`properties.trust`). `dialect` is
+    the preset that a plain function is judged against, where the file has none. Any trouble that is not the
+    implementation's (no such file, a damaged header, a target that cannot be found, a law that this version does not
+    have, a case that does not fit its law) is an ERROR with its cause.
     """
+    path = Path(path)
+    if trust and target is not None:
+        return Outcome("ERROR", "", f"--trust runs what the file names, and --impl names {target!r}: give one of them")
+    from properties.explosion import is_explosion
+
     try:
+        if is_explosion(path):
+            return _explosion(path, target, device, isolate, trust, dialect)
         stored = Counterexample.load(path)
         law = all_laws().get(stored.law)
         if law is None:
-            return Outcome("ERROR", stored.law, f"{path} is about law {stored.law!r}, which this version does not have")
-        implementation = (isolated if isolate else resolve)(target or stored.target, stored.dialect_option)
-    except CounterexampleError as error:
-        return _explosion(path) or Outcome("ERROR", "", str(error))
-    except TargetError as error:
-        return Outcome("ERROR", "", str(error))
+            named = printable(repr(stored.law), 200)
+            return Outcome("ERROR", "", f"{path} is about law {named}, which this version does not have")
+        if target is None and not trust and not built_in(stored.target):
+            return Outcome("ERROR", stored.law, refusal(path, stored.target))
+        implementation = (isolated if isolate else resolve)(target or stored.target, stored.dialect_option or dialect)
+    except (CounterexampleError, SealError, TargetError) as error:
+        return Outcome("ERROR", "", message_of(error))
+    outcome = _tried(path, stored, law, implementation, target or stored.target, device)
+    return outcome if stored.checked else replace(outcome, message=outcome.message + _UNSEALED)
+
+
+_UNSEALED = "\n  note: this file was written before files had a checksum, so damage to it cannot be told"
+
+
+def _tried(
+    path: Path, stored: Counterexample, law: Law, implementation: Implementation, target: str, device: str | None
+) -> Outcome:
+    """The verdict on a stored case."""
     problem = _outside(stored, implementation)
     if problem:
         return Outcome("ERROR", stored.law, f"{path}: {problem}")
@@ -56,9 +88,7 @@ def replay_file(path: Path, target: str | None = None, device: str | None = None
             stored.law,
             f"{path} was found on {stored.device}; there is {missing} here (--device cpu tries it without)",
         )
-    subject = Subject(
-        target or stored.target, implementation, getattr(torch, stored.dtype), place, stored.dialect_option
-    )
+    subject = Subject(target, implementation, getattr(torch, stored.dtype), place, stored.dialect_option)
     changed = stored.dialect.difference(implementation.dialect)
     note = f"\n  note: the dialect declared now differs from the stored one in {', '.join(changed)}" if changed else ""
     inapplicable = law.inapplicable(implementation, subject.dtype, place)
@@ -85,15 +115,28 @@ def _outside(stored: Counterexample, implementation: Implementation) -> str | No
     return None
 
 
-def _explosion(path: Path) -> Outcome | None:
-    """The outcome for a file that `explode` saved; None for any other file."""
-    from properties.explosion import ExplosionFileError, replay
+def _explosion(
+    path: Path, target: str | None, device: str | None, isolate: bool, trust: bool, dialect: str | None
+) -> Outcome:
+    """The outcome for a file that `explode` saved."""
+    from properties.explosion import ExplosionFileError, load, replay
 
     try:
-        found = replay(path)
-    except ExplosionFileError:
-        return None
-    return Outcome(found.verdict, "explosion", str(found))
+        explosion = load(path)
+        without = [("--device", device), ("--dialect", dialect)]
+        if explosion.request.family != "target":
+            without += [("--impl", target), ("--isolate", isolate), ("--trust", trust)]
+        idle = [option for option, given in without if given]
+        if idle:
+            kind = explosion.request.family
+            reason = f"{path} is an explosion of family {kind}, whose gain is computed on the CPU"
+            reason += "" if kind == "target" else " from the file alone"
+            return Outcome("ERROR", "explosion", f"{reason}: {' and '.join(idle)} would have no effect, leave it out")
+        found = replay(path, target=target, trust=trust, isolate=isolate)
+    except (ExplosionFileError, TargetError) as error:
+        return Outcome("ERROR", "explosion", message_of(error))
+    note = "" if explosion.checked else _UNSEALED
+    return Outcome(found.verdict, "explosion", printable(str(found)) + note)
 
 
 def _finite(value: float) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,11 +25,13 @@ from properties.faults import described, placed
 from properties.implementation import Implementation, Products
 from properties.interruption import Interrupted, checkpoint, settled, watched
 from properties.law import Law
+from properties.names import file_name, identity
 from properties.printable import message_of
 from properties.process.protocol import NoAnswer
 from properties.strategies import Setting
 from properties.surroundings import Chance, usual
 from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, NoRoom, TargetRaised, Trial
+from properties.trust import replay_line
 
 Status = Literal["passed", "failed", "known", "not-applicable", "error"]
 
@@ -135,9 +136,9 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         inapplicable = f"{law.thorough}: on a CPU with --hypothesis-profile thorough"
     if inapplicable:
         return Verdict(law.id, subject, "not-applicable", inapplicable)
-    path = directory / f"{_file_name(f'{law.id}[{subject.id}]')}.safetensors"
+    path = directory / f"{_name_in(directory, law, subject)}.safetensors"
     state, chance, begun = _Progress(), Chance(), time.monotonic()
-    remembered = profile.remember and _database(f"{law.id}[{subject.id}]").exists()
+    remembered = profile.remember and _database(law, subject).exists()
 
     def attempt(case: Case) -> None:
         checkpoint()
@@ -177,7 +178,7 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NonInteractiveExampleWarning)
             test = given(law.cases(frame))(_after_the_simplest(one) if skip else one)
-        test = _settings(profile, examples + skip, f"{law.id}[{subject.id}]")(test)
+        test = _settings(profile, examples + skip, law, subject)(test)
         if profile.derandomise or randomness is not None:
             test = seed(_seed(law, subject, index, randomness))(test)
         test()
@@ -352,15 +353,16 @@ def _seed(law: Law, subject: Subject, index: int, randomness: int | None) -> int
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
-def _database(test_id: str) -> Path:
+def _database(law: Law, subject: Subject) -> Path:
     """Hypothesis keys its database by the source of the test, which is the same for every law and subject."""
-    return Path(".hypothesis") / "laws" / _file_name(test_id)
+    folder = Path(".hypothesis") / "laws"
+    return folder / _name_in(folder, law, subject)
 
 
-def _settings(profile: Profile, examples: int, test_id: str) -> settings:
+def _settings(profile: Profile, examples: int, law: Law, subject: Subject) -> settings:
     database = None
     if profile.remember:
-        database = DirectoryBasedExampleDatabase(_database(test_id))
+        database = DirectoryBasedExampleDatabase(_database(law, subject))
     return settings(
         max_examples=examples,
         deadline=None,  # shared machines; time is measured by the benchmarks, not here
@@ -374,10 +376,10 @@ def _settings(profile: Profile, examples: int, test_id: str) -> settings:
     )
 
 
-def _file_name(test_id: str) -> str:
-    """A test id as a file name; a long one is cut and told apart by a digest."""
-    name = re.sub(r"[^A-Za-z0-9_.@=-]+", "_", test_id)
-    return name if len(name) <= 160 else f"{name[:144]}_{hashlib.sha256(test_id.encode()).hexdigest()[:12]}"
+def _name_in(folder: Path, law: Law, subject: Subject) -> str:
+    """What the file of a law on a subject is called in a folder."""
+    told_apart = identity(subject.target, folder), subject.dialect_option
+    return file_name(f"{law.id}[{subject.id}]", *told_apart)
 
 
 _COMPLAINT = "at another input the harness itself failed"
@@ -583,7 +585,7 @@ def explain(
         f"{body}{chr(10) if body else ''}"
         f"  smallest input found:\n{inputs}\n"
         f"  dialect: {_dialect_words(subject)}\n"
-        + (f"  no replay: {lost}" if lost else f"  replay: mhc-properties replay {path}")
+        + (f"  no replay: {lost}" if lost else f"  replay: {replay_line(path, subject.target)}")
     )
 
 

@@ -63,13 +63,13 @@ def test_a_transposed_mapping_is_found_small_and_readable_and_replays_anywhere(f
     assert code == 1, output
     assert "Mine breaks mixing.post-is-the-declared-combination in float32 on cpu" in output
     (path,) = (folder / ".mhc-properties" / "counterexamples").iterdir()
-    assert f"replay: mhc-properties replay {path}" in output
+    assert f"replay: mhc-properties replay {path.relative_to(folder)} --impl mine.py:Mine\n" in output
     smallest = output.partition("smallest input found:\n")[2].partition("  dialect:")[0]
     assert len(smallest) < 600, smallest
     (case,) = [run["laws"] for run in json.loads((folder / ".mhc-properties" / "report.json").read_text())["runs"]]
     assert case["mixing.post-is-the-declared-combination"]["counterexample"] == str(path)
 
-    replayed = in_a_new_process("replay", str(path))
+    replayed = in_a_new_process("replay", str(path), "--impl", "mine.py:Mine")
     assert replayed.returncode == 1, replayed.stderr
     assert replayed.stdout.startswith("FAILED mixing.post-is-the-declared-combination\nMine breaks")
     for target in ("mine.py:Good", "ref"):
@@ -77,7 +77,7 @@ def test_a_transposed_mapping_is_found_small_and_readable_and_replays_anywhere(f
         assert (code, output.splitlines()[0]) == (0, "FIXED mixing.post-is-the-declared-combination")
     code, output = run("replay", str(path), "--impl", "mine.py:Nobody")
     assert (code, output.splitlines()[0]) == (2, "ERROR")
-    code, output = run("replay", str(path), "--json")
+    code, output = run("replay", str(path), "--impl", "mine.py:Mine", "--json")
     answer = json.loads(output.splitlines()[-1])
     assert (code, set(answer), answer["status"]) == (1, {"status", "law", "ratio", "message"}, "FAILED")
     assert answer["ratio"] > 1
@@ -154,7 +154,7 @@ def test_an_unexpected_exception_is_not_reported_as_a_failed_law(
 ) -> None:
     import properties.replay
 
-    def faulty(*_: object) -> object:
+    def faulty(*_: object, **__: object) -> object:
         raise ZeroDivisionError("a fault of ours")
 
     monkeypatch.setattr(properties.replay, "replay_file", faulty)

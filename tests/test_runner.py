@@ -314,7 +314,7 @@ def test_the_file_in_the_end_holds_the_smallest_case(tmp_path: Path) -> None:
     )
     (path,) = tmp_path.iterdir()
     assert found.counterexample == path
-    assert path.name == "manifold.last-axis-sums_given-float32-cpu_.safetensors"
+    assert path.name.startswith("manifold.last-axis-sums_given-float32-cpu_")
     assert Counterexample.load(path).case.logits.tolist() == [[[0.0] * 3] * 3]
 
 

@@ -23,6 +23,7 @@ from properties.explosion.request import DIRECTIONS, DTYPES, GAINS
 from properties.explosion.result import Explosion
 from properties.explosion.search import find_minimal
 from properties.target import TargetError
+from properties.trust import replay_line
 
 INTERRUPTED_FILE = "explosion.safetensors"
 """Where an interrupted search goes if no --save says otherwise."""
@@ -178,5 +179,5 @@ def _kept(found: Explosion, path: Path | None) -> Explosion:
     if path is None or not found.found:
         return found
     kept = save(found, path)
-    typer.echo(f"saved to {path}; `mhc-properties replay {path}` runs it again", err=True)
+    typer.echo(f"saved to {path}; `{replay_line(path, found.request.target)}` runs it again", err=True)
     return kept

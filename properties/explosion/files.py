@@ -1,32 +1,57 @@
-"""Explosions in files: safetensors with a JSON header, so that nothing in a file is executed.
+"""Explosions in files: sealed safetensors with a JSON header, so that nothing in a file is executed.
 
-The tensor `operators` [L, n, n] is for use in a test; the header holds the same numbers exactly, and those decide.
+The tensor `operators` [L, n, n] is for use in a test; the header holds the same numbers exactly, and those decide. To
+load a file runs nothing. To replay one of family target runs the target that it names only where that comes with this
+package, or where that is allowed (`properties.trust`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mhc_ref import Dialect
+from properties import sealed
 from properties.explosion import blocks, dynamic, overflow
 from properties.explosion.blocks import Block
-from properties.explosion.composite import Matrix, composite, context, exact_gain, reaches, shown
+from properties.explosion.composite import Matrix, composite, context, denominator, exact_gain, reaches, shown
 from properties.explosion.dynamic import Dynamic
 from properties.explosion.mixing import mixing_of
-from properties.explosion.request import Request
+from properties.explosion.request import (
+    BRANCHES,
+    DEEPEST,
+    DIRECTIONS,
+    DTYPES,
+    FAMILIES,
+    GAINS,
+    NORMS,
+    Request,
+    consistent,
+)
 from properties.explosion.result import Explosion, tensor
+from properties.printable import message_of, printable
+from properties.trust import built_in, refusal
 
-FORMAT = "mhc-properties/explosion/1"
+FORMAT = f"mhc-properties/explosion/{sealed.SCHEMA}"
+WITHOUT_CHECKSUM = "mhc-properties/explosion/1"
+"""What was written before files had a checksum; it is read."""
+
+_MOST_STREAMS = 64
+_MOST_NUMBERS = 10**8
+"""Numbers of parameters in one block."""
+_LONGEST = 3e11
+"""Nanoseconds, roughly, that the exact composite of a file may take."""
+_NUMBER = re.compile(r"-?[0-9]{1,4000}(/[0-9]{1,4000})?")
+_EXPONENT_LIMIT = 10**6
 
 
 class ExplosionFileError(ValueError):
@@ -61,7 +86,7 @@ def save(explosion: Explosion, path: str | Path) -> Explosion:
     answer = {
         field.name: getattr(explosion, field.name)
         for field in dataclasses.fields(explosion)
-        if field.name not in ("request", "operators", "logits", "file", "block", "dynamic")
+        if field.name not in ("request", "operators", "logits", "file", "block", "dynamic", "checked")
     }
     asked = {field.name: _plain(getattr(explosion.request, field.name)) for field in dataclasses.fields(Request)}
     tensors = {"operators": tensor(explosion.operators)}
@@ -81,67 +106,100 @@ def save(explosion: Explosion, path: str | Path) -> Explosion:
         }
     if isinstance(explosion.value, float) and not math.isfinite(explosion.value):
         answer["value"] = str(explosion.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"format": FORMAT, "explosion": json.dumps(header)})
+    metadata = {"format": FORMAT, "explosion": json.dumps({"schema": sealed.SCHEMA, **header})}
+    sealed.write(path, metadata, tensors)
     return dataclasses.replace(explosion, file=str(path))
 
 
-def load(path: str | Path) -> Explosion:
-    """The explosion in `path`.
+def is_explosion(path: str | Path) -> bool:
+    """Whether a file says of itself that it holds an explosion.
 
     Raises:
-        ExplosionFileError: no such file, a foreign one, or one whose tensors and header disagree.
+        properties.sealed.SealError: it is no sealed file at all.
+    """
+    return "explosion" in sealed.read(Path(path)).metadata
+
+
+def load(path: str | Path) -> Explosion:
+    """The explosion in `path`. Nothing that it names is run: the operators of a target are those that it gave then.
+
+    Raises:
+        ExplosionFileError: no such file, a foreign one, a damaged one, or one whose tensors and header disagree.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ExplosionFileError(f"{path}: there is no such file")
+    named = printable(str(path))
     try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = cast("dict[str, str] | None", opened.metadata()) or {}
-            stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
-    except (SafetensorError, OSError) as error:
-        raise ExplosionFileError(f"{path} is not a safetensors file, or was cut off: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ExplosionFileError(f"{path} has format {metadata.get('format')!r}; expected {FORMAT!r}")
-    try:
-        header = json.loads(metadata["explosion"])
-        request = _request(header["request"])
-        searched = "logits" if "logits" in header else "operators"
-        exact = tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in header[searched])
-        matching = searched in stored and torch.equal(stored[searched], tensor(exact))
-        held = {"operators": exact, "logits": ()}
-        if searched == "logits":
-            held = {"operators": mixing_of(request).exact(tensor(exact)), "logits": exact}
-        answer = header["answer"]
-        if isinstance(answer["value"], str):
-            answer["value"] = float(answer["value"])
-        block = None
-        if "block" in header:
-            held_block = dict(header["block"])
-            block = Block(weight=Fraction(held_block.pop("weight")), **held_block)
-        one = None
-        if "dynamic" in header:
-            given = header["dynamic"]
-            one = Dynamic(tuple(map(int, given["weights"])), tuple(map(Fraction, given["input"])), int(given["depth"]))
-            held["operators"] = dynamic.operators(request, one)
-        explosion = Explosion(request=request, file=str(path), block=block, dynamic=one, **held, **answer)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ExplosionFileError(f"{path}: its header is damaged: {type(error).__name__}: {error}") from error
-    if not matching:
+        found = sealed.read(path)
+    except sealed.SealError as error:
+        raise ExplosionFileError(str(error)) from error
+    given = found.metadata.get("format")
+    if given not in (FORMAT, WITHOUT_CHECKSUM) or "explosion" not in found.metadata:
         raise ExplosionFileError(
-            f"{path}: its tensor `{searched}` is not what its header says; one of them was changed"
+            f"{named} has format {printable(repr(given), 200)}; expected {FORMAT!r} or {WITHOUT_CHECKSUM!r}"
         )
-    return explosion
+    try:
+        if given == FORMAT and not found.checked:
+            raise ValueError("it has no checksum, which every file of its format has")
+        return _explosion(_object(sealed.parsed(found.metadata["explosion"]), "it"), found, path)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        # Of a header with values of any kind: what a request, a block or a fraction raises that is made of them.
+        what = f"it has no {error}" if isinstance(error, KeyError) else message_of(error, 500)
+        raise ExplosionFileError(f"{named}: its header is damaged: {what}") from error
 
 
-def replay(path: str | Path) -> Replay:
+def _explosion(header: dict[str, Any], found: sealed.Sealed, path: Path) -> Explosion:
+    """The explosion that a header describes."""
+    asked = _request(_object(header["request"], "request"))
+    answer = _answer(_object(header["answer"], "answer"))
+    searched = "logits" if "logits" in header else "operators"
+    exact = _matrices(header[searched], searched)
+    n = len(exact[0])
+    if searched not in found.tensors or not torch.equal(found.tensors[searched], tensor(exact)):
+        raise ValueError(f"its tensor `{searched}` is not what its header says; one of them was changed")
+    block = _block(_object(header["block"], "block"), asked) if "block" in header else None
+    one = _dynamic(_object(header["dynamic"], "dynamic"), n) if "dynamic" in header else None
+    if (asked.family in ("mhc", "target")) != (searched == "logits"):
+        raise ValueError(f"it holds {searched}, and is about family {asked.family}")
+    if (asked.family == "block") != (block is not None) or asked.dynamic != (one is not None):
+        raise ValueError(f"it is about {asked.name}, and what it holds of it is something else")
+    depths = {answer["depth"], len(exact), *(part.depth for part in (block, one) if part is not None)}
+    streams = {answer["streams"], n, *((block.streams,) if block is not None else ())}
+    if len(depths) != 1 or len(streams) != 1:
+        raise ValueError(f"its depth is {sorted(map(str, depths))} and its streams {sorted(map(str, streams))} at once")
+    held: dict[str, tuple[Matrix, ...]] = {"operators": exact, "logits": ()}
+    if asked.family == "target":
+        held = {"operators": _of_tensor(found.tensors.get("operators"), len(exact), n), "logits": exact}
+    elif searched == "logits":
+        if (asked.dialect.iterations + 1) * len(set(exact)) * n * n > 10**7:
+            raise ValueError("its projection in 50 digits would take too long")
+        held = {"operators": mixing_of(asked).exact(tensor(exact)), "logits": exact}
+    elif one is not None:
+        held["operators"] = dynamic.operators(asked, one)
+    return Explosion(request=asked, file=str(path), block=block, dynamic=one, checked=found.checked, **held, **answer)
+
+
+def replay(path: str | Path, *, target: str | None = None, trust: bool = False, isolate: bool = False) -> Replay:
     """Compute the gain of the configuration in `path` again, exactly, and compare it with the threshold.
 
+    An explosion of family target is asked of `target`, of which it may be fixed, or else of the target that the file
+    names, where that comes with this package or `trust` allows it; with `isolate` in a process of its own.
+
     Raises:
-        ExplosionFileError: see `load`.
+        ExplosionFileError: see `load`; or the file names a target that is not run unasked.
+        properties.target.TargetError: the target cannot be found.
     """
     explosion = load(path)
     asked = explosion.request
+    operators = explosion.operators
+    if asked.family == "target":
+        if target is None and not trust and not built_in(asked.target):
+            raise ExplosionFileError(refusal(Path(path), asked.target))
+        asked = dataclasses.replace(asked, target=target or asked.target)
+        try:
+            operators = mixing_of(asked, _resolver(isolate)).exact(tensor(explosion.logits))
+        except ValueError as error:
+            raise ExplosionFileError(f"{printable(str(path))}: {message_of(error)}") from error
+        explosion = dataclasses.replace(explosion, request=asked, operators=operators)
     if explosion.block is not None or explosion.dynamic is not None:
         exact = (
             dynamic.value(asked, explosion.dynamic)
@@ -150,12 +208,32 @@ def replay(path: str | Path) -> Replay:
         )
         reached = bool(exact >= _number(asked.threshold))
     else:
-        product: Matrix = composite(explosion.operators)
+        _affordable(operators, asked)
+        product: Matrix = composite(operators)
         exact = exact_gain(product, asked.gain)
         reached = reaches(product, asked.gain, asked.threshold, asked.direction)
     if asked.gain == "nonfinite":
         reached = _overflows(explosion)
     return Replay("FAILED" if reached else "FIXED", explosion, shown(exact, context()))
+
+
+def _resolver(isolate: bool) -> Any:
+    from properties.target import resolve
+
+    if not isolate:
+        return resolve
+    from properties.isolation import isolated
+
+    return isolated
+
+
+def _affordable(operators: tuple[Matrix, ...], asked: Request) -> None:
+    """ExplosionFileError where the exact composite would take hours."""
+    n, depth = len(operators[0]), len(operators)
+    words = denominator(operators).bit_length() / 64 + 1
+    groups = sum(1 for _ in itertools.groupby(operators))
+    if groups * n**3 * (100 + depth * words**2) > _LONGEST or (asked.gain == "spectral" and n > 12):
+        raise ExplosionFileError(f"the composite of {depth} sub-layers of {n} streams would take too long exactly")
 
 
 def _overflows(explosion: Explosion) -> bool:
@@ -176,11 +254,134 @@ def _plain(value: Any) -> Any:
     return {"dialect": dataclasses.asdict(value)} if isinstance(value, Dialect) else value
 
 
-def _request(fields: dict[str, Any]) -> Request:
-    def read(value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        held = cast("dict[str, Any]", value)
-        return Fraction(held["exact"]) if "exact" in held else Dialect(**held["dialect"])
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is {repr(value)[:80]}; expected an object")
+    return cast("dict[str, Any]", value)
 
-    return Request(**{name: read(value) for name, value in fields.items()})
+
+def _fraction(value: Any) -> Fraction:
+    # Fraction itself reads exponents, and 1e999999999 would fill the memory.
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+        raise ValueError(f"{repr(value)[:80]} is no exact number")
+    return Fraction(value)
+
+
+def _integer(value: Any, name: str, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} is {repr(value)[:80]}; expected an integer from {least} to {most}")
+    return value
+
+
+def _matrices(value: Any, name: str) -> tuple[Matrix, ...]:
+    """L matrices n x n of exact numbers."""
+    listed: list[Any] = cast("list[Any]", value) if isinstance(value, list) else []
+    first: Any = listed[0] if listed else None
+    n = len(cast("list[Any]", first)) if isinstance(first, list) else 0
+    square = 1 <= n <= _MOST_STREAMS and len(listed) <= DEEPEST
+    for one in listed:
+        rows: list[Any] = cast("list[Any]", one) if isinstance(one, list) else []
+        square &= len(rows) == n and all(isinstance(row, list) and len(cast("list[Any]", row)) == n for row in rows)
+    if not square:
+        raise ValueError(f"{name} are not 1 to {DEEPEST} square matrices of 1 to {_MOST_STREAMS} rows")
+    return tuple(tuple(tuple(map(_fraction, row)) for row in one) for one in listed)
+
+
+def _of_tensor(stored: torch.Tensor | None, depth: int, n: int) -> tuple[Matrix, ...]:
+    """The operators that a target gave, which are float64 and so exact."""
+    if stored is None or stored.dtype != torch.float64 or tuple(stored.shape) != (depth, n, n):
+        raise ValueError(f"its tensor `operators` is not float64 of shape {(depth, n, n)}")
+    if not stored.isfinite().all():
+        raise ValueError("its tensor `operators` is not finite")
+    return tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in stored.tolist())
+
+
+def _block(fields: dict[str, Any], asked: Request) -> Block:
+    limits = {name: (-_EXPONENT_LIMIT, _EXPONENT_LIMIT) for name in ("pre", "post")}
+    limits |= {"depth": (1, DEEPEST), "streams": (1, _MOST_STREAMS), "width": (1, 2**20)}
+    whole = {name: _integer(fields[name], name, *limit) for name, limit in limits.items()}
+    made = Block(weight=_fraction(fields["weight"]), **whole)
+    if asked.dialect.residual == "permutations" and made.streams > 5:
+        raise ValueError(f"streams is {made.streams}; the permutation mixture has 5 at most")
+    if made.streams * made.width * (2 + made.streams) * made.streams > _MOST_NUMBERS:
+        raise ValueError(
+            f"a block of {made.streams} streams of {made.width} channels is larger than any that is searched"
+        )
+    return made
+
+
+def _dynamic(fields: dict[str, Any], n: int) -> Dynamic:
+    weights, given = fields["weights"], fields["input"]
+    if not isinstance(weights, list) or not isinstance(given, list):
+        raise TypeError("its weights or its input are no list")
+    found = tuple(_integer(one, "a weight", -_EXPONENT_LIMIT, _EXPONENT_LIMIT) for one in cast("list[Any]", weights))
+    made = Dynamic(
+        found, tuple(map(_fraction, cast("list[Any]", given))), _integer(fields["depth"], "depth", 1, DEEPEST)
+    )
+    if len(made.weights) != n or len(made.input) != n:
+        raise ValueError(f"it has {len(made.weights)} weights and an input of {len(made.input)} for {n} streams")
+    return made
+
+
+_ANSWER: dict[str, tuple[type, ...]] = {
+    "found": (bool,),
+    "depth": (int,),
+    "streams": (int,),
+    "width": (int,),
+    "entries": (int, type(None)),
+    "value": (float, int, str),
+    "exact_value": (str, type(None)),
+    "minimality": (str,),
+    "proof": (str,),
+    "impossible": (bool,),
+    "seconds": (float, int),
+    "stopped": (str,),
+}
+
+
+def _answer(fields: dict[str, Any]) -> dict[str, Any]:
+    """What the search answered, each field of its kind."""
+    if strange := sorted(set(fields) - set(_ANSWER)):
+        raise ValueError(f"answer has {', '.join(strange)[:80]}, which no answer of this version has")
+    for name, kinds in _ANSWER.items():
+        value = fields[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name} is {repr(value)[:80]}; expected {' or '.join(kind.__name__ for kind in kinds)}")
+    if not fields["found"]:
+        raise ValueError("nothing was found, so there is no configuration")
+    return {**fields, "value": float(fields["value"])}
+
+
+_CHOICES = {
+    "family": FAMILIES,
+    "gain": GAINS,
+    "direction": DIRECTIONS,
+    "dtype": DTYPES,
+    "branch": BRANCHES,
+    "norm": NORMS,
+}
+
+
+def _request(fields: dict[str, Any]) -> Request:
+    """What was asked, checked as the question was."""
+
+    def read(name: str, value: Any) -> Any:
+        if name in ("threshold", "entry_bound", "identity_bound", "branch_bound"):
+            return value if value is None and name.endswith("y_bound") else _fraction(_object(value, name)["exact"])
+        if name == "dialect":
+            return Dialect(**_object(_object(value, name)["dialect"], name))
+        if name in ("max_depth", "max_streams", "max_width"):
+            return _integer(value, name, 1, 2**63)
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise ValueError(f"{name} is {repr(value)[:80]}; expected one of {', '.join(_CHOICES[name])}")
+        kind = {"seed": int, "dynamic": bool, "budget": (float, int)}.get(name, str)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {repr(value)[:80]}, which is not of its kind")
+        return value
+
+    known = {field.name for field in dataclasses.fields(Request)}
+    if strange := sorted(set(fields) - known):
+        raise ValueError(f"request has {', '.join(strange)[:80]}, which no request of this version has")
+    made = Request(**{name: read(name, value) for name, value in fields.items()})
+    consistent(made)
+    return made

@@ -15,7 +15,7 @@ from mhc_ref import Dialect
 from mhc_ref.exact import Exact
 from properties.explosion.composite import DIGITS, Matrix
 from properties.explosion.request import Request
-from properties.implementation import parameter_dtype
+from properties.implementation import Implementation, parameter_dtype
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Mixing:
     irrational: bool = False
 
 
-def mixing_of(request: Request) -> Mixing:
-    """The mixing that a request of family mhc or target is about."""
+def mixing_of(request: Request, find: Callable[[str], Implementation] | None = None) -> Mixing:
+    """The mixing that a request of family mhc or target is about; `find` makes an implementation of a target."""
     if request.family == "target":
-        return of_target(request.target, request.dtype)
+        return of_target(request.target, request.dtype, find)
     return stored_in(request.dtype, of_dialect(request.dialect)) if request.stored else of_dialect(request.dialect)
 
 
@@ -63,7 +63,7 @@ def of_dialect(dialect: Dialect) -> Mixing:
     return Mixing(dialect, operators, lambda logits: _exactly(logits, dialect), irrational=True)
 
 
-def of_target(target: str, dtype: str) -> Mixing:
+def of_target(target: str, dtype: str, find: Callable[[str], Implementation] | None = None) -> Mixing:
     """The mixing of an implementation, for states of `dtype`.
 
     A matrix that is not finite counts as zeros, so that the search looks elsewhere: gains are asked for, and whether
@@ -76,7 +76,7 @@ def of_target(target: str, dtype: str) -> Mixing:
     from properties.implementation import offers
     from properties.target import resolve
 
-    implementation = resolve(target)
+    implementation = (find or resolve)(target)
     dialect = implementation.dialect
     if "project" not in offers(implementation):
         raise ValueError(f"{target} offers no projection of logits, which the search needs")

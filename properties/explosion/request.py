@@ -143,7 +143,7 @@ def request(
         seed=seed,
         budget=float(budget),
     )
-    _consistent(made)
+    consistent(made)
     return made
 
 
@@ -175,7 +175,8 @@ def _one_of(value: str, allowed: tuple[str, ...], name: str) -> str:
     return value
 
 
-def _consistent(made: Request) -> None:
+def consistent(made: Request) -> None:
+    """ValueError where the options of a request contradict each other."""
     given = [name for name in ("entry_bound", "identity_bound") if getattr(made, name) is not None]
     if made.family == "hc" and len(given) != 1:
         raise ValueError(

@@ -64,6 +64,7 @@ class Explosion:
         block: of family block, its gates and weight; `operators` are then the residual mappings alone.
         dynamic: of hc:dynamic, its weights and input; `operators` are then what this input meets.
         file: where it is saved, if it is.
+        checked: not from a file of format 1, which has no checksum.
     """
 
     request: Request
@@ -84,6 +85,7 @@ class Explosion:
     block: Block | None = None
     dynamic: Dynamic | None = None
     file: str | None = None
+    checked: bool = True
 
     @property
     def family(self) -> str:
