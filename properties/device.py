@@ -152,13 +152,17 @@ class Cuda(Device):
     flood = (65537, 1031, 131101, 4099)
     delay = 100_000_000
     """Clock cycles for which a side stream is busy before anything that is queued on it: some 50 ms."""
+    _part = 1.0
+    """The fraction of the memory that this process may allocate."""
 
     def missing(self) -> str | None:
         return None if torch.cuda.is_available() else "no CUDA device"
 
     def short_of(self, wanted: int) -> str | None:
         free, total = torch.cuda.mem_get_info()
-        mine = torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_allocated()
+        # An older torch takes a fraction and cannot be asked for it.
+        allowed = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: self._part)()
+        mine = allowed * total - torch.cuda.memory_allocated()
         cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         room = min(free + cached, mine)
         if wanted <= room:
@@ -182,7 +186,8 @@ class Cuda(Device):
 
     def share(self, worker: int, workers: int) -> None:
         if self.missing() is None and workers > 1:
-            torch.cuda.set_per_process_memory_fraction(self.part(workers))
+            self._part = self.part(workers)
+            torch.cuda.set_per_process_memory_fraction(self._part)
             # The inductor, which reads this when it is imported, would start a compiler for every core in each worker.
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             threads = max(1, cores // workers)

@@ -180,7 +180,7 @@ def h100(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     )
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 3 * GIB)
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: found["fraction"])
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: found["fraction"], raising=False)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part: found.update(fraction=part))
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "")  # so that it is put back
@@ -227,6 +227,15 @@ def test_a_run_says_where_it_is_and_how_memory_is_shared(h100: Cuda, monkeypatch
 def test_room_is_what_is_free_or_allowed(h100: Cuda) -> None:
     assert h100.short_of(71 * GIB) is None  # 70 free and 1 cached
     assert h100.short_of(72 * GIB) == "needs 72.0 GiB of the device's memory; 71.0 GiB are left to this process"
+    h100.share(0, 4)
+    assert h100.short_of(17 * GIB) == "needs 17.0 GiB of the device's memory; 16.4 GiB are left to this process"
+
+
+def test_room_is_known_to_a_torch_that_cannot_be_asked_for_its_share(
+    h100: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction")
+    assert h100.short_of(71 * GIB) is None
     h100.share(0, 4)
     assert h100.short_of(17 * GIB) == "needs 17.0 GiB of the device's memory; 16.4 GiB are left to this process"
 

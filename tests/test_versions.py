@@ -1,0 +1,57 @@
+"""The lower bounds of pyproject.toml are the versions that continuous integration tries."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def tried() -> dict[str, Version]:
+    """The versions of .ci/lowest.txt, by package."""
+    lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {name: Version(version) for name, version in pairs}
+
+
+def allowed() -> dict[str, Version]:
+    """The lowest version that each dependency with a lower bound allows, by package."""
+    extras = PROJECT["optional-dependencies"]
+    found: dict[str, Version] = {}
+    for text in (*PROJECT["dependencies"], *extras["test"], *extras["report"]):
+        requirement = Requirement(text)
+        for one in requirement.specifier:
+            assert one.operator in ("==", ">="), f"{text}: only a lower bound or a pin says what was tried"
+            if one.operator == ">=":
+                found[requirement.name] = Version(one.version)
+    return found
+
+
+def test_the_lowest_versions_that_are_allowed_are_the_ones_that_are_tried() -> None:
+    assert tried() == allowed()
+
+
+def test_every_dependency_has_a_lower_bound() -> None:
+    assert [text for text in PROJECT["dependencies"] if ">=" not in text.partition(";")[0]] == []
+
+
+def test_the_workflow_tries_the_lowest_and_the_newest() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    lowest = PROJECT["requires-python"].removeprefix(">=")
+    assert "PIP_CONSTRAINT: .ci/lowest.txt" in workflow
+    pythons = set(re.findall(r'"(3\.\d+)"', workflow))
+    assert lowest in pythons
+    assert {"3.13", "3.14"} <= pythons
+    assert "macos-latest" in workflow
+
+
+def test_the_version_has_a_chapter_in_the_changelog() -> None:
+    chapters = re.findall(r"^## \[?([0-9.]+)\]?", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert chapters[0] == PROJECT["version"]
