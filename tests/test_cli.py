@@ -117,11 +117,11 @@ def test_check_is_not_governed_by_the_project_it_runs_in(folder: Path) -> None:
         (("check", "mine.py:Mine", "--law", "manifold.no-such-law"), "manifold.no-such-law: no law's id begins so"),
         (("check", "ref", "--device", "abacus"), "abacus"),
         (("check", "ref", "--hypothesis-profile", "leisurely"), "leisurely"),
-        (("check",), "TARGET"),
+        (("check",), "Missing argument 'TARGET...'"),
         (("replay", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
         (("replay", "mine.py"), "mine.py is not a safetensors file"),
-        (("replay",), "FILE"),
-        (("chekc", "ref"), "chekc"),
+        (("replay",), "Missing argument 'FILE'"),
+        (("chekc", "ref"), "No such command 'chekc'"),
     ],
 )
 def test_what_cannot_run_exits_above_one_and_says_why(folder: Path, arguments: tuple[str, ...], cause: str) -> None:

@@ -332,8 +332,9 @@ COARSE = [name for name in CATALOGUE if name not in FINE]
 
 
 def dialects(name: str) -> dict[str, Dialect]:
-    """The presets for which a deviation is one."""
-    return {preset: dialect for preset, dialect in PRESETS.items() if CATALOGUE[name].applies(dialect)}
+    """The presets for which a deviation is one, or the dialect that shows one of no preset; never none."""
+    found = {preset: dialect for preset, dialect in PRESETS.items() if CATALOGUE[name].applies(dialect)}
+    return found or {"another dialect": NEEDS_OTHER_DIALECT[name]}
 
 
 @pytest.mark.slow  # in every preset; that each is killed in one shows in a default run

@@ -174,34 +174,51 @@ def test_an_implementation_that_changes_its_mind_is_a_failed_execution_law(tmp_p
     assert Counterexample.load(found.counterexample).law == SUMS.id
 
 
-def test_only_accepted_numbers_of_streams_are_drawn(tmp_path: Path) -> None:
-    class Three(Reference):
-        streams = (3,)
+@pytest.mark.parametrize(
+    ("law", "n"),
+    [
+        ("manifold.last-axis-sums", 3),
+        ("coefficients.agrees-with-oracle", 3),
+        ("block.agrees-with-oracle", 3),
+        ("manifold.triangular-closed-form", 2),  # about this n alone
+        ("manifold.permutation-equivariance", 3),
+        ("mixing.exact-side-is-conserved", 3),
+        ("execution.no-token-is-a-legal-batch", 3),
+    ],
+)
+def test_only_accepted_numbers_of_streams_are_drawn(law: str, n: int, tmp_path: Path) -> None:
+    seen: set[int] = set()
+
+    class Only(Reference):
+        streams = (n,)
 
         def mappings(self, x: Tensor, params: Params) -> Mappings:
-            assert x.shape[-2] == 3
+            seen.add(x.shape[-2])
             return super().mappings(x, params)
 
         def project(self, logits: Tensor) -> Tensor:
-            assert logits.shape[-1] == 3
+            seen.add(logits.shape[-1])
             return super().project(logits)
 
+        def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+            seen.add(x.shape[-2])
+            return super().post(x, y, h_post, h_res)
+
         def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
-            assert x.shape[-2] == 3
+            seen.add(x.shape[-2])
             return super().block(x, params, branch)
 
-    drawn = Profile(examples=3, derandomise=True, shrink=False)
-    for law in (
-        SUMS,
-        MAPPINGS,
-        BLOCK,
-        all_laws()["manifold.triangular-closed-form"],
-        all_laws()["manifold.permutation-equivariance"],
-        all_laws()["mixing.exact-side-is-conserved"],
-        all_laws()["execution.no-token-is-a-legal-batch"],
-    ):
-        found = verdict(Three(), law, tmp_path, drawn)
-        assert found.status in ("passed", "not-applicable"), found.message
+    found = verdict(Only(), all_laws()[law], tmp_path, Profile(examples=3, derandomise=True, shrink=False))
+    assert found.status == "passed", found.reason
+    assert seen == {n}
+
+
+def test_a_law_about_one_number_of_streams_says_that_it_is_not_accepted(tmp_path: Path) -> None:
+    class Three(Reference):
+        streams = (3,)
+
+    found = verdict(Three(), all_laws()["manifold.triangular-closed-form"], tmp_path)
+    assert (found.status, found.reason) == ("not-applicable", "is about n = 2, which is not accepted")
 
 
 # -- what the harness gets wrong is not --------------------------------------------------------------------------------
@@ -319,9 +336,17 @@ def test_the_file_in_the_end_holds_the_smallest_case(tmp_path: Path) -> None:
 
 
 def test_without_shrinking_the_first_failure_is_kept(tmp_path: Path) -> None:
-    found = verdict(Given("project", lambda z: 2 * right(z)), SUMS, tmp_path, Profile(6, True, shrink=False))
+    failed: list[Tensor] = []
+
+    def above_two(logits: Tensor) -> Tensor:
+        if logits.shape[-1] > 2:
+            failed.append(logits.clone())
+        return right(logits) * (2 if logits.shape[-1] > 2 else 1)
+
+    found = verdict(Given("project", above_two), SUMS, tmp_path, Profile(50, True, shrink=False))
     assert found.status == "failed"
-    assert found.examples <= 6
+    assert found.counterexample is not None
+    assert torch.equal(Counterexample.load(found.counterexample).case.logits, failed[0])
 
 
 @pytest.mark.parametrize("name", ["a/b\\c:d [é] *", "x" * 300])

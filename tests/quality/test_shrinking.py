@@ -46,7 +46,8 @@ def readable(tensor: Tensor) -> bool:
 @pytest.mark.parametrize("frame", [THREE, ANY], ids=["n = 3", "any n"])
 def test_an_asymmetric_matrix_shrinks_to_a_few_entries(frame: Setting) -> None:
     logits = smallest(projection_cases(frame), asymmetric).logits
-    assert logits.shape == (1, 3, 3)
+    assert logits.shape[1:] == (3, 3)
+    assert len(logits) <= 3  # one in eleven of twelve searches; a second is zero, and Hypothesis may leave it
     assert (logits != 0).sum() <= 3
     assert readable(logits)
 
