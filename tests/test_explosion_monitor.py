@@ -209,26 +209,17 @@ def test_layers_of_different_sizes_have_no_composite():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        ({}, "Chain has no hyper-connections"),
-        ({"modules": ["mixings.7"]}, "mixings.7"),
-        ({"modules": lambda name, module: False}, "predicate"),
-        ({"modules": [Mixing], "every": 0}, "every is 0"),
-        ({"modules": [Mixing], "tokens": 0}, "tokens is 0"),
-        ({"modules": [Mixing], "bound": -1.0}, "bound is -1"),
-    ],
+    [({}, "(1, 2, 3)"), ({"operator": lambda out: out}, "shape (1, 2, 3); expected [..., n, n]")],
 )
-def test_bad_arguments_are_refused_by_name(options, message):
-    with pytest.raises(ValueError, match=message):
-        Monitor(Chain(GROW), **options)
-
-
-def test_an_output_without_one_square_is_refused_with_its_shapes():
+def test_an_output_without_one_square_is_said_with_its_shapes_and_the_model_runs_on(options, message, caplog):
     model = nn.Sequential(nn.Linear(3, 3))
-    with Monitor(model, modules=[nn.Linear]), pytest.raises(ValueError, match=r"\(1, 2, 3\).*operator=lambda"):
-        model(torch.ones(1, 2, 3))
-    with Monitor(model, modules=[nn.Linear], operator=lambda out: out), pytest.raises(ValueError, match="n, n"):
-        model(torch.ones(1, 2, 3))
+    x = torch.ones(1, 2, 3)
+    with Monitor(model, modules=[nn.Linear], **options) as monitor:
+        for _ in range(3):
+            assert torch.equal(model(x), model[0](x))
+    assert message in caplog.text
+    assert len(caplog.records) == 1
+    assert (monitor.troubles, monitor.rows) == (3, [])
 
 
 def test_the_mappings_of_the_reference_need_no_description():

@@ -1,0 +1,137 @@
+"""What a monitor measures of a layer: a sample of its operators and a few numbers, on the device where they are."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mhc_ref.gain import prefixes, suffixes
+from mhc_ref.projection import compute_dtype
+from properties.explosion.emissions import is_plain
+from properties.explosion.limits import Sums
+
+
+class Entered(NamedTuple):
+    """What is known of the streams that entered a layer."""
+
+    streams: int | None
+    numbers: Tensor  # activation max, dispersion
+
+
+class Layer(NamedTuple):
+    """What is known of a layer when it has run."""
+
+    name: str
+    operator: Tensor  # [T, n, n] of the sampled tokens, as emitted, float64
+    emitted: torch.dtype
+    entered: bool
+    numbers: Tensor  # activation max, dispersion, largest entry of all tokens' operators
+
+
+def layer_of(name: str, emitted: Any, entered: Entered | None, tokens: int, transposed: bool) -> Layer:
+    """A layer from the h_res [..., n, n] that it emitted; its operator is the applied one.
+
+    Raises:
+        TypeError, ValueError: it is no such tensor, or numbers cannot be read from it.
+    """
+    if not isinstance(emitted, Tensor):
+        raise TypeError(f"h_res is of type {type(emitted).__name__}; expected a tensor [..., n, n]")
+    if emitted.ndim < 2 or emitted.shape[-1] != emitted.shape[-2] or not emitted.shape[-1]:
+        raise ValueError(f"h_res has shape {tuple(emitted.shape)}; expected [..., n, n]")
+    if emitted.is_complex() or is_plain(emitted):
+        raise ValueError(f"h_res {is_plain(emitted) or f'is {emitted.dtype}; expected real numbers'}")
+    n = emitted.shape[-1]
+    every = emitted.detach().reshape(-1, n, n)
+    # A copy, for the model may write into its own.
+    operator = _sample(every, tokens).to(_wide(emitted), copy=True)
+    numbers = operator.new_full((2,), math.nan)
+    if entered is not None:
+        known = entered.numbers.to(numbers)
+        numbers = known if entered.streams == n else torch.stack([known[0], numbers[1]])
+    size = _largest(every).to(operator.dtype).reshape(1) if every.numel() else operator.new_zeros(1)
+    applied = operator.mT if transposed else operator
+    return Layer(name, applied, emitted.dtype, entered is not None, torch.cat([numbers, size]))
+
+
+def streams_of(x: Any, tokens: int) -> Entered | None:
+    """The numbers of the streams x [..., n, C]; None where there are none.
+
+    Raises:
+        TypeError, ValueError: it is no tensor, or numbers cannot be read from it.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is of type {type(x).__name__}; expected a tensor [..., n, C]")
+    if is_plain(x):
+        raise ValueError(f"x {is_plain(x)}")
+    if not x.numel():
+        return None
+    x = x.detach()
+    if x.is_complex():
+        x = x.abs()
+    largest = _largest(x).to(_wide(x))
+    if x.ndim < 2:
+        return Entered(None, torch.stack([largest, largest.new_full((), math.nan)]))
+    sampled = _sample(x.reshape(-1, *x.shape[-2:]), tokens).to(compute_dtype(x.dtype))
+    # Squares overflow and underflow, and only a ratio is asked for.
+    sampled = sampled / largest.to(sampled.dtype)
+    apart = sampled - sampled.mean(-2, keepdim=True)
+    dispersion = (apart.norm() / sampled.norm()).to(largest.dtype)
+    return Entered(x.shape[-2], torch.stack([largest, dispersion]))
+
+
+def tables(
+    layers: list[Layer], complete: bool
+) -> tuple[list[Sums | None], list[Sums | None], list[float | None], list[list[float]]]:
+    """Sums of A_l and of P_l, the backward gain of S_l, and the numbers of each layer: one transfer from the device."""
+    device = layers[0].operator.device
+    alike = len({(layer.operator.shape, layer.operator.device) for layer in layers}) == 1
+    empty: list[Any] = [None] * len(layers)
+    if alike and len(layers[0].operator):
+        stack = torch.stack([layer.operator for layer in layers])
+        parts = [_sums(stack), torch.stack([layer.numbers for layer in layers])]
+        if complete:
+            # float64 is left alone by autocast; where there is none, float32 must be.
+            short = stack.dtype != torch.float64
+            with torch.autocast(device.type, enabled=False) if short else contextlib.nullcontext():
+                before, after = prefixes(stack), suffixes(stack)
+            parts += [_sums(before), after.abs().sum(-2).flatten(1).amax(-1, keepdim=True)]
+        table = torch.cat(parts, -1).tolist()
+        own: list[Sums | None] = [Sums(*line[:6]) for line in table]
+        numbers = [line[6:9] for line in table]
+        if not complete:
+            return own, empty, empty, numbers
+        return own, [Sums(*line[9:15]) for line in table], [line[15] for line in table], numbers
+    # Other numbers of streams or tokens, no tokens, or several devices: no composite.
+    own = [Sums(*_sums(layer.operator[None])[0].tolist()) if len(layer.operator) else None for layer in layers]
+    return own, empty, empty, [layer.numbers.tolist() for layer in layers]
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.device.type != "mps" else torch.float32
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest |x|, NaN where there is one."""
+    if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        x = x.to(torch.float32 if x.is_floating_point() else _wide(x))  # bytes, and the short ones of eight bits
+    low, high = torch.aminmax(x)
+    return torch.maximum(-low, high)
+
+
+def _sample(rows: Tensor, most: int) -> Tensor:
+    """At most `most` rows, evenly spread."""
+    return rows if len(rows) <= most else rows[:: -(-len(rows) // most)]
+
+
+def _sums(operators: Tensor) -> Tensor:
+    """[L, T, n, n] -> [L, 6], the fields of `Sums`."""
+    size = operators.abs()
+    rows = size.sum(-1)
+    logs = size.clamp_min(torch.finfo(torch.float32).tiny).log().abs()
+    largest = [part.flatten(1).amax(-1) for part in (rows, size.sum(-2))]
+    smallest = [part.flatten(1).amin(-1) for part in (operators.sum(-1), operators.sum(-2), rows.amax(-1))]
+    return torch.stack([*largest, *smallest, logs.flatten(1).amax(-1)], -1)
