@@ -12,19 +12,22 @@ they are (`properties.process.peer`).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from properties.implementation import Implementation
+from properties.printable import printable
+from properties.process import memory
 from properties.process.description import declare
 from properties.process.peer import Message, Peer
-from properties.process.protocol import BadAnswer, Limits, ProcessDied, ProcessFailure
+from properties.process.protocol import BadAnswer, Limits, NoAnswer, ProcessDied, ProcessFailure, shortened
 from properties.process.supervised import Supervised
 from properties.target import TargetError, resolve
 
@@ -54,8 +57,9 @@ class _Worker:
             **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")},
         }
         command = [sys.executable, "-P", "-m", "properties.process.worker"]
-        self._process = Supervised(command, limits, what="the worker", environment=environment)
+        self._process = Supervised(command, limits, what="the worker", environment=environment, constants=True)
         self._ready = False
+        self._numbers = itertools.count(1)
         self.peer = Peer(self._exchange)
         self.description = self._launch()
 
@@ -70,16 +74,25 @@ class _Worker:
         except ProcessFailure as failure:
             process.stop()
             raise TargetError(f"{self._target}: while the worker imported it: {failure}") from failure
-        if "refused" in message:
-            process.stop()
-            raise TargetError(message["refused"])
-        return message["description"]
+        refused, description = message.get("refused"), message.get("description")
+        if isinstance(description, dict):
+            return cast("dict[str, Any]", description)
+        process.stop()
+        raise TargetError(
+            printable(refused)
+            if isinstance(refused, str)
+            else f"{self._target}: while the worker imported it, something else than the worker answered for it: "
+            f"{shortened(message)}"
+        )
 
     def _prepare(self) -> None:
         """Have a worker that waits for calls."""
         process = self._process
         if not process.running:
-            self._launch()
+            try:
+                self._launch()
+            except TargetError as error:  # it could be imported before
+                raise ProcessDied(f"the worker could not be started again: {error}") from error
             self._ready = False
         while not self._ready:
             try:
@@ -90,27 +103,40 @@ class _Worker:
                 process.stop()
                 raise ProcessDied(f"no worker for {self._target} could be started: {failure}") from failure
             if "ready" in message:
-                process.watched = message["ready"]
+                self._watch(message["ready"])
                 process.ready()
                 self._ready = True
+
+    def _watch(self, number: Any) -> None:
+        """Take a process for the one that works, if it is the worker or a child of it: it will be killed by number."""
+        process = self._process
+        if type(number) is not int or (number != process.pid and number not in memory.children_of(process.pid)):
+            process.stop()
+            raise BadAnswer(f"the worker says that process {shortened(number)} works for it, which is none of its own")
+        process.watched = number
 
     def _exchange(self, message: Message) -> Message:
         self._prepare()
         process = self._process
-        process.send(message)
+        number, most = next(self._numbers), process.limits.calls_back
         spent, alive = 0.0, True
         try:
-            while True:
+            process.send({**message, "to": process.watched, "number": number})
+            for _ in range(most + 1):
                 reply, spent = process.wait_for_reply(spent)
                 if "died" in reply:
                     alive = False
-                    raise ProcessDied(f"the worker {reply['died']}")
+                    raise ProcessDied(f"the worker {printable(str(reply['died']), 200)}")
                 if "call" not in reply and "pull" not in reply:
+                    if reply.get("answers") != number:
+                        raise BadAnswer(f"the worker answered {shortened(reply.get('answers'))}; {number} was asked")
                     return reply
-                process.send(self.peer.handle(reply))
+                process.send({**self.peer.handle(reply), "to": process.watched})
+            raise NoAnswer(f"no answer within {most} calls of branches; the worker was stopped")
         except BaseException as error:  # an interrupt, too, leaves a worker that would answer the wrong question
             self._ready = False
-            if process.watched == process.pid or (alive and isinstance(error, ProcessDied)):
+            half_written = process.unread > 0  # the next child would read the rest of it
+            if process.watched == process.pid or half_written or (alive and isinstance(error, ProcessDied)):
                 process.stop()
             elif alive:  # the one that forked it reports its death, and forks another
                 with contextlib.suppress(OSError):

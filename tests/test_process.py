@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from wire_schema import SCHEMA, fits
 
 import mhc_ref
 from mhc_ref import Dialect, Params
 from properties.implementation import Implementation, Reference, offers
 from properties.law import all_laws
-from properties.process import Limits, build, protocol, supervised
+from properties.process import Limits, build, memory, protocol
+from properties.process import description as protocol_description
 from properties.process.__main__ import main as try_out
-from properties.process.client import Client, _attributes
-from properties.process.description import dialect_of
+from properties.process.client import Client
+from properties.process.description import attributes_of, dialect_of
 from properties.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
 from properties.process.server import description, respond
 from properties.process.supervised import Supervised
@@ -30,31 +34,8 @@ from properties.runner import Profile, Subject, Verdict, examine
 from properties.target import TargetError, resolve
 
 EXAMPLES = Path(protocol.__file__).parent / "examples"
-SCHEMA: dict[str, Any] = json.loads(protocol.SCHEMA.read_text())
 PYTHON = shlex.quote(sys.executable)
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
-
-
-def fits(value: Any, schema: dict[str, Any]) -> bool:
-    """Whether a value fits a schema of the few keywords that ours uses."""
-    if "$ref" in schema:
-        return fits(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]])
-    if "anyOf" in schema and not any(fits(value, one) for one in schema["anyOf"]):
-        return False
-    if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
-        return False
-    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
-    kinds |= {"number": float, "null": type(None)}
-    if "type" in schema and type(value) is not kinds[schema["type"]]:
-        return False
-    if isinstance(value, dict):
-        known = schema.get("properties", {})
-        return (
-            set(schema.get("required", [])) <= value.keys()
-            and (schema.get("additionalProperties", True) or value.keys() <= known.keys())
-            and all(fits(value[name], known[name]) for name in value.keys() & known.keys())
-        )
-    return all(fits(one, schema["items"]) for one in value) if isinstance(value, list) and "items" in schema else True
 
 
 # -- arrays and messages --------------------------------------------------------------------------------------------
@@ -105,19 +86,72 @@ def test_a_dialect_is_a_preset_with_changes_or_fields() -> None:
 def test_the_schema_says_what_the_code_does() -> None:
     defs = SCHEMA["$defs"]
     assert defs["array"]["properties"]["dtype"]["enum"] == list(protocol.DTYPES)
-    assert defs["description"]["properties"]["methods"]["items"]["enum"] == [*protocol.SIGNATURES, "vjp"]
-    described = defs["description"]["properties"]
-    assert set(described) <= {"protocol", "methods", *Implementation.__annotations__}
-    for method, (arguments, _) in protocol.SIGNATURES.items():
-        request = next(one for one in defs["request"]["anyOf"] if one["properties"]["method"]["const"] == method)
-        assert list(request["properties"]["params"]["properties"]) == list(arguments)
+    assert defs["array"]["properties"]["shape"]["maxItems"] == protocol.MOST_AXES
+    assert defs["array"]["properties"]["shape"]["items"]["maximum"] == protocol.MOST_ELEMENTS
+    assert set(defs["parameters"]["properties"]) == set(Params._fields)
+    assert defs["error"]["properties"]["kind"]["maxLength"] == protocol.LONGEST_KIND
+    assert defs["error"]["properties"]["message"]["maxLength"] == protocol.LONGEST_MESSAGE
+    requests = {one["properties"]["method"]["const"]: one["properties"] for one in defs["request"]["anyOf"][:-4]}
+    assert list(requests) == ["describe", *protocol.SIGNATURES]
+    pulls = {one["properties"]["params"]["properties"]["of"]["const"]: one for one in defs["request"]["anyOf"][-4:]}
+    assert list(pulls) == list(protocol.SIGNATURES)
+    results = defs["response"]["anyOf"][1]["properties"]["result"]["anyOf"][1:-1]
+    for index, (method, (arguments, parts)) in enumerate(protocol.SIGNATURES.items()):
+        assert_exactly(requests[method]["params"], arguments)
+        pulled = pulls[method]["properties"]["params"]["properties"]
+        assert_exactly(pulled["arguments"], arguments)
+        assert_exactly(pulled["cotangents"], parts)
+        assert_exactly(results[index], parts)
+        assert_exactly(defs["gradients"]["anyOf"][index], arguments)
+    changed = defs["response"]["anyOf"][1]["properties"]["changed"]["properties"]
+    assert set(changed) == {name for arguments, _ in protocol.SIGNATURES.values() for name in arguments}
+    text = f"{protocol.MOST_MEMBERS} commas, and {protocol.MOST_DEPTH} levels"
+    assert f"at most {Limits().line >> 20} MiB, unless describe was told another limit, {text}" in SCHEMA["description"]
+    assert f"at most {protocol.MOST_DIGITS} digits" in SCHEMA["description"]
+
+
+def assert_exactly(schema: dict[str, Any], names: Sequence[str]) -> None:
+    """The object of these fields, each of them required and no other allowed."""
+    assert list(schema["properties"]) == list(names)
+    assert schema["required"] == list(names)
+    assert schema["additionalProperties"] is False
+
+
+def test_the_schema_of_a_description_says_what_the_code_does() -> None:
+    described = SCHEMA["$defs"]["description"]
+    fields = described["properties"]
+    assert set(fields) == set(protocol_description._FIELDS)
+    assert described["required"] == list(protocol_description._REQUIRED)
+    assert described["additionalProperties"] is False
+    for name, choices in protocol_description._CHOICES.items():
+        assert fields[name]["items"]["enum"] == list(choices)
+        assert fields[name].get("minItems", 0) == (name != "tunable")
+    assert fields["methods"]["contains"]["enum"] == list(protocol.SIGNATURES)
+    for name, words in protocol_description._WORDS.items():
+        assert fields[name]["enum"] == list(words)
+    for name in protocol_description._FLAGS:
+        assert fields[name]["type"] == "boolean"
+    for name, (kind, least, most) in protocol_description._NUMBERS.items():
+        assert fields[name]["type"] == {int: "integer", float: "number"}[kind]
+        assert (fields[name]["minimum"], fields[name]["maximum"]) == (least, most)
+    assert fields["streams"]["items"] == {"type": "integer", "minimum": 1, "maximum": protocol.MOST_STREAMS}
+    assert (fields["protocol"]["minimum"], fields["protocol"]["maximum"]) == (protocol.OLDEST, protocol.VERSION)
+    assert fields["name"]["maxLength"] == protocol.LONGEST_NAME
+    preset, own = SCHEMA["$defs"]["dialect"]["anyOf"]
+    assert preset["enum"] == own["properties"]["preset"]["enum"] == list(mhc_ref.PRESETS)
+    assert set(own["properties"]) == {"preset", *Dialect.__dataclass_fields__}
+    assert own["properties"]["iterations"]["maximum"] == protocol.MOST_ITERATIONS
+    for name in mhc_ref.PRESETS:
+        assert fits(dataclasses.asdict(mhc_ref.PRESETS[name]), {"$ref": "#/$defs/dialect"})
 
 
 def test_messages_of_the_python_server_fit_the_schema() -> None:
     reference = Reference(mhc_ref.LIGER)
     logits = protocol.encode(torch.zeros(1, 2, 2))
     pull = {"of": "project", "arguments": {"logits": logits}, "cotangents": {"h_res": logits}}
+    limits = {"line": 1 << 20, "call_seconds": 2.5, "memory": 1 << 30}
     requests: list[dict[str, Any]] = [
+        {"id": 0, "method": "describe", "params": {"protocol": 2, "limits": limits}},
         {"id": 1, "method": "describe", "params": {"protocol": 1}},
         {"id": 2, "method": "project", "params": {"logits": logits}, "tuned": {"iterations": 1}},
         {"id": 3, "method": "vjp", "params": pull},
@@ -126,7 +160,9 @@ def test_messages_of_the_python_server_fit_the_schema() -> None:
         assert fits(request, {"$ref": "#/$defs/request"}), request
         response = {"id": request["id"], **respond(reference, request)}
         assert fits(response, {"$ref": "#/$defs/response"}), response
-    assert not fits({"id": 4, "method": "project", "params": {}}, {"$ref": "#/$defs/request"})
+        assert response["result"].get("protocol") == request["params"].get("protocol")
+    for wrong in ({"params": {}}, {"id": "2"}, {"extra": 1}, {"method": "block"}):
+        assert not fits(requests[2] | wrong, {"$ref": "#/$defs/request"})
 
 
 # -- examples -------------------------------------------------------------------------------------------------------
@@ -206,13 +242,13 @@ def test_limits_cross() -> None:
 
     described = json.loads(json.dumps(description(Limited(mhc_ref.LIGER))))
     assert fits(described, {"$ref": "#/$defs/description"})
-    attributes = _attributes(described)
+    attributes = attributes_of(described)
     assert attributes["least_scale"] == 1e-6
     assert (attributes["streams"], attributes["norm_weight"], attributes["max_tokens"]) == ([2, 4], False, 3)
     assert attributes["channel_multiple"] == 8
-    assert _attributes(described | {"least_scale": 0})["least_scale"] == 0.0
+    assert attributes_of(described | {"least_scale": 0})["least_scale"] == 0.0
     with pytest.raises(BadAnswer, match="least_scale is 'small'; expected a number"):
-        _attributes(described | {"least_scale": "small"})
+        attributes_of(described | {"least_scale": "small"})
 
 
 def test_requests_can_ask_for_another_dialect(served: Implementation) -> None:
@@ -251,13 +287,16 @@ for line in sys.stdin:
     if request["method"] == "describe":
         answer = {"result": {"protocol": 1, "name": "wrong", "dialect": "PAPER", "streams": [1, 2],
                              "dtypes": ["float32"], "methods": ["project"]}}
-        if mode == "other-protocol": answer["result"]["protocol"] = 2
+        if mode == "other-protocol": answer["result"]["protocol"] = 3
         if mode == "no-dialect": del answer["result"]["dialect"]
+        if mode == "old" and request["params"] != {"protocol": 1}:
+            answer = {"error": {"kind": "bad-request", "message": "this server speaks version 1"}}
         if mode == "refusing": answer = {"error": {"kind": "unknown-method", "message": "describe"}}
     else:
         logits = request["params"]["logits"]
         shape = logits["shape"]
         answer = {"result": {"h_res": array(shape, 1 / shape[-1])}}
+        if mode == "old": answer = {"took": 3, "result": {"h_res": array(shape, 1 / shape[-1]), "note": "of version 1"}}
         if mode == "wrong-shape": answer = {"result": {"h_res": array([1], 1.0)}}
         if mode == "no-array": answer = {"result": 3}
         if mode == "wrong-id": request["id"] += 1
@@ -287,7 +326,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("other-protocol", "the server speaks protocol 2; this is version 1"),
+        ("other-protocol", "the server speaks protocol 3; understood are 1 to 2"),
         ("no-dialect", "describe lacks 'dialect'"),
         ("refusing", "unknown-method: describe"),
         ("wrong-shape", r"project.h_res has shape \[1\] on a trivial input; expected \[1, 1, 1\]"),
@@ -298,6 +337,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_broken_server_is_no_finding(server: str, mode: str, message: str) -> None:
     with pytest.raises(TargetError, match=message):
         resolve(f"proc:{server} {mode}")
+
+
+def test_a_server_of_an_older_version_is_understood(server: str) -> None:
+    """It refuses the words of a newer one, and what it answers may have fields that nobody has defined."""
+    assert build(f"{server} old").project(torch.zeros(1, 2, 2)).tolist() == [[[0.5, 0.5], [0.5, 0.5]]]
 
 
 @pytest.mark.parametrize(
@@ -383,11 +427,11 @@ def test_a_flood_that_is_slower_than_its_limit_is_no_mere_hang(monkeypatch: pyte
     """Where memory comes slowly the time is over first; the message says what else was going on."""
     process = Supervised([sys.executable, "-S", "-c", "import signal; signal.pause()"], Limits(call_seconds=0.05))
     process.start()
-    monkeypatch.setattr(supervised, "_resident", lambda pid: 1 << 20)
+    monkeypatch.setattr(memory, "memory_of", lambda pid: 1 << 20)
     process.ready()
     with pytest.raises(protocol.NoAnswer, match=r"the process was stopped$"):
         process.wait_for_reply()
-    monkeypatch.setattr(supervised, "_resident", lambda pid: 1400 << 20)
+    monkeypatch.setattr(memory, "memory_of", lambda pid: 1400 << 20)
     with pytest.raises(protocol.NoAnswer, match=r"was stopped, with 1\.4 GiB more memory than at the start$"):
         process.wait_for_reply()
     process.stop()

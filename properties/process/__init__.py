@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 
 from properties.implementation import Implementation
+from properties.printable import printable
 from properties.process.client import Session
 from properties.process.protocol import Limits
 from properties.process.smoke import smoke
@@ -31,7 +32,7 @@ def build(command: str, limits: Limits | None = None) -> Implementation:
         session.process.stop()
         found = "; ".join(f"{step.what}: {step.found}" for step in broken)
         raise TargetError(
-            f"proc:{command}: the server is broken, which says nothing about what it computes: {found} "
-            f"(try it with: python -m properties.process {shlex.quote(command)})"
+            f"proc:{printable(command)}: the server is broken, which says nothing about what it computes: {found} "
+            f"(try it with: python -m properties.process {printable(shlex.quote(command))})"
         )
     return client

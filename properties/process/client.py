@@ -10,16 +10,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mhc_ref import Dialect, Mappings, Params
+from mhc_ref import Mappings, Params
 from properties.implementation import Implementation
-from properties.process.description import declare, dialect_of
+from properties.printable import printable
+from properties.process.description import attributes_of, declare
 from properties.process.protocol import (
-    DTYPES,
+    OLDEST,
     SIGNATURES,
     VERSION,
     BadAnswer,
     Limits,
-    ProcessFailure,
+    ServerError,
     decode,
     encode,
     server_error,
@@ -27,21 +28,6 @@ from properties.process.protocol import (
 )
 from properties.process.supervised import Supervised
 from properties.target import TargetError
-
-_PLAIN: dict[str, type] = {
-    "emits": list,
-    "deterministic": bool,
-    "full_range": bool,
-    "norm_weight": bool,
-    "least_scale": float,
-    "zero_tokens": bool,
-    "mixing": str,
-    "max_tokens": int,
-    "channel_multiple": int,
-    "products": str,
-    "batch_invariant": bool,
-}
-"""Optional fields of a description that are attributes of `Implementation`."""
 
 
 class Session:
@@ -51,12 +37,13 @@ class Session:
         try:
             words = shlex.split(command)
         except ValueError as error:
-            raise TargetError(f"proc:{command}: {error}") from error
+            raise TargetError(f"proc:{printable(command)}: {error}") from error
         if not words:
             raise TargetError("proc: names no command; expected proc:COMMAND, such as 'proc:node server.mjs'")
         self.command = command
         self.process = Supervised(words, limits)
         self._numbers = itertools.count(1)
+        self._protocol = VERSION
 
     def describe(self) -> dict[str, Any]:
         """Start it and shake hands: what it declares.
@@ -66,14 +53,28 @@ class Session:
         """
         self.process.start()
         try:
-            result = self._exchange("describe", {"protocol": VERSION}, starting=True)["result"]
+            result = self._described()
             if not isinstance(result, dict):
                 raise BadAnswer(f"describe answered {shortened(result)}; expected an object")
         except BaseException:
             self.process.stop()
             raise
+        spoken = cast("dict[str, Any]", result).get("protocol")
+        self._protocol = spoken if type(spoken) is int else VERSION
         self.process.ready()
         return cast("dict[str, Any]", result)
+
+    def _described(self) -> Any:
+        """What `describe` answers; a server that refuses the words of this version is asked in those of the oldest."""
+        limits = self.process.limits
+        told = {"line": limits.line, "call_seconds": limits.call_seconds, "memory": limits.memory}
+        try:
+            return self._exchange("describe", {"protocol": VERSION, "limits": told}, starting=True)["result"]
+        except ServerError as error:
+            if not error.refused:
+                raise
+        self._protocol = OLDEST
+        return self._exchange("describe", {"protocol": OLDEST}, starting=True)["result"]
 
     def request(self, method: str, params: dict[str, Any], tuned: dict[str, Any] | None = None) -> dict[str, Any]:
         """The response to a request, an object with `result`.
@@ -87,7 +88,7 @@ class Session:
         try:
             return self._exchange(method, params, tuned)
         except BaseException as error:
-            if isinstance(error, ProcessFailure) or not isinstance(error, Exception):
+            if not isinstance(error, ServerError):  # it would answer the wrong question next
                 self.process.stop()
             raise
 
@@ -101,13 +102,48 @@ class Session:
             response, _ = self.process.receive(self.process.limits.start_seconds)
         else:
             response, _ = self.process.wait_for_reply()
-        if response.get("id") != number and not (response.get("id") is None and "error" in response):
-            raise BadAnswer(f"a response has id {shortened(response.get('id'))}; request {number} was asked")
+        answered = response.get("id")
+        if (type(answered) is not int or answered != number) and not (answered is None and "error" in response):
+            raise BadAnswer(f"a response has id {shortened(answered)}; request {number} was asked")
+        self._check_fields(
+            response, ("id", "error") if "error" in response else ("id", "result", "changed"), "response"
+        )
         if "error" in response:
             raise server_error(response["error"])
         if "result" not in response:
             raise BadAnswer(f"a response has neither result nor error: {shortened(response)}")
         return response
+
+    def _check_fields(self, given: dict[str, Any], known: Sequence[str], what: str) -> None:
+        """Refuse fields that no version has: a misspelt one would be taken for a missing one. Version 1 let them be."""
+        strange = [name for name in given if name not in known]
+        if strange and self._protocol > OLDEST:
+            raise BadAnswer(f"a {what} has {shortened(strange)}; its fields are {', '.join(known)}")
+
+    def results(self, method: str, found: Any) -> dict[str, Any]:
+        """The result of a method by the names of its parts.
+
+        Raises:
+            BadAnswer: it is no object of those parts.
+        """
+        names = SIGNATURES[method][1]
+        if not isinstance(found, dict) or not found.keys() >= set(names):
+            raise BadAnswer(f"{method} answered {shortened(found)}; expected an object with {', '.join(names)}")
+        self._check_fields(cast("dict[str, Any]", found), names, f"result of {method}")
+        return cast("dict[str, Any]", found)
+
+    def gradients(self, method: str, found: Any) -> dict[str, Any]:
+        """The answer to vjp by the names of the arguments; version 1 could leave out what is zero.
+
+        Raises:
+            BadAnswer: it is no object of those.
+        """
+        names = SIGNATURES[method][0]
+        missing = self._protocol > OLDEST and isinstance(found, dict) and not found.keys() >= set(names)
+        if not isinstance(found, dict) or missing:
+            raise BadAnswer(f"vjp of {method} answered {shortened(found)}; expected an object with {', '.join(names)}")
+        self._check_fields(cast("dict[str, Any]", found), names, f"result of vjp of {method}")
+        return cast("dict[str, Any]", found)
 
 
 class Client(Implementation):
@@ -119,7 +155,7 @@ class Client(Implementation):
 
     def __init__(self, session: Session, description: dict[str, Any], fields: dict[str, Any] | None = None) -> None:
         self.session, self._description, self._fields = session, description, fields or {}
-        attributes = _attributes(description)
+        attributes = attributes_of(description)
         self.session_methods: tuple[str, ...] = tuple(attributes["methods"])
         declare(self, attributes)
         self.dialect = self.dialect.with_(**self._fields)
@@ -139,19 +175,19 @@ class Client(Implementation):
 
     def evaluate(self, method: str, arguments: Sequence[Any]) -> tuple[Tensor | None, ...]:
         """The results of a method; what the server says it changed is changed here."""
-        names, results = SIGNATURES[method]
+        names = SIGNATURES[method][0]
         response = self.session.request(method, dict(zip(names, map(_encoded, arguments), strict=True)), self._fields)
-        for name, array in response.get("changed", {}).items():
+        results = self.session.results(method, response["result"])
+        changed = response.get("changed", {})
+        if not isinstance(changed, dict) or not changed.keys() <= set(names):
+            raise BadAnswer(f"changed is {shortened(changed)}; expected an object with some of {', '.join(names)}")
+        for name, array in cast("dict[str, Any]", changed).items():
             _write(name, arguments[names.index(name)], array)
-        result = response["result"]
         device = _device(arguments)
-        if not isinstance(result, dict) or not result.keys() >= set(results):
-            raise BadAnswer(f"{method} answered {shortened(result)}; expected an object with {', '.join(results)}")
-        arrays = [(name, cast("dict[str, Any]", result)[name]) for name in results]
         optional = method == "mappings"
         return tuple(
             None if optional and array is None else decode(array, f"{method}.{name}").to(device)
-            for name, array in arrays
+            for name, array in ((name, results[name]) for name in SIGNATURES[method][1])
         )
 
     def pull(self, method: str, arguments: Sequence[Any], cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -162,24 +198,31 @@ class Client(Implementation):
             "arguments": dict(zip(names, map(_encoded, arguments), strict=True)),
             "cotangents": dict(zip(results, map(_encoded, cotangents), strict=True)),
         }
-        found = self.session.request("vjp", params, self._fields)["result"]
+        found = self.session.gradients(method, self.session.request("vjp", params, self._fields)["result"])
         gradients: list[Tensor | None] = []
         for name, argument in zip(names, arguments, strict=True):
-            array = found.get(name) if isinstance(found, dict) else None
-            if isinstance(argument, Params):
-                parts = array if isinstance(array, dict) else {}
-                pairs = [
-                    (f"{name}.{part}", parts.get(part))
-                    for part, value in argument._asdict().items()
-                    if value is not None
-                ]
-            else:
-                pairs = [(name, array)]
-            device = _device(arguments)
-            gradients += [
-                None if one is None else decode(one, f"vjp of {method} by {what}").to(device) for what, one in pairs
-            ]
+            gradients += _gradients(f"vjp of {method} by {name}", argument, found.get(name), _device(arguments))
         return gradients
+
+
+def _gradients(what: str, argument: Any, array: Any, device: torch.device) -> list[Tensor | None]:
+    """The gradients by the tensors of an argument, each in its shape."""
+    if isinstance(argument, Params):
+        if array is not None and not isinstance(array, dict):
+            raise BadAnswer(f"{what} is {shortened(array)}; expected an object with {', '.join(Params._fields)}")
+        parts = cast("dict[str, Any]", array or {})
+        return [
+            one
+            for name, part in argument._asdict().items()
+            if part is not None
+            for one in _gradients(f"{what}.{name}", part, parts.get(name), device)
+        ]
+    if array is None:
+        return [None]
+    gradient = decode(array, what)
+    if gradient.shape != argument.shape:
+        raise BadAnswer(f"{what} has shape {list(gradient.shape)}; the argument has {list(argument.shape)}")
+    return [gradient.to(device)]
 
 
 class _Call(torch.autograd.Function):
@@ -229,67 +272,11 @@ def make(session: Session, description: dict[str, Any]) -> Client:
         return self.ask("post", (x, y, h_post, h_res))[0]
 
     every: dict[str, Callable[..., Any]] = {"project": project, "mappings": mappings, "pre": pre, "post": post}
-    offered = _attributes(description)["methods"]
+    offered = attributes_of(description)["methods"]
     return cast(
         Client,
         type("Client", (Client,), {name: every[name] for name in offered if name in every})(session, description),
     )
-
-
-def _attributes(description: dict[str, Any]) -> dict[str, Any]:
-    """The description, checked, as attributes of an implementation.
-
-    Raises:
-        BadAnswer: naming the field, what it is and what was expected.
-    """
-
-    def field(name: str, kind: type, default: Any = None) -> Any:
-        value = description.get(name, default)
-        if value is None and default is None:
-            raise BadAnswer(f"describe lacks {name!r}; it has {', '.join(description)}")
-        if kind is float and type(value) is int:  # JSON has one kind of number
-            value = float(value)
-        if type(value) is not kind:
-            raise BadAnswer(f"describe: {name} is {shortened(value)}; expected {_WORDS[kind]}")
-        return value
-
-    if description.get("protocol") != VERSION:
-        raise BadAnswer(
-            f"the server speaks protocol {shortened(description.get('protocol'))}; this is version {VERSION}"
-        )
-    known = {"protocol", "name", "dialect", "streams", "dtypes", "methods", "tunable", *_PLAIN}
-    strange = [name for name in description if name not in known]
-    if strange:
-        raise BadAnswer(f"describe has {', '.join(strange)}; the fields are {', '.join(sorted(known))}")
-    methods = field("methods", list)
-    if not set(methods) & set(SIGNATURES) or not set(methods) <= {*SIGNATURES, "vjp"}:
-        raise BadAnswer(f"describe: methods is {methods}; expected some of {', '.join(SIGNATURES)}, and vjp")
-    if not field("streams", list) or any(type(n) is not int or n < 1 for n in description["streams"]):
-        raise BadAnswer(
-            f"describe: streams is {shortened(description['streams'])}; expected the numbers that are accepted"
-        )
-    if not field("dtypes", list) or not set(description["dtypes"]) <= set(DTYPES):
-        raise BadAnswer(f"describe: dtypes is {description['dtypes']}; expected some of {', '.join(DTYPES)}")
-    if "dialect" not in description:
-        raise BadAnswer(f"describe lacks 'dialect'; it has {', '.join(description)}")
-    if not set(field("emits", list, [])) <= set(Mappings._fields):
-        raise BadAnswer(f"describe: emits is {description['emits']}; expected some of {', '.join(Mappings._fields)}")
-    tunable = field("tunable", list, [])
-    if not set(tunable) <= set(Dialect.__dataclass_fields__):
-        raise BadAnswer(f"describe: tunable is {tunable}; expected fields of the dialect")
-    return {
-        **{name: field(name, kind) for name, kind in _PLAIN.items() if name in description},
-        "name": field("name", str),
-        "dialect": dialect_of(description["dialect"]),
-        "streams": field("streams", list),
-        "dtypes": description["dtypes"],
-        "tunable": tunable,
-        "differentiable": "vjp" in methods,
-        "methods": methods,
-    }
-
-
-_WORDS = {list: "a list", bool: "true or false", str: "a string", int: "an integer", float: "a number"}
 
 
 def _encoded(value: Any) -> Any:
@@ -308,8 +295,17 @@ def _device(arguments: Sequence[Any]) -> torch.device:
 
 def _write(name: str, argument: Any, array: Any) -> None:
     if isinstance(argument, Params):
+        there = [part for part, value in argument._asdict().items() if value is not None]
+        if not isinstance(array, dict) or not array.keys() <= set(there):
+            raise BadAnswer(f"changed {name} is {shortened(array)}; expected an object with some of {', '.join(there)}")
         for part, one in cast("dict[str, Any]", array).items():
             _write(f"{name}.{part}", getattr(argument, part), one)
         return
+    now = decode(array, f"changed {name}")
+    if (now.shape, now.dtype) != (argument.shape, argument.dtype):
+        raise BadAnswer(
+            f"changed {name} is {now.dtype} of shape {list(now.shape)}; it was {argument.dtype} of "
+            f"{list(argument.shape)}, and writing to an argument changes neither"
+        )
     with torch.no_grad():
-        argument.copy_(decode(array, f"changed {name}"))
+        argument.copy_(now)

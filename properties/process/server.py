@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.implementation import Implementation
+from properties.printable import message_of
 from properties.process.description import declared
 from properties.process.protocol import SIGNATURES, VERSION, BadAnswer, decode, encode, raw
 from properties.target import TargetError, resolve
@@ -46,9 +47,9 @@ _DESCRIBED = (
 def serve(implementation: Implementation) -> None:
     """Answer requests until stdin ends. What is printed meanwhile goes to stderr."""
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers, os.fdopen(os.dup(0), encoding="utf-8") as requests:
         os.dup2(2, 1)
-        for line in sys.stdin:
+        for line in requests:
             _answer(implementation, line, answers)
 
 
@@ -61,7 +62,7 @@ def _answer(implementation: Implementation, line: str, answers: TextIO) -> None:
     except Exception as error:  # every error crosses, and the next request is answered
         misunderstood = number is None or isinstance(error, BadAnswer)
         kind = "bad-request" if misunderstood else "unknown-method" if isinstance(error, _Unknown) else None
-        response = {"id": number, "error": {"kind": kind or type(error).__name__, "message": str(error)}}
+        response = {"id": number, "error": {"kind": kind or type(error).__name__, "message": message_of(error)}}
     answers.write(json.dumps(response) + "\n")
     answers.flush()
 
@@ -74,7 +75,7 @@ def respond(implementation: Implementation, request: dict[str, Any]) -> dict[str
     """The response to a request, without its id."""
     method, params = request["method"], request.get("params", {})
     if method == "describe":
-        return {"result": description(implementation)}
+        return {"result": description(implementation, params.get("protocol", VERSION))}
     if request.get("tuned"):
         implementation = implementation.tuned(**request["tuned"])
     if method == "vjp":
@@ -91,8 +92,8 @@ def respond(implementation: Implementation, request: dict[str, Any]) -> dict[str
     return {"result": encoded, **({"changed": changed} if changed else {})}
 
 
-def description(implementation: Implementation) -> dict[str, Any]:
-    """What `describe` answers.
+def description(implementation: Implementation, protocol: int = VERSION) -> dict[str, Any]:
+    """What `describe` answers to somebody who speaks that version of the protocol, or an older one.
 
     Raises:
         TargetError: it offers nothing that can be served.
@@ -105,7 +106,7 @@ def description(implementation: Implementation) -> dict[str, Any]:
             "block by itself cannot be served (--isolate runs one in a process)"
         )
     vjp = ["vjp"] if implementation.differentiable else []
-    return {"protocol": VERSION, "methods": methods + vjp, **{name: found[name] for name in _DESCRIBED}}
+    return {"protocol": min(protocol, VERSION), "methods": methods + vjp, **{name: found[name] for name in _DESCRIBED}}
 
 
 def _called(implementation: Implementation, method: str, arguments: Sequence[Any]) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,13 @@ import torch
 from properties.device import hold
 from properties.implementation import Absent, Implementation
 from properties.process.description import declared
+from properties.process.guardian import die_with
 from properties.process.peer import Message, Peer
 from properties.process.supervised import ended
 from properties.target import TargetError, resolve
 
 _CLOSED = 213
-"""Exit status of a child to which nobody speaks any more."""
+"""Exit status of a child to which nobody speaks any more; a target may leave with it too."""
 
 
 class _Wire:
@@ -36,8 +38,22 @@ class _Wire:
         os.dup2(2, 1)
 
     def read(self) -> Message | None:
-        line = self._source.readline()
-        return json.loads(line) if line else None
+        """The next message to this process: what was meant for one that died, whole or in part, is passed over."""
+        while line := self._source.readline():
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue
+            if message.get("to") in (None, os.getpid()):
+                return message
+        return None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody holds the other end any more."""
+        poll = select.poll()
+        poll.register(self._source, select.POLLIN)
+        return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
     def write(self, message: Message) -> None:
         data = json.dumps(message, separators=(",", ":")).encode() + b"\n"
@@ -50,7 +66,6 @@ class _Wire:
 
 def main() -> None:
     """Answer on stdin and stdout."""
-    _die_with_parent()
     wire = _Wire()
     start = wire.read()
     if start is None:
@@ -70,15 +85,16 @@ def main() -> None:
         wire.write({"ready": os.getpid()})
         _serve(wire, implementation)
         return
+    parent = os.getpid()
     while True:
         child = os.fork()
         if child == 0:
-            _die_with_parent()
+            die_with(parent)
             wire.write({"ready": os.getpid()})
             _serve(wire, implementation)
             os._exit(_CLOSED)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status == _CLOSED:
+        if status == _CLOSED and wire.closed:
             return
         wire.fresh_line()  # the child may have died in the middle of one
         wire.write({"died": ended(status)})
@@ -113,27 +129,20 @@ def _serve(wire: _Wire, implementation: Implementation) -> None:
                 os._exit(_CLOSED)
             if "call" not in reply and "pull" not in reply:
                 return reply
-            wire.write(peer.handle(reply))
+            answer(reply)
+
+    def answer(message: Message) -> None:
+        wire.write({**peer.handle(message), "answers": message["number"]})
 
     peer = Peer(exchange, functions, life=os.getpid())
     while (message := wire.read()) is not None:
-        wire.write(peer.handle(message))
+        answer(message)
 
 
 def _can_fork() -> bool:
     if not sys.platform.startswith("linux") or torch.cuda.is_initialized():
         return False
     return len(list(Path("/proc/self/task").iterdir())) == 1
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies: one that hangs does not notice a closed stdin."""
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-
-    death_signal = 1
-    ctypes.CDLL(None).prctl(death_signal, 9)
 
 
 if __name__ == "__main__":
