@@ -96,12 +96,11 @@ def check(
         str(where),
     ]
     arguments += ["--hypothesis-profile", profile.value]
-    for target in targets:
-        arguments += ["--impl", target]
-    for prefix in law or []:
-        arguments += ["--law", prefix]
-    arguments += ["--dialect", dialect] if dialect else []
-    arguments += ["--known", str(known)] if known else []
+    # In one word each: a value that begins with a dash is a value, not an option.
+    arguments += [f"--impl={target}" for target in targets]
+    arguments += [f"--law={prefix}" for prefix in law or []]
+    arguments += [f"--dialect={dialect}"] if dialect is not None else []
+    arguments += [f"--known={known}"] if known else []
     arguments += ["--isolate"] if isolate else []
     path = where / "report.json"
     path.unlink(missing_ok=True)

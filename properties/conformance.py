@@ -27,7 +27,7 @@ from properties.law import Law, all_laws
 from properties.plugin import counterexamples, profile_name
 from properties.runner import PROFILES, HarnessError, Subject, Verdict, examine
 from properties.surroundings import told
-from properties.target import TargetError, resolve
+from properties.target import TargetError, check, resolve
 
 
 def conformance(
@@ -100,6 +100,7 @@ def _resolved(implementation: Implementation | type[Implementation] | str) -> tu
         raise TargetError(
             f"conformance was given {kind.__name__}, no properties.Implementation: subclass it, or give a target"
         )
+    check(found, f"conformance of {kind.__name__}")
     if not found.name:
         found.name = kind.__name__
     file = Path(inspect.getfile(kind))

@@ -16,6 +16,7 @@ from mhc_ref.block import residual_size
 from mhc_ref.dialect import MAX_PERMUTATION_STREAMS
 from mhc_ref.projection import compute_dtype, streams_of_permutations
 from mhc_ref.stack import streams_of
+from properties.printable import shown
 
 Mixing = Literal["compute", "state"]
 Products = Literal["compute", "tf32", "tf32-truncated"]
@@ -99,6 +100,9 @@ class Implementation:
     compilable: bool = False
     autocast_safe: bool = False
     in_process: bool = True
+
+    dialect_given = False
+    """Whether the dialect was said by who asks (`--dialect`), and not by the implementation: nothing to declare."""
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res as emitted: [..., n, n] -> [..., n, n] ([..., n!] -> [..., n, n] for the permutation mixture)."""
@@ -276,6 +280,8 @@ class Reference(Implementation):
 class Projection(Implementation):
     """A plain function logits [..., n, n] -> h_res [..., n, n] with the dialect it claims to compute."""
 
+    dialect_given = True
+
     def __init__(self, function: Callable[[Tensor], Tensor], dialect: Dialect, name: str) -> None:
         self._function = function
         self.dialect = dialect
@@ -292,21 +298,34 @@ def next_multiple(channels: int, multiple: int) -> int:
     return -(-channels // multiple) * multiple
 
 
+VERIFIED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The dtypes of a state for which there are bounds."""
+
+
 def dtype_names(implementation: Implementation) -> tuple[str, ...]:
-    """The declared dtypes by name ("float32"), whether they were given as torch dtypes or as names.
+    """The declared dtypes by name ("float32"), whether they were given as torch dtypes, as names, or as the aliases
+    that torch has for some ("float", "double", "half"); none of them twice.
 
     Raises:
-        TypeError: an entry that is neither.
+        TypeError: an entry that is none of them.
     """
     names: list[str] = []
     for entry in implementation.dtypes:
-        name = str(entry).removeprefix("torch.")
-        if not isinstance(getattr(torch, name, None), torch.dtype) or not getattr(torch, name).is_floating_point:
-            raise TypeError(
-                f"{implementation.name}.dtypes contains {entry!r}; expected floating torch dtypes or their names"
-            )
-        names.append(name)
-    return tuple(names)
+        dtype = _dtype(entry)
+        if dtype not in VERIFIED:
+            expected = ", ".join(str(one) for one in VERIFIED)
+            raise TypeError(f".dtypes contains {shown(entry)}; expected some of {expected}, or their names")
+        names.append(str(dtype).removeprefix("torch."))
+    return tuple(dict.fromkeys(names))
+
+
+def _dtype(entry: object) -> torch.dtype | None:
+    """The dtype that a torch dtype, a NumPy one or a name means."""
+    if isinstance(entry, torch.dtype):
+        return entry
+    named = isinstance(entry, str) or type(entry).__module__.partition(".")[0] == "numpy"
+    found = getattr(torch, str(entry).removeprefix("torch."), None) if named else None
+    return found if isinstance(found, torch.dtype) else None
 
 
 def parameter_dtype(state: torch.dtype) -> torch.dtype:

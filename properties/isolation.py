@@ -161,5 +161,5 @@ def _proxy(worker: _Worker, description: dict[str, Any], fields: str) -> Impleme
     methods = {method: forwarded(method) for method in description["methods"]}
     made: Implementation = type("Isolated", (Implementation,), {**methods, "tuned": tuned})()
     declare(made, description)
-    made.in_process = False
+    made.in_process, made.dialect_given = False, description["dialect_given"]
     return made

@@ -172,7 +172,7 @@ def pytest_collection(session: pytest.Session) -> None:
     config = session.config
     if hasattr(config, "workerinput"):
         return
-    if _option(config, "impl"):
+    if _option(config, "impl") or _option(config, "dialect"):
         subjects(config)
     for prefix in _option(config, "law") or []:
         from properties.law import all_laws
@@ -188,7 +188,7 @@ def subjects(config: pytest.Config) -> list[Subject]:
     """Every implementation named by --impl in every dtype it declares.
 
     Raises:
-        pytest.UsageError: a target that cannot be used.
+        pytest.UsageError: a target that cannot be used, or a --dialect that no target uses.
     """
     if _SUBJECTS not in config.stash:
         config.stash[_SUBJECTS] = _find_subjects(config)
@@ -202,7 +202,7 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
     from properties.implementation import dtype_names
     from properties.isolation import isolated
     from properties.runner import Subject
-    from properties.target import TargetError, resolve
+    from properties.target import TargetError, preset, resolve
 
     torch.set_num_threads(1)  # workers are the parallelism; more threads only fight over the cores
     device = torch.device(_option(config, "device") or "cpu")
@@ -210,6 +210,11 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
     if worker is not None:  # several processes on one device: none may take what the others need
         device_of(device).share(int(worker["workerid"].removeprefix("gw")), int(worker["workercount"]))
     dialect = _option(config, "dialect")
+    if dialect is not None:
+        try:
+            preset(dialect)
+        except TargetError as error:
+            raise pytest.UsageError(f"--dialect: {error}") from None
     found: list[Subject] = []
     names: set[str] = set()
     for target in _option(config, "impl") or DEFAULT_TARGETS:
@@ -224,6 +229,12 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
             chosen = DEFAULT_TARGETS[target][: 1 if profile_name(config) == "dev" else None]
             dtypes = [name for name in dtypes if name in chosen]
         found += [Subject(target, implementation, getattr(torch, name), device, dialect) for name in dtypes]
+    unheard = sorted({one.implementation.name for one in found if not one.implementation.dialect_given})
+    if dialect is not None and len(unheard) == len(names):
+        raise pytest.UsageError(
+            f"--dialect {dialect} has no effect: {', '.join(unheard)} declare{'s' if len(unheard) == 1 else ''} what "
+            "is computed; the option is for plain functions, which cannot"
+        )
     return found
 
 
@@ -476,6 +487,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(text)
     for text in why_not(lines):
         terminalreporter.write_line(text)
+    for text in _unheard(config, lines):
+        terminalreporter.write_line(text)
     for orphan in _orphans(config, lines):
         terminalreporter.write_line(f"known failures: {'ERROR: ' if orphan.error else ''}{orphan.message}")
     if (place := _option(config, "device") or "cpu") != "cpu":
@@ -483,6 +496,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(text)
     terminalreporter.write_line(sentence(total))
     terminalreporter.write_line(f"report: {directory(config) / 'report.json'}")
+
+
+def _unheard(config: pytest.Config, lines: list[Line]) -> list[str]:
+    """Of which targets --dialect does not speak, where it speaks of others."""
+    dialect = _option(config, "dialect")
+    if dialect is None:
+        return []
+    run = {line.implementation for line in lines}
+    declare = sorted({one.implementation.name for one in subjects(config) if not one.implementation.dialect_given})
+    return [f"--dialect {dialect} has no effect on {name}, which declares its own" for name in declare if name in run]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -55,6 +55,18 @@ def _members(group: BaseException) -> list[str]:
     return told + [f"and {len(found) - _NAMED} more"] * (len(found) > _NAMED)
 
 
+def shown(value: object, most: int = 200) -> str:
+    """`repr(value)` for a terminal, also where the `__repr__` of a stranger raises."""
+    try:
+        text = repr(value)
+        text = str.__getitem__(text, slice(None))
+    except BaseException as error:  # a stranger's __repr__ may raise anything
+        if issubclass(type(error), Interrupted) or (issubclass(type(error), KeyboardInterrupt) and not watching()):
+            raise
+        text = f"<{type(value).__name__}, whose __repr__ raised {name_of(error)}>"
+    return printable(text, most)
+
+
 def _escaped(character: str) -> str:
     number = ord(character)
     if number < 0x100:

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-import torch
+from torch import nn
 
 from mhc_ref import PRESETS, Dialect
-from mhc_ref.dialect import MAX_PERMUTATION_STREAMS
-from properties.bounds import PRODUCTS
-from properties.implementation import (
-    METHODS,
-    Implementation,
-    Projection,
-    Reference,
-    dtype_names,
-    offers,
-    overrides,
-)
+from properties.declarations import DeclarationError, settle
+from properties.faults import HarnessError, TargetFault, answered, described
+from properties.implementation import METHODS, Implementation, Projection, Reference
+from properties.interruption import watched
+from properties.printable import message_of, printable
 from properties.surroundings import told
+
+T = TypeVar("T")
 
 FORMS = (
     "ref, ref:PRESET, published:NAME, deviation:NAME[@PRESET], control:NAME[@PRESET], proc:COMMAND, "
     "path/to/file.py:attr, package.module:attr"
 )
+KINDS = ("ref", "published", "deviation", "control", "proc")
+"""What may stand before the colon of a target that is no place of Python code."""
 
 
 class TargetError(Exception):
-    """A target that cannot be used: what was given, what was expected, and the likely cause."""
+    """A target that cannot be used: what was given, what was expected, and the likely cause.
+
+    The text of strangers in it (names, messages of exceptions) is as a terminal may show it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message, 6000))
 
 
 def preset(name: str) -> Dialect:
     """The dialect of that name; TargetError where there is none."""
     if name not in PRESETS:
-        raise TargetError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
+        raise TargetError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}{_nearest(name, PRESETS)}")
     return PRESETS[name]
 
 
@@ -49,8 +56,11 @@ def resolve(target: str, dialect: str | None = None) -> Implementation:
     """The implementation that `target` names. `dialect` is the preset that plain functions are judged against.
 
     Raises:
-        TargetError: nothing usable is there; the message says what was found and what was expected.
+        TargetError: nothing usable is there, or `dialect` names no preset; the message says what was found and what was
+            expected.
     """
+    if dialect is not None:
+        preset(dialect)
     kind, _, rest = target.partition(":")
     if target == "ref":
         found: Any = Reference(PRESETS["PAPER"], "ref:PAPER")
@@ -66,48 +76,117 @@ def resolve(target: str, dialect: str | None = None) -> Implementation:
     else:
         found = _attribute(target)
     implementation = _implementation(found, target, dialect)
+    check(implementation, target)
     if not implementation.name:
-        implementation.name = (
-            target if kind in ("ref", "published", "deviation", "control") else _short(target, implementation)
-        )
-    _check(implementation, target)
+        named = target if kind in KINDS[:-1] else _short(target, implementation)
+        plain = printable(named, 200).replace("\n", "\\n").replace("\t", "\\t")
+        _asked(f"{target}: setting .name", lambda: setattr(implementation, "name", plain))
     return implementation
+
+
+def check(implementation: Implementation, target: str) -> None:
+    """Check what an implementation declares, and write it down as `declarations.settle` does.
+
+    Raises:
+        TargetError: a declaration that cannot be used.
+    """
+    try:
+        settle(implementation)
+    except DeclarationError as error:
+        raise TargetError(f"{target}: {error}") from error
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """ "; did you mean ...?", where one of the names is near."""
+    folded = {one.casefold(): one for one in names}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[found[0]]}?" if found else ""
+
+
+def _asked(doing: str, ask: Callable[[], T]) -> T:
+    """What code of a target gives; whatever it raises, exits too, is a TargetError.
+
+    The working folder stays the one it was: reports and other targets are found from where the user is.
+    """
+    folder = _folder()
+    try:
+        with watched():
+            return answered(ask)
+    except TargetFault as fault:
+        if isinstance(fault.error, TargetError):
+            raise fault.error from fault.error.__cause__
+        raise TargetError(f"{doing} raised {fault}") from fault.error
+    except HarnessError as error:  # an adapter that the module makes, and that cannot work
+        raise TargetError(f"{doing} raised {described(error)}") from error
+    finally:
+        if folder is not None and folder != _folder():
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return None
 
 
 def _catalogued(module: str, name: str, kind: str, *arguments: object) -> Any:
     if importlib.util.find_spec(module) is None:
         raise TargetError(f"{kind}:{name}: this version has no {kind} targets ({module} is not installed)")
     catalogue = importlib.import_module(module)
-    try:
-        return catalogue.build(name, *arguments)
-    except LookupError as error:
-        raise TargetError(f"{kind}:{name}: {error.args[0] if error.args else error}") from error
-    except ImportError as error:
-        raise TargetError(f"{kind}:{name}: importing its library failed: {error}. Is the extra installed?") from error
+
+    def build() -> Any:
+        try:
+            return catalogue.build(name, *arguments)
+        except LookupError as error:
+            if kind == "published" and name in catalogue.ADAPTERS:  # the library's own
+                raise
+            near = _nearest(name, catalogue.ADAPTERS) if kind == "published" else ""
+            raise TargetError(f"{kind}:{name}: {error.args[0] if error.args else error}{near}") from error
+        except ImportError as error:
+            raise TargetError(
+                f"{kind}:{name}: importing its library failed: {message_of(error)}. Is the extra installed?"
+            ) from error
+
+    return _asked(f"{kind}:{name}: making it", build) if kind == "published" else build()
 
 
 def _attribute(target: str) -> Any:
     place, colon, attribute = target.rpartition(":")
     if not colon or not place or not attribute:
-        raise TargetError(f"{target!r} names no implementation; the forms are {FORMS}")
+        raise TargetError(f"{target!r} names no implementation; the forms are {FORMS}{_meant(target)}")
     module = _file_module(Path(place), target) if place.endswith(".py") else _module(place, target)
-    try:
-        return getattr(module, attribute)
-    except AttributeError as error:
-        names = sorted(name for name in vars(module) if not name.startswith("_"))
-        raise TargetError(
-            f"{target}: {place} has no attribute {attribute!r}; it has {', '.join(names) or 'none'}"
-        ) from error
-    except (Exception, SystemExit) as error:  # a module's own __getattr__ may raise anything
-        raise TargetError(
-            f"{target}: reading {attribute!r} of {place} raised {type(error).__name__}: {error}"
-        ) from error
+
+    def read() -> Any:
+        try:
+            return getattr(module, attribute)
+        except AttributeError as error:
+            names = sorted(name for name in vars(module) if not name.startswith("_"))
+            raise TargetError(
+                f"{target}: {place} has no attribute {attribute!r}; it has {', '.join(names) or 'none'}"
+                f"{_nearest(attribute, names)}"
+            ) from error
+
+    return _asked(f"{target}: reading {attribute!r} of {place}", read)  # a module may have a __getattr__
+
+
+def _meant(target: str) -> str:
+    """What was probably meant by a target that begins like one of a catalogue."""
+    kind, _, rest = target.partition(":")
+    if kind in KINDS:
+        return f"; expected a name after {kind}:" if kind != "ref" else ""
+    near = difflib.get_close_matches(kind.casefold(), KINDS, n=1)
+    return f"; did you mean {near[0]}{':' + rest if rest else ''}?" if near else ""
 
 
 def _file_module(path: Path, target: str) -> ModuleType:
-    if not path.is_file():
-        raise TargetError(f"{target}: there is no file {path} (looked from {Path.cwd()})")
-    resolved = path.resolve()
+    try:
+        there, resolved = path.is_file(), path.resolve()
+    except (OSError, ValueError) as error:  # a name that is too long, a loop of links
+        raise TargetError(f"{target}: {path} cannot be looked up: {message_of(error)}") from error
+    if not there:
+        raise TargetError(f"{target}: there is no file {path} (looked from {_folder()})")
     name = f"_mhc_target_{resolved.stem}_{abs(hash(str(resolved))):x}"
     if name in sys.modules:
         return sys.modules[name]
@@ -116,67 +195,78 @@ def _file_module(path: Path, target: str) -> ModuleType:
         raise TargetError(f"{target}: {path} is not a Python file that can be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(resolved.parent))  # so that the file can import its neighbours
+    execute = spec.loader.exec_module
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise TargetError(f"{target}: importing {path} raised {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(resolved.parent))
+        with _first_on_path(str(resolved.parent)):  # the file can import its neighbours
+            _asked(f"{target}: importing {path}", lambda: execute(module))
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
     return module
 
 
 def _module(name: str, target: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))
     try:
-        return importlib.import_module(name)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever a foreign module raises while it is imported is a harness error, never a verdict
-        hint = (
-            f"; the forms are {FORMS}"
-            if isinstance(error, ModuleNotFoundError) and name.split(".")[0] in str(error)
-            else ""
-        )
-        raise TargetError(f"{target}: importing {name} raised {type(error).__name__}: {error}{hint}") from error
+        with _first_on_path(_folder() or "."):
+            return _asked(f"{target}: importing {name}", lambda: importlib.import_module(name))
+    except TargetError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and name.split(".")[0] in str(missing):
+            raise TargetError(f"{error}; the forms are {FORMS}{_meant(target)}") from missing
+        raise
+
+
+@contextlib.contextmanager
+def _first_on_path(folder: str) -> Generator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
     finally:
-        sys.path.remove(str(Path.cwd()))
+        with contextlib.suppress(ValueError):  # a target may have set another path
+            sys.path.remove(folder)
 
 
 def _implementation(found: Any, target: str, dialect: str | None) -> Implementation:
-    if isinstance(found, Implementation):
+    def look() -> tuple[bool, bool, bool]:  # a __class__ or __getattr__ of a stranger may raise anything
+        usable = callable(found)
+        makes = usable and (isinstance(found, type) or not _required_arguments(found))
+        return isinstance(found, Implementation), usable, makes
+
+    ready, usable, makes = _asked(f"{target}: looking at it", look)
+    if ready:
         return found
-    if not callable(found):
+    if not usable:
+        inside = ""
+        if issubclass(type(found), ModuleType):
+            inside = f"; in it are {', '.join(name for name in vars(found) if not name.startswith('_')) or 'no names'}"
         raise TargetError(
             f"{target} is {type(found).__name__}; expected an Implementation, a class or function that makes one, "
-            "or a function logits -> h_res"
+            f"or a function logits -> h_res{inside}"
         )
-    if isinstance(found, type) or not _required_arguments(found):
-        try:
-            made: object = found()
-        except (Exception, SystemExit) as error:
-            raise TargetError(
-                f"{target}: calling it without arguments raised {type(error).__name__}: {error}"
-            ) from error
-        if isinstance(made, Implementation):
-            return made
-        if callable(made) and not isinstance(found, type):
+    if makes:
+
+        def make() -> tuple[object, bool, bool]:
+            made = found()
+            return made, isinstance(made, Implementation), callable(made) and not isinstance(found, type)
+
+        made, ready, again = _asked(f"{target}: calling it without arguments", make)
+        if ready:
+            return cast("Implementation", made)
+        if again:
             found = made
         else:
+            layer = "; properties.modules.from_module makes one of a torch.nn.Module"
             raise TargetError(
                 f"{target}: calling it gave {type(made).__name__}, which is no properties.Implementation "
-                f"(subclass it and override some of {', '.join(METHODS)})"
+                f"(subclass it and override some of {', '.join(METHODS)}"
+                f"{layer if issubclass(type(made), nn.Module) else ''})"
             )
     if dialect is None:
         raise TargetError(
             f"{target} is a plain function, taken as logits -> h_res; say which mathematics it claims with --dialect "
             f"({', '.join(PRESETS)})"
         )
-    return Projection(cast(Any, found), preset(dialect), _short(target, found))
+    return Projection(cast("Any", found), preset(dialect), _short(target, found))
 
 
 def _required_arguments(function: Any) -> int:
@@ -192,89 +282,3 @@ def _required_arguments(function: Any) -> int:
 def _short(target: str, found: object) -> str:
     attribute = target.rpartition(":")[2]
     return attribute or type(found).__name__
-
-
-_SEQUENCES = {
-    "streams": "the accepted numbers of streams, such as (2, 4)",
-    "dtypes": "the accepted dtypes of the state, such as (torch.float32,)",
-    "tunable": "a set of names of Dialect fields",
-    "emits": "some of pre, post, res",
-    "devices": "the types of device that it computes on, such as ('cuda',)",
-}
-
-
-def _is_device_type(name: object) -> bool:
-    try:
-        return isinstance(name, str) and torch.device(name).type == name
-    except RuntimeError:
-        return False
-
-
-def _check(implementation: Implementation, target: str) -> None:
-    if not isinstance(implementation.dialect, Dialect):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TargetError(
-            f"{target}: .dialect is {implementation.dialect!r}; expected a mhc_ref.Dialect, such as mhc_ref.PAPER"
-        )
-    if not offers(implementation):
-        raise TargetError(f"{target} overrides none of {', '.join(METHODS)}: there is nothing to verify")
-    for field, expected in _SEQUENCES.items():
-        given: object = getattr(implementation, field)
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            raise TargetError(f"{target}: .{field} is {given!r}; expected {expected}")
-    streams = implementation.streams
-    if not streams or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in streams):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TargetError(
-            f"{target}: .streams is {streams!r}; expected the accepted numbers of streams, such as (2, 4)"
-        )
-    if implementation.dialect.residual == "permutations" and max(streams) > MAX_PERMUTATION_STREAMS:
-        raise TargetError(
-            f"{target}: .streams is {streams!r}; the permutation mixture has n! logits, so it is verified up to "
-            f"n = {MAX_PERMUTATION_STREAMS}"
-        )
-    silent = set(implementation.emits) - {"pre", "post", "res"}
-    if silent:
-        raise TargetError(f"{target}: .emits names {sorted(silent)}; expected some of pre, post, res")
-    if not implementation.emits:
-        raise TargetError(f"{target}: .emits is empty; expected some of pre, post, res: what mappings returns")
-    if implementation.mixing not in ("compute", "state"):
-        raise TargetError(f"{target}: .mixing is {implementation.mixing!r}; expected 'compute' or 'state'")
-    if implementation.products not in PRODUCTS:
-        raise TargetError(f"{target}: .products is {implementation.products!r}; expected one of {', '.join(PRODUCTS)}")
-    for device in implementation.devices:
-        if not _is_device_type(device):
-            raise TargetError(
-                f"{target}: .devices names {device!r}; expected types of device that torch knows, without a number, "
-                "such as 'cpu' and 'cuda' (an NVIDIA or AMD GPU)"
-            )
-    most, least = implementation.max_tokens, implementation.least_scale
-    if not _is_count(most):
-        raise TargetError(
-            f"{target}: .max_tokens is {most!r}; expected an integer of 1 or more; left out, it is any number"
-        )
-    multiple = implementation.channel_multiple
-    if not _is_count(multiple):
-        raise TargetError(
-            f"{target}: .channel_multiple is {multiple!r}; expected an integer of 1 or more, of which the number of "
-            "channels is a multiple"
-        )
-    if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TargetError(f"{target}: .least_scale is {least!r}; expected a number from 0 to 1, such as 1e-6")
-    unknown = set(implementation.tunable) - set(Dialect.__dataclass_fields__)
-    if unknown:
-        raise TargetError(f"{target}: .tunable names {sorted(unknown)}, which are no fields of Dialect")
-    if implementation.tunable and not overrides(implementation, "tuned"):
-        raise TargetError(
-            f"{target}: .tunable names {sorted(implementation.tunable)}, but tuned(**fields) is not overridden; "
-            "expected it to return the same implementation with those fields of the dialect changed"
-        )
-    try:
-        names = dtype_names(implementation)
-    except TypeError as error:
-        raise TargetError(f"{target}: {error}") from error
-    if not names:
-        raise TargetError(f"{target}: .dtypes is empty; expected at least one floating dtype")
-
-
-def _is_count(value: object) -> bool:
-    """Whether what somebody declared is an integer of 1 or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

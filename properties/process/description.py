@@ -45,7 +45,7 @@ _FIELDS = (*_REQUIRED, "tunable", "emits", *_WORDS, *_FLAGS, *_NUMBERS)
 
 
 def declared(implementation: Implementation) -> dict[str, Any]:
-    """Every attribute that `Implementation` has, and `methods`: those that are its own."""
+    """Every attribute that `Implementation` has, `dialect_given`, and `methods`: those that are its own."""
     found: dict[str, Any] = {}
     for name in Implementation.__annotations__:
         value = getattr(implementation, name)
@@ -54,6 +54,7 @@ def declared(implementation: Implementation) -> dict[str, Any]:
             found[name] = list(value)  # pyright: ignore[reportUnknownArgumentType]
     found["dialect"] = dataclasses.asdict(implementation.dialect)
     found["dtypes"] = list(dtype_names(implementation))
+    found["dialect_given"] = implementation.dialect_given
     found["methods"] = [method for method in METHODS if offers(implementation).get(method) == "own"]
     return found
 
