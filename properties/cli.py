@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from properties.faults import HarnessError
+
 app = typer.Typer(
     name="mhc-properties",
     help="Numerical verification of (manifold-constrained) hyper-connections.",
@@ -219,7 +221,8 @@ def main() -> None:
     try:
         app()
     except Exception as error:  # exit 1 is the verdict that a law failed, and Python's own for a traceback
-        traceback.print_exc()
+        if not isinstance(error, HarnessError):  # which says all there is to say
+            traceback.print_exc()
         typer.echo(f"HARNESS ERROR: {type(error).__name__}: {error}", err=True)
         raise SystemExit(HARNESS_ERROR) from error
 

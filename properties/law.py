@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ import torch
 
 from mhc_ref import Dialect
 from properties.device import Feature, device_of
+from properties.faults import HarnessError
 from properties.implementation import Implementation, dtype_names, offers, parameter_dtype
 
 if TYPE_CHECKING:
@@ -155,6 +157,16 @@ def always(dialect: Dialect) -> str | None:
     return None
 
 
+def stripped() -> str | None:
+    """Why no law can be made in this process, where Python removed the docstrings; None where they are there."""
+    if sys.flags.optimize < 2:
+        return None
+    return (
+        "Python runs with -OO (PYTHONOPTIMIZE=2), which removes docstrings, and a law states itself in one: run it "
+        "without"
+    )
+
+
 def law(
     *,
     kind: Kind,
@@ -180,7 +192,11 @@ def law(
 
     Raises:
         TypeError: the docstring lacks one of them.
+        HarnessError: Python removed the docstrings.
     """
+
+    if reason := stripped():
+        raise HarnessError(reason)
 
     def decorate(check: Callable[[Trial, Case], None]) -> Law:
         statement, _, reason = inspect.cleandoc(check.__doc__ or "").partition("\n\n")

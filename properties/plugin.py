@@ -167,11 +167,16 @@ def pytest_collection(session: pytest.Session) -> None:
     """Refuse what cannot be verified once and in one sentence, before anything is collected.
 
     Raises:
-        pytest.UsageError: a target that cannot be used, or a --law that no law answers to.
+        pytest.UsageError: a target that cannot be used, a --law that no law answers to, or a Python without docstrings.
     """
     config = session.config
     if hasattr(config, "workerinput"):
         return
+    if config.stash.get(_ADDED, False):
+        from properties.law import stripped
+
+        if (reason := stripped()) is not None:
+            raise pytest.UsageError(reason)
     if _option(config, "impl") or _option(config, "dialect"):
         subjects(config)
     for prefix in _option(config, "law") or []:

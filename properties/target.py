@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -174,8 +174,6 @@ def _attribute(target: str) -> Any:
 def _meant(target: str) -> str:
     """What was probably meant by a target that begins like one of a catalogue."""
     kind, _, rest = target.partition(":")
-    if kind in KINDS:
-        return f"; expected a name after {kind}:" if kind != "ref" else ""
     near = difflib.get_close_matches(kind.casefold(), KINDS, n=1)
     return f"; did you mean {near[0]}{':' + rest if rest else ''}?" if near else ""
 
@@ -245,13 +243,13 @@ def _implementation(found: Any, target: str, dialect: str | None) -> Implementat
         )
     if makes:
 
-        def make() -> tuple[object, bool, bool]:
+        def make() -> tuple[Any, bool, bool]:
             made = found()
             return made, isinstance(made, Implementation), callable(made) and not isinstance(found, type)
 
         made, ready, again = _asked(f"{target}: calling it without arguments", make)
         if ready:
-            return cast("Implementation", made)
+            return made
         if again:
             found = made
         else:
@@ -266,7 +264,7 @@ def _implementation(found: Any, target: str, dialect: str | None) -> Implementat
             f"{target} is a plain function, taken as logits -> h_res; say which mathematics it claims with --dialect "
             f"({', '.join(PRESETS)})"
         )
-    return Projection(cast("Any", found), preset(dialect), _short(target, found))
+    return Projection(found, preset(dialect), _short(target, found))
 
 
 def _required_arguments(function: Any) -> int:

@@ -192,3 +192,19 @@ def test_laws_are_listed_for_machines() -> None:
     listed = json.loads(line)["laws"]
     assert [one["id"] for one in listed] == list(all_laws())
     assert all(set(one) >= {"id", "kind", "stage", "statement", "reason", "needs", "blind"} for one in listed)
+
+
+def test_what_begins_with_a_dash_is_a_target_where_targets_stand(folder: Path) -> None:
+    code, output = run("check", *ONE_LAW, "--", "--version")
+    assert code >= 2
+    assert "'--version' names no implementation" in output
+
+
+def test_what_was_found_in_a_dtype_called_by_an_alias_replays(folder: Path) -> None:
+    (folder / "alias.py").write_text(TRANSPOSED.replace('("float32",)', '("float",)'))
+    code, _ = run("check", "alias.py:Mine", *ONE_LAW)
+    assert code == 1
+    (found,) = (folder / ".mhc-properties" / "counterexamples").glob("*.safetensors")
+    assert "float32" in found.name
+    code, output = run("replay", str(found), "--impl", "alias.py:Mine")
+    assert (code, output.splitlines()[0]) == (1, "FAILED mixing.post-is-the-declared-combination")

@@ -269,6 +269,27 @@ def test_a_plain_function_is_judged_by_the_dialect_it_claims(laws: pytest.Pytest
     assert verify(laws, "--impl", "plain.py:rows", "--dialect", "LIGER").ret == 1  # where columns come last
 
 
+def test_a_dialect_that_no_target_uses_is_refused(laws: pytest.Pytester) -> None:
+    for arguments in (("--impl", "targets.py:Right"), ()):
+        refused = verify(laws, *arguments, "--dialect", "PAPER")
+        assert refused.ret == pytest.ExitCode.USAGE_ERROR
+        refused.stderr.fnmatch_lines(["ERROR: --dialect PAPER has no effect: * what is computed; the option is for *"])
+
+
+def test_a_dialect_that_names_no_preset_is_refused_whoever_declares_one(laws: pytest.Pytester) -> None:
+    refused = verify(laws, "--impl", "targets.py:Right", "--dialect", "PAPR")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["ERROR: --dialect: there is no preset 'PAPR'; *; did you mean PAPER?"])
+
+
+def test_a_dialect_that_some_targets_use_is_said_to_have_no_effect_on_the_others(laws: pytest.Pytester) -> None:
+    laws.makepyfile(plain="import torch\ndef rows(logits):\n    return logits.softmax(-1)\n")
+    done = verify(laws, "--impl", "plain.py:rows", "--impl", "targets.py:Right", "--dialect", "PAPER")
+    assert done.ret == 0
+    done.stdout.fnmatch_lines(["--dialect PAPER has no effect on Right, which declares its own"])
+    assert "effect on rows" not in done.stdout.str()
+
+
 @pytest.mark.slow
 def test_workers_verify_and_report_the_same_from_an_empty_folder(tmp_path: Path) -> None:
     elsewhere, empty = tmp_path / "elsewhere", tmp_path / "empty"

@@ -1,0 +1,43 @@
+"""A law states itself in a docstring: where Python removes those, every door says so in one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import properties.law
+from properties.faults import HarnessError
+
+
+def test_no_law_is_made_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert properties.law.stripped() is None
+    monkeypatch.setattr(properties.law, "sys", SimpleNamespace(flags=SimpleNamespace(optimize=2)))
+    with pytest.raises(HarnessError, match="PYTHONOPTIMIZE=2"):
+        properties.law.law(kind="identity", stage="logits", needs=(), cases=lambda setting: None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", "ref"],
+        pytest.param(["laws"], marks=pytest.mark.slow),
+        pytest.param(["identify", "ref"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_python_without_docstrings_is_named_and_no_verdict_is_given(command: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "properties.cli", *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONOPTIMIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode >= 2
+    assert "PYTHONOPTIMIZE=2" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
