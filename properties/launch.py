@@ -22,9 +22,9 @@ from types import FrameType
 from typing import IO, Any
 
 from properties.gathering import JOURNAL, Journal, entry
-from properties.stopping import GRACE, PARENT, STOPPING
 from properties.printable import printable
 from properties.report import ERROR_ONLY, Line, ReportError, exit_code, read, sentence, table, write
+from properties.stopping import GRACE, PARENT, STOPPING
 
 QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 """For a pytest that is started from Python: it finds modules imported that it would like to rewrite, to no harm."""

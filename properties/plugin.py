@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from properties.stopping import PARENT, Stopping, end_with
 from properties.launch import QUIET as QUIET
 from properties.launch import most_workers
 from properties.printable import message_of, printable
+from properties.stopping import PARENT, Stopping, end_with
 from properties.whole import unwritable
 
 if TYPE_CHECKING:
