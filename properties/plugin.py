@@ -427,7 +427,7 @@ class LawItem(pytest.Item):
 
         The line is in the report before the failure is diagnosed, which calls the implementation again.
         """
-        from properties.runner import Verdict
+        from properties.runner import Verdict, verdict_before
 
         gathering = self.config.stash.get(_GATHERING, None)
         if gathering is not None:
@@ -445,6 +445,11 @@ class LawItem(pytest.Item):
             reason = f"{type(error).__name__}: {message_of(error)}"
             line, _ = found(line_of(Verdict(self.law.id, self.subject, "error", reason)), reason)
             self._leave(line)
+            raise
+        except BaseException as stop:  # the run is asked to end; what had failed until then is in the report
+            if (verdict := verdict_before(stop)) is not None:
+                line, _ = found(line_of(verdict), shown(verdict))
+                self._leave(line)
             raise
         line, message = found(line_of(verdict), shown(verdict))
         self._leave(line)

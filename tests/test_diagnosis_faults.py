@@ -1,4 +1,4 @@
-"""Whose fault it is when something goes wrong during a diagnosis: what the target does is its answer, the rest is ours."""
+"""Whose fault it is that a diagnosis goes wrong: what the target does is its answer, the rest is ours."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from properties.runner import Subject
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def one_thread(usual_signals: None) -> None:
     torch.set_num_threads(1)
 
 

@@ -309,6 +309,7 @@ def test_a_failed_law_outranks_a_fault_of_the_harness_met_while_shrinking(tmp_pa
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_the_file_is_there_before_shrinking_ends(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
