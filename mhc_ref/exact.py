@@ -36,7 +36,7 @@ from mhc_ref.dialect import Axis, Dialect, Squash
 
 __all__ = ["Exact"]
 
-# An mpf, inside this module also a Dual. Any, because mpmath ships no type stubs.
+# An mpf, inside this module also a Dual or a Node. Any, because mpmath ships no type stubs.
 Real: TypeAlias = Any
 Vector: TypeAlias = list[Real]
 Matrix: TypeAlias = list[list[Real]]
@@ -61,7 +61,10 @@ class Exact:
     zero (the object as a whole, or one of the attributes of dparams), and gives (value, tangent). They differentiate
     what is computed: the unrolled iteration, and the shift of the exp start where an eps makes it matter. At a kink
     the tangent is that of one side: the first maximiser of a tie, the sum where it equals the clamp, 0 for a
-    normalised state whose rms is 0.
+    normalised state whose rms is 0. Methods `*_vjp` go the other way: for a cotangent of the value they give the
+    gradient of <cotangent, value> by every argument, each in the shape of the argument, by parameters as an object with
+    the attributes of `params`. They call a branch with numbers that remember what is done to them: it may add them,
+    subtract, multiply and divide them, and do whatever it likes with real numbers of its own.
 
     Attributes:
         dialect: the dialect.
@@ -223,7 +226,90 @@ class Exact:
             self._collapse(self._layers(x, blocks, self._dual_branches(branches, dbranches), dblocks), head, dhead)
         )
 
-    # The equations, for numbers that are all real or all dual
+    def mappings_vjp(self, x: Sequence[Any], params: Any, cotangents: Sequence[Any]) -> tuple[Matrix, Any]:
+        """(by x [n][C], by params) for cotangents (pre [n], post [n], M [n][n])."""
+
+        def run(state: Any, given: Any) -> Triple:
+            read = self._state(state, "x")
+            return self._mappings(read, self._parameters(given, read))
+
+        return self._pulled(run, [x, params], [params], cotangents)
+
+    def pre_vjp(self, x: Sequence[Any], h_pre: Sequence[Any], cotangent: Sequence[Any]) -> tuple[Matrix, Vector]:
+        """(by x [n][C], by h_pre [n]) for a cotangent [C]."""
+        return self._pulled(self.pre, [x, h_pre], [], cotangent)
+
+    def post_vjp(
+        self, x: Sequence[Any], y: Sequence[Any], h_post: Sequence[Any], h_res: Sequence[Any], cotangent: Sequence[Any]
+    ) -> tuple[Matrix, Vector, Vector, Matrix]:
+        """(by x [n][C], by y [C], by h_post [n], by h_res [n][n]) for a cotangent [n][C]."""
+        return self._pulled(self.post, [x, y, h_post, h_res], [], cotangent)
+
+    def layers_vjp(
+        self, x: Sequence[Any], params_seq: Sequence[Any], branches: Sequence[Branch], cotangent: Sequence[Any]
+    ) -> tuple[Any, ...]:
+        """(by x [n][C], by the parameters of each block in turn) for a cotangent [n][C]."""
+
+        def run(state: Any, *given: Any) -> Matrix:
+            return self.layers(state, given, branches)
+
+        return self._pulled(run, [x, *params_seq], params_seq, cotangent)
+
+    def collapse_vjp(self, x: Sequence[Any], cotangent: Sequence[Any], head: Any = None) -> tuple[Any, ...]:
+        """(by x [n][C]) for a cotangent [C], and by the parameters of the head where there is one."""
+        heads = [] if head is None else [head]
+        return self._pulled(self.collapse, [x, *heads], heads, cotangent)
+
+    def stack_vjp(
+        self,
+        h: Sequence[Any],
+        params_seq: Sequence[Any],
+        branches: Sequence[Branch],
+        cotangent: Sequence[Any],
+        n: int | None = None,
+    ) -> tuple[Any, ...]:
+        """(by h [C], by the parameters of each block and of the head in turn) for a cotangent [C]."""
+
+        def run(start: Any, *given: Any) -> Vector:
+            return self.stack(start, given, branches, n)
+
+        return self._pulled(run, [h, *params_seq], params_seq, cotangent)
+
+    def _pulled(
+        self, function: Callable[..., Any], arguments: Sequence[Any], params_seq: Sequence[Any], cotangent: Any
+    ) -> Any:
+        """The gradient of <cotangent, function(*arguments)> by each argument; the last ones are the parameters."""
+        tape: list[Node] = []
+        plain = len(arguments) - len(params_seq)
+        leaves = [self._leaves(argument, tape) for argument in arguments[:plain]]
+        leaves += [
+            _Given(*(self._leaves(getattr(params, name), tape) for name in _Given._fields)) for params in params_seq
+        ]
+        # What logits take from the digits after the point they take backwards too (`_Parameters.bits`).
+        sizes = [[_value(number) for number in _numbers(leaf)] for leaf in leaves]
+        with self.mp.extraprec(sum(self._bits(numbers) for numbers in sizes)):
+            outputs = _numbers(function(*leaves))
+            bars = [self._number(bar, "cotangent") for bar in _numbers(cotangent)]
+            if len(outputs) != len(bars):
+                raise ValueError(f"cotangent has {len(bars)} numbers for a value of {len(outputs)}")
+            for output, bar in zip(outputs, bars, strict=True):
+                if isinstance(output, Node):
+                    output.bar += bar
+            for node in reversed(tape):
+                if node.bar:
+                    for source, slope in node.sources:
+                        source.bar += node.bar * slope
+        return tuple(_bars(leaf) for leaf in leaves)
+
+    def _leaves(self, given: Any, tape: list[Node]) -> Any:
+        """The same numbers in the same lists, to be differentiated by; None stays."""
+        if given is None:
+            return None
+        if isinstance(given, Iterable) and not isinstance(given, str):
+            return [self._leaves(part, tape) for part in cast(Iterable[Any], given)]
+        return Node(self._number(given, "an argument"), (), tape)
+
+    # The equations, for numbers that are all real, all dual, or made of nodes
 
     def _project(self, z: Vector, n: int) -> Matrix:
         with self.mp.extraprec(self._bits(z)):
@@ -410,6 +496,8 @@ class Exact:
     # Reading what was given
 
     def _number(self, given: Any, name: str) -> Real:
+        if isinstance(given, Node):  # whose value was checked when it was made
+            return given
         try:
             number = self.mp.convert(given)
         except (TypeError, ValueError):
@@ -568,8 +656,65 @@ class Dual:
         return Dual(ratio, -ratio * self.tangent / self.value)
 
 
+class Node:
+    """A number that knows what it was made of: `sources` are pairs of a node and the derivative by it.
+
+    `bar` becomes the derivative of the result by this number. Nodes are on `tape` in the order in which they were made.
+    """
+
+    __slots__ = ("bar", "sources", "tape", "value")
+
+    def __init__(self, value: Real, sources: Sequence[tuple[Node, Real]], tape: list[Node]) -> None:
+        self.value = value
+        self.sources = sources
+        self.tape = tape
+        self.bar: Real = 0
+        tape.append(self)
+
+    def __neg__(self) -> Node:
+        return Node(-self.value, ((self, -1),), self.tape)
+
+    def __add__(self, other: Real) -> Node:
+        if isinstance(other, Node):
+            return Node(self.value + other.value, ((self, 1), (other, 1)), self.tape)
+        return Node(self.value + other, ((self, 1),), self.tape)
+
+    def __sub__(self, other: Real) -> Node:
+        return self + -other
+
+    def __rsub__(self, other: Real) -> Node:
+        return -self + other
+
+    def __mul__(self, other: Real) -> Node:
+        if isinstance(other, Node):
+            return Node(self.value * other.value, ((self, other.value), (other, self.value)), self.tape)
+        return Node(self.value * other, ((self, other),), self.tape)
+
+    def __truediv__(self, other: Real) -> Node:
+        if isinstance(other, Node):
+            ratio = self.value / other.value
+            return Node(ratio, ((self, 1 / other.value), (other, -ratio / other.value)), self.tape)
+        return Node(self.value / other, ((self, 1 / other),), self.tape)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __rtruediv__(self, other: Real) -> Node:
+        ratio = other / self.value
+        return Node(ratio, ((self, -ratio / self.value),), self.tape)
+
+
+class _Given(NamedTuple):
+    """Parameters as they are given, or the gradients by them."""
+
+    phi: Any
+    bias: Any
+    alpha: Any
+    norm_weight: Any
+
+
 class _Functions:
-    """Sums and elementary functions, of reals and of duals."""
+    """Sums and elementary functions, of reals, duals and nodes."""
 
     def __init__(self, mp: Any) -> None:
         self.mp = mp
@@ -577,12 +722,17 @@ class _Functions:
     def sum(self, terms: Iterable[Real]) -> Real:
         terms = list(terms)
         value = self.mp.fsum(_value(term) for term in terms)
+        if nodes := [(term, 1) for term in terms if isinstance(term, Node)]:
+            return Node(value, nodes, nodes[0][0].tape)
         tangents = [term.tangent for term in terms if isinstance(term, Dual)]
         return Dual(value, self.mp.fsum(tangents)) if tangents else value
 
     def dot(self, a: Vector, b: Vector) -> Real:
         pairs = list(zip(a, b, strict=True))
         value = self.mp.fdot([(_value(x), _value(y)) for x, y in pairs])
+        nodes = [(x, _value(y)) for x, y in pairs if isinstance(x, Node)]
+        if nodes := nodes + [(y, _value(x)) for x, y in pairs if isinstance(y, Node)]:
+            return Node(value, nodes, nodes[0][0].tape)
         tangents = [(x.tangent, _value(y)) for x, y in pairs if isinstance(x, Dual)]
         tangents += [(_value(x), y.tangent) for x, y in pairs if isinstance(y, Dual)]
         return Dual(value, self.mp.fdot(tangents)) if tangents else value
@@ -591,6 +741,9 @@ class _Functions:
         if isinstance(a, Dual):
             value = self.mp.exp(a.value)
             return Dual(value, value * a.tangent)
+        if isinstance(a, Node):
+            value = self.mp.exp(a.value)
+            return Node(value, ((a, value),), a.tape)
         return self.mp.exp(a)
 
     def sqrt(self, a: Real) -> Real:
@@ -598,11 +751,16 @@ class _Functions:
             value = self.mp.sqrt(a.value)
             # sqrt(mean(x^2)) is 0 only where x is 0; whatever stands here is then multiplied by x.
             return Dual(value, a.tangent / (2 * value) if value else value)
+        if isinstance(a, Node):
+            value = self.mp.sqrt(a.value)
+            return Node(value, ((a, 1 / (2 * value) if value else value),), a.tape)
         return self.mp.sqrt(a)
 
     def tanh(self, a: Real) -> Real:
         if isinstance(a, Dual):
             return Dual(self.mp.tanh(a.value), a.tangent * self.mp.sech(a.value) ** 2)
+        if isinstance(a, Node):
+            return Node(self.mp.tanh(a.value), ((a, self.mp.sech(a.value) ** 2),), a.tape)
         return self.mp.tanh(a)
 
     def softmax(self, logits: Vector) -> Vector:
@@ -612,7 +770,25 @@ class _Functions:
 
 
 def _value(a: Real) -> Real:
-    return a.value if isinstance(a, Dual) else a
+    return a.value if isinstance(a, (Dual, Node)) else a
+
+
+def _numbers(given: Any) -> list[Any]:
+    """All numbers of nested sequences, in order; None has none."""
+    if given is None:
+        return []
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return [number for part in cast(Iterable[Any], given) for number in _numbers(part)]
+    return [given]
+
+
+def _bars(leaf: Any) -> Any:
+    """The derivatives by leaves, in the lists that these are in."""
+    if isinstance(leaf, _Given):
+        return _Given(*(_bars(part) for part in leaf))
+    if isinstance(leaf, list):
+        return [_bars(part) for part in cast(list[Any], leaf)]
+    return leaf.bar if isinstance(leaf, Node) else None
 
 
 def _lift(values: list[Any], tangents: list[Any]) -> list[Any]:

@@ -79,7 +79,8 @@ def watching(clock: Clock) -> Generator[None]:
 
     places: list[tuple[Any, str, str]] = [(trial.Trial, "_call", "implementation")]
     for truth in (trial.FloatTruth, trial.ExactTruth):
-        places += [(truth, name, "reference") for name in ("project", "mappings", "collapse", "project_vjp")]
+        questions = [name for name in vars(trial.Truth) if callable(vars(trial.Truth)[name]) and name[0] != "_"]
+        places += [(truth, name, "reference") for name in questions]
     names = (
         "projection",
         "gated_logits",

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,7 @@ from properties.printable import message_of
 from properties.process.protocol import NoAnswer
 from properties.strategies import Setting
 from properties.surroundings import Chance, usual
-from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, NoRoom, TargetRaised, Trial
+from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, NoRoom, TapeEnds, TargetRaised, Trial
 from properties.trust import replay_line
 
 Status = Literal["passed", "failed", "known", "not-applicable", "error"]
@@ -104,7 +104,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one law on one subject; `worst_ratio` is the largest error / bound seen."""
+    """What came of one law on one subject.
+
+    `worst_ratio` is the largest error / bound seen; `claims` counts the numbers and facts that something was claimed
+    of, `abstentions` the numbers whose bound was infinite, over all examples that held.
+    """
 
     law: str
     subject: Subject
@@ -117,6 +121,8 @@ class Verdict:
     executed_law: str = ""
     case: Case | None = None
     """The smallest failing input that was found."""
+    claims: int = 0
+    abstentions: int = 0
 
 
 @usual()
@@ -148,6 +154,7 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
                 trial = try_case(law, subject, case)
             state.worst = max(state.worst, trial.worst)
             state.claims += trial.claims
+            state.abstentions += trial.abstentions
         except NoRoom as error:
             state.examples -= 1
             state.no_room = str(error)
@@ -217,8 +224,9 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
             return Verdict(law.id, subject, "not-applicable", state.no_room)
         if not state.claims and law.kind != "contract":
             reason = f"nothing could be claimed of any of {state.examples} examples: every bound was infinite there"
-            return Verdict(law.id, subject, "not-applicable", reason, state.examples)
-        return Verdict(law.id, subject, "passed", "", state.examples, state.worst)
+            return Verdict(law.id, subject, "not-applicable", reason, state.examples, abstentions=state.abstentions)
+        found = Verdict(law.id, subject, "passed", "", state.examples, state.worst)
+        return replace(found, claims=state.claims, abstentions=state.abstentions)
 
     with watched():
         try:
@@ -390,6 +398,7 @@ class _Progress:
     examples: int = 0
     worst: float = 0.0
     claims: int = 0
+    abstentions: int = 0
     failure: LawBroken | None = None
     case: Case | None = None
     floor: float = 1.0
@@ -442,7 +451,15 @@ def try_case(law: Law, subject: Subject, case: Case) -> Trial:
         try:
             law.check(judge, case)
         except LawBroken as confirmed:
+            if law.kind == "oracle" and not judge.truth.asked:
+                raise HarnessError(
+                    f"{law.id} is an oracle law, and it broke on {subject.id} ({confirmed.what}, ratio "
+                    f"{confirmed.ratio:.3g}) without asking the exact truth for anything. What such a law expects "
+                    "comes from trial.truth alone: the law is at fault, not the implementation"
+                ) from confirmed
             raise confirmed from None
+        except TapeEnds:  # mpmath does not agree, and the law went on
+            pass
         raise HarnessError(
             f"{law.id} on {subject.id}: the float64 reference reports a ratio of {broken.ratio:.3g} ({broken.what}), "
             f"mpmath {judge.worst:.3g}: the reference or the bound is at fault, not the implementation. Case: {case!r}"
@@ -467,6 +484,8 @@ def counterexample(law: Law, subject: Subject, case: Case, broken: LawBroken) ->
             "error": _finite(broken.error),
             "bound": _finite(broken.bound),
             "ratio": _finite(broken.ratio),
+            "gap": broken.gap,
+            "against": broken.against,
         },
         dialect_option=subject.dialect_option,
         versions=versions(),
@@ -508,7 +527,31 @@ def _failed(
         explain(law, subject, case, broken, path, lost, also=state.also, quick=quick),
         executed,
         case,
+        state.claims,
+        state.abstentions,
     )
+
+
+_BESIDE = {"other": "  (from further outputs of the implementation)", "limit": "  (the most that it may be)"}
+
+
+def _measured(broken: LawBroken) -> list[tuple[str, str]]:
+    """error, gap, bound and ratio, each with what it is."""
+    numbers: list[tuple[str, str]] = []
+    if not math.isfinite(broken.error):
+        numbers.append(("error", "none: one of the two is no finite number, where the bound says that both are"))
+    else:
+        numbers.append(("error", f"{broken.error:.3g}"))
+    if broken.gap:
+        numbers.append(("gap", f"{broken.gap:.3g}  (how far exact arithmetic itself stays from that limit here)"))
+    size = abs(float(broken.exact)) if broken.exact else 0.0
+    far = math.isfinite(size) and size > 0 and not 1e-3 < size < 1e3  # a bound is large or small as its number is
+    share = f", {broken.bound / size:.2g} of that number" if far else ""
+    numbers.append(("bound", f"{broken.bound:.3g}  (the most that rounding can explain here{share})"))
+    if math.isfinite(broken.ratio):
+        counted = "(error - gap) / bound" if broken.gap else "error / bound"
+        numbers.append(("ratio", f"{broken.ratio:.3g}  ({counted}; above 1 is a failure)"))
+    return numbers
 
 
 _NO_GRAPH = (
@@ -565,12 +608,9 @@ def explain(
     if broken.got:
         numbers.append(("got", broken.got))
     if broken.exact:
-        numbers.append(("exact", broken.exact))
-    if not math.isnan(broken.error):
-        numbers.append(("error", f"{broken.error:.3g}"))
-        numbers.append(("bound", f"{broken.bound:.3g}  (the most that rounding can explain here)"))
-    if math.isfinite(broken.ratio):
-        numbers.append(("ratio", f"{broken.ratio:.3g}  (error / bound; above 1 is a failure)"))
+        numbers.append((broken.against, broken.exact + _BESIDE.get(broken.against, "")))
+    if math.isfinite(broken.bound):
+        numbers += _measured(broken)
     if law.gradient and broken.got == "0":
         numbers.append(("hint", _NO_GRAPH))
     elif not quick and math.isfinite(broken.ratio) and (products := _read_as_tf32(law, subject, case)):

@@ -10,14 +10,12 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-import mhc_ref
 from mhc_ref import Dialect, Mappings, Params
-from mhc_ref.exact import Exact
 from mhc_ref.projection import streams_of_permutations
 from properties.bounds import Rounding
 from properties.case import BranchSpec, map_tensors
@@ -27,10 +25,23 @@ from properties.implementation import Implementation
 from properties.interruption import checkpoint
 from properties.plain import oddity, plain
 from properties.surroundings import called
+from properties.truth import ExactTruth, Truth, pulled_back, wide
+from properties.truth import FloatTruth as FloatTruth
+
+Against = Literal["exact", "other", "limit", "wanted"]
+"""What an output is held to, see `LawBroken`."""
 
 
 class LawBroken(AssertionError):
-    """An observation outside its bound. `ratio` is error / bound; the rest is what a reader needs to see it."""
+    """An observation outside its bound. `ratio` is error / bound; the rest is what a reader needs to see it.
+
+    Attributes:
+        got, exact: the number that the implementation gave, and the one that it is held to.
+        against: what `exact` is: "exact" (the truth, or a closed form), "other" (another output of the implementation),
+            "limit" (the most that it may be), or "wanted" (a fact).
+        error, gap, bound: the distance of the two, how much of it is no rounding (0 but for a law about a limit), and
+            the most that rounding can explain.
+    """
 
     def __init__(
         self,
@@ -42,17 +53,20 @@ class LawBroken(AssertionError):
         error: float = math.nan,
         bound: float = math.nan,
         where: str = "",
+        gap: float = 0.0,
+        against: Against = "exact",
     ) -> None:
         super().__init__(what)
         self.what, self.ratio, self.got, self.exact = what, ratio, got, exact
         self.error, self.bound, self.where = error, bound, where
+        self.gap, self.against = gap, against
 
 
 class ContractBroken(LawBroken):
     """The wrong shape, dtype, device, or no tensor at all: nothing that a bound or the truth could excuse."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what, ratio=math.inf)
+    def __init__(self, what: str, got: str = "", wanted: str = "") -> None:
+        super().__init__(what, ratio=math.inf, got=got, exact=wanted, against="wanted")
 
 
 class TargetRaised(ContractBroken):
@@ -63,88 +77,23 @@ class TargetRaised(ContractBroken):
         self.raised = fault.error
 
 
+class TapeEnds(HarnessError):
+    """While a failure is confirmed, the law asks for more than it had when it failed."""
+
+
 class NoRoom(Exception):
     """The device ran out of memory, which it shares with others: nothing about the implementation."""
-
-
-class Truth(Protocol):
-    """Values of the declared dialect in float64, for the laws that compare with them."""
-
-    def project(self, logits: Tensor) -> Tensor: ...
-    def mappings(self, x: Tensor, params: Params) -> Mappings: ...
-    def collapse(self, x: Tensor, head: Params | None) -> Tensor: ...
-    def project_vjp(self, logits: Tensor, cotangent: Tensor) -> Tensor: ...
-
-
-class FloatTruth:
-    """`mhc_ref` in float64: the workhorse."""
-
-    def __init__(self, dialect: Dialect) -> None:
-        self.dialect = dialect
-
-    def project(self, logits: Tensor) -> Tensor:
-        """h_res as emitted, float64."""
-        return mhc_ref.project(wide(logits), self.dialect)
-
-    def mappings(self, x: Tensor, params: Params) -> Mappings:
-        """pre, post, res of every token, float64."""
-        return mhc_ref.mappings(wide(x), map_tensors(params, wide), self.dialect)
-
-    def collapse(self, x: Tensor, head: Params | None) -> Tensor:
-        """[..., n, C] -> [..., C], float64."""
-        return mhc_ref.collapse(wide(x), self.dialect, None if head is None else map_tensors(head, wide))
-
-    def project_vjp(self, logits: Tensor, cotangent: Tensor) -> Tensor:
-        """d <cotangent, h_res> / d logits, float64."""
-        leaf = wide(logits).requires_grad_()
-        return torch.autograd.grad(mhc_ref.project(leaf, self.dialect), leaf, wide(cotangent))[0]
-
-
-class ExactTruth:
-    """mpmath at 50 digits, token by token: the judge."""
-
-    def __init__(self, dialect: Dialect) -> None:
-        self._exact = Exact(dialect)
-        self._matrix_axes = 1 if dialect.residual == "permutations" else 2
-
-    def project(self, logits: Tensor) -> Tensor:
-        """h_res as emitted, rounded to float64."""
-        n = streams_of_permutations(logits.shape[-1]) if self._matrix_axes == 1 else logits.shape[-1]
-        batch = logits.shape[: -self._matrix_axes]
-        flat = wide(logits).reshape(-1, *logits.shape[-self._matrix_axes :])
-        return _tensor([self._exact.project(one.tolist()) for one in flat], (*batch, n, n))
-
-    def mappings(self, x: Tensor, params: Params) -> Mappings:
-        """pre, post, res of every token, rounded to float64."""
-        n = x.shape[-2]
-        plain = listed(params)
-        found = [self._exact.mappings(one.tolist(), plain) for one in wide(x).reshape(-1, *x.shape[-2:])]
-        batch = x.shape[:-2]
-        shapes = ((*batch, n), (*batch, n), (*batch, n, n))
-        return Mappings(*(_tensor([one[part] for one in found], shape) for part, shape in enumerate(shapes)))
-
-    def collapse(self, x: Tensor, head: Params | None) -> Tensor:
-        """[..., n, C] -> [..., C], rounded to float64."""
-        plain = None if head is None else listed(head)
-        flat = wide(x).reshape(-1, *x.shape[-2:])
-        return _tensor([self._exact.collapse(one.tolist(), plain) for one in flat], (*x.shape[:-2], x.shape[-1]))
-
-    def project_vjp(self, logits: Tensor, cotangent: Tensor) -> Tensor:
-        """d <cotangent, h_res> / d logits of the unrolled iteration, rounded to float64."""
-        flat = wide(logits).reshape(-1, *logits.shape[-self._matrix_axes :])
-        bars = wide(cotangent).reshape(-1, *cotangent.shape[-2:])
-        found = [self._exact.project_vjp(z.tolist(), bar.tolist()) for z, bar in zip(flat, bars, strict=True)]
-        return _tensor(found, tuple(logits.shape))
-
-
-def wide(value: Tensor) -> Tensor:
-    """On the CPU, in float64, without a graph."""
-    return value.detach().to("cpu", torch.float64)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Equal in shape and entry by entry; NaN is equal to NaN, and to nothing else."""
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def magnitude(got: Tensor) -> Tensor:
+    """|got| in float64, for a bound that an output itself enters: 0 where that is no finite number, which is claimed of
+    it and so breaks a law by itself."""
+    return wide(got).abs().nan_to_num(nan=0.0, posinf=0.0)
 
 
 def outputs_of(got: Any) -> list[Tensor]:
@@ -163,36 +112,12 @@ def _plain(what: str, got: Any, expected: str = "a plain torch.Tensor") -> Tenso
     return plain(got)
 
 
-def pulled_back(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], keep: bool = False
-) -> list[Tensor]:
-    """The gradients by those of the inputs that ask for one, each of the shape of its input.
+@dataclass(frozen=True)
+class Answer:
+    """What the implementation answered, and the question: the method with the dtypes and shapes of its arguments."""
 
-    They are 0 by what no output depends on. A cotangent is taken to the dtype and device of its output; one that is
-    None is not handed on. `keep`: the graph, for another pass.
-    """
-    pairs = [
-        (one, bar.to(one))
-        for one, bar in zip(outputs, cotangents, strict=True)
-        if bar is not None and one.requires_grad
-    ]
-    asked = [one for one in inputs if one.requires_grad]
-    if not pairs or not asked:
-        return [torch.zeros_like(one) for one in asked]
-    roots, bars = zip(*pairs, strict=True)
-    return list(torch.autograd.grad(roots, asked, bars, allow_unused=True, materialize_grads=True, retain_graph=keep))
-
-
-def listed(params: Params) -> Any:
-    """The parameters as nested lists of floats, for mpmath."""
-    return Params(*(None if part is None else wide(part).tolist() for part in params))  # pyright: ignore[reportArgumentType]
-
-
-def _tensor(values: Sequence[Any], shape: tuple[int, ...]) -> Tensor:
-    def plain(value: Any) -> Any:
-        return [plain(part) for part in value] if isinstance(value, (list, tuple)) else float(value)
-
-    return torch.tensor(plain(values), dtype=torch.float64).reshape(shape)
+    question: str
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -212,19 +137,21 @@ class Trial:
         dtype: of the state; params and logits are float64 for float64, otherwise float32.
         device: where the implementation computes; verdicts are made on the CPU.
         truth: float64 reference, or mpmath while a failure is confirmed.
-        tape: every output so far; with `replaying` they are handed out again instead of calling.
+        tape: every answer so far; with `replaying` they are handed out again instead of calling.
         worst: the largest ratio so far.
         claims: how many numbers and facts something was claimed of so far.
+        abstentions: of how many numbers nothing was, their bound being infinite.
     """
 
     implementation: Implementation
     dtype: torch.dtype
     device: torch.device
     truth: Truth
-    tape: list[Any] = field(default_factory=lambda: [])
+    tape: list[Answer] = field(default_factory=lambda: [])
     replaying: bool = False
     worst: float = 0.0
     claims: int = 0
+    abstentions: int = 0
     _next: int = 0
 
     @property
@@ -248,7 +175,7 @@ class Trial:
 
     def judge_exactly(self) -> None:
         """Let mpmath be the truth from here on where the state is float64: float64 cannot judge itself."""
-        if self.dtype == torch.float64:
+        if self.dtype == torch.float64 and not isinstance(self.truth, ExactTruth):
             self.truth = ExactTruth(self.dialect)
 
     # -- observations ------------------------------------------------------------------------------------------------
@@ -348,26 +275,84 @@ class Trial:
 
     # -- verdicts ----------------------------------------------------------------------------------------------------
 
-    def within(self, what: str, got: Tensor, exact: Tensor, bound: Tensor) -> None:
+    def within(self, what: str, got: Tensor, exact: Tensor, bound: Tensor, gap: Tensor | None = None) -> None:
         """|got - exact| <= bound, entry by entry; where the bound is infinite nothing is claimed.
 
+        `exact` is the truth's, or a closed form. Where a law is about a limit that its inputs only come close to, `gap`
+        is the distance of the exact value from that limit, at most: it is no rounding, so that the error is allowed for
+        it first, and the ratio is (|got - exact| - gap) / bound.
+
         Raises:
-            LawBroken: somewhere the ratio error / bound is above 1, a claimed entry is not finite, or the shapes do not
-                fit.
+            LawBroken: somewhere the ratio is above 1, a claimed entry is not finite, or the shapes do not fit.
+            HarnessError: a bound is negative or not a number, or a claimed entry of `exact` is not finite.
         """
-        checkpoint()
+        got, exact, bound, gap = self._aligned(what, got, exact, bound, torch.zeros(()) if gap is None else gap)
+        self._judge(what, got, exact, (got - exact).abs(), bound, gap, "exact")
+
+    def near(self, what: str, got: Tensor, other: Tensor, bound: Tensor) -> None:
+        """|got - other| <= bound, where `other` is made of further outputs of the implementation.
+
+        Raises:
+            LawBroken: as for `within`, and where the other one is not finite.
+            HarnessError: a bound is negative or not a number.
+        """
+        got, other, bound = self._aligned(what, got, other, bound)
+        self._judge(what, got, other, (got - other).abs(), bound, torch.zeros_like(bound), "other")
+
+    def at_most(self, what: str, got: Tensor, limit: Tensor, slack: Tensor) -> None:
+        """got <= limit, with `slack` for what rounding explains; ratio = excess / slack.
+
+        Raises:
+            LawBroken, HarnessError: as for `within`.
+        """
+        got, limit, slack = self._aligned(what, got, limit, slack)
+        self._judge(what, got, limit, (got - limit).clamp_min(0), slack, torch.zeros_like(slack), "limit")
+
+    def holds(self, what: str, condition: bool, got: str = "", expected: str = "") -> None:
+        """A fact without a tolerance."""
+        self.claims += 1
+        if not condition:
+            self.worst = math.inf
+            raise LawBroken(what, ratio=math.inf, got=got, exact=expected, against="wanted")
+
+    def contract(self, what: str, condition: bool, got: str = "", expected: str = "") -> None:
+        """A fact that needs no truth: a shape, the number of calls.
+
+        Raises:
+            ContractBroken: it is not so.
+        """
+        self.claims += 1
+        if not condition:
+            self.worst = math.inf
+            raise ContractBroken(what, got, expected)
+
+    def _aligned(self, what: str, got: Tensor, exact: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """All of them in float64, on the CPU, in one shape, which is that of `got`."""
         try:
-            got, exact, bound = torch.broadcast_tensors(wide(got), wide(exact), wide(bound))
+            *rest, shape = torch.broadcast_tensors(*(wide(one) for one in (exact, *others)), wide(got))
         except RuntimeError:  # of two outputs one may have the wrong shape
-            raise ContractBroken(f"{what} has shape {tuple(got.shape)}; expected {tuple(exact.shape)}") from None
+            rest, shape = [], wide(exact)
+        if shape.shape != got.shape:
+            raise ContractBroken(f"{what} has shape {tuple(got.shape)}; expected {tuple(shape.shape)}")
+        return (wide(got), *rest)
+
+    def _judge(
+        self, what: str, got: Tensor, exact: Tensor, error: Tensor, bound: Tensor, gap: Tensor, against: Against
+    ) -> None:
+        checkpoint()
         if got.numel() == 0:
             return
         claimed = torch.isfinite(bound)
+        _sound(f"the bound of {what}", bound, bound >= 0)  # which a NaN is not
+        _sound(f"the gap of {what}", gap, (gap >= 0) | ~claimed)
+        if against != "other":
+            _sound(f"what {what} is held to", exact, torch.isfinite(exact) | ~claimed)
         self.claims += int(claimed.sum())
-        error = (got - exact).abs()
-        ratio = torch.where(error == 0, 0.0, error / bound)
-        ratio = torch.where(torch.isfinite(got), ratio, math.inf).nan_to_num(nan=math.inf, posinf=math.inf)
-        ratio = torch.where(claimed, ratio, 0.0)
+        self.abstentions += int((~claimed).sum())
+        beyond = (error - gap).clamp_min(0)
+        ratio = torch.where(beyond == 0, 0.0, beyond / bound)
+        ratio = torch.where(torch.isfinite(got) & torch.isfinite(exact), ratio, math.inf)
+        ratio = torch.where(claimed, ratio.nan_to_num(nan=math.inf, posinf=math.inf), 0.0)
         worst = ratio.max().item()
         self.worst = max(self.worst, worst)
         if worst > 1:
@@ -381,21 +366,9 @@ class Trial:
                 error=error[index].item(),
                 bound=bound[index].item(),
                 where=f"[{', '.join(map(str, index))}]" if index else "",
+                gap=gap[index].item(),
+                against=against,
             )
-
-    def at_most(self, what: str, got: Tensor, limit: Tensor, slack: Tensor) -> None:
-        """got <= limit, with `slack` for what rounding explains; ratio = excess / slack."""
-        excess = (wide(got) - wide(limit)).clamp_min(0)
-        excess = torch.where(torch.isfinite(wide(got)), excess, math.inf)
-        limit, excess = torch.broadcast_tensors(wide(limit), excess)
-        self.within(what, limit + excess, limit, slack)
-
-    def holds(self, what: str, condition: bool, got: str = "", expected: str = "") -> None:
-        """A fact without a tolerance."""
-        self.claims += 1
-        if not condition:
-            self.worst = math.inf
-            raise LawBroken(what, ratio=math.inf, got=got, exact=expected)
 
     # -- plumbing ----------------------------------------------------------------------------------------------------
 
@@ -424,9 +397,9 @@ class Trial:
     ) -> Any:
         """The checked answer of a call; `ours` is filled with what the harness raises while it is called back."""
         checkpoint()
+        question = f"{method}({self._sketch(arguments)})"
         if self.replaying:
-            self._next += 1
-            return self.tape[self._next - 1]
+            return self._answered(question)
         try:
             got = self._call(method, arguments, call)
         except torch.OutOfMemoryError as error:  # while the arguments were copied there
@@ -443,8 +416,21 @@ class Trial:
             if isinstance(one, HarnessError):  # swallowed on the way
                 raise one
         result = _settled(check(got))
-        self.tape.append(result)
+        self.tape.append(Answer(question, result))
         return result
+
+    def _answered(self, question: str) -> Any:
+        """The next answer on the tape, which must be one to this question."""
+        self._next += 1
+        if self._next > len(self.tape):
+            raise TapeEnds(f"the law failed before it asked for {question}, and goes on to it while this is confirmed")
+        answer = self.tape[self._next - 1]
+        if answer.question != question:
+            raise HarnessError(
+                f"answer {self._next} on the tape is to {answer.question}; while the failure is confirmed the law asks "
+                f"for {question} there. A law must ask for the same things in the same order, whatever the truth says"
+            )
+        return answer.value
 
     def _call(self, method: str, arguments: tuple[Any, ...], call: Callable[[], Any] | None) -> Any:
         if call is None:
@@ -543,3 +529,17 @@ def _settled(value: Any) -> Any:
     if isinstance(value, list):
         return [_settled(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
     return value
+
+
+def _sound(what: str, values: Tensor, right: Tensor) -> None:
+    """Raise HarnessError for the first value that is not right: what outputs are held to is the harness's to get right.
+
+    A bound that cannot be computed, 0 * inf among others, is infinite: nothing is claimed there.
+    """
+    if not bool(right.all()):
+        index = tuple((~right).nonzero()[0].tolist())
+        raise HarnessError(
+            f"{what} is {values[index].item():.6g} at {list(index)}. A bound and a gap are not negative (infinite "
+            "where nothing is claimed), and where the bound is finite so is the number that an output is held to. The "
+            "law, its bound or the truth is at fault here, not the implementation"
+        )

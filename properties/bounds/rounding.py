@@ -75,10 +75,19 @@ class Rounding:
 
 @dataclass(frozen=True)
 class Approx:
-    """A value and the largest error that an admitted evaluation can have; equal shapes, float64."""
+    """A value and the largest error that an admitted evaluation can have; equal shapes, float64.
+
+    An error that is no number is infinite, and so is that of a value that is not finite. Both come of an error, or of a
+    factor, that is infinite: times 0 it is not 0, since what it stands for may be an infinity or a NaN.
+    """
 
     value: Tensor
     error: Tensor
+
+    def __post_init__(self) -> None:
+        unknown = self.error.isnan() | ~torch.isfinite(self.value)
+        if bool(unknown.any()):
+            object.__setattr__(self, "error", torch.where(unknown, INF, self.error))
 
     @classmethod
     def exact(cls, value: Tensor) -> Approx:

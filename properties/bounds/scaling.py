@@ -54,7 +54,9 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 _DIM = {"row": -1, "column": -2}
 _LOST = 2.0**-10
 _MOST = 350.0
-"""Where exp of a deviation is cut off: far beyond any error that is still a statement."""
+"""Where exp of a deviation is cut off: far beyond any error that is still a statement.
+
+Caps are taken by `np.fmin`, for which a NaN (0 times an error that overflowed) is above any cap, as it should be."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ class Trace:
             by_line = g.sum(step.dim, keepdims=True)
             total += (np.abs(by_line) * step.line[:, None]).sum((-2, -1))
             g = g - by_line * step.weights[:, None]
-        return (total + np.einsum("tqij,tij->tq", np.abs(g), self.begin)).reshape(tokens, n, n)
+        total += np.einsum("tqij,tij->tq", np.abs(g), self.begin)
+        return np.where(np.isnan(total), INF, total).reshape(tokens, n, n)
 
 
 class Scaled(NamedTuple):
@@ -215,7 +218,7 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
     vectors = _Vectors(flat(), z.shape[:-2])
     steps: list[Step] = []
     for dim, eps in _half_steps(dialect):
-        deviation = np.minimum(entry + drift[-1] + drift[-2], _MOST)
+        deviation = np.fmin(entry + drift[-1] + drift[-2], _MOST)
         before_last = deviation
         log_eps = math.log(eps) if eps else -INF
         if dim == 0:
@@ -253,7 +256,7 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
         remainder = np.exp(2 * spread) * (w * deviation * deviation).sum(dim, keepdims=True) / 2
         local = u * (3 + np.abs(log_m))
         # log(sum w e^moved + (1 - sum w)), written so that nothing is lost where moved is tiny.
-        moved = np.expm1(np.minimum(entry + drift[-3 - dim], _MOST))
+        moved = np.expm1(np.fmin(entry + drift[-3 - dim], _MOST))
         drift[dim] = np.log1p((w * moved).sum(dim, keepdims=True)) + line
         entry = entry + local
         scalings[dim] = scalings[dim] - denominator
@@ -278,10 +281,10 @@ def sinkhorn(logits: Approx, dialect: Dialect, r: Rounding) -> Scaled:
 
 def _scaled(run: Trace, dialect: Dialect, r: Rounding) -> tuple[Array, Array, Array, Array]:
     value = np.exp(run.log_m)
-    error = value * np.expm1(np.minimum(run.final + run.propagated, _MOST)) + r.tiny
+    error = value * np.expm1(np.fmin(run.final + run.propagated, _MOST)) + r.tiny
     error = np.where(run.below > 0, error + np.exp(run.log_m + run.below), error)
     if dialect.iterations > 0 or dialect.start == "softmax":
-        error = np.minimum(error, 1.0)  # both lie between 0 and 1
+        error = np.fmin(error, 1.0)  # both lie between 0 and 1
     lost = run.lost[..., None, None]
     error = np.where(lost, INF, error)
     odds = np.where(np.logical_or(run.below > 0, lost), INF, run.entry + run.final)
@@ -290,8 +293,8 @@ def _scaled(run: Trace, dialect: Dialect, r: Rounding) -> tuple[Array, Array, Ar
         return value, error, odds, error.sum(last)
     # The last division makes the sum right whatever came before, but for what an eps keeps: s / (s + eps).
     kept = np.maximum(1 - value.sum(last), 0)
-    own = run.final + r.unit * (3 + np.abs(run.log_m)) + np.minimum(run.steps[-1].line, 1.0)
-    line = (value * own).sum(last) + kept * np.minimum(2 * run.before_last.max((-2, -1)), 1.0)[..., None]
+    own = run.final + r.unit * (3 + np.abs(run.log_m)) + np.fmin(run.steps[-1].line, 1.0)
+    line = (value * own).sum(last) + kept * np.fmin(2 * run.before_last.max((-2, -1)), 1.0)[..., None]
     return value, error, odds, np.where(run.lost[..., None], INF, line + value.shape[-1] * r.tiny)
 
 
@@ -330,11 +333,11 @@ def _pulled(
     size = np.abs(g)
     for step in reversed(run.steps):
         if step.dim == 0:
-            known = np.minimum(np.expm1(np.minimum(step.deviation, _MOST)), 1.0)
+            known = np.fmin(np.expm1(np.fmin(step.deviation, _MOST)), 1.0)
             errors.append(step.weights * size * (4 * u + known))
             g, size = step.weights * g, step.weights * size
             continue
-        off = np.where(run.below > 0, 1.0, np.expm1(np.minimum(2 * step.deviation, _MOST)))
+        off = np.where(run.below > 0, 1.0, np.expm1(np.fmin(2 * step.deviation, _MOST)))
         mass = g.sum(step.dim, keepdims=True)
         total = size.sum(step.dim, keepdims=True)
         errors.append(u * (4 * size + (n + 6) * step.weights * total) + step.weights * np.abs(mass) * off + r.tiny)

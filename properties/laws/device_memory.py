@@ -78,7 +78,7 @@ def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
     plain, *others = trial.observe("block", run)
     slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
     for name, got in zip(("channels_last", "channels_last_3d", "an unaligned storage"), others, strict=True):
-        trial.within(f"a block on {name}", got, wide(plain), slack)
+        trial.near(f"a block on {name}", got, wide(plain), slack)
 
 
 @st.composite
@@ -120,7 +120,7 @@ def every_output_is_written(trial: Trial, case: Case) -> None:
 
     plain, poisoned = trial.observe("block", run)
     slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
-    trial.within("a block in poisoned memory", poisoned, wide(plain), slack)
+    trial.near("a block in poisoned memory", poisoned, wide(plain), slack)
 
 
 @law(
@@ -146,7 +146,7 @@ def every_entry_is_written(trial: Trial, case: Case) -> None:
         return plain, poisoned
 
     plain, poisoned = trial.observe("project", run)
-    trial.within("h_res in poisoned memory", poisoned, wide(plain), 2 * projection_error(trial, case.logits))
+    trial.near("h_res in poisoned memory", poisoned, wide(plain), 2 * projection_error(trial, case.logits))
 
 
 @st.composite
@@ -189,7 +189,7 @@ def distant_tokens_are_read_where_they_lie(trial: Trial, case: Case) -> None:
 
     plain, far = trial.observe("block", run)
     slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
-    trial.within("a block on distant tokens", far, wide(plain), slack)
+    trial.near("a block on distant tokens", far, wide(plain), slack)
 
 
 @st.composite
@@ -230,4 +230,4 @@ def distant_matrices_are_written_where_they_lie(trial: Trial, case: Case) -> Non
 
     plain, last, which = trial.observe("project", run)
     slack = 2 * projection_error(trial, logits)
-    trial.within("h_res of the last matrices", last, wide(plain)[which], slack[which])
+    trial.near("h_res of the last matrices", last, wide(plain)[which], slack[which])

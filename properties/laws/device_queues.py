@@ -82,12 +82,12 @@ def graphs_replay_new_inputs(trial: Trial, case: Case) -> None:
 
     eager, expected, first, second = trial.observe("block", run)
     y, z = case.branch(case.x[..., 0, :]), case.branch(case.other[..., 0, :])
-    trial.within(
+    trial.near(
         "a replayed block on the inputs of the capture", first, wide(eager),
         2 * block_error(trial, case.x, case.params, y),
     )  # fmt: skip
     slack = 2 * block_error(trial, case.other, others(case.params), z)
-    trial.within("a replayed block on new inputs", second, wide(expected), slack)
+    trial.near("a replayed block on new inputs", second, wide(expected), slack)
 
 
 @law(
@@ -124,7 +124,7 @@ def work_is_queued_on_the_current_stream(trial: Trial, case: Case) -> None:
 
     plain, beside = trial.observe("block", run)
     slack = 2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
-    trial.within("a block on a stream of its own", beside, wide(plain), slack)
+    trial.near("a block on a stream of its own", beside, wide(plain), slack)
 
 
 @law(
@@ -158,9 +158,9 @@ def compiled_blocks_are_the_same(trial: Trial, case: Case) -> None:
 
     eager, other, compiled, second = trial.observe("block", run)
     y, z = case.branch(case.x[..., 0, :]), case.branch(case.other[..., 0, :])
-    trial.within("a compiled block", compiled, wide(eager), 2 * block_error(trial, case.x, case.params, y))
+    trial.near("a compiled block", compiled, wide(eager), 2 * block_error(trial, case.x, case.params, y))
     slack = 2 * block_error(trial, case.other, others(case.params), z)
-    trial.within("a compiled block on other inputs", second, wide(other), slack)
+    trial.near("a compiled block on other inputs", second, wide(other), slack)
 
 
 @law(

@@ -23,7 +23,7 @@ from properties.law import law
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.gradient_block import block_gradient
-from properties.laws.gradient_mappings import NAMES, differentiable
+from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import applied, combined, matrix_cases
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.strategies import (
@@ -38,6 +38,7 @@ from properties.strategies import (
     streams,
 )
 from properties.trial import Trial, same_bits, wide
+from properties.truth import present
 
 
 def projection_error(trial: Trial, logits: Tensor) -> Tensor:
@@ -96,10 +97,10 @@ def mappings_leave_their_input_alone(trial: Trial, case: Case) -> None:
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
         x, params = place(case.x).clone(), map_tensors(place(case.params), torch.clone)
         target.mappings(x, params)
-        return (x, *differentiable(params))
+        return (x, *present(params))
 
     after = trial.observe("mappings", run)
-    for name, one, before in zip(("x", *Params._fields), after, (case.x, *differentiable(case.params)), strict=False):
+    for name, one, before in zip(("x", *Params._fields), after, (case.x, *present(case.params)), strict=False):
         trial.holds(f"{name} after the call", torch.equal(one, before), "changed", "as before")
 
 
@@ -113,10 +114,10 @@ def blocks_leave_their_input_alone(trial: Trial, case: Case) -> None:
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
         x, params = place(case.x).clone(), map_tensors(place(case.params), torch.clone)
         target.block(x, params, map_tensors(case.branch, place))
-        return (x, *differentiable(params))
+        return (x, *present(params))
 
     after = trial.observe("block", run)
-    for name, one, before in zip(("x", *Params._fields), after, (case.x, *differentiable(case.params)), strict=False):
+    for name, one, before in zip(("x", *Params._fields), after, (case.x, *present(case.params)), strict=False):
         trial.holds(f"{name} after the call", torch.equal(one, before), "changed", "as before")
 
 
@@ -238,8 +239,8 @@ def projection_has_no_memory(trial: Trial, case: Case) -> None:
         return first, second, fresh, again
 
     first, second, fresh, again = trial.observe("project", run)
-    trial.within("h_res of new logits in old storage", second, wide(fresh), 2 * projection_error(trial, case.other))
-    trial.within("h_res of the first logits again", again, wide(first), 2 * projection_error(trial, case.logits))
+    trial.near("h_res of new logits in old storage", second, wide(fresh), 2 * projection_error(trial, case.other))
+    trial.near("h_res of the first logits again", again, wide(first), 2 * projection_error(trial, case.logits))
     expected = trial.truth.project(case.other)
     trial.within("h_res of new logits in old storage", second, expected, projection_error(trial, case.other))
 
@@ -250,7 +251,7 @@ def another(draw: DrawFn, case: Case) -> Case:
     seed = draw(seeds)
     moved = [
         part + torch.tensor(noise(seed + k + 1, *part.shape)).to(part) / (4 * part.shape[0] ** (0.5 if k == 0 else 0))
-        for k, part in enumerate(differentiable(case.params))
+        for k, part in enumerate(present(case.params))
     ]
     other = torch.tensor(noise(seed, *case.x.shape)).to(case.x.dtype)
     return case.with_(other=other, other_params=Params(*moved))
@@ -275,7 +276,7 @@ def blocks_have_no_memory(trial: Trial, case: Case) -> None:
         storage = place(case.x).clone()
         first = target.block(storage, params, branch).detach().clone()
         storage.copy_(place(case.other))
-        for old, new in zip(differentiable(params), differentiable(case.other_params), strict=True):
+        for old, new in zip(present(params), present(case.other_params), strict=True):
             old.copy_(place(new))
         second = target.block(storage, params, branch).detach().clone()
         others = map_tensors(place(case.other_params), torch.clone)
@@ -286,10 +287,8 @@ def blocks_have_no_memory(trial: Trial, case: Case) -> None:
     first, second, fresh, again = trial.observe("block", run)
     y, z = case.branch(case.x[..., 0, :]), case.branch(case.other[..., 0, :])
     slack = 2 * block_error(trial, case.other, case.other_params, z)
-    trial.within("a block on new values in old storage", second, wide(fresh), slack)
-    trial.within(
-        "a block on the first values again", again, wide(first), 2 * block_error(trial, case.x, case.params, y)
-    )
+    trial.near("a block on new values in old storage", second, wide(fresh), slack)
+    trial.near("a block on the first values again", again, wide(first), 2 * block_error(trial, case.x, case.params, y))
 
 
 @law(
@@ -317,7 +316,7 @@ def mappings_have_no_memory(trial: Trial, case: Case) -> None:
         returned = target.mappings(x, params)
         first, twice = kept(returned), kept(target.mappings(x, params))
         x.copy_(place(case.other))
-        for storage, value in zip(differentiable(params), differentiable(case.other_params), strict=True):
+        for storage, value in zip(present(params), present(case.other_params), strict=True):
             storage.copy_(place(value))
         second = kept(target.mappings(x, params))
         fresh = kept(target.mappings(place(case.other).clone(), map_tensors(place(case.other_params), torch.clone)))
@@ -332,8 +331,8 @@ def mappings_have_no_memory(trial: Trial, case: Case) -> None:
         if trial.implementation.deterministic:
             trial.holds(f"h_{name} of the same call", same_bits(first[k], twice[k]), "other bits", "the same bits")
         trial.holds(f"h_{name} after further calls", same_bits(first[k], later[k]), "changed", "as returned")
-        trial.within(f"h_{name} of new values in old storage", second[k], wide(fresh[k]), 2 * two[name].error)
-        trial.within(f"h_{name} of the first values again", again[k], wide(first[k]), 2 * one[name].error)
+        trial.near(f"h_{name} of new values in old storage", second[k], wide(fresh[k]), 2 * two[name].error)
+        trial.near(f"h_{name} of the first values again", again[k], wide(first[k]), 2 * one[name].error)
 
 
 @law(kind="identity", stage="state", needs=("post",), cases=matrix_cases, cost=2)
@@ -367,7 +366,7 @@ def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
             trial.holds(f"the same {method} again", same_bits(first, twice), "other bits", "the same bits")
         # No product has grown, so the bound of the first values covers these.
         slack = 2 * mixture_bound(trial, case, method).error
-        trial.within(f"{method} of new values in old storage", second, wide(fresh), slack)
+        trial.near(f"{method} of new values in old storage", second, wide(fresh), slack)
 
 
 @law(
@@ -481,8 +480,8 @@ def gradient_mode_does_not_change_h_res(trial: Trial, case: Case) -> None:
 
     recorded, quiet, fast = trial.observe("project", run)
     slack = 2 * projection_error(trial, case.logits)
-    trial.within("h_res under no_grad", quiet, wide(recorded), slack)
-    trial.within("h_res in inference mode", fast, wide(recorded), slack)
+    trial.near("h_res under no_grad", quiet, wide(recorded), slack)
+    trial.near("h_res in inference mode", fast, wide(recorded), slack)
 
 
 @law(
@@ -512,7 +511,7 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
 
         found: list[Tensor] = []
         for kept in (True, False):
-            leaves = [one.clone().requires_grad_() for one in (place(case.x), *differentiable(params))]
+            leaves = [one.clone().requires_grad_() for one in (place(case.x), *present(params))]
             out: Any = forward(*leaves) if kept else checkpoint(forward, *leaves, use_reentrant=False)
             grads = (
                 torch.autograd.grad(out, leaves, ramp(out), allow_unused=True)
@@ -532,14 +531,14 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
     *found, quiet, fast = trial.observe("block", run)
     half = len(found) // 2
     slack = 2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
-    trial.within("the output under recomputation", found[half], wide(found[0]), slack)
-    trial.within("the output under no_grad", quiet, wide(found[0]), slack)
-    trial.within("the output in inference mode", fast, wide(found[0]), slack)
+    trial.near("the output under recomputation", found[half], wide(found[0]), slack)
+    trial.near("the output under no_grad", quiet, wide(found[0]), slack)
+    trial.near("the output in inference mode", fast, wide(found[0]), slack)
     if mixes_in_compute_dtype(trial.implementation, trial.dtype):
         return
     bounded = block_gradient(case.with_(cotangent=ramp(case.x)), trial)
     for name, kept, again, bound in zip(NAMES, found[1:half], found[half + 1 :], bounded, strict=False):
-        trial.within(
+        trial.near(
             f"the gradient by {name} under recomputation", again, wide(kept), 2 * bound.error.reshape(kept.shape)
         )
 

@@ -59,7 +59,7 @@ def every_matrix_of_a_flood_is_projected(trial: Trial, case: Case) -> None:
     out: Tensor = trial.observe("project", run)
     exact, error = trial.truth.project(case.logits), projection_error(trial, case.logits)
     shape = (case.count, *exact.shape[1:])
-    trial.holds("the shape of h_res", tuple(out.shape) == shape, str(tuple(out.shape)), str(shape))
+    trial.contract("the shape of h_res", tuple(out.shape) == shape, str(tuple(out.shape)), str(shape))
     trial.within("h_res", out, flooded(exact, case.count), flooded(error, case.count))
 
 
@@ -89,7 +89,7 @@ def every_token_of_a_flood_has_its_mappings(trial: Trial, case: Case) -> None:
         name = Mappings._fields[k]
         error = bound.parts()[name].error
         shape = (case.count, *error.shape[1:])
-        trial.holds(f"the shape of h_{name}", tuple(got.shape) == shape, str(tuple(got.shape)), str(shape))
+        trial.contract(f"the shape of h_{name}", tuple(got.shape) == shape, str(tuple(got.shape)), str(shape))
         trial.within(f"h_{name}", got, flooded(exact[k], case.count), flooded(error, case.count))
 
 
@@ -127,7 +127,7 @@ def every_token_of_a_flood_is_read_and_mixed(trial: Trial, case: Case) -> None:
             return getattr(target, method)(*(flooded(place(one), case.count) for one in given))
 
         out: Tensor = trial.observe(method, run)
-        exact = mixture_bound(trial, case, method)
-        shape = (case.count, *exact.value.shape[1:])
-        trial.holds(f"the shape of {method}", tuple(out.shape) == shape, str(tuple(out.shape)), str(shape))
-        trial.within(method, out, flooded(exact.value, case.count), flooded(exact.error, case.count))
+        exact, bound = getattr(trial.truth, method)(*given), mixture_bound(trial, case, method).error
+        shape = (case.count, *exact.shape[1:])
+        trial.contract(f"the shape of {method}", tuple(out.shape) == shape, str(tuple(out.shape)), str(shape))
+        trial.within(method, out, flooded(exact, case.count), flooded(bound, case.count))

@@ -16,7 +16,7 @@ from properties.bounds import Approx
 from properties.case import BranchSpec, Case, map_tensors
 from properties.implementation import Implementation, offers
 from properties.law import law
-from properties.laws.block import SIZES
+from properties.laws.block import SIZES, step
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.execution import COUNTS, FIXED, block_error, mixture_bound, mixtures, projection_error
 from properties.laws.mixing import applied, combined, matrix_cases, possible
@@ -98,10 +98,10 @@ def projection_does_not_see_strides(trial: Trial, case: Case) -> None:
         strict=True,
     ):
         if name == "an expanded view":
-            trial.within(f"h_res of {name}", got, wide(plain)[:1].expand(got.shape), 2 * error[:1].expand(got.shape))
+            trial.near(f"h_res of {name}", got, wide(plain)[:1].expand(got.shape), 2 * error[:1].expand(got.shape))
         else:
             few = taken(name, got, plain)
-            trial.within(f"h_res of {name}", got, wide(plain)[:few], 2 * error[:few])
+            trial.near(f"h_res of {name}", got, wide(plain)[:few], 2 * error[:few])
 
 
 @law(
@@ -144,7 +144,7 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
         few = taken(name, got, plain)
         shape = plain[:few].shape
         trial.holds(f"the shape for {name}", got.shape == shape, str(tuple(got.shape)), str(tuple(shape)))
-        trial.within(f"a block on {name}", got, wide(plain)[:few], slack[:few])
+        trial.near(f"a block on {name}", got, wide(plain)[:few], slack[:few])
 
 
 @law(
@@ -181,7 +181,7 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
     for what, got in zip(views_of, views, strict=True):
         for name, one, other in zip(names, got, plain, strict=True):
             few = taken(what, one, other)
-            trial.within(f"h_{name} of {what}", one, wide(other)[:few], 2 * bound.parts()[name].error[:few])
+            trial.near(f"h_{name} of {what}", one, wide(other)[:few], 2 * bound.parts()[name].error[:few])
 
 
 @law(
@@ -227,10 +227,10 @@ def post_does_not_see_strides(trial: Trial, case: Case) -> None:
     names = ("a transposed h_res", "slices of one packed tensor", "views of x and y", TURNED)
     for what, got in zip(names, views, strict=True):
         few = taken(what, got, plain)
-        trial.within(f"post of {what}", got, wide(plain)[:few], slack[:few])
+        trial.near(f"post of {what}", got, wide(plain)[:few], slack[:few])
     for what, got in zip(("slices of one packed tensor", TURNED), read[1:], strict=False):
         few = taken(what, got, read[0])
-        trial.within(f"pre of {what}", got, wide(read[0])[:few], 2 * mixture_bound(trial, case, "pre").error[:few])
+        trial.near(f"pre of {what}", got, wide(read[0])[:few], 2 * mixture_bound(trial, case, "pre").error[:few])
 
 
 @st.composite
@@ -270,7 +270,7 @@ def batch_shape_is_free(trial: Trial, case: Case) -> None:
             str(expected),
         )
         tokens = math.prod(shape)
-        trial.within(f"a block of {shape} tokens", got.reshape(-1, *x.shape[1:]), wide(plain)[:tokens], slack[:tokens])
+        trial.near(f"a block of {shape} tokens", got.reshape(-1, *x.shape[1:]), wide(plain)[:tokens], slack[:tokens])
 
 
 @law(
@@ -302,7 +302,7 @@ def mappings_take_any_batch_shape(trial: Trial, case: Case) -> None:
         for name, one, other in zip(names, got, plain, strict=True):
             expected = (*shape, *other.shape[1:])
             trial.holds(f"the shape of h_{name}", tuple(one.shape) == expected, str(tuple(one.shape)), str(expected))
-            trial.within(
+            trial.near(
                 f"h_{name} of {shape} tokens", one.reshape(other.shape), wide(other), 2 * bound.parts()[name].error
             )
 
@@ -353,8 +353,8 @@ def projection_takes_any_batch_shape(trial: Trial, case: Case) -> None:
         others[2].transpose(0, 1).reshape(plain.shape),
     )
     for got, shape in zip(back, shapes, strict=True):
-        trial.within(f"h_res of a batch {shape}", got, wide(plain), 2 * error)
-    trial.within("h_res of one matrix without a batch axis", alone, wide(plain)[0], 2 * error[0])
+        trial.near(f"h_res of a batch {shape}", got, wide(plain), 2 * error)
+    trial.near("h_res of one matrix without a batch axis", alone, wide(plain)[0], 2 * error[0])
 
 
 @st.composite
@@ -381,10 +381,8 @@ def every_token_is_computed(trial: Trial, case: Case) -> None:
     """
     branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
     out, seen = trial.block(case.x, case.params, branch)
-    h = bound_of(trial, case.x, case.params)
-    operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
-    expected = combined(case.x, operator, trial, seen[0].y, h.post)
-    trial.within("the block", out, expected.value, expected.error)
+    exact = trial.truth.block(case.x, case.params, seen[0].y)[1]
+    trial.within("the block", out, exact, step(Approx.exact(case.x), case.params, seen[0].y, trial)[1].error)
 
 
 @law(
@@ -414,8 +412,8 @@ def parts_of_a_batch_agree_with_the_whole(trial: Trial, case: Case) -> None:
     whole, halves, last = trial.observe("block", run)
     slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
     trial.holds("the shape of the whole", whole.shape == x.shape, str(tuple(whole.shape)), str(tuple(x.shape)))
-    trial.within("the whole batch, against its halves", whole, wide(halves), slack)
-    trial.within("the last token of the whole batch, against itself alone", whole[-1:], wide(last), slack[-1:])
+    trial.near("the whole batch, against its halves", whole, wide(halves), slack)
+    trial.near("the last token of the whole batch, against itself alone", whole[-1:], wide(last), slack[-1:])
 
 
 @law(kind="oracle", stage="state", needs=("mappings",), cases=counted_cases, cost=3)
@@ -450,14 +448,14 @@ def every_token_is_read_and_mixed(trial: Trial, case: Case) -> None:
     """
     tokens = case.x.shape[0]
     for method, given in mixtures(trial, case):
-        exact = mixture_bound(trial, case, method)
+        exact, bound = getattr(trial.truth, method)(*given), mixture_bound(trial, case, method).error
         got = getattr(trial, method)(*given)
-        trial.within(method, got, exact.value, exact.error)
+        trial.within(method, got, exact, bound)
         shape = (2, tokens // 2) if tokens % 2 == 0 else (1, tokens)
         paired = getattr(trial, method)(*(one.reshape(*shape, *one.shape[1:]) for one in given))
-        trial.within(f"{method} on two token axes", paired.reshape(got.shape), exact.value, exact.error)
+        trial.within(f"{method} on two token axes", paired.reshape(got.shape), exact, bound)
         alone = getattr(trial, method)(*(one[-1] for one in given))
-        trial.within(f"{method} of one token", alone, exact.value[-1], exact.error[-1])
+        trial.within(f"{method} of one token", alone, exact[-1], bound[-1])
         if trial.implementation.zero_tokens:
             getattr(trial, method)(*(one[:0] for one in given))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +10,6 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Params
-from mhc_ref.exact import Exact
 from properties import bounds
 from properties.bounds import INF, Approx, Pullback, Rounding
 from properties.case import BranchSpec, Case, map_tensors
@@ -20,11 +17,12 @@ from properties.implementation import Implementation, offers
 from properties.law import law
 from properties.laws.block import passed, slope_of
 from properties.laws.coefficients import coefficients
-from properties.laws.gradient_mappings import NAMES, differentiable, judge_entrywise, unit, unit_params
+from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import applied, matrix_cases
 from properties.laws.premises import mixes, mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, branch_of, coefficient_cases, cotangent_for
-from properties.trial import Trial, listed, wide
+from properties.trial import Trial, wide
+from properties.truth import present
 
 
 @st.composite
@@ -125,50 +123,12 @@ def block_pulls_back_to_state_and_parameters(trial: Trial, case: Case) -> None:
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
         return target.block(x, Params(*parts), case.branch)
 
-    got = trial.pull("block", [case.x, *differentiable(case.params)], [case.cotangent], run)
+    trial.judge_exactly()
+    got = trial.pull("block", [case.x, *present(case.params)], [case.cotangent], run)
+    exact = trial.truth.layers_vjp(case.x, [case.params], [case.branch], case.cotangent)
     bound = block_gradient(case, trial)
-    for name, one in zip(NAMES, got, strict=False):
-        entry = partial(exact_block_entry, trial, case, name)
-        judge_entrywise(trial, f"the gradient by {name}", one, getattr(bound, name), entry)
-
-
-def exact_block_entry(trial: Trial, case: Case, name: str, index: tuple[int, ...]) -> float:
-    """mpmath's d <cotangent, block> / d (that entry)."""
-    exact = Exact(trial.dialect)
-    value, slope = exact_branch(exact, case.branch)
-    dparams = None if name == "x" else unit_params(case.params, name, index)
-    total = 0.0
-    for token in [index[0]] if name == "x" else range(case.x.shape[0]):
-        dx = unit(case.x[token], index[1:]) if name == "x" else None
-        x = wide(case.x[token]).tolist()
-        _, tangent = exact.block_derivative(x, listed(case.params), value, dx, dparams, slope)
-        total += paired(case.cotangent[token], tangent)
-    return total
-
-
-def exact_branch(exact: Exact, branch: BranchSpec) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
-    """F(u) and its derivative along du, in mpmath, of a branch whose derivative is known."""
-    weight = [] if branch.weight is None else [exact.mp.mpf(w) for w in wide(branch.weight).tolist()]
-
-    def value(u: Any) -> Any:
-        if branch.kind == "constant":
-            return weight
-        return slope(u, u)
-
-    def slope(u: Any, du: Any) -> Any:
-        if branch.kind == "identity":
-            return list(du)
-        if branch.kind == "scale":
-            return [w * a for w, a in zip(weight, du, strict=True)]
-        return [exact.mp.mpf(0) for _ in u]
-
-    return value, slope
-
-
-def paired(cotangent: Tensor, tangent: Any) -> float:
-    """<cotangent, tangent>, the tangent in mpmath, as nested lists or as one."""
-    flat = [value for row in tangent for value in row] if isinstance(tangent[0], list) else tangent
-    return float(sum(bar * value for bar, value in zip(wide(cotangent).flatten().tolist(), flat, strict=True)))
+    for name, one, value in zip(NAMES, got, exact, strict=False):
+        trial.within(f"the gradient by {name}", one, value, getattr(bound, name).error.reshape(value.shape))
 
 
 FACTORS = {"post": ("x", "y", "h_post", "h_res"), "pre": ("x", "h_pre")}
@@ -225,6 +185,7 @@ def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
     Both are bilinear: the gradient by one factor is the cotangent contracted with the other, in the compute dtype; that
     by a state, which may be the sum of a contribution from every stream, is rounded to the state's dtype once for each.
     """
+    trial.judge_exactly()
     for k, (method, factors) in enumerate(FACTORS.items()):
         if method not in offers(trial.implementation):
             continue
@@ -234,9 +195,10 @@ def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
 
         given = (case.x, case.y, case.h_post, case.h_res) if method == "post" else (case.x, case.h_post)
         got = trial.pull(method, given, [case.cotangents[k]], run)
-        expected = mixture_pullback(trial, case, method, case.cotangents[k])
-        for factor, one in zip(factors, got, strict=True):
-            trial.within(f"the gradient of {method} by {factor}", one, expected[factor].value, expected[factor].error)
+        exact = getattr(trial.truth, f"{method}_vjp")(*given, case.cotangents[k])
+        bound = mixture_pullback(trial, case, method, case.cotangents[k])
+        for factor, one, value in zip(factors, got, exact, strict=True):
+            trial.within(f"the gradient of {method} by {factor}", one, value, bound[factor].error)
 
 
 @law(

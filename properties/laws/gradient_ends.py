@@ -15,9 +15,10 @@ from properties.case import Case
 from properties.implementation import Implementation
 from properties.law import law
 from properties.laws.gradient_depth import collapse_pullback
-from properties.laws.gradient_mappings import NAMES, differentiable
+from properties.laws.gradient_mappings import NAMES
 from properties.strategies import TAME, Setting, cotangent_for, params_of, states, streams, width_among
 from properties.trial import Trial
+from properties.truth import present
 
 
 @st.composite
@@ -73,15 +74,17 @@ def collapse_pulls_back_to_every_stream(trial: Trial, case: Case) -> None:
     Collapse is linear in the streams but for the gates of a head, which are mappings of a state like any other; streams
     are then read directly and through the gates, and a state below float32 rounds and adds both in its own dtype.
     """
+    trial.judge_exactly()
     bar = case.cotangent[..., 0, :].contiguous()
-    parts = differentiable(case.head) if trial.dialect.collapse == "head" else []
+    head: Params | None = case.head if trial.dialect.collapse == "head" else None
+    parts = present(head) if head else []
 
     def run(target: Implementation, x: Tensor, *given: Tensor) -> Any:
         return target.collapse(x, Params(*given)) if given else target.collapse(x)
 
     got = trial.pull("collapse", [case.x, *parts], [bar], run)
-    found = collapse_pullback(Approx.exact(case.x), bar, trial, *([case.head] if parts else []))
-    expected = [found] if isinstance(found, Approx) else list(found)
-    for name, one, exact in zip(NAMES, got, expected, strict=False):
-        value, error = exact.value.reshape(one.shape), exact.error.reshape(one.shape)
-        trial.within(f"the gradient of collapse by {name}", one, value, error)
+    exact = trial.truth.collapse_vjp(case.x, head, bar)
+    found = collapse_pullback(Approx.exact(case.x), bar, trial, head)
+    bound = [found] if isinstance(found, Approx) else list(found)
+    for name, one, value, expected in zip(NAMES, got, exact, bound, strict=False):
+        trial.within(f"the gradient of collapse by {name}", one, value, expected.error.reshape(value.shape))

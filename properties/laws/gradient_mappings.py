@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,14 +10,14 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Params
-from mhc_ref.exact import Exact
 from properties import bounds
 from properties.bounds import Approx
 from properties.case import Case
 from properties.implementation import Implementation
 from properties.law import law
 from properties.strategies import TAME, Setting, coefficient_cases, cotangent_for, seeds
-from properties.trial import Trial, listed, wide
+from properties.trial import Trial, wide
+from properties.truth import present
 
 GENTLE = (1.0, 30.0, 1e-3, 1e-4, 1e6, 1e-12, 0.0)
 """Sizes of states: among them those at which an eps of 1e-6 is no longer negligible, where backward passes forget it,
@@ -41,11 +40,6 @@ def coefficient_pulls(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(cotangents=pulls)
 
 
-def differentiable(params: Params) -> list[Tensor]:
-    """The parameters that there are, in the order of `NAMES`."""
-    return [part for part in params if part is not None]
-
-
 def pull_coefficients(trial: Trial, case: Case) -> list[Tensor]:
     """The implementation's gradients by x and every parameter."""
     emitted = [k for k, name in enumerate(("pre", "post", "res")) if name in trial.implementation.emits]
@@ -54,40 +48,7 @@ def pull_coefficients(trial: Trial, case: Case) -> list[Tensor]:
         found = target.mappings(x, Params(*parts))
         return tuple(found[k] for k in emitted)
 
-    return trial.pull("mappings", [case.x, *differentiable(case.params)], [case.cotangents[k] for k in emitted], run)
-
-
-def unit(like: Tensor, index: tuple[int, ...]) -> list[Any]:
-    """Zeros of that shape but for a 1 at the index: the direction of one entry."""
-    zeros = torch.zeros(like.shape, dtype=torch.float64)
-    zeros[index] = 1.0
-    return zeros.tolist()
-
-
-def unit_params(params: Params, name: str, index: tuple[int, ...]) -> Any:
-    """The direction of one entry of one parameter."""
-    directions = {
-        other: None if part is None else unit(part, index) if other == name else torch.zeros_like(wide(part)).tolist()
-        for other, part in params._asdict().items()
-    }
-    return Params(**directions)  # pyright: ignore[reportArgumentType]
-
-
-def exact_entry(trial: Trial, case: Case, name: str, index: tuple[int, ...]) -> float:
-    """mpmath's d <cotangents, mappings> / d (that entry), for one entry of x or of a parameter."""
-    exact = Exact(trial.dialect)
-    total = 0.0
-    params = listed(case.params)
-    dparams = None if name == "x" else unit_params(case.params, name, index)
-    for token in [index[0]] if name == "x" else range(case.x.shape[0]):
-        dx = unit(case.x[token], index[1:]) if name == "x" else None
-        _, tangents = exact.mappings_derivative(wide(case.x[token]).tolist(), params, dx, dparams)
-        for k, (part, tangent) in enumerate(zip(("pre", "post", "res"), tangents, strict=True)):
-            if part in trial.implementation.emits:
-                bars = wide(case.cotangents[k][token]).flatten().tolist()
-                flat = [v for row in tangent for v in row] if part == "res" else tangent
-                total += float(sum(bar * value for bar, value in zip(bars, flat, strict=True)))
-    return total
+    return trial.pull("mappings", [case.x, *present(case.params)], [case.cotangents[k] for k in emitted], run)
 
 
 @law(kind="oracle", stage="state", needs=("mappings",), cases=coefficient_pulls, gradient=True, cost=1.5)
@@ -98,6 +59,7 @@ def mappings_pull_back_to_state_and_parameters(trial: Trial, case: Case) -> None
     rms or another eps in the backward pass moves them. Errors are composed stage by stage
     (`bounds.coefficients_gradient`).
     """
+    trial.judge_exactly()
     got = pull_coefficients(trial, case)
     bars = [
         Approx.exact(bar if name in trial.implementation.emits else torch.zeros_like(bar))
@@ -106,36 +68,10 @@ def mappings_pull_back_to_state_and_parameters(trial: Trial, case: Case) -> None
     bound = bounds.coefficients_gradient(
         Approx.exact(case.x), case.params, bars[0], bars[1], bars[2], trial.dialect, trial.rounding
     )
-    for name, one in zip(NAMES, got, strict=False):
-        expected: Approx = getattr(bound, name)
-        if name == "x":
-            expected = bounds.stored(expected, trial.rounding)
-        judge_entrywise(
-            trial,
-            f"the gradient by {name}",
-            one,
-            expected,
-            partial(exact_entry, trial, case, name),
-        )
-
-
-def judge_entrywise(trial: Trial, what: str, got: Tensor, expected: Approx, exact: Any) -> None:
-    """Compare with the float64 chain rule; while a failure is confirmed, compare its worst entry with mpmath.
-
-    What is expected may have its entries in another shape.
-    """
-    expected = Approx(expected.value.reshape(got.shape), expected.error.reshape(got.shape))
-    if trial.replaying and got.numel():
-        ratio = ((wide(got) - expected.value).abs() / expected.error).nan_to_num(nan=float("inf"), posinf=float("inf"))
-        ratio = torch.where(torch.isfinite(expected.error), ratio, 0.0)
-        index = tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))
-        value = expected.value.clone()
-        value[index] = exact(index)
-        only = torch.full_like(value, float("inf"))
-        only[index] = expected.error[index]
-        trial.within(what, got, value, only)
-        return
-    trial.within(what, got, expected.value, expected.error)
+    bound = bound._replace(x=bounds.stored(bound.x, trial.rounding))
+    exact = trial.truth.mappings_vjp(case.x, case.params, [wide(bar.value) for bar in bars])
+    for name, one, value in zip(NAMES, got, exact, strict=False):
+        trial.within(f"the gradient by {name}", one, value, getattr(bound, name).error.reshape(value.shape))
 
 
 @law(

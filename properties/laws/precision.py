@@ -23,6 +23,7 @@ from properties.bounds import Approx
 from properties.case import BranchSpec, Case, map_tensors
 from properties.implementation import Implementation, dtype_names
 from properties.law import law
+from properties.laws.block import step
 from properties.laws.coefficients import agree, bound_of, coefficients
 from properties.laws.mixing import applied, combined, possible
 from properties.laws.premises import depends_on_logits
@@ -126,9 +127,9 @@ def mixing_keeps_the_compute_precision(trial: Trial, case: Case) -> None:
     Only the sum is rounded to the dtype of the state; a rounded factor or partial sum errs relative to the terms, not
     the sum.
     """
-    exact = combined(case.x, Approx.exact(applied(case.h_res, trial.dialect)), trial, case.y, Approx.exact(case.h_post))
-    got = trial.post(case.x, case.y, case.h_post, case.h_res)
-    trial.within("post (stage: mixing)", got, exact.value, exact.error)
+    bound = combined(case.x, Approx.exact(applied(case.h_res, trial.dialect)), trial, case.y, Approx.exact(case.h_post))
+    given = (case.x, case.y, case.h_post, case.h_res)
+    trial.within("post (stage: mixing)", trial.post(*given), trial.truth.post(*given), bound.error)
 
 
 @st.composite
@@ -150,14 +151,10 @@ def reading_and_mixing_keep_the_compute_precision_in_a_block(trial: Trial, case:
     """
     branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
     out, seen = trial.block(case.x, case.params, branch)
-    h = bound_of(trial, case.x, case.params)
-    pre, post, res = trial.truth.mappings(case.x, case.params)
-    read = bounds.weighted_sum(Approx(pre, h.pre.error), Approx.exact(case.x), trial.rounding)
-    read = bounds.stored(read, trial.rounding)
-    trial.within("the branch input (stage: pre)", seen[0].u, read.value, read.error)
-    operator = Approx(applied(res, trial.dialect), applied(h.res.error, trial.dialect))
-    mixed = combined(case.x, operator, trial, seen[0].y, Approx(post, h.post.error))
-    trial.within("the block (stage: mixing)", out, mixed.value, mixed.error)
+    u, after = trial.truth.block(case.x, case.params, seen[0].y)
+    read, mixed = step(Approx.exact(case.x), case.params, seen[0].y, trial)
+    trial.within("the branch input (stage: pre)", seen[0].u, u, read.error)
+    trial.within("the block (stage: mixing)", out, after, mixed.error)
 
 
 @law(
