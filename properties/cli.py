@@ -6,15 +6,20 @@ import contextlib
 import enum
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from properties.faults import HarnessError
+from properties.printable import message_of, printable
+
+if TYPE_CHECKING:
+    from properties.known_file import Known
 
 app = typer.Typer(
     name="mhc-properties",
@@ -44,9 +49,8 @@ class ProfileName(enum.StrEnum):
     THOROUGH = "thorough"
 
 
-ReportOption = Annotated[
-    Path | None, typer.Option("--report", metavar="DIR", help="where report.json and counterexamples go")
-]
+ReportOption = Annotated[str, typer.Option("--report", metavar="DIR", help="where report.json and counterexamples go")]
+# Names of files are taken as text: a Path makes of an empty one the current folder.
 DialectOption = Annotated[
     str | None, typer.Option("--dialect", metavar="PRESET", help="what a plain function claims to compute")
 ]
@@ -60,25 +64,35 @@ def check(
     targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="as for pytest --impl")],
     device: Annotated[Device, typer.Option(help="where the implementation computes")] = Device.CPU,
     dialect: DialectOption = None,
-    report: ReportOption = None,
+    report: ReportOption = ".mhc-properties",
     law: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="only laws whose id begins so; may be repeated")
     ] = None,
     profile: Annotated[ProfileName, typer.Option("--hypothesis-profile", help="how long to search")] = ProfileName.DEV,
     workers: Annotated[str, typer.Option("-n", metavar="N", help="worker processes, or auto")] = "0",
-    known: Annotated[Path | None, typer.Option(metavar="FILE", help="known failures (TOML)")] = None,
+    known: Annotated[str | None, typer.Option(metavar="FILE", help="known failures (TOML)")] = None,
     write_known: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write what fails as known failures into FILE")
+        str | None, typer.Option(metavar="FILE", help="write what fails as known failures into FILE")
     ] = None,
     isolate: Annotated[bool, typer.Option(help="run each target in a process of its own")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the laws on implementations. Exit 0: all hold; 1: a law failed; 2 and above: the harness could not run."""
-    import pytest
+    """Run the laws on implementations.
 
-    from properties.plugin import QUIET
+    Exit 0: every exercised law holds or fails as known; 1: a law failed; 2 and above: the harness could not run,
+    nothing was exercised, or the run left no whole report.
+    """
+    from properties.launch import QUIET, launch, most_workers
 
-    where = (report or Path(".mhc-properties")).absolute()
+    if not re.fullmatch(r"auto|logical|\d{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
+        raise typer.BadParameter(
+            f"{printable(workers, 60)!r}: expected a number of workers from 0 to {most_workers()}, or auto",
+            param_hint="-n",
+        )
+    if not report or "\0" in report:
+        raise typer.BadParameter(f"{printable(report, 60)!r}: expected the name of a folder", param_hint="--report")
+    kept = _known_so_far(write_known) if write_known is not None else []
+    where = Path(report).absolute()
     arguments = [
         "--pyargs",
         "properties",
@@ -94,32 +108,47 @@ def check(
         workers,
         "--device",
         device.value,
-        "--report",
-        str(where),
+        f"--report={where}",
     ]
     arguments += ["--hypothesis-profile", profile.value]
-    # In one word each: a value that begins with a dash is a value, not an option.
+    # With the sign of equality nothing that somebody gives is taken for an option.
     arguments += [f"--impl={target}" for target in targets]
     arguments += [f"--law={prefix}" for prefix in law or []]
     arguments += [f"--dialect={dialect}"] if dialect is not None else []
-    arguments += [f"--known={known}"] if known else []
+    arguments += [f"--known={known}"] if known is not None else []
     arguments += ["--isolate"] if isolate else []
-    path = where / "report.json"
-    path.unlink(missing_ok=True)
     with _progress_on_stderr(as_json):
-        status = int(pytest.main(arguments))
-    if write_known and path.is_file():
-        from properties.known import lines_of, load, write
-
-        kept = load(write_known) if write_known.is_file() else []
-        entries = write(write_known, lines_of(json.loads(path.read_text())), keep=kept)
-        typer.echo(f"{len(entries)} known failures: {write_known}", err=as_json)
+        outcome = launch(arguments, where)
+    status, found = outcome.status, outcome.report
+    if write_known is not None and found is not None:
+        status = max(status, _write_known(write_known, found, kept, as_json))
     if as_json:
-        found: dict[str, Any] = (
-            json.loads(path.read_text()) if path.is_file() else {"error": "the harness could not run", "exit": status}
-        )
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(found or {"error": "the harness could not run", "exit": status}))
     raise typer.Exit(status)
+
+
+def _known_so_far(path: str) -> list[Known]:
+    """The entries of the file that is to be written; what cannot be read or written is refused before the run."""
+    from properties.known_file import KnownError, load_to_write
+
+    try:
+        return load_to_write(path)
+    except KnownError as error:
+        raise typer.BadParameter(message_of(error), param_hint="--write-known") from None
+
+
+def _write_known(path: str, report: dict[str, Any], kept: list[Known], as_json: bool) -> int:
+    """0, or the exit status where the file could not be written."""
+    from properties.known_file import write
+    from properties.report import lines_of
+
+    try:
+        entries = write(Path(path), lines_of(report), keep=kept)
+    except OSError as error:
+        typer.echo(f"--write-known {printable(path, 200)}: {error.strerror or error}", err=True)
+        return HARNESS_ERROR
+    typer.echo(f"{len(entries)} known failures: {printable(path, 200)}", err=as_json)
+    return 0
 
 
 @contextlib.contextmanager
@@ -215,9 +244,10 @@ def verify(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    from properties.explosion.command import register
+    if "check" not in sys.argv[1:2]:  # which starts the laws in another process, and needs no torch in this one
+        from properties.explosion.command import register
 
-    register(app)
+        register(app)
     try:
         app()
     except Exception as error:  # exit 1 is the verdict that a law failed, and Python's own for a traceback

@@ -53,7 +53,7 @@ def answered(call: Callable[[], T]) -> T:
     got: list[T] = []
     try:
         got.append(call())
-    except (Interrupted, HarnessError):
+    except (Interrupted, HarnessError, TargetFault):  # the last by a branch, about what it was given
         raise
     except BaseException as error:  # a target may raise anything, and all of it is an answer
         if issubclass(type(error), KeyboardInterrupt) and not watching():

@@ -7,17 +7,26 @@ nor Hypothesis before a law is collected.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 import os
 import re
+import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from properties.launch import QUIET as QUIET
+from properties.launch import most_workers
+from properties.printable import message_of, printable
+from properties.stopping import PARENT, Stopping, end_with
+from properties.whole import unwritable
+
 if TYPE_CHECKING:
+    from properties.gathering import Gathering
     from properties.implementation import Implementation
     from properties.known import Known, Orphan
     from properties.law import Law
@@ -34,13 +43,8 @@ computes all dialects, so that each dialect in one dtype and each dtype in one o
 --impl every declared dtype is verified."""
 
 LAWS = Path(__file__).parent / "laws"
-QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
-"""For a pytest that is started from Python: it finds modules imported that it would like to rewrite, to no harm."""
-
 _LINE = "mhc_properties_line"
-_LAW_ID = re.compile(r"(?:^|/)laws/(\w+)\.py::\1\.[a-z0-9-]+\[")
-_ERROR_ONLY = 3
-"""Exit status of a run in which no law failed but the harness did."""
+_LAW_ID = re.compile(r"(?:^|/)laws/([a-z]+)(?:_\w+)?\.py::(\1\.[a-z0-9-]+\[.*\])$", re.DOTALL)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -96,6 +100,37 @@ def pytest_configure(config: pytest.Config) -> None:
     wanted = config.getoption("hypothesis_profile", default=None)
     if wanted in ("dev", "ci", "thorough"):
         _know_profile(wanted)
+    if hasattr(config, "workerinput"):
+        parent = _from_controller(config).get("parent")
+        if parent:
+            end_with(parent)
+    elif config.stash.get(_ADDED, False):
+        if (parent := os.environ.pop(PARENT, "")).isdigit():
+            end_with(int(parent))
+        _refuse_options(config)
+
+
+def _from_controller(config: pytest.Config) -> dict[str, Any]:
+    """What the process that gathers tells a worker: with whom it ends, and which targets have ended workers."""
+    return getattr(config, "workerinput", {}).get("mhc_properties", {})
+
+
+def _refuse_options(config: pytest.Config) -> None:
+    """Options of pytest's other plugins that could not have the effect that they promise for laws.
+
+    Raises:
+        pytest.UsageError: a number of workers or a seed that is none.
+    """
+    workers = getattr(config.option, "numprocesses", None)
+    most = most_workers()
+    if isinstance(workers, int) and not 0 <= workers <= most:
+        raise pytest.UsageError(f"-n {workers}: expected a number of workers from 0 to {most}, or auto")
+    given = config.getoption("hypothesis_seed", default=None)
+    if given is not None and not re.fullmatch(r"[+-]?\d{1,40}", str(given)):
+        raise pytest.UsageError(f"--hypothesis-seed {str(given)!r}: expected an integer")
+    if workers and config.option.maxworkerrestart is None:
+        # Each worker may die once in each target before it knows that this one has to be held apart.
+        config.option.maxworkerrestart = str(4 * workers + 4 * workers * len(_option(config, "impl") or ()))
 
 
 def _know_profile(name: str) -> None:
@@ -117,17 +152,28 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 class LawFile(pytest.File):
-    """One family of laws."""
+    """One family of laws, or the file of a part of them."""
+
+    def _laws(self) -> Iterable[Law]:
+        """All laws of the family in the file that has its name. Another file of it has its own laws, where it was named
+        and the family was not: in a whole run each law comes once, under the name of its family."""
+        from properties.law import FAMILIES, family_laws
+
+        family = self.path.stem.partition("_")[0]
+        if family not in FAMILIES:
+            return ()
+        if family == self.path.stem:
+            return family_laws(family)
+        whole = self.path.with_name(f"{family}.py")
+        named = (self.session.isinitpath(self.path), any(map(self.session.isinitpath, (whole, *whole.parents))))
+        if named != (True, False):
+            return ()
+        return [law for law in family_laws(family) if law.module == f"properties.laws.{self.path.stem}"]
 
     def collect(self) -> Iterable[pytest.Item]:
         """A test for every law and subject: `law-id[implementation-dtype-device]`."""
-        from properties.law import FAMILIES, family_laws
-
-        if self.path.stem not in FAMILIES:
-            return
-        known_failures(self.config)  # a file that cannot be read stops the run here, not in every law
         prefixes: list[str] = _option(self.config, "law") or []
-        for law in family_laws(self.path.stem):
+        for law in self._laws():
             if prefixes and not any(law.id.startswith(prefix) for prefix in prefixes):
                 continue
             for subject in subjects(self.config):
@@ -167,23 +213,80 @@ def pytest_collection(session: pytest.Session) -> None:
     """Refuse what cannot be verified once and in one sentence, before anything is collected.
 
     Raises:
-        pytest.UsageError: a target that cannot be used, a --law that no law answers to, or a Python without docstrings.
+        pytest.UsageError: a device that is not here, a target that cannot be used, a --law that no law answers to, a
+            --known that cannot be read, a --report that
+            cannot be written, or a Python without docstrings.
     """
     config = session.config
-    if hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput") or not config.stash.get(_ADDED, False):
         return
-    if config.stash.get(_ADDED, False):
+    if sys.flags.optimize:  # asked before torch is imported for the answer
         from properties.law import stripped
 
         if (reason := stripped()) is not None:
             raise pytest.UsageError(reason)
+    _listen(session)
+    if (place := _option(config, "device") or "cpu") != "cpu":
+        from properties.device import device_of
+
+        if (missing := device_of(place).missing()) is not None:
+            raise pytest.UsageError(f"--device {place}: there is {missing} here, so that no law can be exercised")
+    known_failures(config)
     if _option(config, "impl") or _option(config, "dialect"):
         subjects(config)
     for prefix in _option(config, "law") or []:
         from properties.law import all_laws
 
         if not any(one.startswith(prefix) for one in all_laws()):
-            raise pytest.UsageError(f"--law {prefix}: no law's id begins so; `mhc-properties laws` lists them")
+            raise pytest.UsageError(
+                f"--law {printable(prefix, 200)}: no law's id begins so; `mhc-properties laws` lists them"
+            )
+    given = _option(config, "report")
+    if given is not None and not config.option.collectonly:
+        refuse_unwritable(given, "--report")
+
+
+_STOPPING = pytest.StashKey[Stopping]()
+
+
+def _listen(session: pytest.Session) -> None:
+    """Signals end the run with a report."""
+
+    def ask(name: str) -> None:
+        session.shouldstop = f"stopped by {name}"
+
+    def last() -> None:
+        if _GATHERING in session.config.stash:
+            session.config.stash[_GATHERING].write(complete=False)
+
+    stopping = session.config.stash[_STOPPING] = Stopping(ask, last)
+    stopping.install()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Signals do what they did before, and who started this process hears that it has ended by itself."""
+    if _GATHERING in config.stash:
+        config.stash[_GATHERING].end()
+    if _STOPPING in config.stash:
+        config.stash[_STOPPING].remove()
+
+
+def refuse_unwritable(given: str, option: str) -> None:
+    """Make the folder that an option names and try to write in it.
+
+    A disk that is full is not refused: what is found on it is said on the terminal all the same.
+
+    Raises:
+        pytest.UsageError: it cannot be a folder, or nothing can be written there.
+    """
+    if not given or "\0" in given:
+        raise pytest.UsageError(f"{option} {printable(repr(given), 200)}: expected the name of a folder")
+    folder = Path(given).absolute()
+    why = unwritable(folder)
+    if why is None and (folder / "report.json").is_dir():
+        why = "report.json there is a folder"
+    if why is not None:
+        raise pytest.UsageError(f"{option} {printable(given, 200)}: expected a folder that can be written: {why}")
 
 
 _SUBJECTS = pytest.StashKey["list[Subject]"]()
@@ -226,7 +329,7 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
         try:
             implementation = (isolated if _option(config, "isolate") else resolve)(target, dialect)
         except TargetError as error:
-            raise pytest.UsageError(f"--impl {error}") from None
+            raise pytest.UsageError(f"--impl {message_of(error)}") from None
         implementation = _distinct(implementation, target, names)
         names.add(implementation.name)
         dtypes = dtype_names(implementation)
@@ -244,10 +347,16 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
 
 
 def _distinct(implementation: Implementation, target: str, names: set[str]) -> Implementation:
-    """The implementation under a name that no other has: its own, its target, or that with a number."""
-    if implementation.name not in names:
-        return implementation
-    renamed = copy.copy(implementation)  # two targets may be one object
+    """The implementation under a name that no other has and a terminal can show: its own, its target, or that with a
+    number."""
+    own, target = printable(str(implementation.name), 200), printable(target, 200)
+    if own not in names:
+        if own == implementation.name:
+            return implementation
+        renamed = copy.copy(implementation)
+        renamed.name = own
+        return renamed
+    renamed = copy.copy(implementation)  # two targets may be one object, and one's own name is left to its owner
     numbered = (f"{target}#{number}" for number in itertools.count(2))
     renamed.name = next(name for name in itertools.chain((target,), numbered) if name not in names)
     return renamed
@@ -263,13 +372,13 @@ def known_failures(config: pytest.Config) -> list[Known]:
         pytest.UsageError: the file cannot be read.
     """
     if _KNOWN not in config.stash:
-        from properties.known import KnownError, load, located
+        from properties.known_file import KnownError, load, located
 
         path = _option(config, "known")
         try:
-            config.stash[_KNOWN] = load(located(path)) if path else []
+            config.stash[_KNOWN] = load(located(path)) if path is not None else []
         except KnownError as error:
-            raise pytest.UsageError(f"--known {error}") from error
+            raise pytest.UsageError(f"--known {message_of(error)}") from None
     return config.stash[_KNOWN]
 
 
@@ -296,50 +405,111 @@ class LawItem(pytest.Item):
 
     def runtest(self) -> None:
         """Search for a counterexample; a law that does not apply is skipped with its reason, which is counted."""
-        from properties.runner import HarnessError, Verdict
+        line, message = self._kept() or self._examined()
+        if line.status == "failed":
+            raise LawFailure(message)
+        if line.status == "error":
+            raise LawUndecided(message)
+        if line.status == "not-applicable":
+            pytest.skip(f"not applicable: {line.reason}")
+
+    def _kept(self) -> tuple[Line, str] | None:
+        """What an earlier process of this run has found."""
+        gathering = self.config.stash.get(_GATHERING, None)
+        if gathering is None or self.nodeid not in gathering.earlier.lines:
+            return None
+        line = gathering.earlier.lines[self.nodeid]
+        self._leave(line)
+        return line, gathering.earlier.messages[self.nodeid]
+
+    def _examined(self) -> tuple[Line, str]:
+        """The line of the report, and the message of a failure.
+
+        The line is in the report before the failure is diagnosed, which calls the implementation again.
+        """
+        from properties.runner import Verdict, verdict_before
+
+        gathering = self.config.stash.get(_GATHERING, None)
+        if gathering is not None:
+            gathering.began(self.nodeid)
+
+        def found(line: Line, message: str) -> tuple[Line, str]:
+            if gathering is not None:
+                gathering.add(self.nodeid, line)
+                gathering.ended(self.nodeid, line, message)
+            return line, message
 
         try:
             verdict = self._verdict()
         except Exception as error:
-            self._record(Verdict(self.law.id, self.subject, "error", f"{type(error).__name__}: {error}"))
+            reason = f"{type(error).__name__}: {message_of(error)}"
+            line, _ = found(line_of(Verdict(self.law.id, self.subject, "error", reason)), reason)
+            self._leave(line)
             raise
-        self._record(verdict)
-        if verdict.status == "failed":
-            raise LawFailure("\n".join(filter(None, (verdict.message, self._diagnosis(verdict)))))
-        if verdict.status == "error":
-            raise HarnessError(verdict.reason)
-        if verdict.status == "not-applicable":
-            pytest.skip(f"not applicable: {verdict.reason}")
+        except BaseException as stop:  # the run is asked to end; what had failed until then is in the report
+            if (verdict := verdict_before(stop)) is not None:
+                line, _ = found(line_of(verdict), shown(verdict))
+                self._leave(line)
+            raise
+        line, message = found(line_of(verdict), shown(verdict))
+        self._leave(line)
+        if verdict.status == "failed" and (diagnosis := self._diagnosis(verdict)):
+            message = f"{message}\n{diagnosis}"
+            if gathering is not None:
+                gathering.ended(self.nodeid, line, message)
+        return line, message
 
     def _verdict(self) -> Verdict:
+        from properties.apart import examine_apart
         from properties.known import entry_for, verdict_for
-        from properties.runner import PROFILES, Verdict, examine
+        from properties.runner import PROFILES, examine
 
-        unavailable = _unavailable(self.subject)
-        if unavailable:
-            return Verdict(self.law.id, self.subject, "not-applicable", unavailable)
-        known = entry_for(known_failures(self.config), self.law.id, self.subject)
-        if known is not None:
-            return verdict_for(known, self.subject)
+        subject = self.subject
+        known = entry_for(known_failures(self.config), self.law.id, subject)
         profile = PROFILES[profile_name(self.config)]
-        where = counterexamples(self.config)
-        return examine(self.law, self.subject, profile, directory=where, randomness=_seed(self.config))
+        where, randomness = counterexamples(self.config), _seed(self.config)
+        if deaths := _deaths(self.config, self.nodeid):
+            return examine_apart(
+                self.law,
+                subject,
+                profile,
+                directory=where,
+                randomness=randomness,
+                death=deaths[0],
+                made=lambda one: _apart(self.config, one),
+            )
+        if subject.target in _deadly(self.config) and not self.law.in_process:
+            subject = _apart(self.config, subject)
+        if known is not None:
+            return dataclasses.replace(verdict_for(known, subject), subject=self.subject)
+        verdict = examine(self.law, subject, profile, directory=where, randomness=randomness)
+        return dataclasses.replace(verdict, subject=self.subject)
 
     def _diagnosis(self, verdict: Verdict) -> str | None:
         """Which dialect field or known slip explains the failure; an implementation is asked once in a process."""
         from properties.diagnosis import explain_failure
 
+        subject = self.subject
         if verdict.case is None or verdict.executed_law:
             return None
-        return explain_failure(self.law, self.subject, verdict.case)
+        try:
+            if subject.target in _deadly(self.config) or _deaths(self.config, self.nodeid):
+                subject = _apart(self.config, subject)
+            return printable(explain_failure(self.law, subject, verdict.case) or "", 4000) or None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever the target raises now, the law has failed and its message stands
+            return f"diagnosis: none could be made: {type(error).__name__}: {message_of(error, 300)}"
 
-    def _record(self, verdict: Verdict) -> None:
-        self.user_properties.append((_LINE, json.dumps(line_of(verdict).to_json())))
+    def _leave(self, line: Line) -> None:
+        self.user_properties.append((_LINE, json.dumps(line.to_json())))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The message alone for a law that failed; a traceback for a harness that did."""
         if isinstance(excinfo.value, LawFailure):
             return str(excinfo.value)
+        if isinstance(excinfo.value, LawUndecided):
+            return f"HARNESS ERROR (not a verdict on the implementation)\n{excinfo.value}"
         return "HARNESS ERROR (not a verdict on the implementation)\n" + str(super().repr_failure(excinfo, style))
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
@@ -351,16 +521,63 @@ class LawFailure(Exception):
     """Carries the message of a failed law to the terminal."""
 
 
+class LawUndecided(Exception):
+    """Carries to the terminal why there is no verdict on a law."""
+
+
+def shown(verdict: Verdict) -> str:
+    """The message of a failed law, or the reason for anything else, as a terminal may show it."""
+    return printable(verdict.message if verdict.status == "failed" else verdict.reason, 20000)
+
+
+_APART = pytest.StashKey["dict[tuple[str, str | None], Implementation]"]()
+_DEADLY = pytest.StashKey["set[str]"]()
+
+
+def _deaths(config: pytest.Config, nodeid: str) -> list[str]:
+    """How earlier processes of this run ended that had begun with a law, in words."""
+    gathering = config.stash.get(_GATHERING, None)
+    return gathering.earlier.deaths.get(nodeid, []) if gathering is not None else []
+
+
+def _deadly(config: pytest.Config) -> set[str]:
+    """The targets in whose laws a process has died: they are held in processes of their own from there on."""
+    if _DEADLY not in config.stash:
+        config.stash[_DEADLY] = set(_from_controller(config).get("deadly", ()))
+        gathering = config.stash.get(_GATHERING, None)
+        for nodeid in gathering.earlier.deaths if gathering is not None else ():
+            found = _subject_of(config, nodeid)
+            config.stash[_DEADLY].update([found[1].target] if found else [])
+    return config.stash[_DEADLY]
+
+
+def _apart(config: pytest.Config, subject: Subject) -> Subject:
+    """The subject with its target in a process of its own, which all its dtypes share."""
+    from properties.apart import subject_apart
+
+    held = config.stash.setdefault(_APART, {})
+    key = subject.target, subject.dialect_option
+    if key not in held:
+        held[key] = subject_apart(subject).implementation
+    return dataclasses.replace(subject, implementation=held[key])
+
+
+def _subject_of(config: pytest.Config, nodeid: str) -> tuple[Law, Subject] | None:
+    """The law and the subject of a node id; None where it is not one of a law."""
+    from properties.law import all_laws
+
+    if not (match := _LAW_ID.search(nodeid)):
+        return None
+    name, _, rest = match[2].partition("[")
+    found = (one for one in subjects(config) if f"{one.id}]" == rest)
+    subject, law = next(found, None), all_laws().get(name)
+    return None if subject is None or law is None else (law, subject)
+
+
 def _seed(config: pytest.Config) -> int | None:
     """Hypothesis's own --hypothesis-seed."""
     given = config.getoption("hypothesis_seed", default=None)
-    return int(given) if given is not None and str(given).isdigit() else None
-
-
-def _unavailable(subject: Subject) -> str | None:
-    from properties.device import device_of
-
-    return device_of(subject.device).missing()
+    return int(given) if given is not None else None
 
 
 def profile_name(config: pytest.Config) -> str:
@@ -385,7 +602,6 @@ def counterexamples(config: pytest.Config) -> Path:
 
 def line_of(verdict: Verdict) -> Line:
     """A verdict as a line of the report."""
-    import dataclasses
     import math
 
     from properties.report import Line
@@ -398,7 +614,7 @@ def line_of(verdict: Verdict) -> Line:
         device=subject.device.type,
         law=verdict.law,
         status=verdict.status,
-        reason=verdict.reason,
+        reason=printable(verdict.reason),
         examples=verdict.examples,
         worst_ratio=verdict.worst_ratio if math.isfinite(verdict.worst_ratio) else None,
         counterexample=str(verdict.counterexample) if verdict.counterexample else None,
@@ -409,66 +625,118 @@ def line_of(verdict: Verdict) -> Line:
 
 # -- the report, in the process that gathers --------------------------------------------------------------------------
 
-_GATHERED = pytest.StashKey["_Gathered"]()
+_GATHERING = pytest.StashKey["Gathering"]()
 
 
-class _Gathered:
-    def __init__(self) -> None:
-        self.lines: dict[str, dict[str, Any]] = {}
-        self.collected: set[str] = set()
-
-
-def _gathered(config: pytest.Config) -> _Gathered:
-    return config.stash.setdefault(_GATHERED, _Gathered())
-
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Remember the gathering place for the hooks that get no config."""
-    session.config.pluginmanager.register(_Listener(session.config), "mhc-properties-listener")
+    """Gather what the laws leave, in the process that reports."""
+    config = session.config
+    if config.stash.get(_ADDED, False) and not hasattr(config, "workerinput"):
+        from properties.gathering import Gathering
+
+        config.stash[_GATHERING] = Gathering(directory(config))
+        config.pluginmanager.register(_Listener(config, config.stash[_GATHERING]), "mhc-properties-listener")
 
 
 class _Listener:
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
+    def __init__(self, config: pytest.Config, gathering: Gathering) -> None:
+        self.config, self.gathering = config, gathering
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """What must be in the report in the end (without xdist), after -k and the like."""
-        if not self.config.option.collectonly:
-            _gathered(self.config).collected.update(one.nodeid for one in session.items if isinstance(one, LawItem))
+        laws = [one.nodeid for one in session.items if isinstance(one, LawItem)]
+        if laws and not self.config.option.collectonly:
+            self.gathering.collected.update(laws)
+            self.gathering.begin()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
         """What must be in the report in the end (with xdist, as a worker reports it)."""
-        _gathered(self.config).collected.update(one for one in ids if _LAW_ID.search(one))
+        first = not self.gathering.collected
+        self.gathering.collected.update(one for one in ids if _LAW_ID.search(one))
+        if first and self.gathering.collected:
+            self.gathering.begin()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Workers end with this process, and one that takes the place of a dead one is told of what."""
+        local = getattr(getattr(getattr(node, "gateway", None), "spec", None), "popen", False)
+        deadly = sorted(self.config.stash.get(_DEADLY, ()))
+        node.workerinput["mhc_properties"] = {"parent": os.getpid() if local else None, "deadly": deadly}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+        """A worker has died in a law: it is tried again, with the target in a process of its own."""
+        from properties.apart import examine_apart
+        from properties.runner import PROFILES
+
+        if (found := _subject_of(self.config, crashitem)) is None:
+            return
+        law, subject = found
+        _deadly(self.config).add(subject.target)
+        verdict = examine_apart(
+            law,
+            subject,
+            PROFILES[profile_name(self.config)],
+            directory=counterexamples(self.config),
+            randomness=_seed(self.config),
+            death=_ending_of(report),
+            made=lambda one: _apart(self.config, one),
+        )
+        report.when = "call"
+        report.location = (crashitem.partition("::")[0], None, f"law {crashitem.rpartition('::')[2]}")
+        prefix = "HARNESS ERROR (not a verdict on the implementation)\n" if verdict.status == "error" else ""
+        report.longrepr = prefix + shown(verdict)
+        report.user_properties.append((_LINE, json.dumps(line_of(verdict).to_json())))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the lines that items left on their reports."""
+        from properties.report import Line
+
         for name, value in report.user_properties:
-            if name == _LINE:
-                _gathered(self.config).lines[report.nodeid] = json.loads(str(value))
+            if name == _LINE and report.when == "call":
+                self.gathering.add(report.nodeid, Line.from_json(json.loads(str(value))))
 
 
+def _ending_of(report: pytest.TestReport) -> str:
+    """How the worker of a report ended, in words."""
+    from properties.process.supervised import ended
+
+    try:
+        return ended(report.node.gateway._io.popen.wait(timeout=5))  # pyright: ignore  # what execnet has
+    except Exception:  # another kind of gateway, or another execnet: how it ended is a detail of the message
+        return "died"
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write report.json; a run whose only failures are harness errors does not exit 1."""
     config = session.config
-    if hasattr(config, "workerinput"):
+    gathering = config.stash.get(_GATHERING, None)
+    stopping = config.stash.get(_STOPPING, None)
+    if gathering is None or not gathering.collected:
         return
-    gathered = _gathered(config)
-    if not gathered.collected:
-        return
-    from properties.counterexample import versions
-    from properties.report import Line, write
+    from properties.report import ERROR_ONLY, NOTHING_EXERCISED, exit_code
 
-    lines = [Line.from_json(data) for data in gathered.lines.values()]
-    write(directory(config) / "report.json", lines, len(gathered.collected), versions())
-    failed = any(line.status == "failed" for line in lines)
-    errors = any(line.status == "error" for line in lines) or len(lines) < len(gathered.collected)
-    errors = errors or any(orphan.error for orphan in _orphans(config, lines))
+    if stopping is not None:
+        stopping.held = True
+    whole = len(gathering.lines) >= len(gathering.collected)
+    total = gathering.write(complete=whole)["totals"]
+    if stopping is not None:
+        stopping.finish()
+    if exitstatus not in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.OK):
+        return
+    lines = list(gathering.lines.values())
     others = session.testsfailed - sum(line.status in ("failed", "error") for line in lines)
-    if exitstatus == pytest.ExitCode.TESTS_FAILED and not failed and errors and others <= 0:
-        session.exitstatus = _ERROR_ONLY
-    if exitstatus == pytest.ExitCode.OK and errors:  # something that should have been exercised left no trace
-        session.exitstatus = _ERROR_ONLY
+    status = exit_code(total)
+    if status in (0, NOTHING_EXERCISED) and any(orphan.error for orphan in _orphans(config, lines)):
+        status = ERROR_ONLY
+    if gathering.trouble:  # whatever was found, nobody can read it
+        status = ERROR_ONLY
+    if status == 0 or (status != 1 and not gathering.trouble and others > 0):
+        return
+    session.exitstatus = status
 
 
 def _orphans(config: pytest.Config, lines: list[Line]) -> list[Orphan]:
@@ -482,13 +750,13 @@ def _orphans(config: pytest.Config, lines: list[Line]) -> list[Orphan]:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The denominator, at the end of the run."""
-    gathered = _gathered(config)
-    if not gathered.collected:
+    gathering = config.stash.get(_GATHERING, None)
+    if gathering is None or not gathering.collected:
         return
-    from properties.report import Line, sentence, table, totals, why_not
+    from properties.report import nothing_exercised, sentence, table, totals, why_not
 
-    lines = [Line.from_json(data) for data in gathered.lines.values()]
-    total = totals(lines, len(gathered.collected))
+    lines = list(gathering.lines.values())
+    total = totals(lines, len(gathering.collected))
     terminalreporter.section("laws of hyper-connections")
     for text in table(lines):
         terminalreporter.write_line(text)
@@ -497,12 +765,28 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for text in _unheard(config, lines):
         terminalreporter.write_line(text)
     for orphan in _orphans(config, lines):
-        terminalreporter.write_line(f"known failures: {'ERROR: ' if orphan.error else ''}{orphan.message}")
+        terminalreporter.write_line(f"known failures: {'ERROR: ' if orphan.error else ''}{printable(orphan.message)}")
     if (place := _option(config, "device") or "cpu") != "cpu":
         for text in whereabouts(place, _workers(config)):
             terminalreporter.write_line(text)
     terminalreporter.write_line(sentence(total))
-    terminalreporter.write_line(f"report: {directory(config) / 'report.json'}")
+    if not total["laws_exercised"] and not total["error"]:
+        terminalreporter.write_line(nothing_exercised(total))
+    if gathering.trouble:
+        terminalreporter.write_line(f"HARNESS ERROR: the report is lost: {gathering.trouble}")
+    elif gathering.whole:
+        terminalreporter.write_line(f"report: {gathering.path}")
+    else:
+        terminalreporter.write_line(f"report, incomplete: {gathering.path}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a target has printed is shown with its failed law, without what could steer a terminal."""
+    report = yield
+    if isinstance(item, LawItem):
+        report.sections = [(title, printable(text, 4000)) for title, text in report.sections]
+    return report
 
 
 def _unheard(config: pytest.Config, lines: list[Line]) -> list[str]:

@@ -8,15 +8,14 @@ of the same cell the one that exercised the law counts.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from properties.kill import DTYPE_ORDER
-from properties.known import lines_of
-from properties.report import Line
+from properties.printable import message_of, printable
+from properties.report import Line, ReportError, lines_of, read
 
 RANK = ("not-applicable", "passed", "known", "error", "failed")
 """Of two lines about one cell the later one counts, and of two that were exercised the larger ratio."""
@@ -40,7 +39,7 @@ def table(lines: list[Line]) -> list[str]:
     """The rows by law, the columns by implementation, dtype and device."""
     columns = sorted(
         {(line.implementation, line.dtype, line.device) for line in lines},
-        key=lambda column: (column[0], DTYPE_ORDER.index(column[1]), column[2]),
+        key=lambda column: (column[0], _rank(column[1]), column[2]),
     )
     found: dict[str, dict[tuple[str, str, str], Line]] = {}
     for line in lines:
@@ -55,19 +54,27 @@ def table(lines: list[Line]) -> list[str]:
     ]
 
 
+def _rank(dtype: str) -> tuple[int, str]:
+    """The place of a dtype among the columns; those that are not known come last."""
+    return (DTYPE_ORDER.index(dtype) if dtype in DTYPE_ORDER else len(DTYPE_ORDER), dtype)
+
+
 def main(
     reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="report.json of a run, one or more")],
 ) -> None:
     """Print the table."""
     lines: list[Line] = []
     for path in reports:
-        if not path.is_file():
-            raise typer.BadParameter(f"there is no file {path}; a run writes DIR/report.json (--report DIR)")
         try:
-            lines += lines_of(json.loads(path.read_text()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise typer.BadParameter(f"{path} is no report of a run: {type(error).__name__}: {error}") from None
-    typer.echo("\n".join(table(lines)))
+            found = read(path)
+        except ReportError as error:
+            raise typer.BadParameter(message_of(error, 400)) from None
+        if not found["complete"]:
+            typer.echo(f"{path} is the report of a run that was cut off", err=True)
+        lines += lines_of(found)
+    if not lines:
+        raise typer.BadParameter("there is no law in these reports")
+    typer.echo("\n".join(printable(row) for row in table(lines)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The run's denominator: which laws were exercised on what, which were not and why, on the terminal and in
-report.json."""
+report.json.
+
+The file says with `complete` whether the run came to its end: one that was cut off has what it had found by then.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,24 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from properties.printable import message_of, printable
+from properties.whole import write_whole
 
 STATUSES = ("passed", "failed", "known", "not-applicable", "error")
+
+SCHEMA = 2
+"""The number of the form that report.json has. Form 1, without a number and without `complete`, is read too."""
+
+NOTHING_EXERCISED = 5
+"""Exit status of a run that exercised no law: pytest's own where no test was run."""
+ERROR_ONLY = 3
+"""Exit status of a run in which no law failed but the harness did."""
+
+
+class ReportError(Exception):
+    """A file that is no report of a run; the message says what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +92,7 @@ def totals(lines: list[Line], collected: int) -> dict[str, Any]:
     laws = {line.law for line in lines}
     tried = {line.law for line in lines if line.status != "not-applicable"}
     exercised = {line.law for line in lines if line.status in ("passed", "failed", "known")}
-    reasons = Counter(line.reason for line in lines if line.status == "not-applicable")
+    reasons = Counter(printable(line.reason) for line in lines if line.status == "not-applicable")
     return {
         "laws": len(laws),
         "laws_exercised": len(exercised),
@@ -129,10 +147,102 @@ def _number(ratio: float | None) -> float:
     return math.inf if ratio is None else ratio
 
 
-def write(path: Path, lines: list[Line], collected: int, versions: dict[str, str]) -> dict[str, Any]:
-    """Write report.json ({totals, versions, runs}) and return it."""
+def made(lines: list[Line], collected: int, versions: dict[str, str], complete: bool = True) -> dict[str, Any]:
+    """The content of report.json: {schema, complete, totals, versions, runs}."""
     total = totals(lines, collected)
-    report = {"totals": {**total, "sentence": sentence(total)}, "versions": versions, "runs": runs(lines)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    return {
+        "schema": SCHEMA,
+        "complete": complete,
+        "totals": {**total, "sentence": sentence(total)},
+        "versions": versions,
+        "runs": runs(lines),
+    }
+
+
+def write(
+    path: Path, lines: list[Line], collected: int, versions: dict[str, str], complete: bool = True
+) -> dict[str, Any]:
+    """Write report.json, whole or not at all, and return its content.
+
+    Raises:
+        OSError: it cannot be written; what stood there is untouched.
+    """
+    report = made(lines, collected, versions, complete)
+    write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
     return report
+
+
+def exit_code(total: dict[str, Any]) -> int:
+    """The exit status that the totals of a whole report stand for: 1 a law failed, which outranks everything; 3 the
+    harness failed or something is absent; 5 nothing was exercised; 0 every exercised law held or failed as known."""
+    if total["failed"]:
+        return 1
+    if total["error"] or total["absent"] > 0:
+        return ERROR_ONLY
+    return 0 if total["laws_exercised"] else NOTHING_EXERCISED
+
+
+def nothing_exercised(total: dict[str, Any]) -> str:
+    """One sentence for a run that says nothing about its implementations."""
+    reasons = [f"{reason} ({count})" for reason, count in list(total["reasons"].items())[:3]]
+    why = "; ".join(reasons) + ("; ..." if len(total["reasons"]) > 3 else "")
+    return f"nothing was exercised, so this run says nothing about the implementation: {why or 'no law was tried'}"
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A report.json, of this version or an earlier one, as this version writes it.
+
+    Raises:
+        ReportError: no such file, no JSON, no report of a run, or one that a later version has written.
+    """
+    try:
+        if not path.is_file():
+            raise ReportError(f"there is no file {path}; a run writes DIR/report.json (--report DIR)")
+        found: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReportError(f"{path} is no report of a run: {message_of(error, 300)}") from error
+    if not isinstance(found, dict):
+        raise ReportError(f"{path} is no report of a run: it holds {type(found).__name__}, not an object")
+    report = cast("dict[str, Any]", found)
+    schema = report.get("schema", 1)
+    if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
+        raise ReportError(f"{path} has the schema {printable(repr(schema), 60)}; expected a number from 1 to {SCHEMA}")
+    if schema > SCHEMA:
+        raise ReportError(f"{path} has the schema {schema}, of a later version; this one reads 1 to {SCHEMA}")
+    try:
+        lines_of(report)
+    except ReportError as error:
+        raise ReportError(f"{path} is no report of a run: {error}") from None
+    return {"complete": True, **report}
+
+
+_ENTRY = {field.name for field in dataclasses.fields(Line)} - {"implementation", "dialect", "dtype", "device", "law"}
+
+
+def lines_of(report: dict[str, Any]) -> list[Line]:
+    """The lines of a report; what another version has written beside them is passed over.
+
+    Raises:
+        ReportError: it does not have the form of one.
+    """
+    try:
+        return [_line(run, law, entry) for run in report["runs"] for law, entry in run["laws"].items()]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ReportError(f"{type(error).__name__}: {message_of(error, 300)}") from None
+
+
+def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
+    fields = {name: entry[name] for name in entry if name in _ENTRY}
+    line = Line(run["implementation"], run["dialect"], run["dtype"], run["device"], law, **fields)
+    words = (line.implementation, line.dtype, line.device, line.reason, line.counterexample or "")
+    if not all(isinstance(one, str) for one in words):  # pyright: ignore[reportUnnecessaryIsInstance]  # a file
+        raise TypeError(f"{law} has something else than a string where one belongs")
+    if line.status not in STATUSES:
+        raise ValueError(f"{law} has the status {line.status!r}; expected one of {', '.join(STATUSES)}")
+    ratio: Any = line.worst_ratio
+    if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, (int, float))):
+        raise TypeError(f"{law} has the worst_ratio {ratio!r}; expected a number or null")
+    return line

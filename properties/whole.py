@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -27,6 +28,21 @@ def write_whole(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written into a folder, which is made where it is missing; None where something can.
+
+    A disk that is full is no reason: it need not stay so.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".mhc-properties-"):
+            return None
+    except OSError as error:
+        return None if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    except ValueError as error:  # NUL in a name
+        return str(error)
 
 
 def _umask() -> int:

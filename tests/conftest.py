@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Generator
+
 import jaxtyping
 import pytest
 import torch
@@ -14,6 +17,16 @@ with jaxtyping.install_import_hook(
 from properties.plugin import profile_name
 
 __all__ = ["gain"]
+
+
+@pytest.fixture
+def usual_signals() -> Generator[None]:
+    """Python's own handler of Ctrl-C, for tests that raise it: a run that listens would take that for its own end."""
+    woken = signal.set_wakeup_fd(-1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+    signal.set_wakeup_fd(woken)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -166,15 +166,11 @@ def test_an_unexpected_exception_is_not_reported_as_a_failed_law(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_without_a_cuda_device_nothing_applies_and_nothing_fails(folder: Path) -> None:
+def test_a_device_that_is_not_there_is_refused_in_a_sentence(folder: Path) -> None:
     code, output = run("check", "ref", "--device", "cuda", "--law", "manifold")
-    assert code == 0, output
-    assert "not applicable: manifold.last-axis-sums: no CUDA device" in output
-    report = json.loads((folder / ".mhc-properties" / "report.json").read_text())
-    assert report["totals"]["reasons"] == {"no CUDA device": report["totals"]["runs"]}
-    assert report["totals"]["laws_exercised"] == 0
-    laws = [entry for one in report["runs"] for entry in one["laws"].values()]
-    assert {(entry["status"], entry["reason"]) for entry in laws} == {("not-applicable", "no CUDA device")}
+    assert code == 2, output
+    assert "--device cuda: there is no CUDA device here" in output
+    assert not (folder / ".mhc-properties").exists()
 
 
 def test_laws_are_listed() -> None:

@@ -30,6 +30,8 @@ from properties.printable import message_of
 from properties.runner import Profile, Subject, Verdict, examine, verdict_before
 from properties.trial import NoRoom
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 SUMS = all_laws()["manifold.last-axis-sums"]
 BLOCK = all_laws()["block.agrees-with-oracle"]
 QUICK = Profile(examples=4, derandomise=True)

@@ -17,7 +17,7 @@ from mhc_ref import LIGER, PAPER
 from properties import plugin
 from properties.implementation import dtype_names
 from properties.law import FAMILIES, all_laws, family_laws, scouts
-from properties.report import STATUSES, Line, runs, sentence, table, totals, why_not, write
+from properties.report import SCHEMA, STATUSES, Line, runs, sentence, table, totals, why_not, write
 from properties.runner import PROFILES
 from properties.target import resolve
 from properties.trial import FloatTruth
@@ -134,7 +134,8 @@ def test_the_report_holds_what_was_run_and_nothing_else(laws: pytest.Pytester) -
     result = verify(laws, "--impl", "targets.py:Right", "--impl", "ref:LIGER", "--report", "out")
     assert result.ret == 0
     found = report(laws, "out")
-    assert list(found) == ["totals", "versions", "runs"]
+    assert list(found) == ["schema", "complete", "totals", "versions", "runs"]
+    assert (found["schema"], found["complete"]) == (SCHEMA, True)
     assert {"python", "torch", "mhc-properties", "hypothesis", "numpy", "mpmath"} <= set(found["versions"])
     for one in found["runs"]:
         assert list(one) == ["implementation", "dialect", "dtype", "device", "laws"]
@@ -236,17 +237,18 @@ def test_a_law_that_does_not_exist_is_refused(laws: pytest.Pytester) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_without_a_cuda_device_every_law_is_not_applicable(laws: pytest.Pytester) -> None:
+def test_a_device_that_is_not_there_is_refused_before_anything_is_collected(laws: pytest.Pytester) -> None:
     result = verify(laws, "--impl", "ref", "--device", "cuda")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        [
-            "not applicable: manifold.last-axis-sums: no CUDA device",
-            "0 of 1 laws exercised, 1 not applicable, 0 silently absent",
-        ]
-    )
-    entries = [one["laws"][LAW] for one in report(laws)["runs"]]
-    assert {(entry["status"], entry["reason"]) for entry in entries} == {("not-applicable", "no CUDA device")}
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --device cuda: there is no CUDA device here, so that no law can be exercised"])
+    assert not (laws.path / ".mhc-properties").exists()
+
+
+def test_a_run_that_exercises_nothing_says_so_and_does_not_exit_0(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Right", law="depth.")
+    assert result.ret >= 2
+    result.stdout.fnmatch_lines(["nothing was exercised, so this run says nothing about the implementation: *"])
+    assert report(laws)["totals"]["laws_exercised"] == 0
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -441,7 +443,8 @@ def test_runs_group_lines_by_subject(tmp_path: Path) -> None:
     ]
     path = tmp_path / "deep" / "report.json"
     written = write(path, LINES, len(LINES), {"python": "3"})
-    assert written == {"totals": written["totals"], "versions": {"python": "3"}, "runs": grouped}
+    kept = {"totals": written["totals"], "versions": {"python": "3"}, "runs": grouped}
+    assert written == {"schema": SCHEMA, "complete": True, **kept}
     assert json.loads(path.read_text()) == written
 
 

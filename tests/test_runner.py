@@ -24,6 +24,7 @@ from properties.implementation import Implementation, Reference
 from properties.law import Law, all_laws
 from properties.process.protocol import NoAnswer
 from properties.runner import (
+    PROFILES,
     HarnessError,
     Profile,
     Subject,
@@ -308,6 +309,7 @@ def test_a_failed_law_outranks_a_fault_of_the_harness_met_while_shrinking(tmp_pa
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_the_file_is_there_before_shrinking_ends(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
@@ -365,6 +367,29 @@ def test_laws_do_not_share_what_hypothesis_remembers(tmp_path: Path, monkeypatch
     for law in (SUMS, ORACLE):
         assert verdict(wrong, law, tmp_path, Profile(examples=4, remember=True)).status == "failed"
     assert len(list((tmp_path / ".hypothesis" / "laws").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("profile", "remembers"), [("dev", True), ("thorough", True), ("ci", False)])
+def test_what_failed_is_tried_first_in_the_next_run_of_a_profile_that_remembers(
+    profile: str, remembers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = dataclasses.replace(PROFILES[profile], examples=12, shrink=False)
+    seen: list[list[float]] = []
+
+    def project(logits: Tensor) -> Tensor:
+        seen.append(logits.flatten().tolist())
+        return right(logits) * (2 if logits.shape[-1] == 3 and bool(logits.any()) else 1)
+
+    target = Given("project", project)
+    target.streams = (3,)
+    found = verdict(target, SUMS, tmp_path, few)
+    assert found.case is not None
+    failing = found.case.logits.flatten().tolist()
+    seen.clear()
+    assert verdict(target, SUMS, tmp_path, few).status == "failed"
+    assert (seen[0] == failing) is remembers
+    assert (tmp_path / ".hypothesis").exists() is remembers
 
 
 def test_equal_seeds_give_equal_runs(tmp_path: Path) -> None:

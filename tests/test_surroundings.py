@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import random
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mhc_ref
 from mhc_ref import PAPER
@@ -17,7 +22,7 @@ from properties.diagnosis import identify
 from properties.implementation import Implementation, Reference
 from properties.law import all_laws
 from properties.runner import Profile, Subject, examine
-from properties.surroundings import called, usual
+from properties.surroundings import Chance, called, usual
 from properties.target import resolve
 
 
@@ -120,3 +125,93 @@ def test_a_target_that_warns_and_switches_autograd_off_is_identified() -> None:
     with warnings.catch_warnings(record=True), torch.set_grad_enabled(False):
         found = identify(Deprecated(), seconds=20)
     assert (found.explained, found.differs, found.deviations) == (True, {}, ())
+
+
+# Chance: Hypothesis seeds the global generators for every example, and a target lives without that
+
+
+CHANCES: dict[str, Callable[[], float]] = {
+    "random": random.random,
+    "numpy": np.random.random,
+    "torch": lambda: float(torch.rand(())),
+    "the operating system": lambda: int.from_bytes(os.urandom(4)) / 2**32,
+}
+
+
+@pytest.mark.parametrize("chance", CHANCES)
+def test_a_fault_that_comes_by_chance_is_found_wherever_the_chance_comes_from(chance: str, tmp_path: Path) -> None:
+    """One call in three is wrong; each generator begins where the first two calls are right, as luck would have it."""
+    draw = CHANCES[chance]
+
+    class Lucky(Implementation):
+        name = "lucky"
+        streams = (2,)
+
+        def project(self, logits: torch.Tensor) -> torch.Tensor:
+            return mhc_ref.project(logits, PAPER) * (2 if draw() < 1 / 3 else 1)
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    subject = Subject("lucky", Lucky(), torch.float32, torch.device("cpu"))
+    law = all_laws()["execution.projection-is-deterministic"]
+    verdict = examine(law, subject, Profile(60, derandomise=True, shrink=False), directory=tmp_path)
+    assert verdict.status == "failed"
+
+
+def test_a_target_that_draws_goes_on_from_call_to_call_and_from_law_to_law(tmp_path: Path) -> None:
+    drawn: list[float] = []
+
+    class Draws(Implementation):
+        name = "draws"
+        streams = (2,)
+
+        def project(self, logits: torch.Tensor) -> torch.Tensor:
+            drawn.append(random.random())
+            drawn.append(np.random.random())
+            return mhc_ref.project(logits, PAPER)
+
+    subject = Subject("draws", Draws(), torch.float32, torch.device("cpu"))
+    for _ in range(2):
+        verdict = examine(all_laws()[LAWS[0]], subject, Profile(3, derandomise=True), directory=tmp_path)
+        assert verdict.status == "passed"
+    assert len(drawn) > 8
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_what_is_drawn_does_not_depend_on_what_a_target_draws(tmp_path: Path) -> None:
+    seen: list[list[float]] = []
+
+    def run(draws: int) -> list[list[float]]:
+        seen.clear()
+
+        class Draws(Implementation):
+            name = "draws"
+
+            def project(self, logits: torch.Tensor) -> torch.Tensor:
+                seen.append(logits.flatten().tolist())
+                for _ in range(draws):
+                    random.random()
+                    np.random.random()
+                return mhc_ref.project(logits, PAPER)
+
+        subject = Subject("draws", Draws(), torch.float32, torch.device("cpu"))
+        examine(all_laws()["manifold.last-axis-sums"], subject, Profile(4, derandomise=True), directory=tmp_path)
+        return list(seen)
+
+    assert run(0) == run(3)
+
+
+def test_an_example_leaves_the_generators_as_hypothesis_set_them() -> None:
+    chance = Chance()
+    found: list[tuple[float, float]] = []
+
+    @settings(max_examples=3, database=None)
+    @given(st.integers())
+    def example(_: int) -> None:
+        with chance.lived():
+            random.random()
+        found.append((random.random(), np.random.random()))
+
+    example()
+    assert len(set(found)) == 1

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.bounds import Approx, Rounding
-from properties.diagnosis.judge import Judge, ratio
+from properties.diagnosis.judge import Judge, Unanswerable, ratio
 from properties.diagnosis.probe import Probe
-from properties.diagnosis.view import View
+from properties.diagnosis.view import BadOutput, View
+from properties.faults import TargetFault
 from properties.implementation import Mixing, Products
 
 SINGLE = Rounding(2.0**-24 + 2.0**-53, torch.finfo(torch.float32).tiny, 2.0**-24, torch.finfo(torch.float32).tiny)
@@ -22,20 +23,32 @@ SINGLE = Rounding(2.0**-24 + 2.0**-53, torch.finfo(torch.float32).tiny, 2.0**-24
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for a probe: tensors, or the exception in their place, by the name of its class."""
+    """What came back for a probe: tensors, or in their place what was raised, by the name of its class; see `told`."""
 
     probe: Probe
     values: tuple[Tensor, ...]
     error: str = ""
     message: str = ""
 
+    @property
+    def told(self) -> str:
+        """What happened instead of an answer: ``raises ValueError: too many``."""
+        if self.error == BadOutput.__name__:
+            return f"gives what cannot be used: {self.message}"
+        return f"raises {self.error}: {self.message}".rstrip(": ")
+
+    @property
+    def outcome(self) -> tuple[str, str]:
+        """What two answers have in common that raise the same, or give what has the same wrong form."""
+        return self.error, self.message if self.error == BadOutput.__name__ else ""
+
 
 def answer(probe: Probe, view: View) -> Answer:
-    """Put a probe to an implementation; whatever it raises is its answer."""
+    """Put a probe to an implementation; whatever it raises is its answer, and what we raise is not."""
     try:
         return Answer(probe, tuple(probe.put(view)))
-    except Exception as error:  # a target may raise anything
-        return Answer(probe, (), type(error).__name__, str(error).partition("\n")[0])
+    except TargetFault as fault:
+        return Answer(probe, (), fault.kind, fault.message.partition("\n")[0])
 
 
 class Predictions:
@@ -61,7 +74,7 @@ class Predictions:
                 self._judges[place] = Judge(dialect, probe.dtype, self._mixing, own, self._products)
             try:
                 self._found[key] = probe.expect(self._judges[place], *probe.inputs)
-            except (ValueError, RuntimeError, IndexError, StopIteration):
+            except Unanswerable:
                 self._found[key] = None
         return self._found[key]
 
@@ -90,7 +103,7 @@ def alike(given: Answer, other: Answer, slack: list[Approx] | None, extra: Calla
     only where that could decide.
     """
     if given.error or other.error:
-        return 0.0 if given.error == other.error else math.inf
+        return 0.0 if given.outcome == other.outcome else math.inf
     if len(given.values) != len(other.values):
         return math.inf
     if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(given.values, other.values, strict=True)):
@@ -110,4 +123,5 @@ def alike(given: Answer, other: Answer, slack: list[Approx] | None, extra: Calla
 def _roughly(value: Tensor) -> Tensor:
     size = value.double().nan_to_num(0, 0, 0).abs()
     top = size.amax() if size.numel() else 0.0
-    return 64 * torch.finfo(value.dtype).eps * (size + top)
+    eps = torch.finfo(value.dtype if value.dtype.is_floating_point else torch.float32).eps
+    return 64 * eps * (size + top)

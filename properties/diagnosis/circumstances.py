@@ -15,7 +15,6 @@ from properties.diagnosis.exam import Source, ends_as_declared
 from properties.diagnosis.judge import Judge
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import Frame, View
-from properties.truth import pulled_back
 
 
 def gradients(frame: Frame, seed: int) -> list[Probe]:
@@ -53,7 +52,7 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
 
 def _pull_projection(view: View, logits: Tensor, cotangent: Tensor) -> list[Tensor]:
     leaf = logits.requires_grad_()
-    return pulled_back([view.project(leaf)], [leaf], [cotangent])
+    return view.pulled([view.project(leaf)], [leaf], [cotangent])
 
 
 def _pulled_projection(judge: Judge, logits: Tensor, cotangent: Tensor) -> list[Approx]:
@@ -63,7 +62,7 @@ def _pulled_projection(judge: Judge, logits: Tensor, cotangent: Tensor) -> list[
 def _pull_block(view: View, x: Tensor, params: Params, branch: BranchSpec, cotangent: Tensor) -> list[Tensor]:
     given: tuple[Tensor | None, ...] = (x, *params)
     leaves = [one.requires_grad_() for one in given if one is not None]
-    return pulled_back([view.block(leaves[0], Params(*leaves[1:]), branch)[-1]], leaves, [cotangent])
+    return view.pulled([view.block(leaves[0], Params(*leaves[1:]), branch)[-1]], leaves, [cotangent])
 
 
 def _pulled_block(judge: Judge, x: Tensor, params: Params, branch: BranchSpec, cotangent: Tensor) -> list[Approx]:
@@ -74,7 +73,7 @@ def _pull_stack(
     view: View, h: Tensor, n: int, params: tuple[Params, ...], branches: tuple[BranchSpec, ...], cotangent: Tensor
 ) -> list[Tensor]:
     leaves = [h.requires_grad_(), *(part.requires_grad_() for one in params for part in one if part is not None)]
-    return pulled_back([view.stack(leaves[0], params, branches)[-1]], leaves, [cotangent])
+    return view.pulled([view.stack(leaves[0], params, branches)[-1]], leaves, [cotangent])
 
 
 def _pulled_stack(

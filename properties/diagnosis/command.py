@@ -1,7 +1,7 @@
 """`mhc-properties identify TARGET`: which hyper-connections is this, and what is wrong with it?
 
 Exit codes: 0 a dialect, with or without named slips, explains it; 1 nothing does; 2 there is no verdict: the target
-could not be used, or it crashed, hung or left while it was asked.
+could not be used, or it crashed, hung or left while it was asked, or the search failed in our own code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from properties.device import device_of
 from properties.diagnosis.diagnose import NoVerdict, identify
+from properties.faults import described, placed
 from properties.implementation import Implementation
 from properties.isolation import isolated
 from properties.target import TargetError, preset, resolve
@@ -39,6 +40,10 @@ def identify_command(
         found = identify(implementation, declared=declared, against=against, device=device, seconds=seconds)
     except (TargetError, NoVerdict) as error:
         print(f"identify: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:  # whatever the target raises is an answer, so this is ours
+        told = f"{described(error)}{placed(error)}"
+        print(f"identify: failed in our own code, which says nothing of {target}: {told}", file=sys.stderr)
         return 2
     print(found.to_text(), file=sys.stderr if as_json else sys.stdout)
     if as_json:

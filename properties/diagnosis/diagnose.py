@@ -21,6 +21,7 @@ from properties.diagnosis.ties import Tie, apart, breaker, decided
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, Unanswered, View
 from properties.implementation import Implementation
+from properties.interruption import watched
 from properties.surroundings import told, usual
 
 
@@ -52,15 +53,18 @@ def identify(
 
     Raises:
         NoVerdict: a call did not come back, because the target's process died or hung, or the target tried to leave.
+        HarnessError: a branch of ours or an adapter failed. Any other exception is a fault of this code as well:
+            whatever the target raises is one of its answers.
     """
     begun, budget = time.monotonic(), Budget(seconds)
     view = View(implementation, Frame.of(implementation, dtype, device))
     stated = against or (implementation.dialect if declared else None)
     try:
-        inference = infer(view, stated)
-        near = [stated] if stated else _nearest(inference)
-        found = inference.dialect(near[0]) if stated else inference.sure(near[0])
-        return _Diagnosis(view, inference, near, found, begun, budget, hidden).result()
+        with watched():
+            inference = infer(view, stated)
+            near = [stated] if stated else _nearest(inference)
+            found = inference.dialect(near[0]) if stated else inference.sure(near[0])
+            return _Diagnosis(view, inference, near, found, begun, budget, hidden).result()
     except Unanswered as failure:
         raise NoVerdict(f"{implementation.name}: no verdict: call {view.calls}, {failure}") from failure
 

@@ -25,6 +25,7 @@ from properties.diagnosis.estimate import Estimate
 from properties.diagnosis.measured import TEMPERATURE, Measured, candidates
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import View
+from properties.faults import TargetFault
 
 COMPOSITE = ("block", "depth", "precision", "execution")
 """Stages whose answers are made of the others'."""
@@ -369,7 +370,7 @@ def _again(view: View, log: Sequence[tuple[str, tuple[object, ...]]]) -> None:
     for method, arguments in list(log):
         try:
             view.call(method, *arguments)
-        except Exception:  # what raised for the target may raise here
+        except TargetFault:  # what raised for the target may raise here
             continue
 
 

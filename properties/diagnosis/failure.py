@@ -14,30 +14,48 @@ from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import NoVerdict, identify
 from properties.diagnosis.identification import Identification, redialects
 from properties.diagnosis.inference import joined
+from properties.faults import HarnessError, described, placed
 from properties.implementation import Implementation
+from properties.interruption import Interrupted, settled, watched
 from properties.law import Law
 from properties.runner import Subject
 from properties.surroundings import told, usual
-from properties.trial import LawBroken
+from properties.trial import LawBroken, NoRoom
 
-_KNOWN: dict[tuple[int, torch.dtype | None, str], tuple[Implementation, Identification | NoVerdict]] = {}
+_KNOWN: dict[tuple[int, torch.dtype | None, str], tuple[Implementation, Identification | Exception]] = {}
 """One implementation breaks many laws for one reason: it is asked once. Held, so that no id is used twice."""
 
 
 @told()
 @usual()
-def explain_failure(law: Law, subject: Subject, case: Case, *, seconds: float = 4.0) -> str | None:
-    """Why a subject breaks a law, in a few lines for its message; None where the diagnosis itself could not be made.
+def explain_failure(law: Law, subject: Subject, case: Case, *, seconds: float = 4.0) -> str:
+    """Why a subject breaks a law, in a few lines for its message, or why that could not be found out.
 
     The dialect fields are searched, then the named slips, one and then two at a time. What is named reproduces the
     answers of the target to fresh questions within the bound, and it is said whether it breaks this law at this input.
+
+    Raises:
+        KeyboardInterrupt, or what else the handler of a signal raises that asks the run to end.
     """
-    try:
-        found = _identified(subject, seconds)
-    except NoVerdict as error:
-        return f"diagnosis: none, as the target did not answer while it was asked: {error}"
-    except Exception:  # a diagnosis must never replace the failure that it is about
-        return None
+    with watched():
+        try:
+            return _explained(law, subject, case, seconds)
+        except NoVerdict as error:
+            return f"diagnosis: none, as the target did not answer while it was asked: {error}"
+        except Interrupted as stop:
+            if stop.final:
+                raise
+            settled()
+            return f"diagnosis: none, as it was stopped from outside ({stop.signal}: {described(stop.error)})"
+        except Exception as error:  # ours; a diagnosis must never replace the failure that it is about
+            return (
+                f"diagnosis: none, as it failed in our own code: {described(error)}{placed(error)}. That says nothing "
+                "of the implementation; please report it"
+            )
+
+
+def _explained(law: Law, subject: Subject, case: Case, seconds: float) -> str:
+    found = _identified(subject, seconds)
     if not found.explained:
         return _unexplained(found)
     if not found.differs and not found.deviation:
@@ -62,11 +80,11 @@ def _identified(subject: Subject, seconds: float) -> Identification:
         implementation = subject.implementation
         try:
             told = identify(implementation, dtype=dtype, device=subject.device.type, seconds=seconds, hidden=0)
-        except NoVerdict as error:  # a target that hung once is not asked again
+        except Exception as error:  # a target that hung once is not asked again, and what failed once will fail again
             told = error
         _KNOWN[key] = (implementation, told)
     found = _KNOWN[key][1]
-    if isinstance(found, NoVerdict):
+    if isinstance(found, Exception):
         raise found
     return found
 
@@ -101,7 +119,7 @@ def _at_this_input(law: Law, subject: Subject, case: Case, found: Identification
     except LawBroken as broken:
         size = f" with ratio {broken.ratio:.3g}" if math.isfinite(broken.ratio) else ""
         return f"and at this input it breaks this law{size}"
-    except Exception:  # what the law cannot judge here is no argument for or against
+    except (HarnessError, NoRoom):  # what the law cannot judge here is no argument for or against
         return "it could not be tried at this input"
     return "at this input alone it would not break this law"
 

@@ -22,6 +22,7 @@ from properties.diagnosis.projection import Candidate, fit
 from properties.diagnosis.reading import Reader
 from properties.diagnosis.temperature import fit_tempered
 from properties.diagnosis.view import Frame, View
+from properties.faults import TargetFault
 from properties.trial import wide
 
 Status = Literal["certain", "undetermined", "contradictory"]
@@ -162,8 +163,8 @@ def _packing(view: View) -> tuple[Frame, str]:
             view.frame = tried
             try:
                 Reader(view).gates(torch.ones(1, dtype=torch.float64), view.static(n, n + 1))
-            except Exception as error:  # whatever a target raises for parameters that it does not take
-                reason = reason or f"{type(error).__name__}: {error}"
+            except TargetFault as fault:  # whatever a target does with parameters that it does not take
+                reason = reason or str(fault)
                 continue
             return tried, ""
     view.frame = frame
@@ -262,8 +263,8 @@ def _projection(inference: Inference, rounding: Rounding, base: Dialect) -> None
                 break
         if found and "temperature" in found[0].estimates:
             inference.temperature = min(found, key=lambda one: one.ratio).estimates["temperature"]
-    except Exception as error:  # whatever a target raises
-        _settle(inference, names, None, base, f"the projection raised {type(error).__name__}: {error}")
+    except TargetFault as fault:
+        _settle(inference, names, None, base, f"the projection raised {fault}")
         return
     _settle(inference, names, found, base, "no projection of any dialect reproduces h_res")
     if found and found[0].fields["residual"] == "sinkhorn":
@@ -309,9 +310,9 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
     try:
         gates = Gates(reader, rounding)
         formulas = {name: gates.formulas(name) for name in groups}
-    except Exception as error:  # whatever a target raises
+    except TargetFault as fault:
         for names in (*groups.values(), norm):
-            _settle(inference, names, None, base, f"static parameters raised {type(error).__name__}: {error}")
+            _settle(inference, names, None, base, f"static parameters raised {fault}")
         return
     for name, names in groups.items():
         wrong = f"neither sigmoid, softmax nor linear reproduces h_{name} of static logits"
@@ -321,7 +322,7 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
     for window in windows:
         try:
             found = Norm(reader, rounding, inference.dialect(base), window).candidates()
-        except Exception:  # the other window may do; if not, the fields stay open
+        except TargetFault:  # the other window may do; if not, the fields stay open
             continue
         if found:
             break
@@ -348,7 +349,7 @@ def _structure(inference: Inference, base: Dialect) -> None:
     if not expanded:
         findings["expand"] = Finding("copies", "undetermined", "`expand` would have to be offered")
     elif expanded[0].error:
-        why = f"expand raised {expanded[0].error}: {expanded[0].message}"
+        why = f"expand {expanded[0].told}"
         findings["expand"] = Finding("copies", "undetermined", why)
     elif inference.predictions.ratio(expanded[0], base) <= 1:
         findings["expand"] = Finding("copies", "certain")
@@ -378,7 +379,7 @@ def _try(
         inference.findings[name] = Finding(getattr(base, name), "undetermined", f"{needed} would have to be offered")
         return
     if all(one.error for one in asked):
-        why = f"{asked[0].probe.stage} raised {asked[0].error}: {asked[0].message}"
+        why = f"{asked[0].probe.stage} {asked[0].told}"
         inference.findings[name] = Finding(getattr(base, name), "undetermined", why)
         return
 

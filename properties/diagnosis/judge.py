@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
+from mhc_ref.block import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.case import BranchSpec, Case
@@ -20,6 +21,10 @@ from properties.laws.gradient_block import block_gradient
 from properties.laws.gradient_depth import stack_pullback
 from properties.laws.mixing import applied, combined
 from properties.trial import FloatTruth, Trial, wide
+
+
+class Unanswerable(Exception):  # nothing is wrong with a dialect that is not the question's
+    """A dialect takes other inputs than the question has: parameters packed in another way, none of a head."""
 
 
 class Judge:
@@ -40,8 +45,24 @@ class Judge:
         self.rounding = rounding or self.trial.rounding
         self.trial.rounding = self.rounding
 
+    def _accept(self, x: Tensor | Approx, params: Params) -> None:
+        n, channels = (x.value if isinstance(x, Approx) else x).shape[-2:]
+        shape = n * channels, 2 * n + residual_size(n, self.dialect)
+        if self.dialect.shared_projection:
+            shape = channels, 2 + n
+        if tuple(params.phi.shape) != shape:
+            raise Unanswerable(f"phi of shape {tuple(params.phi.shape)}; the dialect takes {shape}")
+
     def project(self, logits: Tensor) -> Approx:
-        """h_res."""
+        """h_res.
+
+        Raises:
+            Unanswerable: here and below, where the inputs are packed for another dialect.
+        """
+        mixture = self.dialect.residual == "permutations"
+        square = logits.ndim > 1 and logits.shape[-2] == logits.shape[-1]
+        if not (_is_factorial(logits.shape[-1]) if mixture else square):
+            raise Unanswerable(f"logits of shape {tuple(logits.shape)} for residual={self.dialect.residual!r}")
         if self.dialect.residual == "permutations":
             found = bounds.projection(Approx.exact(logits), self.dialect, self.rounding)
         else:
@@ -53,6 +74,7 @@ class Judge:
 
     def mappings(self, x: Tensor | Approx, params: Params) -> list[Approx]:
         """h_pre, h_post, h_res."""
+        self._accept(x, params)
         tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
         h = coefficients(_flat(x), params, self.dialect, self.rounding)
         return [_shaped(part, tokens) for part in (h.pre, h.post, h.res)]
@@ -69,6 +91,7 @@ class Judge:
 
     def block(self, x: Tensor | Approx, params: Params, branch: BranchSpec) -> list[Approx]:
         """The branch input and the next state, for a branch that scales every channel."""
+        self._accept(x, params)
         tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
         way = passed(_flat(x), params, branch, self.trial)
         return [_shaped(way.u, tokens), _shaped(way.after, tokens)]
@@ -92,7 +115,8 @@ class Judge:
         if self.dialect.collapse != "head":
             return _shaped(collapse_of(state, self.trial), tokens)
         if head is None:
-            raise ValueError("collapse='head' needs the parameters of the head")
+            raise Unanswerable("collapse='head' needs the parameters of the head")
+        self._accept(x, head)
         h = coefficients(state, head, self.dialect, self.rounding)
         return _shaped(branch_input(state, h, self.trial), tokens)
 
@@ -103,10 +127,12 @@ class Judge:
 
     def project_gradient(self, logits: Tensor, cotangent: Tensor) -> Approx:
         """d <cotangent, h_res> / d logits."""
+        self.project(logits[:0])
         return bounds.projection_gradient(Approx.exact(logits), Approx.exact(cotangent), self.dialect, self.rounding)
 
     def block_gradient(self, x: Tensor, params: Params, branch: BranchSpec, cotangent: Tensor) -> list[Approx]:
         """d <cotangent, block> / d x and every parameter that there is."""
+        self._accept(x, params)
         case = Case(x=x, params=params, branch=branch, cotangent=cotangent)
         found = block_gradient(case, self.trial)
         names = [name for name, part in params._asdict().items() if part is not None]
@@ -117,6 +143,10 @@ class Judge:
     ) -> list[Approx]:
         """d <cotangent, stack> / d h and every parameter that there is, layer by layer; the head's last."""
         blocks, head = tuple(params[: len(branches)]), tuple(params[len(branches) :])
+        if self.dialect.collapse == "head" and not head:
+            raise Unanswerable("collapse='head' needs the parameters of the head")
+        for one in params:
+            self._accept(h.unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]), one)
         case = Case(h=h, n=n, params=blocks, branches=tuple(branches), head=head, cotangent=cotangent)
         by_h, found = stack_pullback(case, self.trial)
         every = [
@@ -126,6 +156,10 @@ class Judge:
             if part is not None
         ]
         return [bounds.stored(by_h, self.rounding), *every]
+
+
+def _is_factorial(count: int) -> bool:
+    return any(math.factorial(n) == count for n in range(1, 9))
 
 
 def _flat(x: Tensor | Approx) -> Approx:

@@ -187,11 +187,13 @@ class Seen:
             if self.distance(rough.with_(iterations=count)) > 1e-2:
                 continue
             denominator = self.denominator_eps(rough.with_(iterations=count))
-            tried = dialect.with_(iterations=count, denominator_eps=denominator.shortest())
+            tried = measured(dialect.with_(iterations=count), denominator)
+            if tried is None:
+                continue
             worst = self.ratio_of(tried)
             if worst > 1 and self.ratio_of(tried, starved=False) <= 1:
                 denominator = self.searched_eps(tried)
-                tried = tried.with_(denominator_eps=denominator.shortest())
+                tried = measured(tried, denominator) or tried
                 worst = self.ratio_of(tried)
             if worst > 1:
                 continue
@@ -226,11 +228,12 @@ class Seen:
         off = float(matrix[~torch.eye(n, dtype=torch.bool)].mean())
         share = math.exp(float(self.asked.logits[self.asked.diagonal].min()))
         unsure = float(self.reading[self.asked.diagonal].max())
-        if off <= unsure:
-            return Estimate.below((abs(off) + unsure) / max(on, unsure))
-        if off <= 4 * share * on or not math.isfinite(off) or on <= off:
+        reach = max(on, unsure)
+        if off <= unsure and reach > 0:
+            return Estimate.below((abs(off) + unsure) / reach)
+        odds = on / off if off > 0 else math.inf
+        if not math.isfinite(odds) or off <= 4 * share * on or on <= off:  # no matrix with an eps looks like that
             return Estimate.below(4 * share)
-        odds = on / off
         top = 1 / (1 + (n - 1) * share) if dialect.start == "softmax" else 1.0
         eps = top * (1 - odds * share) / (odds - 1)
         reading = float(self.reading[self.asked.diagonal].max()) / off
@@ -304,12 +307,13 @@ class Seen:
 
         step = math.log(10) / 2
         best = min((math.log(1e-20) + step * k for k in range(40)), key=distance)
-        low, high = best - step, best + step
+        low, high = best - step, min(best + step, math.log(0.999))
         for _ in range(60):  # golden sections
             left, right = low + 0.382 * (high - low), low + 0.618 * (high - low)
             low, high = (low, right) if distance(left) <= distance(right) else (left, high)
         best = (low + high) / 2
         error = float(self.reading[part].max()) + 64 * self.rounding.unit * (1 + tried.iterations)
+        best = min(best, math.log(0.998))
         slope = (distance(best + 1e-3) + distance(best - 1e-3)) / 2e-3
         return Estimate.around(math.exp(best), math.exp(best) * min(0.5, error / max(slope, 1e-300)))
 
@@ -362,6 +366,15 @@ class Seen:
             if worst > 1:
                 return worst
         return worst
+
+
+def measured(dialect: Dialect, denominator: Estimate) -> Dialect | None:
+    """The dialect with an eps of the denominators within its bar, the shortest that there is; None where no such
+    dialect exists: a clamp of 1 or more would change a matrix that is doubly stochastic already."""
+    for eps in (denominator.shortest(), denominator.value, denominator.low):
+        if math.isfinite(eps) and (dialect.denominator == "add" or eps < 1):
+            return dialect.with_(denominator_eps=eps)
+    return None
 
 
 def _with_depths(asked: Questions, axis: Axis, at: int, depths: list[float], logits: Tensor) -> Questions:

@@ -17,8 +17,9 @@ from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.case import BranchSpec
 from properties.diagnosis.answers import Answer, Predictions
-from properties.diagnosis.judge import Judge, ratio
+from properties.diagnosis.judge import Judge, Unanswerable, ratio
 from properties.diagnosis.view import MAPPINGS, Frame, View
+from properties.faults import TargetFault
 from properties.trial import wide
 
 STAGES = ("norm", "matmul", "gates", "sigmoid", "projection", "pre", "branch", "post")
@@ -34,7 +35,7 @@ def first_bad_stage(view: View, dialect: Dialect, predictions: Predictions, answ
         worst[given.probe.stage] = max(worst.get(given.probe.stage, 0.0), predictions.ratio(given, dialect))
     raised = [one for one in answers if one.error]
     if raised and len(raised) == len(answers):
-        return f"none: every call raises {raised[0].error}: {raised[0].message}".rstrip(": ")
+        return f"none: every call {raised[0].told}"
     found = _Stages(view, dialect).coefficients()
     if found:
         return found
@@ -107,7 +108,7 @@ class _Stages:
             if self._gates_together():
                 return "gates"
             return self._squashed()
-        except Exception:  # a target that raises here has raised in the exam too, which says where
+        except TargetFault:  # it has raised in the exam too, which says where
             return ""
 
     # each returns whether the stage is wrong
@@ -263,7 +264,7 @@ def _keeps_up(asked: list[Answer], dialect: Dialect, frame: Frame, unit: float) 
     for given in asked:
         try:
             expected = given.probe.expect(judge, *given.probe.inputs)
-        except (ValueError, RuntimeError):
+        except Unanswerable:
             return False
         if any(ratio(v, e.value, e.error) > 1 for v, e in zip(given.values, expected, strict=True)):
             return False

@@ -8,6 +8,7 @@ from torch import Tensor
 from mhc_ref import Params
 from properties.diagnosis.reading import Reader
 from properties.diagnosis.view import MAPPINGS, View
+from properties.faults import TargetFault
 from properties.trial import wide
 
 
@@ -27,7 +28,7 @@ def used(view: View) -> dict[str, tuple[str, ...]]:
         plain = _read(reader, still)
         gated = _read(reader, still._replace(alpha=torch.tensor([0.3, 2.5, 2.0]).to(dtype)))
         biased = _read(reader, still._replace(bias=bias.to(dtype)))
-    except Exception:  # a target that raises here has raised before, which is said elsewhere
+    except TargetFault:  # it has raised before, which is said elsewhere
         return {}
 
     unit = 64 * torch.finfo(dtype).eps

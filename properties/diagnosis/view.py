@@ -11,11 +11,16 @@ from torch import Tensor
 
 from mhc_ref import Params
 from mhc_ref.block import residual_size
+from mhc_ref.projection import streams_of_permutations
 from properties.case import BranchSpec, map_tensors
 from properties.device import held_to
+from properties.faults import HarnessError, TargetFault, answered
 from properties.implementation import METHODS, Implementation, dtype_names, next_multiple, offers, parameter_dtype
+from properties.plain import oddity, plain
+from properties.printable import printable
 from properties.process.protocol import ProcessFailure
 from properties.surroundings import called
+from properties.truth import pulled_back
 
 MAPPINGS = ("pre", "post", "res")
 
@@ -24,8 +29,12 @@ class Silent(Exception):  # nothing is wrong with a target that offers little
     """What was asked for cannot be observed through the methods that the target offers."""
 
 
-class Unanswered(BaseException):  # it must pass everybody who takes an exception of the target for its answer
+class Unanswered(Exception):  # neither the harness's error nor an answer
     """A call that did not come back: the process died or hung, or the target tried to leave. No answer, no verdict."""
+
+
+class BadOutput(Exception):  # what a target gave, in the place of what it raised
+    """What came back has not the form that was asked for: no tensor, another shape, another device."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,12 @@ class View:
         self.log: list[tuple[str, tuple[Any, ...]]] = []
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """One call of a method."""
+        """One call of a method; its output has the form that the method promises.
+
+        Raises:
+            TargetFault: what the target raised, or `BadOutput`.
+            Unanswered: the call did not come back.
+        """
         if method not in METHODS:
             raise ValueError(f"{method!r} is no method of an implementation; those are {', '.join(METHODS)}")
         self.calls += 1
@@ -144,11 +158,51 @@ class View:
             arguments = tuple(map_tensors(one, lambda tensor: tensor.to(place)) for one in arguments)
         try:
             with held_to(self.implementation.products), called(place):
-                return getattr(self.implementation, method)(*arguments)
-        except (ProcessFailure, SystemExit) as failure:
+                got = answered(lambda: getattr(self.implementation, method)(*arguments))
+        except TargetFault as fault:
+            if not issubclass(type(fault.error), (ProcessFailure, SystemExit)):
+                raise
             shapes = ", ".join(_shape(one) for one in arguments)
-            reason = f"{type(failure).__name__}: {failure}".rstrip(": ")
-            raise Unanswered(f"`{method}` of {shapes} did not come back ({reason})") from failure
+            raise Unanswered(f"`{method}` of {shapes} did not come back ({fault})") from fault
+        return self._formed(method, arguments, got)
+
+    def pulled(
+        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        """The gradients of outputs by inputs, see `pulled_back`: the backward pass is the target's as well."""
+        return answered(lambda: pulled_back(outputs, inputs, cotangents))
+
+    def _formed(self, method: str, arguments: tuple[Any, ...], got: Any) -> Any:
+        first = arguments[0]
+        if method == "mappings":
+            if not issubclass(type(got), (tuple, list)) or len(got) != len(MAPPINGS):
+                raise TargetFault(BadOutput(f"mappings is {_kind(got)}; expected Mappings(pre, post, res)"))
+            batch, n = first.shape[:-2], first.shape[-2]
+            shapes = ((*batch, n), (*batch, n), (*batch, n, n))
+            parts = zip(MAPPINGS, got, shapes, strict=True)
+            return [
+                self._tensor(f"mappings.{name}", part, shape) if name in self.frame.emits else torch.empty(0)
+                for name, part, shape in parts
+            ]
+        if method == "project":
+            axes = 1 if self.frame.permutations else 2
+            n = streams_of_permutations(first.shape[-1]) if self.frame.permutations else first.shape[-1]
+            return self._tensor(method, got, (*first.shape[:-axes], n, n))
+        if method in ("pre", "collapse"):
+            return self._tensor(method, got, (*first.shape[:-2], first.shape[-1]))
+        if method == "expand":
+            return self._tensor(method, got, (*first.shape[:-1], arguments[1], first.shape[-1]))
+        return self._tensor(method, got, tuple(first.shape))
+
+    def _tensor(self, what: str, got: Any, shape: tuple[int, ...]) -> Tensor:
+        if odd := oddity(got):
+            raise TargetFault(BadOutput(f"{what} is {printable(odd)}; expected a torch.Tensor of shape {shape}"))
+        found = plain(got)
+        if tuple(found.shape) != shape:
+            raise TargetFault(BadOutput(f"{what} has shape {tuple(found.shape)}; expected {shape}"))
+        if found.device.type != self.frame.device.type:
+            raise TargetFault(BadOutput(f"{what} is on {found.device}; expected {self.frame.device}"))
+        return found
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res of logits; where there is no projection by itself, through one call of `mappings` for each matrix."""
@@ -164,11 +218,7 @@ class View:
 
     def mappings(self, x: Tensor, params: Params) -> list[Tensor]:
         """pre, post, res; those that the target does not emit are empty."""
-        found = self.call("mappings", x, params)
-        if not isinstance(found, (tuple, list)) or len(found) != 3:  # pyright: ignore[reportUnknownArgumentType]
-            raise TypeError(f"mappings returned {type(found).__name__}; expected Mappings(pre, post, res)")
-        pairs = zip(MAPPINGS, found, strict=True)
-        return [part if name in self.frame.emits else torch.empty(0) for name, part in pairs]  # pyright: ignore[reportUnknownVariableType]
+        return self.call("mappings", x, params)
 
     def block(self, x: Tensor, params: Params, branch: BranchSpec) -> list[Tensor]:
         """What the branch was given, and the next state."""
@@ -208,17 +258,38 @@ class View:
         self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec], single: bool = False
     ) -> list[Tensor]:
         read: list[Tensor] = []
+        ours: list[HarnessError] = []
+        state = arguments[0]
+        shape = tuple(state.shape) if method == "stack" else (*state.shape[:-2], state.shape[-1])
 
         def watched(branch: BranchSpec) -> Callable[[Tensor], Tensor]:
-            def call(u: Tensor) -> Tensor:
-                read.append(u)
-                return branch(u)
+            def call(u: Any) -> Tensor:
+                given = self._tensor(f"{method}: the branch input", u, shape)
+                read.append(given)
+                try:
+                    return branch(given)
+                except Exception as error:
+                    if given.dtype != state.dtype:  # which it was not promised
+                        raise
+                    ours.append(HarnessError(f"a {branch.kind} branch raised {type(error).__name__}: {error}"))
+                    raise ours[-1] from error
 
             return call
 
         calls = [watched(branch) for branch in branches]
-        out = self.call(method, *arguments, calls[0] if single else calls)
+        try:
+            out = self.call(method, *arguments, calls[0] if single else calls)
+        except TargetFault:
+            if ours:
+                raise ours[0] from None
+            raise
+        if ours:
+            raise ours[0]
         return [*read, out]
+
+
+def _kind(got: Any) -> str:
+    return printable(type(got).__name__)
 
 
 def _shape(argument: Any) -> str:

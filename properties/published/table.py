@@ -10,7 +10,6 @@ fails then is stored.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import subprocess
@@ -21,10 +20,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from properties.known import Known, lines_of, load
+from properties.known import Known, load
 from properties.law import FAMILIES
 from properties.plugin import QUIET
-from properties.report import Line
+from properties.report import Line, ReportError, lines_of
+from properties.report import read as report_of
 
 PACKAGES = {
     "fla": ("fla-core", "triton"),
@@ -78,7 +78,11 @@ def read(name: str, report: Path) -> Run:
     path = report / "report.json"
     if not path.is_file():
         return Run(name, (), f"no report in {report}")
-    return Run(name, tuple(lines_of(json.loads(path.read_text()))))
+    try:
+        found = report_of(path)
+    except ReportError as error:
+        return Run(name, (), str(error))
+    return Run(name, tuple(lines_of(found)), "" if found["complete"] else f"the run in {report} was cut off")
 
 
 def cell(lines: Sequence[Line]) -> str:

@@ -1,0 +1,250 @@
+"""The laws in a pytest of their own process, watched by this one, which imports no torch.
+
+An implementation can end the process that it is called in, with any exit status. So the verdict is the report's, and
+what the process said counts only where it agrees with that. Where it died while a law was examined, a new process goes
+on: it takes what was found over, tries that law again with the target in a process of its own, and holds the target
+apart from there on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from properties.gathering import JOURNAL, Journal, entry
+from properties.printable import printable
+from properties.report import ERROR_ONLY, Line, ReportError, exit_code, read, sentence, table, write
+from properties.stopping import GRACE, PARENT, STOPPING
+
+QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""For a pytest that is started from Python: it finds modules imported that it would like to rewrite, to no harm."""
+
+USAGE = 2
+"""Exit status where something was asked for that cannot be done."""
+_PYTEST_USAGE = 4
+_LIVES = 20
+"""After how many deaths of its processes a run is given up."""
+
+
+def most_workers() -> int:
+    """How many workers a run may ask for."""
+    return max(32, 4 * (os.cpu_count() or 1))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The exit status of a run, and its report where it left one."""
+
+    status: int
+    report: dict[str, Any] | None
+
+
+def launch(arguments: Sequence[str], folder: Path) -> Outcome:
+    """Run pytest with `arguments`, which report to `folder`, and look at what it left.
+
+    Whatever goes to the file descriptors 1 and 2 goes to `sys.stdout` and `sys.stderr` of this process.
+    """
+    path = folder / "report.json"
+    try:
+        path.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        say(f"--report {printable(str(folder), 200)}: expected a folder that can be written: {why}")
+        return Outcome(USAGE, None)
+    with _journal() as journal:
+        status, stopped = 0, ""
+        for _ in range(_LIVES):
+            status, stopped = _run(arguments, journal)
+            left = _left(journal)
+            if stopped or not left.open or left.last is None or _report(path, whole=True):
+                break
+            death = _ended(status)
+            law = left.last.rpartition("::")[2]
+            say(
+                f"mhc-properties: the process {death} while {law} was examined; going on in a new one, where the "
+                "target works in a process of its own"
+            )
+            if journal is not None:
+                os.write(journal.fileno(), entry(law=left.last, died=death))
+        return _judged(path, status, _left(journal))
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    with contextlib.suppress(OSError):  # whom nobody listens to still has an exit status
+        print(text, file=sys.stderr, flush=True)
+
+
+def _judged(path: Path, status: int, left: Journal) -> Outcome:
+    """The exit status: the report's where it is whole; otherwise 2 or above, whatever the process said."""
+    report = _report(path)
+    if report is not None and report["complete"]:
+        told = exit_code(report["totals"])
+        if told == 1 or (not left.open and status in (told, *range(2, 6))):
+            return Outcome(1 if told == 1 else status, report)
+        say(f"mhc-properties: the report in {path} is whole, but then the process {_ended(status)}")
+        return Outcome(told or ERROR_ONLY, report)
+    if not left.open and status in range(2, 6):
+        return Outcome(USAGE if status == _PYTEST_USAGE else status, report)
+    report = _recovered(path, left) or report
+    found = f"; what it had found is in {path}" if report is not None else ""
+    done = "completed" if report is not None else "written"
+    say(f"mhc-properties: the process {_ended(status)} before it had {done} its report{found}")
+    return Outcome(ERROR_ONLY, report)
+
+
+def _report(path: Path, whole: bool = False) -> dict[str, Any] | None:
+    try:
+        found = read(path)
+    except ReportError:
+        return None
+    return None if whole and not found["complete"] else found
+
+
+def _recovered(path: Path, left: Journal) -> dict[str, Any] | None:
+    """The report that a process had no time to write, and the messages that it had no time to print."""
+    if not left.lines:
+        return None
+    lines: list[Line] = list(left.lines.values())
+    for law, line in left.lines.items():
+        if line.status == "failed":
+            say(left.messages[law])
+    for text in table(lines):
+        say(text)
+    try:
+        report = write(path, lines, max(left.collected, len(lines)), {}, complete=False)
+    except OSError as error:
+        say(f"mhc-properties: {path} could not be written: {error.strerror or error}")
+        return None
+    say(sentence(report["totals"]))
+    return report
+
+
+def _left(journal: IO[bytes] | None) -> Journal:
+    if journal is None:
+        return Journal()
+    with contextlib.suppress(OSError):
+        size = os.fstat(journal.fileno()).st_size
+        return Journal.of(os.pread(journal.fileno(), size, 0))
+    return Journal()
+
+
+@contextlib.contextmanager
+def _journal() -> Generator[IO[bytes] | None]:
+    """A file without a name, which the process that runs the laws writes and this one reads; None without one."""
+    if os.name != "posix":
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        file: Any = None
+        with contextlib.suppress(OSError):  # no room for temporary files: then a run that dies is not taken up again
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+        yield file
+
+
+def _run(arguments: Sequence[str], journal: IO[bytes] | None) -> tuple[int, str]:
+    """The exit status of one process, negative for a signal, and the signal by which this one was asked to stop."""
+    environment = {
+        **os.environ,
+        PARENT: str(os.getpid()),
+        "PYTHONPATH": os.pathsep.join(one for one in sys.path if one),
+        **({JOURNAL: str(journal.fileno())} if journal is not None else {}),
+    }
+    command = [sys.executable, "-P", "-m", "pytest", *arguments]
+    kept = (journal.fileno(),) if journal is not None else ()
+    with _Forwarding() as forwarding, contextlib.ExitStack() as stack:
+        out, error = (stack.enter_context(_Sink(stream)) for stream in (sys.stdout, sys.stderr))
+        with subprocess.Popen(command, env=environment, pass_fds=kept, stdout=out.given, stderr=error.given) as process:
+            out.copy(process.stdout)
+            error.copy(process.stderr)
+            forwarding.to(process)
+            status = process.wait()
+    return status, forwarding.asked
+
+
+class _Forwarding:
+    """Signals that would end this process are handed on to the one that it watches, which ends with a report."""
+
+    def __init__(self) -> None:
+        self.asked = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._kept: dict[int, Any] = {}
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> _Forwarding:
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._kept[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._kept.items():
+            signal.signal(number, handler)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def to(self, process: subprocess.Popen[bytes]) -> None:
+        """From now on; and at once, where one has come already."""
+        self._process = process
+        if self.asked:
+            process.send_signal(getattr(signal, self.asked))
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.asked = signal.Signals(number).name
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        if self._timer is None:  # it ends by itself within its own grace, unless even its threads hang
+            self._timer = threading.Timer(2 * GRACE, self._process.kill)
+            self._timer.daemon = True
+            self._timer.start()
+
+
+class _Sink:
+    """Where a process is to write: the file of a stream, or a pipe to a stream that has none, such as a test's."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._thread: threading.Thread | None = None
+        self.given: int = subprocess.PIPE
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            stream.flush()
+            self.given = stream.fileno()
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def copy(self, source: IO[bytes] | None) -> None:
+        """Begin to copy, where a pipe was given."""
+        if source is not None:
+            self._thread = threading.Thread(target=self._pump, args=(source,), daemon=True)
+            self._thread.start()
+
+    def _pump(self, source: IO[bytes]) -> None:
+        for line in iter(source.readline, b""):
+            self._stream.write(line.decode(errors="replace"))
+
+
+def _ended(status: int) -> str:
+    """The words for an exit status; negative ones are signals."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
