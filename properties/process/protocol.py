@@ -92,7 +92,7 @@ class Limits:
     start_seconds: float = 180.0
     memory: int = 4 << 30
     start_memory: int = field(default_factory=lambda: _physical() // 2)
-    line: int = 256 << 20
+    line: int = 64 << 20
     blank: int = 1 << 16
     calls_back: int = 10_000
 
