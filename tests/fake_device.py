@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from properties import plain, trial
 from properties.device import DEVICES, Device, Graph
 
 aten = torch.ops.aten
@@ -212,5 +213,8 @@ def fake_device() -> Generator[FakeDevice]:
     """The fake device under the name of torch's `meta`."""
     mode = FakeMode()
     device = FakeDevice(mode)
-    with mock.patch.dict(DEVICES, {FAKE.type: device}), FromData(), mode:
+    # A tensor of a GPU is a plain one; here it is a subclass that is taken for plain where what it holds is.
+    oddity = mock.patch.object(trial, "oddity", lambda got: plain.oddity(got.held if type(got) is Placed else got))
+    kept = mock.patch.object(trial, "plain", lambda got: got if type(got) is Placed else plain.plain(got))
+    with mock.patch.dict(DEVICES, {FAKE.type: device}), oddity, kept, FromData(), mode:
         yield device

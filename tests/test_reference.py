@@ -308,6 +308,9 @@ EXTREMES = {
     "a starved row": [[-3e38] * 3, [0.0, 1.0, 2.0], [2.0, 0.0, 1.0]],
     "a starved column": [[-3e38, 0.0, 1.0], [-3e38, 2.0, 0.0], [-3e38, 1.0, 1.0]],
     "no matching": [[0.0, 0.0, 0.0], [0.0, -3e38, -3e38], [0.0, -3e38, -3e38]],
+    # Their difference from the rest is beyond the largest number.
+    "a row at the other end": [[-3e38] * 3, [3e38] * 3, [3e38] * 3],
+    "a column at the other end": [[-3e38, 3e38, 3e38]] * 3,
     "subnormal": [[1e-45, 0.0, -1e-45]] * 3,
 }
 
@@ -320,7 +323,7 @@ def test_finite_logits_never_give_nan(name: str, extreme: str, dtype: torch.dtyp
     dialect = HARD[name]
     logits = torch.tensor(EXTREMES[extreme], dtype=dtype)
     if dtype == F64:
-        logits = logits * 1e269
+        logits = logits * 5e269  # up to 1.5e308, as 3e38 is in float32
     if dialect.residual == "permutations":
         logits = logits.flatten()[:6]
     got = mhc_ref.project(logits, dialect)

@@ -392,6 +392,11 @@ def test_what_failed_is_tried_first_in_the_next_run_of_a_profile_that_remembers(
     assert (tmp_path / ".hypothesis").exists() is remembers
 
 
+def test_one_profile_alone_waits_for_what_takes_seconds_an_example() -> None:
+    assert [name for name, profile in PROFILES.items() if profile.thorough] == ["thorough"]
+    assert PROFILES["dev"].examples < PROFILES["ci"].examples < PROFILES["thorough"].examples
+
+
 def test_equal_seeds_give_equal_runs(tmp_path: Path) -> None:
     def run(seed: int) -> list[list[float]]:
         drawn: list[list[float]] = []

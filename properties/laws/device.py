@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,17 +39,26 @@ DISTINCT = (7, 13, 31)
 
 
 @st.composite
-def floods(draw: DrawFn, setting: Setting) -> Case:
+def floods(draw: DrawFn, setting: Setting, *widths: int) -> Case:
     """A few different tokens, their parameters, and how many tokens are made of them on the device.
 
     A bound costs O(n^4) a token and a transfer its bytes; both are paid for the different tokens alone.
     """
     n = draw(streams(setting, 1, 4))
-    channels = draw(width_among(setting, 1, 3, 9))
+    channels = draw(width_among(setting, *(widths or (1, 3, 9))))
     count = min(draw(st.sampled_from(setting.flood)), setting.max_tokens)
     distinct = min(draw(st.sampled_from(DISTINCT)), count)
     x = torch.tensor(noise(draw(seeds), distinct, n, channels)).to(setting.dtype)
     return Case(x=x, params=draw(params_of(setting, n, channels)), count=count)
+
+
+@st.composite
+def summed_floods(draw: DrawFn, setting: Setting) -> Case:
+    """Floods in which the order of every sum shows: phi is dense with full mantissas, and no gate is closed."""
+    case = draw(floods(setting, 9, 33))
+    rows, columns = case.params.phi.shape
+    phi = torch.tensor(noise(draw(seeds), rows, columns)).to(case.params.phi.dtype) / math.sqrt(rows)
+    return case.with_(params=case.params._replace(phi=phi, alpha=torch.ones_like(case.params.alpha)))
 
 
 def flooded(tokens: Tensor, count: int) -> Tensor:
@@ -92,7 +102,7 @@ def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     kind="contract",
     stage="state",
     needs=("block",),
-    cases=floods,
+    cases=summed_floods,
     capability="deterministic",
     blind=("h-res-transposed", "one-iteration"),
     by_streams=False,
@@ -121,7 +131,7 @@ def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     kind="identity",
     stage="state",
     needs=("block",),
-    cases=floods,
+    cases=summed_floods,
     capability="batch_invariant",
     blind=("h-res-transposed", "one-iteration"),
     by_streams=False,
