@@ -6,12 +6,14 @@ nor Hypothesis before a law is collected.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -446,11 +448,13 @@ class LawItem(pytest.Item):
             line, _ = found(line_of(Verdict(self.law.id, self.subject, "error", reason)), reason)
             self._leave(line)
             raise
-        except BaseException as stop:  # the run is asked to end; what had failed until then is in the report
-            if (verdict := verdict_before(stop)) is not None:
-                line, _ = found(line_of(verdict), shown(verdict))
-                self._leave(line)
-            raise
+        except BaseException as stop:  # the run is asked to end, once it has said what had failed until then
+            if (verdict := verdict_before(stop)) is None:
+                raise
+            self._end_after_this(stop)
+            line, message = found(line_of(verdict), shown(verdict))
+            self._leave(line)
+            return line, message
         line, message = found(line_of(verdict), shown(verdict))
         self._leave(line)
         if verdict.status == "failed" and (diagnosis := self._diagnosis(verdict)):
@@ -496,10 +500,15 @@ class LawItem(pytest.Item):
             if subject.target in _deadly(self.config) or _deaths(self.config, self.nodeid):
                 subject = _apart(self.config, subject)
             return printable(explain_failure(self.law, subject, verdict.case) or "", 4000) or None
-        except KeyboardInterrupt:
-            raise
+        except KeyboardInterrupt as stop:
+            self._end_after_this(stop)
+            return None
         except BaseException as error:  # whatever the target raises now, the law has failed and its message stands
             return f"diagnosis: none could be made: {type(error).__name__}: {message_of(error, 300)}"
+
+    def _end_after_this(self, stop: BaseException) -> None:
+        """No other law is begun, and the message of this one is printed: of an interrupted one pytest would not."""
+        self.session.shouldstop = self.session.shouldstop or f"stopped by {type(stop).__name__}"
 
     def _leave(self, line: Line) -> None:
         self.user_properties.append((_LINE, json.dumps(line.to_json())))
@@ -626,6 +635,7 @@ def line_of(verdict: Verdict) -> Line:
 # -- the report, in the process that gathers --------------------------------------------------------------------------
 
 _GATHERING = pytest.StashKey["Gathering"]()
+_WORKERS = pytest.StashKey["list[subprocess.Popen[bytes]]"]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -666,6 +676,12 @@ class _Listener:
         node.workerinput["mhc_properties"] = {"parent": os.getpid() if local else None, "deadly": deadly}
 
     @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodeready(self, node: Any) -> None:
+        """Which processes the workers are, where they are of this machine."""
+        if (process := _process_of(node)) is not None:
+            self.config.stash.setdefault(_WORKERS, []).append(process)
+
+    @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
         """A worker has died in a law: it is tried again, with the target in a process of its own."""
         from properties.apart import examine_apart
@@ -699,14 +715,23 @@ class _Listener:
                 self.gathering.add(report.nodeid, Line.from_json(json.loads(str(value))))
 
 
+def _process_of(node: Any) -> subprocess.Popen[bytes] | None:
+    """The process of a worker; None for another kind of gateway, or of another execnet."""
+    found = getattr(getattr(getattr(node, "gateway", None), "_io", None), "popen", None)
+    return found if isinstance(found, subprocess.Popen) else None
+
+
 def _ending_of(report: pytest.TestReport) -> str:
     """How the worker of a report ended, in words."""
     from properties.process.supervised import ended
 
-    try:
-        return ended(report.node.gateway._io.popen.wait(timeout=5))  # pyright: ignore  # what execnet has
-    except Exception:  # another kind of gateway, or another execnet: how it ended is a detail of the message
+    process = _process_of(getattr(report, "node", None))
+    if process is None:
         return "died"
+    try:
+        return ended(process.wait(timeout=5))
+    except subprocess.TimeoutExpired:
+        return "closed its connection"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -725,6 +750,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     total = gathering.write(complete=whole)["totals"]
     if stopping is not None:
         stopping.finish()
+        if stopping.asked:
+            _end_workers(config)
     if exitstatus not in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.OK):
         return
     lines = list(gathering.lines.values())
@@ -737,6 +764,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if status == 0 or (status != 1 and not gathering.trouble and others > 0):
         return
     session.exitstatus = status
+
+
+def _end_workers(config: pytest.Config) -> None:
+    """End the workers at once: one that is in a call would be waited for, and what they find now is not reported."""
+    for worker in config.stash.get(_WORKERS, ()):
+        with contextlib.suppress(OSError):
+            worker.kill()
 
 
 def _orphans(config: pytest.Config, lines: list[Line]) -> list[Orphan]:
