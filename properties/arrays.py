@@ -19,6 +19,7 @@ a function under `jax.jit` is compiled for each.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -28,7 +29,12 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
+from properties.declarations import DeclarationError, settle
+from properties.faults import AdapterError, HarnessError, TargetFault, answered, described
 from properties.implementation import Implementation
+from properties.interruption import Interrupted
+from properties.printable import shown
+from properties.rehearsal import check_token_axes, rehearse_functions
 from properties.tokens import Parts, with_token_axes
 
 Function = Callable[..., Any]
@@ -172,7 +178,8 @@ def library(chosen: str | ModuleType | Library) -> Library:
     """A library by its name, a module with `from_dlpack`, or one's own.
 
     Raises:
-        ValueError: none of them.
+        ValueError: a name or a module that is none.
+        TypeError: something else that is none.
         ImportError: it is not installed.
     """
     if isinstance(chosen, str):
@@ -188,6 +195,11 @@ def library(chosen: str | ModuleType | Library) -> Library:
         if not hasattr(chosen, "from_dlpack"):
             raise ValueError(f"{chosen.__name__} has no from_dlpack, through which tensors could become its arrays")
         return DLPack(chosen)
+    if not all(hasattr(chosen, name) for name in ("dtypes", "differentiable", "strided", "given", "taken", "pulled")):
+        raise TypeError(
+            f"arrays is {shown(chosen)}; expected {', '.join(LIBRARIES)}, a module with from_dlpack, or a Library: see "
+            "properties.arrays.Library"
+        )
     return chosen
 
 
@@ -203,13 +215,13 @@ def from_arrays(
     token_axes: int | None = None,
     **limits: Any,
 ) -> Implementation:
-    """An implementation made of functions of arrays.
+    """An implementation made of functions of arrays. Each is tried once: what cannot work is refused here.
 
     Args:
         arrays: "numpy", "jax" or "mlx", or a module with `from_dlpack`.
         project: logits [..., n, n] -> h_res.
         mappings: x [..., n, C], phi, bias, alpha -> (pre, post, res); norm_weight as a fifth argument with
-            `norm_weight=True`. What it does not emit is None.
+            `norm_weight=True`, ones for a block without one. What it does not emit is None.
         pre: x, h_pre -> the branch input [..., C].
         post: x, y, h_post, h_res -> the next state [..., n, C].
         tune: keyword arguments for every function, of the dialect that is asked for; with `tunable` among the limits.
@@ -217,7 +229,9 @@ def from_arrays(
         limits: other attributes of `Implementation`, such as name, streams, dtypes, tunable, full_range.
 
     Raises:
-        TypeError: no function at all, or a limit that is none.
+        TypeError: no function at all, an argument of the wrong kind, or a limit that is none.
+        ValueError: a limit that cannot be used.
+        AdapterError: a function cannot be called as is said here; the message names what to declare.
     """
     functions = {
         name: function
@@ -229,6 +243,7 @@ def from_arrays(
     strange = sorted(set(limits) - set(Implementation.__annotations__))
     if strange:
         raise TypeError(f"from_arrays: {', '.join(strange)} is no attribute of Implementation")
+    _check_arguments(functions, dialect, token_axes)
     kind = library(arrays)
     declared = {
         "dtypes": kind.dtypes,
@@ -240,13 +255,28 @@ def from_arrays(
         **limits,
     }
     own = {name: _METHODS[name] for name in functions}
-    made: _Arrays = type("Arrays", (_Arrays,), own)(kind, functions, token_axes, tune)
+    made: ArrayAdapter = type("Arrays", (ArrayAdapter,), own)(kind, functions, token_axes, tune)
     for attribute, value in {**declared, "dialect": dialect}.items():
         setattr(made, attribute, value)
+    try:
+        settle(made)
+    except DeclarationError as error:
+        raise ValueError(f"from_arrays: {error}") from error
+    rehearse_functions(made, gradients="differentiable" not in limits)
     return made
 
 
-class _Arrays(Implementation):
+def _check_arguments(functions: dict[str, Function], dialect: object, token_axes: object) -> None:
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"from_arrays: {name} is {shown(function)}; expected a function of arrays")
+    if not isinstance(dialect, Dialect):
+        raise TypeError(f"from_arrays: dialect is {shown(dialect)}; expected a mhc_ref.Dialect, such as mhc_ref.PAPER")
+    if token_axes is not None and (isinstance(token_axes, bool) or not isinstance(token_axes, int) or token_axes < 0):
+        raise TypeError(f"from_arrays: token_axes is {shown(token_axes)}; expected a number of axes, or None for any")
+
+
+class ArrayAdapter(Implementation):
     """What `from_arrays` makes; a subclass of it has the methods for which there are functions."""
 
     def __init__(
@@ -256,7 +286,8 @@ class _Arrays(Implementation):
         token_axes: int | None,
         tune: Callable[[Dialect], dict[str, Any]] | None,
     ) -> None:
-        self._arrays, self._functions, self._token_axes, self._tune = arrays, functions, token_axes, tune
+        self.arrays, self.functions, self.token_axes, self._tune = arrays, functions, token_axes, tune
+        self._tried: set[str] = set()
 
     def tuned(self, **fields: Any) -> Implementation:
         if self._tune is None or set(fields) - self.tunable:
@@ -266,52 +297,144 @@ class _Arrays(Implementation):
         self._tune(tuned.dialect)  # so that a value that cannot be had is refused now
         return tuned
 
+    def with_token_axes(self, axes: int) -> ArrayAdapter:
+        """The same with another number of token axes."""
+        changed = copy.copy(self)
+        changed.token_axes = axes
+        return changed
+
     def call(
         self, name: str, tensors: Sequence[Tensor], ranks: Sequence[int], constants: Sequence[Tensor] = ()
     ) -> Parts:
-        """A function on tensors that have token axes, and constants that have none."""
-        settings = {} if self._tune is None else self._tune(self.dialect)
+        """A function on tensors that have token axes, and constants that have none.
+
+        Raises:
+            AdapterError: what fails is not the function.
+        """
+        settings: dict[str, Any] = {}
+        if self._tune is not None:
+            try:
+                settings = answered(lambda: self._tune(self.dialect))  # pyright: ignore[reportOptionalCall]
+            except TargetFault as fault:
+                raise AdapterError(f"from_arrays: tune raised {fault} for the declared dialect") from fault.error
+        function = self.functions[name]
 
         def run(*moving: Tensor) -> Parts:
-            return called(self._arrays, lambda *all: self._functions[name](*all, **settings), *moving, *constants)
+            def called_so(*all: Any) -> Any:
+                try:
+                    return function(*all, **settings)
+                except TypeError as error:
+                    if _takes(function, all, settings):
+                        raise
+                    raise AdapterError(
+                        f"from_arrays: {name} was called with {len(all)} arrays{' and ' if settings else ''}"
+                        f"{', '.join(settings)}, and raised {described(error)}; expected a function of "
+                        f"{ARGUMENTS[name]}{'; norm_weight comes last with norm_weight=True' * (name == 'mappings')}"
+                    ) from error
 
-        return with_token_axes(self._token_axes, run, tensors, ranks)
+            return called(self.arrays, called_so, *moving, *constants)
+
+        try:
+            return with_token_axes(self.token_axes, run, tensors, ranks)
+        except (HarnessError, Interrupted):
+            raise
+        except (
+            BaseException
+        ):  # a function raises anything; the first time it is asked whether it wants other token axes
+            if self.token_axes is None and name not in self._tried:
+                self._tried.add(name)
+                check_token_axes(self, name, tensors[0].dtype)
+            raise
 
 
-def _project(self: _Arrays, logits: Tensor) -> Any:
-    return self.call("project", (logits,), (1 if self.dialect.residual == "permutations" else 2,))[0]
+ARGUMENTS = {"project": "logits", "mappings": "x, phi, bias, alpha", "pre": "x, h_pre", "post": "x, y, h_post, h_res"}
+"""What each function is called with, in this order."""
 
 
-def _mappings(self: _Arrays, x: Tensor, params: Params) -> Mappings:
-    given = [one for one in params if one is not None]
-    if params.norm_weight is not None and not self.norm_weight:
-        raise ValueError("Params.norm_weight is given; this target declares norm_weight=False")
-    return Mappings(*self.call("mappings", (x,), (2,), given))  # pyright: ignore[reportArgumentType]  # None where not emitted
+def _takes(function: Function, arguments: Sequence[Any], settings: dict[str, Any]) -> bool:
+    """Whether a function can be called with so many arguments, as far as one can know without calling it."""
+    try:
+        inspect.signature(function).bind(*arguments, **settings)
+    except TypeError:
+        return False
+    except ValueError:  # it does not tell
+        return True
+    return True
 
 
-def _pre(self: _Arrays, x: Tensor, h_pre: Tensor) -> Any:
-    return self.call("pre", (x, h_pre), (2, 1))[0]
+def _project(self: ArrayAdapter, logits: Tensor) -> Any:
+    return _only(self.call("project", (logits,), (1 if self.dialect.residual == "permutations" else 2,)))
 
 
-def _post(self: _Arrays, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Any:
-    return self.call("post", (x, y, h_post, h_res), (2, 1, 1, 2))[0]
+def _mappings(self: ArrayAdapter, x: Tensor, params: Params) -> Any:
+    given = [params.phi, params.bias, params.alpha]
+    if self.norm_weight:
+        ones = params.phi.new_ones(x.shape[-2] * x.shape[-1])  # no weight is the same mathematics as a weight of 1
+        given.append(ones if params.norm_weight is None else params.norm_weight)
+    elif params.norm_weight is not None:
+        raise AdapterError("Params.norm_weight is given; this target declares norm_weight=False")
+    parts = self.call("mappings", (x,), (2,), given)
+    return Mappings(*parts) if len(parts) == len(Mappings._fields) else parts  # pyright: ignore[reportArgumentType]  # None where not emitted
+
+
+def _pre(self: ArrayAdapter, x: Tensor, h_pre: Tensor) -> Any:
+    return _only(self.call("pre", (x, h_pre), (2, 1)))
+
+
+def _post(self: ArrayAdapter, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Any:
+    return _only(self.call("post", (x, y, h_post, h_res), (2, 1, 1, 2)))
+
+
+def _only(parts: Parts) -> Any:
+    return parts[0] if parts else parts
 
 
 _METHODS: dict[str, Callable[..., Any]] = {"project": _project, "mappings": _mappings, "pre": _pre, "post": _post}
 
 
 def called(arrays: Library, function: Function, *tensors: Tensor) -> Parts:
-    """The results of a function of arrays for tensors, on their device; through autograd where there is a vjp."""
+    """The results of a function of arrays for tensors, on their device; through autograd where there is a vjp.
+
+    Raises:
+        AdapterError: tensors cannot become arrays of the library, or its results cannot become tensors.
+        TypeError: the function returned no array.
+    """
     if not (arrays.differentiable and torch.is_grad_enabled() and any(one.requires_grad for one in tensors)):
-        results = _sequence(function(*(arrays.given(one) for one in tensors)))
-        return tuple(None if one is None else arrays.taken(one).to(tensors[0].device) for one in results)
+        results = _sequence(function(*_given(arrays, tensors)))
+        return tuple(None if one is None else _taken(arrays, one, tensors[0]) for one in results)
     emitted: list[bool] = []
     parts = iter(_Bridge.apply(arrays, function, emitted, *tensors))  # pyright: ignore[reportArgumentType]
     return tuple(next(parts) if there else None for there in emitted)
 
 
 def _sequence(result: Any) -> Sequence[Any]:
-    return list(result) if isinstance(result, (tuple, list)) else [result]
+    return list(result) if isinstance(result, (tuple, list)) else [result]  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+
+
+def _given(arrays: Library, tensors: Sequence[Tensor]) -> list[Any]:
+    found: list[Any] = []
+    for one in tensors:
+        try:
+            found.append(arrays.given(one))
+        except Exception as error:  # of a library, or of one's own adapter of it
+            takes = ", ".join(str(dtype) for dtype in arrays.dtypes)
+            raise AdapterError(
+                f"from_arrays: a {one.dtype} tensor {list(one.shape)} cannot become an array: {described(error)}; the "
+                f"library takes states in {takes}: declare dtypes=({takes},) or some of them"
+            ) from error
+    return found
+
+
+def _taken(arrays: Library, array: Any, like: Tensor) -> Tensor:
+    try:
+        return arrays.taken(array).to(like.device)
+    except TypeError:  # what the function returned is no array of this library
+        raise
+    except Exception as error:  # of a library, or of one's own adapter of it
+        raise AdapterError(
+            f"from_arrays: what a function returned ({type(array).__name__}) cannot become a tensor: "
+            f"{described(error)}; let it return arrays of a dtype that torch has"
+        ) from error
 
 
 class _Bridge(torch.autograd.Function):
@@ -319,11 +442,11 @@ class _Bridge(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, arrays: Library, function: Function, emitted: list[bool], *tensors: Tensor) -> Any:
-        results = _sequence(function(*(arrays.given(one) for one in tensors)))
+        results = _sequence(function(*_given(arrays, tensors)))
         emitted += [one is not None for one in results]
         ctx.arrays, ctx.function = arrays, function
         ctx.save_for_backward(*tensors)
-        return tuple(arrays.taken(one).to(tensors[0].device) for one in results if one is not None)
+        return tuple(_taken(arrays, one, tensors[0]) for one in results if one is not None)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
@@ -333,10 +456,10 @@ class _Bridge(torch.autograd.Function):
             return [one for one in _sequence(ctx.function(*given)) if one is not None]
 
         saved: Sequence[Tensor] = ctx.saved_tensors
-        pulled = arrays.pulled(listed, [arrays.given(one) for one in saved], [arrays.given(one) for one in cotangents])
-        return (
-            None,
-            None,
-            None,
-            *(arrays.taken(one).to(tensor.device) for one, tensor in zip(pulled, saved, strict=True)),
-        )
+        pulled = list(arrays.pulled(listed, _given(arrays, saved), _given(arrays, cotangents)))
+        if len(pulled) != len(saved):
+            raise AdapterError(
+                f"from_arrays: the library's pulled gave {len(pulled)} gradients of {len(saved)} arrays; expected "
+                "one each"
+            )
+        return (None, None, None, *(_taken(arrays, one, tensor) for one, tensor in zip(pulled, saved, strict=True)))
