@@ -32,12 +32,15 @@ def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
             kind.prepare(self)
 
     memory = {"prepare": prepare} if any(kind.prepare is not Deviant.prepare for kind in kinds) else {}
+    both: Any = Deviant
+    if kinds:
+        try:
+            both = type("Both", tuple(kinds), memory)
+        except TypeError:  # two slips that no class can have together
+            return None
     try:
-        if not kinds:
-            return Deviant(base, "+".join(names), change)
-        both: Any = type("Both", tuple(kinds), memory)
         return both(base, "+".join(names), change if redialects else None)
-    except (TypeError, ValueError):  # two slips that no class can have together
+    except ValueError:  # two changes that make no dialect together
         return None
 
 

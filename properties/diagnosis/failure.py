@@ -133,7 +133,7 @@ def reproduction(found: Identification, declared: Dialect) -> Deviant | None:
             made = found.measured.make(computed)
         else:
             made = compose(slips, computed) if slips else Deviant(computed, "explanation")
-    except (ValueError, LookupError):
+    except ValueError:  # found on the grounds of another dialect than the declared one, with which it makes none
         return None
     if made is not None:
         made.dialect = declared  # what it computes stays what was found
