@@ -32,7 +32,7 @@ from properties.known_file import write as write
 from properties.law import all_laws
 from properties.report import Line
 from properties.report import lines_of as lines_of  # where it was before
-from properties.runner import HarnessError, Status, Subject, Verdict, explain, try_case
+from properties.runner import HarnessError, Status, Subject, Verdict, explain, try_stored
 from properties.trial import LawBroken
 from properties.trust import replay_line
 
@@ -73,7 +73,7 @@ def verdict_for(known: Known, subject: Subject) -> Verdict:
         return verdict("failed", reason, message=reason)
     case = stored.case
     try:
-        ratio = try_case(law, tried, case).worst
+        ratio = try_stored(law, tried, case).worst
     except LawBroken as broken:
         because = known.reason + (f" ({known.link})" if known.link else "")
         return verdict("known", because, broken.ratio, explain(law, tried, case, broken, known.counterexample))

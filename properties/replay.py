@@ -16,7 +16,7 @@ from properties.implementation import Implementation, dtype_names
 from properties.isolation import isolated
 from properties.law import Law, all_laws
 from properties.printable import message_of, printable
-from properties.runner import Subject, explain, try_case
+from properties.runner import Subject, explain, try_stored
 from properties.sealed import SealError
 from properties.target import TargetError, resolve
 from properties.trial import LawBroken
@@ -95,7 +95,7 @@ def _tried(
     if inapplicable:
         return Outcome("ERROR", law.id, f"{law.id} does not apply to {implementation.name}: {inapplicable}{note}")
     try:
-        ratio = try_case(law, subject, stored.case).worst
+        ratio = try_stored(law, subject, stored.case).worst
     except LawBroken as broken:
         return Outcome("FAILED", law.id, explain(law, subject, stored.case, broken, path) + note, _finite(broken.ratio))
     except Exception as error:  # a case that the law cannot digest is a harness error, not a verdict

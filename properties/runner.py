@@ -466,6 +466,25 @@ def try_case(law: Law, subject: Subject, case: Case) -> Trial:
         ) from broken
 
 
+def try_stored(law: Law, subject: Subject, case: Case) -> Trial:
+    """`try_case` for one case by itself, outside of a search.
+
+    Raises:
+        LawBroken, HarnessError: as `try_case`; a timeout from outside is a HarnessError.
+        KeyboardInterrupt: somebody asks the run to end; not what a target raises under that name.
+    """
+    begun = time.monotonic()
+    with watched():
+        try:
+            return try_case(law, subject, case)
+        except Interrupted as stop:
+            if stop.final:
+                raise
+            settled()
+            told = f"{law.id} on {subject.id} was {_stopped(stop, begun)}; nothing is said of the law"
+            raise HarnessError(told) from None
+
+
 def counterexample(law: Law, subject: Subject, case: Case, broken: LawBroken) -> Counterexample:
     """The file of a failure."""
     return Counterexample(

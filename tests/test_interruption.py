@@ -27,8 +27,8 @@ from properties.implementation import Implementation
 from properties.interruption import Interrupted, checkpoint, watched
 from properties.law import Law, all_laws
 from properties.printable import message_of
-from properties.runner import Profile, Subject, Verdict, examine, verdict_before
-from properties.trial import NoRoom
+from properties.runner import Profile, Subject, Verdict, examine, try_stored, verdict_before
+from properties.trial import LawBroken, NoRoom
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
 
@@ -387,6 +387,23 @@ def test_a_timeout_that_a_target_sets_itself_is_its_own_failure(tmp_path: Path) 
     found = verdict(doing(timed), tmp_path)
     assert found.status == "failed"
     assert "project raised TimeoutError: my own limit" in found.reason
+
+
+@needs_alarm
+def test_a_stored_case_is_tried_under_the_same_watch(tmp_path: Path) -> None:
+    """Whatever the target raises breaks the law, a timeout is an error, and Ctrl-C is Ctrl-C."""
+
+    def tried(action: Callable[[], Any]) -> Any:
+        subject = Subject("x.py:y", Given("project", doing(action)), torch.float32, torch.device("cpu"))
+        return try_stored(SUMS, subject, Case(logits=torch.zeros(1, 2, 2)))
+
+    with pytest.raises(LawBroken, match="project raised KeyboardInterrupt: mine"):
+        tried(raising(lambda: KeyboardInterrupt("mine")))
+    with pytest.raises(KeyboardInterrupt):
+        tried(swallowed)
+    with handled(signal.SIGALRM, TIMEOUTS[0]), pytest.raises(HarnessError, match="nothing is said of the law"):
+        tried(lambda: signal.raise_signal(signal.SIGALRM))
+    assert tried(lambda: None).worst <= 1
 
 
 def test_handlers_are_as_before_once_nobody_is_called() -> None:
