@@ -104,6 +104,13 @@ class Circular(Target):
 class Escaping(Target):
     def act(self, logits): raise ValueError("\\x1b[2J\\ud800")
 
+class Interrupting(Target):
+    def act(self, logits): raise KeyboardInterrupt("not the user")
+
+class Outcome(Target):
+    """What pytest.skip and the like raise is no Exception."""
+    def act(self, logits): raise type("Skipped", (BaseException,), {})("nothing to see")
+
 class Speechless(Target):
     def act(self, logits):
         class Speechless(Exception):
@@ -227,6 +234,8 @@ def test_what_does_not_cross_is_named(target: Callable[[str], Implementation], n
     ("name", "kind", "message"),
     [
         ("Escaping", "ValueError", r"\x1b[2J\ud800"),
+        ("Interrupting", "KeyboardInterrupt", "not the user"),
+        ("Outcome", "Skipped", "nothing to see"),
         ("Speechless", "Speechless", "(its message cannot be read: __str__ raised RuntimeError)"),
     ],
 )

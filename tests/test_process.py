@@ -25,10 +25,11 @@ from properties.law import all_laws
 from properties.process import Limits, build, memory, protocol
 from properties.process import description as protocol_description
 from properties.process.__main__ import main as try_out
-from properties.process.client import Client
+from properties.process.client import Client, Session, make
 from properties.process.description import attributes_of, dialect_of
 from properties.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
 from properties.process.server import description, respond
+from properties.process.smoke import _trivial
 from properties.process.supervised import Supervised
 from properties.runner import Profile, Subject, Verdict, examine
 from properties.target import TargetError, resolve
@@ -268,6 +269,13 @@ def test_a_block_alone_cannot_be_served() -> None:
 
     with pytest.raises(TargetError, match="a branch cannot cross a process"):
         description(Whole())
+
+
+def test_a_server_is_tried_out_on_what_it_accepts() -> None:
+    description = {"protocol": 2, "name": "wide", "dialect": "PAPER", "streams": [3, 2], "dtypes": ["float64"]}
+    wide = make(Session("none", Limits()), {**description, "methods": ["pre"], "channel_multiple": 8})
+    ((x, h_pre), shapes) = _trivial(wide)["pre"]
+    assert (x.shape, x.dtype, h_pre.shape, shapes) == ((1, 2, 8), torch.float64, (1, 2), ((1, 8),))
 
 
 # -- whose fault is it ------------------------------------------------------------------------------------------------

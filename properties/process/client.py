@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -51,9 +52,10 @@ class Session:
         Raises:
             ProcessFailure: it does not start, ends at once, or does not answer as the protocol says.
         """
+        until = time.monotonic() + self.process.limits.start_seconds
         self.process.start()
         try:
-            result = self._described()
+            result = self._described(until)
             if not isinstance(result, dict):
                 raise BadAnswer(f"describe answered {shortened(result)}; expected an object")
         except BaseException:
@@ -64,17 +66,17 @@ class Session:
         self.process.ready()
         return cast("dict[str, Any]", result)
 
-    def _described(self) -> Any:
+    def _described(self, until: float) -> Any:
         """What `describe` answers; a server that refuses the words of this version is asked in those of the oldest."""
         limits = self.process.limits
         told = {"line": limits.line, "call_seconds": limits.call_seconds, "memory": limits.memory}
         try:
-            return self._exchange("describe", {"protocol": VERSION, "limits": told}, starting=True)["result"]
+            return self._exchange("describe", {"protocol": VERSION, "limits": told}, until=until)["result"]
         except ServerError as error:
             if not error.refused:
                 raise
         self._protocol = OLDEST
-        return self._exchange("describe", {"protocol": OLDEST}, starting=True)["result"]
+        return self._exchange("describe", {"protocol": OLDEST}, until=until)["result"]
 
     def request(self, method: str, params: dict[str, Any], tuned: dict[str, Any] | None = None) -> dict[str, Any]:
         """The response to a request, an object with `result`.
@@ -93,13 +95,13 @@ class Session:
             raise
 
     def _exchange(
-        self, method: str, params: dict[str, Any], tuned: dict[str, Any] | None = None, starting: bool = False
+        self, method: str, params: dict[str, Any], tuned: dict[str, Any] | None = None, until: float | None = None
     ) -> dict[str, Any]:
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
         self.process.send({**message, "tuned": tuned} if tuned else message)
-        if starting:
-            response, _ = self.process.receive(self.process.limits.start_seconds)
+        if until is not None:  # two requests may be needed, and both belong to the start
+            response, _ = self.process.receive(max(until - time.monotonic(), 0.001))
         else:
             response, _ = self.process.wait_for_reply()
         answered = response.get("id")

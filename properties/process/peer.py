@@ -120,7 +120,9 @@ class Peer:
             if "pull" in message:
                 return self._pulled(message)
             return self._called(message)
-        except Exception as error:  # everything that a function raises crosses
+        except BaseException as error:  # everything that a function raises crosses
+            if not isinstance(error, Exception) and (self._functions is None or isinstance(error, SystemExit)):
+                raise  # an interrupt of the run is no business of the worker's; a worker that leaves has left
             if isinstance(error, _Foreign):
                 return {"error": {"kind": error.kind, "message": message_of(error), "ours": True}}
             ours = self._functions is None
@@ -153,12 +155,15 @@ class Peer:
         return {"tree": tree, "tensors": [_sent(one, True) for one in outputs], "graph": graph, "changed": changed}
 
     def _pulled(self, message: Message) -> Message:
-        if message["pull"] not in self._graphs:
-            raise RuntimeError("the forward pass of this gradient is no longer remembered")
-        leaves, outputs = self._graphs[message["pull"]]
+        graph, arrays = _part(message, "pull", int), _part(message, "tensors", list)
+        if graph not in self._graphs:
+            raise BadAnswer(f"a gradient was asked of a call more than {_REMEMBERED} calls ago, or of none")
+        leaves, outputs = self._graphs[graph]
+        if len(arrays) != len(outputs):
+            raise BadAnswer(f"{len(arrays)} cotangents came for {len(outputs)} outputs")
         pairs = [
             (one, self._received(array))
-            for one, array in zip(outputs, message["tensors"], strict=True)
+            for one, array in zip(outputs, arrays, strict=True)
             if array is not None and one.requires_grad
         ]
         wanted = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]

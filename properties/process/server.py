@@ -59,7 +59,9 @@ def _answer(implementation: Implementation, line: str, answers: TextIO) -> None:
         request = json.loads(line)
         number = request["id"]
         response = {"id": number, **respond(implementation, request)}
-    except Exception as error:  # every error crosses, and the next request is answered
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # every error crosses, and the next request is answered
         misunderstood = number is None or isinstance(error, BadAnswer)
         kind = "bad-request" if misunderstood else "unknown-method" if isinstance(error, _Unknown) else None
         response = {"id": number, "error": {"kind": kind or type(error).__name__, "message": message_of(error)}}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mhc_ref import Params
 from mhc_ref.block import residual_size
-from properties.implementation import dtype_names, parameter_dtype
+from properties.implementation import dtype_names, next_multiple, parameter_dtype
 from properties.process.client import Client, Session, make
 from properties.process.protocol import (
     SIGNATURES,
@@ -82,7 +82,7 @@ def _expect(what: str, got: Tensor | None, shape: tuple[int, ...], absent: bool)
 
 def _trivial(client: Client) -> dict[str, tuple[tuple[Any, ...], tuple[tuple[int, ...], ...]]]:
     """method -> arguments and the shapes of its results: one token, logits and parameters of zero, a state of ones."""
-    n, channels, dialect = min(client.streams), 2, client.dialect
+    n, channels, dialect = min(client.streams), next_multiple(2, client.channel_multiple), client.dialect
     state: torch.dtype = getattr(torch, dtype_names(client)[0])
     dtype = parameter_dtype(state)
     size = residual_size(n, dialect)

@@ -133,7 +133,7 @@ class Supervised:
         try:
             return self._receive(seconds)
         except NoAnswer as error:
-            raise NoAnswer(f"no answer within {seconds:g} s; {self.what} was stopped{error}") from None
+            raise NoAnswer(f"no answer within {seconds:.3g} s; {self.what} was stopped{error}") from None
 
     def wait_for_reply(self, spent: float = 0.0) -> tuple[dict[str, Any], float]:
         """`receive` within what `patience` leaves of a call that has taken `spent` seconds so far; the new total."""

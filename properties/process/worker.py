@@ -18,6 +18,7 @@ import torch
 
 from properties.device import hold
 from properties.implementation import Absent, Implementation
+from properties.printable import message_of
 from properties.process.description import declared
 from properties.process.guardian import die_with
 from properties.process.peer import Message, Peer
@@ -77,8 +78,8 @@ def main() -> None:
         implementation = resolve(start["target"], start["dialect"])
         description = declared(implementation)
         json.dumps(description)
-    except (TargetError, TypeError) as error:
-        wire.write({"refused": str(error)})
+    except (TargetError, TypeError, ValueError, RecursionError) as error:  # the last three: it declares what is no JSON
+        wire.write({"refused": message_of(error)})
         return
     wire.write({"description": description})
     if not _can_fork():
