@@ -579,6 +579,10 @@ _NO_GRAPH = (
 )
 
 
+_BY_DEFAULT = (
+    "this law is asked since `{0}` is True, as it is unless something else is said; what is not meant for it declares "
+    "`{0} = False`"
+)
 _TF32 = (
     "for this input products of TensorFloat-32 would explain it (tl.dot of float32 operands, cuBLAS with TF32 on); who "
     "means them declares `products = {!r}`"
@@ -634,6 +638,8 @@ def explain(
         numbers.append(("hint", _NO_GRAPH))
     elif not quick and math.isfinite(broken.ratio) and (products := _read_as_tf32(law, subject, case)):
         numbers.append(("hint", _TF32.format(products)))
+    if law.capability and getattr(Implementation, law.capability) is True:
+        numbers.append(("hint", _BY_DEFAULT.format(law.capability)))
     numbers += [("also", text) for text in also]
     inputs = "\n".join(f"    {name} = {describe(value)}" for name, value in case.items())
     body = "\n".join(f"  {name:<6} {text}" for name, text in numbers)

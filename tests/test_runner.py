@@ -499,3 +499,14 @@ def test_a_hang_with_fewer_streams_leaves_the_failure_that_was_found_first() -> 
 
     assert _with_fewer_streams([subject(Reference(PAPER)).setting(SUMS)], search, state, first) is first
     assert (state.failure, state.case) == (first, case)
+
+
+def test_a_law_that_a_default_declaration_asks_for_names_the_declaration(tmp_path: Path) -> None:
+    def flat(logits: torch.Tensor) -> torch.Tensor:
+        return right(logits.view(-1, *logits.shape[-2:])).view(logits.shape)
+
+    law = all_laws()["execution.projection-does-not-see-strides"]
+    found = verdict(Given("project", flat), law, tmp_path)
+    assert found.status == "failed"
+    assert "declares `strided = False`" in found.message
+    assert "declares `" not in verdict(Given("project", lambda logits: 2 * right(logits)), SUMS, tmp_path).message

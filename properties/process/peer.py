@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
+from properties.faults import AdapterError
 from properties.implementation import Absent
 from properties.printable import message_of, printable
 from properties.process.protocol import (
@@ -110,6 +111,8 @@ class Peer:
             raise raised
         if error.get("absent"):
             raise Absent(printable(str(error.get("message"))))
+        if error.get("adapter"):  # no fault of the target there either
+            raise AdapterError(printable(str(error.get("message"))))
         raise server_error(error)
 
     # -- answering -----------------------------------------------------------------------------------------------------
@@ -130,7 +133,8 @@ class Peer:
                 self._raised = error
             absent = isinstance(error, Absent)
             kind, text = type(error).__name__[:LONGEST_KIND], message_of(error)
-            return {"error": {"kind": kind, "message": text, "absent": absent, "ours": ours}}
+            found = {"kind": kind, "message": text, "absent": absent, "ours": ours}
+            return {"error": {**found, "adapter": isinstance(error, AdapterError)}}
 
     def _called(self, message: Message) -> Message:
         mode = _part(message, "mode", str)
