@@ -111,6 +111,33 @@ def test_the_schema_says_what_the_code_does() -> None:
     assert f"at most {protocol.MOST_DIGITS} digits" in SCHEMA["description"]
 
 
+def test_the_documented_limits_are_those_of_the_code() -> None:
+    docs = (Path(__file__).parent.parent / "docs" / "processes.md").read_text()
+    table = dict(row.strip("| ").split(" | ")[:2] for row in docs.splitlines() if row.startswith("| "))
+    limits = Limits()
+    assert table["time until a process has started"] == f"{limits.start_seconds:g} s"
+    assert table["time until an answer has arrived whole"] == f"{limits.call_seconds:g} s"
+    assert table["memory on top of what it held when it was ready"] == f"{limits.memory >> 30} GiB"
+    assert table["calls of branches within one call (`--isolate`)"] == str(limits.calls_back)
+    assert table["a line"] == f"{limits.line >> 20} MiB"
+    assert table["empty lines and spaces around an answer"] == f"{limits.blank >> 10} KiB"
+    assert table["numbers of streams"] == f"from 1 to {protocol.MOST_STREAMS}"
+    numbers = {
+        "nesting": f"{protocol.MOST_DEPTH} levels",
+        "commas in a line": protocol.MOST_MEMBERS,
+        "digits of an integer": protocol.MOST_DIGITS,
+        "axes of an array": protocol.MOST_AXES,
+        "elements of an array": protocol.MOST_ELEMENTS,
+        "iterations of the dialect": protocol.MOST_ITERATIONS,
+        "`channel_multiple`": protocol.MOST_CHANNEL_MULTIPLE,
+        "`max_tokens`": protocol.MOST_TOKENS,
+        "characters of a name, all of them printable": protocol.LONGEST_NAME,
+        "characters of the kind of an error; longer ones are cut": protocol.LONGEST_KIND,
+        "characters of the message of an error; longer ones are cut": protocol.LONGEST_MESSAGE,
+    }
+    assert {name: table[name] for name in numbers} == {name: str(value) for name, value in numbers.items()}
+
+
 def assert_exactly(schema: dict[str, Any], names: Sequence[str]) -> None:
     """The object of these fields, each of them required and no other allowed."""
     assert list(schema["properties"]) == list(names)

@@ -26,7 +26,6 @@ from properties.implementation import Absent
 from properties.printable import message_of, printable
 from properties.process.protocol import (
     LONGEST_KIND,
-    LONGEST_MESSAGE,
     BadAnswer,
     ServerError,
     from_raw,
@@ -38,7 +37,8 @@ from properties.process.protocol import (
 
 _REMEMBERED = 512
 _LARGEST = 1 << 63
-"""Integers beyond it do not cross: JSON has no limit, and readers of it have."""
+_LONGEST = 1 << 16
+"""Integers from the one and strings beyond the other do not cross: no method returns any."""
 
 Message = dict[str, Any]
 
@@ -210,7 +210,7 @@ class Peer:
             return {"list" if isinstance(value, list) else "tuple": [self._pack(part, tensors) for part in items]}
         if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
             return {"other": f"int of {value.bit_length()} bits"}
-        if isinstance(value, str) and len(value) > LONGEST_MESSAGE:
+        if isinstance(value, str) and len(value) > _LONGEST:
             return {"other": f"str of {len(value)} characters"}
         if value is None or isinstance(value, (bool, int, float, str)):
             return value

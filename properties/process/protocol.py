@@ -52,7 +52,7 @@ MOST_CHANNEL_MULTIPLE = 8192
 MOST_TOKENS = 1 << 40
 LONGEST_NAME = 200
 LONGEST_KIND = 100
-LONGEST_MESSAGE = 10_000
+LONGEST_MESSAGE = 2000
 MOST_AXES = 16
 MOST_ELEMENTS = 1 << 34
 MOST_DEPTH = 16
@@ -136,7 +136,7 @@ def server_error(error: Any) -> Exception:
     if not isinstance(kind, str) or not isinstance(message, str):
         raise BadAnswer(f"error is {shortened(described)}; expected a kind and a message, both of them strings")
     plain = kind if len(kind) <= LONGEST_KIND and kind.isprintable() else printable(kind, LONGEST_KIND)
-    return _error_class(plain.replace("\n", " ") or "error")(printable(message))
+    return _error_class(plain.replace("\n", " ") or "error")(printable(message, LONGEST_MESSAGE))
 
 
 @functools.lru_cache(maxsize=256)  # Hypothesis takes exceptions of two classes for two bugs
