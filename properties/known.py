@@ -23,6 +23,7 @@ import torch
 
 from properties.case import MissingValue
 from properties.counterexample import Counterexample, CounterexampleError
+from properties.fitting import unfit
 from properties.known_file import PUBLISHED as PUBLISHED
 from properties.known_file import Known as Known
 from properties.known_file import KnownError as KnownError
@@ -73,6 +74,8 @@ def verdict_for(known: Known, subject: Subject) -> Verdict:
         return verdict("failed", reason, message=reason)
     case = stored.case
     try:
+        if (misfit := unfit(law, tried, case)) is not None:
+            return verdict("error", f"{known.origin}: its counterexample fits no longer: {misfit}")
         ratio = try_stored(law, tried, case).worst
     except LawBroken as broken:
         because = known.reason + (f" ({known.link})" if known.link else "")

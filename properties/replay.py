@@ -9,10 +9,11 @@ from typing import Literal
 
 import torch
 
-from properties.case import streams_of
+from properties.case import MissingValue
 from properties.counterexample import Counterexample, CounterexampleError
 from properties.device import device_of
-from properties.implementation import Implementation, dtype_names
+from properties.fitting import unfit
+from properties.implementation import Implementation
 from properties.isolation import isolated
 from properties.law import Law, all_laws
 from properties.printable import message_of, printable
@@ -78,9 +79,6 @@ def _tried(
     path: Path, stored: Counterexample, law: Law, implementation: Implementation, target: str, device: str | None
 ) -> Outcome:
     """The verdict on a stored case."""
-    problem = _outside(stored, implementation)
-    if problem:
-        return Outcome("ERROR", stored.law, f"{path}: {problem}")
     place = torch.device(device or stored.device)
     if (missing := device_of(place).missing()) is not None:
         return Outcome(
@@ -95,24 +93,21 @@ def _tried(
     if inapplicable:
         return Outcome("ERROR", law.id, f"{law.id} does not apply to {implementation.name}: {inapplicable}{note}")
     try:
-        ratio = try_stored(law, subject, stored.case).worst
+        if (reason := unfit(law, subject, stored.case)) is not None:
+            return Outcome("ERROR", law.id, f"{path}: {reason}{note}")
+        trial = try_stored(law, subject, stored.case)
     except LawBroken as broken:
         return Outcome("FAILED", law.id, explain(law, subject, stored.case, broken, path) + note, _finite(broken.ratio))
+    except MissingValue as missing:
+        return Outcome("ERROR", law.id, f"{path}: {law.id} now reads {missing.value}: {missing}{note}")
     except Exception as error:  # a case that the law cannot digest is a harness error, not a verdict
-        return Outcome("ERROR", law.id, f"the law could not be tried: {type(error).__name__}: {error}{note}")
-    return Outcome(
-        "FIXED", law.id, f"{implementation.name} satisfies {law.id} for this case (ratio {ratio:.3g}){note}", ratio
-    )
-
-
-def _outside(stored: Counterexample, implementation: Implementation) -> str | None:
-    """Why the stored case lies outside what the implementation declares; None where it lies inside."""
-    if stored.dtype not in dtype_names(implementation):
-        return f"the case is in {stored.dtype}; {implementation.name} takes {', '.join(dtype_names(implementation))}"
-    n = streams_of(stored.case, stored.dialect)
-    if n is not None and n not in implementation.streams:
-        return f"the case has n = {n}; {implementation.name} takes n = {', '.join(map(str, implementation.streams))}"
-    return None
+        return Outcome(
+            "ERROR", law.id, f"the law could not be tried: {type(error).__name__}: {message_of(error)}{note}"
+        )
+    if not trial.claims and law.kind != "contract":
+        return Outcome("ERROR", law.id, f"{law.id} claims nothing at this case: every bound is infinite there{note}")
+    said = f"{implementation.name} satisfies {law.id} for this case (ratio {trial.worst:.3g}){note}"
+    return Outcome("FIXED", law.id, said, trial.worst)
 
 
 def _explosion(

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import random
+import re
 import shlex
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
 from typer.testing import CliRunner
 
-from mhc_ref import PAPER
-from properties import cli
-from properties.case import Case
+from mhc_ref import PAPER, PRESETS, Params
+from properties import cli, known, sealed
+from properties.case import BranchSpec, Case
 from properties.counterexample import Counterexample, versions
 from properties.explosion import ExplosionFileError, find_minimal, load, replay, save
-from properties.law import all_laws
+from properties.fitting import misfit, outside
+from properties.implementation import Reference
+from properties.law import FAMILIES, Law, all_laws, family_laws
 from properties.names import file_name, identity
 from properties.replay import replay_file
 from properties.runner import Profile, Subject, examine
 from properties.target import resolve
+from properties.trial import Trial
 from properties.trust import built_in, replay_line
 
 SUMS = "manifold.last-axis-sums"
@@ -350,3 +359,384 @@ def test_the_answer_for_machines_has_the_same_keys(folder: Path) -> None:
     code, output = run("replay", str(path), "--json")
     answer = json.loads(output.splitlines()[-1])
     assert (code, answer["status"], set(answer)) == (2, "ERROR", {"status", "law", "ratio", "message"})
+
+
+# -- what fits --------------------------------------------------------------------------------------------------------
+
+
+def drawn(law: Law, subject: Subject, examples: int) -> list[Case]:
+    """The first cases of a law, the same in every run."""
+    found: list[Case] = []
+
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]  # the metaclass is not typed
+    )
+    @given(law.cases(subject.setting(law)))
+    def draw(case: Case) -> None:
+        found.append(case)
+
+    draw()
+    return found
+
+
+def subject_of(preset: str, dtype: str) -> Subject:
+    return Subject("ref", Reference(PRESETS[preset], "a reference"), getattr(torch, dtype), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("preset", "dtype"),
+    [
+        ("PAPER", "float32"),
+        *(
+            pytest.param(preset, dtype, marks=pytest.mark.slow)
+            for preset in PRESETS
+            for dtype in ("float64", "bfloat16", "float16")
+        ),
+    ],
+)
+def test_every_case_that_a_law_draws_fits_it(preset: str, dtype: str) -> None:
+    subject = subject_of(preset, dtype)
+    subject.implementation.dtypes = (dtype,)
+    for law in all_laws().values():
+        if law.applies(subject.implementation.dialect):
+            continue
+        for case in drawn(law, subject, 4):
+            assert misfit(case, subject.implementation.dialect, subject.dtype) is None, law.id
+            assert outside(case, subject.implementation, subject.dtype) is None, law.id
+
+
+def test_every_name_that_a_law_reads_is_known_here() -> None:
+    """Somebody else's law may read any name; one of ours has its shape checked."""
+    from properties import fitting
+
+    known = {*fitting.TENSORS, *fitting.MOST, *fitting.NUMBERS, *fitting.ORDERS, *fitting.CHOICES, "logits", "shift"}
+    known |= {"other", "cotangent", "cotangents", "params", "other_params", "head", "branch", "branches", "orders"}
+    known |= {"poisoned"}
+    subject = subject_of("PAPER", "float32")
+    for law in all_laws().values():
+        for case in drawn(law, subject, 2):
+            assert {name for name, _ in case.items()} <= known, law.id
+
+
+def spoiled(value: Any) -> list[Any]:
+    """Values of a file that somebody edited: of another dtype, shape, size or kind, or not finite."""
+    if isinstance(value, Params):
+        changed = [
+            value._replace(**{part: bad}) for part in ("phi", "bias", "alpha") for bad in spoiled(getattr(value, part))
+        ]
+        return [*changed, None, value.phi]
+    if isinstance(value, BranchSpec):
+        return [None, BranchSpec("scale", torch.ones(4099)), BranchSpec("scale", torch.tensor(float("nan")))]
+    if isinstance(value, tuple):
+        inner = [(*value[:-1], bad) for bad in spoiled(value[-1])] if value else []
+        return [*inner, value[1:], (*value, *value), None, 3]
+    if isinstance(value, torch.Tensor):
+        other = torch.float32 if value.dtype == torch.float64 else torch.float64
+        found = [value.to(other), value.long(), value.unsqueeze(0), value.flatten(), None, "text"]
+        if value.numel():
+            bad = value.clone()
+            bad.view(-1)[-1] = float("inf")
+            found += [bad, value[..., :-1], torch.cat([value, value], -1)]
+        return found
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return [None, 3, "text"]
+    return [None, "text", -value - 1, value + 2**40, float("nan"), True]
+
+
+@pytest.mark.parametrize(
+    ("family", "most"),
+    [
+        ("mixing", 20),
+        *(pytest.param(family, 60, marks=pytest.mark.slow) for family in FAMILIES),
+        *(pytest.param(family, 100_000, marks=pytest.mark.thorough) for family in FAMILIES),
+    ],
+)
+def test_a_case_that_was_spoiled_accuses_nobody(family: str, most: int, tmp_path: Path) -> None:
+    """On the reference, and on correct code that computes otherwise, it is an error, or the law holds all the same."""
+    subject = subject_of("PAPER", "float32")
+    attempts: list[tuple[str, Case]] = []
+    for law in family_laws(family):
+        if law.inapplicable(subject.implementation, subject.dtype, subject.device) or law.thorough:
+            continue
+        case = drawn(law, subject, 4)[-1]
+        values = dict(case.items())
+        lacking = [Case(**{other: kept for other, kept in values.items() if other != name}) for name in values]
+        changed = [case.with_(**{name: bad}) for name, value in values.items() for bad in spoiled(value)]
+        attempts += [(law.id, attempt) for attempt in (*lacking, *changed)]
+    seen = Counter[str]()
+    for law_id, attempt in random.Random(0).sample(attempts, min(most, len(attempts))):
+        path = stored(tmp_path / "case.safetensors", "ref", law_id, attempt)
+        for target in ("ref", "control:scaling-vectors"):
+            outcome = replay_file(path, target)
+            assert outcome.status != "FAILED", (law_id, attempt, outcome.message)
+            seen[outcome.status] += 1
+    assert seen["ERROR"] > seen["FIXED"]
+
+
+def test_a_value_that_the_law_reads_in_vain_is_no_fault_of_the_target(folder: Path) -> None:
+    """Laws read their case while the target is being called, too."""
+    case = Case(x=torch.ones(1, 2, 2), h_post=torch.ones(1, 2), h_res=torch.eye(2)[None])
+    for law in ("mixing.post-is-the-declared-combination", "execution.post-does-not-see-strides"):
+        path = stored(folder / "case.safetensors", "ref", law, case)
+        for target in ("ref", "deviation:h-res-transposed"):
+            outcome = replay_file(path, target)
+            assert outcome.status == "ERROR", outcome.message
+            assert "this case has no 'y'; it has x, h_post, h_res" in outcome.message
+
+
+SPARE = Case(logits=torch.zeros(1, 2, 2), spare=3)
+BIG = torch.zeros(1, 2, 64)
+
+
+class Narrow(Reference):
+    """The reference with limits."""
+
+    streams = (2,)
+    dtypes = ("float32",)
+    max_tokens = 2
+    channel_multiple = 64
+    norm_weight = False
+    least_scale = 1e-6
+
+
+@pytest.mark.parametrize(
+    ("law", "case", "reason"),
+    [
+        (SUMS, Case(logits=torch.zeros(1, 3, 3)), "the case has n = 3; the narrow one takes n = 2"),
+        (SUMS, Case(logits=torch.zeros(3, 2, 2)), "the case has 3 tokens a call; the narrow one takes 2"),
+        (
+            SUMS,
+            Case(logits=torch.zeros(1, 2, 2).double()),
+            "logits is in float64; expected float32 for a state in float32",
+        ),
+        ("block.permutation-limit-carries-streams", Case(x=BIG[..., :9], order=(0, 1)), "takes multiples of 64"),
+        ("block.permutation-limit-carries-streams", Case(x=BIG + 1e-20, order=(0, 1)), "declares least_scale = 1e-06"),
+        (
+            "block.permutation-limit-carries-streams",
+            Case(x=BIG + 1, order=(0, 0)),
+            "expected a permutation of 2 streams",
+        ),
+        (
+            "coefficients.agrees-with-oracle",
+            Case(x=BIG + 1, params=Params(torch.zeros(128, 8), torch.zeros(8), torch.ones(3), torch.ones(128))),
+            "the parameters of the case have a norm weight; the narrow one takes none",
+        ),
+        (
+            "coefficients.agrees-with-oracle",
+            Case(x=BIG + 1, params=Params(torch.zeros(64, 4), torch.zeros(8), torch.ones(3))),
+            r"params.phi has the shape \(64, 4\); expected 128 x 8",
+        ),
+    ],
+)
+def test_a_case_outside_of_what_is_declared_is_an_error(
+    law: str, case: Case, reason: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("properties.replay.resolve", lambda *_: Narrow(PAPER, "the narrow one"))
+    outcome = replay_file(stored(folder / "case.safetensors", "ref", law, case))
+    assert outcome.status == "ERROR"
+    assert re.search(reason, outcome.message), outcome.message
+
+
+def test_a_value_that_nobody_reads_changes_nothing(folder: Path) -> None:
+    assert replay_file(stored(folder / "case.safetensors", "ref", SUMS, SPARE)).status == "FIXED"
+
+
+def test_where_the_reference_breaks_the_law_too_nobody_is_accused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(trial: Trial, case: Case) -> None:
+        trial.holds("a law that nothing keeps", False)
+
+    law = dataclasses.replace(all_laws()[SUMS], check=broken)
+    monkeypatch.setattr("properties.replay.all_laws", lambda: {SUMS: law})
+    outcome = replay_file(stored(folder / "case.safetensors", "deviation:h-res-transposed"))
+    assert outcome.status == "ERROR"
+    assert (
+        "the reference breaks manifold.last-axis-sums for this case too (a law that nothing keeps)" in outcome.message
+    )
+
+
+def test_where_nothing_is_claimed_nothing_is_fixed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    law = dataclasses.replace(all_laws()[SUMS], check=lambda trial, case: None)
+    monkeypatch.setattr("properties.replay.all_laws", lambda: {SUMS: law})
+    outcome = replay_file(stored(folder / "case.safetensors", "ref"))
+    assert (outcome.status, "claims nothing at this case" in outcome.message) == ("ERROR", True)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(known.__file__).parent / "published" / "known").iterdir()), ids=lambda path: path.stem[:60]
+)
+def test_the_known_failures_of_published_implementations_fit_their_laws(path: Path) -> None:
+    found = Counterexample.load(path)
+    assert misfit(found.case, found.dialect, getattr(torch, found.dtype)) is None
+    assert built_in(found.target)
+
+
+# -- headers of any kind ----------------------------------------------------------------------------------------------
+
+ODD: list[Any] = [
+    ...,
+    None,
+    True,
+    -1,
+    10**400,
+    1e308,
+    float("nan"),
+    "",
+    "x" * 5000,
+    "\ud800",
+    "\x1b[31mred",
+    "1e999999999",
+    [],
+    {},
+    [[1], {"tensor": "logits"}],
+    json.loads("[" * 200 + "]" * 200),
+    {"tensor": "no such tensor"},
+    {"exact": "1/0"},
+]
+"""What a field of a header may be instead of what it should be; ... leaves it out."""
+
+
+def mutations(header: Any, chosen: random.Random, count: int) -> list[Any]:
+    """Copies of a header in which one field, at any depth, is something else."""
+
+    def places(value: Any) -> list[tuple[Any, ...]]:
+        inner = (
+            list(value.items())
+            if isinstance(value, dict)
+            else list(enumerate(value))
+            if isinstance(value, list)
+            else []
+        )
+        return [(key, *rest) for key, part in inner for rest in [(), *places(part)]]
+
+    every = list(itertools.product(places(header), range(len(ODD))))
+    found: list[Any] = []
+    for place, odd in chosen.sample(every, min(count, len(every))):
+        copy = json.loads(json.dumps(header))
+        inside = copy
+        for key in place[:-1]:
+            inside = inside[key]
+        if ODD[odd] is ...:
+            del inside[place[-1]]
+        else:
+            inside[place[-1]] = ODD[odd]
+        found.append(copy)
+    return found
+
+
+def answered(path: Path) -> tuple[int, str]:
+    """What replay says of a file: an exit code, a word and a sentence, and nothing of a terminal or of Python."""
+    result = CliRunner().invoke(cli.app, ["replay", str(path)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    first, _, rest = result.output.partition("\n")
+    assert first.split()[0] == {0: "FIXED", 1: "FAILED", 2: "ERROR"}[result.exit_code], result.output
+    assert rest.strip()
+    assert not re.search(r"Traceback|\x1b|[\ud800-\udfff]", result.output)
+    assert len(result.output) < 4000
+    return result.exit_code, result.output
+
+
+CASES = {
+    "logits": (SUMS, Case(logits=torch.zeros(1, 2, 2))),
+    "stack": (
+        "depth.stack-expands-and-collapses-once",
+        Case(
+            h=torch.ones(1, 2),
+            n=2,
+            params=(Params(torch.zeros(4, 8), torch.zeros(8), torch.ones(3)),),
+            branches=(BranchSpec("tanh", torch.tensor([0.5, 1.0])),),
+            head=(),
+        ),
+    ),
+    "stored number": ("coefficients.coefficients-do-not-see-the-scale", None),
+}
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", CASES)
+def test_a_counterexample_with_any_header_is_answered_in_a_sentence(kind: str, count: int, tmp_path: Path) -> None:
+    law, case = CASES[kind]
+    case = case or drawn(all_laws()[law], subject_of("PAPER", "float32"), 3)[-1]
+    path = stored(tmp_path / "case.safetensors", "ref", law, case)
+    assert answered(path)[0] == 0
+    whole = sealed.read(path)
+    header = json.loads(whole.metadata["mhc_properties"])
+    codes = Counter[int]()
+    for changed in mutations(header, random.Random(count), count):
+        sealed.write(path, {"mhc_properties": json.dumps(changed)}, whole.tensors)
+        codes[answered(path)[0]] += 1
+    assert set(codes) <= {0, 2}
+    assert codes[2] > codes[0]
+
+
+EXPLOSIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "residual": ("residual", {"threshold": 3}),
+    "hc": ("hc", {"threshold": 20, "entry_bound": "1.25"}),
+    "dynamic": ("hc:dynamic", {"threshold": 5, "identity_bound": "0.5"}),
+    "block": ("block:gated", {"threshold": 100, "gain": "activation"}),
+    "mhc": ("mhc", {"threshold": "1.2", "gain": "backward", "max_streams": 2}),
+    "target": ("target:ref:PAPER", {"threshold": "1.2", "gain": "backward", "max_streams": 2}),
+}
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", EXPLOSIONS)
+def test_an_explosion_with_any_header_is_answered_in_a_sentence(kind: str, count: int, tmp_path: Path) -> None:
+    family, options = EXPLOSIONS[kind]
+    path = tmp_path / "x.safetensors"
+    save(find_minimal(family, **options), path)
+    assert answered(path)[0] == 1
+    whole = sealed.read(path)
+    header = json.loads(whole.metadata["explosion"])
+    codes = Counter[int]()
+    for changed in mutations(header, random.Random(count), count):
+        sealed.write(path, {**whole.metadata, "explosion": json.dumps(changed)}, whole.tensors)
+        codes[answered(path)[0]] += 1
+    assert codes[2] > codes[0] + codes[1]
+
+
+@pytest.mark.parametrize("kind", ["residual", "block", "mhc"])
+def test_a_flip_of_any_bit_of_an_explosion_is_noticed(kind: str, tmp_path: Path) -> None:
+    family, options = EXPLOSIONS[kind]
+    path = tmp_path / "x.safetensors"
+    save(find_minimal(family, **options), path)
+    whole = path.read_bytes()
+    assert load(path).checked
+    digest = whole.index(b"sha256")
+    for bit in (*random.Random(1).sample(range(8 * len(whole)), 200), *range(8 * digest, 8 * (digest + 8))):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        assert replay_file(path).status == "ERROR"
+
+
+def test_an_explosion_of_the_first_format_is_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "x.safetensors"
+    save(find_minimal("residual", 3), path)
+    whole = sealed.read(path)
+    metadata = {"format": "mhc-properties/explosion/1", "explosion": whole.metadata["explosion"]}
+    save_file(whole.tensors, path, metadata=metadata)
+    assert not load(path).checked
+    outcome = replay_file(path)
+    assert outcome.status == "FAILED"
+    assert "written before files had a checksum" in outcome.message
+    save_file(whole.tensors, path, metadata={**metadata, "format": "mhc-properties/explosion/2"})
+    assert "it has no checksum, which every file of its format has" in replay_file(path).message
+
+
+def test_an_explosion_that_would_take_for_ever_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save(find_minimal("mhc", "1.2", gain="backward", max_streams=2), path)
+    whole = sealed.read(path)
+    header = json.loads(whole.metadata["explosion"])
+    header["request"]["dialect"]["dialect"]["iterations"] = 10**9
+    sealed.write(path, {**whole.metadata, "explosion": json.dumps(header)}, whole.tensors)
+    assert "would take too long" in answered(path)[1]

@@ -48,6 +48,8 @@ WITHOUT_CHECKSUM = "mhc-properties/explosion/1"
 _MOST_STREAMS = 64
 _MOST_NUMBERS = 10**8
 """Numbers of parameters in one block."""
+_MOST_HALF_STEPS = 10**7
+"""Entries that a projection in 50 digits may visit."""
 _LONGEST = 3e11
 """Nanoseconds, roughly, that the exact composite of a file may take."""
 _NUMBER = re.compile(r"-?[0-9]{1,4000}(/[0-9]{1,4000})?")
@@ -166,12 +168,12 @@ def _explosion(header: dict[str, Any], found: sealed.Sealed, path: Path) -> Expl
     streams = {answer["streams"], n, *((block.streams,) if block is not None else ())}
     if len(depths) != 1 or len(streams) != 1:
         raise ValueError(f"its depth is {sorted(map(str, depths))} and its streams {sorted(map(str, streams))} at once")
+    if (asked.dialect.iterations + 1) * len(set(exact)) * n * n > _MOST_HALF_STEPS:
+        raise ValueError("its projection in 50 digits would take too long")
     held: dict[str, tuple[Matrix, ...]] = {"operators": exact, "logits": ()}
     if asked.family == "target":
         held = {"operators": _of_tensor(found.tensors.get("operators"), len(exact), n), "logits": exact}
     elif searched == "logits":
-        if (asked.dialect.iterations + 1) * len(set(exact)) * n * n > 10**7:
-            raise ValueError("its projection in 50 digits would take too long")
         held = {"operators": mixing_of(asked).exact(tensor(exact)), "logits": exact}
     elif one is not None:
         held["operators"] = dynamic.operators(asked, one)
@@ -190,7 +192,6 @@ def replay(path: str | Path, *, target: str | None = None, trust: bool = False, 
     """
     explosion = load(path)
     asked = explosion.request
-    operators = explosion.operators
     if asked.family == "target":
         if target is None and not trust and not built_in(asked.target):
             raise ExplosionFileError(refusal(Path(path), asked.target))
@@ -200,21 +201,29 @@ def replay(path: str | Path, *, target: str | None = None, trust: bool = False, 
         except ValueError as error:
             raise ExplosionFileError(f"{printable(str(path))}: {message_of(error)}") from error
         explosion = dataclasses.replace(explosion, request=asked, operators=operators)
-    if explosion.block is not None or explosion.dynamic is not None:
-        exact = (
-            dynamic.value(asked, explosion.dynamic)
-            if explosion.dynamic is not None
-            else blocks.value(asked, cast("Block", explosion.block))
-        )
+    try:
+        exact, reached = _gain(explosion)
+    except (ArithmeticError, ValueError, RuntimeError) as error:
+        # A made-up configuration may leave the range of what computes with it: of mpmath, of floats, of tensors.
+        raise ExplosionFileError(f"{printable(str(path))}: its gain cannot be computed: {message_of(error)}") from error
+    return Replay("FAILED" if reached else "FIXED", explosion, shown(exact, context()))
+
+
+def _gain(explosion: Explosion) -> tuple[Any, bool]:
+    """The gain of a configuration in mpmath, and whether it reaches the threshold, exactly."""
+    asked = explosion.request
+    if explosion.dynamic is not None:
+        exact = dynamic.value(asked, explosion.dynamic)
+        reached = bool(exact >= _number(asked.threshold))
+    elif explosion.block is not None:
+        exact = blocks.value(asked, explosion.block)
         reached = bool(exact >= _number(asked.threshold))
     else:
-        _affordable(operators, asked)
-        product: Matrix = composite(operators)
+        _affordable(explosion.operators, asked)
+        product: Matrix = composite(explosion.operators)
         exact = exact_gain(product, asked.gain)
         reached = reaches(product, asked.gain, asked.threshold, asked.direction)
-    if asked.gain == "nonfinite":
-        reached = _overflows(explosion)
-    return Replay("FAILED" if reached else "FIXED", explosion, shown(exact, context()))
+    return exact, _overflows(explosion) if asked.gain == "nonfinite" else reached
 
 
 def _resolver(isolate: bool) -> Any:
