@@ -287,7 +287,8 @@ class ArrayAdapter(Implementation):
         tune: Callable[[Dialect], dict[str, Any]] | None,
     ) -> None:
         self.arrays, self.functions, self.token_axes, self._tune = arrays, functions, token_axes, tune
-        self._tried: set[str] = set()
+        self._wanted: dict[str, str] = {}
+        """Functions that raised -> what they want instead, if anything helps."""
 
     def tuned(self, **fields: Any) -> Implementation:
         if self._tune is None or set(fields) - self.tunable:
@@ -300,7 +301,7 @@ class ArrayAdapter(Implementation):
     def with_token_axes(self, axes: int) -> ArrayAdapter:
         """The same with another number of token axes."""
         changed = copy.copy(self)
-        changed.token_axes = axes
+        changed.token_axes, changed._wanted = axes, {}
         return changed
 
     def call(
@@ -338,12 +339,15 @@ class ArrayAdapter(Implementation):
             return with_token_axes(self.token_axes, run, tensors, ranks)
         except (HarnessError, Interrupted):
             raise
-        except (
-            BaseException
-        ):  # a function raises anything; the first time it is asked whether it wants other token axes
-            if self.token_axes is None and name not in self._tried:
-                self._tried.add(name)
-                check_token_axes(self, name, tensors[0].dtype)
+        except BaseException:  # a function raises anything; once it is asked whether it wants other token axes
+            if name not in self._wanted:
+                self._wanted[name] = ""
+                try:
+                    check_token_axes(self, name, tensors[0].dtype)
+                except AdapterError as error:
+                    self._wanted[name] = str(error)
+            if self._wanted[name]:
+                raise AdapterError(self._wanted[name]) from None
             raise
 
 
