@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mhc_ref.dialect import MAX_PERMUTATION_STREAMS, Axis, Dialect
+from mhc_ref.dialect import MAX_PERMUTATION_STREAMS, Axis, Denominator, Dialect
 
 _DIM: dict[Axis, int] = {"row": -1, "column": -2}
 
@@ -46,32 +46,38 @@ def project(logits: Tensor, dialect: Dialect) -> Float[Tensor, "*tokens n n"]:
 
 def sinkhorn(logits: Float[Tensor, "*tokens n n"], dialect: Dialect) -> Float[Tensor, "*tokens n n"]:
     """M = (T_last T_first)^iterations start(Z), mHC eq. (9) with every eps of the dialect."""
-    log_m = _started(logits, dialect)
+    quarter = _started(logits, dialect)
     half_steps: list[Axis] = [dialect.first_axis, dialect.last_axis] * dialect.iterations
     for axis in half_steps[1:] if dialect.softmax_is_first_half_step else half_steps:
-        log_m = log_m - _log_denominator(log_m, _DIM[axis], dialect)
-    return log_m.exp()
+        quarter = _normalised(quarter, _DIM[axis], dialect.denominator_eps, dialect.denominator)
+    return (4 * quarter).exp()
 
 
 def _started(logits: Tensor, dialect: Dialect) -> Tensor:
+    """log(M) / 4 before the first half-step: a difference of finite logits is at most twice the largest number, which
+    divided by 4 is a number still, and a power of two rounds nothing."""
+    quarter = logits / 4
     if dialect.start == "softmax":
-        log_m = logits.log_softmax(_DIM[dialect.start_axis])
-    elif dialect.iterations == 0:
-        log_m = logits
-    else:
-        log_m = logits - logits.amax(_DIM[dialect.first_axis], keepdim=True)
+        quarter = _normalised(quarter, _DIM[dialect.start_axis])
+    elif dialect.iterations > 0:
+        quarter = quarter - quarter.amax(_DIM[dialect.first_axis], keepdim=True)
     if dialect.entry_eps:
-        return torch.logaddexp(log_m, log_m.new_full((), math.log(dialect.entry_eps)))
-    # A difference of huge logits is -inf, and a line of those has no logarithm to normalise by.
-    return log_m.clamp_min(-torch.finfo(log_m.dtype).max / 8)
+        return torch.logaddexp(4 * quarter, quarter.new_full((), math.log(dialect.entry_eps))) / 4
+    return quarter
 
 
-def _log_denominator(log_m: Tensor, dim: int, dialect: Dialect) -> Tensor:
-    log_sum = log_m.logsumexp(dim, keepdim=True)
-    if not dialect.denominator_eps:
-        return log_sum
-    log_eps = log_m.new_full((), math.log(dialect.denominator_eps))
-    return torch.logaddexp(log_sum, log_eps) if dialect.denominator == "add" else log_sum.maximum(log_eps)
+def _normalised(quarter: Tensor, dim: int, eps: float = 0.0, denominator: Denominator = "add") -> Tensor:
+    """M / (s + eps), or M / max(s, eps), s the sums of its lines; log(.) / 4 before and after.
+
+    The maximum of a line goes first, without a derivative: beside a huge one the logarithm of the sum would be lost.
+    """
+    top = quarter.detach().amax(dim, keepdim=True)
+    below = quarter - top
+    rest = (4 * below).logsumexp(dim, keepdim=True)
+    if not eps:
+        return below - rest / 4
+    log_sum, log_eps = 4 * top + rest, rest.new_full((), math.log(eps))
+    return quarter - (torch.logaddexp(log_sum, log_eps) if denominator == "add" else log_sum.maximum(log_eps)) / 4
 
 
 def permutation_matrices(n: int) -> Float[Tensor, "n_factorial n n"]:

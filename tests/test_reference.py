@@ -21,7 +21,7 @@ from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.case import BranchSpec, Case
 from properties.implementation import Reference
-from properties.laws.block import branch_input
+from properties.laws.block import branch_input, returned
 from properties.laws.coefficients import bound_of
 from properties.laws.mixing import applied, combined
 from properties.strategies import Setting, block_cases, coefficient_cases, projection_cases
@@ -136,10 +136,7 @@ def test_a_block_agrees_with_mpmath(name: str) -> None:
         h = bound_of(bench, case.x, case.params)
         u = branch_input(case.x, h, bench)
         y = case.branch(u.value)
-        # A linear branch passes the error of its input on, and rounds once.
-        weight = torch.ones(()) if case.branch.weight is None else case.branch.weight.abs()
-        slope = weight if case.branch.kind in ("identity", "scale") else 0.0
-        passed = slope * u.error + 2 * bench.rounding.unit * y.abs()
+        passed = returned(u, case.branch, bench.rounding).error
         operator = Approx(applied(h.res.value, dialect), applied(h.res.error, dialect))
         bound = combined(case.x, operator, bench, y, h.post)
         through = (h.post.value.abs() + h.post.error).unsqueeze(-1) * passed.unsqueeze(-2)
@@ -517,3 +514,34 @@ def test_the_order_of_averaging_matters() -> None:
     composites = torch.tensor([[[[3.0]], [[-3.0]]]], dtype=F64)
     assert token_average(composites, "gain").forward.tolist() == [3]
     assert token_average(composites, "operator").forward.tolist() == [0]
+
+
+# -- logits whose differences leave the range of their dtype -----------------------------------------------------------
+
+HUGE = (
+    [[1.0, 1.0], [-1.0, -0.9]],
+    [[1.0, -1.0], [1.0, -0.9]],
+    [[1.0, 1.0], [-1.0, -1.0]],
+    [[-1.0, 1.0], [-1.0, -1.0]],
+    [[1.0, -1.0, 0.0], [-1.0, -1.0, -1.0], [1.0, 1.0, 0.5]],
+)
+"""Logits in units of the largest number: a line lies below the others by more than that number."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("iterations", [1, 2, 20])
+@pytest.mark.parametrize("title", ["PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS"])
+def test_a_line_that_lies_below_the_others_by_more_than_the_largest_number_is_projected_as_mpmath_does(
+    title: str, iterations: int, dtype: torch.dtype
+) -> None:
+    dialect = PRESETS[title].with_(iterations=iterations)
+    for pattern in HUGE:
+        logits = (torch.tensor(pattern, dtype=torch.float64) * 0.9 * torch.finfo(dtype).max).to(dtype)
+        leaf = logits.clone().requires_grad_()
+        got = mhc_ref.project(leaf, dialect)
+        bar = torch.arange(got.numel(), dtype=dtype).reshape(got.shape)
+        (by_logits,) = torch.autograd.grad(got, leaf, bar)
+        truth = ExactTruth(dialect)
+        unit = 64 * torch.finfo(dtype).eps
+        assert (got.double() - truth.project(logits)).abs().max() <= unit
+        assert (by_logits.double() - truth.project_vjp(logits, bar)).abs().max() <= unit * bar.max()

@@ -12,7 +12,7 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.block import residual_size
 from properties import bounds
-from properties.bounds import Approx
+from properties.bounds import Approx, Rounding
 from properties.case import BranchSpec, Case
 from properties.implementation import parameter_dtype
 from properties.law import law
@@ -69,10 +69,18 @@ def passed(state: Approx, params: Params, branch: BranchSpec, trial: Trial) -> P
     r = trial.rounding
     h = coefficients(state, params, trial.dialect, r)
     u = branch_input(state, h, trial)
-    y = branch(u.value)
-    y = bounds.stored(Approx(y, slope_of(branch, u.value.shape[-1]).abs() * u.error + 2 * r.unit * y.abs()), r)
+    y = bounds.stored(returned(u, branch, r), r)
     operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
     return Passage(h, u, y, combined(state, operator, trial, y, h.post))
+
+
+def returned(u: Approx, branch: BranchSpec, r: Rounding) -> Approx:
+    """F(u), before it is stored: a branch that does not depend on its input returns the same for an infinite one."""
+    y = branch(u.value)
+    moved = torch.zeros_like(y)
+    if branch.kind not in ("zero", "constant"):
+        moved = slope_of(branch, u.value.shape[-1]).abs() * u.error
+    return Approx(y, moved + 2 * r.unit * y.abs())
 
 
 def slope_of(branch: BranchSpec, channels: int) -> Tensor:
