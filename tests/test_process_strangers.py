@@ -668,8 +668,19 @@ def test_memory_that_cannot_be_found_out_is_said_once(monkeypatch: pytest.Monkey
     process.stop()
 
 
+def test_a_proc_that_does_not_list_children_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is the memory of a process's descendants; a look that cannot see them would see no flood at all."""
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: not str(path).endswith("/children") and exists(path))
+    memory._told_by_proc.cache_clear()
+    try:
+        assert not memory._told_by_proc()
+    finally:
+        memory._told_by_proc.cache_clear()
+
+
 def test_memory_is_found_out_elsewhere_by_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_LINUX", False)
+    monkeypatch.setattr(memory, "_told_by_proc", lambda: False)
     own = memory.memory_of(os.getpid())
     assert own is not None
     assert own > 1 << 24

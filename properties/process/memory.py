@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
 
-_LINUX = sys.platform == "linux"
 _COUNTED = ("RssAnon:", "RssShmem:", "VmSwap:")
 _warned: list[bool] = []
 
@@ -17,9 +17,7 @@ def memory_of(pid: int) -> int | None:
     On Linux pages of files do not count: the kernel takes them back when it needs them, and a process that was forked
     maps them one by one as it reads them, libraries included, without having taken any memory.
     """
-    if _LINUX:
-        return _linux(pid) if os.path.exists("/proc/self/status") else None
-    return _elsewhere(pid)
+    return _linux(pid) if _told_by_proc() else _elsewhere(pid)
 
 
 def watched(limit: int) -> None:
@@ -27,11 +25,18 @@ def watched(limit: int) -> None:
     if memory_of(os.getpid()) is None and not _warned:
         _warned.append(True)
         warnings.warn(
-            f"the memory of processes cannot be found out here (there is no /proc, and psutil does not tell), so their "
+            f"the memory of processes cannot be found out here (neither /proc nor psutil tells), so their "
             f"limit of {limit >> 20} MiB is not kept: one that takes all memory is not stopped",
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+@functools.cache
+def _told_by_proc() -> bool:
+    """Whether /proc tells what is needed: some containers have none, or one without children or kinds of memory."""
+    own = os.getpid()
+    return sys.platform == "linux" and _linux(own) > 0 and os.path.exists(f"/proc/{own}/task/{own}/children")
 
 
 def children_of(pid: int) -> list[int]:
