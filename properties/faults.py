@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, TypeVar
 
 from properties.interruption import Interrupted, checkpoint, watching
 from properties.printable import message_of, name_of
@@ -62,7 +63,7 @@ def answered(call: Callable[[], T]) -> T:
     checkpoint()
     if raised is not None:
         # Hypothesis tells bugs apart by the place of the last frame: that of the target's own.
-        raise TargetFault(raised).with_traceback(raised.__traceback__)
+        raise TargetFault(raised).with_traceback(_traceback_of(raised))
     return got[0]
 
 
@@ -71,9 +72,22 @@ def described(error: BaseException) -> str:
     return ": ".join(filter(None, (name_of(error), message_of(error))))
 
 
+def raised_at(error: BaseException) -> tuple[str, int] | None:
+    """File and line of the last frame that it came from; None where that is not known."""
+    trace = _traceback_of(error)
+    if trace is None:
+        return None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename, trace.tb_lineno
+
+
+def _traceback_of(error: BaseException) -> TracebackType | None:
+    traceback: Any = vars(BaseException)["__traceback__"]  # not a stranger's property of that name
+    return traceback.__get__(error)
+
+
 def placed(error: BaseException) -> str:
     """`` (file.py:12)``: where it was raised, for somebody who will look for it; nothing where that is not known."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+    place = raised_at(error)
+    return "" if place is None else f" ({Path(place[0]).name}:{place[1]})"

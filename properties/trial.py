@@ -10,6 +10,8 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType
 from typing import Any, Literal, cast
 
 import torch
@@ -20,8 +22,8 @@ from mhc_ref.projection import streams_of_permutations
 from properties.bounds import Rounding
 from properties.case import BranchSpec, map_tensors
 from properties.device import Device, device_of, held_to
-from properties.faults import HarnessError, TargetFault, answered
-from properties.implementation import Implementation
+from properties.faults import HarnessError, TargetFault, answered, raised_at
+from properties.implementation import Implementation, Reference
 from properties.interruption import checkpoint
 from properties.plain import oddity, plain
 from properties.surroundings import called
@@ -126,6 +128,23 @@ class Seen:
 
     u: Tensor
     y: Tensor
+
+
+@dataclass(frozen=True)
+class _Law:
+    """Code of a law that calls an implementation, and the file that it is written in."""
+
+    run: Callable[[Implementation], Any]
+    file: str
+
+
+def _file_of(function: Callable[..., Any]) -> str:
+    code: CodeType | None = getattr(function, "__code__", None)
+    return code.co_filename if code else ""
+
+
+_OWN = Path(__file__).parent
+"""Where our own code is."""
 
 
 @dataclass
@@ -245,11 +264,11 @@ class Trial:
         """Anything else: function(implementation, to_device) -> tensors, tuples of tensors or numbers, kept on the
         tape.
 
-        Exceptions inside are the implementation's; what comes back is moved to the CPU.
+        Exceptions inside are the implementation's, unless the reference meets them at the same line of ours; what comes
+        back is moved to the CPU.
         """
-        return self._observe(
-            what, (), lambda got: _plain_throughout(what, got), lambda: function(self.implementation, self._place)
-        )
+        law = _Law(lambda target: function(target, self._place), _file_of(function))
+        return self._observe(what, (), lambda got: _plain_throughout(what, got), law=law)
 
     def pull(
         self, what: str, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], function: Callable[..., Any]
@@ -259,9 +278,9 @@ class Trial:
         An output without a graph has gradient 0: that is what a detached implementation amounts to.
         """
 
-        def run() -> list[Tensor]:
+        def run(target: Implementation) -> list[Tensor]:
             leaves = [self._place(one).detach().clone().requires_grad_() for one in inputs]
-            outputs = outputs_of(function(self.implementation, *leaves))
+            outputs = outputs_of(function(target, *leaves))
             return pulled_back(outputs, leaves, [self._place(one) for one in cotangents])
 
         shapes = [tuple(one.shape) for one in inputs]
@@ -271,7 +290,7 @@ class Trial:
                 self._tensor(f"gradient of {what}", one, shape, None) for one, shape in zip(got, shapes, strict=True)
             ]
 
-        return self._observe(what, tuple(inputs), check, run)
+        return self._observe(what, tuple(inputs), check, law=_Law(run, _file_of(function)))
 
     # -- verdicts ----------------------------------------------------------------------------------------------------
 
@@ -394,12 +413,16 @@ class Trial:
         check: Callable[[Any], Any],
         call: Callable[[], Any] | None = None,
         ours: Sequence[Exception] = (),
+        law: _Law | None = None,
     ) -> Any:
-        """The checked answer of a call; `ours` is filled with what the harness raises while it is called back."""
+        """The checked answer of a call, which may have code of a law around it; `ours` is filled with what the harness
+        raises while it is called back."""
         checkpoint()
         question = f"{method}({self._sketch(arguments)})"
         if self.replaying:
             return self._answered(question)
+        if law is not None:
+            call = lambda: law.run(self.implementation)  # noqa: E731
         try:
             got = self._call(method, arguments, call)
         except torch.OutOfMemoryError as error:  # while the arguments were copied there
@@ -411,6 +434,11 @@ class Trial:
             if self.device.type != "cpu" and issubclass(type(fault.error), torch.OutOfMemoryError):
                 told = f"{method} ran out of the device's memory for {self._sketch(arguments)}: {fault.message}"
                 raise NoRoom(told) from fault
+            if law is not None and (place := self._fails_by_itself(fault, law)):
+                raise HarnessError(
+                    f"{fault} at {place}, in code of the suite around the calls of {method}. It happens with the "
+                    "reference, too, so that it says nothing of the implementation"
+                ) from fault
             raise TargetRaised(method, fault, self._sketch(arguments)) from fault
         for one in ours:
             if isinstance(one, HarnessError):  # swallowed on the way
@@ -431,6 +459,20 @@ class Trial:
                 f"for {question} there. A law must ask for the same things in the same order, whatever the truth says"
             )
         return answer.value
+
+    def _fails_by_itself(self, fault: TargetFault, law: _Law) -> str | None:
+        """The line of ours at which the reference fails just as the target did; None where it does not."""
+        place = raised_at(fault.error)
+        if place is None or not (place[0] == law.file or Path(place[0]).is_relative_to(_OWN)):
+            return None
+        stand_in = Reference(self.dialect)
+        stand_in.mixing, stand_in.products = self.implementation.mixing, self.implementation.products
+        try:
+            answered(lambda: law.run(stand_in))
+        except TargetFault as other:
+            same = type(other.error) is type(fault.error) and raised_at(other.error) == place
+            return f"{Path(place[0]).name}:{place[1]}" if same else None
+        return None
 
     def _call(self, method: str, arguments: tuple[Any, ...], call: Callable[[], Any] | None) -> Any:
         if call is None:

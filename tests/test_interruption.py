@@ -28,7 +28,7 @@ from properties.interruption import Interrupted, checkpoint, watched
 from properties.law import Law, all_laws
 from properties.printable import message_of
 from properties.runner import Profile, Subject, Verdict, examine, try_stored, verdict_before
-from properties.trial import LawBroken, NoRoom
+from properties.trial import LawBroken, NoRoom, Trial
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
 
@@ -227,6 +227,36 @@ def test_a_fault_of_our_branch_is_ours_whatever_the_target_makes_of_it(
     subject = Subject("some.py:target", branching(wrapped), torch.float32, torch.device("cpu"))
     with pytest.raises(HarnessError, match="branch raised ZeroDivisionError: in the branch"):
         examine(BLOCK, subject, QUICK, directory=tmp_path)
+
+
+@pytest.mark.parametrize("whose", ["ours", "the target's"])
+def test_what_fails_around_a_call_is_ours_where_it_fails_for_the_reference_too(whose: str, tmp_path: Path) -> None:
+    """A law calls the target twice in code of its own, and the accident happens between the calls."""
+
+    def check(trial: Trial, case: Case) -> None:
+        def run(target: Implementation, place: Callable[[Any], Any]) -> Tensor:
+            first = target.project(place(case.logits)).detach()
+            return first if whose == "the target's" else first.missing  # pyright: ignore
+
+        trial.observe("project", run)
+
+    law = dataclasses.replace(SUMS, check=check)
+    if whose == "ours":
+        with pytest.raises(
+            HarnessError, match=r"no attribute 'missing' at test_interruption.py:\d+, in code of the suite"
+        ):
+            verdict(right, tmp_path, law=law)
+    else:
+        found = verdict(lambda logits: None, tmp_path, law=law)
+        assert "project raised AttributeError: 'NoneType' object has no attribute 'detach'" in found.reason
+
+
+def test_a_gradient_that_fails_in_code_of_a_law_is_no_failure_of_the_target(tmp_path: Path) -> None:
+    def check(trial: Trial, case: Case) -> None:
+        trial.pull("project", [case.logits], [case.logits], lambda target, z: target.project(z) / (1 // 0))
+
+    with pytest.raises(HarnessError, match=r"ZeroDivisionError: .* in code of the suite around the calls of project"):
+        verdict(right, tmp_path, law=dataclasses.replace(SUMS, check=check))
 
 
 # -- what comes from outside is not ------------------------------------------------------------------------------------
