@@ -46,7 +46,7 @@ def replay_file(
     """Load a counterexample or an explosion and try it on `target`, or on the target that it names.
 
     What a file names is run only where it comes with this package, or with `trust` (`properties.trust`). `dialect` is
-    the preset that a plain function is judged against, where the file has none. Any trouble that is not the
+    the preset that a plain function is judged against, instead of the one in the file. Any trouble that is not the
     implementation's (no such file, a damaged header, a target that cannot be found, a law that this version does not
     have, a case that does not fit its law) is an ERROR with its cause.
     """
@@ -65,10 +65,16 @@ def replay_file(
             return Outcome("ERROR", "", f"{path} is about law {named}, which this version does not have")
         if target is None and not trust and not built_in(stored.target):
             return Outcome("ERROR", stored.law, refusal(path, stored.target))
-        implementation = (isolated if isolate else resolve)(target or stored.target, stored.dialect_option or dialect)
+        chosen = target or stored.target
+        if isolate and chosen.startswith("proc:"):
+            return Outcome("ERROR", stored.law, "--isolate has no effect: what proc: starts is a process of its own")
+        implementation = (isolated if isolate else resolve)(chosen, dialect or stored.dialect_option)
+        if dialect and not implementation.dialect_given:
+            said = f"--dialect {dialect} has no effect: {printable(implementation.name)} declares what it computes"
+            return Outcome("ERROR", stored.law, said)
     except (CounterexampleError, SealError, TargetError) as error:
         return Outcome("ERROR", "", message_of(error))
-    outcome = _tried(path, stored, law, implementation, target or stored.target, device)
+    outcome = _tried(path, stored, law, implementation, chosen, device, dialect or stored.dialect_option)
     return outcome if stored.checked else replace(outcome, message=outcome.message + _UNSEALED)
 
 
@@ -76,7 +82,13 @@ _UNSEALED = "\n  note: this file was written before files had a checksum, so dam
 
 
 def _tried(
-    path: Path, stored: Counterexample, law: Law, implementation: Implementation, target: str, device: str | None
+    path: Path,
+    stored: Counterexample,
+    law: Law,
+    implementation: Implementation,
+    target: str,
+    device: str | None,
+    option: str | None,
 ) -> Outcome:
     """The verdict on a stored case."""
     place = torch.device(device or stored.device)
@@ -86,7 +98,7 @@ def _tried(
             stored.law,
             f"{path} was found on {stored.device}; there is {missing} here (--device cpu tries it without)",
         )
-    subject = Subject(target, implementation, getattr(torch, stored.dtype), place, stored.dialect_option)
+    subject = Subject(target, implementation, getattr(torch, stored.dtype), place, option)
     changed = stored.dialect.difference(implementation.dialect)
     note = f"\n  note: the dialect declared now differs from the stored one in {', '.join(changed)}" if changed else ""
     inapplicable = law.inapplicable(implementation, subject.dtype, place)
