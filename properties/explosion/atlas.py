@@ -30,10 +30,12 @@ from properties.explosion.blocks import Block
 from properties.explosion.composite import decimal
 from properties.explosion.hypothesise import BudgetSpent, Clock, smallest
 from properties.explosion.manifold import answer as constrained_answer
-from properties.explosion.request import Number, Request, exact, request
+from properties.explosion.request import Number, Request, exact, request, seconds
 
 DEVIATIONS: tuple[str, ...] = ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1")
 DEEPEST = 5_000
+WIDEST = 16
+"""Streams: every depth and every number of them is a product of exact matrices."""
 
 RESIDUAL, NEAR_IDENTITY, NEAR_AVERAGE = "residual", "hc near identity", "hc near average"
 BLOCK, PRE_NORM, CONSTRAINED = "block:linear", "block:linear:pre", "mhc"
@@ -123,7 +125,7 @@ def atlas(
     Args:
         threshold: above 1, an exact decimal.
         deviations: above 0.
-        max_streams: n goes from 1 to this.
+        max_streams: n goes from 1 to this, at most to 16.
         max_depth: what needs more sub-layers has no point.
         seed: of the searches.
         budget: seconds for all searches together; what is not done by then is missing, and `complete` is False.
@@ -134,6 +136,9 @@ def atlas(
     goal = exact(threshold, "threshold")
     if goal <= 1:
         raise ValueError(f"threshold is {threshold}; expected more than 1: one sub-layer without deviation reaches 1")
+    if isinstance(max_streams, bool) or not isinstance(max_streams, int) or not 1 <= max_streams <= WIDEST:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"max_streams is {max_streams!r}; expected an integer from 1 to {WIDEST}")
+    seconds(budget)
     steps = sorted({exact(one, "deviation") for one in deviations})
     if not steps:
         raise ValueError("no deviation was given; expected some, such as 0.05")

@@ -1,29 +1,38 @@
 """`mhc-properties explode` and `mhc-properties atlas`: the search from the command line.
 
-Exit codes of explode: 0 found, or proved impossible; 1 the budget was spent before anything was found; 2 bad input; 130
-stopped by Ctrl-C, with the best so far saved. Of atlas: 0 complete; 1 stopped before the end; 2 bad input.
+Exit codes of explode: 0 found, or proved impossible; 1 the budget was spent before anything was found; 2 bad input, or
+a file that could not be written; 130 stopped by Ctrl-C, with the best so far saved. Of atlas: 0 complete; 1 stopped
+before the end; 2 as for explode. With --json one object on one line is printed in every case: where there is no answer
+it is {"error": SENTENCE, "exit": CODE}.
+
+Where files are to go is checked before the search, and its result is printed whatever happens to them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
-from mhc_ref import PRESETS, Dialect
-from properties.explosion.atlas import DEEPEST, DEVIATIONS, atlas
+from mhc_ref import PRESETS
+from properties.explosion.atlas import DEEPEST, DEVIATIONS, WIDEST, atlas
 from properties.explosion.atlas_picture import draw_atlas
 from properties.explosion.files import save
-from properties.explosion.picture import PictureError, draw
-from properties.explosion.request import DIRECTIONS, DTYPES, GAINS
-from properties.explosion.result import Explosion
+from properties.explosion.picture import PictureError, draw, ready
+from properties.explosion.request import DIRECTIONS, DTYPES, GAINS, MOST_ITERATIONS, MOST_STREAMS, MOST_WIDTH
 from properties.explosion.search import find_minimal
+from properties.faults import HarnessError
+from properties.printable import message_of, printable
 from properties.target import TargetError
 from properties.trust import replay_line
+from properties.whole import unwritable
 
 INTERRUPTED_FILE = "explosion.safetensors"
 """Where an interrupted search goes if no --save says otherwise."""
@@ -34,12 +43,30 @@ _FAMILIES = "residual, hc, hc:dynamic, mhc, block[:BRANCH[:NORM]], target:TARGET
 
 def register(app: typer.Typer) -> None:
     """Add the command `explode` to an application."""
-    app.command("explode", help="Find the smallest network of a family that explodes, or prove that there is none.")(
-        explode_command
-    )
-    app.command("atlas", help="Minimal depth against weight deviation, family by family: closed form beside search.")(
-        atlas_command
-    )
+    app.command(
+        "explode",
+        cls=OneObject,
+        help="Find the smallest network of a family that explodes, or prove that there is none.",
+    )(explode_command)
+    app.command(
+        "atlas",
+        cls=OneObject,
+        help="Minimal depth against weight deviation, family by family: closed form beside search.",
+    )(atlas_command)
+
+
+class OneObject(TyperCommand):
+    """A command that prints one object with --json also where its options cannot be read."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # usage errors of click, which typer brings under names that change
+            said: Callable[[], str] | None = getattr(error, "format_message", None)
+            if said is not None and "--json" in given:
+                typer.echo(json.dumps({"error": printable(said()), "exit": 2}))
+            raise
 
 
 def explode_command(
@@ -50,22 +77,35 @@ def explode_command(
         str, typer.Option(help=f"{DIRECTIONS[0]}: gain >= threshold; {DIRECTIONS[1]}: <=")
     ] = "explode",
     max_depth: Annotated[int, typer.Option(help="most sub-layers")] = 128,
-    max_streams: Annotated[int, typer.Option(help="most streams")] = 4,
-    max_width: Annotated[int, typer.Option(help="most channels a stream")] = 1,
+    max_streams: Annotated[int | None, typer.Option(help=f"most streams, up to {MOST_STREAMS}; 4 by default")] = None,
+    max_width: Annotated[int, typer.Option(help=f"block: most channels a stream, up to {MOST_WIDTH}")] = 1,
     entry_bound: Annotated[str | None, typer.Option(help="hc: |A_ij| is at most this")] = None,
     identity_bound: Annotated[str | None, typer.Option(help="hc: |A_ij - I_ij| is at most this")] = None,
-    branch_bound: Annotated[str, typer.Option(help="residual: |g| in x + g F(x) is at most this")] = "1",
-    dialect: Annotated[str, typer.Option(help=", ".join(PRESETS))] = "PAPER",
-    iterations: Annotated[int | None, typer.Option(help="Sinkhorn iterations, instead of the dialect's")] = None,
-    dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float64",
+    branch_bound: Annotated[
+        str | None, typer.Option(help="residual, block: |g| in x + g F(x) is at most this; 1 by default")
+    ] = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(help=f"mhc, block, and what a plain function claims: {', '.join(PRESETS)}; PAPER by default"),
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help=f"Sinkhorn iterations, instead of the dialect's, up to {MOST_ITERATIONS}")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help=f"{', '.join(DTYPES)}; float64, of a target the first that it declares")
+    ] = None,
     seed: Annotated[int, typer.Option(help="equal seeds give equal answers")] = 0,
     budget: Annotated[float, typer.Option(help="seconds")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on one line, last on stdout")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
-    save_to: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="keep the configuration")] = None,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
+    save_to: Annotated[str | None, typer.Option("--save", metavar="FILE", help="keep the configuration")] = None,
 ) -> None:
     progress = _Progress()
-    try:
+    with _refusing("explode", as_json, progress):
+        _ready("--save", save_to)
+        _ready("--plot", plot)
+        if plot is not None:
+            ready(plot)
         found = find_minimal(
             family,
             _threshold(threshold, gain),
@@ -77,7 +117,7 @@ def explode_command(
             entry_bound=entry_bound,
             identity_bound=identity_bound,
             branch_bound=branch_bound,
-            dialect=_dialect(dialect),
+            dialect=dialect,
             iterations=iterations,
             dtype=dtype,
             seed=seed,
@@ -85,21 +125,27 @@ def explode_command(
             progress=progress,
         )
         progress.end()
-        found = _kept(found, save_to)
-        if plot is not None and found.found:
-            draw(found, plot)
-            typer.echo(f"drawn to {plot}", err=True)
-    except (ValueError, OSError, PictureError, TargetError) as error:
-        progress.end()
-        typer.echo(f"explode: {error}", err=True)
-        raise typer.Exit(2) from None
+    if not as_json:
+        typer.echo(found.to_text())
+    lost = False
+    if found.stopped == "interrupted" and save_to is None:
+        save_to = INTERRUPTED_FILE
+    if found.found and save_to is not None:
+        kept = _written("explode", lambda: save(found, save_to))
+        lost, found = kept is None, kept or found
+        if kept is not None:
+            line = printable(replay_line(Path(save_to), found.request.target))
+            typer.echo(f"saved to {printable(save_to)}; `{line}` runs it again", err=True)
+    if found.found and plot is not None:
+        drawn = _written("explode", lambda: draw(found, plot) or plot)
+        lost = lost or drawn is None
+        if drawn is not None:
+            typer.echo(f"drawn to {printable(plot)}", err=True)
     if as_json:
         typer.echo(json.dumps(found.to_json(), allow_nan=False))
-    else:
-        typer.echo(found.to_text())
     if found.stopped == "interrupted":
         raise typer.Exit(130)
-    raise typer.Exit(0 if found.found or found.impossible else 1)
+    raise typer.Exit(2 if lost else 0 if found.found or found.impossible else 1)
 
 
 def atlas_command(
@@ -107,15 +153,18 @@ def atlas_command(
     deviation: Annotated[
         list[str] | None, typer.Option(help="a deviation of the weights; may be repeated", metavar="D")
     ] = None,
-    max_streams: Annotated[int, typer.Option(help="most streams", min=1)] = 4,
-    max_depth: Annotated[int, typer.Option(help="most sub-layers", min=1)] = DEEPEST,
+    max_streams: Annotated[int, typer.Option(help=f"most streams, up to {WIDEST}")] = 4,
+    max_depth: Annotated[int, typer.Option(help="most sub-layers")] = DEEPEST,
     seed: Annotated[int, typer.Option(help="of the searches")] = 0,
     budget: Annotated[float, typer.Option(help="seconds for all searches together")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on one line, last on stdout")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
 ) -> None:
     progress = _Progress()
-    try:
+    with _refusing("atlas", as_json, progress):
+        _ready("--plot", plot)
+        if plot is not None:
+            ready(plot)
         found = atlas(
             threshold,
             deviations=deviation or DEVIATIONS,
@@ -126,15 +175,62 @@ def atlas_command(
             progress=progress,
         )
         progress.end()
-        if plot is not None:
-            draw_atlas(found, plot)
-            typer.echo(f"drawn to {plot}", err=True)
-    except (ValueError, OSError, PictureError) as error:
+    if not as_json:
+        typer.echo(found.to_text())
+    lost = False
+    if plot is not None:
+        lost = _written("atlas", lambda: draw_atlas(found, plot) or plot) is None
+        if not lost:
+            typer.echo(f"drawn to {printable(plot)}", err=True)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), allow_nan=False))
+    raise typer.Exit(2 if lost else 0 if found.complete else 1)
+
+
+@contextlib.contextmanager
+def _refusing(command: str, as_json: bool, progress: _Progress) -> Generator[None]:
+    """What cannot be asked ends in one sentence; a bug of ours in its traceback, behind an object with --json."""
+    try:
+        yield
+    except (ValueError, OSError, PictureError, TargetError, HarnessError) as error:
         progress.end()
-        typer.echo(f"atlas: {error}", err=True)
-        raise typer.Exit(2) from None
-    typer.echo(json.dumps(found.to_json(), allow_nan=False) if as_json else found.to_text())
-    raise typer.Exit(0 if found.complete else 1)
+        _refuse(command, message_of(error), as_json)
+    except Exception as error:
+        progress.end()
+        if as_json:
+            typer.echo(json.dumps({"error": f"{type(error).__name__}: {message_of(error)}", "exit": 3}))
+        raise
+
+
+def _refuse(command: str, sentence: str, as_json: bool) -> NoReturn:
+    typer.echo(f"{command}: {sentence}", err=True)
+    if as_json:
+        typer.echo(json.dumps({"error": sentence, "exit": 2}))
+    raise typer.Exit(2) from None
+
+
+def _ready(option: str, path: str | None) -> None:
+    """ValueError where a file cannot be written there, before a search that would be lost."""
+    if path is None:
+        return
+    why = "it is empty" if not path else "it has a NUL" if "\0" in path else ""
+    if not why:
+        place = Path(path)
+        try:
+            why = "it is a folder" if place.is_dir() else unwritable(place.parent) or ""
+        except OSError as error:  # a name that is too long, a loop of links
+            why = error.strerror or str(error)
+    if why:
+        raise ValueError(f"{option} is {path!r}, where no file can be written: {why}")
+
+
+def _written(command: str, write: Callable[[], Any]) -> Any:
+    """What `write` returns; None where the file could not be written, which is said."""
+    try:
+        return write()
+    except (OSError, PictureError, ValueError) as error:
+        typer.echo(f"{command}: a file could not be written: {message_of(error)}", err=True)
+        return None
 
 
 class _Progress:
@@ -164,20 +260,3 @@ def _threshold(given: str | None, gain: str | None) -> str:
     if given is None and gain != "nonfinite":
         raise ValueError("no threshold was given; expected --threshold with the gain to be reached")
     return given or "1"
-
-
-def _dialect(name: str) -> Dialect:
-    if name not in PRESETS:
-        raise ValueError(f"dialect is {name!r}; expected one of {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def _kept(found: Explosion, path: Path | None) -> Explosion:
-    """Saved where that was asked for, and always when the search was interrupted."""
-    if found.stopped == "interrupted" and path is None:
-        path = Path(INTERRUPTED_FILE)
-    if path is None or not found.found:
-        return found
-    kept = save(found, path)
-    typer.echo(f"saved to {path}; `{replay_line(path, found.request.target)}` runs it again", err=True)
-    return kept

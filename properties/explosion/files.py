@@ -383,7 +383,7 @@ def _request(fields: dict[str, Any]) -> Request:
             return _integer(value, name, 1, 2**63)
         if name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError(f"{name} is {repr(value)[:80]}; expected one of {', '.join(_CHOICES[name])}")
-        kind = {"seed": int, "dynamic": bool, "budget": (float, int)}.get(name, str)
+        kind = {"seed": int, "dynamic": bool, "claimed": bool, "budget": (float, int)}.get(name, str)
         if not isinstance(value, kind):
             raise TypeError(f"{name} is {repr(value)[:80]}, which is not of its kind")
         return value

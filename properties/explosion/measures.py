@@ -10,26 +10,26 @@ import torch
 from torch import Tensor
 
 from mhc_ref.gain import prefixes, suffixes
-from mhc_ref.projection import compute_dtype
 from properties.explosion.emissions import is_plain
 from properties.explosion.limits import Sums
 
 
 class Entered(NamedTuple):
-    """What is known of the streams that entered a layer."""
+    """What is known of the streams that entered a layer; their dispersion is a ratio of two norms."""
 
     streams: int | None
-    numbers: Tensor  # activation max, dispersion
+    extremes: tuple[Tensor, Tensor]  # the smallest and the largest number, of all tokens
+    norms: tuple[Tensor, Tensor] | None  # of x less its mean over streams, and of x, of the sampled tokens
 
 
 class Layer(NamedTuple):
     """What is known of a layer when it has run."""
 
     name: str
-    operator: Tensor  # [T, n, n] of the sampled tokens, as emitted, float64
+    operator: Tensor  # [T, n, n] of the sampled tokens, as applied, float64
     emitted: torch.dtype
-    entered: bool
-    numbers: Tensor  # activation max, dispersion, largest entry of all tokens' operators
+    entered: Entered | None
+    extremes: tuple[Tensor, Tensor] | None  # the smallest and the largest entry, of all tokens; None without tokens
 
 
 def layer_of(name: str, emitted: Any, entered: Entered | None, tokens: int, transposed: bool) -> Layer:
@@ -48,13 +48,8 @@ def layer_of(name: str, emitted: Any, entered: Entered | None, tokens: int, tran
     every = emitted.detach().reshape(-1, n, n)
     # A copy, for the model may write into its own.
     operator = _sample(every, tokens).to(_wide(emitted), copy=True)
-    numbers = operator.new_full((2,), math.nan)
-    if entered is not None:
-        known = entered.numbers.to(numbers)
-        numbers = known if entered.streams == n else torch.stack([known[0], numbers[1]])
-    size = _largest(every).to(operator.dtype).reshape(1) if every.numel() else operator.new_zeros(1)
     applied = operator.mT if transposed else operator
-    return Layer(name, applied, emitted.dtype, entered is not None, torch.cat([numbers, size]))
+    return Layer(name, applied, emitted.dtype, entered, _extremes(every) if every.numel() else None)
 
 
 def streams_of(x: Any, tokens: int) -> Entered | None:
@@ -72,15 +67,13 @@ def streams_of(x: Any, tokens: int) -> Entered | None:
     x = x.detach()
     if x.is_complex():
         x = x.abs()
-    largest = _largest(x).to(_wide(x))
+    extremes = _extremes(x)
     if x.ndim < 2:
-        return Entered(None, torch.stack([largest, largest.new_full((), math.nan)]))
-    sampled = _sample(x.reshape(-1, *x.shape[-2:]), tokens).to(compute_dtype(x.dtype))
-    # Squares overflow and underflow, and only a ratio is asked for.
-    sampled = sampled / largest.to(sampled.dtype)
+        return Entered(None, extremes, None)
+    # float64: the squares of the other dtypes neither overflow nor underflow in it.
+    sampled = _sample(x.reshape(-1, *x.shape[-2:]), tokens).to(_wide(x))
     apart = sampled - sampled.mean(-2, keepdim=True)
-    dispersion = (apart.norm() / sampled.norm()).to(largest.dtype)
-    return Entered(x.shape[-2], torch.stack([largest, dispersion]))
+    return Entered(x.shape[-2], extremes, (apart.norm(), sampled.norm()))
 
 
 def tables(
@@ -92,7 +85,7 @@ def tables(
     empty: list[Any] = [None] * len(layers)
     if alike and len(layers[0].operator):
         stack = torch.stack([layer.operator for layer in layers])
-        parts = [_sums(stack), torch.stack([layer.numbers for layer in layers])]
+        parts = [_sums(stack), _numbers(layers, stack.dtype, device)]
         if complete:
             # float64 is left alone by autocast; where there is none, float32 must be.
             short = stack.dtype != torch.float64
@@ -107,19 +100,40 @@ def tables(
         return own, [Sums(*line[9:15]) for line in table], [line[15] for line in table], numbers
     # Other numbers of streams or tokens, no tokens, or several devices: no composite.
     own = [Sums(*_sums(layer.operator[None])[0].tolist()) if len(layer.operator) else None for layer in layers]
-    return own, empty, empty, [layer.numbers.tolist() for layer in layers]
+    return own, empty, empty, _numbers(layers, layers[0].operator.dtype, device).tolist()
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.device.type != "mps" else torch.float32
 
 
-def _largest(x: Tensor) -> Tensor:
-    """The largest |x|, NaN where there is one."""
+def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest number, both NaN where there is one."""
     if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         x = x.to(torch.float32 if x.is_floating_point() else _wide(x))  # bytes, and the short ones of eight bits
     low, high = torch.aminmax(x)
-    return torch.maximum(-low, high)
+    return low, high
+
+
+def _numbers(layers: list[Layer], wide: torch.dtype, device: torch.device) -> Tensor:
+    """Activation max, dispersion, and the largest entry of all tokens' operators, [L, 3]; NaN where unknown."""
+    unknown = torch.full((), math.nan, dtype=wide, device=device)
+    nothing = (unknown, unknown)
+    zero = torch.zeros_like(unknown)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for layer in layers:
+        entered = layer.entered
+        known = entered is not None and entered.streams == layer.operator.shape[-1]
+        pairs.append(entered.extremes if entered is not None else nothing)
+        pairs.append((entered.norms if known and entered is not None else None) or nothing)
+        pairs.append(layer.extremes or (zero, zero))
+    flat = [one for pair in pairs for one in pair]
+    if len({(one.dtype, one.device) for one in flat}) > 1:
+        flat = [one.to(device, wide) for one in flat]
+    (low, high), (apart, whole), (least, most) = (
+        part.unbind(-1) for part in torch.stack(flat).to(device, wide).view(-1, 3, 2).unbind(1)
+    )
+    return torch.stack([torch.maximum(-low, high), apart / whole, torch.maximum(-least, most)], -1)
 
 
 def _sample(rows: Tensor, most: int) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from mhc_ref import Dialect
+from mhc_ref import PRESETS, Dialect
 from mhc_ref.exact import Exact
 from properties.explosion.composite import DIGITS, Matrix
-from properties.explosion.request import Request
+from properties.explosion.request import DTYPES, Request
 from properties.implementation import Implementation, parameter_dtype
 
 
@@ -31,12 +31,14 @@ class Mixing:
     exact: Callable[[Tensor], tuple[Matrix, ...]]
     streams: tuple[int, ...] | None = None
     irrational: bool = False
+    dtypes: tuple[str, ...] | None = None
+    """The dtypes that an implementation declares, and that a search can be asked in; the one that is used first."""
 
 
-def mixing_of(request: Request, find: Callable[[str], Implementation] | None = None) -> Mixing:
+def mixing_of(request: Request, find: Callable[..., Implementation] | None = None) -> Mixing:
     """The mixing that a request of family mhc or target is about; `find` makes an implementation of a target."""
     if request.family == "target":
-        return of_target(request.target, request.dtype, find)
+        return of_target(request.target, request.dtype, find, request.dialect if request.claimed else None)
     return stored_in(request.dtype, of_dialect(request.dialect)) if request.stored else of_dialect(request.dialect)
 
 
@@ -63,37 +65,92 @@ def of_dialect(dialect: Dialect) -> Mixing:
     return Mixing(dialect, operators, lambda logits: _exactly(logits, dialect), irrational=True)
 
 
-def of_target(target: str, dtype: str, find: Callable[[str], Implementation] | None = None) -> Mixing:
-    """The mixing of an implementation, for states of `dtype`.
+def of_target(
+    target: str, dtype: str, find: Callable[..., Implementation] | None = None, claimed: Dialect | None = None
+) -> Mixing:
+    """The mixing of an implementation, for states of `dtype` ("": the first that it declares, float64 if it does).
 
     A matrix that is not finite counts as zeros, so that the search looks elsewhere: gains are asked for, and whether
     finite logits may give such a matrix is a law's question.
 
+    Args:
+        target: as for --impl.
+        dtype: of the states; logits are float64 for float64, otherwise float32.
+        find: resolves a target, `properties.target.resolve` by default.
+        claimed: what a plain function claims to compute.
+
     Raises:
-        ValueError: the implementation offers no projection, or one of a kind that is not searched.
-        properties.target.TargetError: the target cannot be resolved.
+        ValueError: the implementation offers no projection, or one of a kind that is not searched; or `claimed` has no
+            effect, as it declares a dialect itself.
+        properties.target.TargetError: the target cannot be resolved, or raised when it was called, or what it returned
+            are no matrices.
     """
-    from properties.implementation import offers
+    from properties.implementation import dtype_names, offers
     from properties.target import resolve
 
-    implementation = (find or resolve)(target)
+    implementation = (find or resolve)(target, None if claimed is None else _preset_like(claimed))
     dialect = implementation.dialect
+    if claimed is not None and implementation.dialect_given:
+        dialect = claimed
+    elif claimed is not None and find is None:
+        raise ValueError(
+            f"dialect is given, and has no effect: {target} declares what it computes; it is for plain functions"
+        )
+    if dialect.residual == "unconstrained":
+        raise ValueError(
+            f"{target} declares residual='unconstrained'; expected 'sinkhorn'. Its logits are its mixing, so that one "
+            "sub-layer reaches every threshold; family hc searches mixing whose entries are bounded"
+        )
+    if dialect.residual != "sinkhorn":
+        raise ValueError(
+            f"{target} declares residual={dialect.residual!r}; expected 'sinkhorn': its logits are no matrices [n, n]"
+        )
     if "project" not in offers(implementation):
         raise ValueError(f"{target} offers no projection of logits, which the search needs")
-    if dialect.residual != "sinkhorn":
-        raise ValueError(f"{target} declares residual={dialect.residual!r}; expected 'sinkhorn'")
-    parameters = parameter_dtype(getattr(torch, dtype))
+    declared = tuple(one for one in DTYPES if one in dtype_names(implementation))
+    used = dtype or next(iter(declared), "float64")
+    parameters = parameter_dtype(getattr(torch, used))
 
     def operators(logits: Tensor) -> Tensor:
-        with torch.no_grad():
-            emitted = implementation.project(logits.to(parameters)).to(torch.float64)
+        emitted = _emitted(implementation, target, logits.to(parameters))
         applied = emitted.mT if dialect.transposed else emitted
         return torch.where(applied.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), applied, 0.0)
 
     def exact(logits: Tensor) -> tuple[Matrix, ...]:
         return tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in operators(logits).tolist())
 
-    return Mixing(dialect, operators, exact, tuple(implementation.streams))
+    first = (used, *(one for one in declared if one != used)) if used in declared else declared
+    return Mixing(dialect, operators, exact, tuple(implementation.streams), dtypes=first)
+
+
+def _emitted(implementation: Implementation, target: str, logits: Tensor) -> Tensor:
+    """What an implementation makes of logits [..., n, n], in float64."""
+    from properties.faults import TargetFault, answered
+    from properties.target import TargetError
+
+    def project() -> Tensor:
+        with torch.no_grad():
+            return implementation.project(logits.clone())
+
+    shown = f"logits {tuple(logits.shape)} in {str(logits.dtype).removeprefix('torch.')}"
+    try:
+        emitted = answered(project)
+    except TargetFault as fault:
+        raise TargetError(f"{target}: project raised {fault} for {shown}") from fault.error
+    if not isinstance(emitted, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TargetError(f"{target}: project returned {type(emitted).__name__} for {shown}; expected a tensor")
+    if emitted.shape != logits.shape or emitted.is_complex() or emitted.layout != torch.strided or emitted.is_meta:
+        what = f"{emitted.dtype} {tuple(emitted.shape)} on {emitted.device}, {emitted.layout}"
+        raise TargetError(f"{target}: project returned {what} for {shown}; expected real numbers of the same shape")
+    return emitted.detach().to("cpu", torch.float64)
+
+
+def _preset_like(dialect: Dialect) -> str:
+    """The preset of a dialect, or one of the same orientation: only that is read of it before `claimed` takes over."""
+    exactly = [name for name, one in PRESETS.items() if one == dialect]
+    like = (dialect.residual, dialect.transposed)
+    alike = [name for name, one in PRESETS.items() if (one.residual, one.transposed) == like]
+    return (exactly + alike + ["PAPER"])[0]
 
 
 def _exactly(logits: Tensor, dialect: Dialect) -> tuple[Matrix, ...]:

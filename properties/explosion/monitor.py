@@ -20,7 +20,7 @@ import logging
 import math
 import sys
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +86,32 @@ class _Running(threading.local):
     def __init__(self) -> None:
         self.passes: list[_Pass] = []
         self.busy = False
+
+    def __enter__(self) -> None:
+        """A function of the user's runs, which may call the model."""
+        self.busy = True
+
+    def __exit__(self, *_: object) -> None:
+        self.busy = False
+
+
+class _Guarded:
+    """See `Monitor._guarded`. A class, for it is entered some times in every layer."""
+
+    __slots__ = ("_kind", "_monitor", "_what")
+
+    def __init__(self, monitor: Monitor, kind: str, what: str) -> None:
+        self._monitor, self._kind, self._what = monitor, kind, what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):  # and so neither Ctrl-C nor an exit
+            return False
+        # Whatever it is: a disk, torch's refusals, or a function of the user's.
+        self._monitor.trouble(self._kind, f"{self._what}: {type(error).__name__}: {message_of(error)}")
+        return True
 
 
 class Monitor:
@@ -207,7 +233,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         self._entered += 1
         if self._entered > 1:
-            self._trouble("entered", "this monitor is entered a second time, which has no effect")
+            self.trouble("entered", "this monitor is entered a second time, which has no effect")
             return self
         with self._guarded("file", f"{self._path} cannot be opened, so no rows are written"):
             if self._path is not None:
@@ -235,13 +261,13 @@ class Monitor:
         if self._model is not None and self._undo:
             self._missing()
             if not self._seen and error is None:
-                self._trouble(
+                self.trouble(
                     "unseen",
                     f"no pass of {type(self._model).__name__} was seen: it was not called, or in a compiled form that "
                     "knows nothing of hooks",
                 )
         elif self._by_hand.records and error is None:
-            self._trouble("unseen", f"{len(self._by_hand.records)} layers were recorded after the last flush")
+            self.trouble("unseen", f"{len(self._by_hand.records)} layers were recorded after the last flush")
         self._detach()
         self._running.passes.clear()
         self._by_hand = _Pass(recorded=True)
@@ -250,7 +276,7 @@ class Monitor:
             with self._guarded("file", f"{self._path} cannot be closed"):
                 try:
                     if file.removed:
-                        self._trouble("file", f"{self._path} was removed while it was written, and its rows are lost")
+                        self.trouble("file", f"{self._path} was removed while it was written, and its rows are lost")
                 finally:
                     file.close()
 
@@ -264,7 +290,7 @@ class Monitor:
             return
         if at is self._by_hand and at.records and at.thread != threading.get_ident():
             at.missed = True
-            self._trouble("threads", "layers of one pass were recorded by hand in two threads, in no certain order")
+            self.trouble("threads", "layers of one pass were recorded by hand in two threads, in no certain order")
         if not at.records:
             at.thread = threading.get_ident()
         named = f"layer {len(at.records)}" if name is None else name
@@ -294,7 +320,7 @@ class Monitor:
         recorded = self.step % self._every == 0
         if recorded and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             recorded = False  # reading a number would end the capture
-            self._trouble("capture", "a CUDA graph is being captured; such a pass is not recorded")
+            self.trouble("capture", "a CUDA graph is being captured; such a pass is not recorded")
         self._running.passes.append(_Pass(recorded, sys.exc_info()[1]))
 
     def _end(self, module: nn.Module, arguments: Any, output: Any) -> None:
@@ -307,7 +333,7 @@ class Monitor:
         if at.recorded:
             at.missed = self._missing() or at.missed
             if not at.records and not at.missed:
-                self._trouble(
+                self.trouble(
                     "unseen",
                     f"none of the {len(self._chosen)} hyper-connections was seen in a pass: they were not called, or "
                     "compiled, or ran in another thread",
@@ -334,7 +360,7 @@ class Monitor:
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self._file is None and self._path is not None and rows:
-            self._trouble("file", f"{self._path} is not open, so rows are missing in it: `with Monitor(...)` opens it")
+            self.trouble("file", f"{self._path} is not open, so rows are missing in it: `with Monitor(...)` opens it")
         if self._file is not None:
             for row in rows:
                 with self._guarded("file", f"{self._path} cannot be written, and rows are missing in it"):
@@ -355,7 +381,7 @@ class Monitor:
         """Whether somebody has removed a hook of ours."""
         gone = sum(handle.id not in (handle.hooks_dict_ref() or ()) for handle in self._handles)
         if gone:
-            self._trouble("hooks", f"{gone} hooks were removed by somebody else, so that layers are not seen")
+            self.trouble("hooks", f"{gone} hooks were removed by somebody else, so that layers are not seen")
         return bool(gone)
 
     def _attach(self, name: str, module: nn.Module) -> None:
@@ -368,7 +394,7 @@ class Monitor:
             if at is None or not at.recorded or self._running.busy:
                 return
             x: Any = None
-            with self._busy(), self._guarded("streams", f"the streams that enter {name} cannot be read"):
+            with self._running, self._guarded("streams", f"the streams that enter {name} cannot be read"):
                 given = first_argument(module, arguments, options)
                 if given is not None:
                     x = self._streams(given) if self._streams else known.streams(module, given) if known else given
@@ -388,7 +414,7 @@ class Monitor:
             if at is None or not at.recorded or self._running.busy:
                 return
             missed, at.missed = at.missed, True
-            with self._busy(), self._guarded("operator", f"h_res of {name} cannot be read"):
+            with self._running, self._guarded("operator", f"h_res of {name} cannot be read"):
                 emitted = read(output)
                 at.missed = missed
                 self._keep(at, name, emitted, entered(at), dialect)
@@ -450,7 +476,7 @@ class Monitor:
             alone, product = own[place], composed[place]
             leaves: Leaving | None = None
             to = self._limits(dialect, n)
-            finite = math.isfinite(size) and not (layer.entered and not math.isfinite(largest))
+            finite = math.isfinite(size) and not (layer.entered is not None and not math.isfinite(largest))
             if alone is not None:
                 u = roundoff(layer.emitted, n, alone.logs, layer.operator.dtype)
                 leaves = judge.leaving(alone, product, finite, to, u)
@@ -493,24 +519,12 @@ class Monitor:
             to = self._limits(at.records[row["layer"]][1], row["streams"])
             _say(_DEPARTURE[kind], row, to)
 
-    @contextlib.contextmanager
-    def _busy(self) -> Generator[None]:
-        """While a function of the user's runs, which may call the model."""
-        self._running.busy = True
-        try:
-            yield
-        finally:
-            self._running.busy = False
-
-    @contextlib.contextmanager
-    def _guarded(self, kind: str, what: str) -> Generator[None]:
+    def _guarded(self, kind: str, what: str) -> _Guarded:
         """A trouble instead of an exception: nothing that the monitor does may end what it watches."""
-        try:
-            yield
-        except Exception as error:  # whatever it is: a disk, torch's refusals, or a function of the user's
-            self._trouble(kind, f"{what}: {type(error).__name__}: {message_of(error)}")
+        return _Guarded(self, kind, what)
 
-    def _trouble(self, kind: str, sentence: str) -> None:
+    def trouble(self, kind: str, sentence: str) -> None:
+        """Count a trouble, and say the first of its kind."""
         with self._lock:
             self.troubles += 1
             if kind in self._said:

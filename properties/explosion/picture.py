@@ -53,6 +53,14 @@ def figure_of(size: tuple[float, float]) -> Any:
     return figure_module.Figure(figsize=size, layout="constrained")
 
 
+def ready(path: str | Path) -> None:
+    """PictureError where a picture cannot be drawn to `path`: no matplotlib, or a format that it does not know."""
+    known = figure_of((1, 1)).canvas.get_supported_filetypes()
+    ending = Path(path).suffix.lower().removeprefix(".") or "png"
+    if ending not in known:
+        raise PictureError(f"{path}: matplotlib draws no {ending!r}; expected one of {', '.join(sorted(known))}")
+
+
 def saved(figure: Any, path: str | Path) -> None:
     """Write a figure; PictureError for a format that matplotlib does not know.
 

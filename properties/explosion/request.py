@@ -9,7 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, TypeAlias, get_args
 
-from mhc_ref import PAPER, Dialect
+from mhc_ref import PAPER, PRESETS, Dialect
 
 Family = Literal["residual", "hc", "mhc", "block", "target"]
 Gain = Literal["forward", "backward", "signed", "spectral", "activation", "gradient", "nonfinite"]
@@ -26,6 +26,10 @@ NORMS: tuple[str, ...] = get_args(Norm)
 DIRECTIONS: tuple[str, ...] = get_args(Direction)
 DYNAMIC = "hc:dynamic"
 DEEPEST = 10_000
+MOST_STREAMS, MOST_WIDTH, MOST_ITERATIONS = 64, 4096, 1000
+"""Composites are exact, and projections have 50 digits: beyond these one step of a search takes minutes."""
+SEEDS = range(-(2**63), 2**64)
+"""What a generator of torch takes."""
 LARGEST = 300
 """Numbers are asked for between 1e-300 and 1e300, so that float64 can hold what comes out."""
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -57,6 +61,8 @@ class Request:
     norm: Norm = "none"
     target: str = ""
     dynamic: bool = False
+    claimed: bool = False
+    """Of family target: `dialect` is what a plain function claims to compute."""
 
     @property
     def name(self) -> str:
@@ -89,14 +95,14 @@ def request(
     gain: str | None = None,
     direction: str = "explode",
     max_depth: int = 128,
-    max_streams: int = 4,
+    max_streams: int | None = None,
     max_width: int = 1,
     entry_bound: Number | None = None,
     identity_bound: Number | None = None,
-    branch_bound: Number = 1,
-    dialect: Dialect = PAPER,
+    branch_bound: Number | None = None,
+    dialect: Dialect | str | None = None,
     iterations: int | None = None,
-    dtype: str = "float64",
+    dtype: str | None = None,
     seed: int = 0,
     budget: float = 60.0,
 ) -> Request:
@@ -106,6 +112,8 @@ def request(
         ValueError: a value out of its range, or options that contradict each other; the message names what was given
             and what was expected.
     """
+    for name, value in (("family", family), ("direction", direction)):
+        _text(value, name)
     limit = exact(threshold, "threshold")
     kind, _, rest = family.partition(":")
     branch, _, norm = rest.partition(":") if kind == "block" else ("", "", "")
@@ -114,15 +122,30 @@ def request(
     chosen: Direction = _one_of(direction, DIRECTIONS, "direction")  # pyright: ignore[reportAssignmentType]
     if limit < 0 or (limit == 0 and chosen == "explode"):
         raise ValueError(f"threshold is {threshold}; expected more than 0: every gain is at least 0")
-    for name, value in (("max_depth", max_depth), ("max_streams", max_streams), ("max_width", max_width)):
+    streams = 4 if max_streams is None else max_streams
+    for name, value, most in (
+        ("max_depth", max_depth, None),
+        ("max_streams", streams, MOST_STREAMS),
+        ("max_width", max_width, MOST_WIDTH),
+    ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"{name} is {value!r}; expected an integer of 1 or more")
+        if most is not None and value > most:
+            raise ValueError(f"{name} is {value}; expected at most {most}: what is larger is not searched")
+    if iterations is not None and (isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"iterations is {iterations!r}; expected an integer of 0 or more")
+    claimed = _dialect(dialect)
+    used = claimed or PAPER
+    used = used if iterations is None else used.with_(iterations=iterations)
+    if used.iterations > MOST_ITERATIONS:
+        raise ValueError(f"iterations is {used.iterations}; expected at most {MOST_ITERATIONS}: each has 50 digits")
     if max_depth > DEEPEST:
         raise ValueError(f"max_depth is {max_depth}; expected at most {DEEPEST}: composites are computed exactly")
     if isinstance(seed, bool) or not isinstance(seed, int):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"seed is {seed!r}; expected an integer")
-    if not (math.isfinite(budget) and budget > 0):
-        raise ValueError(f"budget is {budget!r}; expected a finite number of seconds above 0")
+    if seed not in SEEDS:
+        raise ValueError(f"seed is {seed}; expected one from -2^63 to 2^64 - 1")
+    seconds(budget)
     made = Request(
         family=_one_of(kind if kind in ("block", "target") or family == DYNAMIC else family, FAMILIES, "family"),  # pyright: ignore[reportArgumentType]
         branch=_one_of(branch or "linear", BRANCHES, "the branch of block"),  # pyright: ignore[reportArgumentType]
@@ -133,25 +156,64 @@ def request(
         gain=_one_of(gain, GAINS, "gain"),  # pyright: ignore[reportArgumentType]
         direction=chosen,
         max_depth=max_depth,
-        max_streams=max_streams,
+        max_streams=streams,
         max_width=max_width,
         entry_bound=None if entry_bound is None else _bound(entry_bound, "entry_bound"),
         identity_bound=None if identity_bound is None else _bound(identity_bound, "identity_bound"),
-        branch_bound=_bound(branch_bound, "branch_bound"),
-        dialect=dialect if iterations is None else dialect.with_(iterations=iterations),
-        dtype=_one_of(dtype, DTYPES, "dtype"),
+        branch_bound=Fraction(1) if branch_bound is None else _bound(branch_bound, "branch_bound"),
+        dialect=used,
+        dtype=("" if kind == "target" else "float64") if dtype is None else _one_of(dtype, DTYPES, "dtype"),
         seed=seed,
         budget=float(budget),
+        claimed=kind == "target" and claimed is not None,
     )
     consistent(made)
+    _effective(made, dialect=claimed is not None, iterations=iterations is not None, bounded=branch_bound is not None)
     return made
+
+
+def seconds(budget: float) -> None:
+    """ValueError where a budget is none."""
+    number = isinstance(budget, int | float) and not isinstance(budget, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not number or not (0 < budget < math.inf):
+        raise ValueError(f"budget is {budget!r}; expected a finite number of seconds above 0")
+
+
+def _dialect(given: Dialect | str | None) -> Dialect | None:
+    if given is None or isinstance(given, Dialect):
+        return given
+    if not isinstance(given, str) or given not in PRESETS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"dialect is {given!r}; expected one of {', '.join(PRESETS)}")
+    return PRESETS[given]
+
+
+def _effective(made: Request, *, dialect: bool, iterations: bool, bounded: bool) -> None:
+    """ValueError where an option was given that cannot change the answer for this family."""
+    name = made.name.partition(":")[0]
+    projects = made.family in ("mhc", "block", "target")
+    if dialect and not projects:
+        raise ValueError(f"dialect is given, and has no effect: {name} has no projection; mhc, block and target have")
+    if iterations and not (projects and made.dialect.residual == "sinkhorn"):
+        why = "has no projection" if not projects else f"has residual {made.dialect.residual!r} here"
+        raise ValueError(f"iterations is given, and has no effect: {name} {why}; expected one with Sinkhorn iterations")
+    if iterations and made.family == "target" and not made.claimed:
+        raise ValueError("iterations is given, and has no effect: a target iterates as often as it does")
+    if bounded and made.family not in ("residual", "block"):
+        raise ValueError(f"branch_bound bounds the branch of residual and block; {name} has no branch here")
+    if made.max_width > 1 and made.family != "block":
+        raise ValueError(f"max_width is {made.max_width}, and has no effect: only block has channels")
+
+
+def _text(value: object, name: str) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}; expected a string")
 
 
 def exact(number: Number, name: str) -> Fraction:
     """The number that was written, as a fraction; ValueError where it is none or not finite."""
-    exponent = re.search(r"[eE]([+-]?\d+)\s*$", str(number))
-    far = exponent is not None and abs(int(exponent[1])) > 2 * LARGEST  # 1e999999999 has a billion digits
     try:
+        exponent = re.search(r"[eE]([+-]?\d+)\s*$", str(number))
+        far = exponent is not None and abs(int(exponent[1])) > 2 * LARGEST  # 1e999999999 has a billion digits
         if isinstance(number, bool):
             raise ValueError
         value = Fraction(0 if far else repr(number) if isinstance(number, float) else number)
@@ -170,7 +232,7 @@ def _bound(number: Number, name: str) -> Fraction:
 
 
 def _one_of(value: str, allowed: tuple[str, ...], name: str) -> str:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
     return value
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mhc_ref import PAPER, Dialect
+from mhc_ref import Dialect
 from properties.explosion import blocks, constrained, dynamic, overflow
 from properties.explosion.architecture import Architecture, smallest_architecture
 from properties.explosion.closed_form import Answer, answer, origin
@@ -30,14 +31,14 @@ def find_minimal(
     gain: str | None = None,
     direction: str = "explode",
     max_depth: int = 128,
-    max_streams: int = 4,
+    max_streams: int | None = None,
     max_width: int = 1,
     entry_bound: Number | None = None,
     identity_bound: Number | None = None,
-    branch_bound: Number = 1,
-    dialect: Dialect = PAPER,
+    branch_bound: Number | None = None,
+    dialect: Dialect | str | None = None,
     iterations: int | None = None,
-    dtype: str = "float64",
+    dtype: str | None = None,
     seed: int = 0,
     budget: float = 60.0,
     progress: Callable[[str], None] | None = None,
@@ -63,15 +64,19 @@ def find_minimal(
             absolute row sum of the Jacobian (without a branch both are "forward"); "nonfinite": something leaves the
             range of `dtype` (threshold 1; families without a cap).
         direction: "explode": gain >= threshold; "vanish": gain <= threshold.
-        max_depth, max_streams, max_width: limits of the search.
-        dialect, iterations: the projection of constrained families.
-        dtype: where `value` is measured. The decision is exact.
+        max_depth, max_streams, max_width: limits of the search; at most 10 000, 64 and 4096. 4 streams by default.
+        branch_bound: of residual and block; 1 by default.
+        dialect, iterations: the projection of mhc and block, PAPER by default; what a plain function as a target claims
+            to compute. A preset may be given by its name.
+        dtype: where `value` is measured, float64 by default; of a target the first that it declares. The decision is
+            exact.
         seed: equal seeds give equal answers, unless the budget runs out.
         budget: seconds.
         progress: called with a line now and then.
 
     Raises:
-        ValueError: an option out of range, or options that contradict each other.
+        ValueError: an option out of range, one that can have no effect, or options that contradict each other.
+        properties.target.TargetError: a target cannot be resolved, or raised.
     """
     asked = request(
         family,
@@ -117,6 +122,13 @@ def _one_thread() -> Generator[None, None, None]:
 
 def _constrained(asked: Request, clock: Clock) -> Explosion:
     mixing = mixing_of(asked)
+    if mixing.dtypes is not None:
+        if asked.dtype and asked.dtype not in mixing.dtypes:
+            raise ValueError(
+                f"dtype is {asked.dtype!r}; expected one that {asked.target} declares: "
+                f"{', '.join(mixing.dtypes) or 'none'}"
+            )
+        asked = replace(asked, dtype=mixing.dtypes[0] if mixing.dtypes else "float64")
     kept: list[tuple[Answer, Tensor]] = []
     known, stopped = Answer(None, None, False, "The search was stopped before it found anything."), ""
     try:
