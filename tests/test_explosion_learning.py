@@ -18,7 +18,13 @@ from properties.explosion.mixing import of_dialect
 from properties.explosion.request import request
 
 RATES = (1e-3, 1.0, 1e3, 1e6, 1e12)
-DOUBT = 1e-40  # what the oracle's 50 digits leave open in a product of a few matrices
+DOUBT = Fraction(1, 10**40)  # what the oracle's 50 digits leave open in a product of a few matrices
+
+
+def within(reached, limit, mp):
+    """reached <= limit (1 + DOUBT). In mpmath throughout: in floats 1 + 1e-40 is 1, and 41/40 another number."""
+    most = limit * (1 + DOUBT)
+    return bool(reached * most.denominator <= mp.mpf(most.numerator))
 
 
 def within_caps(logits, dialect):
@@ -36,7 +42,41 @@ def within_caps(logits, dialect):
         "forward": max(oracle.mp.fsum(product[i, j] for j in range(n)) for i in range(n)),
         "backward": max(oracle.mp.fsum(product[i, j] for i in range(n)) for j in range(n)),
     }
-    return all(sums[gain] <= oracle.mp.mpf(float(limits[gain])) * (1 + DOUBT) for gain in limits)
+    return all(within(sums[gain], limits[gain], oracle.mp) for gain in limits)
+
+
+def climbing(mixing):
+    """Operators whose row sums have a gradient. Those that are normalised last have none: the other gain is taken."""
+
+    def free(at):
+        made = mixing.operators(at)
+        return made.mT.flip(0) if abs(made.sum(-1) - 1).max() < 1e-3 else made
+
+    return free
+
+
+@pytest.mark.parametrize("limit", [Fraction(1), Fraction(41, 40), Fraction(13, 4)])
+def test_a_cap_is_left_by_what_fifty_digits_can_tell_and_not_by_what_they_round(limit):
+    mp = Exact(PAPER, digits=50).mp
+    at = mp.mpf(limit.numerator) / limit.denominator
+    for power, kept in ((30, False), (38, False), (42, True), (65, True)):
+        assert within(at * (1 + mp.mpf(10) ** -power), limit, mp) is kept
+    assert within(at * (1 - mp.mpf(10) ** -30), limit, mp)
+
+
+def test_caps_are_left_by_the_wrong_axis():
+    """The comparison can fail: columns that are free, held against the caps of rows."""
+    logits = torch.tensor([[[0.0, -9.0, -9.0], [0.0, -9.0, -9.0], [0.0, 0.0, 0.0]]], dtype=torch.float64)
+    assert within_caps(logits, PAPER)
+    oracle = Exact(PAPER, digits=50)
+    free = max(map(oracle.mp.fsum, zip(*oracle.project(logits[0].tolist()), strict=True)))
+    assert not within(free, cap(request("mhc", 2, gain="forward", dialect=PAPER), 3, 1).limit, oracle.mp)
+
+
+def test_a_sum_that_rounding_makes_larger_than_one_is_within_its_cap():
+    """These logits sum to 1 + 9.5e-66 in 50 digits."""
+    logits = 2 * torch.randn(3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(495115))
+    assert within_caps(after_one_step(logits, climbing(of_dialect(LUCIDRAINS)), 1e-3), LUCIDRAINS)
 
 
 @pytest.mark.parametrize("dialect", [PAPER, DEEPSEEK_V4, LIGER, LUCIDRAINS, PAPER.with_(iterations=1)])
@@ -45,13 +85,7 @@ def within_caps(logits, dialect):
 def test_static_logits_keep_their_caps_after_a_step_at_any_rate(dialect, seed, rate, n, depth):
     """The step is along the gradient of the very gain that is capped, on whichever axis is free."""
     logits = 2 * torch.randn(depth, n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    mixing = of_dialect(dialect)
-
-    def free(at):  # row sums that are normalised last have no gradient: ascend the other gain
-        made = mixing.operators(at)
-        return made.mT.flip(0) if abs(made.sum(-1) - 1).max() < 1e-3 else made
-
-    stepped = after_one_step(logits, free, rate)
+    stepped = after_one_step(logits, climbing(of_dialect(dialect)), rate)
     assert torch.isfinite(stepped).all()
     assert within_caps(stepped, dialect)
 

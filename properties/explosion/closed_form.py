@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from properties.explosion.composite import Matrix, decimal, measure
+from properties.explosion.composite import Matrix, decimal, measure, powered
 from properties.explosion.request import Request
 
 
@@ -92,14 +92,12 @@ def _explode(request: Request) -> Answer:
             None,
             True,
             f"{why}. At {_streams(most)} that is {decimal(r)}, so {request.max_depth} sub-layers reach at most "
-            f"{decimal(r**request.max_depth, 12)} < {decimal(threshold)}{_needed(r, threshold)}.",
+            f"{powered(r, request.max_depth)} < {decimal(threshold)}{_needed(r, threshold)}.",
         )
     streams = next(n for n in range(1, most + 1) if rate(request, n) ** depth >= threshold)
     sentences = [f"{why}: {decimal(r)} at {_streams(most)}"]
     if depth > 1:
-        sentences.append(
-            f"{_sublayers(depth - 1)} reach at most {decimal(r ** (depth - 1), 12)} < {decimal(threshold)}"
-        )
+        sentences.append(f"{_sublayers(depth - 1)} reach at most {powered(r, depth - 1)} < {decimal(threshold)}")
     if streams > 1:
         fewer = rate(request, streams - 1) ** depth
         sentences.append(
@@ -127,11 +125,11 @@ def _vanish(request: Request) -> Answer:
             None,
             True,
             f"{why}, so {request.max_depth} sub-layers of {_streams(most)} leave at least "
-            f"{decimal(lowest**request.max_depth, 12)} > {decimal(threshold)}.",
+            f"{powered(lowest, request.max_depth)} > {decimal(threshold)}.",
         )
     if request.gain == "signed" or most == 1:
         streams = next(n for n in range(1, most + 1) if rate(request, n) ** depth <= threshold)
-        left = f"; {_sublayers(depth - 1)} leave at least {decimal(lowest ** (depth - 1), 12)}" if depth > 1 else ""
+        left = f"; {_sublayers(depth - 1)} leave at least {powered(lowest, depth - 1)}" if depth > 1 else ""
         return Answer(depth, streams, True, f"{why}: {decimal(lowest)} at {_streams(most)}{left}.")
     alone = smallest_exponent_below(rate(request, 1), threshold, request.max_depth)
     proof = f"{why}, so fewer than {_sublayers(depth)} cannot reach {decimal(threshold)}"
@@ -147,7 +145,10 @@ def smallest_exponent(r: Fraction, threshold: Fraction, limit: int) -> int | Non
     if r <= 1:
         return None
     # Not beyond what floating point can miss: r^limit is an exact power, which is long for a large limit.
-    limit = min(limit, 2 + math.ceil(1.001 * math.log(threshold) / math.log1p(float(r - 1))))
+    needed = estimated(r, threshold)
+    if needed > 1.001 * limit + 2:
+        return None
+    limit = min(limit, 2 + math.ceil(1.001 * needed))
     if r**limit < threshold:
         return None
     low, high = 1, limit  # r^low < threshold <= r^high
@@ -155,6 +156,11 @@ def smallest_exponent(r: Fraction, threshold: Fraction, limit: int) -> int | Non
         middle = (low + high) // 2
         low, high = (low, middle) if r**middle >= threshold else (middle, high)
     return high
+
+
+def estimated(r: Fraction, threshold: Fraction) -> float:
+    """About the L with r^L = threshold, for both above 1 and perhaps by no more than 1e-300."""
+    return math.log1p(float(threshold - 1)) / math.log1p(float(r - 1))
 
 
 def smallest_exponent_below(r: Fraction, threshold: Fraction, limit: int) -> int | None:
@@ -182,7 +188,7 @@ def _why(request: Request) -> str:
 def _needed(r: Fraction, threshold: Fraction) -> str:
     if r <= 1:
         return ""
-    estimate = math.ceil(math.log(threshold) / math.log1p(float(r - 1)))
+    estimate = math.ceil(estimated(r, threshold))
     exactly = smallest_exponent(r, threshold, estimate + 2) if estimate < 100_000 else None
     return f" ({exactly} would be needed)" if exactly else f" (about {estimate:.3g} would be needed)"
 

@@ -133,6 +133,12 @@ def decimal(number: Fraction, digits: int = 30) -> str:
     return shown(mp.mpf(number.numerator) / number.denominator, mp, digits)
 
 
+def powered(base: Fraction, exponent: int, digits: int = 12) -> str:
+    """base^exponent in decimal. Not by way of the exact power, which may have millions of digits."""
+    mp = context()
+    return shown((mp.mpf(base.numerator) / base.denominator) ** exponent, mp, digits)
+
+
 def shown(value: Any, mp: Any, digits: int = 30) -> str:
     text = mp.nstr(value, digits, strip_zeros=True, min_fixed=-6, max_fixed=digits)
     return text.removesuffix(".0")

@@ -25,7 +25,7 @@ import torch
 import mhc_ref
 from mhc_ref import HYPER_CONNECTIONS, Params
 from properties.explosion.closed_form import Answer, rate, smallest_exponent
-from properties.explosion.composite import Matrix, context, decimal, shown
+from properties.explosion.composite import Matrix, context, decimal, powered, shown
 from properties.explosion.hypothesise import Clock
 from properties.explosion.mixing import fraction
 from properties.explosion.request import Request
@@ -59,7 +59,7 @@ def solve(request: Request, clock: Clock, keep: Callable[[Answer, Dynamic], None
     why = f"tanh is below 1, so a sub-layer of n streams multiplies the largest activation by less than {limit}"
     depth = _least(rate(request, most), goal, request.max_depth)
     if depth is None:
-        end = decimal(rate(request, most) ** request.max_depth, 12)
+        end = powered(rate(request, most), request.max_depth)
         return Answer(
             None,
             None,
@@ -72,9 +72,9 @@ def solve(request: Request, clock: Clock, keep: Callable[[Answer, Dynamic], None
         return Answer(None, None, False, f"{why}; the threshold is too near to that to be decided.")
     sentences = [why]
     if depth > 1:
-        sentences.append(f"{depth - 1} of {most} streams stay below {decimal(rate(request, most) ** (depth - 1), 12)}")
+        sentences.append(f"{depth - 1} of {most} streams stay below {powered(rate(request, most), depth - 1)}")
     if n > 1:
-        sentences.append(f"{depth} of {n - 1} stay below {decimal(rate(request, n - 1) ** depth, 12)}")
+        sentences.append(f"{depth} of {n - 1} stay below {powered(rate(request, n - 1), depth)}")
     clock.stage = "weights and input"
     known = Answer(depth, n, True, f"{'; '.join(sentences)}.")
     for one in _simpler(request, found, clock):

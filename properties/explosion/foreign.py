@@ -56,6 +56,7 @@ def smallest_stack(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answ
     """The first (depth, streams) in lexicographic order at which the threshold was reached.
 
     Raises:
+        properties.target.TargetError: the implementation raised, or returned no matrices.
         ValueError: the implementation accepts no number of streams that may be used.
     """
     stacks: dict[int, Stack] = {}
@@ -66,6 +67,7 @@ def smallest_stack(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answ
         raise ValueError(
             f"{request.target} accepts {mixing.streams} streams; expected some up to {request.max_streams}"
         )
+    mixing.operators(torch.zeros(1, accepted[0], accepted[0], dtype=torch.float64))  # what cannot be called ends here
     for depth, n in itertools.product(range(1, request.max_depth + 1), accepted):
         clock.tick()
         if n not in stacks:

@@ -38,7 +38,7 @@ from typing import Literal
 
 from mhc_ref import Dialect
 from properties.explosion.closed_form import Answer, smallest_exponent
-from properties.explosion.composite import decimal
+from properties.explosion.composite import decimal, powered
 from properties.explosion.request import Request
 from properties.explosion.storage import growth
 
@@ -172,7 +172,7 @@ def _softmax(request: Request) -> Answer | None:
     r = 1 + request.max_streams * eps
     depth = smallest_exponent(r, threshold, request.max_depth)
     if depth is None:
-        reached = f"{request.max_depth} sub-layers reach {decimal(r**request.max_depth, 12)}"
+        reached = f"{request.max_depth} sub-layers reach {powered(r, request.max_depth)}"
         return Answer(None, None, True, f"{why}: {reached} < {decimal(threshold)}.")
     streams = next(n for n in range(1, request.max_streams + 1) if (1 + n * eps) ** depth >= threshold)
     return Answer(depth, streams, True, f"{why}: {decimal(r, 12)} at {request.max_streams} streams.")

@@ -14,7 +14,7 @@ import statistics
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import mhc_ref
 from mhc_ref import PAPER, Mappings, Params
 from properties.explosion.monitor import Monitor
+from properties.printable import message_of
 
 _WARM_UP = 2
 
@@ -110,7 +111,8 @@ def measured(
             torch.cuda.synchronize()
         return now() - began
 
-    path = Path(mkdtemp()) / "monitor.jsonl"
+    folder = TemporaryDirectory()
+    path = Path(folder.name) / "monitor.jsonl"
     seconds: dict[str, list[float]] = {"without": [], "with": [], "every 10": []}
     watched = Monitor(model, path, modules=[HyperConnection], dialect=PAPER, tokens=sampled)
     tenth = Monitor(model, path, modules=[HyperConnection], dialect=PAPER, tokens=sampled, every=10)
@@ -121,24 +123,34 @@ def measured(
                 taken = [step() for _ in range(10 if turn >= _WARM_UP else 1)]
             if turn >= _WARM_UP:
                 seconds[name].append(statistics.fmean(taken))
+    folder.cleanup()
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     added = {name: 100 * (middle[name] / middle["without"] - 1) for name in ("with", "every 10")}
     return {"seconds": middle, "added_percent": added, "rows": len(watched.rows), "left": watched.left}
 
 
 def main(
-    layers: Annotated[int, typer.Option(min=1)] = 12,
-    streams: Annotated[int, typer.Option(min=1)] = 4,
-    width: Annotated[int, typer.Option(min=1)] = 256,
-    tokens: Annotated[int, typer.Option(min=1)] = 512,
-    batch: Annotated[int, typer.Option(min=1)] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="of ten steps each")] = 5,
+    layers: Annotated[int, typer.Option(min=1, max=1000)] = 12,
+    streams: Annotated[int, typer.Option(min=1, max=64)] = 4,
+    width: Annotated[int, typer.Option(min=1, max=16384)] = 256,
+    tokens: Annotated[int, typer.Option(min=1, max=2**20)] = 512,
+    batch: Annotated[int, typer.Option(min=1, max=2**16)] = 1,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="of ten steps each")] = 5,
     sampled: Annotated[int, typer.Option(min=1, help="tokens that the monitor looks at")] = 64,
     device: str = "cpu",
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Measure the overhead of the monitor on a training step."""
-    found = measured(layers, streams, width, tokens, batch, rounds, device, sampled)
+    try:
+        if torch.zeros((), device=device).is_meta:
+            raise RuntimeError("there are no numbers on meta, and nothing takes time there")
+        found = measured(layers, streams, width, tokens, batch, rounds, device, sampled)
+    except (RuntimeError, MemoryError, AssertionError) as error:  # torch's words for a device or a size it cannot have
+        sentence = f"{type(error).__name__}: {message_of(error, 300)}"
+        typer.echo(f"overhead: on {device!r}, {layers} layers of width {width} cannot be run: {sentence}", err=True)
+        if as_json:
+            typer.echo(json.dumps({"error": sentence, "exit": 2}))
+        raise typer.Exit(2) from None
     if as_json:
         typer.echo(json.dumps(found, allow_nan=False))
         return
