@@ -19,10 +19,13 @@ from properties.case import BranchSpec, Case
 from properties.diagnosis import explain_failure, failure, identify, identify_command
 from properties.diagnosis.answers import Predictions, alike, answer
 from properties.diagnosis.circumstances import gradients
+from properties.diagnosis.coefficients import Gates
 from properties.diagnosis.estimate import Estimate
 from properties.diagnosis.exam import forward
+from properties.diagnosis.explanation import Search
 from properties.diagnosis.judge import Judge, Unanswerable
 from properties.diagnosis.projection import Seen, measured, questions
+from properties.diagnosis.reading import Reader, Reading
 from properties.diagnosis.stages import first_bad_stage
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import BadOutput, Frame, View
@@ -258,6 +261,24 @@ def test_an_eps_is_the_shortest_with_which_there_is_a_dialect(
 ) -> None:
     found = measured(dialect, estimate)
     assert (None if found is None else found.denominator_eps) == eps
+
+
+def test_a_change_of_one_field_that_makes_no_dialect_is_not_tried() -> None:
+    """Both dialects exist, and the first with the eps of the second does not."""
+    view = view_of(Projects(right))
+    base, found = LUCIDRAINS, LUCIDRAINS.with_(denominator="add", denominator_eps=1.5)
+    search = Search(view, [], 0, Predictions("compute"), list)
+    assert search.nearest_fields(base, found) == ("", math.inf)
+
+
+def test_a_scale_whose_bar_reaches_0_is_no_scale_of_0() -> None:
+    gates = Gates(Reader(view_of(Reference(PAPER))), Rounding.of(torch.float64))
+    read = gates.read["post"]
+    gates.read["post"] = Reading(read.value, torch.full_like(read.error, 10.0))
+    found = gates.formulas("post")
+    assert found
+    for one in found:
+        PAPER.with_(**one.fields)
 
 
 WEIRD: dict[str, Callable[[Tensor], Tensor]] = {

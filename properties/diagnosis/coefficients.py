@@ -76,8 +76,9 @@ class Gates:
             if size <= 0 or not math.isfinite(size):
                 return None
             scaling = Estimate.around(size, 8 * self.rounding.unit * size + float(read.error[at]) / abs(reach))
-            fields, estimates = {"post": kind, "post_scale": scaling.shortest()}, {"post_scale": scaling}
-            scale, shift = scaling.shortest(), Estimate.below(0.0)
+            scale = scaling.shortest() or size  # a bar that reaches 0 admits what is no scale
+            fields, estimates = {"post": kind, "post_scale": scale}, {"post_scale": scaling}
+            shift = Estimate.below(0.0)
         exact = bounds.squashed(Approx.exact(z), kind, self.rounding)
         exact = bounds.affine(exact, scale, shift.shortest(), self.rounding)
         worst = ratio(value, exact.value, exact.error + read.error)

@@ -22,6 +22,7 @@ from properties.diagnosis.answers import Answer, Predictions, alike, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.composing import compose, orders, remembers
 from properties.diagnosis.estimate import Estimate
+from properties.diagnosis.inference import joined
 from properties.diagnosis.measured import TEMPERATURE, Measured, candidates
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import View
@@ -206,7 +207,7 @@ class Search:
         """Of the other changes of fields that have a name, the one that comes closest, with its worst ratio."""
         outcome, failing = Outcome(), self.failing(base)
         changed = base.difference(found)
-        several = [base.with_(**{name: value}) for name, (_, value) in changed.items()] if len(changed) > 1 else []
+        several = [joined(base, {name: value}) for name, (_, value) in changed.items()] if len(changed) > 1 else []
         named = [CATALOGUE[name].make(base) for name in CATALOGUE if CATALOGUE[name].applies(base)]
         others = [*several, *(one.computed for one in named if type(one) is Deviant)]
         made = [Deviant(base, "other fields", lambda _, other=other: other) for other in others]
