@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -85,12 +85,9 @@ def check(
     from properties.launch import QUIET, launch, most_workers
 
     if not re.fullmatch(r"auto|logical|\d{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
-        raise typer.BadParameter(
-            f"{printable(workers, 60)!r}: expected a number of workers from 0 to {most_workers()}, or auto",
-            param_hint="-n",
-        )
+        _refuse(f"-n {printable(workers, 60)!r}: expected a number of workers from 0 to {most_workers()}, or auto")
     if not report or "\0" in report:
-        raise typer.BadParameter(f"{printable(report, 60)!r}: expected the name of a folder", param_hint="--report")
+        _refuse(f"--report {printable(report, 60)!r}: expected the name of a folder")
     kept = _known_so_far(write_known) if write_known is not None else []
     where = Path(report).absolute()
     arguments = [
@@ -121,10 +118,17 @@ def check(
         outcome = launch(arguments, where)
     status, found = outcome.status, outcome.report
     if write_known is not None and found is not None:
-        status = max(status, _write_known(write_known, found, kept, as_json))
+        lost = _write_known(write_known, found, kept, as_json)
+        status = status or lost
     if as_json:
         typer.echo(json.dumps(found or {"error": "the harness could not run", "exit": status}))
     raise typer.Exit(status)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    """What cannot be done ends the command before it begins."""
+    typer.echo(f"mhc-properties: {sentence}", err=True)
+    raise typer.Exit(2)
 
 
 def _known_so_far(path: str) -> list[Known]:
@@ -134,7 +138,7 @@ def _known_so_far(path: str) -> list[Known]:
     try:
         return load_to_write(path)
     except KnownError as error:
-        raise typer.BadParameter(message_of(error), param_hint="--write-known") from None
+        _refuse(f"--write-known {message_of(error)}")
 
 
 def _write_known(path: str, report: dict[str, Any], kept: list[Known], as_json: bool) -> int:

@@ -156,7 +156,11 @@ class Gathering:
             data = entry(**fields)
             while data:
                 data = data[os.write(self._descriptor, data) :]
-        except OSError:  # its reader makes do with what is there; the run itself does not need it
+        except OSError:  # no room: its reader is told that it knows nothing, and the run itself does not need it
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+                os.lseek(self._descriptor, 0, os.SEEK_SET)
+                os.write(self._descriptor, entry(open=False))
             self._descriptor = None
 
 

@@ -59,7 +59,7 @@ def launch(arguments: Sequence[str], folder: Path) -> Outcome:
         path.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        say(f"--report {printable(str(folder), 200)}: expected a folder that can be written: {why}")
+        say(f"mhc-properties: --report {printable(str(folder), 200)}: expected a folder that can be written: {why}")
         return Outcome(USAGE, None)
     with _journal() as journal:
         status, stopped = 0, ""

@@ -39,6 +39,8 @@ def unwritable(folder: Path) -> str | None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".mhc-properties-"):
             return None
+    except FileExistsError:
+        return "a file is where the folder should be"
     except OSError as error:
         return None if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
     except ValueError as error:  # NUL in a name
