@@ -33,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from properties.device import Device, Timer, device_of
+from properties.printable import message_of, printable
 
 if TYPE_CHECKING:
     from properties.law import Law
@@ -178,22 +179,31 @@ def main(
     impl: Annotated[str, typer.Option(help="TARGET")] = "ref:PAPER",
     law: Annotated[str, typer.Option(help="only laws whose id begins so")] = "",
     dtype: Annotated[str, typer.Option(help="of the state")] = "float32",
-    examples: Annotated[int, typer.Option(help="examples a law")] = 100,
+    examples: Annotated[int, typer.Option(min=1, help="examples a law")] = 100,
     device: Annotated[str, typer.Option(help="where the implementation computes")] = "cpu",
-    deviations: Annotated[int, typer.Option(help="how many deviations to catch; 0: none")] = 50,
+    deviations: Annotated[int, typer.Option(min=0, help="how many deviations to catch; 0: none")] = 50,
     workers: Annotated[bool, typer.Option(help="compare one worker with two")] = True,
 ) -> None:
     """Print the table and the totals."""
     import torch
 
-    from properties.kill import refuse_absent
+    from properties.implementation import dtype_names
+    from properties.kill import refuse_absent, refuse_unknown
     from properties.law import all_laws
     from properties.runner import Profile, Subject
-    from properties.target import resolve
+    from properties.target import TargetError, resolve
 
     torch.set_num_threads(1)
     refuse_absent(device)
-    implementation = resolve(impl)
+    refuse_unknown([], (), [law])
+    try:
+        implementation = resolve(impl)
+    except TargetError as error:
+        raise typer.BadParameter(message_of(error), param_hint="--impl") from None
+    if dtype not in dtype_names(implementation):
+        raise typer.BadParameter(
+            f"{printable(repr(dtype), 60)}: {impl} takes {', '.join(dtype_names(implementation))}", param_hint="--dtype"
+        )
     here, there = (Subject(impl, implementation, getattr(torch, dtype), torch.device(name)) for name in (device, "cpu"))
     profile = Profile(examples, derandomise=True, shrink=False)
     abroad = device != "cpu"
@@ -249,4 +259,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    from properties.kill import run_command
+
+    run_command(main)

@@ -14,15 +14,20 @@ import functools
 import json
 import math
 import multiprocessing
+import sys
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from properties.printable import message_of, printable
+from properties.whole import unwritable, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -295,12 +300,12 @@ def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()
 
     found: list[Task] = []
     for name, deviation in (deviations.CATALOGUE | deviations.HIDDEN).items():
-        if (only and name not in only) or (deviation.needs and device_of(place).lacks(deviation.needs)):
+        if not wanted("deviation", name, only) or (deviation.needs and device_of(place).lacks(deviation.needs)):
             continue
         found.append(Task("deviation", name, *home(name), examples, stop, laws, place))
     for preset in ("PAPER", "DEEPSEEK_V4"):
         for name in controls.CATALOGUE:
-            if only and name not in only:
+            if not wanted("control", name, only):
                 continue
             if controls.CATALOGUE[name].applies(PRESETS[preset]):
                 found += [
@@ -308,6 +313,12 @@ def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()
                     for dtype in dtypes_of(controls.build(name, PRESETS[preset]))
                 ]
     return found
+
+
+def wanted(catalogue: str, name: str, only: Iterable[str]) -> bool:
+    """Whether --only asks for it: by its name, or by "deviation:NAME" or "control:NAME", as two may share a name."""
+    chosen = set(only)
+    return not chosen or name in chosen or f"{catalogue}:{name}" in chosen
 
 
 def dtypes_of(implementation: Implementation) -> list[str]:
@@ -324,10 +335,40 @@ def refuse_unknown(only: list[str], names: Iterable[str], laws: Iterable[str]) -
     known = list(names)
     for one in only:
         if one not in known:
-            raise typer.BadParameter(f"there is no {one!r}{_closest(one, known)}", param_hint="--only")
+            given = printable(repr(one), 200)
+            raise typer.BadParameter(f"there is no {given}{_closest(one, known)}", param_hint="--only")
     for one in laws:
         if not any(law.startswith(one) for law in all_laws()):
-            raise typer.BadParameter(f"no law's id begins with {one!r}{_closest(one, all_laws())}", param_hint="--law")
+            given = printable(repr(one), 200)
+            raise typer.BadParameter(f"no law's id begins with {given}{_closest(one, all_laws())}", param_hint="--law")
+
+
+def refuse_ambiguous(only: Iterable[str], *catalogues: Iterable[str]) -> None:
+    """A name that stands for more than one thing is a usage error."""
+    for one in only:
+        if sum(one in catalogue for catalogue in catalogues) > 1:
+            raise typer.BadParameter(
+                f"{one!r} is a deviation and a control: say deviation:{one} or control:{one}", param_hint="--only"
+            )
+
+
+def refuse_lost(folder: Path, option: str) -> None:
+    """A folder in which nothing could be written is a usage error before the work, not after it."""
+    if (why := unwritable(folder)) is not None:
+        shown = printable(str(folder), 200)
+        raise typer.BadParameter(f"{shown}: expected a folder that can be written: {why}", param_hint=option)
+
+
+def run_command(main: Callable[..., None]) -> None:
+    """Run a command; what it did not foresee exits with 3, as 1 would be a verdict."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        app()
+    except Exception as error:  # Python's own exit status of a traceback is 1
+        traceback.print_exc()
+        typer.echo(f"HARNESS ERROR: {type(error).__name__}: {message_of(error)}", err=True)
+        sys.exit(3)
 
 
 def refuse_absent(device: str) -> None:
@@ -414,13 +455,32 @@ def page(rows: list[Row], place: str = "cpu") -> str:
 
 
 def load(path: Path) -> list[Row]:
-    """The rows of a kill.json; none where there is no such file."""
-    return [Row.from_json(data) for data in json.loads(path.read_text())] if path.is_file() else []
+    """The rows of a kill.json; none where there is no such file.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, list):
+            raise TypeError(f"it holds {type(found).__name__}, not a list")
+        return [Row.from_json(data) for data in found]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        shown = printable(str(path), 200)
+        raise ValueError(f"{shown} is no kill.json: {type(error).__name__}: {message_of(error, 300)}") from None
 
 
 def save(path: Path, rows: list[Row]) -> None:
     """One row a line."""
-    path.write_text("[\n" + ",\n".join(json.dumps(asdict(row)) for row in rows) + "\n]\n")
+    write_whole(path, ("[\n" + ",\n".join(json.dumps(asdict(row)) for row in rows) + "\n]\n").encode())
+
+
+def still_missing(work: Iterable[Task], rows: Iterable[Row]) -> list[Task]:
+    """The tasks of which there is no row: a deviation and a control may share a name."""
+    held = {(row.kind == "control", row.name, row.preset, row.dtype) for row in rows}
+    return [task for task in work if (task.catalogue == "control", task.name, task.preset, task.dtype) not in held]
 
 
 def main(
@@ -428,10 +488,13 @@ def main(
         Path | None,
         typer.Option(help="where kill.md and kill.json go; default: docs, or kill-DEVICE of another device"),
     ] = None,
-    examples: Annotated[int, typer.Option(help="examples a cell")] = 16,
-    jobs: Annotated[int, typer.Option(help="worker processes")] = 2,
+    examples: Annotated[int, typer.Option(min=1, help="examples a cell")] = 16,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="worker processes")] = 2,
     stop: Annotated[bool, typer.Option(help="leave a deviation at its second kill, of another kind")] = False,
-    only: Annotated[list[str] | None, typer.Option(help="only this deviation or control; may be repeated")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="only this deviation or control, [deviation:|control:]NAME; may be repeated"),
+    ] = None,
     law: Annotated[list[str] | None, typer.Option(help="only laws whose id begins so; may be repeated")] = None,
     missing: Annotated[bool, typer.Option(help="only rows that kill.json lacks")] = False,
     device: Annotated[str, typer.Option(help="where the implementations compute")] = "cpu",
@@ -446,7 +509,10 @@ def main(
     from properties.law import all_laws
 
     prefixes = tuple(law or ())
-    refuse_unknown(only or [], [*deviations.CATALOGUE, *deviations.HIDDEN, *CONTROLS], prefixes)
+    wrong = [*deviations.CATALOGUE, *deviations.HIDDEN]
+    named = [*wrong, *CONTROLS, *(f"deviation:{one}" for one in wrong), *(f"control:{one}" for one in CONTROLS)]
+    refuse_unknown(only or [], named, prefixes)
+    refuse_ambiguous(only or [], wrong, CONTROLS)
     refuse_absent(device)
     out = out or Path("docs" if device == "cpu" else f"kill-{device}")
     work = [
@@ -454,17 +520,21 @@ def main(
     ]
     if like is not None and not like.is_file():
         raise typer.BadParameter(f"there is no file {like}", param_hint="--like")
-    # A deviation and a control may share a name.
-    earlier = {row.name: row for row in (load(like) if like else ()) if row.kind != "control"}
-    soonest = {name: tuple(row.cheapest()) for name, row in earlier.items()}
-    work = [replace(task, soonest=soonest.get(task.name, ())) for task in work]
+    if not work:
+        raise typer.BadParameter("nothing is left to be tried", param_hint="--only")
     partial = bool(only or law or missing)
-    known = {row.key: row for row in load(out / "kill.json")} if partial else {}
+    try:
+        before = load(like) if like else []
+        known = {row.key: row for row in load(out / "kill.json")} if partial else {}
+    except ValueError as error:
+        raise typer.BadParameter(message_of(error)) from None
+    earlier = {row.name: row for row in before if row.kind != "control"}
+    soonest = {name: tuple(row.cheapest()) for name, row in earlier.items()}
+    work = [replace(task, soonest=soonest.get(task.name, ()) if task.catalogue == "deviation" else ()) for task in work]
     if missing:
-        held = {(name, preset, dtype) for _, name, preset, dtype in known}
-        work = [task for task in work if (task.name, task.preset, task.dtype) not in held]
+        work = still_missing(work, known.values())
     renewed = {one for one in all_laws() if not prefixes or one.startswith(prefixes)}
-    out.mkdir(parents=True, exist_ok=True)
+    refuse_lost(out, "--out")
     rows = dict(known)
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for done, row in enumerate(pool.imap(row_of, work), 1):
@@ -484,11 +554,11 @@ def main(
                     rows[row.key] = row.renewed(rows[row.key], set(row.killed))
     found = list(rows.values())
     save(out / "kill.json", found)
-    (out / "kill.md").write_text(page(found, device))
+    write_whole(out / "kill.md", page(found, device).encode())
     bad = [row.name for row in found if bool(row.killed) == (row.kind == "control") or row.errors]
     typer.echo(f"{len(found)} rows; to look at: {', '.join(bad) or 'none'}")
     raise typer.Exit(1 if bad else 0)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

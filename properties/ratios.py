@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from properties.kill import DTYPE_ORDER
+from properties.kill import DTYPE_ORDER, run_command
 from properties.printable import message_of, printable
 from properties.report import Line, ReportError, lines_of, read
 
@@ -78,4 +78,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from properties.kill import Bench, Task, chosen_laws, dtypes_of, refuse_unknown
+from properties.kill import Bench, Task, chosen_laws, dtypes_of, refuse_unknown, run_command
 
 PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
 """Those among which the seeds of a control change."""
@@ -74,11 +74,11 @@ def outcome_of(work: Run) -> Outcome:
 
 
 def main(
-    seeds: Annotated[int, typer.Option(help="how many seeds")] = 100,
+    seeds: Annotated[int, typer.Option(min=1, help="how many seeds")] = 100,
     first: Annotated[int, typer.Option(min=0, help="the seed to begin with, where another run ended")] = 0,
-    examples: Annotated[int, typer.Option(help="examples a law and seed")] = 3,
-    jobs: Annotated[int, typer.Option(help="worker processes")] = 2,
-    seconds: Annotated[float, typer.Option(help="begin no run after this time; 0: no limit")] = 0,
+    examples: Annotated[int, typer.Option(min=1, help="examples a law and seed")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="worker processes")] = 2,
+    seconds: Annotated[float, typer.Option(min=0, help="begin no run after this time; 0: no limit")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="only this control; may be repeated")] = None,
     law: Annotated[list[str] | None, typer.Option(help="only laws whose id begins so; may be repeated")] = None,
 ) -> None:
@@ -118,6 +118,9 @@ def main(
         f"{done} of {len(work)} runs, {laws} laws exercised, {tried} examples, {failures} accusations or errors, "
         f"{minutes:.0f} minutes with {jobs} workers"
     )
+    if done and not laws and not failures:
+        typer.echo("nothing was exercised: the chosen laws apply to none of the chosen controls")
+        raise typer.Exit(2)
     raise typer.Exit(1 if failures else 2 if done < len(work) else 0)
 
 
@@ -128,4 +131,4 @@ def _quietly() -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

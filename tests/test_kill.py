@@ -9,7 +9,7 @@ import pytest
 
 from properties.deviations import HIDDEN
 from properties.device import device_of
-from properties.kill import Bench, Kill, Row, Task, home, load, page, row_of, save, tasks
+from properties.kill import Bench, Kill, Row, Task, home, load, page, row_of, save, still_missing, tasks
 from properties.law import all_laws
 
 ROWS = load(Path(__file__).parent.parent / "docs" / "kill.json")
@@ -209,3 +209,27 @@ def test_laws_of_an_earlier_matrix_come_first_and_are_enough() -> None:
     seen = ("mixing.permutations-carry-streams", "block.permutation-limit-carries-streams")
     found = row_of(replace(task, soonest=seen[1:]))
     assert list(found.killed) == found.exercised == list(seen[1:])
+
+
+def test_a_control_and_a_deviation_of_one_name_are_told_apart() -> None:
+    name = "stored-transposed"
+    both = tasks(EXAMPLES, [name], False)
+    assert {task.catalogue for task in both} == {"deviation", "control"}
+    for catalogue in ("deviation", "control"):
+        chosen = tasks(EXAMPLES, [f"{catalogue}:{name}"], False)
+        assert {task.catalogue for task in chosen} == {catalogue}
+        assert chosen == [task for task in both if task.catalogue == catalogue]
+    controls = [
+        row(name=name, kind="control", preset=t.preset, dtype=t.dtype) for t in both if t.catalogue == "control"
+    ]
+    assert [task.catalogue for task in still_missing(both, controls)] == ["deviation"]
+    (wrong,) = (task for task in both if task.catalogue == "deviation")
+    left = still_missing(both, [row(name=name, kind="packing", preset=wrong.preset, dtype=wrong.dtype)])
+    assert left == [task for task in both if task.catalogue == "control"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[3]", '[{"name": "x"}]', "[" * 5000, "\0"])
+def test_a_file_that_is_no_matrix_is_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "kill.json").write_text(text)
+    with pytest.raises(ValueError, match=r"kill\.json is no kill\.json: "):
+        load(tmp_path / "kill.json")

@@ -88,6 +88,43 @@ def test_a_run_that_is_cut_short_says_how_far_it_got() -> None:
     assert "0 of 1 runs, 0 laws exercised, 0 examples, 0 accusations or errors" in result.output
 
 
+@pytest.mark.parametrize(
+    ("main", "options", "hint"),
+    [
+        (kill.main, ["--only", "stored-transposed"], "say deviation:stored-transposed or control:stored-transposed"),
+        (kill.main, ["--jobs", "0"], "--jobs"),
+        (kill.main, ["--examples", "-1"], "--examples"),
+        (kill.main, ["--only", "linear", "--out", "/dev/null/x"], "expected a folder that can be written"),
+        (kill.main, ["--like", __file__], "is no kill.json"),
+        (seeds.main, ["--jobs", "-1"], "--jobs"),
+        (seeds.main, ["--seeds", "0"], "--seeds"),
+        (seeds.main, ["--seconds", "nan"], "--seconds"),
+        (bench.main, ["--impl", "nowhere.py:x"], "there is no file nowhere.py"),
+        (bench.main, ["--dtype", "float7"], "takes float64, float32"),
+        (bench.main, ["--law", "manifolds"], "no law's id begins with 'manifolds'"),
+        (bench.main, ["--examples", "0"], "--examples"),
+    ],
+)
+def test_a_usage_mistake_is_said_before_the_work_and_is_no_verdict(
+    main: Callable[..., None], options: list[str], hint: str
+) -> None:
+    result = CliRunner(env={"COLUMNS": "400"}).invoke(app(main), options)
+    assert result.exit_code == 2, result.output
+    assert hint in result.output
+    assert "Traceback" not in result.output
+
+
+def test_what_nobody_foresaw_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("sys.argv", ["command"])
+    with pytest.raises(SystemExit) as caught:
+        kill.run_command(command)
+    assert caught.value.code == 3
+    assert "HARNESS ERROR: ZeroDivisionError: a fault of ours" in capsys.readouterr().err
+
+
 def app(main: Callable[..., None]) -> typer.Typer:
     """The command."""
     made = typer.Typer()

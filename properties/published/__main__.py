@@ -12,14 +12,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from properties.known import PUBLISHED, Known, write
+from properties.known import PUBLISHED, Known, KnownError, load, write
+from properties.printable import message_of, printable
 from properties.published import ADAPTERS
-from properties.published.table import NOT_YET, Run, explanation, known_entries, page, read, run, today, versions
+from properties.published.table import NOT_YET, Run, explanation, page, read, run, today, versions
 from properties.report import Line
+from properties.whole import unwritable, write_whole
 
 
 def unexplained(line: Line, entries: Sequence[Known]) -> bool:
@@ -44,8 +47,22 @@ def main(words: list[str]) -> int:
     strange = [name for name in given.names if name not in ADAPTERS]
     if strange:
         parser.error(f"there is no published implementation {strange[0]!r}; the names are {', '.join(ADAPTERS)}")
+    if given.jobs < 1:
+        parser.error(f"--jobs {given.jobs}: expected 1 or more")
     names = given.names or list(ADAPTERS)
-    entries = known_entries(given.known)
+    # What could not be written in the end is refused before an hour of work, not after it.
+    places = {"--report": given.report, **({"--out": given.out.absolute().parent} if given.out else {})}
+    if given.write_known:
+        places["--known"] = given.known.absolute().parent
+    for option, place in places.items():
+        if (why := unwritable(place)) is not None:
+            parser.error(f"{option} {printable(str(place), 200)}: expected a folder that can be written: {why}")
+    if given.out and given.out.is_dir():
+        parser.error(f"--out {printable(str(given.out), 200)}: expected the name of a file; this is a folder")
+    try:
+        entries = load(given.known) if given.known.exists() or not given.write_known else []
+    except KnownError as error:
+        parser.error(f"--known {message_of(error)}")
     known = given.known if entries and not given.search else None
     packages = versions([ADAPTERS[name][0] for name in names])
     runs = {name: Run(name, (), NOT_YET) for name in names}
@@ -54,15 +71,14 @@ def main(words: list[str]) -> int:
         started = time.monotonic()
         report = (given.report / name).absolute()
         found = read(name, report) if given.reuse else Run(name, ())
-        if not found.lines:
+        if found.trouble or not found.lines:
             found = run(name, report, known=known, profile=given.profile, seed=given.seed)
         return found, time.monotonic() - started
 
     def show() -> None:
         text = page(list(runs.values()), entries, packages, today(), given.profile)
         if given.out:
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(text, encoding="utf-8")
+            write_whole(given.out, text.encode())
         elif all(one.trouble != NOT_YET for one in runs.values()):
             print(text)
 
@@ -88,4 +104,9 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+    except Exception:  # Python's own exit status of a traceback is 1, which is a verdict here
+        traceback.print_exc()
+        status = 3
+    sys.exit(status)

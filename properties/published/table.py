@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from properties.known import Known, load
+from properties.known import Known
 from properties.law import FAMILIES
 from properties.plugin import QUIET
 from properties.report import Line, ReportError, lines_of
@@ -188,8 +188,3 @@ def today() -> str:
     stamp = os.environ.get("SOURCE_DATE_EPOCH")
     when = datetime.datetime.fromtimestamp(int(stamp), datetime.UTC) if stamp else datetime.datetime.now(datetime.UTC)
     return when.date().isoformat()
-
-
-def known_entries(path: Path) -> list[Known]:
-    """The entries of a file; none where there is no file yet."""
-    return load(path) if path.is_file() else []
