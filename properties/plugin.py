@@ -46,7 +46,8 @@ computes all dialects, so that each dialect in one dtype and each dtype in one o
 
 LAWS = Path(__file__).parent / "laws"
 _LINE = "mhc_properties_line"
-_LAW_ID = re.compile(r"(?:^|/)laws/([a-z]+)(?:_\w+)?\.py::(\1\.[a-z0-9-]+\[.*\])$", re.DOTALL)
+_LAW_ID = re.compile(r"(?:(?:^|/)laws/[a-z]+(?:_\w+)?\.py|^)::([a-z]+\.[a-z0-9-]+\[.*\])$", re.DOTALL)
+"""A node id of a law, also of a file that is named outside of the folder of its project: that one has no path."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -577,7 +578,7 @@ def _subject_of(config: pytest.Config, nodeid: str) -> tuple[Law, Subject] | Non
 
     if not (match := _LAW_ID.search(nodeid)):
         return None
-    name, _, rest = match[2].partition("[")
+    name, _, rest = match[1].partition("[")
     found = (one for one in subjects(config) if f"{one.id}]" == rest)
     subject, law = next(found, None), all_laws().get(name)
     return None if subject is None or law is None else (law, subject)

@@ -251,6 +251,120 @@ def test_a_run_that_exercises_nothing_says_so_and_does_not_exit_0(laws: pytest.P
     assert report(laws)["totals"]["laws_exercised"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--known", "nowhere.toml"], "ERROR: --known there is no file nowhere.toml"),
+        (["--known", "."], "ERROR: --known . is no file; expected one in TOML"),
+        (["--known", "targets.py"], "ERROR: --known targets.py is not TOML: *"),
+        (["--report", ""], "ERROR: --report '': expected the name of a folder"),
+        (["--report", "targets.py"], "ERROR: --report targets.py: expected a folder that can be written: *"),
+        (["--report", "targets.py/x"], "ERROR: --report targets.py/x: expected a folder that can be written: *"),
+        (["--report", "x" * 300], "ERROR: --report x*x: expected a folder that can be written: File name too long"),
+        (["--hypothesis-seed", "abc"], "ERROR: --hypothesis-seed 'abc': expected an integer"),
+        (["-n", "-1"], "ERROR: -n -1: expected a number of workers from 0 to *, or auto"),
+        (["-n", "100000"], "ERROR: -n 100000: expected a number of workers from 0 to *, or auto"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_once_and_in_one_line(
+    laws: pytest.Pytester, options: list[str], said: str
+) -> None:
+    result = verify(laws, "--impl", "targets.py:Right", *options, law="")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert sum(line.startswith("ERROR:") for line in result.errlines) == 1
+    result.stderr.fnmatch_lines([said])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert not (laws.path / ".mhc-properties").exists()
+
+
+def test_the_report_folder_may_hold_no_folder_of_the_name_of_the_report(laws: pytest.Pytester) -> None:
+    (laws.path / "out" / "report.json").mkdir(parents=True)
+    result = verify(laws, "--impl", "targets.py:Right", "--report", "out")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --report out: *: report.json there is a folder"])
+
+
+def test_failures_whose_files_cannot_be_written_are_told_and_fail(laws: pytest.Pytester) -> None:
+    (laws.path / "out").mkdir()
+    (laws.path / "out" / "counterexamples").write_text("a file where the folder should be")
+    result = verify(laws, "--impl", "targets.py:Doubled", "--report", "out")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["Doubled breaks manifold.last-axis-sums *", "*no replay: *could not be written: *"])
+    (one,) = report(laws, "out")["runs"]
+    assert (one["laws"][LAW]["status"], one["laws"][LAW]["counterexample"]) == ("failed", None)
+
+
+def test_a_report_that_is_lost_is_no_verdict_but_what_was_found_is_said(
+    laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("properties.report.write_whole", full)
+    result = verify(laws, "--impl", "targets.py:Doubled")
+    assert result.ret >= 2
+    result.stdout.fnmatch_lines(
+        ["Doubled breaks manifold.last-axis-sums *", "HARNESS ERROR: the report is lost: *No space left on device"]
+    )
+    assert not (laws.path / ".mhc-properties" / "report.json").exists()
+
+
+STRANGE = """
+from targets import Doubled as Wrong
+class Strange(Wrong):
+    def project(self, logits):
+        print("\x1b[2J")
+        return super().project(logits)
+class Raises(Wrong):
+    def project(self, logits):
+        raise ValueError("\x1b]0;title\x07")
+"""
+
+
+def test_no_escape_sequence_of_a_target_reaches_the_terminal_or_a_file(laws: pytest.Pytester) -> None:
+    laws.makepyfile(strange=STRANGE)
+    targets = ("--impl", "strange.py:Strange", "--impl", "strange.py:Raises")
+    result = verify(laws, *targets, "--junitxml", "junit.xml", "-v", "--color=no")
+    assert result.ret == 1
+    written = [(laws.path / name).read_text() for name in ("junit.xml", ".mhc-properties/report.json")]
+    for text in (result.stdout.str(), result.stderr.str(), *written):
+        assert "\x1b" not in text
+        assert "\x07" not in text
+    result.stdout.fnmatch_lines(["*ValueError: *x1b]0;title*"])
+
+
+# -- files of laws ---------------------------------------------------------------------------------------------------
+
+
+def collected(laws: pytest.Pytester, *arguments: str) -> list[str]:
+    options = ("-p", "no:cacheprovider", "--impl", "targets.py:Right", "--collect-only", "-q")
+    result = laws.runpytest_inprocess(*arguments, *options)
+    return [line for line in result.outlines if "::" in line]
+
+
+def test_a_file_of_a_part_of_a_family_has_its_own_laws_where_it_alone_is_named(laws: pytest.Pytester) -> None:
+    own = {law.id for law in family_laws("gradient") if law.module == "properties.laws.gradient_calls"}
+    assert own
+    for arguments in (("--pyargs", "properties.laws.gradient_calls"), (str(plugin.LAWS / "gradient_calls.py"),)):
+        found = collected(laws, *arguments)
+        assert {line.partition("::")[2].partition("[")[0] for line in found} == own
+
+
+@pytest.mark.parametrize("names", [["gradient_calls", "gradient"], ["gradient", "gradient_calls"]])
+def test_beside_its_family_it_adds_no_law_twice(laws: pytest.Pytester, names: list[str]) -> None:
+    found = collected(laws, "--pyargs", *(f"properties.laws.{name}" for name in names))
+    identities = [line.partition("::")[2].partition("[")[0] for line in found]
+    assert sorted(identities) == sorted(law.id for law in family_laws("gradient"))
+
+
+def test_an_id_of_a_law_in_its_own_file_runs(laws: pytest.Pytester) -> None:
+    law = next(law for law in family_laws("gradient") if law.module == "properties.laws.gradient_depth")
+    options = ("-p", "no:cacheprovider", "--impl", "targets.py:Right", "--hypothesis-profile", "ci")
+    for file in ("gradient_depth.py", "gradient.py"):
+        result = laws.runpytest_inprocess(f"{plugin.LAWS / file}::{law.id}[Right-float32-cpu]", *options)
+        assert "1 not applicable" in result.outlines[-1]
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_profiles_are_accepted_and_searched_as_long_as_they_say(
     laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, profile: str

@@ -1,0 +1,313 @@
+"""`mhc-properties check` from outside: targets that end their process, signals, and reports that are not whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from properties.gathering import JOURNAL, Gathering, Journal, entry
+from properties.launch import launch
+from properties.report import SCHEMA, Line, ReportError, exit_code, lines_of, made, nothing_exercised, read, totals
+
+LAW = "manifold.last-axis-sums"
+TARGETS = """
+import ctypes, os, pathlib, signal
+import mhc_ref
+from properties import Implementation
+
+class Right(Implementation):
+    dtypes = ("float32",)
+    def project(self, logits):
+        return mhc_ref.project(logits, self.dialect)
+
+class Doubled(Right):
+    def project(self, logits):
+        return 2 * super().project(logits)
+
+class SaysGood(Right):
+    def project(self, logits):
+        os._exit(0)
+
+class SaysBad(Right):
+    def project(self, logits):
+        os._exit(1)
+
+class Crashes(Right):
+    def project(self, logits):
+        if logits.shape[-1] == 3:
+            ctypes.string_at(0)
+        return super().project(logits)
+
+class Once(Right):
+    def project(self, logits):
+        mark = pathlib.Path("died")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().project(logits)
+
+class Waits(Right):
+    # Whoever reads the pipe hears that a call has begun, and when nobody is left who could be in one.
+    def project(self, logits):
+        pipe = os.open("calls", os.O_WRONLY)
+        os.write(pipe, b"x")
+        signal.pause()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "targets.py").write_text(TARGETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    return tmp_path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "properties.cli", "check", *arguments, "--hypothesis-profile", "ci"]
+
+
+def check(*arguments: str, law: str = LAW) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments, "--law", law), capture_output=True, text=True, check=False, timeout=300)
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / ".mhc-properties" / "report.json").read_text())
+
+
+# -- targets that end the process in which they are called -----------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize(
+    ("target", "ending"),
+    [("SaysGood", "exited with status 0"), ("SaysBad", "exited with status 1"), ("Crashes", "was killed by SIGSEGV")],
+)
+def test_a_crash_that_repeats_is_a_failed_law(folder: Path, target: str, ending: str, workers: str) -> None:
+    done = check(f"targets.py:{target}", "targets.py:Right", "-n", workers)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"{target} breaks {LAW} in float32 on cpu" in done.stdout
+    assert f"project raised ProcessDied: the worker {ending}" in done.stdout
+    found = report(folder)
+    assert (found["complete"], found["totals"]["absent"]) == (True, 0)
+    wrong, sound = (one["laws"][LAW] for one in found["runs"])
+    assert (wrong["status"], sound["status"]) == ("failed", "passed")
+    assert Path(wrong["counterexample"]).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_crash_that_does_not_repeat_is_an_error(folder: Path, workers: str) -> None:
+    done = check("targets.py:Once", "-n", workers, law="manifold.")
+    assert done.returncode >= 2, done.stdout + done.stderr
+    assert "in a process of its own it did not happen again" in done.stdout
+    (run,) = report(folder)["runs"]
+    statuses = [one["status"] for one in run["laws"].values()]
+    assert statuses.count("error") == 1
+    assert statuses.count("passed") > 5
+    assert report(folder)["complete"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [0, 1, 2, 4])
+def test_a_module_that_ends_the_process_leaves_no_verdict(folder: Path, status: int) -> None:
+    (folder / "leaves.py").write_text(f"import os\nos._exit({status})\n")
+    done = check("leaves.py:x", "--json")
+    assert done.returncode >= 2
+    assert f"the process exited with status {status} before it had written its report" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "error": "the harness could not run",
+        "exit": done.returncode,
+    }
+
+
+def test_a_process_that_says_0_without_a_report_is_no_success(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = launch(["--version"], tmp_path)
+    assert (outcome.status, outcome.report) == (3, None)
+    assert "the process exited with status 0 before it had written its report" in capfd.readouterr().err
+
+
+# -- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(folder: Path) -> Iterator[int]:
+    """The reading end of the pipe to which `Waits` writes when it is called."""
+    os.mkfifo(folder / "calls")
+    reader = os.open(folder / "calls", os.O_RDONLY | os.O_NONBLOCK)
+    yield reader
+    os.close(reader)
+
+
+def heard(reader: int, wanted: bytes) -> None:
+    """Wait for a call (b"x"), or for the end of everybody who was in one (b"")."""
+    poll = select.poll()
+    poll.register(reader, select.POLLIN | select.POLLHUP)
+    while True:
+        assert poll.poll(120_000), "nothing was heard"
+        if os.read(reader, 1) == wanted:
+            return
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_stopped_leaves_what_it_found_and_nobody_behind(
+    folder: Path, calls: int, number: signal.Signals, workers: str
+) -> None:
+    arguments = command("targets.py:Doubled", "targets.py:Waits", "--law", "manifold.agrees", "-n", workers)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        heard(calls, b"x")
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=120)
+    heard(calls, b"")
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode >= 2, said
+    if workers == "0":
+        found = report(folder)
+        assert not found["complete"]
+        (run,) = found["runs"]
+        assert run["laws"]["manifold.agrees-with-oracle"]["status"] == "failed"
+        if number != signal.SIGKILL:
+            assert "Doubled breaks manifold.agrees-with-oracle" in said
+
+
+# -- the report ------------------------------------------------------------------------------------------------------
+
+
+def line(law: str = "block.a", status: str = "passed", **more: Any) -> Line:
+    return Line("mine", {}, "float32", "cpu", law, status, **more)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "absent", "code"),
+    [
+        (["passed", "known"], 0, 0),
+        (["passed", "not-applicable"], 0, 0),
+        (["passed", "failed", "error"], 1, 1),
+        (["passed", "error"], 0, 3),
+        (["passed"], 1, 3),
+        (["not-applicable"], 0, 5),
+        ([], 0, 5),
+    ],
+)
+def test_totals_stand_for_an_exit_status(statuses: list[str], absent: int, code: int) -> None:
+    lines = [line(f"block.{number}", status) for number, status in enumerate(statuses)]
+    assert exit_code(totals(lines, len(lines) + absent)) == code
+
+
+def test_a_run_that_exercised_nothing_says_why_in_one_sentence() -> None:
+    lines = [line(f"block.{number}", "not-applicable", reason=f"why {number // 2}") for number in range(9)]
+    said = nothing_exercised(totals(lines, 9))
+    assert said.startswith(
+        "nothing was exercised, so this run says nothing about the implementation: why 0 (2); why 1 (2)"
+    )
+    assert "\n" not in said
+
+
+RUN = '{"runs": [{"implementation": %s, "dialect": {}, "dtype": "b", "device": "c", "laws": {"d": {"status": "%s"}}}]}'
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        ("", "no report"),
+        ("[]", "it holds list"),
+        ("{}", "KeyError"),
+        ('{"runs": [{"laws": 3}]}', "AttributeError"),
+        ('{"runs": 3}', "TypeError"),
+        ('{"schema": "2", "runs": []}', "the schema '2'"),
+        ('{"schema": true, "runs": []}', "the schema True"),
+        ('{"schema": 99, "runs": []}', "of a later version"),
+        ("[" * 100_000, "no report"),
+        (RUN % ('"a"', "e"), "'e'"),
+        (RUN % ("1", "passed"), "string"),
+    ],
+)
+def test_what_is_no_report_is_refused_in_words(tmp_path: Path, content: str, wrong: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(content)
+    with pytest.raises(ReportError, match=wrong):
+        read(path)
+    with pytest.raises(ReportError, match="there is no file"):
+        read(tmp_path)
+
+
+def test_an_earlier_report_is_read_and_what_a_later_one_adds_is_passed_over(tmp_path: Path) -> None:
+    written = made([line(worst_ratio=0.5), line("block.b", "failed", worst_ratio=None)], 2, {})
+    path = tmp_path / "report.json"
+    older = {name: written[name] for name in ("totals", "versions", "runs")}
+    path.write_text(json.dumps(older))
+    assert read(path)["complete"]
+    assert lines_of(read(path)) == lines_of(written)
+    for entry_of in written["runs"][0]["laws"].values():
+        entry_of["more"] = 3
+    path.write_text(json.dumps({**written, "causes": []}))
+    assert (read(path)["schema"], lines_of(read(path))) == (SCHEMA, lines_of(older))
+
+
+def test_a_report_grows_with_every_failure_and_says_that_it_is_not_whole(tmp_path: Path) -> None:
+    gathering = Gathering(tmp_path)
+    gathering.collected = {"a", "b", "c"}
+    gathering.path.write_text("of an earlier run")
+    gathering.begin()
+    assert not gathering.path.exists()
+    gathering.add("a", line("block.a"))
+    gathering.add("b", line("block.b", "failed", worst_ratio=None))
+    found = read(gathering.path)
+    assert (found["complete"], found["totals"]["absent"], len(lines_of(found))) == (False, 1, 2)
+    gathering.add("c", line("block.c"))
+    gathering.write(complete=True)
+    assert (read(gathering.path)["complete"], gathering.whole) == (True, True)
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before_and_says_why(tmp_path: Path) -> None:
+    gathering = Gathering(tmp_path / "file")
+    (tmp_path / "file").write_text("a file where the folder should be")
+    gathering.collected = {"a"}
+    gathering.add("a", line())
+    assert gathering.write(complete=True)["totals"]["passed"] == 1
+    assert "report.json could not be written" in gathering.trouble
+    assert not gathering.whole
+
+
+# -- the journal -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors are handed on")
+def test_the_journal_outlives_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "journal").open("w+b", buffering=0) as file:
+        monkeypatch.setenv(JOURNAL, str(file.fileno()))
+        gathering = Gathering(tmp_path)
+        assert JOURNAL not in os.environ
+        gathering.collected = {"a", "b"}
+        gathering.begin()
+        gathering.began("a")
+        gathering.ended("a", line("block.a", "failed", worst_ratio=None), "a message")
+        gathering.began("b")
+        left = Journal.of((tmp_path / "journal").read_bytes() + b'{"law": "torn')
+        assert (left.open, left.last, left.collected) == (True, "b", 2)
+        assert left.messages == {"a": "a message"}
+        assert left.lines["a"].status == "failed"
+        file.write(entry(law="b", died="was killed by SIGKILL"))
+        monkeypatch.setenv(JOURNAL, str(file.fileno()))
+        again = Gathering(tmp_path)
+        assert again.earlier.deaths == {"b": ["was killed by SIGKILL"]}
+        assert (again.earlier.open, again.earlier.last) == (False, None)
+        again.end()
+        assert not Journal.of((tmp_path / "journal").read_bytes()).open
