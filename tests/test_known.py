@@ -16,6 +16,7 @@ from properties.case import Case
 from properties.counterexample import Counterexample
 from properties.implementation import Implementation
 from properties.known import Known, KnownError, entry_for, load, orphans, verdict_for, write
+from properties.known_file import load_to_write
 from properties.law import all_laws
 from properties.report import Line, runs
 from properties.runner import Profile, Subject, Verdict, examine
@@ -247,3 +248,81 @@ def test_no_file_is_refused_and_an_empty_one_is_fine(tmp_path: Path) -> None:
         load(tmp_path / "known.toml")
     (tmp_path / "known.toml").write_text("")
     assert load(tmp_path / "known.toml") == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe\x00binary",
+        b"x = " + b"[" * 100_000,
+        b"x = " + b"9" * 10_000,
+        b'known = [{law = "\xed\xa0\x80"}]',
+        ENTRY.replace('"e"', '"\\u0000"').encode(),
+        ENTRY.replace('"a.b"', '""').encode(),
+        ENTRY.replace('"a.b"', "{x = 1}").encode(),
+        ENTRY.replace("law", '"\\u001b[31m"').encode(),
+    ],
+)
+def test_whatever_the_file_holds_is_refused_in_one_printable_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "known.toml"
+    path.write_bytes(content)
+    with pytest.raises(KnownError) as caught:
+        load(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(KnownError, match="is no file"):
+        load(tmp_path)
+    if Path("/dev/zero").exists():
+        with pytest.raises(KnownError, match="is no file"):
+            load(Path("/dev/zero"))
+
+
+def test_a_file_beyond_reason_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "known.toml"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(KnownError, match="has 1073741824 bytes"):
+        load(path)
+
+
+def test_many_entries_are_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "known.toml"
+    path.write_text("".join(ENTRY.replace("a.b", f"a.b{number}") for number in range(3000)))
+    assert len(load(path)) == 3000
+
+
+@pytest.mark.parametrize("name", ["", "no-ending", "\0.toml", "file/known.toml", "file.toml", "x" * 300 + ".toml", "."])
+def test_a_file_that_could_not_be_written_is_refused_before_the_run(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("stands where the folder of counterexamples of file.toml should be")
+    with pytest.raises(KnownError):
+        load_to_write(name)
+
+
+def test_a_file_that_is_to_be_written_is_read_first(written: Path, tmp_path: Path) -> None:
+    assert load_to_write(str(written)) == load(written)
+    assert load_to_write(str(tmp_path / "new" / "known.toml")) == []
+    written.write_text("[[known]\n")
+    with pytest.raises(KnownError, match="is not TOML"):
+        load_to_write(str(written))
+
+
+def test_a_disk_that_is_full_leaves_the_file_as_it_was(
+    tmp_path: Path, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = written.read_bytes()
+    verdicts = failures(tmp_path, torch.float64)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("properties.whole.os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(written, verdicts, keep=load(written))
+    assert written.read_bytes() == before
+    assert not [path for path in tmp_path.rglob("*.partial")]
