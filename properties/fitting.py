@@ -71,6 +71,9 @@ MOST = {
 }
 """Integers of a case, and the largest that a law may draw: a larger one would only cost time and memory."""
 
+MOST_TOKENS = MOST["count"]
+MOST_NUMBERS = 2**28
+
 LEAST = {"n": 1, "count": 1, "depth": 1}
 NUMBERS = ("factor", "spread", "corner")
 ORDERS = ("order", "rows", "columns")
@@ -103,23 +106,38 @@ def _sizes(values: dict[str, Any], dialect: Dialect) -> Sizes:
     n = values.get("n")
     if "x" in values:
         tokens, n, channels = _axes("x", values["x"], 3)
+        _small(max(tokens, _count(values)), n, channels)
         return Sizes(tokens, n, channels, _coefficients(n, dialect))
     if "h" in values:
         tokens, channels = _axes("h", values["h"], 2)
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST["n"]:
             raise _Misfit(f"n is {_short(n)}; expected a number of streams from 1 to {MOST['n']}")
+        _small(max(tokens, _count(values)), n, channels)
         return Sizes(tokens, n, channels, _coefficients(n, dialect))
     if "logits" in values and dialect.residual == "permutations":
         tokens, size = _axes("logits", values["logits"], 2)
         n = next((n for n in range(1, 6) if math.factorial(n) == size), None)
         if n is None:
             raise _Misfit(f"logits have {size} coefficients; a mixture of permutations has n! of them, n at most 5")
+        _small(max(tokens, _count(values)), n, n)
         return Sizes(tokens, n, None, size)
     if "logits" in values or "matrix" in values:
         name = "logits" if "logits" in values else "matrix"
         tokens, n, _ = _axes(name, values[name], 3)
+        _small(max(tokens, _count(values)), n, n)
         return Sizes(tokens, n, None, n * n)
     return Sizes(None, None, None, None)
+
+
+def _count(values: dict[str, Any]) -> int:
+    count = values.get("count", 0)
+    return count if isinstance(count, int) else 0
+
+
+def _small(tokens: int, n: int, channels: int) -> None:
+    """What is far larger than any case would only take time and memory, most of all in 50 digits."""
+    if tokens > MOST_TOKENS or tokens * n * channels > MOST_NUMBERS:
+        raise _Misfit(f"{tokens} tokens of {n} x {channels} numbers are far more than any law draws")
 
 
 def _axes(name: str, value: Any, axes: int) -> tuple[int, ...]:

@@ -40,6 +40,9 @@ def identity(target: str, folder: Path) -> str:
     if built_in(target):
         return target
     try:
-        return f"{target}\0{os.path.relpath(Path.cwd(), folder)}"
+        seen: Path | str = os.path.relpath(Path.cwd(), folder)
+    except FileNotFoundError:  # the working folder is gone
+        seen = ""
     except ValueError:  # another drive
-        return f"{target}\0{Path.cwd()}"
+        seen = Path.cwd()
+    return f"{target}\0{seen}"

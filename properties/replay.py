@@ -51,6 +51,7 @@ def replay_file(
     have, a case that does not fit its law) is an ERROR with its cause.
     """
     path = Path(path)
+    shown = printable(str(path))
     if trust and target is not None:
         return Outcome("ERROR", "", f"--trust runs what the file names, and --impl names {target!r}: give one of them")
     from properties.explosion import is_explosion
@@ -62,10 +63,10 @@ def replay_file(
         law = all_laws().get(stored.law)
         if law is None:
             named = printable(repr(stored.law), 200)
-            return Outcome("ERROR", "", f"{path} is about law {named}, which this version does not have")
+            return Outcome("ERROR", "", f"{shown} is about law {named}, which this version does not have")
         if target is None and not trust and not built_in(stored.target):
             return Outcome("ERROR", stored.law, refusal(path, stored.target))
-        chosen = target or stored.target
+        chosen = stored.target if target is None else target  # an empty --impl is no leave to run what the file names
         if isolate and chosen.startswith("proc:"):
             return Outcome("ERROR", stored.law, "--isolate has no effect: what proc: starts is a process of its own")
         implementation = (isolated if isolate else resolve)(chosen, dialect or stored.dialect_option)
@@ -91,12 +92,13 @@ def _tried(
     option: str | None,
 ) -> Outcome:
     """The verdict on a stored case."""
+    shown = printable(str(path))
     place = torch.device(device or stored.device)
     if (missing := device_of(place).missing()) is not None:
         return Outcome(
             "ERROR",
             stored.law,
-            f"{path} was found on {stored.device}; there is {missing} here (--device cpu tries it without)",
+            f"{shown} was found on {stored.device}; there is {missing} here (--device cpu tries it without)",
         )
     subject = Subject(target, implementation, getattr(torch, stored.dtype), place, option)
     changed = stored.dialect.difference(implementation.dialect)
@@ -106,12 +108,12 @@ def _tried(
         return Outcome("ERROR", law.id, f"{law.id} does not apply to {implementation.name}: {inapplicable}{note}")
     try:
         if (reason := unfit(law, subject, stored.case)) is not None:
-            return Outcome("ERROR", law.id, f"{path}: {reason}{note}")
+            return Outcome("ERROR", law.id, f"{shown}: {reason}{note}")
         trial = try_stored(law, subject, stored.case)
     except LawBroken as broken:
         return Outcome("FAILED", law.id, explain(law, subject, stored.case, broken, path) + note, _finite(broken.ratio))
     except MissingValue as missing:
-        return Outcome("ERROR", law.id, f"{path}: {law.id} now reads {missing.value}: {missing}{note}")
+        return Outcome("ERROR", law.id, f"{shown}: {law.id} now reads {missing.value}: {missing}{note}")
     except Exception as error:  # a case that the law cannot digest is a harness error, not a verdict
         return Outcome(
             "ERROR", law.id, f"the law could not be tried: {type(error).__name__}: {message_of(error)}{note}"
@@ -136,7 +138,7 @@ def _explosion(
         idle = [option for option, given in without if given]
         if idle:
             kind = explosion.request.family
-            reason = f"{path} is an explosion of family {kind}, whose gain is computed on the CPU"
+            reason = f"{printable(str(path))} is an explosion of family {kind}, whose gain is computed on the CPU"
             reason += "" if kind == "target" else " from the file alone"
             return Outcome("ERROR", "explosion", f"{reason}: {' and '.join(idle)} would have no effect, leave it out")
         found = replay(path, target=target, trust=trust, isolate=isolate)

@@ -33,6 +33,9 @@ SCHEMA = 2
 LARGEST = 2**29
 """Bytes: no larger file is read. The largest counterexample that the laws can draw has a few million."""
 
+LONGEST = 2**26
+"""Bytes of a header: JSON takes many times its length in memory."""
+
 DEEPEST = 60
 """Levels of nesting that a header may have."""
 
@@ -86,6 +89,8 @@ def read(path: Path) -> Sealed:
         length = int.from_bytes(whole[:8], "little")
         if len(whole) < 8 or length > len(whole) - 8:
             raise ValueError(f"it has {len(whole)} bytes, its header should have {length}")
+        if length > LONGEST:
+            raise ValueError(f"its header has more than {LONGEST >> 20} MiB")
         header = parsed(whole[8 : 8 + length].decode("utf-8"))
         metadata: object = cast("dict[str, Any]", header).get("__metadata__", {}) if isinstance(header, dict) else None
         if not isinstance(metadata, dict) or any(not isinstance(one, str) for one in metadata.values()):  # pyright: ignore[reportUnknownVariableType]

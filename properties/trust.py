@@ -51,14 +51,14 @@ def _deed(target: str) -> str:
 def replay_line(path: Path, target: str = "") -> str:
     """The command that tries a stored file again, on the same target where one is given, as one line for a shell."""
     given = [f"--impl={target}"] if target.startswith("-") else ["--impl", target]
-    return shlex.join(["mhc-properties", "replay", _shown(path), *(given if target else [])])
+    return printable(shlex.join(["mhc-properties", "replay", _shown(path), *(given if target else [])]), 10_000)
 
 
 def _shown(path: Path) -> str:
     """The path from the folder in which this runs where it lies below it: there, targets are looked for too."""
     try:
         below = os.path.relpath(path)
-    except ValueError:  # another drive
+    except (ValueError, OSError):  # another drive, or the working folder is gone
         return str(path)
     if below.startswith(os.pardir):
         return str(path)

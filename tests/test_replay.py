@@ -154,6 +154,19 @@ def test_with_trust_or_a_target_of_ones_own_it_is_tried(folder: Path) -> None:
     assert "--trust runs what the file names, and --impl names 'mine.py:Right': give one of them" in output
 
 
+def test_an_empty_target_is_no_leave_to_run_what_the_file_names(folder: Path) -> None:
+    """As `--impl "$UNSET"` gives it."""
+    code, output = run("replay", str(stored(folder / "case.safetensors", "mine.py:Doubled")), "--impl", "")
+    assert (code, "'' names no implementation" in output) == (2, True)
+    assert not (folder / "ran").exists()
+
+
+def test_a_name_that_steers_a_terminal_is_escaped(folder: Path) -> None:
+    path = stored(folder / "\x1b[31mred.safetensors", "mine.py:Doubled")
+    for options in ((), ("--impl", "mine.py:Doubled"), ("--impl", "ref")):
+        assert "\x1b" not in run("replay", str(path), *options)[1]
+
+
 def test_a_built_in_target_is_run_unasked(folder: Path) -> None:
     assert replay_file(stored(folder / "case.safetensors", "ref:PAPER")).status == "FIXED"
     wrong = stored(folder / "wrong.safetensors", "deviation:no-such-deviation")
@@ -215,6 +228,8 @@ def test_to_load_an_explosion_of_a_target_runs_nothing(exploding: Path) -> None:
 
 
 def test_an_explosion_of_a_target_is_tried_on_the_one_that_is_given(exploding: Path) -> None:
+    assert run("replay", str(exploding), "--impl", "")[0] == 2
+    assert not (exploding.parent / "ran").exists()
     assert run("replay", str(exploding), "--trust")[0] == 1
     assert run("replay", str(exploding), "--impl", "broken.py:Broken")[0] == 1
     code, output = run("replay", str(exploding), "--impl", "ref:PAPER")
@@ -525,6 +540,11 @@ class Narrow(Reference):
             "logits is in float64; expected float32 for a state in float32",
         ),
         ("block.permutation-limit-carries-streams", Case(x=BIG[..., :9], order=(0, 1)), "takes multiples of 64"),
+        (
+            SUMS,
+            Case(logits=torch.zeros(2**20, 2, 2)),
+            "1048576 tokens of 2 x 2 numbers are far more than any law draws",
+        ),
         ("block.permutation-limit-carries-streams", Case(x=BIG + 1e-20, order=(0, 1)), "declares least_scale = 1e-06"),
         (
             "block.permutation-limit-carries-streams",

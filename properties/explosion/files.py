@@ -195,7 +195,7 @@ def replay(path: str | Path, *, target: str | None = None, trust: bool = False, 
     if asked.family == "target":
         if target is None and not trust and not built_in(asked.target):
             raise ExplosionFileError(refusal(Path(path), asked.target))
-        asked = dataclasses.replace(asked, target=target or asked.target)
+        asked = dataclasses.replace(asked, target=asked.target if target is None else target)
         try:
             operators = mixing_of(asked, _resolver(isolate)).exact(tensor(explosion.logits))
         except ValueError as error:
