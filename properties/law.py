@@ -60,7 +60,8 @@ class Law:
         stage: see `Stage`.
         needs: methods of the implementation that it calls.
         applies: which dialects it holds for.
-        blind: names of wrong implementations that it cannot see, as a warning to the reader.
+        blind: deviations of the catalogue that it cannot see, as a warning to the reader; each is tried by
+            tests/test_blindness.py.
         cases: the strategy for one example, given what the implementation accepts.
         check: raises `LawBroken` where the law is broken.
         least_streams: the smallest n at which it says anything.

@@ -19,6 +19,7 @@ from properties.case import BranchSpec, Case
 from properties.faults import HarnessError
 from properties.implementation import Reference
 from properties.law import all_laws
+from properties.laws.coefficients import coefficients
 from properties.runner import Profile, Subject, Verdict, examine, explain, try_case
 from properties.trial import ContractBroken, LawBroken, Trial
 from properties.truth import ExactTruth, FloatTruth
@@ -327,3 +328,15 @@ def test_logits_known_as_badly_as_those_of_wide_states_have_a_bound_that_is_a_nu
     assert (found.error >= 0).all()
     assert (found.line >= 0).all()
     assert (found.entry >= 0).all()
+
+
+@pytest.mark.parametrize("title", ["DEEPSEEK_V4", "LUCIDRAINS", "PAPER"])
+def test_the_bounds_of_the_mappings_of_a_wide_state_are_numbers(title: str) -> None:
+    dialect, (n, channels) = PRESETS[title], (4, 65536)
+    generator = torch.Generator().manual_seed(0)
+    shape = (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + n * n)
+    phi = torch.randn(shape, generator=generator) / math.sqrt(shape[0])
+    params = Params(phi, torch.randn(2 * n + n * n, generator=generator), torch.ones(3))
+    state = Approx.exact(torch.randn(1, n, channels, generator=generator))
+    found = coefficients(state, params, dialect, Rounding.of(torch.float32))
+    assert all((part.error >= 0).all() for part in found.parts().values())

@@ -190,7 +190,7 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     stage="state",
     needs=("mappings",),
     cases=lambda s: coefficient_cases(s, most=5),
-    blind=("h-res-transposed", "bias-dropped"),
+    blind=("h-res-transposed",),
 )
 def tokens_are_independent(trial: Trial, case: Case) -> None:
     """A token's mappings do not depend on the other tokens, nor on their order or number.

@@ -76,7 +76,6 @@ def constant(x: Tensor) -> BranchSpec:
     stage="state",
     needs=("block",),
     cases=floods,
-    blind=("tokens-above-64-unwritten",),
     by_streams=False,
     cost=7,
 )
@@ -133,7 +132,6 @@ def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     needs=("block",),
     cases=summed_floods,
     capability="batch_invariant",
-    blind=("h-res-transposed", "one-iteration"),
     by_streams=False,
     cost=7,
 )
@@ -168,7 +166,6 @@ def batches_do_not_change_bits(trial: Trial, case: Case) -> None:
     needs=("mappings",),
     cases=lambda s: coefficient_cases(s, most=4),
     feature="accelerator",
-    blind=("h-res-transposed", "one-iteration"),
 )
 def mappings_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
     """The mappings on the device and on the CPU differ by what the bounds of the two allow together.
@@ -194,7 +191,6 @@ def mappings_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
     needs=("block",),
     cases=lambda s: block_cases(s, most=4, scales=SIZES, kinds=FIXED),
     feature="accelerator",
-    blind=("h-res-transposed", "one-iteration"),
 )
 def blocks_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
     """A block on the device and on the CPU differ by what the bounds of the two allow together.

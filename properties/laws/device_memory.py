@@ -168,7 +168,6 @@ def far_cases(draw: DrawFn, setting: Setting) -> Case:
     in_process=True,
     feature="giants",
     giants=2,
-    blind=("h-res-transposed", "one-iteration"),
 )
 def distant_tokens_are_read_where_they_lie(trial: Trial, case: Case) -> None:
     """Tokens whose elements lie beyond 2^31 in their storage pass a block like contiguous copies.
@@ -209,7 +208,6 @@ def giant_projections(draw: DrawFn, setting: Setting) -> Case:
     in_process=True,
     feature="giants",
     giants=8,
-    blind=("h-res-transposed", "one-iteration"),
 )
 def distant_matrices_are_written_where_they_lie(trial: Trial, case: Case) -> None:
     """Of a batch whose entries number more than 2^31, the last matrices are projected like the first.

@@ -53,7 +53,6 @@ def others(params: Params) -> Params:
     most=6,
     in_process=True,
     feature="graphs",
-    blind=("h-res-transposed", "one-iteration"),
 )
 def graphs_replay_new_inputs(trial: Trial, case: Case) -> None:
     """A block that was captured once is, when it is replayed, the block of what its inputs hold by then.
@@ -98,7 +97,6 @@ def graphs_replay_new_inputs(trial: Trial, case: Case) -> None:
     most=6,
     in_process=True,
     feature="streams",
-    blind=("h-res-transposed", "one-iteration"),
 )
 def work_is_queued_on_the_current_stream(trial: Trial, case: Case) -> None:
     """On a stream of its own, a block waits for inputs that are written there just before.
@@ -136,7 +134,6 @@ def work_is_queued_on_the_current_stream(trial: Trial, case: Case) -> None:
     most=2,  # the inductor takes 20 seconds for the 40 divisions of PAPER
     in_process=True,
     thorough="a compilation takes a second",
-    blind=("h-res-transposed", "one-iteration"),
 )
 def compiled_blocks_are_the_same(trial: Trial, case: Case) -> None:
     """A block under torch.compile is the block, for the inputs it was compiled with and for others.

@@ -112,7 +112,6 @@ def flooding_mixtures(draw: DrawFn, setting: Setting) -> Case:
     stage="state",
     needs=("post",),
     cases=flooding_mixtures,
-    blind=("tokens-above-64-unwritten",),
     by_streams=False,
     cost=7,
 )

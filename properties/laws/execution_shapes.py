@@ -72,7 +72,7 @@ def scattered(params: Params) -> Params:
     cases=lambda s: projection_cases(s, patterns=MODERATE, most=4),
     applies=depends_on_logits,
     capability="strided",
-    blind=("h-res-transposed", "one-iteration"),
+    blind=("h-res-transposed",),
 )
 def projection_does_not_see_strides(trial: Trial, case: Case) -> None:
     """Transposed, sliced and expanded views of logits are projected like contiguous copies.

@@ -217,7 +217,6 @@ def pre_is_the_weighted_sum(trial: Trial, case: Case) -> None:
     cases=lambda s: mixing_cases(s, least_n=2),
     applies=sinkhorn,
     least_streams=2,
-    blind=(),
 )
 def exact_side_is_conserved(trial: Trial, case: Case) -> None:
     """Identical streams stay what they are where rows of A are exact; the sum over streams stays where columns are.
@@ -255,7 +254,6 @@ def exact_side_is_conserved(trial: Trial, case: Case) -> None:
     needs=("project", "post"),
     cases=mixing_cases,
     applies=all_of(stochastic, normalised),
-    blind=(),
 )
 def mixing_does_not_expand(trial: Trial, case: Case) -> None:
     """Where rows of A are exact no channel leaves the range of its streams; where columns are, no channel's absolute
