@@ -67,7 +67,7 @@ def called(device: torch.device) -> Generator[None]:
 
 
 class Chance:
-    """The global generators of `random` and `numpy.random` as a target finds them in life: each call moves them on.
+    """The global generators of `random` and `numpy.random` as a target finds them in life: every example finds others.
 
     Hypothesis seeds both anew for every example, and a fault that comes by chance from one of them would then come
     always or never. That of torch is left alone by Hypothesis, and nothing of ours draws from any of the three.
@@ -75,32 +75,23 @@ class Chance:
 
     def __init__(self) -> None:
         """As they are now, so this has to be made outside of Hypothesis."""
-        self._state = _drawn()
+        self._state = random.getstate()
+        # the state of numpy is slow to read and to write; its seeds come from it, and it has moved on by that
+        self._seeds = random.Random(int(np.random.randint(2**31)))
 
     @contextmanager
     def lived(self) -> Generator[None]:
-        """Around one example: the generators go on where the last one left them; afterwards they are Hypothesis's."""
-        outside = _drawn()
-        _draw_from(self._state)
+        """Around one example: the generator of Python goes on where the last example left it, that of numpy begins
+        anywhere. Afterwards Hypothesis puts its own states back."""
+        outside = random.getstate()
+        random.setstate(self._state)
+        np.random.seed(self._seeds.getrandbits(32))
         try:
             yield
         finally:
-            self._state = _drawn()
-            _draw_from(outside)
+            self._state = random.getstate()
+            random.setstate(outside)
 
     def keep(self) -> None:
         """Leave them moved on, so that the next law does not see the same chances again."""
-        _draw_from(self._state)
-
-
-_State = tuple[object, object]
-
-
-def _drawn() -> _State:
-    return random.getstate(), np.random.get_state()
-
-
-def _draw_from(state: _State) -> None:
-    ours, numpys = state
-    random.setstate(ours)  # pyright: ignore[reportArgumentType]
-    np.random.set_state(numpys)  # pyright: ignore[reportArgumentType]
+        random.setstate(self._state)

@@ -204,14 +204,17 @@ def test_what_is_drawn_does_not_depend_on_what_a_target_draws(tmp_path: Path) ->
 
 def test_an_example_leaves_the_generators_as_hypothesis_set_them() -> None:
     chance = Chance()
-    found: list[tuple[float, float]] = []
+    found: list[float] = []
 
     @settings(max_examples=3, database=None)
     @given(st.integers())
     def example(_: int) -> None:
         with chance.lived():
             random.random()
-        found.append((random.random(), np.random.random()))
+            np.random.random()
+        found.append(random.random())
 
+    before = np.random.get_state()[1].tolist()  # pyright: ignore
     example()
     assert len(set(found)) == 1
+    assert np.random.get_state()[1].tolist() == before  # pyright: ignore
