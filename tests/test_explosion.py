@@ -238,6 +238,11 @@ def test_smallest_exponent_agrees_with_counting():
         assert counted == 1 or smallest_exponent(rate, goal, counted - 1) is None
 
 
+def test_numbers_of_numpy_are_numbers():
+    found = find_minimal("residual", np.float64(1.21), branch_bound=np.float64(0.1))
+    assert found.depth == 2
+
+
 def test_a_threshold_that_is_barely_above_one_is_counted_exactly():
     """In floats 1 + 1e-20 is 1, and so is its logarithm 0."""
     rate, goal = 1 + Fraction(1, 10**20), 1 + Fraction(5, 10**20)

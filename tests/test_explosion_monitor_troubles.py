@@ -22,6 +22,7 @@ from torch import nn
 
 from mhc_ref import PAPER
 from properties.explosion import Monitor
+from properties.explosion.emissions import KNOWN
 from properties.explosion.gains_file import GainsFile
 from properties.explosion.overhead import Decoder, HyperConnection
 
@@ -443,7 +444,7 @@ def test_a_model_that_keeps_its_monitor_can_be_copied():
 
 
 class Constrained(nn.Module):
-    """Keeps its projection as a method of its class; known by the name of its class."""
+    """Keeps its projection as a method of its class."""
 
     num_residual_streams = 2
 
@@ -454,11 +455,13 @@ class Constrained(nn.Module):
         return self.residual_mix_constraint_fn(torch.zeros(len(x) // 2, 2, 2))
 
 
-Constrained.__name__ = "ManifoldConstrainedHyperConnections"
+def constrained():
+    """Known by the name of its class."""
+    return type("ManifoldConstrainedHyperConnections", (Constrained,), {})()
 
 
 def test_a_watched_function_is_put_back_where_it_was():
-    model = nn.Sequential(Constrained())
+    model = nn.Sequential(constrained())
     with Monitor(model) as monitor:
         model(torch.ones(4, 3))
     assert [row["layer_forward_gain"] for row in monitor.rows] == [1]
@@ -479,6 +482,28 @@ def _run(call, model=None):
 
 
 SEEN, MISSED = ([(0, 1.25), (1, 1.5625)], False), ([], True)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_of_a_model_whose_function_is_watched_calls_the_function(how, monkeypatch):
+    monkeypatch.setitem(KNOWN, "Constrained", KNOWN["ManifoldConstrainedHyperConnections"])
+    model = nn.Sequential(Constrained())
+    with Monitor(model) as monitor:
+        other = how(model)
+        assert b"properties.explosion" not in pickle.dumps(model)
+        assert torch.equal(other(torch.ones(4, 3)), torch.full((2, 2, 2), 0.5))
+        assert monitor.step == 0
+    assert torch.equal(other(torch.ones(4, 3)), torch.full((2, 2, 2), 0.5))
+
+
+def test_a_watched_function_is_compiled_as_if_nobody_watched(monkeypatch):
+    monkeypatch.setitem(KNOWN, "Constrained", KNOWN["ManifoldConstrainedHyperConnections"])
+    torch._dynamo.reset()
+    model = nn.Sequential(Constrained())
+    with Monitor(model) as monitor:
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(torch.ones(4, 3)), torch.full((2, 2, 2), 0.5))
+    assert (monitor.rows, monitor.troubles) == ([], 1)
 
 
 def test_a_model_that_is_called_in_other_ways_runs_on():

@@ -216,7 +216,7 @@ def exact(number: Number, name: str) -> Fraction:
         far = exponent is not None and abs(int(exponent[1])) > 2 * LARGEST  # 1e999999999 has a billion digits
         if isinstance(number, bool):
             raise ValueError
-        value = Fraction(0 if far else repr(number) if isinstance(number, float) else number)
+        value = Fraction(0 if far else float.__repr__(number) if isinstance(number, float) else number)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise ValueError(f"{name} is {number!r}; expected a finite decimal number such as 100, 0.05 or 1e3") from None
     if far or (value and not Fraction(1, 10**LARGEST) <= abs(value) <= 10**LARGEST):

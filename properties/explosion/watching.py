@@ -36,7 +36,7 @@ class Hook:
 
 
 class Watched:
-    """A function whose result is shown to `seen`. A copy, or a pickle, is the function alone."""
+    """A function whose result is shown to `seen`. A copy or a pickle calls the function, and shows it to nobody."""
 
     def __init__(self, function: Callable[..., Any], seen: Callable[[Any], None]) -> None:
         functools.update_wrapper(self, function, updated=())
@@ -56,8 +56,4 @@ class Watched:
         return copy.deepcopy(self.function, memo)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _itself, (self.function,)
-
-
-def _itself(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
+        return functools.partial, (self.function,)  # which names nothing of this package either
