@@ -314,10 +314,11 @@ class ArrayAdapter(Implementation):
         """
         settings: dict[str, Any] = {}
         if self._tune is not None:
+            tune = self._tune
             try:
-                settings = answered(lambda: self._tune(self.dialect))  # pyright: ignore[reportOptionalCall]
+                settings = answered(lambda: tune(self.dialect))
             except TargetFault as fault:
-                raise AdapterError(f"from_arrays: tune raised {fault} for the declared dialect") from fault.error
+                raise AdapterError(f"from_arrays: tune raised {fault} for {self.dialect}") from fault.error
         function = self.functions[name]
 
         def run(*moving: Tensor) -> Parts:

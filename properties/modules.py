@@ -145,7 +145,7 @@ class ModuleAdapter(Implementation):
 
     def forget(self) -> None:
         """Make every module anew from here on."""
-        self._modules: OrderedDict[tuple[int, int, torch.device, torch.dtype], nn.Module] = OrderedDict()
+        self._modules: OrderedDict[tuple[int, int, torch.device, torch.dtype], _Called] = OrderedDict()
 
     def tuned(self, **fields: Any) -> Implementation:
         if self._tune is None or set(fields) - self.tunable:
@@ -169,18 +169,27 @@ class ModuleAdapter(Implementation):
         Raises:
             AdapterError: `make` gives none, or it cannot be had there.
         """
+        return self._called(n, channels, place, dtype).module
+
+    def _called(self, n: int, channels: int, place: torch.device, dtype: torch.dtype) -> _Called:
         key = (n, channels, place, dtype)
         if key not in self._modules:
             # Whatever mode a law is in, a module is made as its author makes it.
             with torch.inference_mode(False), torch.enable_grad():
-                self._modules[key] = self._placed(self._made(n, channels), place, dtype)
+                self._modules[key] = _Called(self._placed(self._made(n, channels), place, dtype), self._call)
             while len(self._modules) > _KEPT:
                 self._modules.popitem(last=False)
         self._modules.move_to_end(key)
         return self._modules[key]
 
     def _made(self, n: int, channels: int) -> nn.Module:
-        settings = {} if self._tune is None else self._tune(self.dialect)
+        settings: dict[str, Any] = {}
+        if self._tune is not None:
+            tune = self._tune
+            try:
+                settings = answered(lambda: tune(self.dialect))
+            except TargetFault as fault:
+                raise AdapterError(f"from_module: tune raised {fault} for {self.dialect}") from fault.error
         try:
             module: Any = answered(lambda: self._make(n, channels, **settings))
         except TargetFault as fault:
@@ -244,11 +253,12 @@ class ModuleAdapter(Implementation):
         """
         if params.norm_weight is not None and not self.naming.norm_weight:
             raise AdapterError("Params.norm_weight is given; no parameter of the module is named for it")
-        module = self.module(x.shape[-2], x.shape[-1], x.device, params.phi.dtype)
+        called = self._called(x.shape[-2], x.shape[-1], x.device, params.phi.dtype)
+        module = called.module
         weights = {f"module.{name}": value for name, value in self.naming.weights(params, module).items()}
         try:
             # Untied: what is one parameter under two names is two attributes, each with its own value.
-            return functional_call(_Called(module, self._call), weights, (x, *rest), tie_weights=False)
+            return functional_call(called, weights, (x, *rest), tie_weights=False)
         except (HarnessError, Interrupted):
             raise
         except BaseException as error:  # strangers raise anything

@@ -17,9 +17,11 @@ from mhc_ref import PAPER, Params
 from properties.case import BranchSpec
 from properties.faults import AdapterError
 from properties.implementation import Implementation
+from properties.isolation import isolated
 from properties.law import all_laws
 from properties.modules import from_module
 from properties.runner import HarnessError, Profile, Subject, Verdict, examine
+from properties.target import TargetError, resolve
 
 NAMES = {"phi": "phi", "bias": "bias", "alpha": "alpha"}
 
@@ -474,9 +476,27 @@ def returning(what: Callable[[Any], Any]) -> type[Plain]:
             r"calling Plain\(x\) raised TypeError: .*not in its own code",
         ),
         (Dropping, {}, r"Dropping is in training mode and draws random numbers there, .*module\.eval\(\)"),
+        (
+            Plain,
+            {"tune": lambda dialect: {"steps": dialect.steps}},
+            "tune raised AttributeError: .*'steps' for Dialect",
+        ),
+        (Plain, {"tune": lambda dialect: {"steps": 3}}, r"make\(2, 2\) raised TypeError: .*'steps'"),
         (lambda n, channels: nn.Module(), {}, r"Module has no parameter 'phi'; it has none"),
     ],
-    ids=["four", "other names", "one tensor", "no res", "a block", "no block", "call", "dropout", "empty"],
+    ids=[
+        "four",
+        "other names",
+        "one tensor",
+        "no res",
+        "a block",
+        "no block",
+        "call",
+        "dropout",
+        "tune",
+        "settings",
+        "empty",
+    ],
 )
 def test_what_does_not_fit_is_refused_with_what_to_declare(make: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(AdapterError, match=message):
@@ -612,3 +632,47 @@ def test_making_an_adapter_draws_nothing_from_the_global_generator() -> None:
         dialect=PAPER,
     )
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.slow
+def test_what_the_adapter_cannot_do_is_an_error_of_the_harness_in_another_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wide.py").write_text(WIDE)
+    monkeypatch.chdir(tmp_path)
+    target = isolated("wide.py:target")
+    with pytest.raises(HarnessError, match=r"make\(\d, \d+\) raised ValueError: too wide"):
+        verdict(target, "coefficients.agrees-with-oracle", tmp_path)
+
+
+def test_what_an_adapter_refuses_while_a_file_is_imported_is_said_of_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wide.py").write_text(WIDE.replace("channels > 3", "channels > 1"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        TargetError, match=r"wide\.py:target: importing wide\.py raised AdapterError: from_module: make\(2, 2\)"
+    ):
+        resolve("wide.py:target")
+
+
+WIDE = """
+import torch
+import mhc_ref
+from mhc_ref import PAPER, Params
+from properties.modules import from_module
+
+class Plain(torch.nn.Module):
+    def __init__(self, n, channels):
+        super().__init__()
+        if channels > 3:
+            raise ValueError("too wide")
+        self.phi = torch.nn.Parameter(torch.zeros(n * channels, 2 * n + n * n))
+        self.bias = torch.nn.Parameter(torch.zeros(2 * n + n * n))
+        self.alpha = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return mhc_ref.mappings(x, Params(self.phi, self.bias, self.alpha), PAPER)
+
+target = from_module(Plain, {"phi": "phi", "bias": "bias", "alpha": "alpha"}, dialect=PAPER)
+"""
