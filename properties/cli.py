@@ -247,17 +247,31 @@ def verify(as_json: JsonOption = False) -> None:
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    if "check" not in sys.argv[1:2]:  # which starts the laws in another process, and needs no torch in this one
+    """Entry point of the console script.
+
+    A target can end the process in which it is called, with any exit status. So the commands that call one of
+    somebody else do so in another process than the one that answers for them (`properties.launch`).
+    """
+    from properties.launch import answering, answers_for, calls_a_stranger
+
+    words = sys.argv[1:]
+    if calls_a_stranger(words) and (status := answers_for(words)) is not None:
+        raise SystemExit(status)
+    if words[:1] != ["check"]:  # which needs no torch in this process
         from properties.explosion.command import register
 
         register(app)
+    with answering():
+        _run()
+
+
+def _run() -> None:
     try:
-        app()
+        app(prog_name="mhc-properties")
     except Exception as error:  # exit 1 is the verdict that a law failed, and Python's own for a traceback
         if not isinstance(error, HarnessError):  # which says all there is to say
             traceback.print_exc()
-        typer.echo(f"HARNESS ERROR: {type(error).__name__}: {error}", err=True)
+        typer.echo(f"HARNESS ERROR: {type(error).__name__}: {message_of(error)}", err=True)
         raise SystemExit(HARNESS_ERROR) from error
 
 

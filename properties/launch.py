@@ -9,12 +9,14 @@ apart from there on.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import IO, Any
 from properties.gathering import JOURNAL, Journal, entry
 from properties.printable import printable
 from properties.report import ERROR_ONLY, Line, ReportError, exit_code, read, sentence, table, write
-from properties.stopping import GRACE, PARENT, STOPPING
+from properties.stopping import GRACE, PARENT, SAME, STOPPING, end_with
 
 QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 """For a pytest that is started from Python: it finds modules imported that it would like to rewrite, to no harm."""
@@ -79,10 +81,98 @@ def launch(arguments: Sequence[str], folder: Path) -> Outcome:
         return _judged(path, status, _left(journal))
 
 
+ANSWER = "MHC_PROPERTIES_ANSWER"
+"""The environment variable with the file descriptor on which a command says its exit status before it ends."""
+
+
+_OURS = ("ref", "control", "deviation", "published")
+
+
+def calls_a_stranger(words: Sequence[str]) -> bool:
+    """Whether a command calls a target that does not come with this package."""
+    match words[:1]:
+        case ["replay"]:
+            return any(word == "--trust" or word.startswith("--impl") for word in words)
+        case ["identify"]:
+            return any(":" in word and word.partition(":")[0] not in _OURS for word in words[1:])
+        case ["explode"]:
+            return any(word.startswith("target:") for word in words[1:])
+        case _:
+            return False
+
+
+def answers_for(words: Sequence[str]) -> int | None:
+    """Run a command in a process of its own; its exit status, or 3 where it ended without saying one.
+
+    None in that process itself, and where there is no way to hear from one.
+    """
+    if os.name != "posix" or ANSWER in os.environ:
+        return None
+    hearing, saying = os.pipe()
+    with open(hearing, "rb") as heard, _Forwarding() as forwarding:
+        environment = {
+            **os.environ,
+            ANSWER: str(saying),
+            PARENT: str(os.getpid()),
+            "PYTHONPATH": os.pathsep.join(one for one in sys.path if one),
+        }
+        command = [sys.executable, "-P", "-m", "properties.cli", *words]
+        with subprocess.Popen(command, env=environment, pass_fds=(saying,)) as process:
+            os.close(saying)
+            forwarding.to(process)
+            status = process.wait()
+        said = heard.read()
+    if said.strip() == str(status).encode():
+        return status
+    if forwarding.asked:
+        say(f"mhc-properties: stopped by {forwarding.asked}")
+    else:
+        say(f"mhc-properties: the process {_ended(status)} before it had an answer: its target may have ended it")
+    return ERROR_ONLY
+
+
+@contextlib.contextmanager
+def answering() -> Generator[None]:
+    """Around a command: where another process answers for this one, say the exit status to it, and end with it."""
+    given = os.environ.pop(ANSWER, "")
+    if not given.isdigit():
+        yield
+        return
+    os.set_inheritable(int(given), False)
+    if (parent := os.environ.pop(PARENT, "")).isdigit():
+        end_with(int(parent))
+    once = _Once()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, once)
+    status = 1
+    try:
+        yield
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            os.write(int(given), str(status).encode())
+
+
+class _Once:
+    """A KeyboardInterrupt for the first SIGINT of a second: Ctrl-C comes from the terminal and from the parent."""
+
+    def __init__(self) -> None:
+        self._when = -math.inf
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if time.monotonic() - self._when >= SAME:
+            self._when = time.monotonic()
+            raise KeyboardInterrupt
+
+
 def say(text: str) -> None:
     """One line on stderr."""
     with contextlib.suppress(OSError):  # whom nobody listens to still has an exit status
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, 20000), file=sys.stderr, flush=True)
 
 
 def _judged(path: Path, status: int, left: Journal) -> Outcome:

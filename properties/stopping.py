@@ -14,7 +14,7 @@ from types import FrameType
 PARENT = "MHC_PROPERTIES_PARENT"
 """The environment variable with the number of the process with which this one is to end."""
 
-_SAME = 1.0
+SAME = 1.0
 """Seconds within which a second signal is the first one again: Ctrl-C reaches every process of a terminal, and the one
 that started this one hands it on."""
 GRACE = 10.0
@@ -73,7 +73,7 @@ class Stopping:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first = not self.asked
-        if not first and time.monotonic() - self._when < _SAME:
+        if not first and time.monotonic() - self._when < SAME:
             return
         self._when = time.monotonic()
         self.asked = signal.Signals(number).name
@@ -99,16 +99,19 @@ class Stopping:
 def end_with(parent: int) -> None:
     """Let this process end when the process of that number does, however that one ends.
 
-    On Linux the kernel sees to it, also while this process hangs; elsewhere a thread looks once a second.
+    On Linux the kernel sees to it, also while this process hangs; elsewhere a thread looks once a second. Where a
+    launcher stands between the two, as on Windows, nothing is known of the parent and nothing is done.
     """
+    if os.name != "posix":
+        return
     if sys.platform.startswith("linux"):
         import ctypes
 
         death_signal = 1
         ctypes.CDLL(None).prctl(death_signal, int(signal.SIGKILL))
-    elif hasattr(os, "getppid"):
+    else:
         threading.Thread(target=_look_for, args=(parent,), name="mhc-properties-parent", daemon=True).start()
-    if hasattr(os, "getppid") and os.getppid() != parent:  # it has ended meanwhile
+    if os.getppid() != parent:  # it has ended meanwhile
         os._exit(1)
 
 

@@ -6,11 +6,10 @@ import importlib.util
 import json
 from pathlib import Path
 
-import pytest
 import typer
 
 from properties.explosion import find_minimal
-from properties.plugin import QUIET
+from properties.launch import QUIET, launch
 
 TARGETS = ("ref:PAPER", "ref:DEEPSEEK_V4")
 PUBLISHED = {"transformers": "published:transformers-deepseek-v4"}
@@ -48,12 +47,12 @@ def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -
     ]
     for target in targets:
         arguments += ["--impl", target]
-    status = int(pytest.main(arguments))
+    outcome = launch(arguments, directory.absolute())
     found = [find_minimal(family, **options) for family, options in EXPLOSIONS]  # pyright: ignore[reportArgumentType]  # a table of keyword arguments
     for one in found:
         typer.echo(f"\n{one}")
     if as_json:
-        report = directory / "report.json"
-        totals = json.loads(report.read_text())["totals"] if report.is_file() else None
-        typer.echo(json.dumps({"exit": status, "totals": totals, "explosions": [one.to_json() for one in found]}))
-    return status or (0 if all(one.found for one in found) else 1)
+        totals = outcome.report["totals"] if outcome.report else None
+        explosions = [one.to_json() for one in found]
+        typer.echo(json.dumps({"exit": outcome.status, "totals": totals, "explosions": explosions}))
+    return outcome.status or (0 if all(one.found for one in found) else 1)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from properties.gathering import JOURNAL, Gathering, Journal, entry
-from properties.launch import launch
+from properties.launch import calls_a_stranger, launch
 from properties.report import SCHEMA, Line, ReportError, exit_code, lines_of, made, nothing_exercised, read, totals
+from properties.stopping import STOPPING, Stopping
 
 LAW = "manifold.last-axis-sums"
 TARGETS = """
@@ -311,3 +312,88 @@ def test_the_journal_outlives_its_process(tmp_path: Path, monkeypatch: pytest.Mo
         assert (again.earlier.open, again.earlier.last) == (False, None)
         again.end()
         assert not Journal.of((tmp_path / "journal").read_bytes()).open
+
+
+# -- commands that call a target of somebody else --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["identify", "mine.py:Mine"], True),
+        (["identify", "proc:node x"], True),
+        (["identify", "published:mhc"], False),
+        (["identify", "ref", "--json"], False),
+        (["replay", "file"], False),
+        (["replay", "file", "--impl=mine.py:Mine"], True),
+        (["replay", "file", "--trust"], True),
+        (["explode", "hc"], False),
+        (["explode", "target:mine.py:Mine"], True),
+        (["laws"], False),
+        ([], False),
+    ],
+)
+def test_a_command_that_calls_a_stranger_does_so_in_another_process(words: list[str], expected: bool) -> None:
+    assert calls_a_stranger(words) == expected
+
+
+@pytest.mark.slow
+def test_a_target_that_ends_the_process_gives_no_answer(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "properties.cli", "identify", "targets.py:SaysGood"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode >= 2
+    assert done.stdout == ""
+    assert "the process exited with status 0 before it had an answer" in done.stderr
+
+
+# -- what a signal does ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopping() -> Iterator[tuple[Stopping, list[str]]]:
+    asked: list[str] = []
+    made_one = Stopping(asked.append, lambda: None)
+    kept = {number: signal.signal(number, signal.SIG_DFL) for number in STOPPING}
+    made_one.install()
+    yield made_one, asked
+    made_one.remove()
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_signal_asks_once_and_interrupts(stopping: tuple[Stopping, list[str]]) -> None:
+    one, asked = stopping
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM"):
+        signal.raise_signal(signal.SIGTERM)
+    one.finish()
+    signal.raise_signal(signal.SIGINT)  # the same Ctrl-C, handed on by the parent
+    assert asked == ["SIGTERM"]
+    assert one.asked == "SIGTERM"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_signal_while_the_report_is_written_waits(stopping: tuple[Stopping, list[str]]) -> None:
+    one, asked = stopping
+    one.held = True
+    signal.raise_signal(signal.SIGINT)
+    assert asked == ["SIGINT"]
+    one.finish()
+
+
+def test_a_handler_of_somebody_else_is_left_alone() -> None:
+    heard_of: list[int] = []
+    kept = signal.signal(signal.SIGTERM, lambda number, _: heard_of.append(number))
+    one = Stopping(lambda _: None, lambda: None)
+    try:
+        one.install()
+        signal.raise_signal(signal.SIGTERM)
+        assert heard_of == [signal.SIGTERM]
+        assert one.asked == ""
+    finally:
+        one.remove()
+        signal.signal(signal.SIGTERM, kept)
