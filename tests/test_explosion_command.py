@@ -1,6 +1,7 @@
 """`explode` and `atlas` with bad questions, hostile targets and full disks: one sentence, the right exit."""
 
 import json
+import signal
 import sys
 
 import pytest
@@ -114,7 +115,7 @@ def test_dialects_may_be_named_in_the_library_too():
 # ---- targets
 
 TARGETS = """
-import os, sys
+import itertools
 import pytest
 import torch
 from mhc_ref import HYPER_CONNECTIONS, PAPER, project as reference
@@ -170,6 +171,14 @@ def giving(make):
             return make(logits)
     return Giving
 
+def hanging():
+    while True:
+        pass
+
+Hangs = giving(lambda logits: hanging())
+counted = itertools.count(1)
+Alternates = giving(lambda logits: torch.full_like(logits, 3 if next(counted) % 2 else 0.1))
+Interrupts = raising(KeyboardInterrupt())
 Nothing = giving(lambda logits: None)
 Wrong = giving(lambda logits: logits[..., 0])
 Complex = giving(lambda logits: logits.to(torch.complex64))
@@ -243,6 +252,7 @@ def test_an_unconstrained_target_is_refused_with_the_family_that_there_is_for_it
         ("Raises", "project raised ValueError: a \\x1b[31mred error for logits"),
         ("Exits", "project raised SystemExit"),
         ("Skips", "project raised Skipped: not today"),
+        ("Interrupts", "project raised KeyboardInterrupt"),
         ("Nothing", "project returned NoneType"),
         ("Wrong", "expected real numbers of the same shape"),
         ("Complex", "project returned torch.complex64"),
@@ -261,6 +271,18 @@ def test_a_target_that_is_not_finite_is_not_found_to_explode(target):
     done = invoked("explode", target("Infinite"), "--threshold", "2", "--max-depth", "2", "--json")
     assert done.exit_code == 1
     assert json.loads(done.stdout)["found"] is False
+
+
+def test_a_target_that_hangs_ends_with_the_budget(target):
+    done = invoked("explode", target("Hangs"), "--threshold", "2", "--budget", "0.1", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["found"] is False
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_a_target_that_answers_otherwise_when_it_is_asked_again_is_named(target):
+    said = refused("explode", target("Alternates"), "--threshold", "2")
+    assert "expected an implementation that is deterministic" in said
 
 
 def test_a_target_that_writes_into_its_logits_changes_none_of_ours(target):

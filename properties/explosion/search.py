@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -22,6 +24,8 @@ from properties.explosion.hypothesise import BudgetSpent, Clock
 from properties.explosion.mixing import mixing_of
 from properties.explosion.request import Number, Request, request
 from properties.explosion.result import Explosion, measured
+from properties.interruption import watched
+from properties.target import TargetError
 
 
 def find_minimal(
@@ -121,28 +125,71 @@ def _one_thread() -> Generator[None, None, None]:
 
 
 def _constrained(asked: Request, clock: Clock) -> Explosion:
-    mixing = mixing_of(asked)
-    if mixing.dtypes is not None:
-        if asked.dtype and asked.dtype not in mixing.dtypes:
-            raise ValueError(
-                f"dtype is {asked.dtype!r}; expected one that {asked.target} declares: "
-                f"{', '.join(mixing.dtypes) or 'none'}"
-            )
-        asked = replace(asked, dtype=mixing.dtypes[0] if mixing.dtypes else "float64")
-    kept: list[tuple[Answer, Tensor]] = []
+    kept: list[tuple[Answer, Tensor, Callable[[], tuple[Matrix, ...]]]] = []
     known, stopped = Answer(None, None, False, "The search was stopped before it found anything."), ""
     try:
-        known = constrained.solve(asked, mixing, clock, lambda known, logits: kept.append((known, logits)))
+        with _deadline(asked.budget) if asked.family == "target" else nullcontext():
+            mixing = mixing_of(asked)
+            if mixing.dtypes is not None:
+                asked = _declared(asked, mixing.dtypes)
+
+            def keep(known: Answer, logits: Tensor) -> None:
+                if asked.family == "target":  # which is called while it is watched
+                    held = mixing.exact(logits)
+                    kept.append((known, logits, lambda: held))
+                else:
+                    kept.append((known, logits, lambda: mixing.exact(logits)))
+
+            known = constrained.solve(asked, mixing, clock, keep)
     except BudgetSpent:
         stopped = "budget"
     except KeyboardInterrupt:
         stopped = "interrupted"
     if not kept:
         return _nothing(asked, known.proof, clock, impossible=known.proved, stopped=stopped)
-    known, found = kept[-1]
-    exact = mixing.exact(found)
+    known, found, operators = kept[-1]
+    exact = operators()
+    if asked.family == "target" and not reaches(composite(exact), asked.gain, asked.threshold, asked.direction):
+        raise TargetError(
+            f"{asked.target}: called again for the same logits it gave other matrices, whose gain is not {asked.sign} "
+            f"{asked.threshold}; expected an implementation that is deterministic"
+        )
     logits = tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in found.tolist())
     return _explosion(asked, known, exact, clock, stopped, logits)
+
+
+def _declared(asked: Request, dtypes: tuple[str, ...]) -> Request:
+    """The question in a dtype that the target declares: the one that was asked for, or else the first."""
+    if asked.dtype and asked.dtype not in dtypes:
+        raise ValueError(
+            f"dtype is {asked.dtype!r}; expected one that {asked.target} declares: {', '.join(dtypes) or 'none'}"
+        )
+    return replace(asked, dtype=dtypes[0] if dtypes else "float64")
+
+
+@contextmanager
+def _deadline(seconds: float) -> Generator[None]:
+    """BudgetSpent a second after the budget, for a target may hang; where the alarm of this process is free."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer") or signal.getitimer(signal.ITIMER_REAL)[0]:
+        with watched():
+            yield
+        return
+    open_ = True
+
+    def spent(*_: object) -> None:
+        if open_:
+            raise BudgetSpent
+
+    before = signal.signal(signal.SIGALRM, spent)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds + 1, 1e6), 1)  # again each second, for a target may swallow it
+    try:
+        with watched():
+            yield
+    finally:
+        open_ = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _blocks(asked: Request, clock: Clock) -> Explosion:
