@@ -515,11 +515,17 @@ class LawItem(pytest.Item):
         self.user_properties.append((_LINE, json.dumps(line.to_json())))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The message alone for a law that failed; a traceback for a harness that did."""
+        """The message alone for a law that failed, and for an error that is a sentence of ours; else a traceback."""
         if isinstance(excinfo.value, LawFailure):
             return str(excinfo.value)
         if isinstance(excinfo.value, LawUndecided):
             return f"HARNESS ERROR (not a verdict on the implementation)\n{excinfo.value}"
+        from properties.faults import HarnessError, described, placed
+
+        if isinstance(excinfo.value, HarnessError):
+            why = excinfo.value.__cause__
+            because = f"\n  because of {described(why)}{placed(why)}" if why is not None else ""
+            return f"HARNESS ERROR (not a verdict on the implementation)\n{message_of(excinfo.value)}{because}"
         return "HARNESS ERROR (not a verdict on the implementation)\n" + str(super().repr_failure(excinfo, style))
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
