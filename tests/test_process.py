@@ -456,6 +456,8 @@ def test_a_hang_ends(server: str) -> None:
     target.session.process.start()
     with pytest.raises(protocol.NoAnswer, match=r"no answer within 0\.2 s; the process was stopped"):
         target.project(torch.zeros(1, 1, 1))
+    target.session.process.limits = Limits(call_seconds=20)
+    assert target.session.process.patience == 2, "later calls, of every smaller input, would take as long"
 
 
 def test_a_flood_that_is_slower_than_its_limit_is_no_mere_hang(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,9 @@ def act(request):
     if mode == "blank-lines": endless(sys.stdout, "\n" * 4096)
     if mode == "spaces": endless(sys.stdout, " " * 4096)
     if mode == "endless-line": endless(sys.stdout, '{"id": ' + "1" * 4096)
+    if mode == "some-blanks":
+        os.write(1, b"\n" * 3000)
+        return {"result": {"h_res": one}}
     if mode == "drip":
         while True:
             os.write(1, b" " if number % 2 else b"x")
@@ -293,6 +296,7 @@ def act(request):
     if mode == "true-id": return {"id": True, "result": {"h_res": one}}
     if mode == "old-id": return {"id": number - 1, "result": {"h_res": one}}
     if mode == "extra": return {"result": {"h_res": one, "note": 1}}
+    if mode == "order": return {"result": {"h_res": {**one, "order": "F"}}}
     if mode == "more": return {"result": {"h_res": one}, "took": 3}
     if mode == "changed-list": return {"result": {"h_res": one}, "changed": [1]}
     if mode == "changed-stranger": return {"result": {"h_res": one}, "changed": {"x": one}}
@@ -360,7 +364,8 @@ def asked(target: Implementation) -> str:
         ("float-id", "BadAnswer: a response has id 3.0; request 3 was asked"),
         ("true-id", "BadAnswer: a response has id True; request 3 was asked"),
         ("old-id", "BadAnswer: a response has id 2; request 3 was asked"),
-        ("extra", "BadAnswer: a result of project has ['note']; its fields are h_res"),
+        ("extra", "BadAnswer: the result of project has ['note']; its fields are h_res"),
+        ("order", "BadAnswer: project.h_res has ['order']; its fields are dtype, shape, data"),
         ("more", "BadAnswer: a response has ['took']; its fields are id, result, changed"),
         ("changed-list", "BadAnswer: changed is [1]; expected an object with some of logits"),
         ("changed-null", "BadAnswer: changed is None; expected an object with some of logits"),
@@ -393,6 +398,23 @@ def test_every_wait_has_an_end(stranger: Callable[[str], Client], mode: str, fou
     target.project(torch.zeros(1, 1, 1))  # an even number for the next request, on which "drip" writes no blanks
     target.session.process.limits = Limits(call_seconds=0.3)
     assert asked(target).startswith(found)
+
+
+def test_blanks_before_two_answers_are_counted_apart(stranger: Callable[[str], Client]) -> None:
+    target = stranger("some-blanks")
+    for _ in range(2):  # 3000 each, of 4096
+        assert target.project(torch.zeros(1, 2, 2)).item() == 1
+
+
+@linux
+def test_a_process_ignores_no_signal_that_python_ignores() -> None:
+    """A pipeline of a shell that starts with SIGPIPE ignored does not end when its reader does."""
+    tell = "printf '{\"ignored\": \"%s\"}\\n' $(awk '/SigIgn/{print $2}' /proc/self/status)"
+    process = Supervised(["sh", "-c", tell], Limits())
+    process.start()
+    ignored = int(process.receive(60)[0]["ignored"], 16)
+    process.stop()
+    assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
 
 
 def test_a_server_that_does_not_read_its_request_is_left(stranger: Callable[[str], Client]) -> None:

@@ -107,8 +107,8 @@ class Session:
         answered = response.get("id")
         if (type(answered) is not int or answered != number) and not (answered is None and "error" in response):
             raise BadAnswer(f"a response has id {shortened(answered)}; request {number} was asked")
-        self._check_fields(
-            response, ("id", "error") if "error" in response else ("id", "result", "changed"), "response"
+        self.check_fields(
+            response, ("id", "error") if "error" in response else ("id", "result", "changed"), "a response"
         )
         if "error" in response:
             raise server_error(response["error"])
@@ -116,11 +116,17 @@ class Session:
             raise BadAnswer(f"a response has neither result nor error: {shortened(response)}")
         return response
 
-    def _check_fields(self, given: dict[str, Any], known: Sequence[str], what: str) -> None:
+    def check_fields(self, given: dict[str, Any], known: Sequence[str], what: str) -> None:
         """Refuse fields that no version has: a misspelt one would be taken for a missing one. Version 1 let them be."""
         strange = [name for name in given if name not in known]
         if strange and self._protocol > OLDEST:
-            raise BadAnswer(f"a {what} has {shortened(strange)}; its fields are {', '.join(known)}")
+            raise BadAnswer(f"{what} has {shortened(strange)}; its fields are {', '.join(known)}")
+
+    def tensor(self, array: Any, what: str) -> Tensor:
+        """As `decode`, without a field that nobody has defined: an order of elements, say."""
+        if isinstance(array, dict):
+            self.check_fields(cast("dict[str, Any]", array), ("dtype", "shape", "data"), what)
+        return decode(array, what)
 
     def results(self, method: str, found: Any) -> dict[str, Any]:
         """The result of a method by the names of its parts.
@@ -131,7 +137,7 @@ class Session:
         names = SIGNATURES[method][1]
         if not isinstance(found, dict) or not found.keys() >= set(names):
             raise BadAnswer(f"{method} answered {shortened(found)}; expected an object with {', '.join(names)}")
-        self._check_fields(cast("dict[str, Any]", found), names, f"result of {method}")
+        self.check_fields(cast("dict[str, Any]", found), names, f"the result of {method}")
         return cast("dict[str, Any]", found)
 
     def gradients(self, method: str, found: Any) -> dict[str, Any]:
@@ -144,7 +150,7 @@ class Session:
         missing = self._protocol > OLDEST and isinstance(found, dict) and not found.keys() >= set(names)
         if not isinstance(found, dict) or missing:
             raise BadAnswer(f"vjp of {method} answered {shortened(found)}; expected an object with {', '.join(names)}")
-        self._check_fields(cast("dict[str, Any]", found), names, f"result of vjp of {method}")
+        self.check_fields(cast("dict[str, Any]", found), names, f"the result of vjp of {method}")
         return cast("dict[str, Any]", found)
 
 
@@ -184,11 +190,11 @@ class Client(Implementation):
         if not isinstance(changed, dict) or not changed.keys() <= set(names):
             raise BadAnswer(f"changed is {shortened(changed)}; expected an object with some of {', '.join(names)}")
         for name, array in cast("dict[str, Any]", changed).items():
-            _write(name, arguments[names.index(name)], array)
+            self._write(name, arguments[names.index(name)], array)
         device = _device(arguments)
         optional = method == "mappings"
         return tuple(
-            None if optional and array is None else decode(array, f"{method}.{name}").to(device)
+            None if optional and array is None else self.session.tensor(array, f"{method}.{name}").to(device)
             for name, array in ((name, results[name]) for name in SIGNATURES[method][1])
         )
 
@@ -203,28 +209,47 @@ class Client(Implementation):
         found = self.session.gradients(method, self.session.request("vjp", params, self._fields)["result"])
         gradients: list[Tensor | None] = []
         for name, argument in zip(names, arguments, strict=True):
-            gradients += _gradients(f"vjp of {method} by {name}", argument, found.get(name), _device(arguments))
+            gradients += self._gradients(f"vjp of {method} by {name}", argument, found.get(name), _device(arguments))
         return gradients
 
+    def _gradients(self, what: str, argument: Any, array: Any, device: torch.device) -> list[Tensor | None]:
+        """The gradients by the tensors of an argument, each in its shape."""
+        if isinstance(argument, Params):
+            if array is not None and not isinstance(array, dict):
+                raise BadAnswer(f"{what} is {shortened(array)}; expected an object with {', '.join(Params._fields)}")
+            parts = cast("dict[str, Any]", array or {})
+            self.session.check_fields(parts, Params._fields, what)
+            return [
+                one
+                for name, part in argument._asdict().items()
+                if part is not None
+                for one in self._gradients(f"{what}.{name}", part, parts.get(name), device)
+            ]
+        if array is None:
+            return [None]
+        gradient = self.session.tensor(array, what)
+        if gradient.shape != argument.shape:
+            raise BadAnswer(f"{what} has shape {list(gradient.shape)}; the argument has {list(argument.shape)}")
+        return [gradient.to(device)]
 
-def _gradients(what: str, argument: Any, array: Any, device: torch.device) -> list[Tensor | None]:
-    """The gradients by the tensors of an argument, each in its shape."""
-    if isinstance(argument, Params):
-        if array is not None and not isinstance(array, dict):
-            raise BadAnswer(f"{what} is {shortened(array)}; expected an object with {', '.join(Params._fields)}")
-        parts = cast("dict[str, Any]", array or {})
-        return [
-            one
-            for name, part in argument._asdict().items()
-            if part is not None
-            for one in _gradients(f"{what}.{name}", part, parts.get(name), device)
-        ]
-    if array is None:
-        return [None]
-    gradient = decode(array, what)
-    if gradient.shape != argument.shape:
-        raise BadAnswer(f"{what} has shape {list(gradient.shape)}; the argument has {list(argument.shape)}")
-    return [gradient.to(device)]
+    def _write(self, name: str, argument: Any, array: Any) -> None:
+        if isinstance(argument, Params):
+            there = [part for part, value in argument._asdict().items() if value is not None]
+            if not isinstance(array, dict) or not array.keys() <= set(there):
+                raise BadAnswer(
+                    f"changed {name} is {shortened(array)}; expected an object with some of {', '.join(there)}"
+                )
+            for part, one in cast("dict[str, Any]", array).items():
+                self._write(f"{name}.{part}", getattr(argument, part), one)
+            return
+        now = self.session.tensor(array, f"changed {name}")
+        if (now.shape, now.dtype) != (argument.shape, argument.dtype):
+            raise BadAnswer(
+                f"changed {name} is {now.dtype} of shape {list(now.shape)}; it was {argument.dtype} of "
+                f"{list(argument.shape)}, and writing to an argument changes neither"
+            )
+        with torch.no_grad():
+            argument.copy_(now)
 
 
 class _Call(torch.autograd.Function):
@@ -293,21 +318,3 @@ def _flat(arguments: Sequence[Any]) -> list[Tensor | None]:
 
 def _device(arguments: Sequence[Any]) -> torch.device:
     return next(one for one in _flat(arguments) if one is not None).device
-
-
-def _write(name: str, argument: Any, array: Any) -> None:
-    if isinstance(argument, Params):
-        there = [part for part, value in argument._asdict().items() if value is not None]
-        if not isinstance(array, dict) or not array.keys() <= set(there):
-            raise BadAnswer(f"changed {name} is {shortened(array)}; expected an object with some of {', '.join(there)}")
-        for part, one in cast("dict[str, Any]", array).items():
-            _write(f"{name}.{part}", getattr(argument, part), one)
-        return
-    now = decode(array, f"changed {name}")
-    if (now.shape, now.dtype) != (argument.shape, argument.dtype):
-        raise BadAnswer(
-            f"changed {name} is {now.dtype} of shape {list(now.shape)}; it was {argument.dtype} of "
-            f"{list(argument.shape)}, and writing to an argument changes neither"
-        )
-    with torch.no_grad():
-        argument.copy_(now)

@@ -218,7 +218,7 @@ class _Life:
         lifeline, self._lifeline = os.pipe()
         self._report, report = os.pipe()
         self._open = {self._lifeline, self._report}
-        self._owner, self._program = os.getpid(), command[0]
+        self._program = command[0]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_GUARDIAN), str(lifeline), str(report), *command],
@@ -320,8 +320,6 @@ class _Life:
 
     def end(self) -> None:
         """End it and everything that it started."""
-        if os.getpid() != self._owner:  # a forked copy of this process leaves
-            return
         self._close(*self._open)
         try:
             self._process.wait(timeout=15)
