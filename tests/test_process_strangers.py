@@ -276,6 +276,10 @@ def act(request):
     if mode == "half-an-answer":
         os.write(1, b'{"id": 2, "result"')
         signal.pause()
+    if mode == "stopped": os.kill(os.getpid(), signal.SIGSTOP)
+    if mode == "stopped-guardian":
+        os.kill(os.getppid(), signal.SIGSTOP)
+        signal.pause()
     if mode == "closed-stdout":
         os.close(1)
         signal.pause()
@@ -384,20 +388,44 @@ def test_a_stranger_s_answer_ends_in_one_sentence_and_the_next_call_is_answered(
     assert target.project(torch.zeros(1, 1, 1)).item() == 1
 
 
+@linux
 @pytest.mark.parametrize(
     ("mode", "found"),
     [
         ("drip", "NoAnswer: no answer within 0.3 s; the process was stopped, after the first "),
         ("half-an-answer", "NoAnswer: no answer within 0.3 s; the process was stopped, after the first 18 bytes of"),
         ("stderr", "NoAnswer: no answer within 0.3 s; the process was stopped"),
+        ("stopped", "NoAnswer: no answer within 0.3 s; the process was stopped"),
+        pytest.param(
+            *("stopped-guardian", "NoAnswer: no answer within 0.3 s; the process was stopped"), marks=pytest.mark.slow
+        ),
         ("closed-stdin", "NoAnswer: no answer within 0.3 s; the process was stopped"),
     ],
 )
 def test_every_wait_has_an_end(stranger: Callable[[str], Client], mode: str, found: str) -> None:
     target = stranger(mode)
     target.project(torch.zeros(1, 1, 1))  # an even number for the next request, on which "drip" writes no blanks
+    number = target.session.process.pid
     target.session.process.limits = Limits(call_seconds=0.3)
     assert asked(target).startswith(found)
+    assert_gone([number])
+
+
+def test_what_a_process_does_not_read_is_written_nowhere_else(tmp_path: Path) -> None:
+    """The number of a pipe that was closed is the number of the next file that somebody opens."""
+    source = "import os, signal; os.close(0); print('{}', flush=True); signal.pause()"
+    process = Supervised([sys.executable, "-S", "-c", source], Limits())
+    process.start()
+    process.receive(60)
+    process.send({"closes": "the pipe"})
+    assert process._life is not None
+    number, file = process._life._stdin, os.open(tmp_path / "file", os.O_CREAT | os.O_WRONLY)
+    os.dup2(file, number)
+    process.send({"is": "lost"})
+    process.stop()
+    for descriptor in {file, number}:
+        os.close(descriptor)
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_blanks_before_two_answers_are_counted_apart(stranger: Callable[[str], Client]) -> None:

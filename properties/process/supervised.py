@@ -322,7 +322,7 @@ class _Life:
         """End it and everything that it started."""
         self._close(*self._open)
         try:
-            self._process.wait(timeout=15)
+            self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:  # a guardian that was stopped, say
             self._process.kill()
             with contextlib.suppress(OSError):
