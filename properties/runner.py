@@ -333,8 +333,8 @@ def _stopped(stop: Interrupted, begun: float) -> str:
 
 def _wasteful(law: Law, subject: Subject, fault: FailedHealthCheck) -> str:
     return (
-        f"{law.id} on {subject.id}: its strategy (`{law.module}`, `cases`) throws away most of what it draws, so that "
-        f"fewer inputs are tried than the report would say: {str(fault).partition(chr(10))[0]}"
+        f"{law.id} on {subject.id}: its strategy (`{law.module}`, `cases`) fails a health check of Hypothesis, so that "
+        f"less may be tried than the report would say: {str(fault).partition(chr(10))[0]}"
     )
 
 
