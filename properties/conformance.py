@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from properties.device import device_of
-from properties.implementation import Implementation, dtype_names
+from properties.implementation import Implementation, dtype_names, dtype_of
 from properties.known import Known, entry_for, load, verdict_for
 from properties.law import Law, all_laws
 from properties.plugin import counterexamples, profile_name
@@ -53,7 +53,8 @@ def conformance(
     target, found = _resolved(implementation)
     prefixes = (laws,) if isinstance(laws, str) else tuple(laws)
     chosen = [law for law in all_laws().values() if law.id.startswith(prefixes)]
-    names = [name for name in dtype_names(found) if dtypes is None or name in dtypes]
+    chosen_dtypes = None if dtypes is None else [dtype_of(one) for one in dtypes]
+    names = [name for name in dtype_names(found) if chosen_dtypes is None or getattr(torch, name) in chosen_dtypes]
     if not chosen or not names:
         wanted = f"laws {laws!r}" if not chosen else f"dtypes {dtypes!r} among {', '.join(dtype_names(found))}"
         raise TargetError(f"conformance of {found.name}: there are no {wanted}")

@@ -311,7 +311,7 @@ def dtype_names(implementation: Implementation) -> tuple[str, ...]:
     """
     names: list[str] = []
     for entry in implementation.dtypes:
-        dtype = _dtype(entry)
+        dtype = dtype_of(entry)
         if dtype not in VERIFIED:
             expected = ", ".join(str(one) for one in VERIFIED)
             raise TypeError(f".dtypes contains {shown(entry)}; expected some of {expected}, or their names")
@@ -319,8 +319,8 @@ def dtype_names(implementation: Implementation) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _dtype(entry: object) -> torch.dtype | None:
-    """The dtype that a torch dtype, a NumPy one or a name means."""
+def dtype_of(entry: object) -> torch.dtype | None:
+    """The dtype that a torch dtype, a NumPy one or a name means; None where it means none."""
     if isinstance(entry, torch.dtype):
         return entry
     named = isinstance(entry, str) or type(entry).__module__.partition(".")[0] == "numpy"

@@ -51,6 +51,20 @@ def test_nothing_to_verify_is_an_error_at_once() -> None:
         conformance(Path)  # pyright: ignore[reportArgumentType]
 
 
+def test_dtypes_may_be_called_by_their_aliases() -> None:
+    (parameters,) = conformance(Mine, laws="manifold.last-axis", dtypes=["float"]).pytestmark  # pyright: ignore[reportFunctionMemberAccess]
+    assert parameters.kwargs["ids"] == ["manifold.last-axis-sums-float32-cpu"]
+
+
+def test_what_is_declared_is_checked_as_for_a_target() -> None:
+    class Odd(Mine):
+        streams = (n for n in (2, 4))
+        differentiable = "no"  # pyright: ignore[reportAssignmentType]
+
+    with pytest.raises(TargetError, match=r"conformance of Odd: \.differentiable is 'no'; expected True or False"):
+        conformance(Odd)
+
+
 FILE = """
 import mhc_ref
 from properties import Implementation
