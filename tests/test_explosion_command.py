@@ -63,6 +63,7 @@ def refused(*arguments):
         (["block", "--dialect", "RESIDUAL", "--iterations", "2"], "has residual 'identity' here"),
         (["target:ref:PAPER", "--iterations", "2"], "a target iterates as often as it does"),
         (["mhc", "--branch-bound", "1"], "branch_bound bounds the branch of residual and block"),
+        (["residual", "--max-streams", "3"], "max_streams is 3, and has no effect: residual has one stream"),
         (["mhc", "--max-width", "2"], "max_width is 2, and has no effect"),
         (["residual", "--dialect", "PAPERS"], "dialect is 'PAPERS'; expected one of PAPER"),
         (["resnet"], "family is 'resnet'; expected one of residual, hc, mhc, block, target"),

@@ -1,5 +1,6 @@
 """A monitor never breaks what it watches: its own troubles are said once and counted, and no number is wrong."""
 
+import contextlib
 import copy
 import dataclasses
 import io
@@ -278,6 +279,41 @@ def test_a_pass_that_ends_in_an_exception_is_no_pass():
             model(X)  # while an exception is handled
     assert shown(monitor) == [(0, 1.25), (1, 1.5625)]
     assert (monitor.step, monitor.troubles) == (1, 0)
+
+
+def test_a_pass_that_ends_in_ctrl_c_is_forgotten():
+    """Nobody tells hooks of it; what is recomputed later must not be added to it."""
+
+    class Stopping(Chain):
+        stop = True
+
+        def forward(self, x):
+            x = self.mixings[0](x) @ x
+            if self.stop:
+                raise KeyboardInterrupt
+            return self.mixings[1](x) @ x
+
+    model = Stopping(GROW, GROW)
+    with Monitor(model, modules=[Mixing]) as monitor:
+        for stop in (True, True, False, True, False):
+            model.stop = stop
+            with contextlib.suppress(KeyboardInterrupt):
+                model(X)
+        assert monitor._running.passes == []
+    assert shown(monitor) == [(0, 1.25), (1, 1.5625)]
+    assert (monitor.step, monitor.troubles) == (2, 0)
+
+
+def test_a_name_that_is_none_is_said(caplog):
+    class Unnamed:
+        def __str__(self):
+            raise RuntimeError("nameless")
+
+    monitor = Monitor()
+    for name in (5, Unnamed()):
+        monitor.record(torch.eye(2)[None], name=name)  # pyright: ignore[reportArgumentType]
+    assert [row["name"] for row in monitor.flush()] == ["5", "layer 1"]
+    assert "nameless" in caplog.text
 
 
 def test_a_model_that_calls_itself_has_the_rows_of_each_of_its_passes():

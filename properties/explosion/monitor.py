@@ -74,6 +74,7 @@ class _Pass:
 
     recorded: bool
     handled: BaseException | None = None  # the exception that was being handled when the pass began
+    depth: int = 0  # of the stack of calls
     thread: int = field(default_factory=threading.get_ident)
     records: list[tuple[Layer, Dialect | None]] = field(default_factory=list)
     missed: bool = False  # a layer's operator could not be read
@@ -293,7 +294,9 @@ class Monitor:
             self.trouble("threads", "layers of one pass were recorded by hand in two threads, in no certain order")
         if not at.records:
             at.thread = threading.get_ident()
-        named = f"layer {len(at.records)}" if name is None else name
+        named = f"layer {len(at.records)}"
+        with self._guarded("name", "the name of a layer cannot be read"):
+            named = named if name is None else str(name)
         entered = [] if x is None else self._streams_in(x, named)
         self._keep(at, named, operator, entered[0] if entered else None, self._dialect)
 
@@ -317,11 +320,15 @@ class Monitor:
         return self._running.passes[-1] if self._running.passes else None
 
     def _begin(self, module: nn.Module, arguments: Any) -> None:
+        passes, depth = self._running.passes, _depth()
+        while passes and passes[-1].depth >= depth:
+            passes.pop()  # it ended in a Ctrl-C, of which hooks are not told: what is called from it lies deeper
         recorded = self.step % self._every == 0
-        if recorded and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-            recorded = False  # reading a number would end the capture
-            self.trouble("capture", "a CUDA graph is being captured; such a pass is not recorded")
-        self._running.passes.append(_Pass(recorded, sys.exc_info()[1]))
+        with self._guarded("capture", "whether a CUDA graph is captured cannot be told"):
+            if recorded and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+                recorded = False  # reading a number would end the capture
+                self.trouble("capture", "a CUDA graph is being captured; such a pass is not recorded")
+        passes.append(_Pass(recorded, sys.exc_info()[1], depth))
 
     def _end(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if not self._running.passes:
@@ -354,7 +361,8 @@ class Monitor:
                     rows = self._rows(at)
                 self.rows = rows
                 self._write(rows)
-                self._warn(rows, at)
+                with self._guarded("warning", "a layer that leaves its bounds cannot be reported"):
+                    self._warn(rows, at)
             self.step += 1
             return rows
 
@@ -379,7 +387,9 @@ class Monitor:
 
     def _missing(self) -> bool:
         """Whether somebody has removed a hook of ours."""
-        gone = sum(handle.id not in (handle.hooks_dict_ref() or ()) for handle in self._handles)
+        gone = 0
+        with self._guarded("hooks", "whether the hooks are in their places cannot be told"):
+            gone = sum(handle.id not in (handle.hooks_dict_ref() or ()) for handle in self._handles)
         if gone:
             self.trouble("hooks", f"{gone} hooks were removed by somebody else, so that layers are not seen")
         return bool(gone)
@@ -554,6 +564,14 @@ def _say(text: str, row: Mapping[str, Any], to: Limits) -> None:
     floor = exact if to.exact else f"a gain below {to.floor:g}"
     said = text.format(limits=to.describe(), floor=floor, **numbers)
     _log("step %s: layer %s (%s) %s", row["step"], row["layer"], printable(str(row["name"])), said)
+
+
+def _depth() -> int:
+    """How many calls are running in this thread."""
+    depth, frame = 0, sys._getframe()  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 def _log(text: str, *parts: Any) -> None:

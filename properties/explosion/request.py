@@ -168,6 +168,8 @@ def request(
         claimed=kind == "target" and claimed is not None,
     )
     consistent(made)
+    if made.family == "residual" and max_streams is not None and max_streams > 1:
+        raise ValueError(f"max_streams is {max_streams}, and has no effect: residual has one stream")
     _effective(made, dialect=claimed is not None, iterations=iterations is not None, bounded=branch_bound is not None)
     return made
 
