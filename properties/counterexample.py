@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -249,6 +250,11 @@ def _branch(body: dict[str, Any], tensors: dict[str, Tensor], name: str) -> Bran
 
 def versions() -> dict[str, str]:
     """What a reader needs to know of the environment."""
+    return dict(_versions())
+
+
+@cache  # a search that shrinks saves a hundred files, and to look up packages takes longer than to write one
+def _versions() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

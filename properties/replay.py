@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from properties import sealed
 from properties.case import MissingValue
 from properties.counterexample import Counterexample, CounterexampleError
 from properties.device import device_of
@@ -18,7 +19,6 @@ from properties.isolation import isolated
 from properties.law import Law, all_laws
 from properties.printable import message_of, printable
 from properties.runner import Subject, explain, try_stored
-from properties.sealed import SealError
 from properties.target import TargetError, resolve
 from properties.trial import LawBroken
 from properties.trust import built_in, refusal
@@ -54,10 +54,8 @@ def replay_file(
     shown = printable(str(path))
     if trust and target is not None:
         return Outcome("ERROR", "", f"--trust runs what the file names, and --impl names {target!r}: give one of them")
-    from properties.explosion import is_explosion
-
     try:
-        if is_explosion(path):
+        if "explosion" in sealed.read(path).metadata:
             return _explosion(path, target, device, isolate, trust, dialect)
         stored = Counterexample.load(path)
         law = all_laws().get(stored.law)
@@ -68,17 +66,18 @@ def replay_file(
             return Outcome("ERROR", stored.law, refusal(path, stored.target))
         chosen = stored.target if target is None else target  # an empty --impl is no leave to run what the file names
         if isolate and chosen.startswith("proc:"):
-            return Outcome("ERROR", stored.law, "--isolate has no effect: what proc: starts is a process of its own")
+            return Outcome("ERROR", stored.law, _ISOLATED)
         implementation = (isolated if isolate else resolve)(chosen, dialect or stored.dialect_option)
         if dialect and not implementation.dialect_given:
             said = f"--dialect {dialect} has no effect: {printable(implementation.name)} declares what it computes"
             return Outcome("ERROR", stored.law, said)
-    except (CounterexampleError, SealError, TargetError) as error:
+    except (CounterexampleError, sealed.SealError, TargetError) as error:
         return Outcome("ERROR", "", message_of(error))
     outcome = _tried(path, stored, law, implementation, chosen, device, dialect or stored.dialect_option)
     return outcome if stored.checked else replace(outcome, message=outcome.message + _UNSEALED)
 
 
+_ISOLATED = "--isolate has no effect: what proc: starts is a process of its own"
 _UNSEALED = "\n  note: this file was written before files had a checksum, so damage to it cannot be told"
 
 
@@ -132,16 +131,19 @@ def _explosion(
 
     try:
         explosion = load(path)
-        without = [("--device", device), ("--dialect", dialect)]
+        without: list[tuple[str, object]] = [("--device", device)]
         if explosion.request.family != "target":
-            without += [("--impl", target), ("--isolate", isolate), ("--trust", trust)]
-        idle = [option for option, given in without if given]
+            others = (("--impl", target), ("--isolate", isolate), ("--trust", trust), ("--dialect", dialect))
+            without += others
+        idle = [option for option, given in without if given not in (None, False)]
         if idle:
             kind = explosion.request.family
             reason = f"{printable(str(path))} is an explosion of family {kind}, whose gain is computed on the CPU"
             reason += "" if kind == "target" else " from the file alone"
             return Outcome("ERROR", "explosion", f"{reason}: {' and '.join(idle)} would have no effect, leave it out")
-        found = replay(path, target=target, trust=trust, isolate=isolate)
+        if isolate and (explosion.request.target if target is None else target).startswith("proc:"):
+            return Outcome("ERROR", "explosion", _ISOLATED)
+        found = replay(path, target=target, trust=trust, isolate=isolate, dialect=dialect)
     except (ExplosionFileError, TargetError) as error:
         return Outcome("ERROR", "explosion", message_of(error))
     note = "" if explosion.checked else _UNSEALED

@@ -242,10 +242,69 @@ def test_an_explosion_of_a_target_is_tried_on_the_one_that_is_given(exploding: P
     assert replay(exploding, trust=True).verdict == "FAILED"
 
 
+OTHERS = """
+import torch
+from properties import Implementation
+
+class Three(Implementation):
+    streams = (3,)
+    def project(self, logits):
+        return logits.softmax(-1)
+
+class Short(Three):
+    streams, dtypes = (2,), ("float32",)
+    def project(self, logits):
+        assert logits.dtype == torch.float32
+        return 1.5 * logits.softmax(-1)
+
+class Lost(Short):
+    dtypes = ("float64",)
+    def project(self, logits):
+        return logits * float("nan")
+
+class Raising(Lost):
+    def project(self, logits):
+        raise SystemExit("out of \\x1b[31m registers")
+
+def plain(logits):
+    return logits.softmax(-1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("others.py:Three",), 2, "the explosion has 2 streams; others.py:Three takes 3"),
+        (("others.py:Short",), 1, "depth 3, forward gain 3.375 reaches >= 3.3"),
+        (("others.py:Lost",), 2, "gives a matrix that is zero or not finite, of which no gain is taken"),
+        (("others.py:Raising",), 2, "project raised SystemExit"),
+        (("others.py:plain",), 2, "say which mathematics it claims with --dialect"),
+        (("others.py:plain", "--dialect", "PAPER"), 0, "forward gain 1 no longer reaches"),
+        (
+            ("others.py:Short", "--dialect", "PAPER"),
+            2,
+            "--dialect PAPER has no effect: Short declares what it computes",
+        ),
+        (("others.py:Short", "--device", "cpu"), 2, "computed on the CPU: --device would have no effect"),
+        (("proc:touch ran", "--isolate"), 2, "--isolate has no effect"),
+    ],
+)
+def test_an_explosion_is_asked_of_a_target_as_that_takes_it(
+    options: tuple[str, ...], code: int, said: str, exploding: Path
+) -> None:
+    (exploding.parent / "others.py").write_text(OTHERS)
+    found, output = run("replay", str(exploding), "--impl", *options)
+    assert found == code, output
+    assert said in output
+    assert "\x1b" not in output
+    assert not (exploding.parent / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "idle"),
     [
         (("--impl", "ref"), "--impl"),
+        (("--impl", ""), "--impl"),
         (("--device", "cpu"), "--device"),
         (("--isolate",), "--isolate"),
         (("--trust",), "--trust"),

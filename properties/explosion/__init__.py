@@ -1,7 +1,7 @@
 """Minimal explosions: the smallest network of a family whose gain reaches a threshold, and why it is the smallest."""
 
 from properties.explosion.atlas import Atlas, atlas
-from properties.explosion.files import FORMAT, ExplosionFileError, Replay, is_explosion, load, replay, save
+from properties.explosion.files import FORMAT, ExplosionFileError, Replay, load, replay, save
 from properties.explosion.monitor import Monitor
 from properties.explosion.picture import PictureError, draw
 from properties.explosion.result import Explosion
@@ -18,7 +18,6 @@ __all__ = [
     "atlas",
     "draw",
     "find_minimal",
-    "is_explosion",
     "load",
     "replay",
     "save",

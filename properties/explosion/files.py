@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +39,7 @@ from properties.explosion.request import (
     consistent,
 )
 from properties.explosion.result import Explosion, tensor
+from properties.implementation import Implementation
 from properties.printable import message_of, printable
 from properties.trust import built_in, refusal
 
@@ -113,15 +115,6 @@ def save(explosion: Explosion, path: str | Path) -> Explosion:
     return dataclasses.replace(explosion, file=str(path))
 
 
-def is_explosion(path: str | Path) -> bool:
-    """Whether a file says of itself that it holds an explosion.
-
-    Raises:
-        properties.sealed.SealError: it is no sealed file at all.
-    """
-    return "explosion" in sealed.read(Path(path)).metadata
-
-
 def load(path: str | Path) -> Explosion:
     """The explosion in `path`. Nothing that it names is run: the operators of a target are those that it gave then.
 
@@ -180,33 +173,67 @@ def _explosion(header: dict[str, Any], found: sealed.Sealed, path: Path) -> Expl
     return Explosion(request=asked, file=str(path), block=block, dynamic=one, checked=found.checked, **held, **answer)
 
 
-def replay(path: str | Path, *, target: str | None = None, trust: bool = False, isolate: bool = False) -> Replay:
+def replay(
+    path: str | Path,
+    *,
+    target: str | None = None,
+    trust: bool = False,
+    isolate: bool = False,
+    dialect: str | None = None,
+) -> Replay:
     """Compute the gain of the configuration in `path` again, exactly, and compare it with the threshold.
 
     An explosion of family target is asked of `target`, of which it may be fixed, or else of the target that the file
-    names, where that comes with this package or `trust` allows it; with `isolate` in a process of its own.
+    names, where that comes with this package or `trust` allows it; with `isolate` in a process of its own. `dialect` is
+    the preset that a plain function claims.
 
     Raises:
-        ExplosionFileError: see `load`; or the file names a target that is not run unasked.
-        properties.target.TargetError: the target cannot be found.
+        ExplosionFileError: see `load`; or the file names a target that is not run unasked; or the target does not take
+            what the file holds.
+        properties.target.TargetError: the target cannot be found, or raises.
     """
     explosion = load(path)
-    asked = explosion.request
-    if asked.family == "target":
-        if target is None and not trust and not built_in(asked.target):
-            raise ExplosionFileError(refusal(Path(path), asked.target))
-        asked = dataclasses.replace(asked, target=asked.target if target is None else target)
+    if explosion.request.family == "target":
+        if target is None and not trust and not built_in(explosion.request.target):
+            raise ExplosionFileError(refusal(Path(path), explosion.request.target))
         try:
-            operators = mixing_of(asked, _resolver(isolate)).exact(tensor(explosion.logits))
+            explosion = _asked_again(explosion, target, _resolver(isolate, dialect), dialect)
         except ValueError as error:
             raise ExplosionFileError(f"{printable(str(path))}: {message_of(error)}") from error
-        explosion = dataclasses.replace(explosion, request=asked, operators=operators)
     try:
         exact, reached = _gain(explosion)
     except (ArithmeticError, ValueError, RuntimeError) as error:
         # A made-up configuration may leave the range of what computes with it: of mpmath, of floats, of tensors.
         raise ExplosionFileError(f"{printable(str(path))}: its gain cannot be computed: {message_of(error)}") from error
     return Replay("FAILED" if reached else "FIXED", explosion, shown(exact, context()))
+
+
+def _asked_again(
+    explosion: Explosion, target: str | None, find: Callable[..., Implementation], dialect: str | None
+) -> Explosion:
+    """The explosion with the operators that a target gives for its logits.
+
+    Raises:
+        ValueError: the target does not take them, or gives what has no gain.
+    """
+    from properties.target import preset
+
+    asked = explosion.request
+    asked = dataclasses.replace(asked, target=asked.target if target is None else target)
+    if dialect is not None:
+        asked = dataclasses.replace(asked, dialect=preset(dialect), claimed=True)
+    mixing = mixing_of(asked, find)
+    if mixing.dtypes and asked.dtype not in mixing.dtypes:
+        asked = dataclasses.replace(asked, dtype=mixing.dtypes[0])
+        mixing = mixing_of(asked, find)
+    n = len(explosion.logits[0])
+    if mixing.streams is not None and n not in mixing.streams:
+        accepted = ", ".join(map(str, mixing.streams))
+        raise ValueError(f"the explosion has {n} streams; {asked.target} takes {accepted}")
+    operators = mixing.exact(tensor(explosion.logits))
+    if any(not any(map(any, one)) for one in operators):  # what is not finite counts as zeros there
+        raise ValueError(f"{asked.target} gives a matrix that is zero or not finite, of which no gain is taken")
+    return dataclasses.replace(explosion, request=asked, operators=operators)
 
 
 def _gain(explosion: Explosion) -> tuple[Any, bool]:
@@ -226,14 +253,17 @@ def _gain(explosion: Explosion) -> tuple[Any, bool]:
     return exact, _overflows(explosion) if asked.gain == "nonfinite" else reached
 
 
-def _resolver(isolate: bool) -> Any:
+def _resolver(isolate: bool, dialect: str | None) -> Callable[..., Implementation]:
+    from properties.isolation import isolated
     from properties.target import resolve
 
-    if not isolate:
-        return resolve
-    from properties.isolation import isolated
+    def find(target: str, claimed: str | None = None) -> Implementation:
+        found = (isolated if isolate else resolve)(target, claimed)
+        if dialect is not None and not found.dialect_given:
+            raise ValueError(f"--dialect {dialect} has no effect: {found.name} declares what it computes")
+        return found
 
-    return isolated
+    return find
 
 
 def _affordable(operators: tuple[Matrix, ...], asked: Request) -> None:
