@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from properties.runner import Verdict
 
 PRESET_ORDER = ("PAPER", "DEEPSEEK_V4", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
+SCHEMA = 2
+"""The number of the form of kill.json: {schema, rows}. Form 1, the plain list of rows, is read too."""
 DTYPE_ORDER = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -464,8 +466,12 @@ def load(path: Path) -> list[Row]:
         return []
     try:
         found = json.loads(path.read_bytes())
+        if isinstance(found, dict):
+            if found["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {found['schema']!r}; this version reads 1, a plain list, and {SCHEMA}")
+            found = found["rows"]
         if not isinstance(found, list):
-            raise TypeError(f"it holds {type(found).__name__}, not a list")
+            raise TypeError(f"it holds {type(found).__name__}, not rows")
         return [Row.from_json(data) for data in found]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         shown = printable(str(path), 200)
@@ -474,7 +480,8 @@ def load(path: Path) -> list[Row]:
 
 def save(path: Path, rows: list[Row]) -> None:
     """One row a line."""
-    write_whole(path, ("[\n" + ",\n".join(json.dumps(asdict(row)) for row in rows) + "\n]\n").encode())
+    text = ",\n".join(json.dumps(asdict(row)) for row in rows)
+    write_whole(path, f'{{"schema": {SCHEMA}, "rows": [\n{text}\n]}}\n'.encode())
 
 
 def still_missing(work: Iterable[Task], rows: Iterable[Row]) -> list[Task]:

@@ -27,6 +27,8 @@ _REQUIRED = ("law", "implementation", "reason", "counterexample")
 _OPTIONAL = ("link", "dtype", "device")
 
 
+SCHEMA = 1
+"""The number of the form of the file; one without a number is read as this one."""
 _MOST = 16 << 20
 """Bytes of a file that is read: some fifty thousand entries."""
 
@@ -90,6 +92,10 @@ def load(path: Path) -> list[Known]:
         raise KnownError(f"{shown} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, numbers or nesting beyond what Python reads
         raise KnownError(f"{shown} is not TOML: {message_of(error, 300)}") from error
+    schema = found.pop("schema", SCHEMA)
+    if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        given = printable(repr(schema), 60)
+        raise KnownError(f"{shown} has the schema {given}; this version reads {SCHEMA}, or a file without a number")
     strange = [printable(name, 60) for name in sorted(set(found) - {"known"})][:10]
     listed: Any = found.get("known", [])
     if strange or not isinstance(listed, list):
@@ -193,7 +199,7 @@ def write(path: Path, verdicts: Iterable[Verdict | Line], keep: Sequence[Known] 
     tried = [(line.law, line.implementation, line.dtype, line.device) for line in lines if line.status != "error"]
     found += [entry for entry in keep if entry not in found and not any(entry.covers(*run) for run in tried)]
     found.sort(key=lambda entry: (entry.implementation, entry.law, entry.dtype or "", entry.device or ""))
-    write_whole(path, "\n".join(_toml(entry, path.parent) for entry in found).encode())
+    write_whole(path, "\n".join([f"schema = {SCHEMA}\n", *(_toml(entry, path.parent) for entry in found)]).encode())
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +163,10 @@ def test_rows_survive_the_file(tmp_path: Path) -> None:
     rows = [row(killed={"a": ORACLE}, elsewhere={"bfloat16": 0.5, "float32": "a"}), row(name="two")]
     save(tmp_path / "kill.json", rows)
     assert load(tmp_path / "kill.json") == rows
+    written = json.loads((tmp_path / "kill.json").read_text())
+    assert written["schema"] == 2
+    (tmp_path / "older.json").write_text(json.dumps(written["rows"]))
+    assert load(tmp_path / "older.json") == rows
     assert load(tmp_path / "no such file") == []
 
 
@@ -228,7 +233,9 @@ def test_a_control_and_a_deviation_of_one_name_are_told_apart() -> None:
     assert left == [task for task in both if task.catalogue == "control"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[3]", '[{"name": "x"}]', "[" * 5000, "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"schema": 3, "rows": []}', "3", "[3]", '[{"name": "x"}]', "[" * 5000, "\0"]
+)
 def test_a_file_that_is_no_matrix_is_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "kill.json").write_text(text)
     with pytest.raises(ValueError, match=r"kill\.json is no kill\.json: "):

@@ -272,6 +272,18 @@ def test_whatever_the_file_holds_is_refused_in_one_printable_sentence(tmp_path: 
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("schema", ["2", "0", "true", '"1"', "1.0"])
+def test_a_form_of_another_version_is_refused(written: Path, schema: str) -> None:
+    text = written.read_text()
+    assert text.startswith("schema = 1\n")
+    entries = load(written)
+    written.write_text(text.removeprefix("schema = 1\n"))
+    assert load(written) == entries
+    written.write_text(text.replace("schema = 1\n", f"schema = {schema}\n"))
+    with pytest.raises(KnownError, match="has the schema"):
+        load(written)
+
+
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(KnownError, match="is no file"):
         load(tmp_path)
