@@ -643,6 +643,7 @@ def explain(
     numbers += [("also", text) for text in also]
     inputs = "\n".join(f"    {name} = {describe(value)}" for name, value in case.items())
     body = "\n".join(f"  {name:<6} {text}" for name, text in numbers)
+    apart = not subject.implementation.in_process
     return (
         f"{subject.implementation.name} breaks {law.id} in {subject.dtype_name} on {subject.device.type}\n"
         f"  law    {law.statement}\n"
@@ -650,7 +651,7 @@ def explain(
         f"{body}{chr(10) if body else ''}"
         f"  smallest input found:\n{inputs}\n"
         f"  dialect: {_dialect_words(subject)}\n"
-        + (f"  no replay: {lost}" if lost else f"  replay: {replay_line(path, subject.target)}")
+        + (f"  no replay: {lost}" if lost else f"  replay: {replay_line(path, subject.target, apart=apart)}")
     )
 
 

@@ -48,10 +48,16 @@ def _deed(target: str) -> str:
     return f"run {what} {printable(place)!r}"
 
 
-def replay_line(path: Path, target: str = "") -> str:
-    """The command that tries a stored file again, on the same target where one is given, as one line for a shell."""
+def replay_line(path: Path, target: str = "", *, apart: bool = False) -> str:
+    """The command that tries a stored file again, on the same target where one is given, as one line for a shell.
+
+    `apart`: that target was at work in a process of its own, and may end any other.
+    """
     given = [f"--impl={target}"] if target.startswith("-") else ["--impl", target]
-    return printable(shlex.join(["mhc-properties", "replay", _shown(path), *(given if target else [])]), 10_000)
+    isolated = ["--isolate"] if apart and not target.startswith("proc:") else []
+    return printable(
+        shlex.join(["mhc-properties", "replay", _shown(path), *(given if target else []), *isolated]), 10_000
+    )
 
 
 def _shown(path: Path) -> str:

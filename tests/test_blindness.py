@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from mhc_ref import PRESETS
 from properties import deviations
+from properties.kill import load
 from properties.law import Law, all_laws
 from properties.runner import PROFILES, Subject, examine
 
@@ -41,7 +41,7 @@ def test_a_law_holds_on_the_deviations_that_it_says_it_cannot_see(law: str, name
 
 
 def test_no_recorded_kill_contradicts_a_law() -> None:
-    rows = json.loads(KILLS.read_text())
-    contradicted = [(law, name) for law, name in CLAIMS for row in rows if row["name"] == name and law in row["killed"]]
+    rows = load(KILLS)
+    contradicted = [(law, name) for law, name in CLAIMS for row in rows if row.name == name and law in row.killed]
     assert rows
     assert not contradicted

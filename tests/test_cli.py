@@ -101,6 +101,7 @@ def test_check_says_what_it_exercised(folder: Path) -> None:
     assert f"report: {folder / 'out' / 'report.json'}" in output
 
 
+@pytest.mark.slow
 def test_check_is_not_governed_by_the_project_it_runs_in(folder: Path) -> None:
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -m unit -k nothing\nmarkers = unit\n")
     (folder / "conftest.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--device')\n")
@@ -132,6 +133,7 @@ def test_what_cannot_run_exits_above_one_and_says_why(folder: Path, arguments: t
     assert not (folder / ".mhc-properties" / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_check_with_json_answers_when_it_could_not_run(folder: Path) -> None:
     result = CliRunner().invoke(cli.app, ["check", "mine.py:Nobody", "--json"])
     assert result.exit_code >= 2

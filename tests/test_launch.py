@@ -103,6 +103,7 @@ def test_a_crash_that_repeats_is_a_failed_law(folder: Path, target: str, ending:
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{target} breaks {LAW} in float32 on cpu" in done.stdout
     assert f"project raised ProcessDied: the worker {ending}" in done.stdout
+    assert f" --impl targets.py:{target} --isolate\n" in done.stdout
     found = report(folder)
     assert (found["complete"], found["totals"]["absent"]) == (True, 0)
     wrong, sound = (one["laws"][LAW] for one in found["runs"])
