@@ -687,6 +687,8 @@ ODD: list[Any] = [
     json.loads("[" * 200 + "]" * 200),
     {"tensor": "no such tensor"},
     {"exact": "1/0"},
+    {"exact": f"1{'0' * 3999}/3"},
+    {"exact": "-5"},
 ]
 """What a field of a header may be instead of what it should be; ... leaves it out."""
 

@@ -11,33 +11,21 @@ import dataclasses
 import itertools
 import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from mhc_ref import Dialect
 from properties import sealed
 from properties.explosion import blocks, dynamic, overflow
-from properties.explosion.blocks import Block
 from properties.explosion.composite import Matrix, composite, context, denominator, exact_gain, reaches, shown
-from properties.explosion.dynamic import Dynamic
+from properties.explosion.header import answer_of, block_of, dynamic_of, matrices, object_of, of_tensor, request_of
 from properties.explosion.mixing import mixing_of
-from properties.explosion.request import (
-    BRANCHES,
-    DEEPEST,
-    DIRECTIONS,
-    DTYPES,
-    FAMILIES,
-    GAINS,
-    NORMS,
-    Request,
-    consistent,
-)
+from properties.explosion.request import Request
 from properties.explosion.result import Explosion, tensor
 from properties.implementation import Implementation
 from properties.printable import message_of, printable
@@ -47,15 +35,10 @@ FORMAT = f"mhc-properties/explosion/{sealed.SCHEMA}"
 WITHOUT_CHECKSUM = "mhc-properties/explosion/1"
 """What was written before files had a checksum; it is read."""
 
-_MOST_STREAMS = 64
-_MOST_NUMBERS = 10**8
-"""Numbers of parameters in one block."""
 _MOST_HALF_STEPS = 10**7
 """Entries that a projection in 50 digits may visit."""
 _LONGEST = 3e11
 """Nanoseconds, roughly, that the exact composite of a file may take."""
-_NUMBER = re.compile(r"-?[0-9]{1,4000}(/[0-9]{1,4000})?")
-_EXPONENT_LIMIT = 10**6
 
 
 class ExplosionFileError(ValueError):
@@ -135,7 +118,7 @@ def load(path: str | Path) -> Explosion:
     try:
         if given == FORMAT and not found.checked:
             raise ValueError("it has no checksum, which every file of its format has")
-        return _explosion(_object(sealed.parsed(found.metadata["explosion"]), "it"), found, path)
+        return _explosion(object_of(sealed.parsed(found.metadata["explosion"]), "it"), found, path)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         # Of a header with values of any kind: what a request, a block or a fraction raises that is made of them.
         what = f"it has no {error}" if isinstance(error, KeyError) else message_of(error, 500)
@@ -144,15 +127,15 @@ def load(path: str | Path) -> Explosion:
 
 def _explosion(header: dict[str, Any], found: sealed.Sealed, path: Path) -> Explosion:
     """The explosion that a header describes."""
-    asked = _request(_object(header["request"], "request"))
-    answer = _answer(_object(header["answer"], "answer"))
+    asked = request_of(object_of(header["request"], "request"))
+    answer = answer_of(object_of(header["answer"], "answer"))
     searched = "logits" if "logits" in header else "operators"
-    exact = _matrices(header[searched], searched)
+    exact = matrices(header[searched], searched)
     n = len(exact[0])
     if searched not in found.tensors or not torch.equal(found.tensors[searched], tensor(exact)):
         raise ValueError(f"its tensor `{searched}` is not what its header says; one of them was changed")
-    block = _block(_object(header["block"], "block"), asked) if "block" in header else None
-    one = _dynamic(_object(header["dynamic"], "dynamic"), n) if "dynamic" in header else None
+    block = block_of(object_of(header["block"], "block"), asked) if "block" in header else None
+    one = dynamic_of(object_of(header["dynamic"], "dynamic"), n) if "dynamic" in header else None
     if (asked.family in ("mhc", "target")) != (searched == "logits"):
         raise ValueError(f"it holds {searched}, and is about family {asked.family}")
     if (asked.family == "block") != (block is not None) or asked.dynamic != (one is not None):
@@ -165,7 +148,7 @@ def _explosion(header: dict[str, Any], found: sealed.Sealed, path: Path) -> Expl
         raise ValueError("its projection in 50 digits would take too long")
     held: dict[str, tuple[Matrix, ...]] = {"operators": exact, "logits": ()}
     if asked.family == "target":
-        held = {"operators": _of_tensor(found.tensors.get("operators"), len(exact), n), "logits": exact}
+        held = {"operators": of_tensor(found.tensors.get("operators"), len(exact), n), "logits": exact}
     elif searched == "logits":
         held = {"operators": mixing_of(asked).exact(tensor(exact)), "logits": exact}
     elif one is not None:
@@ -291,136 +274,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Fraction):
         return {"exact": str(value)}
     return {"dialect": dataclasses.asdict(value)} if isinstance(value, Dialect) else value
-
-
-def _object(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{name} is {repr(value)[:80]}; expected an object")
-    return cast("dict[str, Any]", value)
-
-
-def _fraction(value: Any) -> Fraction:
-    # Fraction itself reads exponents, and 1e999999999 would fill the memory.
-    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
-        raise ValueError(f"{repr(value)[:80]} is no exact number")
-    return Fraction(value)
-
-
-def _integer(value: Any, name: str, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name} is {repr(value)[:80]}; expected an integer from {least} to {most}")
-    return value
-
-
-def _matrices(value: Any, name: str) -> tuple[Matrix, ...]:
-    """L matrices n x n of exact numbers."""
-    listed: list[Any] = cast("list[Any]", value) if isinstance(value, list) else []
-    first: Any = listed[0] if listed else None
-    n = len(cast("list[Any]", first)) if isinstance(first, list) else 0
-    square = 1 <= n <= _MOST_STREAMS and len(listed) <= DEEPEST
-    for one in listed:
-        rows: list[Any] = cast("list[Any]", one) if isinstance(one, list) else []
-        square &= len(rows) == n and all(isinstance(row, list) and len(cast("list[Any]", row)) == n for row in rows)
-    if not square:
-        raise ValueError(f"{name} are not 1 to {DEEPEST} square matrices of 1 to {_MOST_STREAMS} rows")
-    return tuple(tuple(tuple(map(_fraction, row)) for row in one) for one in listed)
-
-
-def _of_tensor(stored: torch.Tensor | None, depth: int, n: int) -> tuple[Matrix, ...]:
-    """The operators that a target gave, which are float64 and so exact."""
-    if stored is None or stored.dtype != torch.float64 or tuple(stored.shape) != (depth, n, n):
-        raise ValueError(f"its tensor `operators` is not float64 of shape {(depth, n, n)}")
-    if not stored.isfinite().all():
-        raise ValueError("its tensor `operators` is not finite")
-    return tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in stored.tolist())
-
-
-def _block(fields: dict[str, Any], asked: Request) -> Block:
-    limits = {name: (-_EXPONENT_LIMIT, _EXPONENT_LIMIT) for name in ("pre", "post")}
-    limits |= {"depth": (1, DEEPEST), "streams": (1, _MOST_STREAMS), "width": (1, 2**20)}
-    whole = {name: _integer(fields[name], name, *limit) for name, limit in limits.items()}
-    made = Block(weight=_fraction(fields["weight"]), **whole)
-    if asked.dialect.residual == "permutations" and made.streams > 5:
-        raise ValueError(f"streams is {made.streams}; the permutation mixture has 5 at most")
-    if made.streams * made.width * (2 + made.streams) * made.streams > _MOST_NUMBERS:
-        raise ValueError(
-            f"a block of {made.streams} streams of {made.width} channels is larger than any that is searched"
-        )
-    return made
-
-
-def _dynamic(fields: dict[str, Any], n: int) -> Dynamic:
-    weights, given = fields["weights"], fields["input"]
-    if not isinstance(weights, list) or not isinstance(given, list):
-        raise TypeError("its weights or its input are no list")
-    found = tuple(_integer(one, "a weight", -_EXPONENT_LIMIT, _EXPONENT_LIMIT) for one in cast("list[Any]", weights))
-    made = Dynamic(
-        found, tuple(map(_fraction, cast("list[Any]", given))), _integer(fields["depth"], "depth", 1, DEEPEST)
-    )
-    if len(made.weights) != n or len(made.input) != n:
-        raise ValueError(f"it has {len(made.weights)} weights and an input of {len(made.input)} for {n} streams")
-    return made
-
-
-_ANSWER: dict[str, tuple[type, ...]] = {
-    "found": (bool,),
-    "depth": (int,),
-    "streams": (int,),
-    "width": (int,),
-    "entries": (int, type(None)),
-    "value": (float, int, str),
-    "exact_value": (str, type(None)),
-    "minimality": (str,),
-    "proof": (str,),
-    "impossible": (bool,),
-    "seconds": (float, int),
-    "stopped": (str,),
-}
-
-
-def _answer(fields: dict[str, Any]) -> dict[str, Any]:
-    """What the search answered, each field of its kind."""
-    if strange := sorted(set(fields) - set(_ANSWER)):
-        raise ValueError(f"answer has {', '.join(strange)[:80]}, which no answer of this version has")
-    for name, kinds in _ANSWER.items():
-        value = fields[name]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise TypeError(f"{name} is {repr(value)[:80]}; expected {' or '.join(kind.__name__ for kind in kinds)}")
-    if not fields["found"]:
-        raise ValueError("nothing was found, so there is no configuration")
-    return {**fields, "value": float(fields["value"])}
-
-
-_CHOICES = {
-    "family": FAMILIES,
-    "gain": GAINS,
-    "direction": DIRECTIONS,
-    "dtype": DTYPES,
-    "branch": BRANCHES,
-    "norm": NORMS,
-}
-
-
-def _request(fields: dict[str, Any]) -> Request:
-    """What was asked, checked as the question was."""
-
-    def read(name: str, value: Any) -> Any:
-        if name in ("threshold", "entry_bound", "identity_bound", "branch_bound"):
-            return value if value is None and name.endswith("y_bound") else _fraction(_object(value, name)["exact"])
-        if name == "dialect":
-            return Dialect(**_object(_object(value, name)["dialect"], name))
-        if name in ("max_depth", "max_streams", "max_width"):
-            return _integer(value, name, 1, 2**63)
-        if name in _CHOICES and value not in _CHOICES[name]:
-            raise ValueError(f"{name} is {repr(value)[:80]}; expected one of {', '.join(_CHOICES[name])}")
-        kind = {"seed": int, "dynamic": bool, "claimed": bool, "budget": (float, int)}.get(name, str)
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} is {repr(value)[:80]}, which is not of its kind")
-        return value
-
-    known = {field.name for field in dataclasses.fields(Request)}
-    if strange := sorted(set(fields) - known):
-        raise ValueError(f"request has {', '.join(strange)[:80]}, which no request of this version has")
-    made = Request(**{name: read(name, value) for name, value in fields.items()})
-    consistent(made)
-    return made
