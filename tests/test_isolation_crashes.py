@@ -7,6 +7,7 @@ import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mhc_ref import Params
 from properties.implementation import Implementation, Reference
 from properties.isolation import _Worker, isolated
 from properties.process import peer
+from properties.process.peer import _sent
 from properties.process.protocol import BadAnswer, Limits, NoAnswer, ProcessDied, ProcessFailure, ServerError
 from properties.target import TargetError
 
@@ -272,6 +274,55 @@ def test_a_branch_that_is_no_longer_known_is_said_to_be_none(
     with pytest.raises(BadAnswer, match="a branch was called that a call got more than 2 branches ago"):
         found.block(STATE, PARAMS, torch.tanh)
     assert_right(found)
+
+
+ARRAY = _sent(torch.ones(2, 3), True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [3, 3]},
+        {"shape": [2, 3, 1]},
+        {"shape": [2**40, 3], "stride": [0, 1]},
+        {"stride": [4, 1]},
+        {"stride": [-3, 1]},
+        {"stride": [3]},
+        {"offset": 1},
+        {"offset": -1},
+        {"offset": True},
+        {"dtype": "float64"},
+        {"dtype": "nn"},
+        {"device": "nowhere"},
+        {"data": "?"},
+        {"data": 3},
+        {"storage": "3"},
+    ],
+)
+def test_an_array_that_reaches_beyond_its_bytes_does_not_arrive(change: dict[str, Any]) -> None:
+    def exchange(array: dict[str, Any]) -> Any:
+        reply = {"tree": {"tensor": 0}, "tensors": [array], "changed": {}, "graph": 0}
+        return peer.Peer(lambda message: reply).call("project:", TWO)
+
+    assert torch.equal(exchange(ARRAY), torch.ones(2, 3))
+    with pytest.raises(BadAnswer):
+        exchange(ARRAY | change)
+
+
+@pytest.mark.parametrize("position", ["1", "-1", "x", ""])
+def test_an_argument_that_was_not_given_cannot_be_changed(position: str) -> None:
+    reply = {"tree": None, "tensors": [], "changed": {position: ARRAY}, "graph": 0}
+    with pytest.raises(BadAnswer, match="changed argument"):
+        peer.Peer(lambda message: reply).call("project:", torch.zeros(2, 3))
+
+
+def test_an_argument_keeps_its_shape() -> None:
+    reply = {"tree": None, "tensors": [], "changed": {"0": ARRAY}, "graph": 0}
+    argument = torch.zeros(2, 3)
+    peer.Peer(lambda message: reply).call("project:", argument)
+    assert torch.equal(argument, torch.ones(2, 3))
+    with pytest.raises(BadAnswer, match=r"an argument of shape \[4, 2, 3\] has \[2, 3\] after the call"):
+        peer.Peer(lambda message: reply).call("project:", torch.zeros(4, 2, 3))
 
 
 # -- targets ---------------------------------------------------------------------------------------------------------

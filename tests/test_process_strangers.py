@@ -27,6 +27,7 @@ from properties.process.protocol import (
     MOST_DEPTH,
     BadAnswer,
     NoAnswer,
+    ProcessDied,
     ProcessFailure,
     ServerError,
     decode,
@@ -635,14 +636,18 @@ def test_a_forked_copy_of_the_run_does_not_keep_its_processes(
 
 
 @linux
-def test_a_server_ends_with_its_guardian(stranger: Callable[[str], Client]) -> None:
-    target = stranger("fine")
-    process = target.session.process
+def test_a_process_ends_with_its_guardian() -> None:
+    """Even one that looks at none of its pipes, which close only afterwards."""
+    source = "import signal; print('{}', flush=True)\nwhile True: signal.pause()"
+    process = Supervised([sys.executable, "-S", "-c", source], Limits())
+    process.start()
+    process.receive(60)
     assert process._life is not None
-    number = process.pid
     os.kill(process._life.guardian, signal.SIGKILL)
-    assert asked(target) == "ProcessDied: the process was lost with its guardian"
-    assert_gone([number])
+    assert_gone([process.pid])
+    with pytest.raises(ProcessDied, match="the process was lost with its guardian"):
+        process.receive(60)
+    process.stop()
 
 
 def test_a_process_outlives_the_thread_that_started_it(stranger: Callable[[str], Client]) -> None:
