@@ -224,7 +224,7 @@ def _size(implementation: Implementation, dialect: Dialect) -> None:
         which = f".streams names {n}" if channels < 2 * WIDEST else f".channel_multiple is {channels}, for n = {n}"
         raise DeclarationError(
             f"{which}: phi would have {entries:.3g} entries, and at most {MOST_ENTRIES:.3g} are verified; expected "
-            "smaller ones, as laws that hold there hold for any"
+            "smaller numbers"
         )
 
 

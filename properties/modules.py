@@ -221,7 +221,8 @@ class ModuleAdapter(Implementation):
 
     def _placed(self, module: nn.Module, place: torch.device, dtype: torch.dtype) -> nn.Module:
         """The module there, its parameters and the buffers of their dtype in that dtype; a copy if that changes it."""
-        own = {one.dtype for one in module.parameters() if one.is_floating_point()}
+        kept = self.naming.constants
+        own = {one.dtype for name, one in module.named_parameters() if name not in kept and one.is_floating_point()}
 
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(place, dtype if tensor.dtype in own else tensor.dtype)
