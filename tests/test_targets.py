@@ -560,6 +560,7 @@ def test_whatever_a_module_raises_is_said(
     assert "\x1b" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_an_interrupt_of_the_user_is_one_while_a_target_is_imported(zoo: Path) -> None:
     (zoo / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     with pytest.raises(KeyboardInterrupt):
