@@ -53,6 +53,23 @@ def test_an_operator_that_is_not_finite_is_never_within(value, dtype, options, c
     assert "layer 1 (wrong) is not finite" in caplog.text
 
 
+def test_what_follows_an_operator_that_is_not_finite_does_not_explode():
+    monitor = Monitor(dialect=PAPER)
+    monitor.record(NAN * EYE[None])
+    monitor.record(EYE[None])
+    assert kinds(monitor) == ["not finite", "not finite"]
+
+
+def test_the_roundoff_of_a_layer_is_the_derived_one():
+    """A unit of the emitted dtype and half its smallest number for each entry; n + 1 + 2 logs of the computed one."""
+    u32, u64 = 2.0**-24, 2.0**-53
+    for dtype, stored in ((torch.float16, 2.0**-11 + 64 * 2.0**-25), (torch.float32, 0.0)):
+        expected = stored + (64 + 1 + 2 * 3.0) * u32 + 64 * u64
+        assert roundoff(dtype, 64, 3.0, torch.float64) == pytest.approx(expected, rel=1e-12)
+    assert roundoff(torch.float64, 4, 0.0, torch.float64) == pytest.approx(9 * u64, rel=1e-12)
+    assert roundoff(torch.int64, 4, 0.0, torch.float64) == pytest.approx(8 * u64, rel=1e-12)
+
+
 def test_what_float16_cannot_hold_is_not_finite():
     monitor = Monitor(bound=1e9)
     monitor.record((torch.full((1, 2, 2), 1e5)).half(), torch.ones(1, 2, 1))
