@@ -26,6 +26,7 @@ from properties.counterexample import Counterexample, versions
 from properties.explosion import Explosion, ExplosionFileError, find_minimal, load, replay, save
 from properties.fitting import misfit, outside
 from properties.implementation import Reference
+from properties.known import Known, verdict_for
 from properties.law import FAMILIES, Law, all_laws, family_laws
 from properties.names import file_name, identity
 from properties.replay import replay_file
@@ -571,6 +572,18 @@ def test_a_value_that_the_law_reads_in_vain_is_no_fault_of_the_target(folder: Pa
             outcome = replay_file(path, target)
             assert outcome.status == "ERROR", outcome.message
             assert "this case has no 'y'; it has x, h_post, h_res" in outcome.message
+
+
+def test_a_known_failure_runs_nothing_that_its_file_names_and_accuses_nobody_by_what_does_not_fit(folder: Path) -> None:
+    subject = subject_of("PAPER", "float32")
+    path = stored(folder / "case.safetensors", "proc:touch ran")
+    entry = Known(SUMS, "a reference", "sums are off", path, origin="known.toml, entry 1")
+    assert verdict_for(entry, subject).status == "failed"  # the reference keeps the law: the entry has to go
+    assert not (folder / "ran").exists()
+    stored(path, "proc:touch ran", case=Case(logits=torch.zeros(1, 2, 2).double()))
+    verdict = verdict_for(entry, subject)
+    assert verdict.status == "error"
+    assert "known.toml, entry 1: its counterexample fits no longer: logits is in float64" in verdict.reason
 
 
 SPARE = Case(logits=torch.zeros(1, 2, 2), spare=3)
