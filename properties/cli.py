@@ -84,7 +84,7 @@ def check(
     """
     from properties.launch import QUIET, launch, most_workers
 
-    if not re.fullmatch(r"auto|logical|\d{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
+    if not re.fullmatch(r"auto|logical|[0-9]{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
         _refuse(f"-n {printable(workers, 60)!r}: expected a number of workers from 0 to {most_workers()}, or auto")
     if not report or "\0" in report:
         _refuse(f"--report {printable(report, 60)!r}: expected the name of a folder")
@@ -265,9 +265,15 @@ def main() -> None:
         _run()
 
 
+_INTERRUPTED = 128 + 2
+"""Exit status of a command that Ctrl-C has ended outside of a run, as shells have it."""
+
+
 def _run() -> None:
     try:
         app(prog_name="mhc-properties")
+    except KeyboardInterrupt:  # after everything that listens to it has ended
+        raise SystemExit(_INTERRUPTED) from None
     except Exception as error:  # exit 1 is the verdict that a law failed, and Python's own for a traceback
         if not isinstance(error, HarnessError):  # which says all there is to say
             traceback.print_exc()

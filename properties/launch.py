@@ -28,8 +28,12 @@ from properties.printable import printable
 from properties.report import ERROR_ONLY, Line, ReportError, exit_code, read, sentence, table, write
 from properties.stopping import GRACE, PARENT, SAME, STOPPING, end_with
 
-QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
-"""For a pytest that is started from Python: it finds modules imported that it would like to rewrite, to no harm."""
+QUIET = (
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+    *("-W", "ignore::pytest.PytestUnraisableExceptionWarning"),
+)
+"""For a pytest that is started from Python: it finds modules imported that it would like to rewrite, to no harm; and a
+signal that falls into a callback of the garbage collector is noted there already, so that no traceback has to tell."""
 
 USAGE = 2
 """Exit status where something was asked for that cannot be done."""
@@ -76,8 +80,11 @@ def launch(arguments: Sequence[str], folder: Path) -> Outcome:
                 f"mhc-properties: the process {death} while {law} was examined; going on in a new one, where the "
                 "target works in a process of its own"
             )
-            if journal is not None:
-                os.write(journal.fileno(), entry(law=left.last, died=death))
+            try:
+                if journal is not None:
+                    os.write(journal.fileno(), entry(law=left.last, died=death))
+            except OSError:  # no room: the next process would not know where this one died
+                break
         return _judged(path, status, _left(journal))
 
 
