@@ -312,9 +312,12 @@ def dtype_names(implementation: Implementation) -> tuple[str, ...]:
     names: list[str] = []
     for entry in implementation.dtypes:
         dtype = dtype_of(entry)
+        if dtype is None or not dtype.is_floating_point:
+            holder = implementation.name or type(implementation).__name__
+            raise TypeError(f"{holder}.dtypes contains {shown(entry)}; expected floating torch dtypes or their names")
         if dtype not in VERIFIED:
-            expected = ", ".join(str(one) for one in VERIFIED)
-            raise TypeError(f".dtypes contains {shown(entry)}; expected some of {expected}, or their names")
+            verified = ", ".join(str(one) for one in VERIFIED)
+            raise TypeError(f".dtypes contains {shown(entry)}; states are verified in {verified}")
         names.append(str(dtype).removeprefix("torch."))
     return tuple(dict.fromkeys(names))
 

@@ -93,7 +93,8 @@ def check(implementation: Implementation, target: str) -> None:
     try:
         settle(implementation)
     except DeclarationError as error:
-        raise TargetError(f"{target}: {error}") from error
+        joint = " " if str(error).startswith("overrides") else ": "
+        raise TargetError(f"{target}{joint}{error}") from error
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
