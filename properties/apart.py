@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from properties.law import Law, all_laws
 from properties.printable import message_of
 from properties.process.supervised import ended
 from properties.runner import Profile, Subject, Verdict, examine
+from properties.stopping import end_with
 from properties.target import TargetError, resolve
 
 
@@ -75,7 +77,8 @@ def _alone(
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     plain = (subject.target, subject.dialect_option, subject.dtype_name, str(subject.device))
-    process = context.Process(target=_examined, args=(sending, law.id, plain, profile, directory, randomness))
+    given = (os.getpid(), sending, law.id, plain, profile, directory, randomness)
+    process = context.Process(target=_examined, args=given)
     process.start()
     sending.close()
     try:
@@ -100,6 +103,7 @@ def _alone(
 
 
 def _examined(
+    parent: int,
     sending: multiprocessing.connection.Connection,
     law: str,
     plain: tuple[str, str | None, str, str],
@@ -108,6 +112,7 @@ def _examined(
     randomness: int | None,
 ) -> None:
     """In the new process."""
+    end_with(parent)
     target, dialect, dtype, device = plain
     torch.set_num_threads(1)
     subject = Subject(target, resolve(target, dialect), getattr(torch, dtype), torch.device(device), dialect)

@@ -14,6 +14,7 @@ import functools
 import json
 import math
 import multiprocessing
+import os
 import sys
 import time
 import traceback
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from properties.printable import message_of, printable
+from properties.stopping import end_with
 from properties.whole import unwritable, write_whole
 
 if TYPE_CHECKING:
@@ -543,7 +545,7 @@ def main(
     renewed = {one for one in all_laws() if not prefixes or one.startswith(prefixes)}
     refuse_lost(out, "--out")
     rows = dict(known)
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, end_with, (os.getpid(),)) as pool:
         for done, row in enumerate(pool.imap(row_of, work), 1):
             rows[row.key] = row.renewed(rows[row.key], renewed) if row.key in rows else row
             save(out / "kill.json", list(rows.values()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Annotated
 import typer
 
 from properties.kill import Bench, Task, chosen_laws, dtypes_of, refuse_unknown, run_command
+from properties.stopping import end_with
 
 PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
 """Those among which the seeds of a control change."""
@@ -99,7 +101,7 @@ def main(
                 return
             yield one
 
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_quietly) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, _quietly, (os.getpid(),)) as pool:
         pending = until_late()
         # A few at a time: `imap` would take all the work at once, and the limit would never be seen.
         while batch := list(itertools.islice(pending, 4 * jobs)):
@@ -124,9 +126,10 @@ def main(
     raise typer.Exit(1 if failures else 2 if done < len(work) else 0)
 
 
-def _quietly() -> None:
+def _quietly(parent: int) -> None:
     import torch
 
+    end_with(parent)
     torch.set_num_threads(1)
 
 

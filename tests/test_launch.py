@@ -145,6 +145,54 @@ def test_a_process_that_says_0_without_a_report_is_no_success(
     assert "the process exited with status 0 before it had written its report" in capfd.readouterr().err
 
 
+IN_PROCESS = """
+import os
+import mhc_ref
+from properties import Implementation
+
+class Block(Implementation):
+    dtypes = ("float32",)
+    def block(self, x, params, branch):
+        if LEAVES:
+            os._exit(1)
+        return mhc_ref.block(x, params, branch, self.dialect)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("leaves", "status"), [(True, "failed"), (False, "error")])
+def test_a_law_that_shares_its_process_with_the_target_is_tried_in_a_new_one(
+    folder: Path, leaves: bool, status: str
+) -> None:
+    import torch
+
+    from properties.apart import examine_apart, subject_apart
+    from properties.law import all_laws
+    from properties.runner import Profile, Subject
+    from properties.target import resolve
+
+    (folder / "shared.py").write_text(IN_PROCESS.replace("LEAVES", str(leaves)))
+    law = all_laws()["gradient.branches-learn"]
+    assert law.in_process
+    subject = Subject("shared.py:Block", resolve("shared.py:Block"), torch.float32, torch.device("cpu"))
+    verdict = examine_apart(
+        law,
+        subject,
+        Profile(examples=3, derandomise=True),
+        directory=folder,
+        randomness=None,
+        death="was killed by SIGSEGV",
+        made=subject_apart,
+    )
+    assert verdict.status == status
+    assert verdict.reason.startswith(
+        f"the process was killed by SIGSEGV while {law.id} was examined on Block-float32-cpu"
+    )
+    if leaves:
+        assert verdict.message.startswith(f"Block breaks {law.id} in float32 on cpu")
+        assert "and a process of its own exited with status 1" in verdict.reason
+
+
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 

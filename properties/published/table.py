@@ -25,6 +25,7 @@ from properties.law import FAMILIES
 from properties.plugin import QUIET
 from properties.report import Line, ReportError, lines_of
 from properties.report import read as report_of
+from properties.stopping import PARENT
 
 PACKAGES = {
     "fla": ("fla-core", "triton"),
@@ -65,7 +66,9 @@ def run(name: str, report: Path, *, known: Path | None, profile: str = "ci", see
     command += ["--impl", f"published:{name}", "--report", str(report), "--hypothesis-profile", profile]
     command += ["--known", str(known)] if known else []
     command += ["--hypothesis-seed", str(seed)] if seed is not None else []
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CI": ""}, check=False)
+    ended = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "CI": "", PARENT: str(os.getpid())}, check=False
+    )
     if not path.is_file():
         words = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip()]
         trouble = next((line for line in words if line.startswith("ERROR")), words[-1] if words else "no output")
