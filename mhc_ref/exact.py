@@ -729,6 +729,8 @@ class _Functions:
 
     def dot(self, a: Vector, b: Vector) -> Real:
         pairs = list(zip(a, b, strict=True))
+        if not any(isinstance(number, (Dual, Node)) for number in itertools.chain(a, b)):
+            return self.mp.fdot(pairs)
         value = self.mp.fdot([(_value(x), _value(y)) for x, y in pairs])
         nodes = [(x, _value(y)) for x, y in pairs if isinstance(x, Node)]
         if nodes := nodes + [(y, _value(x)) for x, y in pairs if isinstance(y, Node)]:
