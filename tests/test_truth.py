@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, Dialect, Mappings, Params
 from mhc_ref.block import residual_size
-from properties.bounds import Approx, Rounding, projection
+from properties.bounds import Approx, Rounding, coefficients_gradient, projection
 from properties.case import BranchSpec, Case
 from properties.faults import HarnessError
 from properties.implementation import Reference
@@ -340,3 +340,13 @@ def test_the_bounds_of_the_mappings_of_a_wide_state_are_numbers(title: str) -> N
     state = Approx.exact(torch.randn(1, n, channels, generator=generator))
     found = coefficients(state, params, dialect, Rounding.of(torch.float32))
     assert all((part.error >= 0).all() for part in found.parts().values())
+
+
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_a_gradient_that_falls_below_the_normal_numbers_may_be_flushed(size: float) -> None:
+    x, params, normal = generic(PAPER, 2, 3)
+    none, bar = Approx.exact(torch.zeros(2, 2)), Approx.exact(1e-40 * normal(2, 2))
+    r = Rounding.of(torch.float32)
+    still = Approx.exact(torch.zeros(2, 2, 2))
+    found = coefficients_gradient(Approx.exact(size * x), params, bar, none, still, PAPER, r)
+    assert all((part.error >= torch.finfo(torch.float32).tiny).all() for part in found)

@@ -142,7 +142,7 @@ def _norm_gradient(x: Approx, g: Approx, through: Tensor, shared: Tensor, dialec
     first = g.error / rho + relative * (g.value.abs() + g.error) / rho
     second = (x.value.abs() * inner_error + x.error * (inner.abs() + inner_error)) * scale
     second = second + 3 * relative * (x.value.abs() + x.error) * spread * scale
-    error = (first + second) * (1 + 4 * relative) + r.tiny / rho
+    error = (first + second) * (1 + 4 * relative) + r.tiny / rho + r.tiny  # of g before, and of the result itself
     parts = (through + g.error) / rho + x.value.abs() * spread * scale
     error = error + SHARES * (r.state_unit * parts + r.state_tiny)
     return Approx(torch.where(live, value, 0.0), torch.where(live, error, INF))
