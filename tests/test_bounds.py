@@ -21,6 +21,7 @@ from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Dialect, 
 from mhc_ref.block import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding
+from properties.bounds.gradients import _norm_gradient
 from properties.case import BranchSpec, Case
 from properties.controls import CATALOGUE, build
 from properties.implementation import Implementation, Reference, parameter_dtype
@@ -570,6 +571,28 @@ def test_gradient_values_of_a_block_are_those_of_autograd(title: str, n: int) ->
     exact = torch.autograd.grad(out, leaves, case.cotangent, allow_unused=True, materialize_grads=True)
     for found, expected in zip(bound, exact, strict=True):
         same(found.value, expected)
+
+
+def test_only_equal_logits_are_excused_from_the_derivative_of_their_maximum() -> None:
+    """An eps in a denominator makes visible which of them is charged with the shift."""
+    dialect, r = PAPER.with_(denominator_eps=0.25, iterations=2), Rounding.of(torch.float64)
+    tied = torch.tensor([[[0.0, 1, 0], [0, 1, -1], [-2, 0, 0]]], dtype=torch.float64)
+    apart = tied + torch.arange(9.0, dtype=torch.float64).reshape(3, 3) / 8
+    cotangent = Approx.exact(torch.eye(3, dtype=torch.float64).unsqueeze(0))
+    assert bounds.projection_gradient(Approx.exact(apart), cotangent, dialect, r).error.max() < 1e-12
+    assert bounds.projection_gradient(Approx.exact(tied), cotangent, dialect, r).error.max() > 1e-5
+
+
+def test_an_error_of_the_norm_passes_to_its_gradient() -> None:
+    """Where the cotangent is orthogonal to the state the gradient is g / rho, and has the relative error of rho."""
+    x = Approx.exact(torch.tensor([[[3.0, 0.0], [4.0, 0.0]]], dtype=torch.float64))
+    g = torch.tensor([[[0.0, 1.0], [0.0, -2.0]]], dtype=torch.float64)
+    off = torch.full((1, 1, 1), 1e-3, dtype=torch.float64)
+    bound = _norm_gradient(x, Approx.exact(g), torch.zeros_like(g), off, PAPER, Rounding.of(torch.float64))
+    rho = 2.5  # the root of 25 / 4
+    assert torch.equal(bound.value[..., 1], g[..., 1] / rho)
+    assert (bound.error[..., 1] >= 1e-3 * g[..., 1].abs() / rho).all()
+    assert (bound.error[..., 1] <= 2e-3 * g[..., 1].abs() / rho).all()
 
 
 @pytest.mark.parametrize("dialect", [LUCIDRAINS, MHC_LITE], ids=["LUCIDRAINS", "MHC_LITE"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from snapshots import recorded
 from torch import Tensor
 
 import mhc_ref
@@ -29,6 +30,7 @@ from properties.diagnosis.temperature import fit_tempered
 from properties.diagnosis.ties import Tie, apart, breaker
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, View
+from properties.diagnosis.words import difference_in_words
 from properties.process.protocol import ProcessDied
 from properties.published import ADAPTERS
 
@@ -264,6 +266,43 @@ def test_presets_that_cannot_be_told_apart_are_named_together() -> None:
     found = identify(Function(), declared=False)
     assert found.headline() == "like DEEPSEEK_V4 or LIGER"
     assert "LIGER is as near: it differs in what is undetermined here, transposed, pre_eps, collapse" in found.to_text()
+
+
+def test_every_field_has_words_for_its_values() -> None:
+    values = {
+        "residual": ("sinkhorn", "permutations", "unconstrained", "identity"),
+        **{name: ("row", "column") for name in ("last_axis", "start_axis")},
+        "start": ("exp", "softmax"),
+        "iterations": (0, 1, 20),
+        **{name: (0.0, 1e-6) for name in ("entry_eps", "denominator_eps", "pre_eps", "rms_eps")},
+        "denominator": ("add", "clamp"),
+        **{name: (True, False) for name in ("transposed", "shared_projection", "rms_eps_inside")},
+        **{name: ("sigmoid", "softmax", "linear") for name in ("pre", "post")},
+        "post_scale": (1.5,),
+        "dynamic": ("linear", "tanh"),
+        "norm_over": ("streams", "stream"),
+        "expand": ("copies",),
+        "collapse": ("sum", "mean", "head"),
+    }
+    assert set(values) == set(vars(PAPER))
+    told = [
+        f"{name} = {value!r}: {difference_in_words({name: (None, value)})[0]}"
+        for name in vars(PAPER)
+        for value in values[name]
+    ]
+    recorded("difference-in-words.txt", "\n".join(told))
+
+
+def test_slips_that_remember_are_composed_with_their_memory() -> None:
+    made = compose(("first-call-doubled", "h-res-transposed"), PAPER)
+    assert made is not None
+    x, params = (
+        torch.ones(1, 2, 2).double(),
+        Params(torch.ones(4, 8).double(), torch.ones(8).double(), torch.ones(3).double()),
+    )
+    first, second, third = (made.block(x, params, torch.tanh) for _ in range(3))
+    assert not torch.equal(first, second)
+    assert torch.equal(second, third)
 
 
 # Gates, biases, stages

@@ -180,6 +180,14 @@ def test_simple_logits_come_first():
     assert simpler_logits(0.3) == [1.0, 0.5]
 
 
+def test_one_sub_layer_may_be_enough() -> None:
+    """Half of what enters is lost to the eps of each of the forty divisions."""
+    found = find_minimal("mhc", "0.9", direction="vanish", dialect=PAPER.with_(denominator_eps=1.0), max_streams=2)
+    assert found.found
+    assert (found.depth, found.streams) == (1, 1)
+    assert "one sub-layer is enough" in found.proof
+
+
 def test_unconstrained_mixing_has_its_own_family():
     with pytest.raises(ValueError, match="there is family hc"):
         find_minimal("mhc", 2, dialect=HYPER_CONNECTIONS)

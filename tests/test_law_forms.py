@@ -133,6 +133,17 @@ def weights_folded_once() -> Change:
     return change
 
 
+def address_remembered() -> Change:
+    kept: dict[int, Any] = {}
+
+    def change(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
+        held.append(x)  # so that no other state gets its address
+        return kept.setdefault(x.data_ptr(), function(x, params))
+
+    held: list[torch.Tensor] = []
+    return change
+
+
 def sigmoid_overflows(name: str, function: Change, x: torch.Tensor, params: Params) -> Any:
     n = x.shape[-2]
     z = gated_logits(x, params, PAPER)[..., :n]
@@ -143,6 +154,7 @@ SLIPS: list[tuple[str, Sequence[str], Change]] = [
     ("execution.every-token-has-its-mappings", ("mappings",), tail_unwritten),
     ("execution.every-token-has-its-mappings", ("mappings",), empty_refused),
     ("execution.mappings-have-no-memory", ("mappings",), weights_folded_once()),
+    ("execution.mappings-have-no-memory", ("mappings",), address_remembered()),
     ("execution.mappings-have-no-memory", ("mappings",), unequal),
     ("execution.poison-reaches-the-mappings", ("mappings",), nan_hidden),
     ("coefficients.gates-stay-in-their-range", ("mappings",), sigmoid_overflows),

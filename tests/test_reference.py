@@ -37,6 +37,7 @@ HARD = {
     "softmax over the last axis": DEEPSEEK_V4.with_(start_axis="column", iterations=2, pre="softmax", collapse="mean"),
     "clamp 0.5": LUCIDRAINS.with_(denominator_eps=0.5, iterations=4, rms_eps=1e-3, rms_eps_inside=False),
     "exp alone": PAPER.with_(iterations=0),
+    "a head of shared projections": LUCIDRAINS.with_(collapse="head", iterations=3),
 }
 """Every preset, and dialects with eps large enough to matter."""
 

@@ -21,7 +21,7 @@ from properties.laws.gradient_block import block_pulls
 from properties.laws.gradient_depth import constant_stacks, layered_pulls
 from properties.laws.gradient_mappings import coefficient_pulls
 from properties.laws.mixing import mixing_cases, permuted_state
-from properties.strategies import Setting, block_cases, coefficient_cases, projection_cases
+from properties.strategies import Setting, arrangeable, block_cases, coefficient_cases, projection_cases
 from properties.trial import wide
 
 QUIET: list[HealthCheck] = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -239,6 +239,11 @@ def test_everything_drawn_is_finite_and_in_its_dtype(dialect: Dialect, dtype: to
             assert part is None or (part.dtype == frame.parameter_dtype and bool(torch.isfinite(part).all()))
 
     check()
+
+
+@pytest.mark.parametrize(("most", "arranged"), [(2**40, 6), (6, 6), (5, 4), (3, 2), (2, 2), (1, 1)])
+def test_tokens_are_arranged_on_several_axes_where_a_call_takes_them(most: int, arranged: int) -> None:
+    assert arrangeable(Setting(PAPER, STREAMS, torch.float32, max_tokens=most)) == arranged
 
 
 def report() -> str:
