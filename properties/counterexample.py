@@ -43,7 +43,8 @@ class Counterexample:
         dialect: the declared dialect at that time.
         dtype, device: of the state.
         case: the inputs.
-        failure: what, where, got, exact, error, bound, ratio (None where it is infinite).
+        failure: what, where, got, exact, error, bound, ratio (None where it is infinite), gap, against (see
+            `properties.trial.LawBroken`; the last two are missing in older files).
         dialect_option: the preset of `--dialect`, for a plain function.
         versions: of Python and of the packages that had a part in it.
         checked: read from a file with a checksum that holds; files of format 1 have none.

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["identity", "invariant", "oracle", "contract"]
 """identity: two outputs of the target are related exactly; invariant: one output satisfies an equation or inequality;
-oracle: an output is compared with the reference; contract: shapes, dtypes, purity, determinism."""
+oracle: an output is compared with what `trial.truth` answers (a verdict that asked it nothing is refused); contract:
+shapes, dtypes, purity, determinism."""
 
 Stage = Literal["logits", "state"]
 """Whether a law feeds logits alone (float32 for every state dtype but float64) or states."""

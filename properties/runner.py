@@ -208,6 +208,7 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
                 ratio=math.inf,
                 got="a failure of this law once, and none on the next call",
                 exact="the same result on every call",
+                against="wanted",
             )
             return _failed(law, subject, state, path, broken, executed="execution.deterministic")
         except Unsatisfiable as error:
@@ -561,14 +562,15 @@ def _measured(broken: LawBroken) -> list[tuple[str, str]]:
         numbers.append(("error", "none: one of the two is no finite number, where the bound says that both are"))
     else:
         numbers.append(("error", f"{broken.error:.3g}"))
-    if broken.gap:
+    near = broken.gap > 1e-3 * broken.bound  # otherwise it is nothing beside the bound
+    if near:
         numbers.append(("gap", f"{broken.gap:.3g}  (how far exact arithmetic itself stays from that limit here)"))
     size = abs(float(broken.exact)) if broken.exact else 0.0
     far = math.isfinite(size) and size > 0 and not 1e-3 < size < 1e3  # a bound is large or small as its number is
     share = f", {broken.bound / size:.2g} of that number" if far else ""
     numbers.append(("bound", f"{broken.bound:.3g}  (the most that rounding can explain here{share})"))
     if math.isfinite(broken.ratio):
-        counted = "(error - gap) / bound" if broken.gap else "error / bound"
+        counted = "(error - gap) / bound" if near else "error / bound"
         numbers.append(("ratio", f"{broken.ratio:.3g}  ({counted}; above 1 is a failure)"))
     return numbers
 
