@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+import properties
+from properties import kill, known_file, report, sealed
+from properties.explosion import monitor
+from properties.process import protocol
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -55,3 +61,32 @@ def test_the_workflow_tries_the_lowest_and_the_newest() -> None:
 def test_the_version_has_a_chapter_in_the_changelog() -> None:
     chapters = re.findall(r"^## \[?([0-9.]+)\]?", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert chapters[0] == PROJECT["version"]
+
+
+NUMBERS = {
+    "`report.json`": report.SCHEMA,
+    "counterexample (`.safetensors`)": sealed.SCHEMA,
+    "explosion (`.safetensors`)": sealed.SCHEMA,
+    "known failures (`.toml`)": known_file.SCHEMA,
+    "rows of the monitor (`.jsonl`)": monitor.SCHEMA,
+    "the protocol of `proc:`": protocol.VERSION,
+    "`kill.json`": kill.SCHEMA,
+}
+"""Every file that is written for others, with the number of the form in which it is written now."""
+
+
+def test_the_page_about_stability_has_the_number_of_every_file() -> None:
+    page = (ROOT / "docs" / "stability.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    numbers = {row[0]: row[2] for row in rows if len(row) == 4 and row[0] != "file"}
+    assert numbers == {name: str(number) for name, number in NUMBERS.items()}
+
+
+def test_the_names_that_are_promised_are_there() -> None:
+    page = (ROOT / "docs" / "stability.md").read_text()
+    promised = re.findall(r"`(properties(?:\.\w+)+)`", page)
+    assert "properties.modules.from_module" in promised
+    for name in promised:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+    assert properties.__all__

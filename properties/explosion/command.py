@@ -259,4 +259,4 @@ class _Progress:
 def _threshold(given: str | None, gain: str | None) -> str:
     if given is None and gain != "nonfinite":
         raise ValueError("no threshold was given; expected --threshold with the gain to be reached")
-    return given or "1"
+    return "1" if given is None else given
