@@ -9,6 +9,7 @@ apart from there on.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import signal
@@ -121,9 +122,8 @@ def answers_for(words: Sequence[str]) -> int | None:
             **os.environ,
             ANSWER: str(saying),
             PARENT: str(os.getpid()),
-            "PYTHONPATH": os.pathsep.join(one for one in sys.path if one),
         }
-        command = [sys.executable, "-P", "-m", "properties.cli", *words]
+        command = _python("properties.cli", words)
         with subprocess.Popen(command, env=environment, pass_fds=(saying,)) as process:
             os.close(saying)
             forwarding.to(process)
@@ -249,15 +249,26 @@ def _journal() -> Generator[IO[bytes] | None]:
         yield file
 
 
+_START = (
+    "import json, runpy, sys; module = sys.argv.pop(1); sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "runpy.run_module(module, run_name='__main__', alter_sys=True)"
+)
+
+
+def _python(module: str, words: Sequence[str]) -> list[str]:
+    """The command `python -m MODULE WORDS` with the path of this process, and nothing of it in the environment: what
+    the other process starts in its turn may be another Python."""
+    return [sys.executable, "-P", "-c", _START, module, json.dumps([one for one in sys.path if one]), *words]
+
+
 def _run(arguments: Sequence[str], journal: IO[bytes] | None) -> tuple[int, str]:
     """The exit status of one process, negative for a signal, and the signal by which this one was asked to stop."""
     environment = {
         **os.environ,
         PARENT: str(os.getpid()),
-        "PYTHONPATH": os.pathsep.join(one for one in sys.path if one),
         **({JOURNAL: str(journal.fileno())} if journal is not None else {}),
     }
-    command = [sys.executable, "-P", "-m", "pytest", *arguments]
+    command = _python("pytest", arguments)
     kept = (journal.fileno(),) if journal is not None else ()
     with _Forwarding() as forwarding, contextlib.ExitStack() as stack:
         out, error = (stack.enter_context(_Sink(stream)) for stream in (sys.stdout, sys.stderr))

@@ -816,9 +816,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if gathering.trouble:
         terminalreporter.write_line(f"HARNESS ERROR: the report is lost: {gathering.trouble}")
     elif gathering.whole:
-        terminalreporter.write_line(f"report: {gathering.path}")
+        terminalreporter.write_line(f"report: {printable(str(gathering.path))}")
     else:
-        terminalreporter.write_line(f"report, incomplete: {gathering.path}")
+        terminalreporter.write_line(f"report, incomplete: {printable(str(gathering.path))}")
 
 
 @pytest.hookimpl(wrapper=True)

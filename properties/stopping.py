@@ -91,7 +91,6 @@ class Stopping:
                     with contextlib.suppress(Exception):  # whatever it was, the process has to end
                         self._last()
                     os.kill(os.getpid(), signal.SIGKILL)
-                break
         with contextlib.suppress(OSError):
             os.close(self._reader)
 

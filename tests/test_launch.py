@@ -193,6 +193,17 @@ def test_a_law_that_shares_its_process_with_the_target_is_tried_in_a_new_one(
         assert "and a process of its own exited with status 1" in verdict.reason
 
 
+@pytest.mark.skipif(os.name != "posix", reason="processes of POSIX")
+def test_the_process_of_the_laws_finds_what_this_one_finds_and_inherits_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "beside.py").write_text("import os\nprint('PYTHONPATH', os.environ.get('PYTHONPATH'))\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "as it was")
+    assert launch(["-p", "beside", "--help"], tmp_path).status == 3
+    assert "PYTHONPATH as it was" in capfd.readouterr().out
+
+
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 
