@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from properties.faults import HarnessError
+from properties.one_object import OneObject
 from properties.printable import message_of, printable
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ JsonOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=OneObject)
 def check(
     targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="as for pytest --impl")],
     device: Annotated[Device, typer.Option(help="where the implementation computes")] = Device.CPU,
@@ -173,7 +174,7 @@ def _progress_on_stderr(active: bool) -> Generator[None]:
         os.close(saved)
 
 
-@app.command()
+@app.command(cls=OneObject)
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a counterexample, or an explosion")],
     impl: Annotated[
@@ -205,7 +206,7 @@ def replay(
     raise typer.Exit({"FIXED": 0, "FAILED": 1, "ERROR": 2}[outcome.status])
 
 
-@app.command()
+@app.command(cls=OneObject)
 def identify(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="as for pytest --impl")],
     dialect: Annotated[str | None, typer.Option(metavar="PRESET", help="compare with this preset")] = None,
@@ -223,7 +224,7 @@ def identify(
     raise typer.Exit(identify_command(target, dialect, as_json, device=device.value, isolate=isolate))
 
 
-@app.command()
+@app.command(cls=OneObject)
 def laws(as_json: JsonOption = False) -> None:
     """List every law: id, kind, statement, and what it cannot see."""
     from properties.law import all_laws
@@ -238,7 +239,7 @@ def laws(as_json: JsonOption = False) -> None:
     typer.echo(f"{len(found)} laws")
 
 
-@app.command()
+@app.command(cls=OneObject)
 def verify(as_json: JsonOption = False) -> None:
     """The main job: the laws on the reference and on transformers' DeepSeek-V4, and the smallest explosions."""
     from properties.verify import main_job

@@ -151,6 +151,19 @@ def test_an_old_report_does_not_survive_a_run_that_failed_to_start(folder: Path)
     assert not report.exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "-x"), ("check",), ("replay",), ("identify", "--device", "gpu"), ("laws", "x"), ("verify", "--fast")],
+    ids=" ".join,
+)
+def test_options_that_cannot_be_read_are_answered_with_one_object_too(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli.app, [*arguments, "--json"])
+    (line,) = result.stdout.splitlines()
+    answer = json.loads(line)
+    assert (result.exit_code, answer["exit"], set(answer)) == (2, 2, {"error", "exit"})
+    assert answer["error"] in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_an_unexpected_exception_is_not_reported_as_a_failed_law(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

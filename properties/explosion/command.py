@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand
 
 from mhc_ref import PRESETS
 from properties.explosion.atlas import DEEPEST, DEVIATIONS, WIDEST, atlas
@@ -29,6 +28,7 @@ from properties.explosion.picture import PictureError, draw, ready
 from properties.explosion.request import DIRECTIONS, DTYPES, GAINS, MOST_ITERATIONS, MOST_STREAMS, MOST_WIDTH
 from properties.explosion.search import find_minimal
 from properties.faults import HarnessError
+from properties.one_object import OneObject
 from properties.printable import message_of, printable
 from properties.target import TargetError
 from properties.trust import replay_line
@@ -53,20 +53,6 @@ def register(app: typer.Typer) -> None:
         cls=OneObject,
         help="Minimal depth against weight deviation, family by family: closed form beside search.",
     )(atlas_command)
-
-
-class OneObject(TyperCommand):
-    """A command that prints one object with --json also where its options cannot be read."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:  # usage errors of click, which typer brings under names that change
-            said: Callable[[], str] | None = getattr(error, "format_message", None)
-            if said is not None and "--json" in given:
-                typer.echo(json.dumps({"error": printable(said()), "exit": 2}))
-            raise
 
 
 def explode_command(
