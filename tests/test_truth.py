@@ -20,6 +20,8 @@ from properties.faults import HarnessError
 from properties.implementation import Reference
 from properties.law import all_laws
 from properties.laws.coefficients import coefficients
+from properties.plugin import line_of
+from properties.report import runs
 from properties.runner import Profile, Subject, Verdict, examine, explain, try_case
 from properties.trial import ContractBroken, LawBroken, Trial
 from properties.truth import ExactTruth, FloatTruth
@@ -249,6 +251,16 @@ def test_claims_and_abstentions_are_counted_apart() -> None:
     bench = trial()
     bench.within("h_res", torch.ones(3), torch.ones(3), torch.tensor([1.0, math.inf, 0.0]))
     assert (bench.claims, bench.abstentions) == (2, 1)
+
+
+def test_the_report_counts_claims_and_abstentions_of_every_law(tmp_path: Path) -> None:
+    def check(bench: Trial, case: Case) -> None:
+        bench.within("h_res", torch.ones(3), torch.ones(3), torch.tensor([1.0, math.inf, 0.0]))
+
+    law = dataclasses.replace(ORACLE, check=check)
+    found = examine(law, subject(Reference(PAPER)), Profile(examples=4, derandomise=True), directory=tmp_path)
+    (entry,) = runs([line_of(found)])[0]["laws"].values()
+    assert (entry["claims"], entry["abstentions"]) == (2 * found.examples, found.examples)
 
 
 def test_an_output_of_another_shape_is_not_spread_over_what_is_expected() -> None:
