@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,8 @@ class Gathering:
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
         self._journal(collected=len(self.collected))
+        if "torch" in sys.modules:  # which a process that only gathers imports later, for the versions
+            self.write(complete=False)
 
     def began(self, law: str) -> None:
         """A law is about to be examined in this process."""

@@ -125,6 +125,15 @@ def test_a_crash_that_does_not_repeat_is_an_error(folder: Path, workers: str) ->
 
 
 @pytest.mark.slow
+def test_pytest_itself_is_ended_by_such_a_target_and_its_report_says_that_it_is_not_whole(folder: Path) -> None:
+    words = ["--pyargs", "properties", "-p", "no:cacheprovider", "--law", LAW, "--impl", "targets.py:SaysGood"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    found = report(folder)
+    assert (found["complete"], found["totals"]["absent"]) == (False, 1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [0, 4])
 def test_a_module_that_ends_the_process_leaves_no_verdict(folder: Path, status: int) -> None:
     (folder / "leaves.py").write_text(f"import os\nos._exit({status})\n")
@@ -331,7 +340,8 @@ def test_a_report_grows_with_every_failure_and_says_that_it_is_not_whole(tmp_pat
     gathering.collected = {"a", "b", "c"}
     gathering.path.write_text("of an earlier run")
     gathering.begin()
-    assert not gathering.path.exists()
+    found = read(gathering.path)
+    assert (found["complete"], found["totals"]["absent"], lines_of(found)) == (False, 3, [])
     gathering.add("a", line("block.a"))
     gathering.add("b", line("block.b", "failed", worst_ratio=None))
     found = read(gathering.path)
