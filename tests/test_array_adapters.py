@@ -164,8 +164,9 @@ def test_what_does_not_fit_is_refused_with_what_to_declare(
     ],
 )
 def test_an_argument_of_the_wrong_kind_is_refused(arguments: dict[str, Any], error: Any, message: str) -> None:
+    options: dict[str, Any] = {"dialect": PAPER, **arguments}
     with pytest.raises(error, match=message):
-        from_arrays("numpy", **{"dialect": PAPER, **arguments})
+        from_arrays("numpy", **options)
 
 
 def test_what_is_no_library_is_refused() -> None:

@@ -58,7 +58,7 @@ def test_dtypes_may_be_called_by_their_aliases() -> None:
 
 def test_what_is_declared_is_checked_as_for_a_target() -> None:
     class Odd(Mine):
-        streams = (n for n in (2, 4))
+        streams = (n for n in (2, 4))  # pyright: ignore[reportAssignmentType]
         differentiable = "no"  # pyright: ignore[reportAssignmentType]
 
     with pytest.raises(TargetError, match=r"conformance of Odd: \.differentiable is 'no'; expected True or False"):

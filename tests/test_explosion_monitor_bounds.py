@@ -9,6 +9,7 @@ import torch
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, LUCIDRAINS, MHC_LITE, PAPER
+from mhc_ref.projection import compute_dtype
 from properties.explosion import Monitor
 from properties.explosion.limits import limits, roundoff
 
@@ -149,7 +150,7 @@ def test_a_correct_projection_of_any_dialect_is_within_at_any_depth(dialect, dty
     monitor = Monitor(dialect=dialect, transposed=transposed)
     for depth, scale in itertools.product(range(8), (0.1, 2.0, 8.0, 30.0)):
         generator = torch.Generator().manual_seed(depth)
-        logits = scale * torch.randn(8, 4, 4, generator=generator, dtype=mhc_ref.projection.compute_dtype(dtype))
+        logits = scale * torch.randn(8, 4, 4, generator=generator, dtype=compute_dtype(dtype))
         monitor.record(mhc_ref.project(logits, dialect).to(dtype))
     assert set(kinds(monitor)) == {None}
     assert all(within(monitor))

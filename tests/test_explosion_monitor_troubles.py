@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import OrderedDict
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,8 +98,9 @@ def lines(path):
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, error, message):
+    given: dict[str, Any] = {"modules": [Mixing], **options}
     with pytest.raises(error, match=re.escape(message)):
-        Monitor(Chain(GROW), **{"modules": [Mixing], **options})
+        Monitor(Chain(GROW), **given)
 
 
 @pytest.mark.parametrize("model", [lambda x: x, Chain, "gains.jsonl", 3, [Chain(GROW)]])
@@ -114,15 +116,15 @@ def test_a_path_below_a_file_is_refused(tmp_path):
 
 
 def test_options_that_can_have_no_effect_are_refused():
-    for options in ({"modules": [Mixing]}, {"operator": len}, {"streams": len}):
+    idle: list[dict[str, Any]] = [{"modules": [Mixing]}, {"operator": len}, {"streams": len}]
+    for options in idle:
         with pytest.raises(ValueError, match="given without a model"):
             Monitor(**options)
 
 
 def test_numbers_of_other_libraries_and_names_of_presets_are_read():
-    monitor = Monitor(
-        Chain(GROW), modules=(one for one in [Mixing]), every=np.int64(2), bound=Fraction(3, 2), dialect="PAPER"
-    )
+    options: dict[str, Any] = {"modules": (one for one in [Mixing]), "every": np.int64(2), "bound": Fraction(3, 2)}
+    monitor = Monitor(Chain(GROW), **options, dialect="PAPER")
     assert (monitor._every, monitor._bound, monitor._dialect) == (2, 1.5, PAPER)
 
 
@@ -178,6 +180,7 @@ def test_outputs_of_many_forms_are_read(form):
     model = Emitting(form)
     with Monitor(nn.Sequential(model), modules=[Emitting]) as monitor:
         nn.Sequential(model)[0](X)
+        assert monitor._model is not None
         monitor._model(X)
     assert [row["layer_forward_gain"] for row in monitor.rows] == [1]
     assert monitor.troubles == 0
@@ -214,7 +217,8 @@ def test_what_is_not_understood_is_said_once_and_the_model_runs_on(form, message
 @pytest.mark.parametrize("option", ["operator", "streams"])
 def test_a_function_of_the_user_that_raises_is_a_trouble(option, caplog):
     model = Chain(SKEW, SKEW)
-    with Monitor(model, modules=[Mixing], **{option: _raising}) as monitor:
+    options: dict[str, Any] = {option: _raising}
+    with Monitor(model, modules=[Mixing], **options) as monitor:
         out = model(X)
     assert torch.equal(out, model(X))
     assert monitor.troubles == 2
@@ -504,8 +508,8 @@ def test_a_watched_function_is_put_back_where_it_was():
     assert [row["activation_max"] for row in monitor.rows] == [1]
     assert "residual_mix_constraint_fn" not in vars(model[0])
     with Monitor(model) as monitor:
-        wrapped = model[0].residual_mix_constraint_fn
-        model[0].residual_mix_constraint_fn = lambda logits: 1 * wrapped(logits)
+        wrapped: Any = model[0].residual_mix_constraint_fn
+        model[0].__dict__["residual_mix_constraint_fn"] = lambda logits: 1 * wrapped(logits)
     model(torch.ones(4, 3))
     assert monitor.step == 0
 
@@ -751,7 +755,7 @@ def test_a_watched_training_takes_the_same_steps():
     def trained(watch):
         torch.manual_seed(0)
         model = Decoder(layers=1, n=4, width=8)
-        options = {"operator": _raising} if watch == "troubled" else {"dialect": PAPER}
+        options: dict[str, Any] = {"operator": _raising} if watch == "troubled" else {"dialect": PAPER}
         monitor = Monitor(model, modules=[HyperConnection], **options)
         if watch:
             monitor.__enter__()

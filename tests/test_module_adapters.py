@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import mhc_ref
 from mhc_ref import PAPER, Params
+from mhc_ref.projection import compute_dtype
 from properties.case import BranchSpec
 from properties.faults import AdapterError
 from properties.implementation import Implementation
@@ -109,6 +110,11 @@ def test_a_norm_weight_that_is_declared_is_named() -> None:
 class Buffered(Plain):
     """Buffers of every kind, one of them a counter that changes nothing."""
 
+    eps: Tensor
+    step: Tensor
+    running: Tensor
+    rotation: Tensor
+
     def __init__(self, n: int, channels: int) -> None:
         super().__init__(n, channels)
         self.register_buffer("eps", torch.tensor(1e-20, dtype=torch.float64))
@@ -136,6 +142,8 @@ def test_buffers_have_the_dtype_of_the_parameters() -> None:
     seen: set[torch.dtype] = set()
 
     class Scaled(Plain):
+        scale: Tensor
+
         def __init__(self, n: int, channels: int) -> None:
             super().__init__(n, channels)
             self.register_buffer("scale", torch.ones(n * channels, 1))
@@ -151,6 +159,8 @@ def test_buffers_have_the_dtype_of_the_parameters() -> None:
 
 class Remembers(Plain):
     """Each call moves h_pre on, by what the calls before left in a buffer."""
+
+    calls: Tensor
 
     def __init__(self, n: int, channels: int) -> None:
         super().__init__(n, channels)
@@ -290,7 +300,8 @@ class Lazy(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         self.fused(x.flatten(-2))
-        return mhc_ref.mappings(x, Params(self.fused.weight.mT, self.fused.bias, self.alpha), PAPER)
+        fused: Any = self.fused
+        return mhc_ref.mappings(x, Params(fused.weight.mT, fused.bias, self.alpha), PAPER)
 
 
 def test_lazy_parameters_are_shaped_by_a_call() -> None:
@@ -306,7 +317,8 @@ class Parametrised(nn.Module):
         self.alpha = nn.Parameter(torch.ones(3))
 
     def forward(self, x: Tensor) -> Any:
-        return mhc_ref.mappings(x, Params(self.fused.weight.mT, self.fused.bias, self.alpha), PAPER)
+        fused: Any = self.fused
+        return mhc_ref.mappings(x, Params(fused.weight.mT, fused.bias, self.alpha), PAPER)
 
 
 def remade(n: int, channels: int, kind: type[Plain], **parameters: Tensor) -> nn.Module:
@@ -367,8 +379,8 @@ class Pure(Plain):
     """Computes in the dtype of the state, with parameters of that dtype alone, as layers do that never cast."""
 
     def forward(self, x: Tensor) -> Any:
-        x.flatten(-2) @ self.phi  # which matrix products of two dtypes refuse
-        c = mhc_ref.projection.compute_dtype(x.dtype)
+        _ = x.flatten(-2) @ self.phi  # which matrix products of two dtypes refuse
+        c = compute_dtype(x.dtype)
         return mhc_ref.mappings(x, Params(*(one.to(c) for one in (self.phi, self.bias, self.alpha))), PAPER)
 
 
@@ -376,7 +388,7 @@ class Casting(Plain):
     """Parameters of any dtype, cast to that of the computation."""
 
     def forward(self, x: Tensor) -> Any:
-        c = mhc_ref.projection.compute_dtype(x.dtype)
+        c = compute_dtype(x.dtype)
         return mhc_ref.mappings(x, Params(*(one.to(c) for one in (self.phi, self.bias, self.alpha))), PAPER)
 
 
@@ -625,12 +637,13 @@ def test_a_module_is_made_once_for_a_size() -> None:
 
 
 def test_making_an_adapter_draws_nothing_from_the_global_generator() -> None:
+    def make(n: int, channels: int) -> nn.Module:
+        made = Plain(n, channels)
+        nn.init.normal_(made.phi)
+        return made
+
     before = torch.get_rng_state()
-    from_module(
-        lambda n, channels: nn.init.normal_(Plain(n, channels).phi) is not None and Plain(n, channels),
-        NAMES,
-        dialect=PAPER,
-    )
+    from_module(make, NAMES, dialect=PAPER)
     assert torch.equal(before, torch.get_rng_state())
 
 
