@@ -86,10 +86,12 @@ def check(
     from properties.launch import QUIET, launch, most_workers
 
     if not re.fullmatch(r"auto|logical|[0-9]{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
-        _refuse(f"-n {printable(workers, 60)!r}: expected a number of workers from 0 to {most_workers()}, or auto")
+        _refuse(
+            f"-n {printable(workers, 60)!r}: expected a number of workers from 0 to {most_workers()}, or auto", as_json
+        )
     if not report or "\0" in report:
-        _refuse(f"--report {printable(report, 60)!r}: expected the name of a folder")
-    kept = _known_so_far(write_known) if write_known is not None else []
+        _refuse(f"--report {printable(report, 60)!r}: expected the name of a folder", as_json)
+    kept = _known_so_far(write_known, as_json) if write_known is not None else []
     where = Path(report).absolute()
     arguments = [
         "--pyargs",
@@ -126,20 +128,22 @@ def check(
     raise typer.Exit(status)
 
 
-def _refuse(sentence: str) -> NoReturn:
+def _refuse(sentence: str, as_json: bool) -> NoReturn:
     """What cannot be done ends the command before it begins."""
     typer.echo(f"mhc-properties: {sentence}", err=True)
+    if as_json:
+        typer.echo(json.dumps({"error": sentence, "exit": 2}))
     raise typer.Exit(2)
 
 
-def _known_so_far(path: str) -> list[Known]:
+def _known_so_far(path: str, as_json: bool) -> list[Known]:
     """The entries of the file that is to be written; what cannot be read or written is refused before the run."""
     from properties.known_file import KnownError, load_to_write
 
     try:
         return load_to_write(path)
     except KnownError as error:
-        _refuse(f"--write-known {message_of(error)}")
+        _refuse(f"--write-known {message_of(error)}", as_json)
 
 
 def _write_known(path: str, report: dict[str, Any], kept: list[Known], as_json: bool) -> int:

@@ -216,7 +216,7 @@ def read(path: Path) -> dict[str, Any]:
         lines_of(report)
     except ReportError as error:
         raise ReportError(f"{path} is no report of a run: {error}") from None
-    return {"complete": True, **report}
+    return {**report, "complete": report.get("complete", True)}
 
 
 _ENTRY = {field.name for field in dataclasses.fields(Line)} - {"implementation", "dialect", "dtype", "device", "law"}

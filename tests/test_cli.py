@@ -219,3 +219,25 @@ def test_what_was_found_in_a_dtype_called_by_an_alias_replays(folder: Path) -> N
     assert "float32" in found.name
     code, output = run("replay", str(found), "--impl", "alias.py:Mine")
     assert (code, output.splitlines()[0]) == (1, "FAILED mixing.post-is-the-declared-combination")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-n", "x"),
+        ("-n", "100000"),
+        ("--report", ""),
+        ("--write-known", "no-ending"),
+        ("--write-known", "mine.py/x.toml"),
+    ],
+)
+def test_what_check_refuses_is_one_sentence_and_one_object_before_any_process(
+    folder: Path, arguments: tuple[str, ...]
+) -> None:
+    result = CliRunner().invoke(cli.app, ["check", "mine.py:Mine", *arguments, "--json"])
+    assert result.exit_code == 2
+    (said,) = result.stderr.splitlines()
+    assert said.startswith(f"mhc-properties: {arguments[0]} ")
+    answer = json.loads(result.stdout)
+    assert answer == {"error": said.removeprefix("mhc-properties: "), "exit": 2}
+    assert not (folder / ".mhc-properties").exists()
