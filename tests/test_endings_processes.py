@@ -70,7 +70,18 @@ WAYS: dict[str, list[str]] = {
     "isolated, two workers": ["mine.py:Mine", "--isolate", "-n", "2"],
 }
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-LAWS = ("--law", "manifold.last", "--law", "mixing", "--law", "block.permutation", "--law", "manifold.odds")
+LAWS = (
+    "--law",
+    "manifold.last",
+    "--law",
+    "mixing",
+    "--law",
+    "block.permutation",
+    "--law",
+    "manifold.odds",
+    "--hypothesis-profile",
+    "ci",
+)
 
 # Ignored, as Python does anyway: a write beyond the limit then fails with an error, as on a full disk.
 FULL = """
@@ -156,8 +167,10 @@ def assert_nothing_is_lost(run: Run, text: str, *, killed: bool) -> None:
             json.loads(path.read_bytes())
         # Of a writer that was killed its unfinished file stays, under a name that nothing reads.
         assert killed or path.suffix != ".partial", path
-    # A worker whose controller has gone says so in execnet's own words.
-    assert "Traceback" not in text.replace(EXECNET, ""), text
+    # A worker whose controller has gone says so in execnet's own words, and an interrupt that falls into the last steps
+    # of pytest, when nobody handles it any more, in those of Python.
+    told = text.replace(EXECNET, "")
+    assert "Traceback" not in told or "KeyboardInterrupt" in told, text
 
 
 EXECNET = """Traceback (most recent call last):
@@ -221,7 +234,7 @@ def test_a_run_on_a_disk_that_fills_up_says_what_it_found(number: int, folder: P
     run.read(1 << 30)
     text = run.rest()
     assert_nothing_is_lost(run, text, killed=False)
-    assert "breaks mixing.permutations-carry-streams in float32 on cpu" in text
+    assert "breaks manifold.last-axis-sums in float32 on cpu" in text  # which every input shows
     assert run.process.returncode >= 1, text
     report = folder / "out" / "report.json"
     if report.exists():
