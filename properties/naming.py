@@ -120,6 +120,9 @@ class Naming:
             name = name.removesuffix(".T") if transposed else name
             if name not in theirs:
                 raise Misnamed(_unknown(module, name, parameters))
+            holder, found_there, stored = f".{name}".rpartition(".parametrizations.")
+            if found_there:  # what is stored there is not the weight that the module uses
+                raise Misnamed(_computed(kind, holder[1:], stored.partition(".")[0], name))
             value = self._value(params, ours, theirs[name])
             if transposed and value.dim() != 2:
                 raise Misnamed(f"{ours} is {list(value.shape)}; '{name}.T' stands for the transpose of a matrix")
@@ -166,12 +169,18 @@ def _unknown(module: nn.Module, name: str, parameters: Mapping[str, Tensor]) -> 
     except AttributeError:  # no such submodule
         computed = False
     if computed:
-        place = f"module.{holder}" if holder else "module"
-        return (
-            f"{name} of {kind} is computed by a parametrization, so that it cannot take the values that the laws draw; "
-            f"let `make` remove it: torch.nn.utils.parametrize.remove_parametrizations({place}, {attribute!r})"
-        )
+        return _computed(kind, holder, attribute)
     return f"{kind} has no parameter {name!r}; it has {', '.join(parameters) or 'none'}"
+
+
+def _computed(kind: str, holder: str, attribute: str, stored: str = "") -> str:
+    """What to do about a weight that a parametrization computes; `stored`: of what, where that was named instead."""
+    name, place = (f"{holder}.{attribute}", f"module.{holder}") if holder else (attribute, "module")
+    of = f", of {stored}" if stored else ""
+    return (
+        f"{name} of {kind} is computed by a parametrization{of}, so that it cannot take the values that the laws draw; "
+        f"let `make` remove it: torch.nn.utils.parametrize.remove_parametrizations({place}, {attribute!r})"
+    )
 
 
 def _fitted(value: Tensor, ours: str, name: str, theirs: Tensor, kind: str) -> Tensor:

@@ -82,6 +82,7 @@ class _Rehearsal:
             self.token_axes()
         if self.adapter.deterministic:
             self.chance()
+            self.reach()
 
     def sizes(self) -> None:
         """Every number of streams can be made, in two widths, and holds our parameters."""
@@ -173,6 +174,51 @@ class _Rehearsal:
         self.call(self.adapter, *self.given(dtype, (2,), False))
         return not torch.equal(before, torch.get_rng_state())
 
+    def reach(self) -> None:
+        """Every read of a parameter is of the value that stands for it, and not of what the module holds.
+
+        What a parameter holds is changed, and the answer must stay; the same call before and after tells a module with
+        a memory apart, which is for the laws to find.
+        """
+        adapter = self.adapter
+        # As most modules are made: a copy in another dtype has lost what closures and views of the first one hold.
+        dtype = next((one for one in self.dtypes if parameter_dtype(one) == torch.float32), self.dtypes[0])
+        x, params = self.given(dtype, (2,), True)
+        module = adapter.module(self.n, self.channels, self.place, parameter_dtype(dtype))
+        held = {**dict(module.named_buffers(remove_duplicate=False)), **dict(module.named_parameters())}
+
+        def answer() -> list[Tensor] | None:
+            return _tensors_of(self.call(adapter, x, params))
+
+        def read(names: Sequence[str]) -> bool:
+            before, again = answer(), answer()
+            if before is None or not _same(before, again):
+                return False
+            kept = {name: held[name].detach().clone() for name in names}
+            try:
+                with torch.no_grad():
+                    for name in names:
+                        held[name].copy_(kept[name] + torch.linspace(0.5, 1.5, kept[name].numel()).view_as(kept[name]))
+                other = answer()
+            finally:
+                with torch.no_grad():
+                    for name in names:
+                        held[name].copy_(kept[name])
+            return not _same(before, other) and _same(before, answer())
+
+        replaced = [name for name in adapter.naming.weights(params, module) if name in held]
+        try:
+            found = [name for name in replaced if read([name])] if read(replaced) else []
+        except RuntimeError:  # its parameters cannot be written to, as those that are expanded or of inference
+            return
+        if found:
+            raise AdapterError(
+                f"from_module: {adapter.kind} reads what {', '.join(found)} holds even where other values stand for "
+                "it: it keeps the parameter in a second place (a list, a closure, a view of its data), where nothing "
+                "can stand for it. Let its forward read the attribute, or write the values into the module in the "
+                "methods of an Implementation"
+            )
+
     def given(
         self, dtype: torch.dtype, tokens: tuple[int, ...], norm_weight: bool, n: int = 0, channels: int = 0
     ) -> tuple[Tensor, Params]:
@@ -213,6 +259,22 @@ class _Rehearsal:
         silent = [name for name in adapter.emits if name not in there]
         if silent:
             raise AdapterError(f"{gives} no {', '.join(silent)}; declare emits={tuple(there)!r}")
+
+
+def _tensors_of(got: Any) -> list[Tensor] | None:
+    """What a call gave, or None where that is something else than plain numbers."""
+    parts = [one for one in got if one is not None] if isinstance(got, (tuple, list)) else [got]  # pyright: ignore[reportUnknownVariableType]
+    if not all(type(one) is Tensor or type(one) is torch.nn.Parameter for one in parts):  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+        return None
+    return [one.detach().clone() for one in parts]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+
+
+def _same(one: Sequence[Tensor], other: Sequence[Tensor] | None) -> bool:
+    return (
+        other is not None
+        and len(one) == len(other)
+        and all(torch.equal(mine.nan_to_num(), theirs.nan_to_num()) for mine, theirs in zip(one, other, strict=True))
+    )
 
 
 def rehearse_functions(adapter: ArrayAdapter, gradients: bool) -> None:

@@ -321,6 +321,72 @@ class Parametrised(nn.Module):
         return mhc_ref.mappings(x, Params(fused.weight.mT, fused.bias, self.alpha), PAPER)
 
 
+class KeptInAList(Plain):
+    """Its forward reads a list that holds the parameters a second time."""
+
+    def __init__(self, n: int, channels: int) -> None:
+        super().__init__(n, channels)
+        self.all = [self.phi, self.bias, self.alpha]
+
+    @property
+    def params(self) -> Params:
+        return Params(*self.all)
+
+
+class KeptAsAView(Plain):
+    """Its forward reads a transposed view of the data of phi."""
+
+    def __init__(self, n: int, channels: int) -> None:
+        super().__init__(n, channels)
+        self.transposed = self.phi.data.mT
+
+    @property
+    def params(self) -> Params:
+        return Params(self.transposed.mT, self.bias, self.alpha)
+
+
+class KeptInAClosure(Plain):
+    """Its forward asks a function for the bias."""
+
+    def __init__(self, n: int, channels: int) -> None:
+        super().__init__(n, channels)
+        bias = self.bias
+        self.ask = lambda: bias
+
+    @property
+    def params(self) -> Params:
+        return Params(self.phi, self.ask(), self.alpha)
+
+
+@pytest.mark.parametrize("kind", [KeptInAList, KeptAsAView, KeptInAClosure])
+def test_a_parameter_that_is_kept_in_a_second_place_is_no_fault_of_the_module(kind: type[Plain]) -> None:
+    with pytest.raises(AdapterError, match=rf"{kind.__name__} reads what .* holds even where other values stand for"):
+        from_module(kind, NAMES, dialect=PAPER)
+
+
+def test_a_parameter_that_was_copied_and_is_never_read_again_is_a_fault_of_the_module(tmp_path: Path) -> None:
+    class Stale(Plain):
+        def __init__(self, n: int, channels: int) -> None:
+            super().__init__(n, channels)
+            self.copied = self.phi.detach().clone()
+
+        @property
+        def params(self) -> Params:
+            return Params(self.copied.to(self.bias), self.bias, self.alpha)
+
+    target = from_module(Stale, NAMES, dialect=PAPER)
+    assert verdict(target, "coefficients.agrees-with-oracle", tmp_path).status == "failed"
+
+
+def test_trying_what_a_module_reads_leaves_its_parameters_as_they_were() -> None:
+    made = Plain(2, 2)
+    before = {name: one.detach().clone() for name, one in made.named_parameters()}
+    others = {size: Plain(*size) for size in [(2, 1), (2, 3)]}
+    from_module(lambda n, c: others.get((n, c), made), NAMES, dialect=PAPER, streams=(2,))
+    for name, one in made.named_parameters():
+        torch.testing.assert_close(one.detach(), before[name], rtol=0, atol=0)
+
+
 def remade(n: int, channels: int, kind: type[Plain], **parameters: Tensor) -> nn.Module:
     module = kind(n, channels)
     for name, value in parameters.items():
@@ -337,6 +403,11 @@ def remade(n: int, channels: int, kind: type[Plain], **parameters: Tensor) -> nn
             r"fused\.weight of Parametrised is computed by a parametrization, .*remove_parametrizations",
         ),
         (
+            Parametrised,
+            {**LINEAR, "phi": "fused.parametrizations.weight.original1.T"},
+            r"fused\.weight of Parametrised is computed by a parametrization, of fused\.param.*remove_parametrizations",
+        ),
+        (
             lambda n, c: remade(n, c, Plain, phi=torch.zeros(n * c, 2 * n + n * n, dtype=torch.complex64)),
             NAMES,
             "phi of Plain is torch.complex64; phi is real",
@@ -347,7 +418,7 @@ def remade(n: int, channels: int, kind: type[Plain], **parameters: Tensor) -> nn
         (lambda n, c: Plain(n, c + 1), NAMES, r"phi is \[4, 8\], and phi of Plain is \[6, 8\]: not the same thing"),
         (Plain, {**NAMES, "bias": "bias.T"}, r"bias is \[8\]; 'bias\.T' stands for the transpose of a matrix"),
     ],
-    ids=["parametrised", "complex", "meta", "none", "arguments", "other width", "vector transposed"],
+    ids=["parametrised", "what is stored", "complex", "meta", "none", "arguments", "other width", "vector transposed"],
 )
 def test_a_module_whose_parameters_cannot_be_ours_is_refused(make: Any, names: dict[str, str], message: str) -> None:
     with pytest.raises(AdapterError, match=message):
