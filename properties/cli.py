@@ -270,15 +270,13 @@ def main() -> None:
         _run()
 
 
-_INTERRUPTED = 128 + 2
-"""Exit status of a command that Ctrl-C has ended outside of a run, as shells have it."""
-
-
 def _run() -> None:
     try:
         app(prog_name="mhc-properties")
     except KeyboardInterrupt:  # after everything that listens to it has ended
-        raise SystemExit(_INTERRUPTED) from None
+        from properties.launch import INTERRUPTED
+
+        raise SystemExit(INTERRUPTED) from None
     except Exception as error:  # exit 1 is the verdict that a law failed, and Python's own for a traceback
         if not isinstance(error, HarnessError):  # which says all there is to say
             traceback.print_exc()

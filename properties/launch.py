@@ -86,7 +86,7 @@ def launch(arguments: Sequence[str], folder: Path) -> Outcome:
                     os.write(journal.fileno(), entry(law=left.last, died=death))
             except OSError:  # no room: the next process would not know where this one died
                 break
-        return _judged(path, status, _left(journal))
+        return _judged(path, status, _left(journal), stopped)
 
 
 ANSWER = "MHC_PROPERTIES_ANSWER"
@@ -182,7 +182,7 @@ def say(text: str) -> None:
         print(printable(text, 20000), file=sys.stderr, flush=True)
 
 
-def _judged(path: Path, status: int, left: Journal) -> Outcome:
+def _judged(path: Path, status: int, left: Journal, stopped: str) -> Outcome:
     """The exit status: the report's where it is whole; otherwise 2 or above, whatever the process said."""
     report = _report(path)
     if report is not None and report["complete"]:
@@ -191,6 +191,9 @@ def _judged(path: Path, status: int, left: Journal) -> Outcome:
             return Outcome(1 if told == 1 else status, report)
         say(f"mhc-properties: the report in {path} is whole, but then the process {_ended(status)}")
         return Outcome(told or ERROR_ONLY, report)
+    if stopped and not left.lines and report is None:
+        say(f"mhc-properties: stopped by {stopped} before any law had been tried")
+        return Outcome(USAGE, None)
     if not left.open and status in range(2, 6):
         return Outcome(USAGE if status == _PYTEST_USAGE else status, report)
     report = _recovered(path, left) or report
@@ -249,10 +252,18 @@ def _journal() -> Generator[IO[bytes] | None]:
         yield file
 
 
-_START = (
-    "import json, runpy, sys; module = sys.argv.pop(1); sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "runpy.run_module(module, run_name='__main__', alter_sys=True)"
-)
+INTERRUPTED = 128 + 2
+"""Exit status of a process that Ctrl-C has ended where nobody listened to it, as shells have it."""
+_START = f"""
+try:
+    import json, runpy, sys
+    module = sys.argv.pop(1)
+    sys.path[:] = json.loads(sys.argv.pop(1))
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+except KeyboardInterrupt:
+    raise SystemExit({INTERRUPTED}) from None
+"""
+"""While pytest and torch are imported nothing was found that could be lost, and a traceback would tell nobody more."""
 
 
 def _python(module: str, words: Sequence[str]) -> list[str]:

@@ -110,6 +110,7 @@ def pytest_configure(config: pytest.Config) -> None:
     elif config.stash.get(_ADDED, False):
         if (parent := os.environ.pop(PARENT, "")).isdigit():
             end_with(int(parent))
+            config.stash[_ALONE] = True
         _refuse_options(config)
 
 
@@ -250,6 +251,8 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 _STOPPING = pytest.StashKey[Stopping]()
+_ALONE = pytest.StashKey[bool]()
+"""Whether this process was started for this run, by `properties.launch`."""
 
 
 def _listen(session: pytest.Session) -> None:
@@ -262,7 +265,7 @@ def _listen(session: pytest.Session) -> None:
         if _GATHERING in session.config.stash:
             session.config.stash[_GATHERING].write(complete=False)
 
-    stopping = session.config.stash[_STOPPING] = Stopping(ask, last)
+    stopping = session.config.stash[_STOPPING] = Stopping(ask, last, alone=session.config.stash.get(_ALONE, False))
     stopping.install()
 
 

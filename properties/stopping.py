@@ -29,13 +29,16 @@ class Stopping:
     Where it is swallowed on its way (by a target's broad except, or in a callback of the garbage collector), `ask` has
     already asked for the end after the law in hand. Where the call in hand never comes back, `last` is called from
     another thread and the process is killed.
+
+    A process that was started for the run alone (`alone`) ends right after it: from its report on a signal changes
+    nothing there, and raises nothing in the last steps of pytest and of Python, where nobody would handle it.
     """
 
-    def __init__(self, ask: Callable[[str], None], last: Callable[[], None]) -> None:
+    def __init__(self, ask: Callable[[str], None], last: Callable[[], None], alone: bool = False) -> None:
         self.asked = ""
         self.held = False
         """While it is true a signal is noted and nothing is raised: a report is being written."""
-        self._ask, self._last = ask, last
+        self._ask, self._last, self._alone = ask, last, alone
         self._when = 0.0
         self._over = threading.Event()
         self._kept: dict[int, object] = {}
@@ -58,14 +61,15 @@ class Stopping:
 
     def finish(self) -> None:
         """The run has ended and its report is written: nothing is lost any more."""
-        self.held = False
+        self.held = self._alone
         self._over.set()
 
     def remove(self) -> None:
         """Everything as it was before."""
         self.finish()
         for number, handler in self._kept.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]  # what getsignal returned
+            if not self._alone:
+                signal.signal(number, handler)  # pyright: ignore[reportArgumentType]  # what getsignal returned
         if self._writer >= 0:
             signal.set_wakeup_fd(self._woken)
             os.close(self._writer)

@@ -459,6 +459,23 @@ def test_a_signal_while_the_report_is_written_waits(stopping: tuple[Stopping, li
     one.finish()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_signal_after_the_report_of_a_process_that_is_there_for_it_alone_changes_nothing() -> None:
+    asked: list[str] = []
+    kept = {number: signal.signal(number, signal.SIG_DFL) for number in STOPPING}
+    one = Stopping(asked.append, lambda: None, alone=True)
+    try:
+        one.install()
+        one.finish()
+        signal.raise_signal(signal.SIGINT)
+        one.remove()
+        for number in STOPPING:
+            signal.raise_signal(number)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
 def test_a_handler_of_somebody_else_is_left_alone() -> None:
     heard_of: list[int] = []
     kept = signal.signal(signal.SIGTERM, lambda number, _: heard_of.append(number))
