@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
-import os
 import re
 import sys
 import traceback
-from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from properties.answer import progress_on_stderr, tell, told
 from properties.faults import HarnessError
 from properties.one_object import OneObject
 from properties.printable import message_of, printable
@@ -117,14 +115,14 @@ def check(
     arguments += [f"--dialect={dialect}"] if dialect is not None else []
     arguments += [f"--known={known}"] if known is not None else []
     arguments += ["--isolate"] if isolate else []
-    with _progress_on_stderr(as_json):
+    with progress_on_stderr(as_json):
         outcome = launch(arguments, where)
     status, found = outcome.status, outcome.report
     if write_known is not None and found is not None:
         lost = _write_known(write_known, found, kept, as_json)
         status = status or lost
     if as_json:
-        typer.echo(json.dumps(found or {"error": "the harness could not run", "exit": status}))
+        tell(found or {"error": "the harness could not run", "exit": status})
     raise typer.Exit(status)
 
 
@@ -132,7 +130,7 @@ def _refuse(sentence: str, as_json: bool) -> NoReturn:
     """What cannot be done ends the command before it begins."""
     typer.echo(f"mhc-properties: {sentence}", err=True)
     if as_json:
-        typer.echo(json.dumps({"error": sentence, "exit": 2}))
+        tell({"error": sentence, "exit": 2})
     raise typer.Exit(2)
 
 
@@ -160,24 +158,6 @@ def _write_known(path: str, report: dict[str, Any], kept: list[Known], as_json: 
     return 0
 
 
-@contextlib.contextmanager
-def _progress_on_stderr(active: bool) -> Generator[None]:
-    """Send everything that is printed meanwhile to stderr, by workers too."""
-    if not active:
-        yield
-        return
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(saved, 1)
-        os.close(saved)
-
-
 @app.command(cls=OneObject)
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a counterexample, or an explosion")],
@@ -202,11 +182,7 @@ def replay(
     typer.echo(f"{outcome.status} {outcome.law}".rstrip(), err=as_json)
     typer.echo(outcome.message, err=as_json)
     if as_json:
-        typer.echo(
-            json.dumps(
-                {"status": outcome.status, "law": outcome.law, "ratio": outcome.ratio, "message": outcome.message}
-            )
-        )
+        tell({"status": outcome.status, "law": outcome.law, "ratio": outcome.ratio, "message": outcome.message})
     raise typer.Exit({"FIXED": 0, "FAILED": 1, "ERROR": 2}[outcome.status])
 
 
@@ -236,7 +212,7 @@ def laws(as_json: JsonOption = False) -> None:
     found = all_laws()
     if as_json:
         fields = ("id", "kind", "stage", "statement", "reason", "needs", "blind")
-        typer.echo(json.dumps({"laws": [{field: getattr(one, field) for field in fields} for one in found.values()]}))
+        tell({"laws": [{field: getattr(one, field) for field in fields} for one in found.values()]})
         return
     for one in found.values():
         typer.echo(f"{one.id}  ({one.kind})\n    {one.statement}")
@@ -276,12 +252,22 @@ def _run() -> None:
     except KeyboardInterrupt:  # after everything that listens to it has ended
         from properties.launch import INTERRUPTED
 
+        _without_an_object("stopped by SIGINT", INTERRUPTED)
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:  # exit 1 is the verdict that a law failed, and Python's own for a traceback
         if not isinstance(error, HarnessError):  # which says all there is to say
             traceback.print_exc()
-        typer.echo(f"HARNESS ERROR: {type(error).__name__}: {message_of(error)}", err=True)
+        sentence = f"{type(error).__name__}: {message_of(error)}"
+        typer.echo(f"HARNESS ERROR: {sentence}", err=True)
+        _without_an_object(sentence, HARNESS_ERROR)
         raise SystemExit(HARNESS_ERROR) from error
+
+
+def _without_an_object(sentence: str, status: int) -> None:
+    """With --json there is an object also where a command ended before it had one."""
+    if "--json" in sys.argv and not told():
+        with contextlib.suppress(OSError, ValueError):  # stdout is gone, perhaps for that very reason
+            tell({"error": sentence, "exit": status})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from properties.answer import hand_to
 from properties.gathering import JOURNAL, Journal, entry
 from properties.printable import printable
 from properties.report import ERROR_ONLY, Line, ReportError, exit_code, read, sentence, table, write
@@ -112,30 +114,66 @@ def calls_a_stranger(words: Sequence[str]) -> bool:
 def answers_for(words: Sequence[str]) -> int | None:
     """Run a command in a process of its own; its exit status, or 3 where it ended without saying one.
 
-    None in that process itself, and where there is no way to hear from one.
+    None in that process itself, and where there is no way to hear from one. With --json this process prints the object,
+    so that nothing which the target prints stands before, within or behind it.
     """
     if os.name != "posix" or ANSWER in os.environ:
         return None
+    as_json = "--json" in words
     hearing, saying = os.pipe()
-    with open(hearing, "rb") as heard, _Forwarding() as forwarding:
+    with open(hearing, "rb", buffering=0) as heard, _Forwarding() as forwarding:
         environment = {
             **os.environ,
             ANSWER: str(saying),
             PARENT: str(os.getpid()),
         }
         command = _python("properties.cli", words)
-        with subprocess.Popen(command, env=environment, pass_fds=(saying,)) as process:
+        out = _stderr() if as_json else None
+        with subprocess.Popen(command, env=environment, pass_fds=(saying,), stdout=out) as process:
             os.close(saying)
             forwarding.to(process)
+            said = _heard(heard.fileno(), process)
             status = process.wait()
-        said = heard.read()
-    if said.strip() == str(status).encode():
-        return status
-    if forwarding.asked:
-        say(f"mhc-properties: stopped by {forwarding.asked}")
-    else:
-        say(f"mhc-properties: the process {_ended(status)} before it had an answer: its target may have ended it")
-    return ERROR_ONLY
+    *objects, answer = said.decode(errors="replace").split("\n")
+    sentence = "there is no answer; what stderr has says why" if status else ""
+    if answer != str(status):
+        sentence = f"the process {_ended(status)} before it had an answer: its target may have ended it"
+        if forwarding.asked:
+            sentence = f"stopped by {forwarding.asked}"
+        say(f"mhc-properties: {sentence}")
+        status, objects = ERROR_ONLY, []
+    if as_json and (objects or sentence):
+        with contextlib.suppress(OSError):  # whom nobody listens to still has an exit status
+            print(objects[0] if objects else json.dumps({"error": sentence, "exit": status}), flush=True)
+    return status
+
+
+def _stderr() -> int:
+    """File descriptor 2; nowhere, where that is closed."""
+    try:
+        os.fstat(2)
+    except OSError:
+        return subprocess.DEVNULL
+    return 2
+
+
+_LOOK = 0.05
+
+
+def _heard(pipe: int, process: subprocess.Popen[bytes]) -> bytes:
+    """What a process says until it ends; what it has started, and who outlives it, may hold the pipe open."""
+    os.set_blocking(pipe, False)
+    said = b""
+    while True:
+        over = process.poll() is not None
+        select.select([pipe], [], [], 0 if over else _LOOK)
+        try:
+            more = os.read(pipe, 1 << 16)
+        except BlockingIOError:
+            more = None
+        if more == b"" or (more is None and over):
+            return said
+        said += more or b""
 
 
 @contextlib.contextmanager
@@ -146,6 +184,8 @@ def answering() -> Generator[None]:
         yield
         return
     os.set_inheritable(int(given), False)
+    if "--json" in sys.argv:
+        hand_to(int(given))
     if (parent := os.environ.pop(PARENT, "")).isdigit():
         end_with(int(parent))
     once = _Once()

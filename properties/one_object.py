@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
-import typer
 from typer.core import TyperCommand
 
+from properties.answer import tell
 from properties.printable import printable
 
 
@@ -22,5 +21,5 @@ class OneObject(TyperCommand):
         except Exception as error:  # usage errors of click, which typer brings under names that change
             said: Callable[[], str] | None = getattr(error, "format_message", None)
             if said is not None and "--json" in given:
-                typer.echo(json.dumps({"error": printable(said()), "exit": 2}))
+                tell({"error": printable(said()), "exit": 2})
             raise

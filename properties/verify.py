@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 import typer
 
+from properties.answer import progress_on_stderr, tell
 from properties.explosion import find_minimal
 from properties.launch import QUIET, launch
 
@@ -32,7 +32,8 @@ def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -
         if importlib.util.find_spec(library):
             targets.append(target)
         else:
-            typer.echo(f"{target} is left out: {library} is not installed (pip install 'mhc-properties[published]')")
+            missing = f"{library} is not installed (pip install 'mhc-properties[published]')"
+            typer.echo(f"{target} is left out: {missing}", err=as_json)
     arguments = [
         "--pyargs",
         "properties",
@@ -42,17 +43,22 @@ def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -
         "-p",
         "no:cacheprovider",
         *QUIET,
+        # As for check: the project in whose folder this runs has a say about its own tests only.
+        "--noconftest",
+        "-o",
+        "addopts=",
         "--report",
         str(directory),
     ]
     for target in targets:
         arguments += ["--impl", target]
-    outcome = launch(arguments, directory.absolute())
+    with progress_on_stderr(as_json):
+        outcome = launch(arguments, directory.absolute())
     found = [find_minimal(family, **options) for family, options in EXPLOSIONS]  # pyright: ignore[reportArgumentType]  # a table of keyword arguments
     for one in found:
-        typer.echo(f"\n{one}")
+        typer.echo(f"\n{one}", err=as_json)
     if as_json:
         totals = outcome.report["totals"] if outcome.report else None
         explosions = [one.to_json() for one in found]
-        typer.echo(json.dumps({"exit": outcome.status, "totals": totals, "explosions": explosions}))
+        tell({"exit": outcome.status, "totals": totals, "explosions": explosions})
     return outcome.status or (0 if all(one.found for one in found) else 1)

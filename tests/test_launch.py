@@ -424,6 +424,77 @@ def test_a_target_that_ends_the_process_gives_no_answer(folder: Path) -> None:
     assert "the process exited with status 0 before it had an answer" in done.stderr
 
 
+_ANSWERED = (
+    "import os, sys, properties.launch as launch; "
+    "launch._python = lambda module, words: [sys.executable, '-c', os.environ['PROGRAM'], *words]; "
+    "raise SystemExit(launch.answers_for(sys.argv[1:]))"
+)
+
+
+def _answered(folder: Path, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """What `answers_for` makes of a command that is this program."""
+    return subprocess.run(
+        [sys.executable, "-c", _ANSWERED, *words],
+        cwd=folder,
+        env={**os.environ, "PROGRAM": program},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+_ANSWERS = "from properties.answer import tell; from properties.launch import answering; import os, sys, subprocess\n"
+
+
+def test_what_a_target_prints_is_never_before_or_behind_the_object(folder: Path) -> None:
+    program = _ANSWERS + (
+        "with answering():\n"
+        "    os.write(1, b'no end'); print('of a line', end=''); tell({'a': float('nan')}); os.write(1, b'more')\n"
+        "    sys.stdout.flush(); [os.close(one) for one in (0, 1, 2)]; raise SystemExit(1)\n"
+    )
+    done = _answered(folder, program, "replay", "--json")
+    assert done.returncode == 1
+    assert done.stdout == '{"a": null}\n'
+    assert "no end" in done.stderr
+
+
+@pytest.mark.parametrize("ending", ["os._exit(0)", "os.kill(os.getpid(), 9)", "raise SystemExit(2)"])
+def test_a_command_without_an_answer_prints_an_object_that_says_so(folder: Path, ending: str) -> None:
+    done = _answered(folder, f"{_ANSWERS}with answering():\n    {ending}\n", "identify", "--json")
+    assert done.returncode >= 2
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["exit"] == done.returncode
+    assert json.loads(line)["error"]
+
+
+def test_a_verdict_that_its_process_takes_back_is_not_printed(folder: Path) -> None:
+    ending = "tell({'status': 'FIXED'})\nos._exit(1)\n"
+    done = _answered(folder, f"{_ANSWERS}with answering():\n    {ending}", "replay", "--json")
+    assert done.returncode == 3
+    assert "FIXED" not in done.stdout
+
+
+def test_a_process_that_the_target_leaves_behind_holds_nothing_up(folder: Path) -> None:
+    # The child reads from a pipe whose other end its parent's parent holds until that one has returned.
+    program = _ANSWERS + (
+        "with answering():\n    if os.fork() == 0:\n        os.close(1); os.close(2); os.read(0, 1); os._exit(0)\n"
+    )
+    reading, writing = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _ANSWERED, "replay"],
+            stdin=reading,
+            env={**os.environ, "PROGRAM": program},
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert done.returncode == 0
+
+
 # -- what a signal does ----------------------------------------------------------------------------------------------
 
 

@@ -6,10 +6,10 @@ could not be used, or it crashed, hung or left while it was asked, or the search
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 
+from properties.answer import tell
 from properties.device import device_of
 from properties.diagnosis.diagnose import NoVerdict, identify
 from properties.faults import described, placed
@@ -39,16 +39,22 @@ def identify_command(
             raise TargetError(f"--device {device}: there is {missing} here")
         found = identify(implementation, declared=declared, against=against, device=device, seconds=seconds)
     except (TargetError, NoVerdict) as error:
-        print(f"identify: {error}", file=sys.stderr)
-        return 2
+        return _none(str(error), as_json)
     except Exception as error:  # whatever the target raises is an answer, so this is ours
         told = f"{described(error)}{placed(error)}"
-        print(f"identify: failed in our own code, which says nothing of {target}: {told}", file=sys.stderr)
-        return 2
+        return _none(f"failed in our own code, which says nothing of {target}: {told}", as_json)
     print(found.to_text(), file=sys.stderr if as_json else sys.stdout)
     if as_json:
-        print(json.dumps(found.to_json(), allow_nan=False))
+        tell(found.to_json())
     return 0 if found.explained else 1
+
+
+def _none(sentence: str, as_json: bool) -> int:
+    """The exit status where there is no verdict, and why."""
+    print(f"identify: {sentence}", file=sys.stderr)
+    if as_json:
+        tell({"error": sentence, "exit": 2})
+    return 2
 
 
 def _found(

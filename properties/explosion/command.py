@@ -11,7 +11,6 @@ Where files are to go is checked before the search, and its result is printed wh
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -21,6 +20,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mhc_ref import PRESETS
+from properties.answer import tell
 from properties.explosion.atlas import DEEPEST, DEVIATIONS, WIDEST, atlas
 from properties.explosion.atlas_picture import draw_atlas
 from properties.explosion.files import save
@@ -128,7 +128,7 @@ def explode_command(
         if drawn is not None:
             typer.echo(f"drawn to {printable(plot)}", err=True)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), allow_nan=False))
+        tell(found.to_json())
     if found.stopped == "interrupted":
         raise typer.Exit(130)
     raise typer.Exit(2 if lost else 0 if found.found or found.impossible else 1)
@@ -169,7 +169,7 @@ def atlas_command(
         if not lost:
             typer.echo(f"drawn to {printable(plot)}", err=True)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), allow_nan=False))
+        tell(found.to_json())
     raise typer.Exit(2 if lost else 0 if found.complete else 1)
 
 
@@ -184,14 +184,14 @@ def _refusing(command: str, as_json: bool, progress: _Progress) -> Generator[Non
     except Exception as error:
         progress.end()
         if as_json:
-            typer.echo(json.dumps({"error": f"{type(error).__name__}: {message_of(error)}", "exit": 3}))
+            tell({"error": f"{type(error).__name__}: {message_of(error)}", "exit": 3})
         raise
 
 
 def _refuse(command: str, sentence: str, as_json: bool) -> NoReturn:
     typer.echo(f"{command}: {sentence}", err=True)
     if as_json:
-        typer.echo(json.dumps({"error": sentence, "exit": 2}))
+        tell({"error": sentence, "exit": 2})
     raise typer.Exit(2) from None
 
 
