@@ -19,14 +19,21 @@ from properties.plugin import profile_name
 __all__ = ["gain"]
 
 
+@pytest.fixture(autouse=True)
+def unheard_signals() -> Generator[None]:
+    """Signals that a test raises are its own: a run that listens would take them for its end, and be killed for not
+    ending. Ctrl-C still reaches the handler of that run."""
+    woken = signal.set_wakeup_fd(-1)
+    yield
+    signal.set_wakeup_fd(woken)
+
+
 @pytest.fixture
 def usual_signals() -> Generator[None]:
-    """Python's own handler of Ctrl-C, for tests that raise it: a run that listens would take that for its own end."""
-    woken = signal.set_wakeup_fd(-1)
+    """Python's own handler of Ctrl-C, for tests that raise it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-    signal.set_wakeup_fd(woken)
 
 
 def pytest_configure(config: pytest.Config) -> None:
