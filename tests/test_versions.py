@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -80,6 +81,11 @@ def test_the_page_about_stability_has_the_number_of_every_file() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
     numbers = {row[0]: row[2] for row in rows if len(row) == 4 and row[0] != "file"}
     assert numbers == {name: str(number) for name, number in NUMBERS.items()}
+
+
+def test_the_files_that_come_with_the_package_say_their_number() -> None:
+    assert json.loads((ROOT / "docs" / "kill.json").read_text())["schema"] == kill.SCHEMA
+    assert tomllib.loads(known_file.PUBLISHED.read_text())["schema"] == known_file.SCHEMA
 
 
 def test_the_names_that_are_promised_are_there() -> None:
