@@ -256,6 +256,23 @@ def test_a_branch_that_raises_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
         verdict(Reference(), BLOCK, tmp_path)
 
 
+def test_a_branch_that_raises_is_an_error_where_the_implementation_swallows_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def block(x: Tensor, params: Any, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        def forgiving(u: Tensor) -> Tensor:
+            try:
+                return branch(u)
+            except Exception:
+                return torch.zeros_like(u)
+
+        return mhc_ref.block(x, params, forgiving, PAPER)
+
+    monkeypatch.setattr(BranchSpec, "__call__", raises(ZeroDivisionError("in the branch")))
+    with pytest.raises(HarnessError, match="branch raised ZeroDivisionError: in the branch"):
+        verdict(Given("block", block), BLOCK, tmp_path)
+
+
 def test_a_truth_that_mpmath_contradicts_is_an_error_in_these_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FloatTruth, "project", lambda self, logits: 2 * mhc_ref.project(logits.double(), PAPER))
 

@@ -249,8 +249,8 @@ def test_two_outputs_of_which_neither_is_a_number_break_a_law_and_are_called_wha
 
 def test_claims_and_abstentions_are_counted_apart() -> None:
     bench = trial()
-    bench.within("h_res", torch.ones(3), torch.ones(3), torch.tensor([1.0, math.inf, 0.0]))
-    assert (bench.claims, bench.abstentions) == (2, 1)
+    bench.within("h_res", torch.ones(5), torch.ones(5), torch.tensor([1.0, math.inf, 0.0, 2.0, math.inf]))
+    assert (bench.claims, bench.abstentions) == (3, 2)
 
 
 def test_the_report_counts_claims_and_abstentions_of_every_law(tmp_path: Path) -> None:
