@@ -6,6 +6,7 @@ nor Hypothesis before a law is collected.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import dataclasses
@@ -50,18 +51,33 @@ _LAW_ID = re.compile(r"(?:(?:^|/)laws/[a-z]+(?:_\w+)?\.py|^)::([a-z]+\.[a-z0-9-]
 """A node id of a law, also of a file that is named outside of the folder of its project: that one has no path."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, Any, Any]:
     """Take our options where laws are asked for, and only there.
 
     `pytest_addoption` runs in every pytest run of an environment, and a conftest's own `--device` would then be refused
     as already taken.
+
+    Raises:
+        pytest.UsageError: a conftest has an option of the same name. As a traceback that would exit 1, as a law does.
     """
     checkout = early_config.rootpath == LAWS.parent.parent
-    if checkout or any(argument in _OURS or argument.startswith(("--impl", "properties.")) for argument in args):
+    ours = checkout or any(arg in _OURS or arg.startswith(("--impl", "properties.")) for arg in args)
+    if ours:
         _add_options(parser)
         early_config.stash[_ADDED] = True
         early_config.known_args_namespace = parser.parse_known_args(args, copy.copy(early_config.option))
+    try:
+        return (yield)
+    except (ValueError, argparse.ArgumentError) as error:  # pytest's words for an option that is there already
+        if not ours:
+            raise
+        raise pytest.UsageError(
+            f"a conftest or a plugin of this project clashes with the options of the laws: {message_of(error, 300)}. "
+            "Run the laws with --noconftest, or with `mhc-properties check`"
+        ) from error
 
 
 _OURS = ("properties", "-h", "--help")

@@ -479,6 +479,17 @@ def test_another_project_keeps_its_options_its_status_and_its_folder(tmp_path: P
     assert sorted(tmp_path.rglob("*.py")) == before
 
 
+def test_a_conftest_with_an_option_of_ours_ends_in_a_sentence_and_no_verdict(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "conftest.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--device')\n")
+    command = [sys.executable, "-m", "pytest", "--pyargs", "properties", "--law", "block", "--co"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--noconftest" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_another_project_keeps_its_hypothesis_profile(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(
