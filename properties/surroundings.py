@@ -58,8 +58,13 @@ def usual() -> Generator[None]:
 
 @contextmanager
 def called(device: torch.device) -> Generator[None]:
-    """Around a call of a target: warnings are told, and a default device that somebody set is the one asked for."""
+    """Around a call of a target: warnings are told, and a default device that somebody set is the one asked for.
+
+    Whether autograd records is afterwards as it was: a target that leaves it off would switch off the gradients of the
+    reference, too, and agree with it in having none.
+    """
     with ExitStack() as stack:
+        stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         stack.enter_context(told())
         if any(_moved) and device.type != "cpu":
             stack.enter_context(torch.device(device))

@@ -127,6 +127,43 @@ def test_a_target_that_warns_and_switches_autograd_off_is_identified() -> None:
     assert (found.explained, found.differs, found.deviations) == (True, {}, ())
 
 
+# What a target leaves behind
+
+
+class Forward(Implementation):
+    """Switches autograd off and leaves it so: its results have no graph."""
+
+    name = "forward"
+    dialect = PAPER
+
+    def project(self, logits: torch.Tensor) -> torch.Tensor:
+        torch.set_grad_enabled(False)
+        return mhc_ref.project(logits, PAPER)
+
+
+class Untidy(Implementation):
+    """Correct, and leaves autograd off."""
+
+    name = "untidy"
+    dialect = PAPER
+
+    def project(self, logits: torch.Tensor) -> torch.Tensor:
+        matrix = mhc_ref.project(logits, PAPER)
+        torch.set_grad_enabled(False)
+        return matrix
+
+
+@pytest.mark.parametrize(("kind", "status"), [(Forward, "failed"), (Untidy, "passed")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_target_that_leaves_autograd_off_does_not_switch_off_what_it_is_held_to(
+    kind: type[Implementation], status: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    law = all_laws()["gradient.projection-pulls-back-the-unrolled-iteration"]
+    subject = Subject("target", kind(), dtype, torch.device("cpu"))
+    found = examine(law, subject, Profile(examples=6, derandomise=True, shrink=False), directory=tmp_path)
+    assert found.status == status
+
+
 # Chance: Hypothesis seeds the global generators for every example, and a target lives without that
 
 
