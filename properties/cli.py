@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import re
 import sys
 import traceback
@@ -122,7 +123,7 @@ def check(
         lost = _write_known(write_known, found, kept, as_json)
         status = status or lost
     if as_json:
-        tell(found or {"error": "the harness could not run", "exit": status})
+        tell(found or {"error": "the run left no report: stderr says why", "exit": status})
     raise typer.Exit(status)
 
 
@@ -236,6 +237,13 @@ def main() -> None:
     from properties.launch import answering, answers_for, calls_a_stranger
 
     words = sys.argv[1:]
+    try:
+        os.getcwd()
+    except OSError as error:
+        sentence = f"the current folder cannot be used ({error.strerror}): change to one that exists"
+        typer.echo(f"mhc-properties: {sentence}", err=True)
+        _without_an_object(sentence, 2)
+        raise SystemExit(2) from None
     if calls_a_stranger(words) and (status := answers_for(words)) is not None:
         raise SystemExit(status)
     if words[:1] != ["check"]:  # which needs no torch in this process

@@ -138,7 +138,7 @@ def test_check_with_json_answers_when_it_could_not_run(folder: Path) -> None:
     result = CliRunner().invoke(cli.app, ["check", "mine.py:Nobody", "--json"])
     assert result.exit_code >= 2
     (line,) = result.stdout.splitlines()
-    assert json.loads(line) == {"error": "the harness could not run", "exit": result.exit_code}
+    assert json.loads(line) == {"error": "the run left no report: stderr says why", "exit": result.exit_code}
     assert "mine.py has no attribute 'Nobody'" in result.stderr
 
 

@@ -141,7 +141,7 @@ def test_a_module_that_ends_the_process_leaves_no_verdict(folder: Path, status: 
     assert done.returncode >= 2
     assert f"the process exited with status {status} before it had written its report" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
-        "error": "the harness could not run",
+        "error": "the run left no report: stderr says why",
         "exit": done.returncode,
     }
 
@@ -493,6 +493,28 @@ def test_a_process_that_the_target_leaves_behind_holds_nothing_up(folder: Path) 
         os.close(reading)
         os.close(writing)
     assert done.returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a folder that is in use cannot be removed")
+@pytest.mark.parametrize("command", ["check", "replay"])
+def test_a_command_in_a_folder_that_is_gone_says_so(tmp_path: Path, command: str) -> None:
+    program = (
+        "import os, sys; os.rmdir(os.getcwd()); from properties.cli import main; "
+        f"sys.argv[1:] = [{command!r}, 'ref:PAPER', '--json']; main()"
+    )
+    path = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path / "gone",
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"].startswith("the current folder cannot be used")
+    assert "Traceback" not in done.stderr
 
 
 # -- what a signal does ----------------------------------------------------------------------------------------------
