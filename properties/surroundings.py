@@ -60,15 +60,25 @@ def usual() -> Generator[None]:
 def called(device: torch.device) -> Generator[None]:
     """Around a call of a target: warnings are told, and a default device that somebody set is the one asked for.
 
-    Whether autograd records is afterwards as it was: a target that leaves it off would switch off the gradients of the
-    reference, too, and agree with it in having none.
+    Whether autograd records and where tensors are made is afterwards as it was: a target that leaves autograd off, or
+    an inference mode open, would switch off the gradients of the reference, too, and agree with it in having none.
     """
+    recorded, place = torch.is_grad_enabled(), torch.get_default_device()
     with ExitStack() as stack:
-        stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+        stack.callback(_made_on, place)
+        stack.callback(torch.set_grad_enabled, recorded)
+        stack.enter_context(torch.inference_mode(torch.is_inference_mode_enabled()))
+        torch.set_grad_enabled(recorded)  # which a context that is no inference mode switches on
         stack.enter_context(told())
         if any(_moved) and device.type != "cpu":
             stack.enter_context(torch.device(device))
         yield
+
+
+def _made_on(place: torch.device) -> None:
+    """Tensors are made there again, if a target has changed that."""
+    if torch.get_default_device() != place:
+        torch.set_default_device(None if place.type == "cpu" else place)
 
 
 class Chance:

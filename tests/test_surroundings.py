@@ -153,9 +153,38 @@ class Untidy(Implementation):
         return matrix
 
 
-@pytest.mark.parametrize(("kind", "status"), [(Forward, "failed"), (Untidy, "passed")])
+class Inference(Implementation):
+    """Leaves an inference mode open."""
+
+    name = "inference"
+    dialect = PAPER
+
+    def __init__(self) -> None:
+        self.open: list[Any] = []
+
+    def project(self, logits: torch.Tensor) -> torch.Tensor:
+        self.open.append(torch.inference_mode())
+        self.open[-1].__enter__()
+        return mhc_ref.project(logits, PAPER)
+
+
+class Elsewhere(Implementation):
+    """Correct, and leaves another default device."""
+
+    name = "elsewhere"
+    dialect = PAPER
+
+    def project(self, logits: torch.Tensor) -> torch.Tensor:
+        matrix = mhc_ref.project(logits, PAPER)
+        torch.set_default_device("meta")
+        return matrix
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [(Forward, "failed"), (Inference, "failed"), (Untidy, "passed"), (Elsewhere, "passed")]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_target_that_leaves_autograd_off_does_not_switch_off_what_it_is_held_to(
+def test_what_a_target_leaves_switched_does_not_reach_what_it_is_held_to(
     kind: type[Implementation], status: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     law = all_laws()["gradient.projection-pulls-back-the-unrolled-iteration"]
