@@ -251,7 +251,7 @@ def permuted_cases(draw: DrawFn, setting: Setting) -> Case:
     cases=permuted_cases,
     applies=free_matrix,
     least_streams=2,
-    blind=("h-res-transposed", "one-iteration"),
+    blind=("h-res-transposed",),
 )
 def permutation_equivariance(trial: Trial, case: Case) -> None:
     """h_res of permuted logits P Z Q is P h_res Q, at every number of iterations.
