@@ -54,9 +54,12 @@ def answered(call: Callable[[], T]) -> T:
     got: list[T] = []
     try:
         got.append(call())
-    except (Interrupted, HarnessError, TargetFault):  # the last by a branch, about what it was given
-        raise
     except BaseException as error:  # a target may raise anything, and all of it is an answer
+        if issubclass(type(error), AdapterError):  # whoever wrote it says that it is an adapter
+            raise
+        # TargetFault by a branch, about what it was given.
+        if issubclass(type(error), (Interrupted, HarnessError, TargetFault)) and _raised_here(error):
+            raise
         if issubclass(type(error), KeyboardInterrupt) and not watching():
             raise
         raised = error
@@ -80,6 +83,15 @@ def raised_at(error: BaseException) -> tuple[str, int] | None:
     while trace.tb_next is not None:
         trace = trace.tb_next
     return trace.tb_frame.f_code.co_filename, trace.tb_lineno
+
+
+_PACKAGE = Path(__file__).parent
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether code of this package raised it; a target may raise what this package defines, and it is the target's."""
+    place = raised_at(error)
+    return place is not None and _PACKAGE in Path(place[0]).parents
 
 
 def _traceback_of(error: BaseException) -> TracebackType | None:

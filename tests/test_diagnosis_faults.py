@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import signal
 from collections.abc import Callable
@@ -239,7 +240,9 @@ def test_identify_that_fails_in_our_code_exits_with_2_and_accuses_nobody(
     monkeypatch.setattr("properties.diagnosis.inference.fit", raising(KeyError("start")))
     assert identify_command("ref:PAPER", as_json=True) == 2
     out, err = capsys.readouterr()
-    assert not out
+    found = json.loads(out)
+    assert found["exit"] == 2
+    assert found["error"].startswith("failed in our own code, which says nothing of ref:PAPER: KeyError: 'start' (")
     assert "identify: failed in our own code, which says nothing of ref:PAPER: KeyError: 'start' (" in err
 
 

@@ -134,6 +134,11 @@ RAISED: dict[str, tuple[Callable[[], Any], str]] = {
     "a MemoryError": (raising(MemoryError), "project raised MemoryError for"),
     "no memory of a device": (raising(lambda: torch.OutOfMemoryError("full")), "project raised OutOfMemoryError: full"),
     "our own word for it": (raising(lambda: NoRoom("full")), "project raised NoRoom: full for"),
+    "our own error": (raising(lambda: HarnessError("yours")), "project raised HarnessError: yours for"),
+    "our own word for this": (
+        raising(lambda: TargetFault(ValueError("x"))),
+        "project raised TargetFault: ValueError: x",
+    ),
     "a recursion": (deeper, "project raised RecursionError: maximum recursion depth exceeded"),
     "assume": (lambda: hypothesis.assume(False), "project raised UnsatisfiedAssumption"),
     "reject": (hypothesis.reject, "project raised UnsatisfiedAssumption"),
