@@ -123,6 +123,8 @@ class Naming:
             holder, found_there, stored = f".{name}".rpartition(".parametrizations.")
             if found_there:  # what is stored there is not the weight that the module uses
                 raise Misnamed(_computed(kind, holder[1:], stored.partition(".")[0], name))
+            if (hook := _recomputed(module, name)) is not None:
+                raise Misnamed(_hooked(kind, name, *hook))
             value = self._value(params, ours, theirs[name])
             if transposed and value.dim() != 2:
                 raise Misnamed(f"{ours} is {list(value.shape)}; '{name}.T' stands for the transpose of a matrix")
@@ -180,6 +182,33 @@ def _computed(kind: str, holder: str, attribute: str, stored: str = "") -> str:
     return (
         f"{name} of {kind} is computed by a parametrization{of}, so that it cannot take the values that the laws draw; "
         f"let `make` remove it: torch.nn.utils.parametrize.remove_parametrizations({place}, {attribute!r})"
+    )
+
+
+_HOOKS = {
+    "torch.nn.utils.weight_norm": "torch.nn.utils.remove_weight_norm",
+    "torch.nn.utils.spectral_norm": "torch.nn.utils.remove_spectral_norm",
+}
+"""Modules of torch whose hooks compute a weight before each call, as was done before there were parametrizations, and
+the function that takes them away."""
+
+
+def _recomputed(module: nn.Module, name: str) -> tuple[str, str] | None:
+    """The weight that a hook computes of the parameter of that name, and what removes it; None where there is none."""
+    holder, _, leaf = name.rpartition(".")
+    for hook in module.get_submodule(holder)._forward_pre_hooks.values():  # pyright: ignore[reportPrivateUsage]  # no other way
+        remover, weight = _HOOKS.get(type(hook).__module__), getattr(hook, "name", None)
+        if remover is not None and isinstance(weight, str) and leaf.startswith(f"{weight}_"):
+            return weight, remover
+    return None
+
+
+def _hooked(kind: str, name: str, weight: str, remover: str) -> str:
+    holder = name.rpartition(".")[0]
+    place = f"module.{holder}" if holder else "module"
+    return (
+        f"{weight} of {kind} is computed of {name} by a hook before each call, so that it cannot take the values that "
+        f"the laws draw; let `make` remove it: {remover}({place}, {weight!r})"
     )
 
 

@@ -321,6 +321,25 @@ class Parametrised(nn.Module):
         return mhc_ref.mappings(x, Params(fused.weight.mT, fused.bias, self.alpha), PAPER)
 
 
+class Hooked(nn.Module):
+    """The weight of the projection is computed of others before each call, by a hook of the old kind."""
+
+    def __init__(self, n: int, channels: int, norm: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.fused = norm(nn.Linear(n * channels, 2 * n + n * n))
+        self.alpha = nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("norm", "stored", "left"),
+    [(torch.nn.utils.weight_norm, "weight_v", "weight_g"), (torch.nn.utils.spectral_norm, "weight_orig", None)],
+)
+def test_a_weight_that_a_hook_computes_is_refused(norm: Any, stored: str, left: str | None) -> None:
+    names = {"phi": f"fused.{stored}.T", "bias": "fused.bias", "alpha": "alpha"}
+    with pytest.raises(AdapterError, match=rf"weight of Hooked is computed of fused\.{stored} by a hook .*remove_"):
+        from_module(lambda n, c: Hooked(n, c, norm), names, dialect=PAPER, constants=[f"fused.{left}"] if left else [])
+
+
 class KeptInAList(Plain):
     """Its forward reads a list that holds the parameters a second time."""
 
