@@ -29,7 +29,7 @@ from properties.names import file_name, identity
 from properties.printable import message_of
 from properties.process.protocol import NoAnswer
 from properties.strategies import Setting
-from properties.surroundings import Chance, usual
+from properties.surroundings import Chance, drawn_alike, usual
 from properties.trial import ContractBroken, FloatTruth, HarnessError, LawBroken, NoRoom, TapeEnds, TargetRaised, Trial
 from properties.trust import replay_line
 
@@ -188,7 +188,10 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         test = _settings(profile, examples + skip, law, subject)(test)
         if profile.derandomise or randomness is not None:
             test = seed(_seed(law, subject, index, randomness))(test)
-        test()
+            with drawn_alike():
+                test()
+        else:
+            test()
 
     frames = _frames(subject.setting(law), profile.examples / law.cost, law.by_streams, law.most)
 

@@ -110,3 +110,28 @@ class Chance:
     def keep(self) -> None:
         """Leave them moved on, so that the next law does not see the same chances again."""
         random.setstate(self._state)
+
+
+@contextmanager
+def drawn_alike() -> Generator[None]:
+    """What Hypothesis draws for a seed does not depend on the modules that have been imported.
+
+    It draws one number in twenty from the constants that stand in the source of local modules. So the examples of a
+    seed would be others beside another target, after other laws, in a checkout, and in an installed package. Hypothesis
+    has no setting for it; a version in which the function has another name is left as it is.
+    """
+    from hypothesis.internal.conjecture import providers
+
+    found = getattr(providers, "_get_local_constants", None)
+    if found is None:
+        yield
+        return
+    nothing = type(found())()
+    cache = providers.CONSTANTS_CACHE.cache
+    cache.clear()  # it holds what was drawn with them
+    setattr(providers, "_get_local_constants", lambda: nothing)  # noqa: B010  # pyright takes an assignment for a mistake
+    try:
+        yield
+    finally:
+        setattr(providers, "_get_local_constants", found)  # noqa: B010
+        cache.clear()

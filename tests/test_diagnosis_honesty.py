@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,16 @@ def test_a_crash_is_no_verdict(kind: type[Implementation]) -> None:
         identify(kind())
 
 
-def test_a_crash_is_told_by_exit_code_2_and_nothing_on_stdout(
+def test_a_crash_is_told_by_exit_code_2_and_an_object_without_a_dialect(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text("def project(logits):\n    raise SystemExit(0)\n")
     assert identify_command(f"{tmp_path / 'mine.py'}:project", as_json=True) == 2
     out, err = capsys.readouterr()
-    assert not out
+    found = json.loads(out)
+    assert set(found) == {"error", "exit"}
+    assert found["exit"] == 2
+    assert "SystemExit" in found["error"]
     assert "no verdict" in err
     assert "SystemExit" in err
 

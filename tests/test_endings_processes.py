@@ -106,6 +106,8 @@ class Run:
         self.folder, self.mark = folder, uuid.uuid4().hex
         self.printed = bytearray()
         environment = {**os.environ, MARK: self.mark, "PYTEST_ADDOPTS": "", "PYTHONUNBUFFERED": "1"}
+        # Python 3.11 leaves half of a compiled module where the disk is full, and later processes stumble over it.
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         self.process = subprocess.Popen(
             command,
             cwd=folder,

@@ -677,6 +677,7 @@ def test_a_write_that_fails_leaves_no_part_of_a_row(tmp_path, monkeypatch):
 
 PROGRAM = """
 import resource, sys, torch
+sys.dont_write_bytecode = True
 sys.path.insert(0, sys.argv[2])
 from test_explosion_monitor import Chain, GROW, Mixing
 from properties.explosion import Monitor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import warnings
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mhc_ref
-from mhc_ref import PAPER
+from mhc_ref import PAPER, Branch, Params
 from properties.diagnosis import identify
 from properties.implementation import Implementation, Reference
 from properties.law import all_laws
@@ -284,3 +285,29 @@ def test_an_example_leaves_the_generators_as_hypothesis_set_them() -> None:
     example()
     assert len(set(found)) == 1
     assert np.random.get_state()[1].tolist() == before  # pyright: ignore
+
+
+def seen_by_a_law(tmp_path: Path) -> list[str]:
+    """Every state and bias that a law draws in the profile that is the same in every run."""
+    seen: list[str] = []
+
+    class Listening(Reference):
+        def block(self, x: torch.Tensor, params: Params, branch: Branch) -> torch.Tensor:
+            seen.append(f"{x.tolist()} {params.bias.tolist()}")
+            return super().block(x, params, branch)
+
+    subject = Subject("", Listening(PAPER, "listening"), torch.float64, torch.device("cpu"))
+    profile = Profile(examples=60, derandomise=True)
+    law = all_laws()["block.one-stream-is-a-gated-residual"]
+    assert examine(law, subject, profile, directory=tmp_path).status == "passed"
+    return seen
+
+
+def test_a_seed_draws_the_same_whatever_modules_were_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = seen_by_a_law(tmp_path)
+    # Of a module with very many constants Hypothesis takes none.
+    numbers = ", ".join(f"{7919 * number}, {number + 0.125}" for number in range(1, 120))
+    (tmp_path / "full_of_constants.py").write_text(f"NUMBERS = [{numbers}]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("full_of_constants")
+    assert seen_by_a_law(tmp_path) == before

@@ -80,6 +80,7 @@ def test_a_file_takes_its_place_only_when_it_is_synced(file: Path, monkeypatch: 
 
 FULL = """
 import resource, signal, sys
+sys.dont_write_bytecode = True
 from pathlib import Path
 from properties.whole import write_whole
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
