@@ -30,11 +30,11 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
 from properties.declarations import DeclarationError, settle
-from properties.faults import AdapterError, HarnessError, TargetFault, answered, described
+from properties.faults import AdapterError, HarnessError, described
 from properties.implementation import Implementation
 from properties.interruption import Interrupted
 from properties.printable import shown
-from properties.rehearsal import check_token_axes, rehearse_functions
+from properties.rehearsal import check_token_axes, rehearse_functions, tuned
 from properties.tokens import Parts, with_token_axes
 
 Function = Callable[..., Any]
@@ -312,13 +312,7 @@ class ArrayAdapter(Implementation):
         Raises:
             AdapterError: what fails is not the function.
         """
-        settings: dict[str, Any] = {}
-        if self._tune is not None:
-            tune = self._tune
-            try:
-                settings = answered(lambda: tune(self.dialect))
-            except TargetFault as fault:
-                raise AdapterError(f"from_arrays: tune raised {fault} for {self.dialect}") from fault.error
+        settings = tuned(self._tune, self.dialect, "from_arrays")
         function = self.functions[name]
 
         def run(*moving: Tensor) -> Parts:

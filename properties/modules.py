@@ -43,7 +43,7 @@ from properties.implementation import Implementation
 from properties.interruption import Interrupted
 from properties.naming import Naming
 from properties.printable import shown
-from properties.rehearsal import rehearse
+from properties.rehearsal import rehearse, tuned
 from properties.tokens import with_token_axes
 
 Make = Callable[..., nn.Module]
@@ -183,13 +183,7 @@ class ModuleAdapter(Implementation):
         return self._modules[key]
 
     def _made(self, n: int, channels: int) -> nn.Module:
-        settings: dict[str, Any] = {}
-        if self._tune is not None:
-            tune = self._tune
-            try:
-                settings = answered(lambda: tune(self.dialect))
-            except TargetFault as fault:
-                raise AdapterError(f"from_module: tune raised {fault} for {self.dialect}") from fault.error
+        settings = tuned(self._tune, self.dialect, "from_module")
         try:
             module: Any = answered(lambda: self._make(n, channels, **settings))
         except TargetFault as fault:

@@ -6,7 +6,7 @@ to be said instead. What a module or function raises inside its declared domain 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,20 @@ if TYPE_CHECKING:
 
 _TOKENS = ((2,), (), (2, 3))
 """Token axes of states; the laws draw all of these."""
+
+
+def tuned(tune: Callable[[Dialect], dict[str, Any]] | None, dialect: Dialect, adapter: str) -> dict[str, Any]:
+    """The keyword arguments that `tune` gives for a dialect; none without it.
+
+    Raises:
+        AdapterError: `tune` raised something.
+    """
+    if tune is None:
+        return {}
+    try:
+        return answered(lambda: tune(dialect))
+    except TargetFault as fault:
+        raise AdapterError(f"{adapter}: tune raised {fault} for {dialect}") from fault.error
 
 
 def example(

@@ -248,6 +248,21 @@ def test_a_picture_is_drawn(tmp_path):
         draw(find_minimal("residual", 3), tmp_path / "x.xyz")
 
 
+def test_a_picture_that_cannot_be_written_leaves_what_stood_there(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    place = tmp_path / "x.svg"
+    place.write_text("the picture of before")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        draw(find_minimal("hc", 100, identity_bound="1"), place)
+    assert place.read_text() == "the picture of before"
+    assert list(tmp_path.iterdir()) == [place]
+
+
 def test_a_missing_library_or_configuration_is_named(tmp_path, monkeypatch):
     with pytest.raises(PictureError, match="nothing to draw"):
         draw(find_minimal("hc", 3, entry_bound="0.1"), tmp_path / "x.svg")

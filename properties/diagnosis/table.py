@@ -26,6 +26,7 @@ from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import identify
 from properties.diagnosis.identification import Identification
 from properties.implementation import Implementation, Reference
+from properties.whole import write_whole
 
 PREFERRED = ("DEEPSEEK_V4", "PAPER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
 """Where a deviation applies to several presets, the first of these is taken."""
@@ -223,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(one.line(), flush=True)
         print(f"{part}: {summary(made[part])}", flush=True)
     if chosen.out:
-        (chosen.out / "identify-table.md").write_text(page(made))
+        write_whole(chosen.out / "identify-table.md", page(made).encode())
     return 0 if all(one.good for part in made.values() for one in part) else 1
 
 

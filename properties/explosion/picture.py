@@ -6,6 +6,7 @@ matplotlib is imported when a picture is asked for, and not before.
 from __future__ import annotations
 
 import importlib
+import io
 import itertools
 import math
 from pathlib import Path
@@ -19,6 +20,7 @@ from properties.explosion.dynamic import states
 from properties.explosion.logits import float_gain
 from properties.explosion.manifold import axis, cap
 from properties.explosion.result import Explosion, tensor
+from properties.whole import write_whole
 
 _MATRICES = 4
 
@@ -62,17 +64,21 @@ def ready(path: str | Path) -> None:
 
 
 def saved(figure: Any, path: str | Path) -> None:
-    """Write a figure; PictureError for a format that matplotlib does not know.
+    """Write a figure whole; PictureError for a format that matplotlib does not know, OSError where nothing is written.
 
-    An SVG of equal numbers is an equal file: no date, no random ids.
+    An SVG of equal numbers is an equal file: no date, no random ids. A name without an ending gets .png, as matplotlib
+    has it.
     """
     mpl = importlib.import_module("matplotlib")
-    vector = Path(path).suffix.lower() == ".svg"
+    place = Path(path) if Path(path).suffix else Path(f"{path}.png")
+    ending = place.suffix.lower().removeprefix(".")
+    drawn = io.BytesIO()
     try:
         with mpl.rc_context({"svg.hashsalt": "mhc-properties"}):
-            figure.savefig(path, dpi=150, metadata={"Date": None} if vector else None)
+            figure.savefig(drawn, format=ending, dpi=150, metadata={"Date": None} if ending == "svg" else None)
     except ValueError as error:
         raise PictureError(f"{path}: {error}") from error
+    write_whole(place, drawn.getvalue())
 
 
 def bounds(explosion: Explosion) -> list[float]:
