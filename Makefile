@@ -28,20 +28,21 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
 
 # Outside CI: the kill matrix and a hundred seeds on every control (two cores: hours), the cost of the laws.
 kill: $(VENV)/installed-test
-	$(BIN)/python -m properties.kill --out docs
+	$(BIN)/python -m properties.commands.kill --out docs
 
 seeds: $(VENV)/installed-test
-	$(BIN)/python -m properties.seeds --seeds 100
+	$(BIN)/python -m properties.commands.seeds --seeds 100
 
 bench: $(VENV)/installed-test
-	$(BIN)/python -m properties.bench
+	$(BIN)/python -m properties.commands.bench
 
 # The published implementations, all of them, in an environment of their own. 21 minutes of CPU time: Triton is interpreted.
 conformance: $(VENV)-conformance/installed
-	$(VENV)-conformance/bin/python -m properties.published --out docs/conformance.md
+	$(VENV)-conformance/bin/python -m properties.commands.conformance_run --out docs/conformance.md
 
 clean:
 	rm -rf $(VENV) $(VENV)-conformance build dist *.egg-info .hypothesis .pytest_cache .ruff_cache

@@ -9,40 +9,44 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from properties import former
+
 if TYPE_CHECKING:
     from properties.bounds import Approx, Rounding
-    from properties.case import BranchSpec, Case
-    from properties.counterexample import Counterexample
-    from properties.implementation import Absent, Implementation, Projection, Reference
-    from properties.law import Law, all_laws
-    from properties.replay import replay_file
-    from properties.runner import PROFILES, HarnessError, Profile, Subject, Verdict, examine
-    from properties.target import TargetError, resolve
-    from properties.trial import LawBroken, Trial
+    from properties.commands.replay import replay_file
+    from properties.core.case import BranchSpec, Case
+    from properties.core.implementation import Absent, Implementation, Projection, Reference
+    from properties.core.law import Law, all_laws
+    from properties.core.trial import LawBroken, Trial
+    from properties.engine.counterexample import Counterexample
+    from properties.engine.runner import PROFILES, HarnessError, Profile, Subject, Verdict, examine
+    from properties.targets.target import TargetError, resolve
+
+former.install()
 
 _HOME = {
-    "Absent": "implementation",
+    "Absent": "core.implementation",
     "Approx": "bounds",
-    "BranchSpec": "case",
-    "Case": "case",
-    "Counterexample": "counterexample",
-    "HarnessError": "runner",
-    "Implementation": "implementation",
-    "Law": "law",
-    "LawBroken": "trial",
-    "PROFILES": "runner",
-    "Profile": "runner",
-    "Projection": "implementation",
-    "Reference": "implementation",
+    "BranchSpec": "core.case",
+    "Case": "core.case",
+    "Counterexample": "engine.counterexample",
+    "HarnessError": "engine.runner",
+    "Implementation": "core.implementation",
+    "Law": "core.law",
+    "LawBroken": "core.trial",
+    "PROFILES": "engine.runner",
+    "Profile": "engine.runner",
+    "Projection": "core.implementation",
+    "Reference": "core.implementation",
     "Rounding": "bounds",
-    "Subject": "runner",
-    "TargetError": "target",
-    "Trial": "trial",
-    "Verdict": "runner",
-    "all_laws": "law",
-    "examine": "runner",
-    "replay_file": "replay",
-    "resolve": "target",
+    "Subject": "engine.runner",
+    "TargetError": "targets.target",
+    "Trial": "core.trial",
+    "Verdict": "engine.runner",
+    "all_laws": "core.law",
+    "examine": "engine.runner",
+    "replay_file": "commands.replay",
+    "resolve": "targets.target",
 }
 
 

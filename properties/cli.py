@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from properties.answer import progress_on_stderr, tell, told
-from properties.faults import HarnessError
-from properties.one_object import OneObject
-from properties.printable import message_of, printable
+from properties.guards.answer import progress_on_stderr, tell, told
+from properties.guards.faults import HarnessError
+from properties.guards.one_object import OneObject
+from properties.guards.printable import message_of, printable
 
 if TYPE_CHECKING:
-    from properties.known_file import Known
+    from properties.engine.known_file import Known
 
 app = typer.Typer(
     name="mhc-properties",
@@ -82,7 +82,7 @@ def check(
     Exit 0: every exercised law holds or fails as known; 1: a law failed; 2 and above: the harness could not run,
     nothing was exercised, or the run left no whole report.
     """
-    from properties.launch import QUIET, launch, most_workers
+    from properties.plugin.launch import QUIET, launch, most_workers
 
     if not re.fullmatch(r"auto|logical|[0-9]{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
         _refuse(
@@ -137,7 +137,7 @@ def _refuse(sentence: str, as_json: bool) -> NoReturn:
 
 def _known_so_far(path: str, as_json: bool) -> list[Known]:
     """The entries of the file that is to be written; what cannot be read or written is refused before the run."""
-    from properties.known_file import KnownError, load_to_write
+    from properties.engine.known_file import KnownError, load_to_write
 
     try:
         return load_to_write(path)
@@ -147,8 +147,8 @@ def _known_so_far(path: str, as_json: bool) -> list[Known]:
 
 def _write_known(path: str, report: dict[str, Any], kept: list[Known], as_json: bool) -> int:
     """0, or the exit status where the file could not be written."""
-    from properties.known_file import write
-    from properties.report import lines_of
+    from properties.engine.known_file import write
+    from properties.report.report import lines_of
 
     try:
         entries = write(Path(path), lines_of(report), keep=kept)
@@ -177,7 +177,7 @@ def replay(
 
     A file is data: the target that it names is run only where it comes with this package, or with --trust.
     """
-    from properties.replay import replay_file
+    from properties.commands.replay import replay_file
 
     outcome = replay_file(file, impl, device.value if device else None, isolate, trust=trust, dialect=dialect)
     typer.echo(f"{outcome.status} {outcome.law}".rstrip(), err=as_json)
@@ -208,7 +208,7 @@ def identify(
 @app.command(cls=OneObject)
 def laws(as_json: JsonOption = False) -> None:
     """List every law: id, kind, statement, and what it cannot see."""
-    from properties.law import all_laws
+    from properties.core.law import all_laws
 
     found = all_laws()
     if as_json:
@@ -223,7 +223,7 @@ def laws(as_json: JsonOption = False) -> None:
 @app.command(cls=OneObject)
 def verify(as_json: JsonOption = False) -> None:
     """The main job: the laws on the reference and on transformers' DeepSeek-V4, and the smallest explosions."""
-    from properties.verify import main_job
+    from properties.commands.verify import main_job
 
     raise typer.Exit(main_job(as_json))
 
@@ -232,9 +232,9 @@ def main() -> None:
     """Entry point of the console script.
 
     A target can end the process in which it is called, with any exit status. So the commands that call one of
-    somebody else do so in another process than the one that answers for them (`properties.launch`).
+    somebody else do so in another process than the one that answers for them (`properties.plugin.launch`).
     """
-    from properties.launch import answering, answers_for, calls_a_stranger
+    from properties.plugin.launch import answering, answers_for, calls_a_stranger
 
     words = sys.argv[1:]
     try:
@@ -258,7 +258,7 @@ def _run() -> None:
     try:
         app(prog_name="mhc-properties")
     except KeyboardInterrupt:  # after everything that listens to it has ended
-        from properties.launch import INTERRUPTED
+        from properties.plugin.launch import INTERRUPTED
 
         _without_an_object("stopped by SIGINT", INTERRUPTED)
         raise SystemExit(INTERRUPTED) from None

@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 import torch
 
-from properties.device import device_of
-from properties.implementation import Implementation, dtype_names, dtype_of
-from properties.known import Known, entry_for, load, verdict_for
-from properties.law import Law, all_laws
+from properties.core.device import device_of
+from properties.core.implementation import Implementation, dtype_names, dtype_of
+from properties.core.law import Law, all_laws
+from properties.engine.known import Known, entry_for, load, verdict_for
+from properties.engine.runner import PROFILES, HarnessError, Subject, Verdict, examine
+from properties.guards.surroundings import told
 from properties.plugin import counterexamples, profile_name
-from properties.runner import PROFILES, HarnessError, Subject, Verdict, examine
-from properties.surroundings import told
-from properties.target import TargetError, check, resolve
+from properties.targets.target import TargetError, check, resolve
 
 
 def conformance(
@@ -44,7 +44,7 @@ def conformance(
     Args:
         laws: only those whose id begins so; one or several, such as "manifold" or ("block.", "depth.").
         dtypes: only those of the declared ones, by name.
-        known: a file of known failures, which are replayed and expected to fail (`properties.known`).
+        known: a file of known failures, which are replayed and expected to fail (`properties.engine.known`).
         profile: "dev", "ci" or "thorough"; otherwise what `--hypothesis-profile` or the environment says.
 
     Raises:

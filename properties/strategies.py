@@ -23,8 +23,8 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.block import residual_size
-from properties.case import BranchSpec, Case
-from properties.implementation import next_multiple, parameter_dtype
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import next_multiple, parameter_dtype
 
 P = ParamSpec("P")
 S = TypeVar("S")

@@ -18,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from properties import plain, trial
-from properties.device import DEVICES, Device, Graph
+from properties.core import trial
+from properties.core.device import DEVICES, Device, Graph
+from properties.guards import plain
 
 aten = torch.ops.aten
 FAKE = torch.device("meta")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mhc_ref import PRESETS
-from properties import deviations
-from properties.kill import load
-from properties.law import Law, all_laws
-from properties.runner import PROFILES, Subject, examine
+from properties.catalogue import deviations
+from properties.commands.kill import load
+from properties.core.law import Law, all_laws
+from properties.engine.runner import PROFILES, Subject, examine
 
 CPU = torch.device("cpu")
 CLAIMS = [(law, name) for law, one in all_laws().items() for name in one.blind]

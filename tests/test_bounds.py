@@ -22,14 +22,14 @@ from mhc_ref.block import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.bounds.gradients import _norm_gradient
-from properties.case import BranchSpec, Case
-from properties.controls import CATALOGUE, build
-from properties.implementation import Implementation, Reference, parameter_dtype
+from properties.catalogue.controls import CATALOGUE, build
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import Implementation, Reference, parameter_dtype
+from properties.core.trial import FloatTruth, LawBroken, Trial, wide
 from properties.laws.coefficients import coefficients
 from properties.laws.gradient_block import block_gradient
 from properties.laws.manifold import odds, started_logarithms
 from properties.laws.mixing import applied, combined
-from properties.trial import FloatTruth, LawBroken, Trial, wide
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from properties import cli
-from properties.law import all_laws
+from properties.core.law import all_laws
 
 # A ten-line implementation with the mistake that sums and norms cannot see.
 TRANSPOSED = """
@@ -167,12 +167,12 @@ def test_options_that_cannot_be_read_are_answered_with_one_object_too(arguments:
 def test_an_unexpected_exception_is_not_reported_as_a_failed_law(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import properties.replay
+    import properties.commands.replay
 
     def faulty(*_: object, **__: object) -> object:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(properties.replay, "replay_file", faulty)
+    monkeypatch.setattr(properties.commands.replay, "replay_file", faulty)
     monkeypatch.setattr(sys, "argv", ["mhc-properties", "replay", "some.safetensors"])
     with pytest.raises(SystemExit) as caught:
         cli.main()

@@ -9,9 +9,9 @@ from torch import Tensor
 
 import mhc_ref
 from properties.conformance import conformance
-from properties.implementation import Implementation
-from properties.runner import Subject
-from properties.target import TargetError
+from properties.core.implementation import Implementation
+from properties.engine.runner import Subject
+from properties.targets.target import TargetError
 
 pytest_plugins = ["pytester"]
 
@@ -94,8 +94,8 @@ def test_one_line_in_a_file_gives_passes_skips_and_failures(pytester: pytest.Pyt
 
 
 def test_known_failures_are_expected_and_fixed_ones_are_not(pytester: pytest.Pytester) -> None:
-    from properties import known
-    from properties.counterexample import Counterexample
+    from properties.engine import known
+    from properties.engine.counterexample import Counterexample
 
     pytester.makepyfile(test_mine=FILE.format(factor=1.5, more="profile='ci'"))
     pytester.runpytest_inprocess("-p", "no:cacheprovider")

@@ -9,8 +9,8 @@ from test_deviations import differences, generic_params, logits, normal
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, PAPER, PRESETS, Params
 from properties.bounds import PRODUCTS
-from properties.controls import CATALOGUE, build
-from properties.implementation import offers
+from properties.catalogue.controls import CATALOGUE, build
+from properties.core.implementation import offers
 
 CASES = [
     (name, preset)

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, Params
-from properties import sealed
-from properties.case import BranchSpec, Case
-from properties.counterexample import FORMAT, WITHOUT_CHECKSUM, Counterexample, CounterexampleError, versions
-from properties.replay import replay_file
-from properties.runner import Subject
-from properties.target import resolve
+from properties.commands.replay import replay_file
+from properties.core.case import BranchSpec, Case
+from properties.engine.counterexample import FORMAT, WITHOUT_CHECKSUM, Counterexample, CounterexampleError, versions
+from properties.engine.runner import Subject
+from properties.guards import sealed
+from properties.targets.target import resolve
 
 
 def example(**values: Any) -> Counterexample:

@@ -12,11 +12,11 @@ import torch
 from test_device_laws import CORRECT, SEEN_BY, SHORT, of
 from torch import Tensor
 
-from properties import controls, deviations
-from properties.device import Cuda, device_of, held_to
-from properties.implementation import Implementation, Reference
-from properties.law import all_laws
-from properties.runner import Profile, Subject, Verdict, examine
+from properties.catalogue import controls, deviations
+from properties.core.device import Cuda, device_of, held_to
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, Subject, Verdict, examine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

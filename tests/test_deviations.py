@@ -15,15 +15,15 @@ from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, RESIDUAL, Dialect, Params
 from mhc_ref.block import residual_size
-from properties import controls
-from properties.case import map_tensors
-from properties.deviations import CATALOGUE, HIDDEN, build
-from properties.deviations.backward import HandWritten
-from properties.deviations.catalogue import Kind
-from properties.deviations.deviant import Deviant
-from properties.implementation import Implementation, Reference, offers
-from properties.law import all_laws
-from properties.runner import Profile, Subject, Verdict, examine
+from properties.catalogue import controls
+from properties.catalogue.deviations import CATALOGUE, HIDDEN, build
+from properties.catalogue.deviations.backward import HandWritten
+from properties.catalogue.deviations.catalogue import Kind
+from properties.catalogue.deviations.deviant import Deviant
+from properties.core.case import map_tensors
+from properties.core.implementation import Implementation, Reference, offers
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, Subject, Verdict, examine
 
 VISIBLE = 1e-9
 """Relative to the largest value of a token; correct implementations stay below 1e-12 on the same probes."""

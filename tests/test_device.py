@@ -17,12 +17,12 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import PAPER, Params
 from properties import plugin
-from properties.bench import Clock
-from properties.device import DEVICES, GIB, Cuda, Device, Timer, device_of, held_to, in_one_piece
-from properties.implementation import Products, Reference
-from properties.law import all_laws
-from properties.runner import Profile, Subject, examine
-from properties.target import TargetError, resolve
+from properties.commands.bench import Clock
+from properties.core.device import DEVICES, GIB, Cuda, Device, Timer, device_of, held_to, in_one_piece
+from properties.core.implementation import Products, Reference
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, Subject, examine
+from properties.targets.target import TargetError, resolve
 
 CPU = torch.device("cpu")
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -17,12 +17,12 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import PAPER, Branch, Params
-from properties import controls, deviations
-from properties.case import BranchSpec, Case, map_tensors
-from properties.deviations import HIDDEN
-from properties.implementation import Implementation, Reference
-from properties.law import Law, all_laws, family_laws
-from properties.runner import Profile, Subject, Verdict, examine, try_case
+from properties.catalogue import controls, deviations
+from properties.catalogue.deviations import HIDDEN
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import Law, all_laws, family_laws
+from properties.engine.runner import Profile, Subject, Verdict, examine, try_case
 
 SHORT = PAPER.with_(iterations=3)
 CPU = torch.device("cpu")

@@ -17,9 +17,10 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Branch, Dialect, Params
-from properties import Implementation, Reference, Subject, all_laws, controls
-from properties.case import Case
-from properties.deviations import CATALOGUE, Deviant, build
+from properties import Implementation, Reference, Subject, all_laws
+from properties.catalogue import controls
+from properties.catalogue.deviations import CATALOGUE, Deviant, build
+from properties.core.case import Case
 from properties.diagnosis import Identification, explain_failure, identify, identify_command
 from properties.diagnosis.composing import compose
 from properties.diagnosis.estimate import Estimate

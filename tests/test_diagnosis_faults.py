@@ -16,7 +16,9 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Branch, Dialect, Params
 from properties.bounds import Rounding
-from properties.case import BranchSpec, Case
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import all_laws
 from properties.diagnosis import explain_failure, failure, identify, identify_command
 from properties.diagnosis.answers import Predictions, alike, answer
 from properties.diagnosis.circumstances import gradients
@@ -30,10 +32,8 @@ from properties.diagnosis.reading import Reader, Reading
 from properties.diagnosis.stages import first_bad_stage
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import BadOutput, Frame, View
-from properties.faults import HarnessError
-from properties.implementation import Implementation, Reference
-from properties.law import all_laws
-from properties.runner import Subject
+from properties.engine.runner import Subject
+from properties.guards.faults import HarnessError
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Branch, Dialect, Params
-from properties import Implementation, Reference, Subject, all_laws, controls
+from properties import Implementation, Reference, Subject, all_laws
 from properties.bounds import Rounding
-from properties.case import Case
-from properties.deviations import CATALOGUE, Deviant, build
+from properties.catalogue import controls
+from properties.catalogue.deviations import CATALOGUE, Deviant, build
+from properties.core.case import Case
 from properties.diagnosis import NoVerdict, explain_failure, explanation, identify, identify_command, table
 from properties.diagnosis.answers import answer
 from properties.diagnosis.budget import Budget
@@ -32,8 +33,8 @@ from properties.diagnosis.ties import Tie, apart, breaker
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, View
 from properties.diagnosis.words import difference_in_words
-from properties.process.protocol import ProcessDied
-from properties.published import ADAPTERS
+from properties.targets.process.protocol import ProcessDied
+from properties.targets.published import ADAPTERS
 
 
 @pytest.fixture(autouse=True)

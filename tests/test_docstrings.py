@@ -10,15 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-import properties.law
-from properties.faults import HarnessError
+import properties.core.law
+from properties.guards.faults import HarnessError
 
 
 def test_no_law_is_made_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert properties.law.stripped() is None
-    monkeypatch.setattr(properties.law, "sys", SimpleNamespace(flags=SimpleNamespace(optimize=2)))
+    assert properties.core.law.stripped() is None
+    monkeypatch.setattr(properties.core.law, "sys", SimpleNamespace(flags=SimpleNamespace(optimize=2)))
     with pytest.raises(HarnessError, match="PYTHONOPTIMIZE=2"):
-        properties.law.law(kind="identity", stage="logits", needs=(), cases=lambda setting: None)  # pyright: ignore[reportArgumentType]
+        properties.core.law.law(kind="identity", stage="logits", needs=(), cases=lambda setting: None)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -28,19 +28,20 @@ from typer.testing import CliRunner
 
 import mhc_ref
 from mhc_ref import PAPER
-from properties import cli, sealed
-from properties.case import BranchSpec, Case
-from properties.counterexample import Counterexample, versions
+from properties import cli
+from properties.commands.replay import replay_file
+from properties.core.case import BranchSpec, Case
+from properties.core.law import all_laws
+from properties.engine.counterexample import Counterexample, versions
+from properties.engine.known_file import KnownError, load
+from properties.engine.runner import Profile, Subject, examine
 from properties.explosion import Monitor, find_minimal, save
 from properties.explosion.command import register
-from properties.faults import HarnessError
-from properties.known_file import KnownError, load
-from properties.law import all_laws
-from properties.process import Limits, build
-from properties.process.protocol import ProcessFailure, ServerError
-from properties.replay import replay_file
-from properties.runner import Profile, Subject, examine
-from properties.target import TargetError, resolve
+from properties.guards import sealed
+from properties.guards.faults import HarnessError
+from properties.targets.process import Limits, build
+from properties.targets.process.protocol import ProcessFailure, ServerError
+from properties.targets.target import TargetError, resolve
 
 SEED = 14
 HANG = 60.0

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from properties.counterexample import Counterexample
-from properties.report import ReportError, lines_of, read
+from properties.engine.counterexample import Counterexample
+from properties.report.report import ReportError, lines_of, read
 
 pytestmark = [pytest.mark.thorough, pytest.mark.skipif(os.name != "posix", reason="signals and disks of POSIX")]
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
-from properties.counterexample import Counterexample
-from properties.report import read
+from properties.engine.counterexample import Counterexample
+from properties.report.report import read
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by their environment in /proc")
 
@@ -56,7 +56,7 @@ class Mine(Implementation):
 """
 SERVER = """
 import sys
-from properties.process.server import serve
+from properties.targets.process.server import serve
 sys.path.insert(0, ".")
 from mine import Mine
 serve(Mine())

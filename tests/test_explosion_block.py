@@ -191,7 +191,7 @@ def test_questions_about_blocks_and_targets_are_refused_by_name(family, options,
 
 IMPLEMENTATION = """
 import torch
-from properties.implementation import Implementation
+from properties.core.implementation import Implementation
 
 class Broken(Implementation):
     streams = (2, 3)

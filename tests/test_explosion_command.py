@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import properties.explosion.command as command_module
 from properties.explosion import atlas, find_minimal, load, overhead, replay, save
 from properties.explosion.command import register
-from properties.target import TargetError
+from properties.targets.target import TargetError
 
 
 def invoked(*arguments):

@@ -14,15 +14,15 @@ import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, PAPER, PRESETS, Branch, Dialect, Params
 from mhc_ref.block import residual_size
 from mhc_ref.stack import streams_of
-from properties import controls
 from properties.bounds import Approx
-from properties.case import BranchSpec, Case
-from properties.implementation import Implementation, Reference, dtype_names
-from properties.law import all_laws
+from properties.catalogue import controls
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import Implementation, Reference, dtype_names
+from properties.core.law import all_laws
+from properties.core.trial import FloatTruth, Trial
+from properties.core.truth import ExactTruth
+from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.laws.gradient_depth import backward, forward, stack_pullback
-from properties.runner import Profile, Subject, Verdict, examine
-from properties.trial import FloatTruth, Trial
-from properties.truth import ExactTruth
 
 LAYERS = "gradient.layers-pull-back-to-the-state-and-every-layer"
 STACK = "gradient.stack-pulls-back-to-its-input-and-every-layer"

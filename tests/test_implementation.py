@@ -14,8 +14,8 @@ from torch import Tensor
 import mhc_ref
 import properties
 from mhc_ref import DEEPSEEK_V4, MHC_LITE, PAPER, PRESETS, Branch, Dialect, Mappings, Params
-from properties.implementation import METHODS, Absent, Implementation, Projection, Reference, dtype_names, offers
-from properties.law import all_laws
+from properties.core.implementation import METHODS, Absent, Implementation, Projection, Reference, dtype_names, offers
+from properties.core.law import all_laws
 
 N, C = 3, 5
 DIALECTS = pytest.mark.parametrize("dialect", PRESETS.values(), ids=PRESETS)

@@ -20,15 +20,15 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import PAPER, Branch, Params
-from properties.case import BranchSpec, Case
-from properties.counterexample import Counterexample
-from properties.faults import AdapterError, HarnessError, TargetFault, answered
-from properties.implementation import Implementation
-from properties.interruption import Interrupted, checkpoint, watched
-from properties.law import Law, all_laws
-from properties.printable import message_of
-from properties.runner import Profile, Subject, Verdict, examine, try_stored, verdict_before
-from properties.trial import LawBroken, NoRoom, Trial
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import Implementation
+from properties.core.law import Law, all_laws
+from properties.core.trial import LawBroken, NoRoom, Trial
+from properties.engine.counterexample import Counterexample
+from properties.engine.runner import Profile, Subject, Verdict, examine, try_stored, verdict_before
+from properties.guards.faults import AdapterError, HarnessError, TargetFault, answered
+from properties.guards.interruption import Interrupted, checkpoint, watched
+from properties.guards.printable import message_of
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
 
@@ -340,7 +340,7 @@ def test_an_interrupt_outside_of_the_target_ends_the_run_too(
     if place == "drawing":
         law = dataclasses.replace(SUMS, cases=lambda s: SUMS.cases(s).map(lambda case: (swallowed(), case)[1]))
     else:
-        monkeypatch.setattr("properties.trial.wide", lambda value: (swallowed(), value.detach().double())[1])
+        monkeypatch.setattr("properties.core.trial.wide", lambda value: (swallowed(), value.detach().double())[1])
     with pytest.raises(KeyboardInterrupt):
         verdict(right, tmp_path, law=law)
 

@@ -14,18 +14,18 @@ from torch.utils.checkpoint import checkpoint
 
 import mhc_ref
 from mhc_ref import Params
-from properties.implementation import Absent, Implementation, offers
-from properties.isolation import isolated
-from properties.law import all_laws
-from properties.process.protocol import Limits, NoAnswer, ProcessDied, ServerError, TooMuchMemory
-from properties.runner import Profile, Subject, Verdict, examine
-from properties.target import TargetError, resolve
+from properties.core.implementation import Absent, Implementation, offers
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.targets.isolation import isolated
+from properties.targets.process.protocol import Limits, NoAnswer, ProcessDied, ServerError, TooMuchMemory
+from properties.targets.target import TargetError, resolve
 
 WRONG = '''
 import ctypes, os, sys
 import torch
 import mhc_ref
-from properties.implementation import Implementation, Reference
+from properties.core.implementation import Implementation, Reference
 
 
 class Wrong(Reference):

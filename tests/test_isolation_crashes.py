@@ -14,12 +14,12 @@ import torch
 
 import mhc_ref
 from mhc_ref import Params
-from properties.implementation import Implementation, Reference
-from properties.isolation import _Worker, isolated
-from properties.process import peer
-from properties.process.peer import _sent
-from properties.process.protocol import BadAnswer, Limits, NoAnswer, ProcessDied, ServerError
-from properties.target import TargetError
+from properties.core.implementation import Implementation, Reference
+from properties.targets.isolation import _Worker, isolated
+from properties.targets.process import peer
+from properties.targets.process.peer import _sent
+from properties.targets.process.protocol import BadAnswer, Limits, NoAnswer, ProcessDied, ServerError
+from properties.targets.target import TargetError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a worker forks on Linux alone")
 
@@ -27,7 +27,7 @@ TARGET = '''
 import atexit, ctypes, os, sys, threading
 import torch
 import mhc_ref
-from properties.implementation import Implementation, Reference
+from properties.core.implementation import Implementation, Reference
 
 
 class Target(Reference):
@@ -362,7 +362,7 @@ def test_a_target_with_a_thread_that_leaves_is_said_to(tmp_path: Path) -> None:
     """A thread of its own keeps the worker from forking, so that a new one has to import it again."""
     path = tmp_path / "target.py"
     path.write_text(
-        "import os, threading\nimport mhc_ref\nfrom properties.implementation import Reference\n"
+        "import os, threading\nimport mhc_ref\nfrom properties.core.implementation import Reference\n"
         "leave = threading.Event()\n"
         "threading.Thread(target=lambda: (leave.wait(), os._exit(0)), daemon=True).start()\n"
         "class Target(Reference):\n"
@@ -383,7 +383,7 @@ def test_a_target_with_a_thread_that_leaves_is_said_to(tmp_path: Path) -> None:
 def test_a_target_that_can_be_imported_only_once_is_said_to(tmp_path: Path) -> None:
     path = tmp_path / "target.py"
     path.write_text(
-        "import os, threading\nimport mhc_ref\nfrom properties.implementation import Reference\n"
+        "import os, threading\nimport mhc_ref\nfrom properties.core.implementation import Reference\n"
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
         f"if os.path.exists({str(tmp_path / 'once')!r}): os._exit(1)\n"
         f"open({str(tmp_path / 'once')!r}, 'w').close()\n"
@@ -403,7 +403,7 @@ def test_every_form_of_target_can_be_isolated(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").touch()
     (tmp_path / "mine" / "own.py").write_text(
-        "import mhc_ref\nfrom properties.implementation import Reference\n"
+        "import mhc_ref\nfrom properties.core.implementation import Reference\n"
         "def project(logits): return mhc_ref.project(logits, mhc_ref.LIGER)\n"
         "class Mine(Reference):\n    def __init__(self): super().__init__(mhc_ref.LIGER, 'mine')\n"
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from properties.deviations import HIDDEN
-from properties.device import device_of
-from properties.kill import Bench, Kill, Row, Task, home, load, page, row_of, save, still_missing, tasks
-from properties.law import all_laws
+from properties.catalogue.deviations import HIDDEN
+from properties.commands.kill import Bench, Kill, Row, Task, home, load, page, row_of, save, still_missing, tasks
+from properties.core.device import device_of
+from properties.core.law import all_laws
 
 ROWS = load(Path(__file__).parent.parent / "docs" / "kill.json")
 """Made by `make kill`. Where a law, a strategy or a bound changes what is found, make it again."""
@@ -197,7 +197,7 @@ def test_on_another_device_what_needs_it_is_tried_and_the_page_says_where() -> N
     assert extra == {name for name, one in HIDDEN.items() if one.needs}
     assert {task.device for task in tasks(EXAMPLES, [], True, (), "cuda")} == {"cuda"}
     assert home("one-iteration-less-on-the-device") == ("PAPER with 3 iterations", "float64")
-    assert "Made by `python -m properties.kill --device cuda --stop`" in page([row(stopped=True)], "cuda")
+    assert "Made by `python -m properties.commands.kill --device cuda --stop`" in page([row(stopped=True)], "cuda")
     assert "what they need the cuda lacks: none" in page([row()], "cuda")
 
 

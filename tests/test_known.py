@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from properties import known
-from properties.case import Case
-from properties.counterexample import Counterexample
-from properties.implementation import Implementation
-from properties.known import Known, KnownError, entry_for, load, orphans, verdict_for, write
-from properties.known_file import load_to_write
-from properties.law import all_laws
-from properties.report import Line, runs
-from properties.runner import Profile, Subject, Verdict, examine
+from properties.core.case import Case
+from properties.core.implementation import Implementation
+from properties.core.law import all_laws
+from properties.engine import known
+from properties.engine.counterexample import Counterexample
+from properties.engine.known import Known, KnownError, entry_for, load, orphans, verdict_for, write
+from properties.engine.known_file import load_to_write
+from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.report.report import Line, runs
 
 LAW = "manifold.last-axis-sums"
 
@@ -333,7 +333,7 @@ def test_a_disk_that_is_full_leaves_the_file_as_it_was(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("properties.whole.os.replace", full)
+    monkeypatch.setattr("properties.guards.whole.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         write(written, verdicts, keep=load(written))
     assert written.read_bytes() == before

@@ -14,10 +14,20 @@ from typing import Any
 
 import pytest
 
-from properties.gathering import JOURNAL, Gathering, Journal, entry
-from properties.launch import calls_a_stranger, launch
-from properties.report import SCHEMA, Line, ReportError, exit_code, lines_of, made, nothing_exercised, read, totals
-from properties.stopping import STOPPING, Stopping
+from properties.guards.stopping import STOPPING, Stopping
+from properties.plugin.gathering import JOURNAL, Gathering, Journal, entry
+from properties.plugin.launch import calls_a_stranger, launch
+from properties.report.report import (
+    SCHEMA,
+    Line,
+    ReportError,
+    exit_code,
+    lines_of,
+    made,
+    nothing_exercised,
+    read,
+    totals,
+)
 
 LAW = "manifold.last-axis-sums"
 TARGETS = """
@@ -175,10 +185,10 @@ def test_a_law_that_shares_its_process_with_the_target_is_tried_in_a_new_one(
 ) -> None:
     import torch
 
-    from properties.apart import examine_apart, subject_apart
-    from properties.law import all_laws
-    from properties.runner import Profile, Subject
-    from properties.target import resolve
+    from properties.core.law import all_laws
+    from properties.engine.apart import examine_apart, subject_apart
+    from properties.engine.runner import Profile, Subject
+    from properties.targets.target import resolve
 
     (folder / "shared.py").write_text(IN_PROCESS.replace("LEAVES", str(leaves)))
     law = all_laws()["gradient.branches-learn"]
@@ -425,7 +435,7 @@ def test_a_target_that_ends_the_process_gives_no_answer(folder: Path) -> None:
 
 
 _ANSWERED = (
-    "import os, sys, properties.launch as launch; "
+    "import os, sys, properties.plugin.launch as launch; "
     "launch._python = lambda module, words: [sys.executable, '-c', os.environ['PROGRAM'], *words]; "
     "raise SystemExit(launch.answers_for(sys.argv[1:]))"
 )
@@ -444,7 +454,10 @@ def _answered(folder: Path, program: str, *words: str) -> subprocess.CompletedPr
     )
 
 
-_ANSWERS = "from properties.answer import tell; from properties.launch import answering; import os, sys, subprocess\n"
+_ANSWERS = (
+    "from properties.guards.answer import tell; from properties.plugin.launch import answering; "
+    "import os, sys, subprocess\n"
+)
 
 
 def test_what_a_target_prints_is_never_before_or_behind_the_object(folder: Path) -> None:

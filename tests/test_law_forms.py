@@ -15,13 +15,13 @@ import torch
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, MHC_LITE, PAPER, RESIDUAL, Dialect, Mappings, Params
 from mhc_ref.block import gated_logits
-from properties import controls
-from properties.case import BranchSpec, Case, map_tensors
+from properties.catalogue import controls
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.implementation import Implementation, Reference, project_from_mappings
+from properties.core.law import FAMILIES, all_laws, family_laws
+from properties.core.trial import ContractBroken, LawBroken, same_bits
 from properties.diagnosis import identify
-from properties.implementation import Implementation, Reference, project_from_mappings
-from properties.law import FAMILIES, all_laws, family_laws
-from properties.runner import Profile, Subject, Verdict, examine, try_case
-from properties.trial import ContractBroken, LawBroken, same_bits
+from properties.engine.runner import Profile, Subject, Verdict, examine, try_case
 
 QUICK = Profile(examples=16, derandomise=True, shrink=False)
 

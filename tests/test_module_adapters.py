@@ -15,14 +15,14 @@ from torch import Tensor, nn
 import mhc_ref
 from mhc_ref import PAPER, Params
 from mhc_ref.projection import compute_dtype
-from properties.case import BranchSpec
-from properties.faults import AdapterError
-from properties.implementation import Implementation
-from properties.isolation import isolated
-from properties.law import all_laws
-from properties.modules import from_module
-from properties.runner import HarnessError, Profile, Subject, Verdict, examine
-from properties.target import TargetError, resolve
+from properties.core.case import BranchSpec
+from properties.core.implementation import Implementation
+from properties.core.law import all_laws
+from properties.engine.runner import HarnessError, Profile, Subject, Verdict, examine
+from properties.guards.faults import AdapterError
+from properties.targets.isolation import isolated
+from properties.targets.modules import from_module
+from properties.targets.target import TargetError, resolve
 
 NAMES = {"phi": "phi", "bias": "bias", "alpha": "alpha"}
 
@@ -763,7 +763,7 @@ WIDE = """
 import torch
 import mhc_ref
 from mhc_ref import PAPER, Params
-from properties.modules import from_module
+from properties.targets.modules import from_module
 
 class Plain(torch.nn.Module):
     def __init__(self, n, channels):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import mhc_ref
 from mhc_ref import LUCIDRAINS, PAPER, Params
-from properties.implementation import Absent, offers
-from properties.modules import from_module
+from properties.core.implementation import Absent, offers
+from properties.targets.modules import from_module
 
 FUSED = {"phi": "fused.weight.T", "bias": "fused.bias", "alpha": "gates"}
 

@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mhc_ref
 from mhc_ref import PAPER
-from properties.implementation import Implementation
-from properties.law import all_laws
-from properties.runner import Profile, Subject, Verdict, examine
+from properties.core.implementation import Implementation
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, Subject, Verdict, examine
 
 
 class Subclass(Tensor):

@@ -15,12 +15,12 @@ from snapshots import recorded
 
 from mhc_ref import LIGER, PAPER
 from properties import plugin
-from properties.implementation import dtype_names
-from properties.law import FAMILIES, all_laws, family_laws, scouts
-from properties.report import SCHEMA, STATUSES, Line, runs, sentence, table, totals, why_not, write
-from properties.runner import PROFILES
-from properties.target import resolve
-from properties.trial import FloatTruth
+from properties.core.implementation import dtype_names
+from properties.core.law import FAMILIES, all_laws, family_laws, scouts
+from properties.core.trial import FloatTruth
+from properties.engine.runner import PROFILES
+from properties.report.report import SCHEMA, STATUSES, Line, runs, sentence, table, totals, why_not, write
+from properties.targets.target import resolve
 
 pytest_plugins = ["pytester"]
 
@@ -300,7 +300,7 @@ def test_a_report_that_is_lost_is_no_verdict_but_what_was_found_is_said(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("properties.report.write_whole", full)
+    monkeypatch.setattr("properties.report.report.write_whole", full)
     result = verify(laws, "--impl", "targets.py:Doubled")
     assert result.ret >= 2
     result.stdout.fnmatch_lines(
@@ -432,7 +432,7 @@ def test_workers_verify_and_report_the_same_from_an_empty_folder(tmp_path: Path)
 PROBE = """
 import sys, pytest
 status = pytest.main(sys.argv[1:])
-heavy = [name for name in ("torch", "hypothesis", "mhc_ref", "properties.law") if name in sys.modules]
+heavy = [name for name in ("torch", "hypothesis", "mhc_ref", "properties.core.law") if name in sys.modules]
 print("status", int(status), "loaded", heavy, "plugin", "properties.plugin" in sys.modules)
 """
 UNRELATED = "-p", "no:cacheprovider", "-p", "no:hypothesispytest"

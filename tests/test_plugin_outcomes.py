@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from properties.law import all_laws
-from properties.runner import PROFILES
+from properties.core.law import all_laws
+from properties.engine.runner import PROFILES
 
 pytest_plugins = ["pytester"]
 

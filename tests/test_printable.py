@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from properties.printable import message_of, name_of, printable, shown
+from properties.guards.printable import message_of, name_of, printable, shown
 
 
 @given(st.text(st.characters(exclude_categories=())))

@@ -20,19 +20,19 @@ from wire_schema import SCHEMA, fits
 
 import mhc_ref
 from mhc_ref import Dialect, Params
-from properties.implementation import Implementation, Reference, offers
-from properties.law import all_laws
-from properties.process import Limits, build, memory, protocol
-from properties.process import description as protocol_description
-from properties.process.__main__ import main as try_out
-from properties.process.client import Client, Session, make
-from properties.process.description import attributes_of, dialect_of
-from properties.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
-from properties.process.server import description, respond
-from properties.process.smoke import _trivial
-from properties.process.supervised import Supervised
-from properties.runner import Profile, Subject, Verdict, examine
-from properties.target import TargetError, resolve
+from properties.core.implementation import Implementation, Reference, offers
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.targets.process import Limits, build, memory, protocol
+from properties.targets.process import description as protocol_description
+from properties.targets.process.__main__ import main as try_out
+from properties.targets.process.client import Client, Session, make
+from properties.targets.process.description import attributes_of, dialect_of
+from properties.targets.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
+from properties.targets.process.server import description, respond
+from properties.targets.process.smoke import _trivial
+from properties.targets.process.supervised import Supervised
+from properties.targets.target import TargetError, resolve
 
 EXAMPLES = Path(protocol.__file__).parent / "examples"
 PYTHON = shlex.quote(sys.executable)
@@ -233,7 +233,7 @@ def test_the_python_example_has_a_gradient(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def served() -> Implementation:
-    return build(f"{PYTHON} -m properties.process.server ref:LIGER")
+    return build(f"{PYTHON} -m properties.targets.process.server ref:LIGER")
 
 
 def state(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Params]:
@@ -497,7 +497,7 @@ def test_the_command_line_tries_a_server_out(server: str, capsys: pytest.Capture
 @pytest.mark.slow
 def test_the_python_server_names_what_it_cannot_serve() -> None:
     found = subprocess.run(
-        [sys.executable, "-m", "properties.process.server", "no.such.module:x"], capture_output=True, text=True
+        [sys.executable, "-m", "properties.targets.process.server", "no.such.module:x"], capture_output=True, text=True
     )
     assert found.returncode == 1
     assert "no.such.module" in found.stderr

@@ -13,14 +13,22 @@ from hypothesis import strategies as st
 
 import mhc_ref
 from mhc_ref import Params
-from properties.implementation import Implementation
-from properties.process import Limits
-from properties.process.client import Client, Session, make
-from properties.process.description import attributes_of, dialect_of
-from properties.process.lines import read_line
-from properties.process.peer import Peer
-from properties.process.protocol import DTYPES, BadAnswer, ProcessFailure, ServerError, decode, encode, server_error
-from properties.target import check
+from properties.core.implementation import Implementation
+from properties.targets.process import Limits
+from properties.targets.process.client import Client, Session, make
+from properties.targets.process.description import attributes_of, dialect_of
+from properties.targets.process.lines import read_line
+from properties.targets.process.peer import Peer
+from properties.targets.process.protocol import (
+    DTYPES,
+    BadAnswer,
+    ProcessFailure,
+    ServerError,
+    decode,
+    encode,
+    server_error,
+)
+from properties.targets.target import check
 
 EXAMPLES = settings(max_examples=60, deadline=None)
 

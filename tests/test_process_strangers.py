@@ -17,12 +17,12 @@ import pytest
 import torch
 from wire_schema import fits
 
-from properties.implementation import Implementation
-from properties.process import Limits, build, memory
-from properties.process.client import Client
-from properties.process.description import attributes_of
-from properties.process.lines import read_line
-from properties.process.protocol import (
+from properties.core.implementation import Implementation
+from properties.targets.process import Limits, build, memory
+from properties.targets.process.client import Client
+from properties.targets.process.description import attributes_of
+from properties.targets.process.lines import read_line
+from properties.targets.process.protocol import (
     LONGEST_KIND,
     MOST_DEPTH,
     BadAnswer,
@@ -33,8 +33,8 @@ from properties.process.protocol import (
     decode,
     server_error,
 )
-from properties.process.supervised import Supervised
-from properties.target import TargetError
+from properties.targets.process.supervised import Supervised
+from properties.targets.target import TargetError
 
 PYTHON = f"{shlex.quote(sys.executable)} -S"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux finds what left its session")
@@ -525,7 +525,7 @@ for line in sys.stdin:
 
 TARGET = """
 import mhc_ref
-from properties.implementation import Reference
+from properties.core.implementation import Reference
 
 def stay():
     report(os.getpid(), daemon())
@@ -541,7 +541,7 @@ if os.environ.get("MOMENT") == "importing": stay()
 RUN = """
 import os, signal, sys, threading
 import torch
-from properties.isolation import isolated
+from properties.targets.isolation import isolated
 command, target, *moments = sys.argv[1:]
 def work(moment):
     made = isolated(target if moment in ("importing", "isolated") else command.replace("MOMENT", moment))

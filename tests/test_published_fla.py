@@ -10,8 +10,8 @@ import pytest
 # In a process of its own: TRITON_INTERPRET is read once a process, where Triton is imported first.
 CODE = """
 import numpy, pytest, torch, mhc_ref
-from properties import published
-from properties.implementation import Absent, offers
+from properties.targets import published
+from properties.core.implementation import Absent, offers
 numpy.seterr(all="ignore")  # the interpreter's padding
 adapter = published.build("{name}")
 assert offers(adapter) == {{"project": "own"}}

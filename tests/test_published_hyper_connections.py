@@ -14,9 +14,9 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Mappings, Params
-from properties import published
-from properties.implementation import Absent, Implementation, offers, parameter_dtype
+from properties.core.implementation import Absent, Implementation, offers, parameter_dtype
 from properties.strategies import Setting, states
+from properties.targets import published
 
 CONSTRAINED = (
     "hyper-connections",
@@ -210,7 +210,7 @@ def test_the_triton_projection() -> None:
     pytest.importorskip("triton", reason="the extra `hyper-connections-triton` is not installed")
     code = """
 import numpy, torch, mhc_ref
-from properties import published
+from properties.targets import published
 numpy.seterr(all="ignore")  # the interpreter's padding
 adapter = published.build("hyper-connections-triton").tuned(iterations=2)
 logits = torch.tensor([[[0.0, 1.0, 2.0], [3.0, -1.0, 0.5], [-90.0, 2.0, -2.0]]], requires_grad=True)

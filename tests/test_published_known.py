@@ -8,11 +8,11 @@ import warnings
 import pytest
 import torch
 
-from properties.device import device_of
-from properties.implementation import Implementation
-from properties.known import PUBLISHED, Known, load, verdict_for
-from properties.runner import Subject
-from properties.target import TargetError, resolve
+from properties.core.device import device_of
+from properties.core.implementation import Implementation
+from properties.engine.known import PUBLISHED, Known, load, verdict_for
+from properties.engine.runner import Subject
+from properties.targets.target import TargetError, resolve
 
 ENTRIES = load(PUBLISHED)
 

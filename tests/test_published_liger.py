@@ -8,14 +8,14 @@ import sys
 import pytest
 import torch
 
-from properties import published
+from properties.targets import published
 
 # In a process of its own: TRITON_INTERPRET is read once a process, where Triton is imported first.
 PREPARED = """
 import pytest, torch, mhc_ref
 from mhc_ref import Params
-from properties import published
-from properties.implementation import Absent, offers
+from properties.targets import published
+from properties.core.implementation import Absent, offers
 adapter = published.build("liger")
 generator = torch.Generator().manual_seed(0)
 draw = lambda *dims: torch.randn(dims, generator=generator)

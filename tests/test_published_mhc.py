@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import mhc_ref
-from properties import published
-from properties.implementation import Absent, Implementation, offers
+from properties.core.implementation import Absent, Implementation, offers
+from properties.targets import published
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import mhc_ref
-from properties.implementation import Absent, offers
-from properties.published import build
+from properties.core.implementation import Absent, offers
+from properties.targets.published import build
 
 MODULES = {"mlx-mhc": "mlx_mhc", "mhc-mlx": "mhc_mlx"}
 

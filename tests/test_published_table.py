@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from properties.counterexample import Counterexample
-from properties.implementation import Reference
-from properties.known import PUBLISHED, Known, load, located, verdict_for
-from properties.law import all_laws
-from properties.published import ADAPTERS, __main__
-from properties.published.table import PACKAGES, Run, cell, explanation, page
-from properties.report import Line
-from properties.runner import Subject
+from properties.commands import conformance_run
+from properties.commands.conformance_table import PACKAGES, Run, cell, explanation, page
+from properties.core.implementation import Reference
+from properties.core.law import all_laws
+from properties.engine.counterexample import Counterexample
+from properties.engine.known import PUBLISHED, Known, load, located, verdict_for
+from properties.engine.runner import Subject
+from properties.report.report import Line
+from properties.targets.published import ADAPTERS
 
 ROOT = Path(__file__).parent.parent
 FINDINGS = ROOT / "docs" / "findings.md"
@@ -76,13 +77,13 @@ def test_the_page_is_there_after_every_implementation(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
         return Run(name, (line("manifold.x", "passed"),))
 
-    monkeypatch.setattr(__main__, "run", run)
+    monkeypatch.setattr(conformance_run, "run", run)
     arguments = ["--out", str(out), "--report", str(tmp_path)]
-    assert __main__.main(["mhc", "fla-naive", *arguments]) == 0
+    assert conformance_run.main(["mhc", "fla-naive", *arguments]) == 0
     assert "Generated on" in out.read_text()
     out.unlink()
     with pytest.raises(KeyboardInterrupt):
-        __main__.main(["mhc", "mlx-lm", "fla", *arguments])
+        conformance_run.main(["mhc", "mlx-lm", "fla", *arguments])
     assert "Unfinished, 2 of 3 implementations have not been run" in out.read_text()
     assert "| mhc | float32 | 1/1 |" in out.read_text()
     assert "| fla | not run: not yet |" in out.read_text()
@@ -163,6 +164,7 @@ def test_no_library_is_imported_before_an_adapter_is_chosen() -> None:
         "triton",
         "x_transformers",
     }
-    code = f"import sys, properties.published, properties.arrays; print(sorted({names!r} & set(sys.modules)))"
+    imports = "import sys, properties.targets.published, properties.targets.arrays"
+    code = f"{imports}; print(sorted({names!r} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"

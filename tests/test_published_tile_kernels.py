@@ -12,9 +12,9 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Params
-from properties import published
-from properties.implementation import Absent, Implementation, offers
-from properties.law import all_laws
+from properties.core.implementation import Absent, Implementation, offers
+from properties.core.law import all_laws
+from properties.targets import published
 
 SHAPES = ((1, 1), (2, 9), (3, 2), (4, 7), (5, 4))
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Params
-from properties import published
-from properties.implementation import Absent, Implementation, offers
+from properties.core.implementation import Absent, Implementation, offers
+from properties.targets import published
 
 NAMES = ("transformers-deepseek-v4", "transformers-glm5-next")
 SHAPES = ((1, 1), (2, 9), (3, 2), (4, 7), (5, 1), (5, 4))

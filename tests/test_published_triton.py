@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from properties.published import triton
+from properties.targets.published import triton
 
 
 @pytest.fixture(autouse=True)

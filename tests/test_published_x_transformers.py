@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from properties import published
-from properties.implementation import Absent, Implementation, offers
+from properties.core.implementation import Absent, Implementation, offers
+from properties.targets import published
 
 
 @pytest.fixture

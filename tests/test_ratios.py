@@ -9,8 +9,8 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from properties.ratios import cell, main, table
-from properties.report import Line, write
+from properties.commands.ratios import cell, main, table
+from properties.report.report import Line, write
 
 
 def line(

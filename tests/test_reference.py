@@ -19,13 +19,13 @@ from mhc_ref.projection import permutation_matrices
 from mhc_ref.stack import streams_of
 from properties import bounds
 from properties.bounds import Approx, Rounding
-from properties.case import BranchSpec, Case
-from properties.implementation import Reference
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import Reference
+from properties.core.trial import ExactTruth, Trial
 from properties.laws.block import branch_input, returned
 from properties.laws.coefficients import bound_of
 from properties.laws.mixing import applied, combined
 from properties.strategies import Setting, block_cases, coefficient_cases, projection_cases
-from properties.trial import ExactTruth, Trial
 
 QUIET: list[HealthCheck] = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 """Examples are batches on purpose."""

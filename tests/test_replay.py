@@ -20,20 +20,22 @@ from hypothesis import HealthCheck, Phase, given, settings
 from typer.testing import CliRunner
 
 from mhc_ref import PAPER, PRESETS, Params
-from properties import cli, fitting, known, sealed
-from properties.case import BranchSpec, Case
-from properties.counterexample import Counterexample, versions
+from properties import cli
+from properties.commands.replay import replay_file
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import Reference
+from properties.core.law import FAMILIES, Law, all_laws, family_laws
+from properties.core.trial import Trial
+from properties.engine import fitting, known
+from properties.engine.counterexample import Counterexample, versions
+from properties.engine.fitting import misfit, outside
+from properties.engine.known import Known, verdict_for
+from properties.engine.names import file_name, identity
+from properties.engine.runner import Profile, Subject, examine
 from properties.explosion import Explosion, ExplosionFileError, find_minimal, load, replay, save
-from properties.fitting import misfit, outside
-from properties.implementation import Reference
-from properties.known import Known, verdict_for
-from properties.law import FAMILIES, Law, all_laws, family_laws
-from properties.names import file_name, identity
-from properties.replay import replay_file
-from properties.runner import Profile, Subject, examine
-from properties.target import resolve
-from properties.trial import Trial
-from properties.trust import built_in, replay_line
+from properties.guards import sealed
+from properties.targets.target import resolve
+from properties.targets.trust import built_in, replay_line
 
 SUMS = "manifold.last-axis-sums"
 
@@ -638,7 +640,7 @@ class Narrow(Reference):
 def test_a_case_outside_of_what_is_declared_is_an_error(
     law: str, case: Case, reason: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("properties.replay.resolve", lambda *_: Narrow(PAPER, "the narrow one"))
+    monkeypatch.setattr("properties.commands.replay.resolve", lambda *_: Narrow(PAPER, "the narrow one"))
     outcome = replay_file(stored(folder / "case.safetensors", "ref", law, case))
     assert outcome.status == "ERROR"
     assert re.search(reason, outcome.message), outcome.message
@@ -655,7 +657,7 @@ def test_where_the_reference_breaks_the_law_too_nobody_is_accused(
         trial.holds("a law that nothing keeps", False)
 
     law = dataclasses.replace(all_laws()[SUMS], check=broken)
-    monkeypatch.setattr("properties.replay.all_laws", lambda: {SUMS: law})
+    monkeypatch.setattr("properties.commands.replay.all_laws", lambda: {SUMS: law})
     outcome = replay_file(stored(folder / "case.safetensors", "deviation:h-res-transposed"))
     assert outcome.status == "ERROR"
     assert (
@@ -665,13 +667,13 @@ def test_where_the_reference_breaks_the_law_too_nobody_is_accused(
 
 def test_where_nothing_is_claimed_nothing_is_fixed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     law = dataclasses.replace(all_laws()[SUMS], check=lambda trial, case: None)
-    monkeypatch.setattr("properties.replay.all_laws", lambda: {SUMS: law})
+    monkeypatch.setattr("properties.commands.replay.all_laws", lambda: {SUMS: law})
     outcome = replay_file(stored(folder / "case.safetensors", "ref"))
     assert (outcome.status, "claims nothing at this case" in outcome.message) == ("ERROR", True)
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(known.__file__).parent / "published" / "known").iterdir()), ids=lambda path: path.stem[:60]
+    "path", sorted((known.PUBLISHED.with_name("known")).iterdir()), ids=lambda path: path.stem[:60]
 )
 def test_the_known_failures_of_published_implementations_fit_their_laws(path: Path) -> None:
     found = Counterexample.load(path)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import PAPER, Branch, Mappings, Params
-from properties.case import BranchSpec, Case
-from properties.counterexample import Counterexample
-from properties.implementation import Implementation, Reference
-from properties.law import Law, all_laws
-from properties.process.protocol import NoAnswer
-from properties.runner import (
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import Law, all_laws
+from properties.core.trial import FloatTruth, LawBroken, Trial
+from properties.engine.counterexample import Counterexample
+from properties.engine.runner import (
     PROFILES,
     HarnessError,
     Profile,
@@ -37,7 +37,7 @@ from properties.runner import (
     try_case,
 )
 from properties.strategies import projection_cases
-from properties.trial import FloatTruth, LawBroken, Trial
+from properties.targets.process.protocol import NoAnswer
 
 SUMS = all_laws()["manifold.last-axis-sums"]
 ORACLE = all_laws()["manifold.agrees-with-oracle"]

@@ -10,11 +10,11 @@ import typer
 from typer.testing import CliRunner
 
 from mhc_ref import PRESETS
-from properties import bench, kill, seeds
-from properties.controls import CATALOGUE, build
-from properties.kill import Task
-from properties.law import all_laws
-from properties.seeds import outcome_of, runs
+from properties.catalogue.controls import CATALOGUE, build
+from properties.commands import bench, kill, seeds
+from properties.commands.kill import Task
+from properties.commands.seeds import outcome_of, runs
+from properties.core.law import all_laws
 
 
 def test_every_seed_meets_every_control_and_no_combination_comes_twice_before_all_have_come() -> None:
@@ -135,4 +135,4 @@ def app(main: Callable[..., None]) -> typer.Typer:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """One law is enough."""
     one = all_laws()["manifold.agrees-with-oracle"]
-    monkeypatch.setattr("properties.law.all_laws", lambda: {one.id: one})
+    monkeypatch.setattr("properties.core.law.all_laws", lambda: {one.id: one})

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 import mhc_ref
 from mhc_ref import PAPER, Branch, Params
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import all_laws
 from properties.diagnosis import identify
-from properties.implementation import Implementation, Reference
-from properties.law import all_laws
-from properties.runner import Profile, Subject, examine
-from properties.surroundings import Chance, called, usual
-from properties.target import resolve
+from properties.engine.runner import Profile, Subject, examine
+from properties.guards.surroundings import Chance, called, usual
+from properties.targets.target import resolve
 
 
 class Deprecated(Implementation):
@@ -99,7 +99,7 @@ def test_a_call_sees_the_default_device_that_somebody_set_and_no_other(default: 
 @pytest.mark.parametrize("law", ["manifold.agrees-with-oracle", "gradient.projection-pulls-back-however-it-is-called"])
 def test_a_warning_breaks_no_law_and_is_told_once(law: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here every warning is an error, as pyproject.toml has it."""
-    monkeypatch.setattr("properties.surroundings._told", set())
+    monkeypatch.setattr("properties.guards.surroundings._told", set())
     assert any(action == "error" for action, *_ in warnings.filters)
     subject = Subject("deprecated", Deprecated(), torch.float32, torch.device("cpu"))
     with warnings.catch_warnings(record=True) as told:

@@ -11,8 +11,8 @@ from snapshots import recorded
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, MHC_LITE, PAPER, PRESETS
-from properties.implementation import Implementation, Projection, Reference, dtype_names, offers
-from properties.target import TargetError, resolve
+from properties.core.implementation import Implementation, Projection, Reference, dtype_names, offers
+from properties.targets.target import TargetError, resolve
 
 ZOO = """
 import torch
@@ -186,7 +186,7 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("neighbour.py:Mine", Implementation, "Mine", PAPER),
         ("lazy.py:Lazy", Reference, "ref:PAPER", PAPER),
         ("mhc_zoo_package:implementation", Reference, "ref:PAPER", PAPER),
-        ("properties.implementation:Reference", Reference, "ref:PAPER", PAPER),
+        ("properties.core.implementation:Reference", Reference, "ref:PAPER", PAPER),
     ],
 )
 def test_a_target_names_an_implementation(
@@ -300,9 +300,9 @@ def test_a_dialect_that_does_not_exist_is_answered_with_those_that_do(zoo: Path)
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import properties.published
+    import properties.targets.published
 
-    monkeypatch.setitem(properties.published.ADAPTERS, "ghost", ("no_such_adapter", "Ghost"))
+    monkeypatch.setitem(properties.targets.published.ADAPTERS, "ghost", ("no_such_adapter", "Ghost"))
     with pytest.raises(TargetError, match=r"published:ghost: importing its library failed: .*Is the extra installed\?"):
         resolve("published:ghost")
 

@@ -15,16 +15,16 @@ from torch import Tensor
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, Dialect, Mappings, Params
 from mhc_ref.block import residual_size
 from properties.bounds import Approx, Rounding, coefficients_gradient, projection
-from properties.case import BranchSpec, Case
-from properties.faults import HarnessError
-from properties.implementation import Reference
-from properties.law import all_laws
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import Reference
+from properties.core.law import all_laws
+from properties.core.trial import ContractBroken, LawBroken, Trial
+from properties.core.truth import ExactTruth, FloatTruth
+from properties.engine.runner import Profile, Subject, Verdict, examine, explain, try_case
+from properties.guards.faults import HarnessError
 from properties.laws.coefficients import coefficients
 from properties.plugin import line_of
-from properties.report import runs
-from properties.runner import Profile, Subject, Verdict, examine, explain, try_case
-from properties.trial import ContractBroken, LawBroken, Trial
-from properties.truth import ExactTruth, FloatTruth
+from properties.report.report import runs
 
 CPU = torch.device("cpu")
 ORACLE = all_laws()["manifold.agrees-with-oracle"]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from properties.counterexample import Counterexample
-from properties.implementation import Implementation
-from properties.law import all_laws
-from properties.runner import Profile, Subject, examine
+from properties.core.implementation import Implementation
+from properties.core.law import all_laws
+from properties.engine.counterexample import Counterexample
+from properties.engine.runner import Profile, Subject, examine
 
 LAW = "manifold.last-axis-sums"
 

@@ -13,9 +13,12 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import properties
-from properties import kill, known_file, report, sealed
+from properties.commands import kill
+from properties.engine import known_file
 from properties.explosion import monitor
-from properties.process import protocol
+from properties.guards import sealed
+from properties.report import report
+from properties.targets.process import protocol
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from properties.whole import unwritable, write_whole
+from properties.guards.whole import unwritable, write_whole
 
 BEFORE, AFTER = b"what was there", b"what is there now" * 1000
 
@@ -82,7 +82,7 @@ FULL = """
 import resource, signal, sys
 sys.dont_write_bytecode = True
 from pathlib import Path
-from properties.whole import write_whole
+from properties.guards.whole import write_whole
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -93,7 +93,7 @@ except OSError as error:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from properties.whole import write_whole
+from properties.guards.whole import write_whole
 original = os.fsync
 os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
 write_whole(Path(sys.argv[1]), b"x" * 5000)

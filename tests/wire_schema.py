@@ -1,4 +1,4 @@
-"""Whether a value fits `properties/process/schema.json`, by the few keywords that it uses and no others."""
+"""Whether a value fits `properties/targets/process/schema.json`, by the few keywords that it uses and no others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from properties.process import protocol
+from properties.targets.process import protocol
 
 SCHEMA: dict[str, Any] = json.loads(protocol.SCHEMA.read_text())
 _KINDS = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}

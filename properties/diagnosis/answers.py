@@ -11,11 +11,11 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.bounds import Approx, Rounding
+from properties.core.implementation import Mixing, Products
 from properties.diagnosis.judge import Judge, Unanswerable, ratio
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import BadOutput, View
-from properties.faults import TargetFault
-from properties.implementation import Mixing, Products
+from properties.guards.faults import TargetFault
 
 SINGLE = Rounding(2.0**-24 + 2.0**-53, torch.finfo(torch.float32).tiny, 2.0**-24, torch.finfo(torch.float32).tiny)
 """float64 states of which everything is computed in float32."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.bounds import Approx
-from properties.case import BranchSpec
+from properties.core.case import BranchSpec
 from properties.diagnosis import probe
 from properties.diagnosis.exam import Source, ends_as_declared
 from properties.diagnosis.judge import Judge

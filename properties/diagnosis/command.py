@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from properties.answer import tell
-from properties.device import device_of
+from properties.core.device import device_of
+from properties.core.implementation import Implementation
 from properties.diagnosis.diagnose import NoVerdict, identify
-from properties.faults import described, placed
-from properties.implementation import Implementation
-from properties.isolation import isolated
-from properties.target import TargetError, preset, resolve
+from properties.guards.answer import tell
+from properties.guards.faults import described, placed
+from properties.targets.isolation import isolated
+from properties.targets.target import TargetError, preset, resolve
 
 
 def identify_command(

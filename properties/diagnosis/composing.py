@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mhc_ref import Dialect
-from properties.deviations import CATALOGUE, Deviant
+from properties.catalogue.deviations import CATALOGUE, Deviant
 
 
 def compose(names: Sequence[str], base: Dialect) -> Deviant | None:

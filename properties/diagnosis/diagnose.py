@@ -7,7 +7,8 @@ import time
 import torch
 
 from mhc_ref import PRESETS, Dialect
-from properties.deviations import CATALOGUE, Deviant
+from properties.catalogue.deviations import CATALOGUE, Deviant
+from properties.core.implementation import Implementation
 from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.circumstances import coarse, executions, gradients
@@ -20,9 +21,8 @@ from properties.diagnosis.stages import first_bad_stage, precisions
 from properties.diagnosis.ties import Tie, apart, breaker, decided
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, Unanswered, View
-from properties.implementation import Implementation
-from properties.interruption import watched
-from properties.surroundings import told, usual
+from properties.guards.interruption import watched
+from properties.guards.surroundings import told, usual
 
 
 class NoVerdict(Exception):  # as a crash is neither the harness's error nor an answer

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from properties.case import BranchSpec, map_tensors
+from properties.core.case import BranchSpec, map_tensors
+from properties.core.implementation import parameter_dtype
 from properties.diagnosis import probe
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import Frame
-from properties.implementation import parameter_dtype
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
-from properties.case import map_tensors
-from properties.deviations import CATALOGUE, Deviant, Kind
+from properties.catalogue.deviations import CATALOGUE, Deviant, Kind
+from properties.core.case import map_tensors
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.composing import compose, orders, remembers
@@ -26,7 +26,7 @@ from properties.diagnosis.inference import joined
 from properties.diagnosis.measured import TEMPERATURE, Measured, candidates
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import View
-from properties.faults import TargetFault
+from properties.guards.faults import TargetFault
 
 COMPOSITE = ("block", "depth", "precision", "execution")
 """Stages whose answers are made of the others'."""

@@ -8,19 +8,19 @@ from dataclasses import replace
 import torch
 
 from mhc_ref import Dialect
-from properties.case import Case
-from properties.deviations import Deviant
+from properties.catalogue.deviations import Deviant
+from properties.core.case import Case
+from properties.core.implementation import Implementation
+from properties.core.law import Law
+from properties.core.trial import LawBroken, NoRoom
 from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import NoVerdict, identify
 from properties.diagnosis.identification import Identification, redialects
 from properties.diagnosis.inference import joined
-from properties.faults import HarnessError, described, placed
-from properties.implementation import Implementation
-from properties.interruption import Interrupted, settled, watched
-from properties.law import Law
-from properties.runner import Subject
-from properties.surroundings import told, usual
-from properties.trial import LawBroken, NoRoom
+from properties.engine.runner import Subject
+from properties.guards.faults import HarnessError, described, placed
+from properties.guards.interruption import Interrupted, settled, watched
+from properties.guards.surroundings import told, usual
 
 _KNOWN: dict[tuple[int, torch.dtype | None, str], tuple[Implementation, Identification | Exception]] = {}
 """One implementation breaks many laws for one reason: it is asked once. Held, so that no id is used twice."""

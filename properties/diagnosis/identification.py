@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mhc_ref import PAPER, PRESETS, Dialect
-from properties.deviations import CATALOGUE, Deviant
+from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.diagnosis.inference import Finding, joined
 from properties.diagnosis.measured import Measured
 from properties.diagnosis.ties import Tie

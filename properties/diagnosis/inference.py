@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mhc_ref import PAPER, Dialect
 from properties.bounds import Rounding
+from properties.core.trial import wide
 from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
 from properties.diagnosis.coefficients import Gates, Norm
 from properties.diagnosis.estimate import Estimate
@@ -22,8 +23,7 @@ from properties.diagnosis.projection import Candidate, fit
 from properties.diagnosis.reading import Reader
 from properties.diagnosis.temperature import fit_tempered
 from properties.diagnosis.view import Frame, View
-from properties.faults import TargetFault
-from properties.trial import wide
+from properties.guards.faults import TargetFault
 
 Status = Literal["certain", "undetermined", "contradictory"]
 

@@ -12,15 +12,15 @@ from mhc_ref import Dialect, Params
 from mhc_ref.block import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding
-from properties.case import BranchSpec, Case
-from properties.implementation import Mixing, Products, Reference
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import Mixing, Products, Reference
+from properties.core.trial import FloatTruth, Trial, wide
 from properties.laws.block import branch_input, passed
 from properties.laws.coefficients import coefficients
 from properties.laws.depth import collapse_of, copies_of
 from properties.laws.gradient_block import block_gradient
 from properties.laws.gradient_depth import stack_pullback
 from properties.laws.mixing import applied, combined
-from properties.trial import FloatTruth, Trial, wide
 
 
 class Unanswerable(Exception):  # nothing is wrong with a dialect that is not the question's

@@ -15,11 +15,11 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Dialect
 from properties.bounds import Approx
-from properties.deviations import Deviant
+from properties.catalogue.deviations import Deviant
+from properties.core.trial import wide
 from properties.diagnosis.answers import Answer, Predictions, answer
 from properties.diagnosis.estimate import Estimate
 from properties.diagnosis.view import Frame, View
-from properties.trial import wide
 
 
 class Tempered(Deviant):

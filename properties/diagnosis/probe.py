@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.bounds import Approx
-from properties.case import BranchSpec, map_tensors
+from properties.core.case import BranchSpec, map_tensors
 from properties.diagnosis.judge import Judge
 from properties.diagnosis.view import MAPPINGS, View
 

@@ -22,9 +22,9 @@ from mhc_ref import PAPER, Dialect
 from mhc_ref.dialect import Axis
 from properties import bounds
 from properties.bounds import Approx, Rounding
+from properties.core.trial import wide
 from properties.diagnosis.estimate import Estimate, logit
 from properties.diagnosis.judge import ratio
-from properties.trial import wide
 
 DIM: dict[Axis, int] = {"row": -1, "column": -2}
 MOST_ITERATIONS = 400

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from properties.case import BranchSpec
+from properties.core.case import BranchSpec
+from properties.core.trial import wide
 from properties.diagnosis.view import View
-from properties.trial import wide
 
 
 @dataclass(frozen=True)

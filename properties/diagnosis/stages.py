@@ -15,12 +15,12 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from properties import bounds
 from properties.bounds import Approx, Rounding
-from properties.case import BranchSpec
+from properties.core.case import BranchSpec
+from properties.core.trial import wide
 from properties.diagnosis.answers import Answer, Predictions
 from properties.diagnosis.judge import Judge, Unanswerable, ratio
 from properties.diagnosis.view import MAPPINGS, Frame, View
-from properties.faults import TargetFault
-from properties.trial import wide
+from properties.guards.faults import TargetFault
 
 STAGES = ("norm", "matmul", "gates", "sigmoid", "projection", "pre", "branch", "post")
 """In the order in which a block computes; then the layers, expand, collapse, gradient and execution."""
@@ -233,7 +233,7 @@ def precisions(
     frame: Frame, dialect: Dialect, names: tuple[str, ...], answers: list[Answer], predictions: Predictions
 ) -> dict[str, str]:
     """stage -> the finest dtype whose rounding explains it, where the dialect explains the rest."""
-    from properties.deviations import CATALOGUE
+    from properties.catalogue.deviations import CATALOGUE
 
     if any(
         CATALOGUE[name].kind != "dtype" and type(CATALOGUE[name].make(dialect)).__name__ != "Deviant" for name in names

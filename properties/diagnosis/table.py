@@ -20,13 +20,14 @@ from pathlib import Path
 import torch
 
 from mhc_ref import PRESETS, Dialect
-from properties import controls, published
-from properties.deviations import CATALOGUE, ELSEWHERE, Deviant
+from properties.catalogue import controls
+from properties.catalogue.deviations import CATALOGUE, ELSEWHERE, Deviant
+from properties.core.implementation import Implementation, Reference
 from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import identify
 from properties.diagnosis.identification import Identification
-from properties.implementation import Implementation, Reference
-from properties.whole import write_whole
+from properties.guards.whole import write_whole
+from properties.targets import published
 
 PREFERRED = ("DEEPSEEK_V4", "PAPER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
 """Where a deviation applies to several presets, the first of these is taken."""

@@ -17,9 +17,9 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import PAPER, Dialect
 from properties.bounds import Rounding
+from properties.core.trial import wide
 from properties.diagnosis.estimate import Estimate
 from properties.diagnosis.projection import Candidate, Matrices, Seen, questions
-from properties.trial import wide
 
 BENT = 1e-2
 """Odds ratios that are further from a line than this, relatively, come from no temperature."""

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from mhc_ref import Dialect
-from properties.deviations import Deviant
+from properties.catalogue.deviations import Deviant
+from properties.core.implementation import METHODS
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
 from properties.diagnosis.circumstances import coarse, executions, gradients
 from properties.diagnosis.exam import forward
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import MAPPINGS, Frame, View
-from properties.implementation import METHODS
 
 APART = 4.0
 """Answers that are closer than this, in units of what rounding explains, would not tell two explanations apart."""

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
+from properties.core.trial import wide
 from properties.diagnosis.reading import Reader
 from properties.diagnosis.view import MAPPINGS, View
-from properties.faults import TargetFault
-from properties.trial import wide
+from properties.guards.faults import TargetFault
 
 
 def used(view: View) -> dict[str, tuple[str, ...]]:

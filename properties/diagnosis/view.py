@@ -12,15 +12,15 @@ from torch import Tensor
 from mhc_ref import Params
 from mhc_ref.block import residual_size
 from mhc_ref.projection import streams_of_permutations
-from properties.case import BranchSpec, map_tensors
-from properties.device import held_to
-from properties.faults import HarnessError, TargetFault, answered
-from properties.implementation import METHODS, Implementation, dtype_names, next_multiple, offers, parameter_dtype
-from properties.plain import oddity, plain
-from properties.printable import printable
-from properties.process.protocol import ProcessFailure
-from properties.surroundings import called
-from properties.truth import pulled_back
+from properties.core.case import BranchSpec, map_tensors
+from properties.core.device import held_to
+from properties.core.implementation import METHODS, Implementation, dtype_names, next_multiple, offers, parameter_dtype
+from properties.core.truth import pulled_back
+from properties.guards.faults import HarnessError, TargetFault, answered
+from properties.guards.plain import oddity, plain
+from properties.guards.printable import printable
+from properties.guards.surroundings import called
+from properties.targets.process.protocol import ProcessFailure
 
 MAPPINGS = ("pre", "post", "res")
 

@@ -20,19 +20,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mhc_ref import PRESETS
-from properties.answer import tell
 from properties.explosion.atlas import DEEPEST, DEVIATIONS, WIDEST, atlas
 from properties.explosion.atlas_picture import draw_atlas
 from properties.explosion.files import save
 from properties.explosion.picture import PictureError, draw, ready
 from properties.explosion.request import DIRECTIONS, DTYPES, GAINS, MOST_ITERATIONS, MOST_STREAMS, MOST_WIDTH
 from properties.explosion.search import find_minimal
-from properties.faults import HarnessError
-from properties.one_object import OneObject
-from properties.printable import message_of, printable
-from properties.target import TargetError
-from properties.trust import replay_line
-from properties.whole import unwritable
+from properties.guards.answer import tell
+from properties.guards.faults import HarnessError
+from properties.guards.one_object import OneObject
+from properties.guards.printable import message_of, printable
+from properties.guards.whole import unwritable
+from properties.targets.target import TargetError
+from properties.targets.trust import replay_line
 
 INTERRUPTED_FILE = "explosion.safetensors"
 """Where an interrupted search goes if no --save says otherwise."""

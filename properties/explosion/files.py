@@ -2,7 +2,7 @@
 
 The tensor `operators` [L, n, n] is for use in a test; the header holds the same numbers exactly, and those decide. To
 load a file runs nothing. To replay one of family target runs the target that it names only where that comes with this
-package, or where that is allowed (`properties.trust`).
+package, or where that is allowed (`properties.targets.trust`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any, Literal
 import torch
 
 from mhc_ref import Dialect
-from properties import sealed
+from properties.core.implementation import Implementation
 from properties.explosion import blocks, dynamic, overflow
 from properties.explosion.composite import Matrix, composite, context, denominator, exact_gain, reaches, shown
 from properties.explosion.header import answer_of, block_of, dynamic_of, matrices, object_of, of_tensor, request_of
 from properties.explosion.mixing import mixing_of
 from properties.explosion.request import Request
 from properties.explosion.result import Explosion, tensor
-from properties.implementation import Implementation
-from properties.printable import message_of, printable
-from properties.trust import built_in, refusal
+from properties.guards import sealed
+from properties.guards.printable import message_of, printable
+from properties.targets.trust import built_in, refusal
 
 FORMAT = f"mhc-properties/explosion/{sealed.SCHEMA}"
 WITHOUT_CHECKSUM = "mhc-properties/explosion/1"
@@ -173,7 +173,7 @@ def replay(
     Raises:
         ExplosionFileError: see `load`; or the file names a target that is not run unasked; or the target does not take
             what the file holds.
-        properties.target.TargetError: the target cannot be found, or raises.
+        properties.targets.target.TargetError: the target cannot be found, or raises.
     """
     explosion = load(path)
     if explosion.request.family == "target":
@@ -199,7 +199,7 @@ def _asked_again(
     Raises:
         ValueError: the target does not take them, or gives what has no gain.
     """
-    from properties.target import preset
+    from properties.targets.target import preset
 
     asked = explosion.request
     asked = dataclasses.replace(asked, target=asked.target if target is None else target)
@@ -237,8 +237,8 @@ def _gain(explosion: Explosion) -> tuple[Any, bool]:
 
 
 def _resolver(isolate: bool, dialect: str | None) -> Callable[..., Implementation]:
-    from properties.isolation import isolated
-    from properties.target import resolve
+    from properties.targets.isolation import isolated
+    from properties.targets.target import resolve
 
     def find(target: str, claimed: str | None = None) -> Implementation:
         found = (isolated if isolate else resolve)(target, claimed)

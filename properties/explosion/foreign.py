@@ -56,7 +56,7 @@ def smallest_stack(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answ
     """The first (depth, streams) in lexicographic order at which the threshold was reached.
 
     Raises:
-        properties.target.TargetError: the implementation raised, or returned no matrices.
+        properties.targets.target.TargetError: the implementation raised, or returned no matrices.
         ValueError: the implementation accepts no number of streams that may be used.
     """
     stacks: dict[int, Stack] = {}

@@ -13,9 +13,9 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import PRESETS, Dialect
 from mhc_ref.exact import Exact
+from properties.core.implementation import Implementation, parameter_dtype
 from properties.explosion.composite import DIGITS, Matrix
 from properties.explosion.request import DTYPES, Request
-from properties.implementation import Implementation, parameter_dtype
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,17 @@ def of_target(
     Args:
         target: as for --impl.
         dtype: of the states; logits are float64 for float64, otherwise float32.
-        find: resolves a target, `properties.target.resolve` by default.
+        find: resolves a target, `properties.targets.target.resolve` by default.
         claimed: what a plain function claims to compute.
 
     Raises:
         ValueError: the implementation offers no projection, or one of a kind that is not searched; or `claimed` has no
             effect, as it declares a dialect itself.
-        properties.target.TargetError: the target cannot be resolved, or raised when it was called, or what it returned
-            are no matrices.
+        properties.targets.target.TargetError: the target cannot be resolved, or raised when it was called, or what it
+            returned are no matrices.
     """
-    from properties.implementation import dtype_names, offers
-    from properties.target import resolve
+    from properties.core.implementation import dtype_names, offers
+    from properties.targets.target import resolve
 
     implementation = (find or resolve)(target, None if claimed is None else _preset_like(claimed))
     dialect = implementation.dialect
@@ -125,8 +125,8 @@ def of_target(
 
 def _emitted(implementation: Implementation, target: str, logits: Tensor) -> Tensor:
     """What an implementation makes of logits [..., n, n], in float64."""
-    from properties.faults import TargetFault, answered
-    from properties.target import TargetError
+    from properties.guards.faults import TargetFault, answered
+    from properties.targets.target import TargetError
 
     def project() -> Tensor:
         with torch.no_grad():

@@ -36,7 +36,7 @@ from properties.explosion.gains_file import GainsFile
 from properties.explosion.limits import Judge, Leaving, Limits, limits, limits_of, roundoff
 from properties.explosion.measures import Entered, Layer, layer_of, streams_of, tables
 from properties.explosion.watching import Hook, Watched
-from properties.printable import message_of, printable
+from properties.guards.printable import message_of, printable
 
 __all__ = ["KNOWN", "ROW_KEYS", "SCHEMA", "Emission", "Monitor", "limits_of", "square"]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import mhc_ref
 from mhc_ref import PAPER, Mappings, Params
 from properties.explosion.monitor import Monitor
-from properties.printable import message_of
+from properties.guards.printable import message_of
 
 _WARM_UP = 2
 

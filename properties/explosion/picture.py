@@ -20,7 +20,7 @@ from properties.explosion.dynamic import states
 from properties.explosion.logits import float_gain
 from properties.explosion.manifold import axis, cap
 from properties.explosion.result import Explosion, tensor
-from properties.whole import write_whole
+from properties.guards.whole import write_whole
 
 _MATRICES = 4
 

@@ -24,8 +24,8 @@ from properties.explosion.hypothesise import BudgetSpent, Clock
 from properties.explosion.mixing import mixing_of
 from properties.explosion.request import Number, Request, request
 from properties.explosion.result import Explosion, measured
-from properties.interruption import watched
-from properties.target import TargetError
+from properties.guards.interruption import watched
+from properties.targets.target import TargetError
 
 
 def find_minimal(
@@ -80,7 +80,7 @@ def find_minimal(
 
     Raises:
         ValueError: an option out of range, one that can have no effect, or options that contradict each other.
-        properties.target.TargetError: a target cannot be resolved, or raised.
+        properties.targets.target.TargetError: a target cannot be resolved, or raised.
     """
     asked = request(
         family,

@@ -1,1 +1,1 @@
-"""The laws, one module a family; `properties.law.all_laws` lists them by id."""
+"""The laws, one module a family; `properties.core.law.all_laws` lists them by id."""

@@ -13,9 +13,10 @@ from mhc_ref import Dialect, Params
 from mhc_ref.block import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding
-from properties.case import BranchSpec, Case
-from properties.implementation import parameter_dtype
-from properties.law import law
+from properties.core.case import BranchSpec, Case
+from properties.core.implementation import parameter_dtype
+from properties.core.law import law
+from properties.core.trial import Seen, Trial, wide
 from properties.laws.coefficients import Coefficients, bound_of, coefficients
 from properties.laws.mixing import applied, combined, mixed
 from properties.laws.premises import free_matrix, takes_streams
@@ -28,7 +29,6 @@ from properties.strategies import (
     states,
     streams,
 )
-from properties.trial import Seen, Trial, wide
 
 SIZES = (1.0, 30.0, 1e-3)
 """Sizes of states for whole blocks: the norm's extremes have laws of their own."""

@@ -14,11 +14,11 @@ from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.block import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding
-from properties.case import Case
-from properties.law import law
+from properties.core.case import Case
+from properties.core.law import law
+from properties.core.trial import Trial, wide
 from properties.laws.premises import depends_on_logits, gated
 from properties.strategies import Setting, coarse, coefficient_cases, permutations_of, saturating, seeds
-from properties.trial import Trial, wide
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from properties import bounds
 from properties.bounds import Approx
-from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation, parameter_dtype
-from properties.law import law
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.implementation import Implementation, parameter_dtype
+from properties.core.law import law
+from properties.core.trial import Seen, Trial, wide
 from properties.laws.block import SIZES, branch_input, destination, one_call, permutation_params, step
 from properties.laws.coefficients import coefficients
 from properties.laws.premises import exact_axis, free_matrix, gated, normalised
@@ -31,7 +32,6 @@ from properties.strategies import (
     states,
     streams,
 )
-from properties.trial import Seen, Trial, wide
 
 DEEP_GATES = (1.0, 0.5, 0.0)
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation
-from properties.law import law
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.implementation import Implementation
+from properties.core.law import law
+from properties.core.trial import Trial, wide
 from properties.laws.depth import arrangements, quiet_error, quiet_stacks
 from properties.laws.device import flooded
 from properties.strategies import Setting, noise, seeds
-from properties.trial import Trial, wide
 
 DISTINCT = 3
 """Different tokens of a stack: what is computed of them is bounded once, however many copies there are."""

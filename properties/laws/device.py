@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mhc_ref import Mappings
 from properties.bounds import Approx
-from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation
-from properties.law import law
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.implementation import Implementation
+from properties.core.law import law
+from properties.core.trial import Trial, same_bits, wide
 from properties.laws.block import SIZES, step
 from properties.laws.coefficients import Coefficients, agree, bound_of
 from properties.laws.execution import FIXED, block_error
@@ -30,7 +31,6 @@ from properties.strategies import (
     streams,
     width_among,
 )
-from properties.trial import Trial, same_bits, wide
 
 Place = Callable[[Any], Any]
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from properties.case import Case, map_tensors
-from properties.implementation import Implementation
-from properties.law import law
+from properties.core.case import Case, map_tensors
+from properties.core.implementation import Implementation
+from properties.core.law import law
+from properties.core.trial import Trial, wide
 from properties.laws.device import Place, constant, flooded
 from properties.laws.execution import block_error, projection_error
 from properties.laws.premises import depends_on_logits
@@ -29,7 +30,6 @@ from properties.strategies import (
     streams,
     width_among,
 )
-from properties.trial import Trial, wide
 
 
 @st.composite

@@ -10,9 +10,10 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
-from properties.case import Case, map_tensors
-from properties.implementation import Implementation
-from properties.law import law
+from properties.core.case import Case, map_tensors
+from properties.core.implementation import Implementation
+from properties.core.law import law
+from properties.core.trial import Trial, wide
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.device import Place
@@ -23,7 +24,6 @@ from properties.strategies import (
     coefficient_cases,
     states,
 )
-from properties.trial import Trial, wide
 
 
 @st.composite

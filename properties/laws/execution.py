@@ -17,9 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from mhc_ref import Mappings, Params
 from properties import bounds
 from properties.bounds import Approx
-from properties.case import Case, map_tensors
-from properties.implementation import Implementation, offers
-from properties.law import law
+from properties.core.case import Case, map_tensors
+from properties.core.implementation import Implementation, offers
+from properties.core.law import law
+from properties.core.trial import Trial, same_bits, wide
+from properties.core.truth import present
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.gradient_block import block_gradient
@@ -37,8 +39,6 @@ from properties.strategies import (
     seeds,
     streams,
 )
-from properties.trial import Trial, same_bits, wide
-from properties.truth import present
 
 
 def projection_error(trial: Trial, logits: Tensor) -> Tensor:

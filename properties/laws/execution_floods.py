@@ -12,16 +12,16 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Mappings
-from properties.case import Case
-from properties.implementation import Implementation
-from properties.law import law
+from properties.core.case import Case
+from properties.core.implementation import Implementation
+from properties.core.law import law
+from properties.core.trial import Trial
 from properties.laws.coefficients import bound_of
 from properties.laws.device import DISTINCT, flooded, floods
 from properties.laws.execution import mixture_bound, mixtures, projection_error
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits
 from properties.strategies import Setting, noise, seeds, streams, width_among
-from properties.trial import Trial
 
 Place = Callable[[Any], Any]
 

@@ -9,8 +9,9 @@ from hypothesis.strategies import DrawFn
 from mhc_ref import Mappings
 from properties import bounds
 from properties.bounds import Approx
-from properties.case import BranchSpec, Case
-from properties.law import law
+from properties.core.case import BranchSpec, Case
+from properties.core.law import law
+from properties.core.trial import Trial, wide
 from properties.laws.execution import mixtures
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, free_matrix, settled_by_one_stream
@@ -23,7 +24,6 @@ from properties.strategies import (
     seeds,
     streams,
 )
-from properties.trial import Trial, wide
 
 
 @st.composite

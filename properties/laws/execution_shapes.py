@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mhc_ref import Mappings, Params
 from properties.bounds import Approx
-from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation, offers
-from properties.law import law
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.implementation import Implementation, offers
+from properties.core.law import law
+from properties.core.trial import Trial, wide
 from properties.laws.block import SIZES, step
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.execution import COUNTS, FIXED, block_error, mixture_bound, mixtures, projection_error
@@ -37,7 +38,6 @@ from properties.strategies import (
     streams,
     width_among,
 )
-from properties.trial import Trial, wide
 
 TURNED = "token axes in the other order"
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from properties import bounds
 from properties.bounds import Approx
-from properties.case import Case
-from properties.implementation import Implementation
-from properties.law import law
+from properties.core.case import Case
+from properties.core.implementation import Implementation
+from properties.core.law import law
+from properties.core.trial import Trial, magnitude, wide
 from properties.laws.manifold import exact_shift
 from properties.laws.premises import (
     DIM,
@@ -28,7 +29,6 @@ from properties.strategies import (
     logits_of,
     streams,
 )
-from properties.trial import Trial, magnitude, wide
 
 
 @st.composite

@@ -12,17 +12,17 @@ from torch import Tensor
 from mhc_ref import Params
 from properties import bounds
 from properties.bounds import INF, Approx, Pullback, Rounding
-from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation, offers
-from properties.law import law
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.implementation import Implementation, offers
+from properties.core.law import law
+from properties.core.trial import Trial, wide
+from properties.core.truth import present
 from properties.laws.block import passed, slope_of
 from properties.laws.coefficients import coefficients
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import applied, matrix_cases
 from properties.laws.premises import mixes, mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, branch_of, coefficient_cases, cotangent_for
-from properties.trial import Trial, wide
-from properties.truth import present
 
 
 @st.composite

@@ -20,9 +20,11 @@ from mhc_ref import Mappings, Params
 from mhc_ref.block import residual_size
 from properties import bounds
 from properties.bounds import Approx
-from properties.case import Case, map_tensors
-from properties.implementation import Implementation, offers
-from properties.law import law
+from properties.core.case import Case, map_tensors
+from properties.core.implementation import Implementation, offers
+from properties.core.law import law
+from properties.core.trial import Trial, outputs_of, same_bits, wide
+from properties.core.truth import present, pulled_back
 from properties.laws.block import branch_input
 from properties.laws.coefficients import bound_of
 from properties.laws.gradient import gradient_bound, projection_pulls
@@ -31,8 +33,6 @@ from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, branch_of, noise, params_of, seeds, streams, width_among
-from properties.trial import Trial, outputs_of, same_bits, wide
-from properties.truth import present, pulled_back
 
 Place = Callable[[Any], Any]
 

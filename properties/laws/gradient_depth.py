@@ -13,9 +13,11 @@ from torch import Tensor
 from mhc_ref import Params
 from properties import bounds
 from properties.bounds import Approx, Pullback
-from properties.case import Case, map_tensors
-from properties.implementation import Implementation
-from properties.law import law
+from properties.core.case import Case, map_tensors
+from properties.core.implementation import Implementation
+from properties.core.law import law
+from properties.core.trial import Trial, wide
+from properties.core.truth import present, regrouped
 from properties.laws.block import passed
 from properties.laws.coefficients import coefficients
 from properties.laws.depth import DEEP_GATES, collapse_of, copies_of
@@ -33,8 +35,6 @@ from properties.strategies import (
     states,
     streams,
 )
-from properties.trial import Trial, wide
-from properties.truth import present, regrouped
 
 LINEAR = ("scale", "identity", "constant", "zero")
 """Branches whose derivative is known; first those through which a gradient passes, since few examples are drawn."""

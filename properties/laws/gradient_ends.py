@@ -11,14 +11,14 @@ from torch import Tensor
 from mhc_ref import Params
 from properties import bounds
 from properties.bounds import Approx
-from properties.case import Case
-from properties.implementation import Implementation
-from properties.law import law
+from properties.core.case import Case
+from properties.core.implementation import Implementation
+from properties.core.law import law
+from properties.core.trial import Trial
+from properties.core.truth import present
 from properties.laws.gradient_depth import collapse_pullback
 from properties.laws.gradient_mappings import NAMES
 from properties.strategies import TAME, Setting, cotangent_for, params_of, states, streams, width_among
-from properties.trial import Trial
-from properties.truth import present
 
 
 @st.composite

@@ -12,12 +12,12 @@ from torch import Tensor
 from mhc_ref import Params
 from properties import bounds
 from properties.bounds import Approx
-from properties.case import Case
-from properties.implementation import Implementation
-from properties.law import law
+from properties.core.case import Case
+from properties.core.implementation import Implementation
+from properties.core.law import law
+from properties.core.trial import Trial, wide
+from properties.core.truth import present
 from properties.strategies import TAME, Setting, coefficient_cases, cotangent_for, seeds
-from properties.trial import Trial, wide
-from properties.truth import present
 
 GENTLE = (1.0, 30.0, 1e-3, 1e-4, 1e6, 1e-12, 0.0)
 """Sizes of states: among them those at which an eps of 1e-6 is no longer negligible, where backward passes forget it,

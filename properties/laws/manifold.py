@@ -15,9 +15,10 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties import bounds
 from properties.bounds import Approx, Rounding
-from properties.case import Case
-from properties.implementation import Implementation, parameter_dtype
-from properties.law import law
+from properties.core.case import Case
+from properties.core.implementation import Implementation, parameter_dtype
+from properties.core.law import law
+from properties.core.trial import Trial, magnitude, wide
 from properties.laws.premises import (
     DIM,
     all_of,
@@ -39,7 +40,6 @@ from properties.strategies import (
     seeds,
     streams,
 )
-from properties.trial import Trial, magnitude, wide
 
 
 def bound_of(trial: Trial, logits: Tensor) -> bounds.Projection:

@@ -10,9 +10,10 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties import bounds
 from properties.bounds import Approx
-from properties.case import Case
-from properties.implementation import parameter_dtype
-from properties.law import law
+from properties.core.case import Case
+from properties.core.implementation import parameter_dtype
+from properties.core.law import law
+from properties.core.trial import Trial, magnitude, wide
 from properties.laws.manifold import bound_of
 from properties.laws.premises import DIM, all_of, exact_axis, mixes, normalised, sinkhorn, stochastic
 from properties.strategies import (
@@ -27,7 +28,6 @@ from properties.strategies import (
     states,
     streams,
 )
-from properties.trial import Trial, magnitude, wide
 
 
 def applied(matrix: Tensor, dialect: Dialect) -> Tensor:

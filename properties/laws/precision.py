@@ -20,15 +20,15 @@ from mhc_ref import Mappings, Params
 from mhc_ref.block import residual_size
 from properties import bounds
 from properties.bounds import Approx
-from properties.case import BranchSpec, Case, map_tensors
-from properties.implementation import Implementation, dtype_names
-from properties.law import law
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.implementation import Implementation, dtype_names
+from properties.core.law import law
+from properties.core.trial import Trial, wide
 from properties.laws.block import step
 from properties.laws.coefficients import agree, bound_of, coefficients
 from properties.laws.mixing import applied, combined, possible
 from properties.laws.premises import depends_on_logits
 from properties.strategies import TAME, Setting, channel_count, coefficient_cases, noise, seeds, streams
-from properties.trial import Trial, wide
 
 
 def _bare(case: Case) -> Params:

@@ -6,8 +6,8 @@ import torch
 
 from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
-from properties.implementation import Implementation
-from properties.law import Applies, Excuse
+from properties.core.implementation import Implementation
+from properties.core.law import Applies, Excuse
 
 DIM = {"row": -1, "column": -2}
 """The dim that an axis of the emitted matrix normalises over."""

@@ -13,14 +13,14 @@ from test_strategies import asymmetric, distinct_streams, near_permutation, rms,
 from torch import Tensor
 
 from mhc_ref import PAPER
-from properties.case import Case
-from properties.counterexample import Counterexample
-from properties.deviations import build
-from properties.law import all_laws
+from properties.catalogue.deviations import build
+from properties.core.case import Case
+from properties.core.law import all_laws
+from properties.engine.counterexample import Counterexample
+from properties.engine.runner import Profile, Subject, examine
+from properties.guards.surroundings import drawn_alike
 from properties.laws.gradient import projection_pulls
-from properties.runner import Profile, Subject, examine
 from properties.strategies import Setting, coefficient_cases, projection_cases
-from properties.surroundings import drawn_alike
 
 QUIET: list[HealthCheck] = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 """Examples are batches on purpose."""

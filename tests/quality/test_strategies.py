@@ -15,14 +15,14 @@ from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, Dialect, project
 from mhc_ref.block import gated_logits
-from properties.case import Case, map_tensors
+from properties.core.case import Case, map_tensors
+from properties.core.trial import wide
 from properties.laws.gradient import projection_pulls
 from properties.laws.gradient_block import block_pulls
 from properties.laws.gradient_depth import constant_stacks, layered_pulls
 from properties.laws.gradient_mappings import coefficient_pulls
 from properties.laws.mixing import mixing_cases, permuted_state
 from properties.strategies import Setting, arrangeable, block_cases, coefficient_cases, projection_cases
-from properties.trial import wide
 
 QUIET: list[HealthCheck] = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 """Examples are batches on purpose."""

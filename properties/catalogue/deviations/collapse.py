@@ -1,0 +1,179 @@
+"""Slips of the stack: how the streams begin, persist from block to block, and end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Branch, Params
+from properties.catalogue.deviations.catalogue import MUTATION, redialect, slip
+from properties.catalogue.deviations.deviant import Deviant
+
+collapse = slip("collapse")
+collapse_dialect = redialect("collapse")
+
+collapse_dialect(
+    "collapse-mean",
+    "The streams end as their mean.",
+    "Automodel's first port (bug 5); marin #2321 (bug 10)",
+    lambda d: d.with_(collapse="mean"),
+)
+collapse_dialect(
+    "collapse-sum",
+    "The streams end as their sum.",
+    "MaxText before #4337: HyperHead missing, streams summed (bug 13)",
+    lambda d: d.with_(collapse="sum"),
+)
+
+
+@collapse("collapse-stream-0", MUTATION)
+class CollapseStream0(Deviant):
+    """The streams end as stream 0."""
+
+    def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
+        return x[..., 0, :].clone()
+
+
+@collapse("head-normalised", f"{MUTATION}: a head taken for an average", lambda d: d.collapse == "head")
+class HeadNormalised(Deviant):
+    """The weights of the head are divided by their sum."""
+
+    def head(self, x: Tensor, params: Params) -> Tensor:
+        weights = super().head(x, params)
+        return weights / weights.sum(-1, keepdim=True)
+
+
+@collapse("head-without-eps", "MaxText before #4337 (bug 13)", lambda d: d.collapse == "head" and d.pre_eps > 0)
+class HeadWithoutEps(Deviant):
+    """The weights of the head have no eps."""
+
+    def head(self, x: Tensor, params: Params) -> Tensor:
+        return super().head(x, params) - self.computed.pre_eps
+
+
+@collapse("head-without-norm", "vLLM #42810, a norm lost in a fallback (bug 16)", lambda d: d.collapse == "head")
+class HeadWithoutNorm(Deviant):
+    """The head projects the state without normalising it."""
+
+    def head(self, x: Tensor, params: Params) -> Tensor:
+        flat = x[..., 0, :] if self.computed.shared_projection else x.flatten(-2)
+        phi = params.phi[:, : x.shape[-2]]
+        return self.h_pre(self.gated(self.dynamic(flat @ phi), params.alpha[0], params.bias[: x.shape[-2]]))
+
+
+@collapse("expand-stream-0-only", MUTATION)
+class ExpandStream0Only(Deviant):
+    """Stream 0 begins as the embedding and the others as zeros."""
+
+    def expand(self, h: Tensor, n: int) -> Tensor:
+        first = torch.arange(n, device=h.device) == 0
+        return torch.where(first.unsqueeze(-1), h.unsqueeze(-2), torch.zeros_like(h).unsqueeze(-2))
+
+
+@collapse("expand-over-n", f"{MUTATION}: the sum of the copies kept equal to the embedding")
+class ExpandOverN(Deviant):
+    """Every stream begins as the embedding divided by n."""
+
+    def expand(self, h: Tensor, n: int) -> Tensor:
+        return super().expand(h, n) / n
+
+
+@collapse("expand-scaled-copies", MUTATION)
+class ExpandScaledCopies(Deviant):
+    """The copies are scaled by 1, 1/2, 1/3 and so on, to break their symmetry."""
+
+    def expand(self, h: Tensor, n: int) -> Tensor:
+        return super().expand(h, n) / torch.arange(1, n + 1).to(h).unsqueeze(-1)
+
+
+@collapse("expand-tiled", "streams packed into the batch, (b s) in lucidrains v1, tokenbender, mhc-lite")
+class ExpandTiled(Deviant):
+    """The copies are tiled over the tokens where each token should be repeated, so that tokens share streams."""
+
+    def expand(self, h: Tensor, n: int) -> Tensor:
+        tokens = h.reshape(-1, h.shape[-1])
+        return tokens.repeat(n, 1).view(*h.shape[:-1], n, h.shape[-1])
+
+
+@collapse("collapse-every-block", "Kolasinski's reproduction of mHC, found after three audits")
+class CollapseEveryBlock(Deviant):
+    """Between two blocks the streams are averaged and copied again, so that every block sees identical ones."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        for k, (one, branch) in enumerate(zip(params, branches, strict=True)):
+            start = self.expand(self.widened(x).mean(-2).to(x.dtype), x.shape[-2]) if k else x
+            x = self.block(start, one, branch)
+        return x
+
+
+@collapse("streams-reset", MUTATION)
+class StreamsReset(Deviant):
+    """After every block all streams but the first are those that entered the stack."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        entered = x
+        for one, branch in zip(params, branches, strict=True):
+            x = torch.cat([self.block(x, one, branch)[..., :1, :], entered[..., 1:, :]], -2)
+        return x
+
+
+@collapse("last-block-skipped", f"{MUTATION}: a range over L - 1 layers")
+class LastBlockSkipped(Deviant):
+    """The last of several blocks is not run."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        count = max(1, len(branches) - 1)
+        return super().layers(x, params[:count], branches[:count])
+
+
+@collapse("params-of-first-block", f"{MUTATION}: one module instance reused for every layer")
+class ParamsOfFirstBlock(Deviant):
+    """Every block uses the parameters of the first."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        return super().layers(x, [params[0]] * len(branches) if params else params, branches)
+
+
+@collapse("collapsed-twice", "MaxText #4736, GDzhu01 #132: collapse exactly once (bug 56)")
+class CollapsedTwice(Deviant):
+    """The collapsed state is expanded and collapsed once more."""
+
+    def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
+        once = super().collapse(x, params)
+        return super().collapse(self.expand(once, x.shape[-2]), params)
+
+
+@collapse("stack-writes-into-its-input", f"{MUTATION}: a result that is returned in the storage of the embedding")
+class StackWritesIntoItsInput(Deviant):
+    """What the streams end as is written over h, which is then returned."""
+
+    def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        found = super().stack(h, params, branches)
+        return found if h.requires_grad or found.requires_grad else h.copy_(found)
+
+
+@collapse(
+    "expanded-on-the-second-axis",
+    f"{MUTATION}: unsqueeze(1), right for [tokens, C]",
+    hidden="for tokens on one axis",
+)
+class ExpandedOnTheSecondAxis(Deviant):
+    """The copies of h lie on its second axis, which is that of the streams for one token axis only."""
+
+    def expand(self, h: Tensor, n: int) -> Tensor:
+        copies = super().expand(h, n)
+        return copies.movedim(-2, 1).reshape(copies.shape) if h.ndim > 2 else copies
+
+
+@collapse(
+    "layers-in-a-table-of-four",
+    f"{MUTATION}: parameters staged in a ring of four",
+    hidden="for up to four layers",
+)
+class LayersInATableOfFour(Deviant):
+    """Every fifth layer has the parameters of the first."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        return super().layers(x, [params[k % 4] for k in range(len(params))], branches)

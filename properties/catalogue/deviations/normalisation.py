@@ -1,0 +1,157 @@
+"""Slips of the norm: missing, over the wrong numbers, weighted wrongly, in the wrong place."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from mhc_ref import Dialect, Params
+from properties.catalogue.deviations.catalogue import MUTATION, mixes, redialect, slip
+from properties.catalogue.deviations.deviant import Deviant
+
+normalisation = slip("normalisation")
+normalisation_dialect = redialect("normalisation")
+
+
+def _other_span(dialect: Dialect) -> Dialect:
+    return dialect.with_(norm_over="stream" if dialect.norm_over == "streams" else "streams")
+
+
+normalisation_dialect(
+    "norm-span",
+    "The norm is taken stream by stream instead of over all n*C numbers, or the other way round.",
+    "lucidrains 74055fd, FFTYYY/mhc-lite: the two readings of mHC eq. (7)",
+    _other_span,
+)
+normalisation_dialect(
+    "pre-softmax",
+    "h_pre is a softmax over the streams.",
+    "tokenbender 088310e",
+    lambda d: d.with_(pre="softmax"),
+)
+normalisation_dialect(
+    "post-softmax",
+    "h_post is a softmax over the streams.",
+    "tokenbender 088310e",
+    lambda d: d.with_(post="softmax"),
+)
+
+
+@normalisation("norm-missing", "vLLM #42810, #42893 (bug 16); passes TileKernels' forward test")
+class NormMissing(Deviant):
+    """The state is projected without being normalised."""
+
+    def rms(self, mean_square: Tensor) -> Tensor:
+        return mean_square.new_ones(())
+
+
+@normalisation("layer-norm", MUTATION)
+class LayerNorm(Deviant):
+    """The mean is subtracted before the state is normalised, LayerNorm in place of RMSNorm."""
+
+    def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return super().normalised(x - x.mean(self.norm_axes(), keepdim=True), weight)
+
+
+@normalisation("l2-norm", f"{MUTATION}: F.normalize without its sqrt(dim)")
+class L2Norm(Deviant):
+    """The state is divided by its 2-norm instead of its root mean square."""
+
+    def mean_square(self, x: Tensor) -> Tensor:
+        return x.square().sum(self.norm_axes(), keepdim=True)
+
+
+@normalisation("norm-unbiased", MUTATION)
+class NormUnbiased(Deviant):
+    """The mean square divides by one number too few, as the unbiased variance does."""
+
+    def mean_square(self, x: Tensor) -> Tensor:
+        return x.square().sum(self.norm_axes(), keepdim=True) / max(
+            1, math.prod(x.shape[k] for k in self.norm_axes()) - 1
+        )
+
+
+@normalisation("norm-missing-root", MUTATION)
+class NormMissingRoot(Deviant):
+    """The state is divided by its mean square, the root having been forgotten."""
+
+    def rms(self, mean_square: Tensor) -> Tensor:
+        return super().rms(mean_square).square()
+
+
+@normalisation("norm-weight-ignored", "TileKernels #22, #23; vLLM #42810 (bugs 15, 16)")
+class NormWeightIgnored(Deviant):
+    """The norm weight is ignored."""
+
+    def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
+        return unit
+
+
+@normalisation("norm-weight-twice", f"{MUTATION}: TileKernels merges the weight in phi")
+class NormWeightTwice(Deviant):
+    """The norm weight is folded into phi and applied to the state as well."""
+
+    def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
+        return unit * weight * weight
+
+
+@normalisation("norm-weight-plus-one", "lucidrains, FFTYYY/mhc-lite: gamma + 1")
+class NormWeightPlusOne(Deviant):
+    """The norm weight is taken as an offset from 1."""
+
+    def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
+        return unit * (weight + 1)
+
+
+@normalisation("norm-weight-of-stream-0", f"{MUTATION}: a norm of size C in place of n*C")
+class NormWeightOfStream0(Deviant):
+    """The norm weight of stream 0 is used for every stream."""
+
+    def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
+        return unit * weight[:1]
+
+
+@normalisation("norm-weight-before-norm", MUTATION)
+class NormWeightBeforeNorm(Deviant):
+    """The norm weight multiplies the state before the root mean square is taken."""
+
+    def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return super().normalised(x if weight is None else x * weight.view(x.shape[-2:]), None)
+
+
+@normalisation("norm-scales-bias", f"{MUTATION}: the deferred 1/r of mHC eq. (16), applied one term too late")
+class NormScalesBias(Deviant):
+    """The deferred division by the rms is applied to the gated product and the bias together."""
+
+    def logits(self, x: Tensor, params: Params) -> list[Tensor]:
+        rms = self.rms(x.square().mean((-2, -1), keepdim=True)).squeeze(-1)
+        n = x.shape[-2]
+        static = self.split(params.bias, n)
+        return [logits + (1 / rms - 1) * bias for logits, bias in zip(super().logits(x, params), static, strict=True)]
+
+
+@normalisation("mixing-normalised-state", f"{MUTATION}: the norm placed before the block's split", mixes)
+class MixingNormalisedState(Deviant):
+    """The residual path mixes the normalised state instead of the state."""
+
+    def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
+        return super().mixed(self.normalised(x, None), h_res)
+
+
+@normalisation("branch-input-normalised", "mHC.cu 3595c86: a norm built into the block")
+class BranchInputNormalised(Deviant):
+    """The branch input is rms-normalised inside the block."""
+
+    def gathered(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        collapsed = super().gathered(x, h_pre)
+        return collapsed / (collapsed.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+@normalisation("pre-sums-to-one", f"{MUTATION}: summaries that take H_pre for an average")
+class PreSumsToOne(Deviant):
+    """h_pre is divided by its sum over the streams."""
+
+    def h_pre(self, logits: Tensor) -> Tensor:
+        weights = super().h_pre(logits)
+        return weights / weights.sum(-1, keepdim=True)

@@ -1,0 +1,160 @@
+"""Slips of order: which axis first, and what is done before what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Branch, Mappings, Params
+from mhc_ref.dialect import Axis
+from properties.catalogue.deviations.catalogue import MUTATION, iterates, mixes, redialect, slip
+from properties.catalogue.deviations.deviant import Deviant
+
+order = slip("order")
+order_dialect = redialect("order")
+
+
+def _other(axis: Axis) -> Axis:
+    return "row" if axis == "column" else "column"
+
+
+order_dialect(
+    "axes-swapped",
+    "Rows and columns are normalised in each other's place.",
+    "llm-internal-medicine #39; Megatron #3828 writes T_c(T_r(M)) where the paper has T_r(T_c(M))",
+    lambda d: d.with_(last_axis=d.first_axis, start_axis=_other(d.start_axis)),
+    iterates,
+)
+order_dialect(
+    "last-axis-swapped",
+    "The last division is by the other axis, after the declared start.",
+    "MaxText before #4337: 20 passes in the other order",
+    lambda d: d.with_(last_axis=d.first_axis),
+    lambda d: iterates(d) and d.start == "softmax",
+)
+order_dialect(
+    "softmax-other-axis",
+    "Sinkhorn starts with a softmax over the last axis and all its iterations follow.",
+    "MaxText #4337 (bug 13)",
+    lambda d: d.with_(start="softmax", start_axis=d.last_axis),
+    iterates,
+)
+order_dialect(
+    "exp-start",
+    "Sinkhorn starts with exp where softmax is declared, so that the entry eps weighs differently.",
+    "nvfp4-megamoe-kernel notes (bug 14)",
+    lambda d: d.with_(start="exp"),
+    lambda d: iterates(d) and d.start == "softmax" and d.entry_eps > 0,
+)
+
+
+@order("sums-before-barrier", "TileOPs #1649, shared memory raced (bug 32)", iterates)
+class SumsBeforeBarrier(Deviant):
+    """Both sums of an iteration are read from the same matrix, before the first division is visible."""
+
+    def half_steps(self) -> list[Axis]:
+        return [self.computed.last_axis] * self.computed.iterations
+
+    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
+        return super().half_step(m, axis) / self.denominator(self.line_sum(m, self.computed.first_axis))
+
+
+@order("alpha-on-bias", MUTATION)
+class AlphaOnBias(Deviant):
+    """The gate multiplies the bias as well: alpha * (x phi + b)."""
+
+    def gated(self, dynamic: Tensor, gate: Tensor, static: Tensor) -> Tensor:
+        return gate * (dynamic + static)
+
+
+@order("gate-inside-tanh", MUTATION, lambda d: d.dynamic == "tanh")
+class GateInsideTanh(Deviant):
+    """The gate is applied before the tanh."""
+
+    def dynamic(self, projected: Tensor) -> Tensor:
+        return projected
+
+    def gated(self, dynamic: Tensor, gate: Tensor, static: Tensor) -> Tensor:
+        return (gate * dynamic).tanh() + static
+
+
+@order("bias-inside-tanh", MUTATION, lambda d: d.dynamic == "tanh")
+class BiasInsideTanh(Deviant):
+    """The bias is added before the tanh."""
+
+    def dynamic(self, projected: Tensor) -> Tensor:
+        return projected
+
+    def gated(self, dynamic: Tensor, gate: Tensor, static: Tensor) -> Tensor:
+        return (gate * dynamic + static).tanh()
+
+
+@order("sigmoid-before-bias", "lucidrains 4b28146 (bug 7)", lambda d: d.post != "linear")
+class SigmoidBeforeBias(Deviant):
+    """2 sigma is applied to the dynamic part of h_post only, and the static part is added after it."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        bare = super().mappings(x, params._replace(bias=torch.zeros_like(params.bias))).post
+        return super().mappings(x, params)._replace(post=bare + self.split(params.bias, x.shape[-2])[1])
+
+
+@order("tanh-outside-sigmoid", "marin #2321 (bug 10)", lambda d: d.pre != "linear")
+class TanhOutsideSigmoid(Deviant):
+    """h_pre is sigma of the static part plus tanh of the dynamic part, which can make it negative."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        dynamic = self.logits(self.widened(x), params._replace(bias=torch.zeros_like(params.bias)))[0]
+        static = self.split(params.bias, x.shape[-2])[0]
+        return super().mappings(x, params)._replace(pre=self.h_pre(static) + dynamic.tanh())
+
+
+@order("branch-output-mixed", MUTATION, mixes)
+class BranchOutputMixed(Deviant):
+    """The branch output is added before the mixing, so that h_res acts on it too."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return self.mixed(self.widened(x) + self.spread(self.widened(y), h_post), h_res).to(x.dtype)
+
+
+@order("branch-reads-mixed", MUTATION, mixes)
+class BranchReadsMixed(Deviant):
+    """The branch reads the mixed streams instead of the state."""
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        h_pre, h_post, h_res = self.mappings(x, params)
+        mixed = self.mixed(self.widened(x), h_res)
+        y = branch(self.gathered(mixed, h_pre).to(x.dtype))
+        return (mixed + self.spread(self.widened(y), h_post)).to(x.dtype)
+
+
+@order("post-of-mixed", MUTATION, mixes)
+class PostOfMixed(Deviant):
+    """h_post is computed from the mixed streams, after the residual path has been updated in place."""
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        h_pre, _, h_res = self.mappings(x, params)
+        late = self.mappings(self.mixed(self.widened(x), h_res).to(x.dtype), params).post
+        return self.post(x, branch(self.pre(x, h_pre)), late, h_res)
+
+
+@order("pre-delayed", "DeepSeek-V4.1's single-pass mHC, where V4's is declared")
+class PreDelayed(Deviant):
+    """Each branch reads with the h_pre of the previous block, and the first one reads stream 0."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        read = torch.zeros_like(self.widened(x[..., 0]))
+        read[..., 0] = 1
+        for one, branch in zip(params, branches, strict=True):
+            h_pre, h_post, h_res = self.mappings(x, one)
+            x, read = self.post(x, branch(self.pre(x, read)), h_post, h_res), h_pre
+        return x
+
+
+@order("layers-reversed", MUTATION)
+class LayersReversed(Deviant):
+    """The blocks run in reverse order."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        return super().layers(x, params[::-1], branches[::-1])

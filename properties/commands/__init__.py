@@ -1,0 +1,1 @@
+"""What the command line does beyond parsing it: verify, replay, kill, seeds, bench, conformance."""

@@ -1,0 +1,64 @@
+"""The main job: the laws on the reference and on a published implementation, and the smallest explosions."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import typer
+
+from properties.explosion import find_minimal
+from properties.guards.answer import progress_on_stderr, tell
+from properties.plugin.launch import QUIET, launch
+
+TARGETS = ("ref:PAPER", "ref:DEEPSEEK_V4")
+PUBLISHED = {"transformers": "published:transformers-deepseek-v4"}
+"""Library -> the target that is verified with it, where it is installed."""
+
+EXPLOSIONS = (
+    ("residual", {"threshold": "100", "branch_bound": "0.1"}),
+    ("hc", {"threshold": "100", "entry_bound": "1.25", "max_streams": 4}),
+)
+"""A plain residual chain whose branches add at most a tenth, and unconstrained mixing with entries within 1.25."""
+
+
+def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -> int:
+    """Run it and print the denominator, the worst ratios and the explosions; the exit status of the laws.
+
+    A published implementation whose library is not installed is named, not passed over.
+    """
+    targets: list[str] = list(TARGETS)
+    for library, target in PUBLISHED.items():
+        if importlib.util.find_spec(library):
+            targets.append(target)
+        else:
+            missing = f"{library} is not installed (pip install 'mhc-properties[published]')"
+            typer.echo(f"{target} is left out: {missing}", err=as_json)
+    arguments = [
+        "--pyargs",
+        "properties",
+        "-q",
+        "-n",
+        "auto",
+        "-p",
+        "no:cacheprovider",
+        *QUIET,
+        # As for check: the project in whose folder this runs has a say about its own tests only.
+        "--noconftest",
+        "-o",
+        "addopts=",
+        "--report",
+        str(directory),
+    ]
+    for target in targets:
+        arguments += ["--impl", target]
+    with progress_on_stderr(as_json):
+        outcome = launch(arguments, directory.absolute())
+    found = [find_minimal(family, **options) for family, options in EXPLOSIONS]  # pyright: ignore[reportArgumentType]  # a table of keyword arguments
+    for one in found:
+        typer.echo(f"\n{one}", err=as_json)
+    if as_json:
+        totals = outcome.report["totals"] if outcome.report else None
+        explosions = [one.to_json() for one in found]
+        tell({"exit": outcome.status, "totals": totals, "explosions": explosions})
+    return outcome.status or (0 if all(one.found for one in found) else 1)

@@ -1,0 +1,105 @@
+"""Whose fault a failure is: the harness's, an adapter's, or the target's. Nobody is blamed for somebody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from properties.guards.interruption import Interrupted, checkpoint, watching
+from properties.guards.printable import message_of, name_of
+
+T = TypeVar("T")
+
+
+class HarnessError(Exception):
+    """The suite itself is at fault, or cannot tell: never a verdict on the implementation."""
+
+
+class AdapterError(HarnessError):
+    """The code between the suite and an implementation (`properties.modules`, `properties.arrays`) cannot hand a call
+    on: the message says what was given, what was expected, and what to declare."""
+
+
+class TargetFault(Exception):
+    """What a target raised while it was called: an error, an exit, a skip of a test runner, whatever it was.
+
+    It is made in one place, `answered`, so that nothing which the suite itself raises can be taken for it.
+
+    Attributes:
+        error: what the target raised.
+        kind: the name of its class.
+        message: its text, as a terminal may show it.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.kind = name_of(error)
+        self.message = message_of(error)
+        super().__init__(described(error))
+
+
+def answered(call: Callable[[], T]) -> T:
+    """What code of a stranger gives when it is called.
+
+    Raises:
+        TargetFault: it raised something, no matter what.
+        HarnessError: raised by what it called back, an adapter or a branch of ours.
+        Interrupted: something from outside stopped it, even where it swallowed that (`properties.guards.interruption`).
+        KeyboardInterrupt: outside of `watched`, where it cannot be told whose it is.
+    """
+    checkpoint()
+    raised: BaseException | None = None
+    got: list[T] = []
+    try:
+        got.append(call())
+    except BaseException as error:  # a target may raise anything, and all of it is an answer
+        if issubclass(type(error), AdapterError):  # whoever wrote it says that it is an adapter
+            raise
+        # TargetFault by a branch, about what it was given.
+        if issubclass(type(error), (Interrupted, HarnessError, TargetFault)) and _raised_here(error):
+            raise
+        if issubclass(type(error), KeyboardInterrupt) and not watching():
+            raise
+        raised = error
+    checkpoint()
+    if raised is not None:
+        # Hypothesis tells bugs apart by the place of the last frame: that of the target's own.
+        raise TargetFault(raised).with_traceback(_traceback_of(raised))
+    return got[0]
+
+
+def described(error: BaseException) -> str:
+    """``ValueError: too many``, for a terminal, whatever somebody's exception does when it is asked."""
+    return ": ".join(filter(None, (name_of(error), message_of(error))))
+
+
+def raised_at(error: BaseException) -> tuple[str, int] | None:
+    """File and line of the last frame that it came from; None where that is not known."""
+    trace = _traceback_of(error)
+    if trace is None:
+        return None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename, trace.tb_lineno
+
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether code of this package raised it; a target may raise what this package defines, and it is the target's."""
+    place = raised_at(error)
+    return place is not None and _PACKAGE in Path(place[0]).parents
+
+
+def _traceback_of(error: BaseException) -> TracebackType | None:
+    traceback: Any = vars(BaseException)["__traceback__"]  # not a stranger's property of that name
+    return traceback.__get__(error)
+
+
+def placed(error: BaseException) -> str:
+    """`` (file.py:12)``: where it was raised, for somebody who will look for it; nothing where that is not known."""
+    place = raised_at(error)
+    return "" if place is None else f" ({Path(place[0]).name}:{place[1]})"

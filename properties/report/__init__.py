@@ -1,0 +1,1 @@
+"""What a run says: report.json and the summary on the terminal."""

@@ -1,0 +1,248 @@
+"""The run's denominator: which laws were exercised on what, which were not and why, on the terminal and in
+report.json.
+
+The file says with `complete` whether the run came to its end: one that was cut off has what it had found by then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from properties.guards.printable import message_of, printable
+from properties.guards.whole import write_whole
+
+STATUSES = ("passed", "failed", "known", "not-applicable", "error")
+
+SCHEMA = 2
+"""The number of the form that report.json has. Form 1, without a number and without `complete`, is read too."""
+
+NOTHING_EXERCISED = 5
+"""Exit status of a run that exercised no law: pytest's own where no test was run."""
+ERROR_ONLY = 3
+"""Exit status of a run in which no law failed but the harness did."""
+
+
+class ReportError(Exception):
+    """A file that is no report of a run; the message says what is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One law on one implementation, dtype and device; plain data, so that it travels between processes."""
+
+    implementation: str
+    dialect: dict[str, Any]
+    dtype: str
+    device: str
+    law: str
+    status: str
+    reason: str = ""
+    examples: int = 0
+    worst_ratio: float | None = 0.0
+    counterexample: str | None = None
+    claims: int = 0
+    abstentions: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plain dictionary."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Line:
+        """Back from `to_json`."""
+        return cls(**data)
+
+
+def runs(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """The lines grouped into runs: {implementation, dialect, dtype, device, laws}, in the order in which they came."""
+    grouped: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for line in lines:
+        key = (line.implementation, line.dtype, line.device)
+        run = grouped.setdefault(
+            key,
+            {
+                "implementation": line.implementation,
+                "dialect": line.dialect,
+                "dtype": line.dtype,
+                "device": line.device,
+                "laws": {},
+            },
+        )
+        run["laws"][line.law] = {
+            "status": line.status,
+            "reason": line.reason,
+            "examples": line.examples,
+            "worst_ratio": line.worst_ratio,
+            "counterexample": line.counterexample,
+            "claims": line.claims,
+            "abstentions": line.abstentions,
+        }
+    return list(grouped.values())
+
+
+def totals(lines: list[Line], collected: int) -> dict[str, Any]:
+    """How many laws were exercised, how many were not, why, and how many are silently absent (which must be none)."""
+    counts = Counter(line.status for line in lines)
+    laws = {line.law for line in lines}
+    tried = {line.law for line in lines if line.status != "not-applicable"}
+    exercised = {line.law for line in lines if line.status in ("passed", "failed", "known")}
+    reasons = Counter(printable(line.reason) for line in lines if line.status == "not-applicable")
+    return {
+        "laws": len(laws),
+        "laws_exercised": len(exercised),
+        "laws_not_applicable": len(laws - tried),
+        "runs": collected,
+        **{status: counts.get(status, 0) for status in STATUSES},
+        "absent": collected - len(lines),
+        "reasons": dict(reasons.most_common()),
+    }
+
+
+def sentence(total: dict[str, Any]) -> str:
+    """As in: 58 of 64 laws exercised, 6 not applicable, 0 silently absent."""
+    never = total["laws_not_applicable"]
+    exercised = f"{total['laws_exercised']} of {total['laws']} laws exercised"
+    broken = total["laws"] - total["laws_exercised"] - never
+    errors = f"{broken} in error, " if broken else ""
+    return f"{exercised}, {never} not applicable, {errors}{total['absent']} silently absent"
+
+
+def table(lines: list[Line]) -> list[str]:
+    """A line for each run: counts, and the worst ratio with the law that it belongs to."""
+    found: list[str] = []
+    for run in runs(lines):
+        laws: dict[str, Any] = run["laws"]
+        counts = Counter(entry["status"] for entry in laws.values())
+        ratios = {
+            law: _number(entry["worst_ratio"]) for law, entry in laws.items() if entry["status"] in ("passed", "failed")
+        }
+        law = max(ratios, key=lambda name: ratios[name]) if ratios else ""
+        exercised = counts["passed"] + counts["failed"] + counts["known"]
+        worst = f"worst ratio {ratios[law]:.3g} ({law})" if law else "nothing exercised"
+        failed = f", {counts['failed']} FAILED" if counts["failed"] else ""
+        broken = f", {counts['error']} harness errors" if counts["error"] else ""
+        label = f"{run['implementation']} {run['dtype']} {run['device']}"
+        found.append(f"{label:<44} {exercised:>2} of {len(laws)} laws{failed}{broken}; {worst}")
+    return found
+
+
+def why_not(lines: list[Line], most: int = 12) -> list[str]:
+    """The laws that were exercised nowhere with their reasons."""
+    exercised = {line.law for line in lines if line.status != "not-applicable"}
+    reasons: dict[str, set[str]] = {}
+    for line in lines:
+        if line.law not in exercised:
+            reasons.setdefault(line.law, set()).add(line.reason)
+    shown = [f"not applicable: {law}: {'; '.join(sorted(why))}" for law, why in reasons.items()]
+    return shown[:most] + ([f"... and {len(shown) - most} more in report.json"] if len(shown) > most else [])
+
+
+def _number(ratio: float | None) -> float:
+    return math.inf if ratio is None else ratio
+
+
+def made(lines: list[Line], collected: int, versions: dict[str, str], complete: bool = True) -> dict[str, Any]:
+    """The content of report.json: {schema, complete, totals, versions, runs}."""
+    total = totals(lines, collected)
+    return {
+        "schema": SCHEMA,
+        "complete": complete,
+        "totals": {**total, "sentence": sentence(total)},
+        "versions": versions,
+        "runs": runs(lines),
+    }
+
+
+def write(
+    path: Path, lines: list[Line], collected: int, versions: dict[str, str], complete: bool = True
+) -> dict[str, Any]:
+    """Write report.json, whole or not at all, and return its content.
+
+    Raises:
+        OSError: it cannot be written; what stood there is untouched.
+    """
+    report = made(lines, collected, versions, complete)
+    write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
+    return report
+
+
+def exit_code(total: dict[str, Any]) -> int:
+    """The exit status that the totals of a whole report stand for: 1 a law failed, which outranks everything; 3 the
+    harness failed or something is absent; 5 nothing was exercised; 0 every exercised law held or failed as known."""
+    if total["failed"]:
+        return 1
+    if total["error"] or total["absent"] > 0:
+        return ERROR_ONLY
+    return 0 if total["laws_exercised"] else NOTHING_EXERCISED
+
+
+def nothing_exercised(total: dict[str, Any]) -> str:
+    """One sentence for a run that says nothing about its implementations."""
+    reasons = [f"{reason} ({count})" for reason, count in list(total["reasons"].items())[:3]]
+    why = "; ".join(reasons) + ("; ..." if len(total["reasons"]) > 3 else "")
+    return f"nothing was exercised, so this run says nothing about the implementation: {why or 'no law was tried'}"
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A report.json, of this version or an earlier one, as this version writes it.
+
+    Raises:
+        ReportError: no such file, no JSON, no report of a run, or one that a later version has written.
+    """
+    try:
+        if not path.is_file():
+            raise ReportError(f"there is no file {path}; a run writes DIR/report.json (--report DIR)")
+        found: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReportError(f"{path} is no report of a run: {message_of(error, 300)}") from error
+    if not isinstance(found, dict):
+        raise ReportError(f"{path} is no report of a run: it holds {type(found).__name__}, not an object")
+    report = cast("dict[str, Any]", found)
+    schema = report.get("schema", 1)
+    if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
+        raise ReportError(f"{path} has the schema {printable(repr(schema), 60)}; expected a number from 1 to {SCHEMA}")
+    if schema > SCHEMA:
+        raise ReportError(f"{path} has the schema {schema}, of a later version; this one reads 1 to {SCHEMA}")
+    try:
+        lines_of(report)
+    except ReportError as error:
+        raise ReportError(f"{path} is no report of a run: {error}") from None
+    return {**report, "complete": report.get("complete", True)}
+
+
+_ENTRY = {field.name for field in dataclasses.fields(Line)} - {"implementation", "dialect", "dtype", "device", "law"}
+
+
+def lines_of(report: dict[str, Any]) -> list[Line]:
+    """The lines of a report; what another version has written beside them is passed over.
+
+    Raises:
+        ReportError: it does not have the form of one.
+    """
+    try:
+        return [_line(run, law, entry) for run in report["runs"] for law, entry in run["laws"].items()]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ReportError(f"{type(error).__name__}: {message_of(error, 300)}") from None
+
+
+def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
+    fields = {name: entry[name] for name in entry if name in _ENTRY}
+    line = Line(run["implementation"], run["dialect"], run["dtype"], run["device"], law, **fields)
+    words = (line.implementation, line.dtype, line.device, line.reason, line.counterexample or "")
+    if not all(isinstance(one, str) for one in words):  # pyright: ignore[reportUnnecessaryIsInstance]  # a file
+        raise TypeError(f"{law} has something else than a string where one belongs")
+    if line.status not in STATUSES:
+        raise ValueError(f"{law} has the status {line.status!r}; expected one of {', '.join(STATUSES)}")
+    ratio: Any = line.worst_ratio
+    if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, (int, float))):
+        raise TypeError(f"{law} has the worst_ratio {ratio!r}; expected a number or null")
+    return line

@@ -1,0 +1,50 @@
+"""Adapters of the implementations that people use: one file a library, imported only when it is chosen.
+
+An adapter holds no arithmetic: it packs parameters, reshapes tokens, and lets the library's own modules compute.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from properties.core.implementation import Implementation
+
+ADAPTERS: dict[str, tuple[str, str]] = {
+    "transformers-deepseek-v4": ("transformers_deepseek_v4", "DeepseekV4"),
+    "transformers-glm5-next": ("transformers_glm5_next", "Glm5Next"),
+    "hyper-connections": ("hyper_connections", "ManifoldConstrained"),
+    "hyper-connections-log": ("hyper_connections", "ManifoldConstrainedLog"),
+    "hyper-connections-v2": ("hyper_connections", "ManifoldConstrainedV2"),
+    "hyper-connections-v2-log": ("hyper_connections", "ManifoldConstrainedV2Log"),
+    "hyper-connections-unconstrained": ("hyper_connections", "Unconstrained"),
+    "hyper-connections-channel-first": ("hyper_connections", "ManifoldConstrainedChannelFirst"),
+    "hyper-connections-unconstrained-channel-first": ("hyper_connections", "UnconstrainedChannelFirst"),
+    "hyper-connections-triton": ("hyper_connections", "TritonProjection"),
+    "liger": ("liger", "Liger"),
+    "tile-kernels": ("tile_kernels", "TileKernels"),
+    "tile-kernels-reference": ("tile_kernels", "TileKernelsReference"),
+    "x-transformers": ("x_transformers", "XTransformers"),
+    "x-transformers-sinkhorn": ("x_transformers", "Sinkhorn"),
+    "fla": ("fla", "Fla"),
+    "fla-naive": ("fla", "FlaNaive"),
+    "mhc": ("mhc", "Mhc"),
+    "mhc-mlx": ("mhc_mlx", "projection"),
+    "mlx-lm": ("mlx_lm", "DeepseekV41"),
+    "mlx-mhc": ("mlx_mhc", "projection"),
+}
+"""NAME of `published:NAME` -> the module in this package, and the class in it, or the function that makes one."""
+
+
+def build(name: str) -> Implementation:
+    """The adapter of that name.
+
+    Raises:
+        LookupError: there is none; the message lists the names.
+        ImportError: its library is not installed, or not in a version that has these modules.
+    """
+    if name not in ADAPTERS:
+        raise LookupError(f"there is no published implementation {name!r}; the names are {', '.join(ADAPTERS)}")
+    module, attribute = ADAPTERS[name]
+    implementation: Implementation = getattr(import_module(f"{__name__}.{module}"), attribute)()
+    implementation.name = f"published:{name}"
+    return implementation

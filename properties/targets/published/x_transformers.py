@@ -1,0 +1,91 @@
+"""x-transformers (2.31.10): `x_transformers.x_transformers.HyperConnection`, and the `sinkhorn` that it calls.
+
+Streams are packed into the batch, `(b s) n d`. Two parts of the module are outside every dialect: its norm is a
+LayerNorm without bias, so the mean of a stream is subtracted, and the dynamic part of h_post passes a sigmoid of its
+own before it is gated, 2 sigma(alpha 2 sigma(x^ phi) + bias). A block is therefore not compared: what differed might be
+either. h_res of static logits is, since it sees neither: dynamic_alpha_fn is 0, as it is in a new module.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from mhc_ref import Dialect
+from properties.core.implementation import Implementation
+
+COLUMNS_LAST = Dialect(
+    # sinkhorn: softmax(-2), then `iters` times l1-normalised over -1 and over -2, F.normalize clamping at 1e-12.
+    start="softmax",
+    start_axis="column",
+    last_axis="column",
+    iterations=5,
+    denominator="clamp",
+    denominator_eps=1e-12,
+    # prepare: '... s t, ... s d -> ... t d'.
+    transposed=True,
+    norm_over="stream",
+    shared_projection=True,
+    rms_eps=1e-5,
+)
+"""What `HyperConnection` says it computes, with its default `sinkhorn_iters`."""
+
+
+class Sinkhorn(Implementation):
+    """`sinkhorn` by itself."""
+
+    dialect = COLUMNS_LAST
+    streams = (2, 3, 4, 5, 8)  # AttentionLayers makes a HyperConnection where num_residual_streams > 1
+    dtypes = (torch.float32,)  # sinkhorn casts to float32
+    tunable = frozenset({"iterations"})
+
+    def __init__(self) -> None:
+        self._library: Any = import_module("x_transformers.x_transformers")
+
+    def project(self, logits: Tensor) -> Tensor:
+        return self._library.sinkhorn(logits, self.dialect.iterations)
+
+    def tuned(self, **fields: Any) -> Implementation:
+        if set(fields) - self.tunable:
+            return super().tuned(**fields)
+        tuned = copy.copy(self)
+        tuned.dialect = self.dialect.with_(**fields)
+        return tuned
+
+
+class XTransformers(Sinkhorn):
+    """`HyperConnection.prepare`: what it makes of its static logits, overheard where `sinkhorn` returns it."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        n, batch = logits.shape[-1], logits.shape[:-2]
+        matrices = [self._residual(one) for one in logits.reshape(math.prod(batch), n, n)]
+        return torch.stack(matrices).reshape(logits.shape) if matrices else logits.clone()
+
+    def _residual(self, logits: Tensor) -> Tensor:
+        n = logits.shape[-1]
+        module = self._library.HyperConnection(
+            CHANNELS, layer_index=0, num_residual_streams=n, sinkhorn_iters=self.dialect.iterations
+        )
+        weights = {"static_alpha": torch.cat([module.static_alpha.detach()[:, :1], logits], -1)}
+        heard: list[Tensor] = []
+
+        def overheard(given: Tensor, iters: int) -> Tensor:
+            heard.append(sinkhorn(given, iters))
+            return heard[-1]
+
+        module.forward = module.prepare
+        sinkhorn = self._library.sinkhorn
+        with patch.object(self._library, "sinkhorn", overheard):
+            functional_call(module, weights, (logits.new_zeros(n, 1, CHANNELS),))
+        return heard[-1].reshape(n, n)
+
+
+CHANNELS = 2
+"""Of a state that does not matter where dynamic_alpha_fn is 0."""

@@ -1,0 +1,283 @@
+"""How an implementation is found: the grammar of `--impl TARGET`."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from torch import nn
+
+from mhc_ref import PRESETS, Dialect
+from properties.core.declarations import DeclarationError, settle
+from properties.core.implementation import METHODS, Implementation, Projection, Reference
+from properties.guards.faults import HarnessError, TargetFault, answered, described
+from properties.guards.interruption import watched
+from properties.guards.printable import message_of, printable
+from properties.guards.surroundings import told
+
+T = TypeVar("T")
+
+FORMS = (
+    "ref, ref:PRESET, published:NAME, deviation:NAME[@PRESET], control:NAME[@PRESET], proc:COMMAND, "
+    "path/to/file.py:attr, package.module:attr"
+)
+KINDS = ("ref", "published", "deviation", "control", "proc")
+"""What may stand before the colon of a target that is no place of Python code."""
+
+
+class TargetError(Exception):
+    """A target that cannot be used: what was given, what was expected, and the likely cause.
+
+    The text of strangers in it (names, messages of exceptions) is as a terminal may show it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message, 6000))
+
+
+def preset(name: str) -> Dialect:
+    """The dialect of that name; TargetError where there is none."""
+    if name not in PRESETS:
+        raise TargetError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}{_nearest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+@told()
+def resolve(target: str, dialect: str | None = None) -> Implementation:
+    """The implementation that `target` names. `dialect` is the preset that plain functions are judged against.
+
+    Raises:
+        TargetError: nothing usable is there, or `dialect` names no preset; the message says what was found and what was
+            expected.
+    """
+    if dialect is not None:
+        preset(dialect)
+    kind, _, rest = target.partition(":")
+    if target == "ref":
+        found: Any = Reference(PRESETS["PAPER"], "ref:PAPER")
+    elif kind == "ref":
+        found = Reference(preset(rest), target)
+    elif kind == "published":
+        found = _catalogued("properties.targets.published", rest, "published")
+    elif kind in ("deviation", "control"):
+        name, _, of = rest.partition("@")
+        found = _catalogued(f"properties.catalogue.{kind}s", name, kind, preset(of or "PAPER"))
+    elif kind == "proc":
+        found = _catalogued("properties.targets.process", rest, "proc")
+    else:
+        found = _attribute(target)
+    implementation = _implementation(found, target, dialect)
+    check(implementation, target)
+    if not implementation.name:
+        named = target if kind in KINDS[:-1] else _short(target, implementation)
+        plain = printable(named, 200).replace("\n", "\\n").replace("\t", "\\t")
+        _asked(f"{target}: setting .name", lambda: setattr(implementation, "name", plain))
+    return implementation
+
+
+def check(implementation: Implementation, target: str) -> None:
+    """Check what an implementation declares, and write it down as `declarations.settle` does.
+
+    Raises:
+        TargetError: a declaration that cannot be used.
+    """
+    try:
+        settle(implementation)
+    except DeclarationError as error:
+        joint = " " if str(error).startswith("overrides") else ": "
+        raise TargetError(f"{target}{joint}{error}") from error
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """ "; did you mean ...?", where one of the names is near."""
+    folded = {one.casefold(): one for one in names}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[found[0]]}?" if found else ""
+
+
+def _asked(doing: str, ask: Callable[[], T]) -> T:
+    """What code of a target gives; whatever it raises, exits too, is a TargetError.
+
+    The working folder stays the one it was: reports and other targets are found from where the user is.
+    """
+    folder = _folder()
+    try:
+        with watched():
+            return answered(ask)
+    except TargetFault as fault:
+        if isinstance(fault.error, TargetError):
+            raise fault.error from fault.error.__cause__
+        raise TargetError(f"{doing} raised {fault}") from fault.error
+    except HarnessError as error:  # an adapter that the module makes, and that cannot work
+        raise TargetError(f"{doing} raised {described(error)}") from error
+    finally:
+        if folder is not None and folder != _folder():
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return None
+
+
+def _catalogued(module: str, name: str, kind: str, *arguments: object) -> Any:
+    if importlib.util.find_spec(module) is None:
+        raise TargetError(f"{kind}:{name}: this version has no {kind} targets ({module} is not installed)")
+    catalogue = importlib.import_module(module)
+
+    def build() -> Any:
+        try:
+            return catalogue.build(name, *arguments)
+        except LookupError as error:
+            if kind == "published" and name in catalogue.ADAPTERS:  # the library's own
+                raise
+            near = _nearest(name, catalogue.ADAPTERS) if kind == "published" else ""
+            raise TargetError(f"{kind}:{name}: {error.args[0] if error.args else error}{near}") from error
+        except ImportError as error:
+            raise TargetError(
+                f"{kind}:{name}: importing its library failed: {message_of(error)}. Is the extra installed?"
+            ) from error
+
+    return _asked(f"{kind}:{name}: making it", build) if kind == "published" else build()
+
+
+def _attribute(target: str) -> Any:
+    place, colon, attribute = target.rpartition(":")
+    if not colon or not place or not attribute:
+        raise TargetError(f"{target!r} names no implementation; the forms are {FORMS}{_meant(target)}")
+    module = _file_module(Path(place), target) if place.endswith(".py") else _module(place, target)
+
+    def read() -> Any:
+        try:
+            return getattr(module, attribute)
+        except AttributeError as error:
+            names = sorted(name for name in vars(module) if not name.startswith("_"))
+            raise TargetError(
+                f"{target}: {place} has no attribute {attribute!r}; it has {', '.join(names) or 'none'}"
+                f"{_nearest(attribute, names)}"
+            ) from error
+
+    return _asked(f"{target}: reading {attribute!r} of {place}", read)  # a module may have a __getattr__
+
+
+def _meant(target: str) -> str:
+    """What was probably meant by a target that begins like one of a catalogue."""
+    kind, _, rest = target.partition(":")
+    near = difflib.get_close_matches(kind.casefold(), KINDS, n=1)
+    return f"; did you mean {near[0]}{':' + rest if rest else ''}?" if near else ""
+
+
+def _file_module(path: Path, target: str) -> ModuleType:
+    try:
+        there, resolved = path.is_file(), path.resolve()
+    except (OSError, ValueError) as error:  # a name that is too long, a loop of links
+        raise TargetError(f"{target}: {path} cannot be looked up: {message_of(error)}") from error
+    if not there:
+        raise TargetError(f"{target}: there is no file {path} (looked from {_folder()})")
+    name = f"_mhc_target_{resolved.stem}_{abs(hash(str(resolved))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        raise TargetError(f"{target}: {path} is not a Python file that can be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    execute = spec.loader.exec_module
+    try:
+        with _first_on_path(str(resolved.parent)):  # the file can import its neighbours
+            _asked(f"{target}: importing {path}", lambda: execute(module))
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _module(name: str, target: str) -> ModuleType:
+    try:
+        with _first_on_path(_folder() or "."):
+            return _asked(f"{target}: importing {name}", lambda: importlib.import_module(name))
+    except TargetError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and name.split(".")[0] in str(missing):
+            raise TargetError(f"{error}; the forms are {FORMS}{_meant(target)}") from missing
+        raise
+
+
+@contextlib.contextmanager
+def _first_on_path(folder: str) -> Generator[None]:
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # a target may have set another path
+            sys.path.remove(folder)
+
+
+def _implementation(found: Any, target: str, dialect: str | None) -> Implementation:
+    def look() -> tuple[bool, bool, bool]:  # a __class__ or __getattr__ of a stranger may raise anything
+        usable = callable(found)
+        makes = usable and (isinstance(found, type) or not _required_arguments(found))
+        return isinstance(found, Implementation), usable, makes
+
+    ready, usable, makes = _asked(f"{target}: looking at it", look)
+    if ready:
+        return found
+    if not usable:
+        inside = ""
+        if issubclass(type(found), ModuleType):
+            inside = f"; in it are {', '.join(name for name in vars(found) if not name.startswith('_')) or 'no names'}"
+        raise TargetError(
+            f"{target} is {type(found).__name__}; expected an Implementation, a class or function that makes one, "
+            f"or a function logits -> h_res{inside}"
+        )
+    if makes:
+
+        def make() -> tuple[Any, bool, bool]:
+            made = found()
+            return made, isinstance(made, Implementation), callable(made) and not isinstance(found, type)
+
+        made, ready, again = _asked(f"{target}: calling it without arguments", make)
+        if ready:
+            return made
+        if again:
+            found = made
+        else:
+            layer = "; properties.modules.from_module makes one of a torch.nn.Module"
+            raise TargetError(
+                f"{target}: calling it gave {type(made).__name__}, which is no properties.Implementation "
+                f"(subclass it and override some of {', '.join(METHODS)}"
+                f"{layer if issubclass(type(made), nn.Module) else ''})"
+            )
+    if dialect is None:
+        raise TargetError(
+            f"{target} is a plain function, taken as logits -> h_res; say which mathematics it claims with --dialect "
+            f"({', '.join(PRESETS)})"
+        )
+    return Projection(found, preset(dialect), _short(target, found))
+
+
+def _required_arguments(function: Any) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 1  # built-in callables without a signature: taken as a projection
+    # One that takes anything takes logits too: torch modules and compiled functions are all (*args, **kwargs).
+    optional = (inspect.Parameter.VAR_KEYWORD,)
+    return sum(p.default is inspect.Parameter.empty and p.kind not in optional for p in parameters)
+
+
+def _short(target: str, found: object) -> str:
+    attribute = target.rpartition(":")[2]
+    return attribute or type(found).__name__
