@@ -29,6 +29,7 @@ _ROOMS = {
 _NOW = {f"properties.{name}": f"properties.{room}.{name}" for room, names in _ROOMS.items() for name in names.split()}
 _NOW["properties.published.table"] = "properties.commands.conformance_table"
 _NOW["properties.published.__main__"] = "properties.commands.conformance_run"
+_NOW["properties.bounds.rounding"] = "properties.core.rounding"
 
 
 def now(name: str) -> str | None:

@@ -16,7 +16,6 @@ u32 + u64 covers both.
 
 from properties.bounds.gradients import Pullback, coefficients_gradient
 from properties.bounds.projection import Projection, projection, projection_gradient
-from properties.bounds.rounding import INF, PRODUCTS, Approx, Rounding
 from properties.bounds.scaling import pullback_norm, sinkhorn, sinkhorn_gradient
 from properties.bounds.stages import (
     affine,
@@ -33,6 +32,7 @@ from properties.bounds.stages import (
     times,
     weighted_sum,
 )
+from properties.core.rounding import INF, PRODUCTS, Approx, Rounding
 
 __all__ = [
     "INF",

@@ -11,7 +11,6 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.block import residual_size
 from properties.bounds.projection import projection_gradient
-from properties.bounds.rounding import INF, Approx, Rounding
 from properties.bounds.stages import (
     affine,
     contracted,
@@ -22,6 +21,7 @@ from properties.bounds.stages import (
     squash_gradient,
     times,
 )
+from properties.core.rounding import INF, Approx, Rounding
 
 SHARES = 4
 """How often the mappings may widen a state of less than float32, each time with a gradient of its own."""

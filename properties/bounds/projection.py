@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from mhc_ref.projection import permutation_matrices
-from properties.bounds.rounding import INF, Approx, Rounding
 from properties.bounds.scaling import sinkhorn, sinkhorn_gradient
 from properties.bounds.stages import contracted, squash_gradient, squashed
+from properties.core.rounding import INF, Approx, Rounding
 
 
 class Projection(NamedTuple):

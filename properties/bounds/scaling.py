@@ -47,7 +47,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
-from properties.bounds.rounding import INF, Approx, Rounding
+from properties.core.rounding import INF, Approx, Rounding
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.block import residual_size
 from mhc_ref.dialect import Squash
-from properties.bounds.rounding import INF, Approx, Rounding
+from properties.core.rounding import INF, Approx, Rounding
 
 GUARD = 1e-12
 """The norm |x|_2 up to which a normalisation without eps may be guarded against 0 / 0."""

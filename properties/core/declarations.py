@@ -17,8 +17,8 @@ import torch
 from mhc_ref import Dialect
 from mhc_ref.block import residual_size
 from mhc_ref.dialect import MAX_PERMUTATION_STREAMS
-from properties.bounds import PRODUCTS
 from properties.core.implementation import METHODS, Implementation, dtype_names, next_multiple, offers, overrides
+from properties.core.rounding import PRODUCTS
 from properties.guards.faults import TargetFault, answered, described
 from properties.guards.printable import message_of, printable, shown
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.projection import streams_of_permutations
-from properties.bounds import Rounding
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.device import Device, device_of, held_to
 from properties.core.implementation import Implementation, Reference
+from properties.core.rounding import Rounding
 from properties.core.truth import ExactTruth, Truth, pulled_back, wide
 from properties.core.truth import FloatTruth as FloatTruth
 from properties.guards.faults import HarnessError, TargetFault, answered, raised_at
