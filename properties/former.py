@@ -27,6 +27,17 @@ _ROOMS = {
 }
 
 _NOW = {f"properties.{name}": f"properties.{room}.{name}" for room, names in _ROOMS.items() for name in names.split()}
+for _shelf, _names in {
+    "proofs": "closed_form manifold storage overflow learning",
+    "searches": "architecture ascent constrained entries foreign hypothesise logits dynamic blocks",
+    "monitor": "emissions gains_file limits measures",
+}.items():
+    for _name in _names.split():
+        _NOW[f"properties.explosion.{_name}"] = f"properties.explosion.{_shelf}.{_name}"
+_NOW["properties.explosion.monitor_arguments"] = "properties.explosion.monitor.arguments"
+_NOW["properties.explosion.watching"] = "properties.explosion.monitor.hooks"
+_NOW["properties.explosion.picture"] = "properties.explosion.pictures.explosion"
+_NOW["properties.explosion.atlas_picture"] = "properties.explosion.pictures.atlas"
 _NOW["properties.published.table"] = "properties.commands.conformance_table"
 _NOW["properties.published.__main__"] = "properties.commands.conformance_run"
 _NOW["properties.bounds.rounding"] = "properties.core.rounding"

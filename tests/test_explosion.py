@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 
 import properties.explosion.search as search_module
 from mhc_ref.gain import gains
-from properties.explosion import ExplosionFileError, dynamic, find_minimal, load, replay, save
-from properties.explosion.closed_form import smallest_exponent
+from properties.explosion import ExplosionFileError, find_minimal, load, replay, save
 from properties.explosion.command import register
 from properties.explosion.composite import composite, definiteness, exact_gain, reaches
-from properties.explosion.entries import intricacy, simpler
+from properties.explosion.proofs.closed_form import smallest_exponent
 from properties.explosion.request import request
 from properties.explosion.result import JSON_KEYS
+from properties.explosion.searches import dynamic
+from properties.explosion.searches.entries import intricacy, simpler
 
 # rate^(depth - 1) < threshold <= rate^depth, worked out by hand or with a pocket calculator.
 RESIDUAL = [  # branch bound, threshold, depth

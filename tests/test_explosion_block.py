@@ -12,9 +12,9 @@ import torch
 from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, MHC_LITE, PAPER, RESIDUAL
 from mhc_ref.exact import Exact
 from properties.explosion import PictureError, draw, find_minimal, load, replay, save
-from properties.explosion.blocks import Block, activations, branch_output, envelope, params, steepest, value
-from properties.explosion.picture import bounds
+from properties.explosion.pictures.explosion import bounds
 from properties.explosion.request import BRANCHES, NORMS, request
+from properties.explosion.searches.blocks import Block, activations, branch_output, envelope, params, steepest, value
 
 
 def _asked(options: dict[str, Any]) -> dict[str, Any]:

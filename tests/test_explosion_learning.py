@@ -12,9 +12,9 @@ from mhc_ref import DEEPSEEK_V4, LIGER, LUCIDRAINS, MHC_LITE, PAPER, Params
 from mhc_ref.block import gated_logits
 from mhc_ref.exact import Exact
 from properties.explosion.composite import composite, line_gain
-from properties.explosion.learning import after_one_step, unconstrained_gain
-from properties.explosion.manifold import cap
 from properties.explosion.mixing import of_dialect
+from properties.explosion.proofs.learning import after_one_step, unconstrained_gain
+from properties.explosion.proofs.manifold import cap
 from properties.explosion.request import request
 
 RATES = (1e-3, 1.0, 1e3, 1e6, 1e12)

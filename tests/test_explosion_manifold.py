@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, RESIDUAL
 from properties.explosion import find_minimal, load, replay, save
-from properties.explosion.ascent import Concentration
 from properties.explosion.composite import composite, exact_gain, line_gain, reaches
-from properties.explosion.hypothesise import Clock
-from properties.explosion.logits import confirmed, simpler_logits
-from properties.explosion.manifold import cap, flipped
 from properties.explosion.mixing import mixing_of, of_dialect
+from properties.explosion.proofs.manifold import cap, flipped
 from properties.explosion.request import request
 from properties.explosion.result import tensor
+from properties.explosion.searches.ascent import Concentration
+from properties.explosion.searches.hypothesise import Clock
+from properties.explosion.searches.logits import confirmed, simpler_logits
 
 GAINS_CAPPED = ["forward", "backward", "spectral"]
 DIALECTS = [PAPER, DEEPSEEK_V4, LIGER, LUCIDRAINS, PAPER.with_(denominator_eps=0.02), LUCIDRAINS.with_(entry_eps=1e-3)]

@@ -11,7 +11,7 @@ import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, LUCIDRAINS, MHC_LITE, PAPER
 from mhc_ref.projection import compute_dtype
 from properties.explosion import Monitor
-from properties.explosion.limits import limits, roundoff
+from properties.explosion.monitor.limits import limits, roundoff
 
 NAN, INF = math.nan, math.inf
 EYE = torch.eye(2)

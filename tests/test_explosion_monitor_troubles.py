@@ -24,8 +24,8 @@ from torch import nn
 
 from mhc_ref import PAPER
 from properties.explosion import Monitor
-from properties.explosion.emissions import KNOWN
-from properties.explosion.gains_file import GainsFile
+from properties.explosion.monitor.emissions import KNOWN
+from properties.explosion.monitor.gains_file import GainsFile
 from properties.explosion.overhead import Decoder, HyperConnection
 
 X = torch.ones(3, 2, 4)

@@ -3,7 +3,7 @@
 from properties.explosion.atlas import Atlas, atlas
 from properties.explosion.files import FORMAT, ExplosionFileError, Replay, load, replay, save
 from properties.explosion.monitor import Monitor
-from properties.explosion.picture import PictureError, draw
+from properties.explosion.pictures.explosion import PictureError, draw
 from properties.explosion.result import Explosion
 from properties.explosion.search import find_minimal
 

@@ -24,13 +24,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from properties.explosion import blocks, closed_form
-from properties.explosion.architecture import searched_depth
-from properties.explosion.blocks import Block
 from properties.explosion.composite import decimal
-from properties.explosion.hypothesise import BudgetSpent, Clock, smallest
-from properties.explosion.manifold import answer as constrained_answer
+from properties.explosion.proofs import closed_form
+from properties.explosion.proofs.manifold import answer as constrained_answer
 from properties.explosion.request import Number, Request, exact, request, seconds
+from properties.explosion.searches import blocks
+from properties.explosion.searches.architecture import searched_depth
+from properties.explosion.searches.blocks import Block
+from properties.explosion.searches.hypothesise import BudgetSpent, Clock, smallest
 
 DEVIATIONS: tuple[str, ...] = ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1")
 DEEPEST = 5_000

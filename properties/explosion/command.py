@@ -21,9 +21,9 @@ import typer
 
 from mhc_ref import PRESETS
 from properties.explosion.atlas import DEEPEST, DEVIATIONS, WIDEST, atlas
-from properties.explosion.atlas_picture import draw_atlas
 from properties.explosion.files import save
-from properties.explosion.picture import PictureError, draw, ready
+from properties.explosion.pictures.atlas import draw_atlas
+from properties.explosion.pictures.explosion import PictureError, draw, ready
 from properties.explosion.request import DIRECTIONS, DTYPES, GAINS, MOST_ITERATIONS, MOST_STREAMS, MOST_WIDTH
 from properties.explosion.search import find_minimal
 from properties.guards.answer import tell

@@ -21,12 +21,13 @@ import torch
 
 from mhc_ref import Dialect
 from properties.core.implementation import Implementation
-from properties.explosion import blocks, dynamic, overflow
 from properties.explosion.composite import Matrix, composite, context, denominator, exact_gain, reaches, shown
 from properties.explosion.header import answer_of, block_of, dynamic_of, matrices, object_of, of_tensor, request_of
 from properties.explosion.mixing import mixing_of
+from properties.explosion.proofs import overflow
 from properties.explosion.request import Request
 from properties.explosion.result import Explosion, tensor
+from properties.explosion.searches import blocks, dynamic
 from properties.guards import sealed
 from properties.guards.printable import message_of, printable
 from properties.targets.trust import built_in, refusal

@@ -13,9 +13,7 @@ from typing import Any, cast
 import torch
 
 from mhc_ref import Dialect
-from properties.explosion.blocks import Block
 from properties.explosion.composite import Matrix
-from properties.explosion.dynamic import Dynamic
 from properties.explosion.request import (
     BRANCHES,
     DEEPEST,
@@ -28,6 +26,8 @@ from properties.explosion.request import (
     Request,
     consistent,
 )
+from properties.explosion.searches.blocks import Block
+from properties.explosion.searches.dynamic import Dynamic
 
 _MOST_STREAMS = 64
 """Of what is searched a few are large; a composite of more would take hours to compute exactly."""

@@ -14,11 +14,11 @@ from torch import Tensor
 from mhc_ref import Dialect
 from mhc_ref.gain import Gains, gains, prefixes
 from mhc_ref.projection import compute_dtype
-from properties.explosion.blocks import Block
-from properties.explosion.blocks import activations as block_activations
 from properties.explosion.composite import Matrix, decimal, measure
-from properties.explosion.dynamic import Dynamic
 from properties.explosion.request import Request
+from properties.explosion.searches.blocks import Block
+from properties.explosion.searches.blocks import activations as block_activations
+from properties.explosion.searches.dynamic import Dynamic
 
 Minimality = Literal["proved", "searched"]
 

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
-from properties.explosion import blocks, constrained, dynamic, overflow
-from properties.explosion.architecture import Architecture, smallest_architecture
-from properties.explosion.closed_form import Answer, answer, origin
 from properties.explosion.composite import Matrix, composite, context, exact_gain, reaches, shown
-from properties.explosion.entries import complexity, simplest_entries
-from properties.explosion.hypothesise import BudgetSpent, Clock
 from properties.explosion.mixing import mixing_of
+from properties.explosion.proofs import overflow
+from properties.explosion.proofs.closed_form import Answer, answer, origin
 from properties.explosion.request import Number, Request, request
 from properties.explosion.result import Explosion, measured
+from properties.explosion.searches import blocks, constrained, dynamic
+from properties.explosion.searches.architecture import Architecture, smallest_architecture
+from properties.explosion.searches.entries import complexity, simplest_entries
+from properties.explosion.searches.hypothesise import BudgetSpent, Clock
 from properties.guards.interruption import watched
 from properties.targets.target import TargetError
 

@@ -1,27 +1,10 @@
-"""A monitor of hyper-connections while somebody's torch model runs or trains: `Monitor`.
-
-    with Monitor(model, path="gains.jsonl"):
-        train(model)
-
-Per layer and recorded pass one line of JSON with the measures of `explode`. Nothing of the model is changed: hooks
-read the residual operator A (x' = A x + h_post^T F) and the streams x that enter, of a sample of tokens, on the device
-where they are; one small transfer at the end of a pass brings the numbers over. What that costs is measured by
-`python -m properties.explosion.overhead`.
-
-A monitor never breaks what it watches. What goes wrong in the monitor itself (a full disk, an output that it does not
-understand, a function of the user's that raises) is said once through the logger and counted in `Monitor.troubles`; the
-model runs on. A number that could not be measured is null: of a pass in which a layer was missed there is no composite.
-"""
+"""`Monitor`: what hangs on a model, sees its passes, and writes the rows."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import math
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,89 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from mhc_ref import Dialect
-from properties.explosion import monitor_arguments as arguments_
-from properties.explosion.emissions import KNOWN, Chooser, Emission, chosen, first_argument, square
-from properties.explosion.gains_file import GainsFile
-from properties.explosion.limits import Judge, Leaving, Limits, limits, limits_of, roundoff
-from properties.explosion.measures import Entered, Layer, layer_of, streams_of, tables
-from properties.explosion.watching import Hook, Watched
-from properties.guards.printable import message_of, printable
-
-__all__ = ["KNOWN", "ROW_KEYS", "SCHEMA", "Emission", "Monitor", "limits_of", "square"]
-
-logger = logging.getLogger("properties.monitor")
-
-SCHEMA = 2
-"""Of a row. Rows of 1 have no `schema`, `min_row_sum`, `min_forward_gain` and `leaves`."""
-
-ROW_KEYS = (
-    "schema",
-    "step",
-    "training",
-    "layer",
-    "name",
-    "streams",
-    "tokens",
-    "forward_gain",
-    "backward_gain",
-    "layer_forward_gain",
-    "layer_backward_gain",
-    "min_column_sum",
-    "min_row_sum",
-    "min_forward_gain",
-    "activation_max",
-    "dispersion",
-    "within",
-    "leaves",
-)
-"""The columns of the table, in this order; what is unknown or not finite is null."""
-
-
-@dataclass
-class _Pass:
-    """One pass of the model: its layers so far."""
-
-    recorded: bool
-    handled: BaseException | None = None  # the exception that was being handled when the pass began
-    depth: int = 0  # of the stack of calls
-    thread: int = field(default_factory=threading.get_ident)
-    records: list[tuple[Layer, Dialect | None]] = field(default_factory=list)
-    missed: bool = False  # a layer's operator could not be read
-    waiting: list[tuple[object, Entered]] = field(default_factory=list)  # modules whose forward is running
-
-
-class _Running(threading.local):
-    """The passes that are running in a thread, the innermost last."""
-
-    def __init__(self) -> None:
-        self.passes: list[_Pass] = []
-        self.busy = False
-
-    def __enter__(self) -> None:
-        """A function of the user's runs, which may call the model."""
-        self.busy = True
-
-    def __exit__(self, *_: object) -> None:
-        self.busy = False
-
-
-class _Guarded:
-    """See `Monitor._guarded`. A class, for it is entered some times in every layer."""
-
-    __slots__ = ("_kind", "_monitor", "_what")
-
-    def __init__(self, monitor: Monitor, kind: str, what: str) -> None:
-        self._monitor, self._kind, self._what = monitor, kind, what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception):  # and so neither Ctrl-C nor an exit
-            return False
-        # Whatever it is: a disk, torch's refusals, or a function of the user's.
-        self._monitor.trouble(self._kind, f"{self._what}: {type(error).__name__}: {message_of(error)}")
-        return True
+from properties.explosion.monitor import arguments as read
+from properties.explosion.monitor.emissions import KNOWN, Chooser, chosen, first_argument, square
+from properties.explosion.monitor.gains_file import GainsFile
+from properties.explosion.monitor.hooks import Attached, Hook, Watched
+from properties.explosion.monitor.limits import Leaving, Limits, limits
+from properties.explosion.monitor.measures import Entered, layer_of, streams_of
+from properties.explosion.monitor.passes import Pass, Running, calls
+from properties.explosion.monitor.rows import departure, rows_of
+from properties.explosion.monitor.troubles import Troubles, warn
 
 
 class Monitor:
@@ -134,9 +43,9 @@ class Monitor:
 
     Bounds: of a constrained `dialect` the axis that is normalised last has gains of at most 1 and the other of at most
     n, alone and in every product. Where no eps is added to a denominator its sums are exactly 1, so that they cannot
-    fall below 1 either: less is "vanish". `properties.explosion.limits` says what rounding adds, per layer, and which
-    threshold stands for a law where there is none: a smallest gain of 1/max(n, 2) with an eps, 1/`bound` with a bound
-    above 1 (at least 1/100), 1/100 otherwise. A gain of 0 is never within, and neither is what is not finite: an
+    fall below 1 either: less is "vanish". `properties.explosion.monitor.limits` says what rounding adds, per layer, and
+    which threshold stands for a law where there is none: a smallest gain of 1/max(n, 2) with an eps, 1/`bound` with a
+    bound above 1 (at least 1/100), 1/100 otherwise. A gain of 0 is never within, and neither is what is not finite: an
     operator of any token, a product, an activation. The first layer to leave in each of these three ways is reported
     once, as a warning of the logger "properties.monitor" (without a configured logging that is a line on stderr).
 
@@ -187,29 +96,26 @@ class Monitor:
         """The row of the first layer that left them in each way."""
         self.step = 0
         """Passes so far, recorded or not."""
-        self.troubles = 0
-        """How often something went wrong in the monitor itself."""
-        self._model = arguments_.a_model(model)
-        self._path = arguments_.a_path(path)
-        self._operator = arguments_.a_function(operator, "operator", "a module's output -> h_res [..., n, n]")
-        self._streams = arguments_.a_function(streams, "streams", "a module's first argument -> x [..., n, C]")
-        self._dialect = arguments_.a_dialect(dialect)
-        self._transposed = arguments_.a_choice(transposed, "transposed")
-        self._bound = arguments_.a_gain(bound, "bound")
-        self._floor = arguments_.a_gain(floor, "floor", "of 0 or more")
+        self._model = read.a_model(model)
+        self._path = read.a_path(path)
+        self._operator = read.a_function(operator, "operator", "a module's output -> h_res [..., n, n]")
+        self._streams = read.a_function(streams, "streams", "a module's first argument -> x [..., n, C]")
+        self._dialect = read.a_dialect(dialect)
+        self._transposed = read.a_choice(transposed, "transposed")
+        self._bound = read.a_gain(bound, "bound")
+        self._floor = read.a_gain(floor, "floor", "of 0 or more")
         if self._floor is not None and self._bound is not None and self._floor > self._bound:
             raise ValueError(f"floor is {floor} and bound {bound}; expected a floor of at most the bound")
-        self._every = arguments_.a_count(every, "every")
-        self._tokens = arguments_.a_count(tokens, "tokens")
+        self._every = read.a_count(every, "every")
+        self._tokens = read.a_count(tokens, "tokens")
         if self._model is None:
             given = {"modules": modules, "operator": operator, "streams": streams}
             idle = [name for name, value in given.items() if value is not None]
             if idle:
                 raise ValueError(f"{idle[0]} is given without a model; expected a model, or none of {', '.join(given)}")
         self._chosen = [] if self._model is None else chosen(self._model, modules)
-        self._said: set[str] = set()
-        self._undo: list[Callable[[], Any]] = []
-        self._handles: list[Any] = []
+        self._troubles = Troubles()
+        self._attached = Attached(self._troubles)
         self._file: GainsFile | None = None
         self._entered = 0
         self._seen = False
@@ -218,13 +124,19 @@ class Monitor:
     def _live(self) -> None:
         """What belongs to this process and is never copied."""
         self._lock = threading.RLock()
-        self._running = _Running()
-        self._by_hand = _Pass(recorded=True)
+        self._trouble, self._guarded = self._troubles.say, self._troubles.instead
+        self._running = Running()
+        self._by_hand = Pass(recorded=True)
+
+    @property
+    def troubles(self) -> int:
+        """How often something went wrong in the monitor itself."""
+        return self._troubles.count
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy watches nothing and has no file: a model may keep its monitor, and be copied."""
-        gone = ("_lock", "_running", "_by_hand")
-        fresh: dict[str, Any] = {"_undo": [], "_handles": [], "_file": None, "_entered": 0}
+        gone = ("_lock", "_running", "_by_hand", "_trouble", "_guarded")
+        fresh: dict[str, Any] = {"_file": None, "_entered": 0}
         return {name: value for name, value in self.__dict__.items() if name not in gone} | fresh
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -234,7 +146,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         self._entered += 1
         if self._entered > 1:
-            self.trouble("entered", "this monitor is entered a second time, which has no effect")
+            self._trouble("entered", "this monitor is entered a second time, which has no effect")
             return self
         with self._guarded("file", f"{self._path} cannot be opened, so no rows are written"):
             if self._path is not None:
@@ -243,14 +155,14 @@ class Monitor:
         if self._model is not None:
             attached = False
             with self._guarded("hooks", f"{type(self._model).__name__} takes no hooks, so nothing is recorded"):
-                self._hook(self._model.register_forward_pre_hook(Hook(self._begin)))
+                self._attached.hook(self._model.register_forward_pre_hook(Hook(self._begin)))
                 for name, module in self._chosen:
                     self._attach(name, module)
                 # Called after an exception too: a pass that is cut off is over.
-                self._hook(self._model.register_forward_hook(Hook(self._end), always_call=True))
+                self._attached.hook(self._model.register_forward_hook(Hook(self._end), always_call=True))
                 attached = True
             if not attached:
-                self._detach()
+                self._attached.detach()
         return self
 
     def __exit__(
@@ -259,25 +171,25 @@ class Monitor:
         self._entered = max(0, self._entered - 1)
         if self._entered:
             return
-        if self._model is not None and self._undo:
-            self._missing()
+        if self._model is not None and self._attached:
+            self._attached.missing()
             if not self._seen and error is None:
-                self.trouble(
+                self._trouble(
                     "unseen",
                     f"no pass of {type(self._model).__name__} was seen: it was not called, or in a compiled form that "
                     "knows nothing of hooks",
                 )
         elif self._by_hand.records and error is None:
-            self.trouble("unseen", f"{len(self._by_hand.records)} layers were recorded after the last flush")
-        self._detach()
+            self._trouble("unseen", f"{len(self._by_hand.records)} layers were recorded after the last flush")
+        self._attached.detach()
         self._running.passes.clear()
-        self._by_hand = _Pass(recorded=True)
+        self._by_hand = Pass(recorded=True)
         file, self._file = self._file, None
         if file is not None:
             with self._guarded("file", f"{self._path} cannot be closed"):
                 try:
                     if file.removed:
-                        self.trouble("file", f"{self._path} was removed while it was written, and its rows are lost")
+                        self._trouble("file", f"{self._path} was removed while it was written, and its rows are lost")
                 finally:
                     file.close()
 
@@ -291,7 +203,7 @@ class Monitor:
             return
         if at is self._by_hand and at.records and at.thread != threading.get_ident():
             at.missed = True
-            self.trouble("threads", "layers of one pass were recorded by hand in two threads, in no certain order")
+            self._trouble("threads", "layers of one pass were recorded by hand in two threads, in no certain order")
         if not at.records:
             at.thread = threading.get_ident()
         named = f"layer {len(at.records)}"
@@ -306,29 +218,29 @@ class Monitor:
 
     def flush(self) -> list[dict[str, Any]]:
         """End a pass: the rows of the layers recorded since the last, also in `rows` and in the file."""
-        at = self._pass() or _Pass(recorded=False)
+        at = self._pass() or Pass(recorded=False)
         if at is self._by_hand:
-            self._by_hand = _Pass(recorded=(self.step + 1) % self._every == 0)
+            self._by_hand = Pass(recorded=(self.step + 1) % self._every == 0)
         rows = self._flushed(at)
         at.records = []
         return rows
 
-    def _pass(self) -> _Pass | None:
+    def _pass(self) -> Pass | None:
         """The pass that is running in this thread; without a model the one that is recorded by hand."""
         if self._model is None:
             return self._by_hand
         return self._running.passes[-1] if self._running.passes else None
 
     def _begin(self, module: nn.Module, arguments: Any) -> None:
-        passes, depth = self._running.passes, _depth()
+        passes, depth = self._running.passes, calls()
         while passes and passes[-1].depth >= depth:
             passes.pop()  # it ended in a Ctrl-C, of which hooks are not told: what is called from it lies deeper
         recorded = self.step % self._every == 0
         with self._guarded("capture", "whether a CUDA graph is captured cannot be told"):
             if recorded and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
                 recorded = False  # reading a number would end the capture
-                self.trouble("capture", "a CUDA graph is being captured; such a pass is not recorded")
-        passes.append(_Pass(recorded, sys.exc_info()[1], depth))
+                self._trouble("capture", "a CUDA graph is being captured; such a pass is not recorded")
+        passes.append(Pass(recorded, sys.exc_info()[1], depth))
 
     def _end(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if not self._running.passes:
@@ -338,16 +250,16 @@ class Monitor:
             return
         self._seen = True
         if at.recorded:
-            at.missed = self._missing() or at.missed
+            at.missed = self._attached.missing() or at.missed
             if not at.records and not at.missed:
-                self.trouble(
+                self._trouble(
                     "unseen",
                     f"none of the {len(self._chosen)} hyper-connections was seen in a pass: they were not called, or "
                     "compiled, or ran in another thread",
                 )
         self._flushed(at)
 
-    def _flushed(self, at: _Pass) -> list[dict[str, Any]]:
+    def _flushed(self, at: Pass) -> list[dict[str, Any]]:
         with self._lock:
             rows: list[dict[str, Any]] = []
             if at.records:
@@ -358,7 +270,14 @@ class Monitor:
                     ),
                     torch.no_grad(),
                 ):
-                    rows = self._rows(at)
+                    rows = rows_of(
+                        at.records,
+                        complete=not at.missed,
+                        step=self.step,
+                        training=bool(getattr(self._model, "training", False)),
+                        limits=self._limits,
+                        floored=self._floor is not None,
+                    )
                 self.rows = rows
                 self._write(rows)
                 with self._guarded("warning", "a layer that leaves its bounds cannot be reported"):
@@ -368,31 +287,11 @@ class Monitor:
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self._file is None and self._path is not None and rows:
-            self.trouble("file", f"{self._path} is not open, so rows are missing in it: `with Monitor(...)` opens it")
+            self._trouble("file", f"{self._path} is not open, so rows are missing in it: `with Monitor(...)` opens it")
         if self._file is not None:
             for row in rows:
                 with self._guarded("file", f"{self._path} cannot be written, and rows are missing in it"):
                     self._file.append(row)
-
-    def _hook(self, handle: Any) -> None:
-        self._handles.append(handle)
-        self._undo.append(handle.remove)
-
-    def _detach(self) -> None:
-        for undo in reversed(self._undo):
-            with self._guarded("hooks", "a hook cannot be removed"):
-                undo()
-        self._undo.clear()
-        self._handles.clear()
-
-    def _missing(self) -> bool:
-        """Whether somebody has removed a hook of ours."""
-        gone = 0
-        with self._guarded("hooks", "whether the hooks are in their places cannot be told"):
-            gone = sum(handle.id not in (handle.hooks_dict_ref() or ()) for handle in self._handles)
-        if gone:
-            self.trouble("hooks", f"{gone} hooks were removed by somebody else, so that layers are not seen")
-        return bool(gone)
 
     def _attach(self, name: str, module: nn.Module) -> None:
         known = KNOWN.get(type(module).__name__)
@@ -411,14 +310,6 @@ class Monitor:
             if x is not None:
                 at.waiting += [(module, found) for found in self._streams_in(x, name)]
 
-        def entered(at: _Pass) -> Entered | None:
-            for place in reversed(range(len(at.waiting))):
-                if at.waiting[place][0] is module:
-                    found = at.waiting[place][1]
-                    del at.waiting[place:]  # what came after it did not end, by an exception that somebody caught
-                    return found
-            return None
-
         def seen(read: Callable[[Any], Any], output: Any) -> None:
             at = self._pass()
             if at is None or not at.recorded or self._running.busy:
@@ -427,37 +318,20 @@ class Monitor:
             with self._running, self._guarded("operator", f"h_res of {name} cannot be read"):
                 emitted = read(output)
                 at.missed = missed
-                self._keep(at, name, emitted, entered(at), dialect)
+                self._keep(at, name, emitted, at.entered(module), dialect)
 
         if known is not None and known.function is not None and self._operator is None:
-            self._replace(module, known.function, lambda emitted: seen(lambda one: one, emitted))
+            self._attached.watch(module, known.function, lambda emitted: seen(lambda one: one, emitted))
         else:
             read = self._operator or (known.operator if known is not None else None) or square
 
             def emitting(module: nn.Module, arguments: Any, output: Any) -> None:
                 seen(read, output)
 
-            self._hook(module.register_forward_hook(Hook(emitting)))
-        self._hook(module.register_forward_pre_hook(Hook(entering), with_kwargs=True))
+            self._attached.hook(module.register_forward_hook(Hook(emitting)))
+        self._attached.hook(module.register_forward_pre_hook(Hook(entering), with_kwargs=True))
 
-    def _replace(self, module: nn.Module, name: str, seen: Callable[[Any], None]) -> None:
-        """Watch a function that the module keeps as an attribute."""
-        own = name in vars(module)
-        inner = getattr(module, name)
-        watched = Watched(inner, seen)
-        setattr(module, name, watched)
-
-        def undo() -> None:
-            watched.seen = None  # where somebody has wrapped it again, it stays and looks no more
-            if vars(module).get(name) is watched:
-                if own:
-                    setattr(module, name, inner)
-                else:
-                    delattr(module, name)
-
-        self._undo.append(undo)
-
-    def _keep(self, at: _Pass, name: str, emitted: Any, entered: Entered | None, dialect: Dialect | None) -> None:
+    def _keep(self, at: Pass, name: str, emitted: Any, entered: Entered | None, dialect: Dialect | None) -> None:
         transposed = self._transposed
         if transposed is None:
             transposed = dialect is not None and dialect.transposed
@@ -475,51 +349,10 @@ class Monitor:
             found = streams_of(x, self._tokens)
         return [found] if found is not None else []
 
-    def _rows(self, at: _Pass) -> list[dict[str, Any]]:
-        """The rows of the layers of a pass; of the layers' own gains alone where there is no composite."""
-        own, composed, backward, numbers = tables([layer for layer, _ in at.records], not at.missed)
-        judge = Judge()
-        rows: list[dict[str, Any]] = []
-        for place, (layer, dialect) in enumerate(at.records):
-            largest, dispersion, size = numbers[place]
-            n = layer.operator.shape[-1]
-            alone, product = own[place], composed[place]
-            leaves: Leaving | None = None
-            to = self._limits(dialect, n)
-            finite = math.isfinite(size) and not (layer.entered is not None and not math.isfinite(largest))
-            if alone is not None:
-                u = roundoff(layer.emitted, n, alone.logs, layer.operator.dtype)
-                leaves = judge.leaving(alone, product, finite, to, u)
-            elif not finite:
-                leaves = "not finite"
-            unbound = alone is None or not (to.largest or self._floor is not None)
-            row = {
-                "schema": SCHEMA,
-                "step": self.step,
-                "training": bool(getattr(self._model, "training", False)),
-                "layer": place,
-                "name": layer.name,
-                "streams": n,
-                "tokens": layer.operator.shape[0],
-                "forward_gain": product and product.forward,
-                "backward_gain": backward[place],
-                "layer_forward_gain": alone and alone.forward,
-                "layer_backward_gain": alone and alone.backward,
-                "min_column_sum": product and product.column,
-                "min_row_sum": product and product.row,
-                "min_forward_gain": product and product.faintest,
-                "activation_max": largest,
-                "dispersion": dispersion,
-                "within": False if leaves else None if unbound else True,
-                "leaves": leaves,
-            }
-            rows.append({key: _plain(row[key]) for key in ROW_KEYS})
-        return rows
-
     def _limits(self, dialect: Dialect | None, n: int) -> Limits:
         return limits(dialect, n, self._bound, self._floor)
 
-    def _warn(self, rows: list[dict[str, Any]], at: _Pass) -> None:
+    def _warn(self, rows: list[dict[str, Any]], at: Pass) -> None:
         for row in rows:
             kind: Leaving | None = row["leaves"]
             if kind is None or kind in self.departures:
@@ -527,57 +360,4 @@ class Monitor:
             self.departures[kind] = row
             self.left = self.left or row
             to = self._limits(at.records[row["layer"]][1], row["streams"])
-            _say(_DEPARTURE[kind], row, to)
-
-    def _guarded(self, kind: str, what: str) -> _Guarded:
-        """A trouble instead of an exception: nothing that the monitor does may end what it watches."""
-        return _Guarded(self, kind, what)
-
-    def trouble(self, kind: str, sentence: str) -> None:
-        """Count a trouble, and say the first of its kind."""
-        with self._lock:
-            self.troubles += 1
-            if kind in self._said:
-                return
-            self._said.add(kind)
-        _log("%s. The model runs on; what else goes wrong so is counted in Monitor.troubles", printable(sentence))
-
-
-_DEPARTURE: Mapping[Leaving, str] = {
-    "explode": "leaves its bound ({limits}): forward gain {forward_gain} (alone {layer_forward_gain}), backward gain "
-    "alone {layer_backward_gain}, activation max {activation_max}",
-    "vanish": "fades ({floor}): smallest forward gain {min_forward_gain}, smallest row sum {min_row_sum}, smallest "
-    "column sum {min_column_sum}, forward gain alone {layer_forward_gain}",
-    "not finite": "is not finite: forward gain {forward_gain} (alone {layer_forward_gain}), backward gain alone "
-    "{layer_backward_gain}, activation max {activation_max}",
-}
-
-
-def _say(text: str, row: Mapping[str, Any], to: Limits) -> None:
-    unknown = "not finite" if row["leaves"] == "not finite" else "null"
-    numbers = {
-        key: unknown if value is None else f"{value:.6g}"
-        for key, value in row.items()
-        if key.endswith(("gain", "sum", "max"))
-    }
-    exact = f"every {' and '.join(to.exact)} of A sums to 1"
-    floor = exact if to.exact else f"a gain below {to.floor:g}"
-    said = text.format(limits=to.describe(), floor=floor, **numbers)
-    _log("step %s: layer %s (%s) %s", row["step"], row["layer"], printable(str(row["name"])), said)
-
-
-def _depth() -> int:
-    """How many calls are running in this thread."""
-    depth, frame = 0, sys._getframe()  # pyright: ignore[reportPrivateUsage]
-    while frame is not None:
-        depth, frame = depth + 1, frame.f_back
-    return depth
-
-
-def _log(text: str, *parts: Any) -> None:
-    with contextlib.suppress(Exception):  # a handler of the user's that raises must not end the training either
-        logger.warning(text, *parts)
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            warn("%s", departure(row, to))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mhc_ref.gain import prefixes, suffixes
-from properties.explosion.emissions import is_plain
-from properties.explosion.limits import Sums
+from properties.explosion.monitor.emissions import is_plain
+from properties.explosion.monitor.limits import Sums
 
 
 class Entered(NamedTuple):

@@ -24,11 +24,11 @@ import torch
 
 import mhc_ref
 from mhc_ref import HYPER_CONNECTIONS, Params
-from properties.explosion.closed_form import Answer, rate, smallest_exponent
 from properties.explosion.composite import Matrix, context, decimal, powered, shown
-from properties.explosion.hypothesise import Clock
 from properties.explosion.mixing import fraction
+from properties.explosion.proofs.closed_form import Answer, rate, smallest_exponent
 from properties.explosion.request import Request
+from properties.explosion.searches.hypothesise import Clock
 
 _FAR = 60
 """A weight whose tanh is 1 in float64, and in 50 digits falls short of it by 1e-52."""

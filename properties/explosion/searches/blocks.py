@@ -48,12 +48,12 @@ import mhc_ref
 from mhc_ref import Dialect, Params
 from mhc_ref.block import residual_size
 from mhc_ref.exact import Exact
-from properties.explosion.closed_form import Answer
 from properties.explosion.composite import DIGITS, Matrix, context, decimal
-from properties.explosion.entries import simpler
-from properties.explosion.hypothesise import Clock, smallest
 from properties.explosion.mixing import fraction
+from properties.explosion.proofs.closed_form import Answer
 from properties.explosion.request import Request
+from properties.explosion.searches.entries import simpler
+from properties.explosion.searches.hypothesise import Clock, smallest
 
 OPEN = 60
 """A gate logit whose sigmoid is 1 in float64, and in 50 digits falls short of it by 1e-26."""

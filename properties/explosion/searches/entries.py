@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from properties.explosion.composite import Integers, Matrix, identity, multiply, reaches, scaled
-from properties.explosion.hypothesise import Clock, smallest
+from properties.explosion.searches.hypothesise import Clock, smallest
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mhc_ref.gain import gains
 from properties.explosion.composite import composite, measure, reaches
-from properties.explosion.entries import Order, by_order, intricacy
-from properties.explosion.hypothesise import Clock
 from properties.explosion.mixing import Mixing
 from properties.explosion.request import Request
+from properties.explosion.searches.entries import Order, by_order, intricacy
+from properties.explosion.searches.hypothesise import Clock
 
 _MARGIN = 1e-12
 _DOUBT = Fraction(1, 10**45)

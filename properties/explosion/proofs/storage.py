@@ -16,10 +16,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from properties.explosion.hypothesise import Clock
-from properties.explosion.logits import confirmed
 from properties.explosion.mixing import Mixing
 from properties.explosion.request import Request
+from properties.explosion.searches.hypothesise import Clock
+from properties.explosion.searches.logits import confirmed
 
 _SAMPLES = 100_000
 

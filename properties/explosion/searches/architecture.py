@@ -15,10 +15,10 @@ from fractions import Fraction
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from properties.explosion.closed_form import bound, origin, strongest
 from properties.explosion.composite import Matrix, composite, reaches
-from properties.explosion.hypothesise import Clock, smallest
+from properties.explosion.proofs.closed_form import bound, origin, strongest
 from properties.explosion.request import Request
+from properties.explosion.searches.hypothesise import Clock, smallest
 
 
 @dataclass(frozen=True)

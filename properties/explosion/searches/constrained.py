@@ -9,16 +9,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from properties.explosion.ascent import Concentration, climbed
-from properties.explosion.closed_form import Answer
 from properties.explosion.composite import decimal
-from properties.explosion.foreign import smallest_stack
-from properties.explosion.hypothesise import Clock
-from properties.explosion.logits import confirmed, float_gain, may_reach, product, reached, simplest_logits
-from properties.explosion.manifold import answer, axis, cap, normalised
 from properties.explosion.mixing import Mixing
+from properties.explosion.proofs.closed_form import Answer
+from properties.explosion.proofs.manifold import answer, axis, cap, normalised
+from properties.explosion.proofs.storage import drifting, growth
 from properties.explosion.request import Request
-from properties.explosion.storage import drifting, growth
+from properties.explosion.searches.ascent import Concentration, climbed
+from properties.explosion.searches.foreign import smallest_stack
+from properties.explosion.searches.hypothesise import Clock
+from properties.explosion.searches.logits import confirmed, float_gain, may_reach, product, reached, simplest_logits
 
 _FAR = 700.0
 """A logit whose exponential float64 holds, and which is beyond every threshold that can be asked for."""

@@ -12,12 +12,12 @@ import itertools
 import torch
 from torch import Tensor
 
-from properties.explosion.ascent import Concentration
-from properties.explosion.closed_form import Answer
-from properties.explosion.hypothesise import Clock
-from properties.explosion.logits import float_gain, reached
 from properties.explosion.mixing import Mixing
+from properties.explosion.proofs.closed_form import Answer
 from properties.explosion.request import Request
+from properties.explosion.searches.ascent import Concentration
+from properties.explosion.searches.hypothesise import Clock
+from properties.explosion.searches.logits import float_gain, reached
 
 
 class Stack:

@@ -37,10 +37,10 @@ from fractions import Fraction
 from typing import Literal
 
 from mhc_ref import Dialect
-from properties.explosion.closed_form import Answer, smallest_exponent
 from properties.explosion.composite import decimal, powered
+from properties.explosion.proofs.closed_form import Answer, smallest_exponent
+from properties.explosion.proofs.storage import growth
 from properties.explosion.request import Request
-from properties.explosion.storage import growth
 
 Axis = Literal["rows", "columns", "spectral"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref.projection import compute_dtype
-from properties.explosion.closed_form import Answer, bound, origin, strongest
+from properties.explosion.proofs.closed_form import Answer, bound, origin, strongest
 from properties.explosion.request import Request
 
 

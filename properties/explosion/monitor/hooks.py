@@ -7,6 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
+
+from properties.explosion.monitor.troubles import Troubles
 
 INERT: Callable[..., None] = (0).__init__
 """A hook that does nothing. A pickle of it names nothing of this package, so that a saved copy of a watched model can
@@ -57,3 +60,56 @@ class Watched:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial, (self.function,)  # which names nothing of this package either
+
+
+class Attached:
+    """What hangs on the modules of a model, and how it is taken off again. A copy hangs on nothing."""
+
+    def __init__(self, troubles: Troubles) -> None:
+        self._troubles = troubles
+        self._undo: list[Callable[[], Any]] = []
+        self._handles: list[Any] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._undo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Attached, (self._troubles,)
+
+    def hook(self, handle: Any) -> None:
+        """Keep what torch gave for a hook that was registered."""
+        self._handles.append(handle)
+        self._undo.append(handle.remove)
+
+    def watch(self, module: nn.Module, name: str, seen: Callable[[Any], None]) -> None:
+        """Show `seen` what a function returns that the module keeps as an attribute."""
+        own = name in vars(module)
+        inner = getattr(module, name)
+        watched = Watched(inner, seen)
+        setattr(module, name, watched)
+
+        def undo() -> None:
+            watched.seen = None  # where somebody has wrapped it again, it stays and looks no more
+            if vars(module).get(name) is watched:
+                if own:
+                    setattr(module, name, inner)
+                else:
+                    delattr(module, name)
+
+        self._undo.append(undo)
+
+    def missing(self) -> bool:
+        """Whether somebody has removed a hook of ours, which is a trouble."""
+        gone = 0
+        with self._troubles.instead("hooks", "whether the hooks are in their places cannot be told"):
+            gone = sum(handle.id not in (handle.hooks_dict_ref() or ()) for handle in self._handles)
+        if gone:
+            self._troubles.say("hooks", f"{gone} hooks were removed by somebody else, so that layers are not seen")
+        return bool(gone)
+
+    def detach(self) -> None:
+        for undo in reversed(self._undo):
+            with self._troubles.instead("hooks", "a hook cannot be removed"):
+                undo()
+        self._undo.clear()
+        self._handles.clear()

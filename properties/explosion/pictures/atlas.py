@@ -18,7 +18,7 @@ from properties.explosion.atlas import (
     frontier,
 )
 from properties.explosion.composite import decimal
-from properties.explosion.picture import figure_of, saved
+from properties.explosion.pictures.explosion import figure_of, saved
 
 _STEPS = 120
 _PANELS = (

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mhc_ref.gain import prefixes, suffixes
-from properties.explosion.blocks import activations, envelope
-from properties.explosion.closed_form import rate
 from properties.explosion.composite import decimal
-from properties.explosion.dynamic import states
-from properties.explosion.logits import float_gain
-from properties.explosion.manifold import axis, cap
+from properties.explosion.proofs.closed_form import rate
+from properties.explosion.proofs.manifold import axis, cap
 from properties.explosion.result import Explosion, tensor
+from properties.explosion.searches.blocks import activations, envelope
+from properties.explosion.searches.dynamic import states
+from properties.explosion.searches.logits import float_gain
 from properties.guards.whole import write_whole
 
 _MATRICES = 4

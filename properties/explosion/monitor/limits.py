@@ -30,7 +30,7 @@ import torch
 
 from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
-from properties.explosion.manifold import flipped
+from properties.explosion.proofs.manifold import flipped
 
 Leaving = Literal["explode", "vanish", "not finite"]
 KINDS: tuple[Leaving, ...] = ("not finite", "explode", "vanish")
@@ -83,8 +83,8 @@ def limits(dialect: Dialect | None, n: int, bound: float | None = None, floor: f
 def limits_of(dialect: Dialect | None, n: int) -> dict[str, float]:
     """The largest forward and backward gain of a dialect's operators and of their products; {} where there is none.
 
-    `properties.explosion.manifold` has the proofs: the sums that are normalised last are at most 1, the others below n;
-    a mixture of permutations has both at 1.
+    `properties.explosion.proofs.manifold` has the proofs: the sums that are normalised last are at most 1, the others
+    below n; a mixture of permutations has both at 1.
     """
     if dialect is None or dialect.residual == "unconstrained":
         return {}

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Dialect
-from properties.explosion.hypothesise import Clock
-from properties.explosion.manifold import flipped, last_axis
+from properties.explosion.proofs.manifold import flipped, last_axis
+from properties.explosion.searches.hypothesise import Clock
 
 _OFFSETS = (0.0, 1.0, 4.0, 16.0, 50.0, 200.0)
 _DROPS = (1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 12.0, 14.0, 20.0, 50.0, 200.0, 1000.0)

@@ -1,0 +1,55 @@
+"""The passes of a watched model that are running, and what each has recorded so far."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass, field
+
+from mhc_ref import Dialect
+from properties.explosion.monitor.measures import Entered, Layer
+
+
+@dataclass
+class Pass:
+    """One pass of the model: its layers so far."""
+
+    recorded: bool
+    handled: BaseException | None = None  # the exception that was being handled when the pass began
+    depth: int = 0  # of the stack of calls
+    thread: int = field(default_factory=threading.get_ident)
+    records: list[tuple[Layer, Dialect | None]] = field(default_factory=list)
+    missed: bool = False  # a layer's operator could not be read
+    waiting: list[tuple[object, Entered]] = field(default_factory=list)  # modules whose forward is running
+
+    def entered(self, module: object) -> Entered | None:
+        """What entered a module whose forward ends now."""
+        for place in reversed(range(len(self.waiting))):
+            if self.waiting[place][0] is module:
+                found = self.waiting[place][1]
+                del self.waiting[place:]  # what came after it did not end, by an exception that somebody caught
+                return found
+        return None
+
+
+class Running(threading.local):
+    """The passes that are running in a thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.passes: list[Pass] = []
+        self.busy = False
+
+    def __enter__(self) -> None:
+        """A function of the user's runs, which may call the model."""
+        self.busy = True
+
+    def __exit__(self, *_: object) -> None:
+        self.busy = False
+
+
+def calls() -> int:
+    """How many calls are running in this thread."""
+    depth, frame = 0, sys._getframe()  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back
+    return depth

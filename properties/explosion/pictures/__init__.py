@@ -1,0 +1,1 @@
+"""Pictures of an explosion and of the atlas."""

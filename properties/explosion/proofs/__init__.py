@@ -1,0 +1,1 @@
+"""What follows without a search: closed forms, caps and their proofs."""

@@ -1,0 +1,1 @@
+"""How the smallest is searched: depth and streams, logits and entries, one file a way."""
