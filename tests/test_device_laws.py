@@ -110,7 +110,7 @@ CORRECT = {
 
 @pytest.mark.parametrize("law", CORRECT)
 def test_a_control_is_never_accused(law: str, tmp_path: Path) -> None:
-    fake = bool({"graphs", "streams", "giants", "accelerator"} & {of(law).feature}) or law.startswith("compiled")
+    fake = bool({"graphs", "streams", "giants", "accelerator"} & {of(law).on.feature}) or law.startswith("compiled")
     for name in CORRECT[law]:
         found = verdict(of(law), controls.build(name, SHORT), tmp_path, fake=fake, examples=4)
         assert found.status == "passed", f"{name}: {found.reason}"
@@ -229,7 +229,7 @@ def test_a_state_that_halving_makes_subnormal_is_not_held_against_anybody() -> N
 def test_every_law_holds_for_float16_states(law: str, preset: str, tmp_path: Path) -> None:
     subject = Subject("ref", Half(mhc_ref.PRESETS[preset]), torch.float16, CPU)
     found = examine(all_laws()[law], subject, Profile(40, derandomise=True), directory=tmp_path)
-    said = all_laws()[law].inapplicable(subject.implementation, subject.dtype, CPU) or all_laws()[law].thorough
+    said = all_laws()[law].inapplicable(subject.implementation, subject.dtype, CPU) or all_laws()[law].schedule.thorough
     assert found.status == ("not-applicable" if said else "passed"), found.message or found.reason
 
 
@@ -338,7 +338,7 @@ def test_a_law_keeps_its_tensors_on_the_device(law: str) -> None:
     subject = Subject("ref", reference, torch.float32, FAKE)
     with fake_device():
         setting = subject.setting(all_laws()[law])
-    case = first_example(all_laws()[law].cases(setting))
+    case = first_example(all_laws()[law].draw(setting))
     with fake_device():
         try_case(all_laws()[law], subject, case)  # raises where it is broken
 

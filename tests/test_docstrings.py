@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import strategies as st
 
 import properties.core.law
 from properties.guards.faults import HarnessError
@@ -18,7 +19,7 @@ def test_no_law_is_made_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> N
     assert properties.core.law.stripped() is None
     monkeypatch.setattr(properties.core.law, "sys", SimpleNamespace(flags=SimpleNamespace(optimize=2)))
     with pytest.raises(HarnessError, match="PYTHONOPTIMIZE=2"):
-        properties.core.law.law(kind="identity", stage="logits", needs=(), cases=lambda setting: None)  # pyright: ignore[reportArgumentType]
+        properties.core.law.law("manifold.nothing", "identity", lambda setting: st.nothing(), needs=())
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_what_fails_around_a_call_is_ours_where_it_fails_for_the_reference_too(w
 
         trial.observe("project", run)
 
-    law = dataclasses.replace(SUMS, check=check)
+    law = dataclasses.replace(SUMS, judge=check)
     if whose == "ours":
         with pytest.raises(
             HarnessError, match=r"no attribute 'missing' at test_interruption.py:\d+, in code of the suite"
@@ -261,7 +261,7 @@ def test_a_gradient_that_fails_in_code_of_a_law_is_no_failure_of_the_target(tmp_
         trial.pull("project", [case.logits], [case.logits], lambda target, z: target.project(z) / (1 // 0))
 
     with pytest.raises(HarnessError, match=r"ZeroDivisionError: .* in code of the suite around the calls of project"):
-        verdict(right, tmp_path, law=dataclasses.replace(SUMS, check=check))
+        verdict(right, tmp_path, law=dataclasses.replace(SUMS, judge=check))
 
 
 # -- what comes from outside is not ------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def test_an_interrupt_outside_of_the_target_ends_the_run_too(
 ) -> None:
     law = SUMS
     if place == "drawing":
-        law = dataclasses.replace(SUMS, cases=lambda s: SUMS.cases(s).map(lambda case: (swallowed(), case)[1]))
+        law = dataclasses.replace(SUMS, draw=lambda s: SUMS.draw(s).map(lambda case: (swallowed(), case)[1]))
     else:
         monkeypatch.setattr("properties.core.trial.wide", lambda value: (swallowed(), value.detach().double())[1])
     with pytest.raises(KeyboardInterrupt):
@@ -492,7 +492,7 @@ def test_a_fault_of_ours_met_while_shrinking_is_told_and_takes_nothing_away(tmp_
         drawn.append(case.logits.shape[-1])
         return 3 in drawn or case.logits.shape[-1] > 2
 
-    law = dataclasses.replace(SUMS, check=check, cases=lambda s: SUMS.cases(s).filter(first_three))
+    law = dataclasses.replace(SUMS, judge=check, draw=lambda s: SUMS.draw(s).filter(first_three))
     found = verdict(right, tmp_path, THOROUGH, law)
     assert found.status == "failed"
     assert found.reason == "h_res"
@@ -515,7 +515,7 @@ def test_a_fault_of_ours_that_comes_first_is_told_when_the_law_turns_out_to_be_b
         begun.append(1)
         return len(begun) > 30 or case.logits.shape[-1] == 3
 
-    law = dataclasses.replace(SUMS, check=check, cases=lambda s: SUMS.cases(s).filter(three_first))
+    law = dataclasses.replace(SUMS, judge=check, draw=lambda s: SUMS.draw(s).filter(three_first))
     found = verdict(right, tmp_path, THOROUGH, law)
     assert found.status == "failed"
     assert "HarnessError: the bound is at fault" in found.message
@@ -534,10 +534,10 @@ def test_a_strategy_that_throws_most_inputs_away_is_an_error_that_names_it(waste
         return case
 
     def cases(setting: Any) -> Any:
-        return SUMS.cases(setting).map(assumed) if waste == "assume" else SUMS.cases(setting).filter(one_in_forty)
+        return SUMS.draw(setting).map(assumed) if waste == "assume" else SUMS.draw(setting).filter(one_in_forty)
 
-    law = dataclasses.replace(SUMS, cases=cases)
+    law = dataclasses.replace(SUMS, draw=cases)
     with pytest.raises(
-        HarnessError, match=r"manifold\.last-axis-sums on .* its strategy \(`properties\.laws\.manifold`, `cases`\)"
+        HarnessError, match=r"manifold\.last-axis-sums on .* its strategy \(`properties\.laws\.manifold`, `draw`\)"
     ):
         verdict(right, tmp_path, THOROUGH, law)

@@ -192,7 +192,7 @@ def test_a_law_that_shares_its_process_with_the_target_is_tried_in_a_new_one(
 
     (folder / "shared.py").write_text(IN_PROCESS.replace("LEAVES", str(leaves)))
     law = all_laws()["gradient.branches-learn"]
-    assert law.in_process
+    assert law.on.in_process
     subject = Subject("shared.py:Block", resolve("shared.py:Block"), torch.float32, torch.device("cpu"))
     verdict = examine_apart(
         law,

@@ -25,6 +25,7 @@ from properties.commands.replay import replay_file
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Reference
 from properties.core.law import FAMILIES, Law, all_laws, family_laws
+from properties.core.premises import Where
 from properties.core.trial import Trial
 from properties.engine import fitting, known
 from properties.engine.counterexample import Counterexample, versions
@@ -470,7 +471,7 @@ def drawn(law: Law, subject: Subject, examples: int) -> list[Case]:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]  # the metaclass is not typed
     )
-    @given(law.cases(subject.setting(law)))
+    @given(law.draw(subject.setting(law)))
     def draw(case: Case) -> None:
         found.append(case)
 
@@ -502,7 +503,8 @@ def test_every_case_that_a_law_draws_fits_it(preset: str, dtype: str) -> None:
     subject = subject_of(preset, dtype)
     subject.implementation.dtypes = (dtype,)
     for law in all_laws().values():
-        if law.applies(subject.implementation.dialect):
+        of_dialect = [one for one in law.premises if isinstance(one, Where)]
+        if any(one(subject.implementation, subject.dtype) for one in of_dialect):
             continue
         for case in drawn(law, subject, 3):
             assert {name for name, _ in case.items()} <= NAMED, law.id
@@ -548,7 +550,7 @@ def test_a_case_that_was_spoiled_accuses_nobody(family: str, most: int, tmp_path
     subject = subject_of("PAPER", "float32")
     attempts: list[tuple[str, Case]] = []
     for law in family_laws(family):
-        if law.inapplicable(subject.implementation, subject.dtype, subject.device) or law.thorough:
+        if law.inapplicable(subject.implementation, subject.dtype, subject.device) or law.schedule.thorough:
             continue
         case = drawn(law, subject, 4)[-1]
         values = dict(case.items())
@@ -656,7 +658,7 @@ def test_where_the_reference_breaks_the_law_too_nobody_is_accused(
     def broken(trial: Trial, case: Case) -> None:
         trial.holds("a law that nothing keeps", False)
 
-    law = dataclasses.replace(all_laws()[SUMS], check=broken)
+    law = dataclasses.replace(all_laws()[SUMS], judge=broken)
     monkeypatch.setattr("properties.commands.replay.all_laws", lambda: {SUMS: law})
     outcome = replay_file(stored(folder / "case.safetensors", "deviation:h-res-transposed"))
     assert outcome.status == "ERROR"
@@ -666,7 +668,7 @@ def test_where_the_reference_breaks_the_law_too_nobody_is_accused(
 
 
 def test_where_nothing_is_claimed_nothing_is_fixed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    law = dataclasses.replace(all_laws()[SUMS], check=lambda trial, case: None)
+    law = dataclasses.replace(all_laws()[SUMS], judge=lambda trial, case: None)
     monkeypatch.setattr("properties.commands.replay.all_laws", lambda: {SUMS: law})
     outcome = replay_file(stored(folder / "case.safetensors", "ref"))
     assert (outcome.status, "claims nothing at this case" in outcome.message) == ("ERROR", True)

@@ -115,7 +115,7 @@ def _at_this_input(law: Law, subject: Subject, case: Case, found: Identification
     if made is None:
         return "it could not be tried at this input"
     try:
-        law.check(replace(subject, implementation=made).trial(), case)
+        law.judge(replace(subject, implementation=made).trial(), case)
     except LawBroken as broken:
         size = f" with ratio {broken.ratio:.3g}" if math.isfinite(broken.ratio) else ""
         return f"and at this input it breaks this law{size}"

@@ -44,7 +44,7 @@ def examine_apart(
         made: the subject with its target in a process of its own, as `subject_apart` makes it.
     """
     before = f"the process {death} while {law.id} was examined on {subject.id}"
-    if law.in_process:
+    if law.on.in_process:
         return _alone(law, subject, profile, directory, randomness, before)
     try:
         verdict = examine(law, made(subject), profile, directory=directory, randomness=randomness)

@@ -21,7 +21,7 @@ from properties.bounds import Rounding
 from properties.core.case import Case, describe, streams_of
 from properties.core.device import device_of
 from properties.core.implementation import Implementation, Products
-from properties.core.law import Law
+from properties.core.law import Law, Schedule
 from properties.core.trial import (
     ContractBroken,
     FloatTruth,
@@ -107,7 +107,7 @@ class Subject:
         )
 
     def trial(self) -> Trial:
-        """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.check`."""
+        """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.judge`."""
         return Trial(self.implementation, self.dtype, self.device, FloatTruth(self.implementation.dialect))
 
 
@@ -147,8 +147,8 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
             gives the failure that had been found until then.
     """
     inapplicable = law.inapplicable(subject.implementation, subject.dtype, subject.device)
-    if inapplicable is None and law.thorough and subject.device.type == "cpu" and not profile.thorough:
-        inapplicable = f"{law.thorough}: on a CPU with --hypothesis-profile thorough"
+    if inapplicable is None and law.schedule.thorough and subject.device.type == "cpu" and not profile.thorough:
+        inapplicable = f"{law.schedule.thorough}: on a CPU with --hypothesis-profile thorough"
     if inapplicable:
         return Verdict(law.id, subject, "not-applicable", inapplicable)
     path = directory / f"{_name_in(directory, law, subject)}.safetensors"
@@ -193,7 +193,7 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
     def search(frame: Setting, examples: int, index: int, skip: bool) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NonInteractiveExampleWarning)
-            test = given(law.cases(frame))(_after_the_simplest(one) if skip else one)
+            test = given(law.draw(frame))(_after_the_simplest(one) if skip else one)
         test = _settings(profile, examples + skip, law, subject)(test)
         if profile.derandomise or randomness is not None:
             test = seed(_seed(law, subject, index, randomness))(test)
@@ -202,7 +202,7 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         else:
             test()
 
-    frames = _frames(subject.setting(law), profile.examples / law.cost, law.by_streams, law.most)
+    frames = _frames(subject.setting(law), profile.examples, law.schedule)
 
     def searched() -> Verdict:
         try:
@@ -263,11 +263,12 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
             chance.keep()
 
 
-def _frames(setting: Setting, examples: float, by_streams: bool = True, most: int = 0) -> list[tuple[Setting, int]]:
+def _frames(setting: Setting, most: int, schedule: Schedule) -> list[tuple[Setting, int]]:
     """A quarter of the examples over every accepted n, the rest n by n: none is left to chance."""
-    if most:
-        return [(setting, max(1, min(most, round(examples))))]
-    if not by_streams:
+    examples = most / schedule.cost
+    if schedule.most:
+        return [(setting, max(1, min(schedule.most, round(examples))))]
+    if not schedule.by_streams:
         return [(setting, max(3, round(examples)))]
     each = max(2, round(0.75 * examples / len(setting.streams)))
     if len(setting.streams) == 1:
@@ -346,7 +347,7 @@ def _stopped(stop: Interrupted, begun: float) -> str:
 
 def _wasteful(law: Law, subject: Subject, fault: FailedHealthCheck) -> str:
     return (
-        f"{law.id} on {subject.id}: its strategy (`{law.module}`, `cases`) fails a health check of Hypothesis, so that "
+        f"{law.id} on {subject.id}: its strategy (`{law.module}`, `draw`) fails a health check of Hypothesis, so that "
         f"less may be tried than the report would say: {str(fault).partition(chr(10))[0]}"
     )
 
@@ -455,14 +456,14 @@ def try_case(law: Law, subject: Subject, case: Case) -> Trial:
     """
     trial = subject.trial()
     try:
-        law.check(trial, case)
+        law.judge(trial, case)
         return trial
     except ContractBroken:
         raise
     except LawBroken as broken:
         judge = trial.confirming()
         try:
-            law.check(judge, case)
+            law.judge(judge, case)
         except LawBroken as confirmed:
             if law.kind == "oracle" and not judge.truth.asked:
                 raise HarnessError(
@@ -616,7 +617,7 @@ def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
         trial = subject.trial()
         trial.rounding = Rounding.of(subject.dtype, products)  # the judge's alone: the call is the one that failed
         try:
-            law.check(trial, case)
+            law.judge(trial, case)
         except Exception:  # broken here too; and nothing that goes wrong may take the place of the failure explained
             continue
         return products
@@ -648,12 +649,12 @@ def explain(
         numbers.append((broken.against, broken.exact + _BESIDE.get(broken.against, "")))
     if math.isfinite(broken.bound):
         numbers += _measured(broken)
-    if law.gradient and broken.got == "0":
+    if "differentiable" in law.declared and broken.got == "0":
         numbers.append(("hint", _NO_GRAPH))
     elif not quick and math.isfinite(broken.ratio) and (products := _read_as_tf32(law, subject, case)):
         numbers.append(("hint", _TF32.format(products)))
-    if law.capability and getattr(Implementation, law.capability) is True:
-        numbers.append(("hint", _BY_DEFAULT.format(law.capability)))
+    promises = [one for one in law.declared if one != "differentiable" and getattr(Implementation, one) is True]
+    numbers += [("hint", _BY_DEFAULT.format(promise)) for promise in promises]
     numbers += [("also", text) for text in also]
     inputs = "\n".join(f"    {name} = {describe(value)}" for name, value in case.items())
     body = "\n".join(f"  {name:<6} {text}" for name, text in numbers)

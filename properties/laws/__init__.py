@@ -1,1 +1,25 @@
-"""The laws, one module a family; `properties.core.law.all_laws` lists them by id."""
+"""The laws; `properties.core.law.all_laws` lists them by id."""
+
+MODULES = (
+    "manifold",
+    "mixing",
+    "coefficients",
+    "block",
+    "depth",
+    "depth_shapes",
+    "gradient",
+    "gradient_block",
+    "gradient_calls",
+    "gradient_depth",
+    "gradient_ends",
+    "gradient_mappings",
+    "execution",
+    "execution_floods",
+    "execution_poison",
+    "execution_shapes",
+    "device",
+    "device_memory",
+    "device_queues",
+    "precision",
+)
+"""The modules that state laws, in the order in which they are listed and tried."""

@@ -16,7 +16,9 @@ from properties.bounds import Approx, Rounding
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import parameter_dtype
 from properties.core.law import law
+from properties.core.premises import emits_res, several_streams, where
 from properties.core.trial import Seen, Trial, wide
+from properties.laws import about
 from properties.laws.coefficients import Coefficients, bound_of, coefficients
 from properties.laws.mixing import applied, combined, mixed
 from properties.laws.premises import free_matrix, takes_streams
@@ -108,7 +110,7 @@ def any_block(draw: DrawFn, setting: Setting) -> Case:
     return case
 
 
-@law(kind="oracle", stage="state", needs=("block",), cases=any_block)
+@about.block("block.agrees-with-oracle", "oracle", any_block)
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """The branch sees h_pre x, and the block returns A x + h_post^T y for what the branch gave back.
 
@@ -125,11 +127,11 @@ def agrees_with_oracle(trial: Trial, case: Case) -> None:
 
 
 @law(
-    kind="identity",
-    stage="state",
+    "block.silent-branch-leaves-the-mixing",
+    "identity",
+    lambda s: block_cases(s, most=2, scales=SIZES, kinds=("zero",)),
+    emits_res,
     needs=("block", "mappings", "post"),
-    cases=lambda s: block_cases(s, most=2, scales=SIZES, kinds=("zero",)),
-    parts=("res",),
     blind=("emitted-transposed", "one-iteration"),
 )
 def silent_branch_leaves_the_mixing(trial: Trial, case: Case) -> None:
@@ -173,13 +175,12 @@ def destination(order: tuple[int, ...], dialect: Dialect) -> list[int]:
     return [order.index(i) for i in range(len(order))] if dialect.transposed else list(order)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=routed_cases,
-    applies=free_matrix,
-    least_streams=2,
+@about.block(
+    "block.permutation-limit-carries-streams",
+    "identity",
+    routed_cases,
+    where(free_matrix),
+    several_streams,
     blind=("post-scale-one",),
 )
 def permutation_limit_carries_streams(trial: Trial, case: Case) -> None:
@@ -196,11 +197,10 @@ def permutation_limit_carries_streams(trial: Trial, case: Case) -> None:
     trial.within("a carried stream", out, target, rounding, (exact - target).abs())
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: block_cases(s, most=2, scales=SIZES, kinds=("constant",)),
+@about.block(
+    "block.branch-enters-through-h-post-alone",
+    "identity",
+    lambda s: block_cases(s, most=2, scales=SIZES, kinds=("constant",)),
     blind=("h-res-transposed", "one-iteration", "branch-reads-mean"),
 )
 def branch_enters_through_h_post_alone(trial: Trial, case: Case) -> None:
@@ -225,13 +225,12 @@ def branch_enters_through_h_post_alone(trial: Trial, case: Case) -> None:
     )
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: block_cases(s.with_(streams=(1,)), most=2, scales=SIZES),
-    excuse=takes_streams(1),
-    blind=("h-res-transposed",),
+@about.block(
+    "block.one-stream-is-a-gated-residual",
+    "identity",
+    lambda s: block_cases(s.with_(streams=(1,)), most=2, scales=SIZES),
+    takes_streams(1),
+    blind=about.SYMMETRIC,
 )
 def one_stream_is_a_gated_residual(trial: Trial, case: Case) -> None:
     """For n = 1 the block is a x + h_post F(h_pre x) with a = 1 (with an eps: what its iteration makes of one entry).
@@ -248,11 +247,10 @@ def one_stream_is_a_gated_residual(trial: Trial, case: Case) -> None:
     trial.within("the block of one stream", out, result.value, result.error)
 
 
-@law(
-    kind="contract",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: block_cases(s, most=2, scales=SIZES, kinds=("identity", "scale")),
+@about.block(
+    "block.inputs-reach-the-branch-once",
+    "contract",
+    lambda s: block_cases(s, most=2, scales=SIZES, kinds=("identity", "scale")),
 )
 def inputs_reach_the_branch_once(trial: Trial, case: Case) -> None:
     """A block calls its branch once, with [..., C] in the dtype of the state.

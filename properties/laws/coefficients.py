@@ -16,7 +16,9 @@ from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.core.case import Case
 from properties.core.law import law
+from properties.core.premises import emits_res, norm_weight, several_streams, where
 from properties.core.trial import Trial, wide
+from properties.laws import about
 from properties.laws.premises import depends_on_logits, gated
 from properties.strategies import Setting, coarse, coefficient_cases, permutations_of, saturating, seeds
 
@@ -77,7 +79,7 @@ def agree(
                 trial.within(f"h_{name} {what}".strip(), one, other, bound.error)
 
 
-@law(kind="oracle", stage="state", needs=("mappings",), cases=lambda s: coefficient_cases(s, most=3))
+@about.mappings("coefficients.agrees-with-oracle", "oracle", lambda s: coefficient_cases(s, most=3))
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """h_pre, h_post and h_res are those of the declared dialect, within what rounding explains.
 
@@ -96,12 +98,11 @@ def saturated_cases(draw: DrawFn, setting: Setting, **options: Any) -> Case:
     return case.with_(params=saturating(case.params, case.x.shape[-2], far))
 
 
-@law(
-    kind="invariant",
-    stage="state",
-    needs=("mappings",),
-    cases=saturated_cases,
-    applies=gated,
+@about.mappings(
+    "coefficients.gates-stay-in-their-range",
+    "invariant",
+    saturated_cases,
+    where(gated),
     blind=("h-res-transposed", "one-iteration", "gates-ignored"),
 )
 def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
@@ -132,11 +133,10 @@ def zero_logit_cases(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(params=params._replace(phi=torch.zeros_like(params.phi), bias=torch.zeros_like(params.bias)))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=zero_logit_cases,
+@about.mappings(
+    "coefficients.zero-logits-have-known-values",
+    "identity",
+    zero_logit_cases,
     blind=("h-res-transposed", "bias-dropped"),
 )
 def zero_logits_have_known_values(trial: Trial, case: Case) -> None:
@@ -164,7 +164,7 @@ def scaled_cases(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(factor=2.0 ** draw(st.integers(1, most) | st.integers(-2, -1)))
 
 
-@law(kind="identity", stage="state", needs=("mappings",), cases=scaled_cases, blind=("h-res-transposed",))
+@about.mappings("coefficients.coefficients-do-not-see-the-scale", "identity", scaled_cases, blind=about.SYMMETRIC)
 def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     """The mappings of c x are those of x, c > 0, but for what the eps of the norm makes of it.
 
@@ -185,12 +185,8 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     agree(trial, f"of {case.factor:g} x", second, first, slack, double=True)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=5),
-    blind=("h-res-transposed",),
+@about.mappings(
+    "coefficients.tokens-are-independent", "identity", lambda s: coefficient_cases(s, most=5), blind=about.SYMMETRIC
 )
 def tokens_are_independent(trial: Trial, case: Case) -> None:
     """A token's mappings do not depend on the other tokens, nor on their order or number.
@@ -226,13 +222,7 @@ def isolated_cases(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(third=draw(st.sampled_from(("pre", "post", "res"))), seed=draw(seeds))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=isolated_cases,
-    blind=("h-res-transposed", "one-iteration"),
-)
+@about.mappings("coefficients.thirds-are-isolated", "identity", isolated_cases, blind=about.ALIKE)
 def thirds_are_isolated(trial: Trial, case: Case) -> None:
     """Other values in one third of bias, gates and projection move that mapping only.
 
@@ -256,11 +246,10 @@ def thirds_are_isolated(trial: Trial, case: Case) -> None:
             agree(trial, f"after a change of the {case.third} third", after, before, bound, double=True, only=name)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: saturated_cases(s, most=3, gates=(0.0,)),
+@about.mappings(
+    "coefficients.closed-gates-leave-the-bias",
+    "identity",
+    lambda s: saturated_cases(s, most=3, gates=(0.0,)),
     blind=("h-res-transposed", "norm-missing"),
 )
 def closed_gates_leave_the_bias(trial: Trial, case: Case) -> None:
@@ -301,14 +290,13 @@ def _matrix_logits(dialect: Dialect) -> str | None:
     return "a permutation of streams permutes n! coefficients" if dialect.residual == "permutations" else None
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=reordered_cases,
-    applies=_matrix_logits,
-    least_streams=2,
-    blind=("h-res-transposed", "one-iteration"),
+@about.mappings(
+    "coefficients.streams-have-no-names",
+    "identity",
+    reordered_cases,
+    where(_matrix_logits),
+    several_streams,
+    blind=about.ALIKE,
 )
 def streams_have_no_names(trial: Trial, case: Case) -> None:
     """Renaming the streams in state and parameters renames them in the mappings.
@@ -347,14 +335,13 @@ def _own_phi(dialect: Dialect) -> str | None:
     return "one phi for all streams cannot absorb a weight for each" if dialect.shared_projection else None
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=weighted_cases,
-    applies=_own_phi,
-    capability="norm_weight",
-    blind=("h-res-transposed",),
+@about.mappings(
+    "coefficients.norm-weight-is-absorbed-by-phi",
+    "identity",
+    weighted_cases,
+    where(_own_phi),
+    norm_weight,
+    blind=about.SYMMETRIC,
 )
 def norm_weight_is_absorbed_by_phi(trial: Trial, case: Case) -> None:
     """A norm weight w acts like phi with its rows multiplied by w.
@@ -372,12 +359,11 @@ def _linear(dialect: Dialect) -> str | None:
     return "tanh stands between gate and projection" if dialect.dynamic == "tanh" else None
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=2, least_phi=1, gates=(1.0, 2.0, 0.5)),
-    applies=_linear,
+@about.mappings(
+    "coefficients.gate-and-projection-multiply",
+    "identity",
+    lambda s: coefficient_cases(s, most=2, least_phi=1, gates=(1.0, 2.0, 0.5)),
+    where(_linear),
     blind=("h-res-transposed", "bias-dropped"),
 )
 def gate_and_projection_multiply(trial: Trial, case: Case) -> None:
@@ -407,12 +393,11 @@ def _norm_eps(dialect: Dialect) -> str | None:
     return None if dialect.rms_eps else "without an eps in the norm a zero state is 0 / 0"
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=zero_state_cases,
-    applies=_norm_eps,
+@about.mappings(
+    "coefficients.zero-tokens-see-only-the-bias",
+    "identity",
+    zero_state_cases,
+    where(_norm_eps),
     blind=("h-res-transposed", "gates-ignored"),
 )
 def zero_tokens_see_only_the_bias(trial: Trial, case: Case) -> None:
@@ -427,12 +412,12 @@ def zero_tokens_see_only_the_bias(trial: Trial, case: Case) -> None:
 
 
 @law(
-    kind="identity",
-    stage="state",
+    "coefficients.residual-mapping-is-the-projection-of-its-logits",
+    "identity",
+    lambda s: coefficient_cases(s, most=1),
+    emits_res,
+    where(depends_on_logits),
     needs=("mappings", "project"),
-    cases=lambda s: coefficient_cases(s, most=1),
-    applies=depends_on_logits,
-    parts=("res",),
     blind=("emitted-transposed", "one-iteration"),
 )
 def residual_mapping_is_the_projection_of_its_logits(trial: Trial, case: Case) -> None:

@@ -15,8 +15,10 @@ from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation, parameter_dtype
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import several_streams, where
 from properties.core.trial import Seen, Trial, wide
+from properties.laws import about
 from properties.laws.block import SIZES, branch_input, destination, one_call, permutation_params, step
 from properties.laws.coefficients import coefficients
 from properties.laws.premises import exact_axis, free_matrix, gated, normalised
@@ -65,7 +67,7 @@ def judge_stack(trial: Trial, case: Case, out: Tensor, seen: list[Seen]) -> None
     trial.within("the stack", out, exact, collapse_of(state, trial, *case.head).error)
 
 
-@law(kind="oracle", stage="state", needs=("layers",), cases=layered_cases, cost=2)
+@about.layers("depth.layers-are-blocks-in-order", "oracle", layered_cases, schedule=Schedule(cost=2))
 def layers_are_blocks_in_order(trial: Trial, case: Case) -> None:
     """L layers are L blocks, each on the streams that the one before left.
 
@@ -95,13 +97,12 @@ def routed_stacks(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, orders=tuple(orders))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("layers",),
-    cases=routed_stacks,
-    applies=free_matrix,
-    least_streams=2,
+@about.layers(
+    "depth.streams-persist-through-layers",
+    "identity",
+    routed_stacks,
+    where(free_matrix),
+    several_streams,
     blind=("post-scale-one",),
 )
 def streams_persist_through_layers(trial: Trial, case: Case) -> None:
@@ -149,13 +150,12 @@ def separating(case: Case, trial: Trial) -> tuple[Params, ...]:
     return tuple(made)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("stack",),
-    cases=separated_stacks,
-    applies=free_matrix,
-    least_streams=2,
+@about.stack(
+    "depth.streams-persist-through-the-stack",
+    "identity",
+    separated_stacks,
+    where(free_matrix),
+    several_streams,
     blind=("one-iteration",),
 )
 def streams_persist_through_the_stack(trial: Trial, case: Case) -> None:
@@ -200,7 +200,7 @@ def stacked_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(h=h, n=n, params=case.params, branches=case.branches, head=head)
 
 
-@law(kind="oracle", stage="state", needs=("stack",), cases=stacked_cases, cost=2)
+@about.stack("depth.stack-expands-and-collapses-once", "oracle", stacked_cases, schedule=Schedule(cost=2))
 def stack_expands_and_collapses_once(trial: Trial, case: Case) -> None:
     """The stack is expand, layers, collapse, each once, as the dialect declares.
 
@@ -221,7 +221,7 @@ def quiet_stacks(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(branches=branches, other=other)
 
 
-@law(kind="contract", stage="state", needs=("stack",), cases=quiet_stacks, cost=4)
+@about.stack("depth.stacks-leave-their-input-alone", "contract", quiet_stacks, schedule=Schedule(cost=4))
 def stacks_leave_their_input_alone(trial: Trial, case: Case) -> None:
     """A stack writes neither to its input nor to its parameters.
 
@@ -238,7 +238,7 @@ def stacks_leave_their_input_alone(trial: Trial, case: Case) -> None:
         trial.holds("the input or a parameter after the call", torch.equal(one, before), "changed", "as before")
 
 
-@law(kind="identity", stage="state", needs=("stack",), cases=quiet_stacks, by_streams=False, cost=4)
+@about.stack("depth.stacks-have-no-memory", "identity", quiet_stacks, schedule=Schedule(cost=4, by_streams=False))
 def stacks_have_no_memory(trial: Trial, case: Case) -> None:
     """A new h in the same storage, and the first one again, pass a stack as if it had never been called before.
 
@@ -269,7 +269,7 @@ def quiet_error(trial: Trial, case: Case, h: Tensor) -> Tensor:
     return collapse_of(state, trial, *case.head).error
 
 
-@law(kind="identity", stage="state", needs=("expand",), cases=lambda s: stacked_cases(s), cost=2)
+@about.expand("depth.expand-copies", "identity", lambda s: stacked_cases(s), schedule=Schedule(cost=2))
 def expand_copies(trial: Trial, case: Case) -> None:
     """expand(h, n) is n copies of h, bit for bit, on however many token axes.
 
@@ -324,7 +324,7 @@ def arrangements(implementation: Implementation) -> list[tuple[str, Arrange]]:
     return found
 
 
-@law(kind="oracle", stage="state", needs=("collapse",), cases=lambda s: layered_cases(s), cost=2)
+@about.collapse("depth.collapse-is-as-declared", "oracle", lambda s: layered_cases(s), schedule=Schedule(cost=2))
 def collapse_is_as_declared(trial: Trial, case: Case) -> None:
     """collapse(x) is the sum, the mean, or the gated sum of a head, as the dialect says, on however many token axes.
 
@@ -362,14 +362,13 @@ def _rows_exact(dialect: Dialect) -> str | None:
     return reason
 
 
-@law(
-    kind="invariant",
-    stage="state",
-    needs=("layers",),
-    cases=bounded_cases,
-    applies=_rows_exact,
-    cost=2,
-    blind=("h-res-transposed", "one-iteration"),
+@about.layers(
+    "depth.bounded-branches-grow-at-most-linearly",
+    "invariant",
+    bounded_cases,
+    where(_rows_exact),
+    blind=about.ALIKE,
+    schedule=Schedule(cost=2),
 )
 def bounded_branches_grow_at_most_linearly(trial: Trial, case: Case) -> None:
     """With |F| <= B a stack of L layers grows by at most L post_scale B: max |x_L| <= max |x_0| + post_scale sum B_l.

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation
-from properties.core.law import law
+from properties.core.law import Schedule
 from properties.core.trial import Trial, wide
+from properties.laws import about
 from properties.laws.depth import arrangements, quiet_error, quiet_stacks
 from properties.laws.device import flooded
 from properties.strategies import Setting, noise, seeds
@@ -37,14 +38,12 @@ def apart(branch: BranchSpec, u: Tensor) -> Tensor:
     return torch.stack([y, y - 1], -1)[..., 0]
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("stack",),
-    cases=crowded_stacks,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.stack(
+    "depth.stacks-take-any-batch",
+    "identity",
+    crowded_stacks,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def stacks_take_any_batch(trial: Trial, case: Case) -> None:
     """Tokens on two axes, on three or on none, in a view or with views of branch outputs, among hundreds of others and

@@ -16,8 +16,10 @@ from mhc_ref import Mappings
 from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import OnDevice, batch_invariant, deterministic
 from properties.core.trial import Trial, same_bits, wide
+from properties.laws import about
 from properties.laws.block import SIZES, step
 from properties.laws.coefficients import Coefficients, agree, bound_of
 from properties.laws.execution import FIXED, block_error
@@ -71,14 +73,7 @@ def constant(x: Tensor) -> BranchSpec:
     return BranchSpec("constant", torch.ones(x.shape[-1], dtype=x.dtype))
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("block",),
-    cases=floods,
-    by_streams=False,
-    cost=7,
-)
+@about.block("device.every-token-of-a-flood-is-computed", "oracle", floods, schedule=Schedule(cost=7, by_streams=False))
 def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     """Every one of thousands of tokens (on a GPU up to 131101) passes the block as the reference has it.
 
@@ -97,15 +92,13 @@ def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     trial.within("the block", out, flooded(exact, case.count), flooded(bound.error, case.count))
 
 
-@law(
-    kind="contract",
-    stage="state",
-    needs=("block",),
-    cases=summed_floods,
-    capability="deterministic",
-    blind=("h-res-transposed", "one-iteration"),
-    by_streams=False,
-    cost=7,
+@about.block(
+    "device.launches-repeat-bit-for-bit",
+    "contract",
+    summed_floods,
+    deterministic,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=7, by_streams=False),
 )
 def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     """Five launches on the same many tokens, one right after the other, give the same bits.
@@ -126,14 +119,12 @@ def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     trial.holds("the same launch again", all(same), "other bits", "the same bits")
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=summed_floods,
-    capability="batch_invariant",
-    by_streams=False,
-    cost=7,
+@about.block(
+    "device.batches-do-not-change-bits",
+    "identity",
+    summed_floods,
+    batch_invariant,
+    schedule=Schedule(cost=7, by_streams=False),
 )
 def batches_do_not_change_bits(trial: Trial, case: Case) -> None:
     """A token has the same bits alone, among a few, and anywhere in a large batch.
@@ -160,12 +151,11 @@ def batches_do_not_change_bits(trial: Trial, case: Case) -> None:
 # -- the other device -------------------------------------------------------------------------------------------------
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=4),
-    feature="accelerator",
+@about.mappings(
+    "device.mappings-agree-with-those-of-the-cpu",
+    "identity",
+    lambda s: coefficient_cases(s, most=4),
+    on=OnDevice("accelerator"),
 )
 def mappings_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
     """The mappings on the device and on the CPU differ by what the bounds of the two allow together.
@@ -185,12 +175,11 @@ def mappings_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
     agree(trial, "here and on the CPU", here, there, slack, double=True)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: block_cases(s, most=4, scales=SIZES, kinds=FIXED),
-    feature="accelerator",
+@about.block(
+    "device.blocks-agree-with-those-of-the-cpu",
+    "identity",
+    lambda s: block_cases(s, most=4, scales=SIZES, kinds=FIXED),
+    on=OnDevice("accelerator"),
 )
 def blocks_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
     """A block on the device and on the CPU differ by what the bounds of the two allow together.

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import HERE, OnDevice, strided, where
 from properties.core.trial import Trial, wide
+from properties.laws import about
 from properties.laws.device import Place, constant, flooded
 from properties.laws.execution import block_error, projection_error
 from properties.laws.premises import depends_on_logits
@@ -42,15 +44,13 @@ def arranged_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, params=draw(params_of(setting, n, channels)), offset=draw(st.sampled_from((1, 3, 7))))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=arranged_cases,
-    capability="strided",
-    blind=("h-res-transposed", "one-iteration"),
-    by_streams=False,
-    cost=7,
+@about.block(
+    "device.memory-formats-do-not-matter",
+    "identity",
+    arranged_cases,
+    strided,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=7, by_streams=False),
 )
 def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
     """channels_last, channels_last_3d and storages off their alignment hold the same state.
@@ -91,15 +91,13 @@ def written_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, params=draw(params_of(setting, n, channels)))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=written_cases,
-    in_process=True,
-    blind=("h-res-transposed", "one-iteration"),
-    by_streams=False,
-    cost=7,
+@about.block(
+    "device.every-output-is-written",
+    "identity",
+    written_cases,
+    on=HERE,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=7, by_streams=False),
 )
 def every_output_is_written(trial: Trial, case: Case) -> None:
     """With all free memory full of NaN a block is what it was before.
@@ -123,14 +121,13 @@ def every_output_is_written(trial: Trial, case: Case) -> None:
     trial.near("a block in poisoned memory", poisoned, wide(plain), slack)
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_cases(s, patterns=MODERATE, most=5),
-    cost=2,
-    in_process=True,
-    blind=("h-res-transposed", "one-iteration"),
+@about.project(
+    "device.every-entry-is-written",
+    "identity",
+    lambda s: projection_cases(s, patterns=MODERATE, most=5),
+    on=HERE,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=2),
 )
 def every_entry_is_written(trial: Trial, case: Case) -> None:
     """With all free memory full of NaN a projection is what it was before.
@@ -158,16 +155,13 @@ def far_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, params=draw(params_of(setting, n, channels)))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=far_cases,
-    capability="strided",
-    most=2,
-    in_process=True,
-    feature="giants",
-    giants=2,
+@about.block(
+    "device.distant-tokens-are-read-where-they-lie",
+    "identity",
+    far_cases,
+    strided,
+    on=OnDevice("giants", in_process=True, giants=2),
+    schedule=Schedule(most=2),
 )
 def distant_tokens_are_read_where_they_lie(trial: Trial, case: Case) -> None:
     """Tokens whose elements lie beyond 2^31 in their storage pass a block like contiguous copies.
@@ -198,16 +192,13 @@ def giant_projections(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=draw(logits_of(setting, n, least=5, most=5, patterns=MODERATE)))
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=giant_projections,
-    applies=depends_on_logits,
-    most=1,
-    in_process=True,
-    feature="giants",
-    giants=8,
+@about.project(
+    "device.distant-matrices-are-written-where-they-lie",
+    "identity",
+    giant_projections,
+    where(depends_on_logits),
+    on=OnDevice("giants", in_process=True, giants=8),
+    schedule=Schedule(most=1),
 )
 def distant_matrices_are_written_where_they_lie(trial: Trial, case: Case) -> None:
     """Of a batch whose entries number more than 2^31, the last matrices are projected like the first.

@@ -12,8 +12,10 @@ from torch import Tensor
 from mhc_ref import Mappings, Params
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import HERE, OnDevice, autocast_safe, compilable, graph_capturable
 from properties.core.trial import Trial, wide
+from properties.laws import about
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.device import Place
@@ -44,15 +46,13 @@ def others(params: Params) -> Params:
     return map_tensors(params, lambda part: part.roll(1, 0).contiguous())
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=replayed_cases,
-    capability="graph_capturable",
-    most=6,
-    in_process=True,
-    feature="graphs",
+@about.block(
+    "device.graphs-replay-new-inputs",
+    "identity",
+    replayed_cases,
+    graph_capturable,
+    on=OnDevice("graphs", in_process=True),
+    schedule=Schedule(most=6),
 )
 def graphs_replay_new_inputs(trial: Trial, case: Case) -> None:
     """A block that was captured once is, when it is replayed, the block of what its inputs hold by then.
@@ -89,14 +89,12 @@ def graphs_replay_new_inputs(trial: Trial, case: Case) -> None:
     trial.near("a replayed block on new inputs", second, wide(expected), slack)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: block_cases(s, most=3, scales=SIZES, kinds=FIXED),
-    most=6,
-    in_process=True,
-    feature="streams",
+@about.block(
+    "device.work-is-queued-on-the-current-stream",
+    "identity",
+    lambda s: block_cases(s, most=3, scales=SIZES, kinds=FIXED),
+    on=OnDevice("streams", in_process=True),
+    schedule=Schedule(most=6),
 )
 def work_is_queued_on_the_current_stream(trial: Trial, case: Case) -> None:
     """On a stream of its own, a block waits for inputs that are written there just before.
@@ -125,15 +123,13 @@ def work_is_queued_on_the_current_stream(trial: Trial, case: Case) -> None:
     trial.near("a block on a stream of its own", beside, wide(plain), slack)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=compiled_cases,
-    capability="compilable",
-    most=2,  # the inductor takes 20 seconds for the 40 divisions of PAPER
-    in_process=True,
-    thorough="a compilation takes a second",
+@about.block(
+    "device.compiled-blocks-are-the-same",
+    "identity",
+    compiled_cases,
+    compilable,
+    on=HERE,
+    schedule=Schedule(most=2, thorough="a compilation takes a second"),
 )
 def compiled_blocks_are_the_same(trial: Trial, case: Case) -> None:
     """A block under torch.compile is the block, for the inputs it was compiled with and for others.
@@ -160,15 +156,13 @@ def compiled_blocks_are_the_same(trial: Trial, case: Case) -> None:
     trial.near("a compiled block on other inputs", second, wide(other), slack)
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=2, scales=SIZES),
-    capability="autocast_safe",
-    cost=2,
-    in_process=True,
-    feature="autocast",
+@about.mappings(
+    "device.mappings-keep-their-precision-under-autocast",
+    "oracle",
+    lambda s: coefficient_cases(s, most=2, scales=SIZES),
+    autocast_safe,
+    on=OnDevice("autocast", in_process=True),
+    schedule=Schedule(cost=2),
 )
 def mappings_keep_their_precision_under_autocast(trial: Trial, case: Case) -> None:
     """Under torch.autocast to bfloat16 the mappings keep the declared precision.

@@ -19,9 +19,11 @@ from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation, offers
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import deterministic, differentiable, where
 from properties.core.trial import Trial, same_bits, wide
 from properties.core.truth import present
+from properties.laws import about
 from properties.laws.block import SIZES
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.gradient_block import block_gradient
@@ -69,8 +71,8 @@ FIXED = ("zero", "constant")
 # -- purity ------------------------------------------------------------------------------------------------------------
 
 
-@law(
-    kind="contract", stage="logits", needs=("project",), cases=lambda s: projection_cases(s, patterns=MODERATE, most=3)
+@about.project(
+    "execution.projection-leaves-its-input-alone", "contract", lambda s: projection_cases(s, patterns=MODERATE, most=3)
 )
 def projection_leaves_its_input_alone(trial: Trial, case: Case) -> None:
     """project does not write to its logits.
@@ -87,7 +89,7 @@ def projection_leaves_its_input_alone(trial: Trial, case: Case) -> None:
     trial.holds("logits after the call", torch.equal(after, case.logits), "changed", "as before")
 
 
-@law(kind="contract", stage="state", needs=("mappings",), cases=lambda s: coefficient_cases(s, most=2))
+@about.mappings("execution.mappings-leave-their-input-alone", "contract", lambda s: coefficient_cases(s, most=2))
 def mappings_leave_their_input_alone(trial: Trial, case: Case) -> None:
     """mappings writes neither to the state nor to the parameters.
 
@@ -104,7 +106,7 @@ def mappings_leave_their_input_alone(trial: Trial, case: Case) -> None:
         trial.holds(f"{name} after the call", torch.equal(one, before), "changed", "as before")
 
 
-@law(kind="contract", stage="state", needs=("block",), cases=lambda s: block_cases(s, most=2, scales=SIZES))
+@about.block("execution.blocks-leave-their-input-alone", "contract", lambda s: block_cases(s, most=2, scales=SIZES))
 def blocks_leave_their_input_alone(trial: Trial, case: Case) -> None:
     """A block writes neither to its state nor to its parameters.
 
@@ -138,7 +140,7 @@ def mixture_bound(trial: Trial, case: Case, method: str) -> Approx:
     return combined(case.x, operator, trial, case.y, Approx.exact(case.h_post))
 
 
-@law(kind="contract", stage="state", needs=("post",), cases=matrix_cases, cost=2)
+@about.post("execution.pre-and-post-leave-their-inputs-alone", "contract", matrix_cases, schedule=Schedule(cost=2))
 def pre_and_post_leave_their_inputs_alone(trial: Trial, case: Case) -> None:
     """Neither pre nor post writes to the state, to the branch output or to the mappings.
 
@@ -164,12 +166,11 @@ def pre_and_post_leave_their_inputs_alone(trial: Trial, case: Case) -> None:
 # -- determinism and memory ------------------------------------------------------------------------------------------
 
 
-@law(
-    kind="contract",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_cases(s, patterns=MODERATE, most=3),
-    capability="deterministic",
+@about.project(
+    "execution.projection-is-deterministic",
+    "contract",
+    lambda s: projection_cases(s, patterns=MODERATE, most=3),
+    deterministic,
 )
 def projection_is_deterministic(trial: Trial, case: Case) -> None:
     """The same call on the same storage gives the same bits.
@@ -185,12 +186,8 @@ def projection_is_deterministic(trial: Trial, case: Case) -> None:
     trial.holds("the same call again", all(same_bits(first, other) for other in others), "other bits", "the same bits")
 
 
-@law(
-    kind="contract",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: block_cases(s, most=3, scales=SIZES),
-    capability="deterministic",
+@about.block(
+    "execution.blocks-are-deterministic", "contract", lambda s: block_cases(s, most=3, scales=SIZES), deterministic
 )
 def blocks_are_deterministic(trial: Trial, case: Case) -> None:
     """The same block on the same storage gives the same bits.
@@ -215,13 +212,8 @@ def two_projections(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=first, other=second)
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=two_projections,
-    applies=depends_on_logits,
-    blind=("h-res-transposed",),
+@about.project(
+    "execution.projection-has-no-memory", "identity", two_projections, where(depends_on_logits), blind=about.SYMMETRIC
 )
 def projection_has_no_memory(trial: Trial, case: Case) -> None:
     """New logits in the same storage, and the first ones again, are projected as if nothing had been called before.
@@ -263,7 +255,7 @@ def two_states(draw: DrawFn, setting: Setting) -> Case:
     return draw(another(draw(block_cases(setting, most=2, scales=SIZES, kinds=FIXED))))
 
 
-@law(kind="identity", stage="state", needs=("block",), cases=two_states, blind=("h-res-transposed", "one-iteration"))
+@about.block("execution.blocks-have-no-memory", "identity", two_states, blind=about.ALIKE)
 def blocks_have_no_memory(trial: Trial, case: Case) -> None:
     """New states and parameters in the same storage, and the first ones again, pass a block as if never called before.
 
@@ -291,13 +283,12 @@ def blocks_have_no_memory(trial: Trial, case: Case) -> None:
     trial.near("a block on the first values again", again, wide(first), 2 * block_error(trial, case.x, case.params, y))
 
 
-@law(
-    kind="contract",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=2, scales=SIZES).flatmap(another),
-    blind=("h-res-transposed", "one-iteration"),
-    cost=2,
+@about.mappings(
+    "execution.mappings-have-no-memory",
+    "contract",
+    lambda s: coefficient_cases(s, most=2, scales=SIZES).flatmap(another),
+    blind=about.ALIKE,
+    schedule=Schedule(cost=2),
 )
 def mappings_have_no_memory(trial: Trial, case: Case) -> None:
     """New states and parameters in the same storage, and the first ones again, are mapped as if never called before.
@@ -335,7 +326,7 @@ def mappings_have_no_memory(trial: Trial, case: Case) -> None:
         trial.near(f"h_{name} of the first values again", again[k], wide(first[k]), 2 * one[name].error)
 
 
-@law(kind="identity", stage="state", needs=("post",), cases=matrix_cases, cost=2)
+@about.post("execution.pre-and-post-have-no-memory", "identity", matrix_cases, schedule=Schedule(cost=2))
 def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
     """New values in the same storage pass pre and post as if nothing had been called before, and outputs stay.
 
@@ -369,13 +360,7 @@ def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
         trial.near(f"{method} of new values in old storage", second, wide(fresh), slack)
 
 
-@law(
-    kind="contract",
-    stage="state",
-    needs=("block",),
-    cases=two_states,
-    blind=("h-res-transposed", "one-iteration"),
-)
+@about.block("execution.outputs-outlive-the-next-call", "contract", two_states, blind=about.ALIKE)
 def outputs_outlive_the_next_call(trial: Trial, case: Case) -> None:
     """What a block returned is not changed by the next call.
 
@@ -393,13 +378,7 @@ def outputs_outlive_the_next_call(trial: Trial, case: Case) -> None:
     trial.holds("the first output after a second call", same_bits(after, before), "changed", "as returned")
 
 
-@law(
-    kind="contract",
-    stage="logits",
-    needs=("project",),
-    cases=two_projections,
-    blind=("h-res-transposed", "one-iteration"),
-)
+@about.project("execution.projections-outlive-the-next-call", "contract", two_projections, blind=about.ALIKE)
 def projections_outlive_the_next_call(trial: Trial, case: Case) -> None:
     """What project returned is not changed by the next call.
 
@@ -419,13 +398,12 @@ def projections_outlive_the_next_call(trial: Trial, case: Case) -> None:
 # -- autograd modes --------------------------------------------------------------------------------------------------
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=2),
-    gradient=True,
-    blind=("h-res-transposed", "one-iteration"),
+@about.mappings(
+    "execution.gradient-mode-does-not-matter",
+    "identity",
+    lambda s: coefficient_cases(s, most=2),
+    differentiable,
+    blind=about.ALIKE,
 )
 def gradient_mode_does_not_matter(trial: Trial, case: Case) -> None:
     """Mappings are the same with gradients recorded, under no_grad, and in inference mode.
@@ -453,15 +431,14 @@ def gradient_mode_does_not_matter(trial: Trial, case: Case) -> None:
     agree(trial, "in inference mode", fast, recorded, slack, double=True)
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_cases(s, patterns=MODERATE, most=2),
-    gradient=True,
-    applies=depends_on_logits,
-    blind=("h-res-transposed", "one-iteration"),
-    cost=2,
+@about.project(
+    "execution.gradient-mode-does-not-change-h-res",
+    "identity",
+    lambda s: projection_cases(s, patterns=MODERATE, most=2),
+    where(depends_on_logits),
+    differentiable,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=2),
 )
 def gradient_mode_does_not_change_h_res(trial: Trial, case: Case) -> None:
     """h_res is the same with gradients recorded, under no_grad, and in inference mode.
@@ -484,14 +461,13 @@ def gradient_mode_does_not_change_h_res(trial: Trial, case: Case) -> None:
     trial.near("h_res in inference mode", fast, wide(recorded), slack)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: block_cases(s, most=2, scales=SIZES, kinds=FIXED),
-    gradient=True,
-    blind=("h-res-transposed", "one-iteration"),
-    cost=1.5,
+@about.block(
+    "execution.recomputation-does-not-matter",
+    "identity",
+    lambda s: block_cases(s, most=2, scales=SIZES, kinds=FIXED),
+    differentiable,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=1.5),
 )
 def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
     """A block under activation checkpointing has the output and the gradients that it has without, and that output

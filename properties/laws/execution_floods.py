@@ -14,8 +14,10 @@ from torch import Tensor
 from mhc_ref import Mappings
 from properties.core.case import Case
 from properties.core.implementation import Implementation
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import where
 from properties.core.trial import Trial
+from properties.laws import about
 from properties.laws.coefficients import bound_of
 from properties.laws.device import DISTINCT, flooded, floods
 from properties.laws.execution import mixture_bound, mixtures, projection_error
@@ -37,15 +39,13 @@ def flooding_logits(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=torch.tensor(noise(draw(seeds), *shape) * 2, dtype=setting.parameter_dtype), count=count)
 
 
-@law(
-    kind="oracle",
-    stage="logits",
-    needs=("project",),
-    cases=flooding_logits,
-    applies=depends_on_logits,
+@about.project(
+    "execution.every-matrix-of-a-flood-is-projected",
+    "oracle",
+    flooding_logits,
+    where(depends_on_logits),
     blind=("tokens-above-64-unwritten",),
-    by_streams=False,
-    cost=7,
+    schedule=Schedule(cost=7, by_streams=False),
 )
 def every_matrix_of_a_flood_is_projected(trial: Trial, case: Case) -> None:
     """Every one of thousands of matrices (on a GPU up to 131101) is projected as the reference has it.
@@ -63,14 +63,12 @@ def every_matrix_of_a_flood_is_projected(trial: Trial, case: Case) -> None:
     trial.within("h_res", out, flooded(exact, case.count), flooded(error, case.count))
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("mappings",),
-    cases=floods,
+@about.mappings(
+    "execution.every-token-of-a-flood-has-its-mappings",
+    "oracle",
+    floods,
     blind=("tokens-above-64-unwritten",),
-    by_streams=False,
-    cost=7,
+    schedule=Schedule(cost=7, by_streams=False),
 )
 def every_token_of_a_flood_has_its_mappings(trial: Trial, case: Case) -> None:
     """Every one of thousands of tokens (on a GPU up to 131101) has the mappings that the reference has.
@@ -107,13 +105,11 @@ def flooding_mixtures(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(count=count)
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("post",),
-    cases=flooding_mixtures,
-    by_streams=False,
-    cost=7,
+@about.post(
+    "execution.every-token-of-a-flood-is-read-and-mixed",
+    "oracle",
+    flooding_mixtures,
+    schedule=Schedule(cost=7, by_streams=False),
 )
 def every_token_of_a_flood_is_read_and_mixed(trial: Trial, case: Case) -> None:
     """Every one of thousands of tokens (on a GPU up to 131101) is read and mixed as the formula says.

@@ -10,8 +10,10 @@ from mhc_ref import Mappings
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import several_streams, where
 from properties.core.trial import Trial, wide
+from properties.laws import about
 from properties.laws.execution import mixtures
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, free_matrix, settled_by_one_stream
@@ -38,13 +40,12 @@ def poisoned_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, params=draw(params_of(setting, n, channels, gates=(1.0, 0.5), least_phi=2)), poisoned=poisoned)
 
 
-@law(
-    kind="contract",
-    stage="state",
-    needs=("block",),
-    cases=poisoned_cases,
-    cost=2,
-    blind=("h-res-transposed", "one-iteration"),
+@about.block(
+    "execution.poison-is-neither-hidden-nor-spread",
+    "contract",
+    poisoned_cases,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=2),
 )
 def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in a token reaches that token's output, and no other token's.
@@ -65,7 +66,7 @@ def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
     trial.holds("the other tokens", bool(finite[others].all()), "not finite", "finite")
 
 
-@law(kind="contract", stage="state", needs=("mappings",), cases=poisoned_cases, cost=2)
+@about.mappings("execution.poison-reaches-the-mappings", "contract", poisoned_cases, schedule=Schedule(cost=2))
 def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in a token leaves none of its mappings finite throughout, and touches no other token's.
 
@@ -98,7 +99,9 @@ def poisoned_logits(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=logits, poisoned=draw(st.integers(0, logits.shape[0] - 1)), entry=draw(seeds))
 
 
-@law(kind="invariant", stage="logits", needs=("project",), cases=poisoned_logits, cost=2, applies=depends_on_logits)
+@about.project(
+    "execution.poison-reaches-h-res", "invariant", poisoned_logits, where(depends_on_logits), schedule=Schedule(cost=2)
+)
 def poison_reaches_h_res(trial: Trial, case: Case) -> None:
     """A NaN among the logits of a matrix leaves its h_res not finite, and touches no other matrix.
 
@@ -131,7 +134,7 @@ def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
     return mixture.with_(poisoned=poisoned)
 
 
-@law(kind="contract", stage="state", needs=("post",), cases=poisoned_mixtures, cost=2)
+@about.post("execution.poison-passes-pre-and-post", "contract", poisoned_mixtures, schedule=Schedule(cost=2))
 def poison_passes_pre_and_post(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in a token's state reaches what pre and post make of it, and no other token.
 
@@ -157,15 +160,14 @@ def unequal_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=torch.stack([sharp, sharp.roll(1, -1)]))
 
 
-@law(
-    kind="invariant",
-    stage="logits",
-    needs=("project",),
-    cases=unequal_cases,
-    applies=free_matrix,
-    least_streams=2,
-    cost=4,
-    blind=("h-res-transposed", "one-iteration"),
+@about.project(
+    "execution.different-logits-differ",
+    "invariant",
+    unequal_cases,
+    where(free_matrix),
+    several_streams,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=4),
 )
 def different_logits_differ(trial: Trial, case: Case) -> None:
     """Opposite logits do not have the same h_res, and none is zero.

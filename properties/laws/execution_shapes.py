@@ -15,8 +15,10 @@ from mhc_ref import Mappings, Params
 from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation, offers
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import strided, where, zero_tokens
 from properties.core.trial import Trial, wide
+from properties.laws import about
 from properties.laws.block import SIZES, step
 from properties.laws.coefficients import agree, bound_of
 from properties.laws.execution import COUNTS, FIXED, block_error, mixture_bound, mixtures, projection_error
@@ -65,14 +67,13 @@ def scattered(params: Params) -> Params:
     return Params(phi, bias, alpha, None if weight is None else torch.stack([weight, weight - 1], 1)[:, 0])
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_cases(s, patterns=MODERATE, most=4),
-    applies=depends_on_logits,
-    capability="strided",
-    blind=("h-res-transposed",),
+@about.project(
+    "execution.projection-does-not-see-strides",
+    "identity",
+    lambda s: projection_cases(s, patterns=MODERATE, most=4),
+    where(depends_on_logits),
+    strided,
+    blind=about.SYMMETRIC,
 )
 def projection_does_not_see_strides(trial: Trial, case: Case) -> None:
     """Transposed, sliced and expanded views of logits are projected like contiguous copies.
@@ -104,13 +105,12 @@ def projection_does_not_see_strides(trial: Trial, case: Case) -> None:
             trial.near(f"h_res of {name}", got, wide(plain)[:few], 2 * error[:few])
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: block_cases(s, most=3, scales=SIZES, kinds=FIXED),
-    capability="strided",
-    blind=("h-res-transposed", "one-iteration"),
+@about.block(
+    "execution.blocks-do-not-see-strides",
+    "identity",
+    lambda s: block_cases(s, most=3, scales=SIZES, kinds=FIXED),
+    strided,
+    blind=about.ALIKE,
 )
 def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
     """Sliced and transposed views of a state, of the parameters and of a branch's output pass a block like contiguous
@@ -147,13 +147,12 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
         trial.near(f"a block on {name}", got, wide(plain)[:few], slack[:few])
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=3, scales=SIZES),
-    capability="strided",
-    blind=("h-res-transposed", "one-iteration"),
+@about.mappings(
+    "execution.mappings-do-not-see-strides",
+    "identity",
+    lambda s: coefficient_cases(s, most=3, scales=SIZES),
+    strided,
+    blind=about.ALIKE,
 )
 def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
     """Sliced and transposed views of state and parameters give the mappings of contiguous copies.
@@ -184,14 +183,7 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
             trial.near(f"h_{name} of {what}", one, wide(other)[:few], 2 * bound.parts()[name].error[:few])
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("post",),
-    cases=matrix_cases,
-    capability="strided",
-    blind=("h-res-transposed", "one-iteration"),
-)
+@about.post("execution.post-does-not-see-strides", "identity", matrix_cases, strided, blind=about.ALIKE)
 def post_does_not_see_strides(trial: Trial, case: Case) -> None:
     """Transposed and sliced views of h_res, h_post, h_pre, y and x are combined like contiguous copies.
 
@@ -243,7 +235,7 @@ def batched_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, params=params)
 
 
-@law(kind="identity", stage="state", needs=("block",), cases=batched_cases, blind=("h-res-transposed", "one-iteration"))
+@about.block("execution.batch-shape-is-free", "identity", batched_cases, blind=about.ALIKE)
 def batch_shape_is_free(trial: Trial, case: Case) -> None:
     """Any number of token axes, none included, gives every token the same result.
 
@@ -273,13 +265,7 @@ def batch_shape_is_free(trial: Trial, case: Case) -> None:
         trial.near(f"a block of {shape} tokens", got.reshape(-1, *x.shape[1:]), wide(plain)[:tokens], slack[:tokens])
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=batched_cases,
-    blind=("h-res-transposed", "one-iteration"),
-)
+@about.mappings("execution.mappings-take-any-batch-shape", "identity", batched_cases, blind=about.ALIKE)
 def mappings_take_any_batch_shape(trial: Trial, case: Case) -> None:
     """The mappings of tokens on one, two or three axes are those of the same tokens on one.
 
@@ -314,13 +300,7 @@ def batched_logits(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=draw(logits_of(setting, n, least=count, most=count, patterns=MODERATE)))
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=batched_logits,
-    blind=("h-res-transposed", "one-iteration"),
-)
+@about.project("execution.projection-takes-any-batch-shape", "identity", batched_logits, blind=about.ALIKE)
 def projection_takes_any_batch_shape(trial: Trial, case: Case) -> None:
     """Matrices on one, two or three axes, and on axes in another order, are projected as on one.
 
@@ -372,7 +352,7 @@ def counted(draw: DrawFn, n: int, setting: Setting) -> int:
     return min(draw(st.sampled_from(COUNTS if n <= 4 else COUNTS[:-1])), setting.max_tokens)
 
 
-@law(kind="oracle", stage="state", needs=("block",), cases=counted_cases, cost=3)
+@about.block("execution.every-token-is-computed", "oracle", counted_cases, schedule=Schedule(cost=3))
 def every_token_is_computed(trial: Trial, case: Case) -> None:
     """Every token of 1, 2, 7, 31, 65 or 130 is computed, and every channel of up to 1031, the last ones included.
 
@@ -385,13 +365,12 @@ def every_token_is_computed(trial: Trial, case: Case) -> None:
     trial.within("the block", out, exact, step(Approx.exact(case.x), case.params, seen[0].y, trial)[1].error)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=counted_cases,
-    cost=3,
-    blind=("h-res-transposed", "one-iteration"),
+@about.block(
+    "execution.parts-of-a-batch-agree-with-the-whole",
+    "identity",
+    counted_cases,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=3),
 )
 def parts_of_a_batch_agree_with_the_whole(trial: Trial, case: Case) -> None:
     """A block of many tokens is the same block of its halves, and of its last token alone.
@@ -416,7 +395,7 @@ def parts_of_a_batch_agree_with_the_whole(trial: Trial, case: Case) -> None:
     trial.near("the last token of the whole batch, against itself alone", whole[-1:], wide(last), slack[-1:])
 
 
-@law(kind="oracle", stage="state", needs=("mappings",), cases=counted_cases, cost=3)
+@about.mappings("execution.every-token-has-its-mappings", "oracle", counted_cases, schedule=Schedule(cost=3))
 def every_token_has_its_mappings(trial: Trial, case: Case) -> None:
     """The mappings of 1, 2, 7, 31, 65 or 130 tokens are all computed, and those of no token are empty.
 
@@ -440,7 +419,7 @@ def counted_mixtures(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res)
 
 
-@law(kind="oracle", stage="state", needs=("post",), cases=counted_mixtures, cost=2)
+@about.post("execution.every-token-is-read-and-mixed", "oracle", counted_mixtures, schedule=Schedule(cost=2))
 def every_token_is_read_and_mixed(trial: Trial, case: Case) -> None:
     """pre and post compute every token of many, on one token axis, on two and on none, and of no token nothing.
 
@@ -470,7 +449,9 @@ def counted_logits(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=torch.tensor(noise(draw(seeds), tokens, n, n) * 2, dtype=setting.parameter_dtype))
 
 
-@law(kind="oracle", stage="logits", needs=("project",), cases=counted_logits, cost=3, applies=depends_on_logits)
+@about.project(
+    "execution.every-matrix-is-projected", "oracle", counted_logits, where(depends_on_logits), schedule=Schedule(cost=3)
+)
 def every_matrix_is_projected(trial: Trial, case: Case) -> None:
     """Every matrix of a batch of 1, 2, 7, 31, 65 or 130 is projected, and by itself.
 
@@ -489,7 +470,7 @@ def empty_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=torch.zeros(0, n, channels, dtype=setting.dtype), params=draw(params_of(setting, n, channels)))
 
 
-@law(kind="contract", stage="state", needs=("block",), cases=empty_cases, cost=4, capability="zero_tokens")
+@about.block("execution.no-token-is-a-legal-batch", "contract", empty_cases, zero_tokens, schedule=Schedule(cost=4))
 def no_token_is_a_legal_batch(trial: Trial, case: Case) -> None:
     """A batch without tokens gives an output without tokens.
 
@@ -498,13 +479,12 @@ def no_token_is_a_legal_batch(trial: Trial, case: Case) -> None:
     trial.block(case.x, case.params, BranchSpec("identity"))
 
 
-@law(
-    kind="contract",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: empty_logits(s),
-    cost=4,
-    capability="zero_tokens",
+@about.project(
+    "execution.no-matrix-is-a-legal-batch",
+    "contract",
+    lambda s: empty_logits(s),
+    zero_tokens,
+    schedule=Schedule(cost=4),
 )
 def no_matrix_is_a_legal_batch(trial: Trial, case: Case) -> None:
     """A batch without matrices gives an output without matrices.

@@ -11,12 +11,12 @@ from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
 from properties.core.implementation import Implementation
-from properties.core.law import law
+from properties.core.premises import differentiable, several_streams, where
 from properties.core.trial import Trial, magnitude, wide
+from properties.laws import about
 from properties.laws.manifold import exact_shift
 from properties.laws.premises import (
     DIM,
-    all_of,
     depends_on_logits,
     divided_before_any_eps,
     normalised,
@@ -53,8 +53,12 @@ def gradient_bound(trial: Trial, logits: Tensor, cotangent: Tensor) -> Approx:
     return bounds.projection_gradient(Approx.exact(logits), Approx.exact(cotangent), trial.dialect, trial.rounding)
 
 
-@law(
-    kind="oracle", stage="logits", needs=("project",), cases=projection_pulls, applies=depends_on_logits, gradient=True
+@about.project(
+    "gradient.projection-pulls-back-the-unrolled-iteration",
+    "oracle",
+    projection_pulls,
+    where(depends_on_logits),
+    differentiable,
 )
 def projection_pulls_back_the_unrolled_iteration(trial: Trial, case: Case) -> None:
     """The gradient of <cotangent, h_res> by the logits is that of the iteration as it runs, not of its limit.
@@ -71,14 +75,13 @@ def projection_pulls_back_the_unrolled_iteration(trial: Trial, case: Case) -> No
     )
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_pulls(s, least_n=2),
-    applies=exact_shift,
-    gradient=True,
-    least_streams=2,
+@about.project(
+    "gradient.exact-shifts-have-no-gradient",
+    "identity",
+    lambda s: projection_pulls(s, least_n=2),
+    where(exact_shift),
+    differentiable,
+    several_streams,
     blind=("h-res-detached", "h-res-transposed"),
 )
 def exact_shifts_have_no_gradient(trial: Trial, case: Case) -> None:
@@ -95,13 +98,12 @@ def exact_shifts_have_no_gradient(trial: Trial, case: Case) -> None:
     trial.within("a line sum of the gradient", got.sum(axis), torch.zeros_like(slack), slack)
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=projection_pulls,
-    applies=depends_on_logits,
-    gradient=True,
+@about.project(
+    "gradient.pullback-is-linear",
+    "identity",
+    projection_pulls,
+    where(depends_on_logits),
+    differentiable,
     blind=("h-res-detached", "h-res-transposed"),
 )
 def pullback_is_linear(trial: Trial, case: Case) -> None:
@@ -127,14 +129,13 @@ def pullback_is_linear(trial: Trial, case: Case) -> None:
     trial.near("the gradient of a combination", both, 2 * wide(one) - wide(two), slack)
 
 
-@law(
-    kind="invariant",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_pulls(s, least_n=2, patterns=TAME),
-    applies=all_of(normalised, divided_before_any_eps),
-    gradient=True,
-    least_streams=2,
+@about.project(
+    "gradient.pullback-stays-below-its-norm",
+    "invariant",
+    lambda s: projection_pulls(s, least_n=2, patterns=TAME),
+    where(normalised, divided_before_any_eps),
+    differentiable,
+    several_streams,
     blind=("h-res-detached", "h-res-transposed"),
 )
 def pullback_stays_below_its_norm(trial: Trial, case: Case) -> None:

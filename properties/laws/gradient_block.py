@@ -14,9 +14,11 @@ from properties import bounds
 from properties.bounds import INF, Approx, Pullback, Rounding
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation, offers
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import differentiable
 from properties.core.trial import Trial, wide
 from properties.core.truth import present
+from properties.laws import about
 from properties.laws.block import passed, slope_of
 from properties.laws.coefficients import coefficients
 from properties.laws.gradient_mappings import NAMES
@@ -104,14 +106,13 @@ def read_pullback(
     return through._replace(x=Approx(total.value, total.error + (n + 2) * r.state_unit * size))
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("block",),
-    cases=block_pulls,
-    gradient=True,
-    excuse=mixes_in_compute_dtype,
-    cost=1.5,
+@about.block(
+    "gradient.block-pulls-back-to-state-and-parameters",
+    "oracle",
+    block_pulls,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=Schedule(cost=1.5),
 )
 def block_pulls_back_to_state_and_parameters(trial: Trial, case: Case) -> None:
     """The gradients of a whole block by its state and its parameters are exact.
@@ -170,14 +171,13 @@ def mixing_pulls(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(cotangents=tuple(draw(cotangent_for(shape, setting.dtype)) for shape in pulls))
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("post",),
-    cases=mixing_pulls,
-    gradient=True,
-    excuse=mixes_in_compute_dtype,
-    cost=1.5,
+@about.post(
+    "gradient.pre-and-post-pull-back-to-every-factor",
+    "oracle",
+    mixing_pulls,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=Schedule(cost=1.5),
 )
 def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
     """The gradients of pre and post by state, branch output and mappings are those of their sums of products.
@@ -201,12 +201,11 @@ def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
             trial.within(f"the gradient of {method} by {factor}", one, value, bound[factor].error)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: residual_pulls(s),
-    gradient=True,
+@about.block(
+    "gradient.residual-path-pulls-back-by-the-transpose",
+    "identity",
+    lambda s: residual_pulls(s),
+    differentiable,
     blind=("implicit-backward", "norm-missing"),
 )
 def residual_path_pulls_back_by_the_transpose(trial: Trial, case: Case) -> None:

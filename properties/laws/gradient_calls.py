@@ -22,9 +22,11 @@ from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation, offers
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import HERE, differentiable, where
 from properties.core.trial import Trial, outputs_of, same_bits, wide
 from properties.core.truth import present, pulled_back
+from properties.laws import about
 from properties.laws.block import branch_input
 from properties.laws.coefficients import bound_of
 from properties.laws.gradient import gradient_bound, projection_pulls
@@ -197,16 +199,14 @@ def judge_calls(trial: Trial, pulled: Pulled) -> None:
         trial.near(f"{what} {name} for an expanded cotangent", one, wide(other), 2 * error)
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_pulls(s, least_n=2, patterns=("normal", "integers", "near permutation")),
-    applies=depends_on_logits,
-    gradient=True,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.project(
+    "gradient.projection-pulls-back-however-it-is-called",
+    "identity",
+    lambda s: projection_pulls(s, least_n=2, patterns=("normal", "integers", "near permutation")),
+    where(depends_on_logits),
+    differentiable,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def projection_pulls_back_however_it_is_called(trial: Trial, case: Case) -> None:
     """The gradient of a projection is the same a second time, for any layout of its cotangent, and after other calls.
@@ -218,15 +218,13 @@ def projection_pulls_back_however_it_is_called(trial: Trial, case: Case) -> None
     judge_calls(trial, project_pulled(trial, case))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: few_states(s),
-    gradient=True,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.mappings(
+    "gradient.mappings-pull-back-however-they-are-called",
+    "identity",
+    lambda s: few_states(s),
+    differentiable,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def mappings_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
     """The gradients of the mappings are the same a second time, for any layout of the cotangents, for some of the
@@ -238,16 +236,14 @@ def mappings_pull_back_however_they_are_called(trial: Trial, case: Case) -> None
     judge_calls(trial, mappings_pulled(trial, case))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: many_blocks(s, (2, 1)),
-    gradient=True,
-    excuse=mixes_in_compute_dtype,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.block(
+    "gradient.blocks-pull-back-however-they-are-called",
+    "identity",
+    lambda s: many_blocks(s, (2, 1)),
+    differentiable,
+    mixes_in_compute_dtype,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def blocks_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
     """The gradients of a block are the same a second time, for any layout of the cotangent, by some of the inputs, and
@@ -258,16 +254,14 @@ def blocks_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
     judge_calls(trial, block_pulled(trial, case))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("post",),
-    cases=mixing_pulls,
-    gradient=True,
-    excuse=mixes_in_compute_dtype,
-    by_streams=False,
-    cost=4,
-    blind=("h-res-transposed", "one-iteration"),
+@about.post(
+    "gradient.pre-and-post-pull-back-however-they-are-called",
+    "identity",
+    mixing_pulls,
+    differentiable,
+    mixes_in_compute_dtype,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=4, by_streams=False),
 )
 def pre_and_post_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
     """The gradients of pre and post are the same a second time, for any layout of the cotangent, by some of the
@@ -384,16 +378,14 @@ def judge_parts(trial: Trial, pulled: Pulled) -> None:
         trial.near(f"{what} on two axes", paired[k], wide(whole[k]), 2 * error)
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=many_projections,
-    applies=depends_on_logits,
-    gradient=True,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.project(
+    "gradient.every-matrix-pulls-back",
+    "identity",
+    many_projections,
+    where(depends_on_logits),
+    differentiable,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def every_matrix_pulls_back(trial: Trial, case: Case) -> None:
     """The gradient of many matrices is that of each half of them, and of none, on one axis or on two.
@@ -404,15 +396,13 @@ def every_matrix_pulls_back(trial: Trial, case: Case) -> None:
     judge_parts(trial, project_pulled(trial, case))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("mappings",),
-    cases=many_states,
-    gradient=True,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.mappings(
+    "gradient.every-token-pulls-back-through-the-mappings",
+    "identity",
+    many_states,
+    differentiable,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def every_token_pulls_back_through_the_mappings(trial: Trial, case: Case) -> None:
     """The gradients of the mappings of many tokens are those of each half of them, the parameters' being their sum.
@@ -423,16 +413,14 @@ def every_token_pulls_back_through_the_mappings(trial: Trial, case: Case) -> Non
     judge_parts(trial, mappings_pulled(trial, case))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("block",),
-    cases=many_blocks,
-    gradient=True,
-    excuse=mixes_in_compute_dtype,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.block(
+    "gradient.every-token-pulls-back-through-a-block",
+    "identity",
+    many_blocks,
+    differentiable,
+    mixes_in_compute_dtype,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def every_token_pulls_back_through_a_block(trial: Trial, case: Case) -> None:
     """The gradients of a block of many tokens are those of each half of them, the parameters' being their sum.
@@ -442,16 +430,14 @@ def every_token_pulls_back_through_a_block(trial: Trial, case: Case) -> None:
     judge_parts(trial, block_pulled(trial, case))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("post",),
-    cases=many_mixtures,
-    gradient=True,
-    excuse=mixes_in_compute_dtype,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.post(
+    "gradient.every-token-pulls-back-through-pre-and-post",
+    "identity",
+    many_mixtures,
+    differentiable,
+    mixes_in_compute_dtype,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def every_token_pulls_back_through_pre_and_post(trial: Trial, case: Case) -> None:
     """The gradients of pre and post of many tokens are those of each half of them, on one axis or on two.
@@ -473,17 +459,15 @@ def unbranched(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=case.x, params=case.params, cotangent=bar)
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("block",),
-    cases=lambda s: unbranched(s),
-    gradient=True,
-    in_process=True,  # the weights of a branch live here
-    excuse=mixes_in_compute_dtype,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.block(
+    "gradient.branches-learn",
+    "oracle",
+    lambda s: unbranched(s),
+    differentiable,
+    mixes_in_compute_dtype,
+    on=HERE,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def branches_learn(trial: Trial, case: Case) -> None:
     """The weights of a branch receive their gradient through the block, whether or not the state asks for one.

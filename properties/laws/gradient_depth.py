@@ -15,9 +15,11 @@ from properties import bounds
 from properties.bounds import Approx, Pullback
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import differentiable
 from properties.core.trial import Trial, wide
 from properties.core.truth import present, regrouped
+from properties.laws import about
 from properties.laws.block import passed
 from properties.laws.coefficients import coefficients
 from properties.laws.depth import DEEP_GATES, collapse_of, copies_of
@@ -135,15 +137,13 @@ def judge_layers(
         trial.within(what, one, value, expected.error.reshape(value.shape))
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("layers",),
-    cases=layered_pulls,
-    gradient=True,
-    excuse=mixes_in_compute_dtype,
-    by_streams=False,
-    cost=3,
+@about.layers(
+    "gradient.layers-pull-back-to-the-state-and-every-layer",
+    "oracle",
+    layered_pulls,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=Schedule(cost=3, by_streams=False),
 )
 def layers_pull_back_to_the_state_and_every_layer(trial: Trial, case: Case) -> None:
     """The gradients of L blocks by the state that enters and by the parameters of every layer are exact.
@@ -164,15 +164,13 @@ def layers_pull_back_to_the_state_and_every_layer(trial: Trial, case: Case) -> N
     judge_layers(trial, case, got, exact, "x", found[0].x, found)
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("stack",),
-    cases=stacked_pulls,
-    gradient=True,
-    excuse=mixes_in_compute_dtype,
-    by_streams=False,
-    cost=3,
+@about.stack(
+    "gradient.stack-pulls-back-to-its-input-and-every-layer",
+    "oracle",
+    stacked_pulls,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=Schedule(cost=3, by_streams=False),
 )
 def stack_pulls_back_to_its_input_and_every_layer(trial: Trial, case: Case) -> None:
     """The gradients of a whole stack by its input and by the parameters of every layer, and of a head, are exact.
@@ -209,16 +207,14 @@ def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
     return Case(h=h, n=n, params=still[:depth], branches=branches, head=still[depth:], cotangent=cotangent)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("stack",),
-    cases=constant_stacks,
-    gradient=True,
-    excuse=mixes_in_compute_dtype,
-    by_streams=False,
-    cost=3,
+@about.stack(
+    "gradient.constant-stacks-pull-back-as-they-push-forward",
+    "identity",
+    constant_stacks,
+    differentiable,
+    mixes_in_compute_dtype,
     blind=("h-res-transposed", "norm-missing", "implicit-backward"),
+    schedule=Schedule(cost=3, by_streams=False),
 )
 def constant_stacks_pull_back_as_they_push_forward(trial: Trial, case: Case) -> None:
     """With phi = 0 and branches that scale channels, the gradient by the input is the stack of the cotangent.

@@ -13,9 +13,11 @@ from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
 from properties.core.implementation import Implementation
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import differentiable
 from properties.core.trial import Trial
 from properties.core.truth import present
+from properties.laws import about
 from properties.laws.gradient_depth import collapse_pullback
 from properties.laws.gradient_mappings import NAMES
 from properties.strategies import TAME, Setting, cotangent_for, params_of, states, streams, width_among
@@ -30,15 +32,13 @@ def end_pulls(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, head=head, cotangent=draw(cotangent_for(tuple(x.shape), setting.dtype)))
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("expand",),
-    cases=end_pulls,
-    gradient=True,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.expand(
+    "gradient.expand-sums-its-cotangents",
+    "identity",
+    end_pulls,
+    differentiable,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def expand_sums_its_cotangents(trial: Trial, case: Case) -> None:
     """The gradient by what expand copied is the sum of the cotangents of all its copies.
@@ -57,15 +57,13 @@ def expand_sums_its_cotangents(trial: Trial, case: Case) -> None:
     trial.within("the gradient by h", got, expected.value, expected.error)
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("collapse",),
-    cases=end_pulls,
-    gradient=True,
-    by_streams=False,
-    cost=5,
-    blind=("h-res-transposed", "one-iteration"),
+@about.collapse(
+    "gradient.collapse-pulls-back-to-every-stream",
+    "oracle",
+    end_pulls,
+    differentiable,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, by_streams=False),
 )
 def collapse_pulls_back_to_every_stream(trial: Trial, case: Case) -> None:
     """The gradient of the collapsed state is its cotangent for every stream, an n-th of it for a mean, and for a head

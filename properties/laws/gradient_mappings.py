@@ -14,9 +14,11 @@ from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
 from properties.core.implementation import Implementation
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import differentiable, several_streams
 from properties.core.trial import Trial, wide
 from properties.core.truth import present
+from properties.laws import about
 from properties.strategies import TAME, Setting, coefficient_cases, cotangent_for, seeds
 
 GENTLE = (1.0, 30.0, 1e-3, 1e-4, 1e6, 1e-12, 0.0)
@@ -51,7 +53,13 @@ def pull_coefficients(trial: Trial, case: Case) -> list[Tensor]:
     return trial.pull("mappings", [case.x, *present(case.params)], [case.cotangents[k] for k in emitted], run)
 
 
-@law(kind="oracle", stage="state", needs=("mappings",), cases=coefficient_pulls, gradient=True, cost=1.5)
+@about.mappings(
+    "gradient.mappings-pull-back-to-state-and-parameters",
+    "oracle",
+    coefficient_pulls,
+    differentiable,
+    schedule=Schedule(cost=1.5),
+)
 def mappings_pull_back_to_state_and_parameters(trial: Trial, case: Case) -> None:
     """The gradients of the mappings by x, phi, bias, alpha and norm weight are exact, whichever outputs are used.
 
@@ -74,13 +82,12 @@ def mappings_pull_back_to_state_and_parameters(trial: Trial, case: Case) -> None
         trial.within(f"the gradient by {name}", one, value, getattr(bound, name).error.reshape(value.shape))
 
 
-@law(
-    kind="invariant",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: learning_cases(s),
-    gradient=True,
-    least_streams=2,
+@about.mappings(
+    "gradient.every-parameter-learns",
+    "invariant",
+    lambda s: learning_cases(s),
+    differentiable,
+    several_streams,
     blind=("h-res-transposed", "implicit-backward"),
 )
 def every_parameter_learns(trial: Trial, case: Case) -> None:

@@ -17,11 +17,12 @@ from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.core.case import Case
 from properties.core.implementation import Implementation, parameter_dtype
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import full_range, several_streams, where
 from properties.core.trial import Trial, magnitude, wide
+from properties.laws import about
 from properties.laws.premises import (
     DIM,
-    all_of,
     depends_on_logits,
     free_matrix,
     normalised,
@@ -47,13 +48,8 @@ def bound_of(trial: Trial, logits: Tensor) -> bounds.Projection:
     return bounds.projection(Approx.exact(logits), trial.dialect, trial.rounding)
 
 
-@law(
-    kind="invariant",
-    stage="logits",
-    needs=("project",),
-    cases=projection_cases,
-    applies=normalised,
-    blind=("h-res-transposed", "one-iteration"),
+@about.project(
+    "manifold.entries-between-zero-and-one", "invariant", projection_cases, where(normalised), blind=about.ALIKE
 )
 def entries_between_zero_and_one(trial: Trial, case: Case) -> None:
     """Every entry of h_res lies between 0 and 1.
@@ -65,14 +61,7 @@ def entries_between_zero_and_one(trial: Trial, case: Case) -> None:
     trial.at_most("an entry of h_res is above 1", got, torch.ones_like(got), bound.error)
 
 
-@law(
-    kind="invariant",
-    stage="logits",
-    needs=("project",),
-    cases=projection_cases,
-    applies=normalised,
-    blind=("h-res-transposed",),
-)
+@about.project("manifold.last-axis-sums", "invariant", projection_cases, where(normalised), blind=about.SYMMETRIC)
 def last_axis_sums(trial: Trial, case: Case) -> None:
     """The lines of the last-normalised axis of h_res sum to s / (s + eps), which is 1 without an eps.
 
@@ -85,7 +74,7 @@ def last_axis_sums(trial: Trial, case: Case) -> None:
     trial.within(f"a sum of h_res over dim {axis}", wide(got).sum(axis), expected, bound.line + evaluated)
 
 
-@law(kind="oracle", stage="logits", needs=("project",), cases=projection_cases, applies=sinkhorn)
+@about.project("manifold.other-axis-sums", "oracle", projection_cases, where(sinkhorn))
 def other_axis_sums(trial: Trial, case: Case) -> None:
     """The lines of the first-normalised axis sum to what this number of iterations leaves, not to 1.
 
@@ -116,13 +105,12 @@ def half_step_certificate(logits: Tensor, axis: int, iterations: int) -> Tensor:
     return (contraction ** (2 * iterations - 1) * ranges).clamp(max=700).expm1()
 
 
-@law(
-    kind="invariant",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_cases(s, least_n=2, patterns=("zero", "integers", "normal")),
-    applies=all_of(normalised, without_eps),
-    least_streams=2,
+@about.project(
+    "manifold.half-step-convergence",
+    "invariant",
+    lambda s: projection_cases(s, least_n=2, patterns=("zero", "integers", "normal")),
+    where(normalised, without_eps),
+    several_streams,
     blind=("h-res-transposed", "sigmoid-for-exp"),
 )
 def half_step_convergence(trial: Trial, case: Case) -> None:
@@ -161,13 +149,12 @@ def odds(matrix: Tensor) -> Tensor:
     return matrix - matrix.roll(-1, -1) + down.roll(-1, -1) - down
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_cases(s, least_n=2),
-    applies=sinkhorn,
-    least_streams=2,
+@about.project(
+    "manifold.odds-ratios",
+    "identity",
+    lambda s: projection_cases(s, least_n=2),
+    where(sinkhorn),
+    several_streams,
     blind=("one-iteration-fewer",),
 )
 def odds_ratios(trial: Trial, case: Case) -> None:
@@ -207,14 +194,13 @@ def exact_shift(dialect: Dialect) -> str | None:
     return reason
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=shifted_cases,
-    applies=exact_shift,
-    least_streams=2,
-    blind=("h-res-transposed",),
+@about.project(
+    "manifold.exact-shift-invariance",
+    "identity",
+    shifted_cases,
+    where(exact_shift),
+    several_streams,
+    blind=about.SYMMETRIC,
 )
 def exact_shift_invariance(trial: Trial, case: Case) -> None:
     """A constant added to a line of the axis that is normalised first changes nothing, at every number of iterations.
@@ -244,14 +230,13 @@ def permuted_cases(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(rows=draw(permutations_of(n)), columns=draw(permutations_of(n)))
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=permuted_cases,
-    applies=free_matrix,
-    least_streams=2,
-    blind=("h-res-transposed",),
+@about.project(
+    "manifold.permutation-equivariance",
+    "identity",
+    permuted_cases,
+    where(free_matrix),
+    several_streams,
+    blind=about.SYMMETRIC,
 )
 def permutation_equivariance(trial: Trial, case: Case) -> None:
     """h_res of permuted logits P Z Q is P h_res Q, at every number of iterations.
@@ -278,13 +263,12 @@ def circulant_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(matrix=matrix.unsqueeze(0))
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=circulant_cases,
-    applies=all_of(sinkhorn, without_eps),
-    least_streams=2,
+@about.project(
+    "manifold.doubly-stochastic-fixed-point",
+    "identity",
+    circulant_cases,
+    where(sinkhorn, without_eps),
+    several_streams,
     blind=("one-iteration", "axes-swapped"),
 )
 def doubly_stochastic_fixed_point(trial: Trial, case: Case) -> None:
@@ -306,15 +290,14 @@ def composed_cases(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(first=draw(st.sampled_from((1, 2, 3, 7))), then=draw(st.sampled_from((1, 2, 5))))
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=composed_cases,
-    applies=all_of(normalised, without_eps),
-    excuse=tunes("iterations"),
-    least_streams=2,
-    blind=("h-res-transposed",),
+@about.project(
+    "manifold.iterations-compose",
+    "identity",
+    composed_cases,
+    where(normalised, without_eps),
+    several_streams,
+    tunes("iterations"),
+    blind=about.SYMMETRIC,
 )
 def iterations_compose(trial: Trial, case: Case) -> None:
     """s iterations on the logarithm of what t iterations left are s + t iterations on the logits.
@@ -354,12 +337,11 @@ def uniform_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=torch.full((1, n, n), value, dtype=setting.parameter_dtype))
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=uniform_cases,
-    applies=all_of(normalised, without_eps),
+@about.project(
+    "manifold.constant-logits-mix-uniformly",
+    "identity",
+    uniform_cases,
+    where(normalised, without_eps),
     blind=("h-res-transposed", "one-iteration", "axes-swapped"),
 )
 def constant_logits_mix_uniformly(trial: Trial, case: Case) -> None:
@@ -379,15 +361,14 @@ def triangular_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(corner=draw(st.sampled_from((depth, depth / 1.5))))
 
 
-@law(
-    kind="identity",
-    stage="logits",
-    needs=("project",),
-    cases=triangular_cases,
-    applies=all_of(normalised, without_eps),
-    least_streams=2,
-    excuse=takes_streams(2),
-    cost=4,
+@about.project(
+    "manifold.triangular-closed-form",
+    "identity",
+    triangular_cases,
+    where(normalised, without_eps),
+    several_streams,
+    takes_streams(2),
+    schedule=Schedule(cost=4),
 )
 def triangular_closed_form(trial: Trial, case: Case) -> None:
     """[[1, 1], [0, 1]] has first-axis sums 2t/(2t+1) and (2t+2)/(2t+1) after exactly t iterations.
@@ -412,13 +393,7 @@ def triangular_closed_form(trial: Trial, case: Case) -> None:
     trial.within("a sum along the first axis", wide(trial.project(logits)).sum(axis), expected, slack, gap)
 
 
-@law(
-    kind="oracle",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_cases(s, most=3),
-    applies=depends_on_logits,
-)
+@about.project("manifold.agrees-with-oracle", "oracle", lambda s: projection_cases(s, most=3), where(depends_on_logits))
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """h_res is the exact h_res of the declared dialect, entry by entry, within what rounding explains.
 
@@ -450,14 +425,8 @@ def unbounded_range(rounding: Rounding) -> Rounding:
     return replace(rounding, tiny=0.0)
 
 
-@law(
-    kind="oracle",
-    stage="logits",
-    needs=("project",),
-    cases=extreme_cases,
-    applies=normalised,
-    least_streams=2,
-    capability="full_range",
+@about.project(
+    "manifold.starved-lines-lose-no-mass", "oracle", extreme_cases, where(normalised), full_range, several_streams
 )
 def starved_lines_lose_no_mass(trial: Trial, case: Case) -> None:
     """A row or column of logits beyond the range of exp is projected as exact arithmetic would.

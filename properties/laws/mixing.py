@@ -12,10 +12,11 @@ from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
 from properties.core.implementation import parameter_dtype
-from properties.core.law import law
+from properties.core.premises import several_streams, where
 from properties.core.trial import Trial, magnitude, wide
+from properties.laws import about
 from properties.laws.manifold import bound_of
-from properties.laws.premises import DIM, all_of, exact_axis, mixes, normalised, sinkhorn, stochastic
+from properties.laws.premises import DIM, exact_axis, mixes, normalised, sinkhorn, stochastic
 from properties.strategies import (
     MODERATE,
     Setting,
@@ -116,7 +117,7 @@ def matrix_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1) -> Case:
     return Case(x=x, y=y, h_post=h_post, h_res=possible(h_res, setting.dialect))
 
 
-@law(kind="oracle", stage="state", needs=("post",), cases=matrix_cases)
+@about.post("mixing.post-is-the-declared-combination", "oracle", matrix_cases)
 def post_is_the_declared_combination(trial: Trial, case: Case) -> None:
     """post(x, y, h_post, h_res) is A x + h_post^T y, with A = h_res or its transpose as declared.
 
@@ -129,7 +130,7 @@ def post_is_the_declared_combination(trial: Trial, case: Case) -> None:
     trial.within("post", trial.post(*given), trial.truth.post(*given), bound.error)
 
 
-@law(kind="identity", stage="state", needs=("post",), cases=matrix_cases, blind=("one-iteration",))
+@about.post("mixing.post-is-the-sum-of-its-parts", "identity", matrix_cases, blind=("one-iteration",))
 def post_is_the_sum_of_its_parts(trial: Trial, case: Case) -> None:
     """post of a state is the sum of what it makes of each stream by itself and of the branch's output by itself.
 
@@ -152,12 +153,11 @@ def post_is_the_sum_of_its_parts(trial: Trial, case: Case) -> None:
     trial.within("post less the sum of its parts", wide(whole) - total, torch.zeros_like(total), slack)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("post",),
-    cases=lambda s: permuted_state(s),
-    applies=mixes,
+@about.post(
+    "mixing.permutations-carry-streams",
+    "identity",
+    lambda s: permuted_state(s),
+    where(mixes),
     blind=("post-scale-one",),
 )
 def permutations_carry_streams(trial: Trial, case: Case) -> None:
@@ -197,7 +197,7 @@ def pre_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, h_pre=h_pre)
 
 
-@law(kind="oracle", stage="state", needs=("pre",), cases=pre_cases)
+@about.pre("mixing.pre-is-the-weighted-sum", "oracle", pre_cases)
 def pre_is_the_weighted_sum(trial: Trial, case: Case) -> None:
     """pre(x, h_pre) is the sum of the streams weighted by h_pre, in the dtype of the state.
 
@@ -210,13 +210,8 @@ def pre_is_the_weighted_sum(trial: Trial, case: Case) -> None:
     trial.within("pre", trial.pre(case.x, case.h_pre), trial.truth.pre(case.x, case.h_pre), bound.error)
 
 
-@law(
-    kind="identity",
-    stage="state",
-    needs=("project", "post"),
-    cases=lambda s: mixing_cases(s, least_n=2),
-    applies=sinkhorn,
-    least_streams=2,
+@about.mixing(
+    "mixing.exact-side-is-conserved", "identity", lambda s: mixing_cases(s, least_n=2), where(sinkhorn), several_streams
 )
 def exact_side_is_conserved(trial: Trial, case: Case) -> None:
     """Identical streams stay what they are where rows of A are exact; the sum over streams stays where columns are.
@@ -248,13 +243,7 @@ def exact_side_is_conserved(trial: Trial, case: Case) -> None:
         )
 
 
-@law(
-    kind="invariant",
-    stage="state",
-    needs=("project", "post"),
-    cases=mixing_cases,
-    applies=all_of(stochastic, normalised),
-)
+@about.mixing("mixing.mixing-does-not-expand", "invariant", mixing_cases, where(stochastic, normalised))
 def mixing_does_not_expand(trial: Trial, case: Case) -> None:
     """Where rows of A are exact no channel leaves the range of its streams; where columns are, no channel's absolute
     sum grows.
@@ -283,12 +272,11 @@ def mixing_does_not_expand(trial: Trial, case: Case) -> None:
         )
 
 
-@law(
-    kind="invariant",
-    stage="logits",
-    needs=("project",),
-    cases=lambda s: projection_cases(s, patterns=MODERATE),
-    applies=all_of(stochastic, normalised),
+@about.project(
+    "mixing.spectral-norm-within-its-certificate",
+    "invariant",
+    lambda s: projection_cases(s, patterns=MODERATE),
+    where(stochastic, normalised),
     blind=("emitted-transposed",),
 )
 def spectral_norm_within_its_certificate(trial: Trial, case: Case) -> None:
@@ -314,13 +302,8 @@ def deep_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=logits, depth=draw(st.sampled_from((1, 2, 3, 8, 32, 128))))
 
 
-@law(
-    kind="invariant",
-    stage="logits",
-    needs=("project",),
-    cases=deep_cases,
-    applies=normalised,
-    blind=("one-iteration",),
+@about.project(
+    "mixing.composites-keep-their-caps", "invariant", deep_cases, where(normalised), blind=("one-iteration",)
 )
 def composites_keep_their_caps(trial: Trial, case: Case) -> None:
     """At every depth the composite's exact side stays at most 1 and its other side at most n.

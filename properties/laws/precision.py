@@ -22,8 +22,10 @@ from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation, dtype_names
-from properties.core.law import law
+from properties.core.law import Schedule
+from properties.core.premises import emits_res, several_streams, where
 from properties.core.trial import Trial, wide
+from properties.laws import about
 from properties.laws.block import step
 from properties.laws.coefficients import agree, bound_of, coefficients
 from properties.laws.mixing import applied, combined, possible
@@ -35,12 +37,11 @@ def _bare(case: Case) -> Params:
     return case.params._replace(phi=torch.zeros_like(case.params.phi), alpha=torch.ones_like(case.params.alpha))
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=1, patterns=TAME),
-    blind=("h-res-transposed",),
+@about.mappings(
+    "precision.gates-keep-the-compute-precision",
+    "oracle",
+    lambda s: coefficient_cases(s, most=1, patterns=TAME),
+    blind=about.SYMMETRIC,
 )
 def gates_keep_the_compute_precision(trial: Trial, case: Case) -> None:
     """Stage sigmoid: with phi = 0, h_pre and h_post are the squashed bias to a few units of the compute dtype.
@@ -55,13 +56,12 @@ def gates_keep_the_compute_precision(trial: Trial, case: Case) -> None:
     agree(trial, "(stage: sigmoid)", got, expected, bound, only="post")
 
 
-@law(
-    kind="oracle",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=1, patterns=TAME),
-    applies=depends_on_logits,
-    parts=("res",),
+@about.mappings(
+    "precision.residual-mapping-keeps-the-compute-precision",
+    "oracle",
+    lambda s: coefficient_cases(s, most=1, patterns=TAME),
+    emits_res,
+    where(depends_on_logits),
 )
 def residual_mapping_keeps_the_compute_precision(trial: Trial, case: Case) -> None:
     """Stage projection: with phi = 0, h_res is the projected bias in the compute dtype, not in that of the state.
@@ -94,7 +94,9 @@ def cancelling_projections(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, params=Params(phi, torch.zeros(2 * n + size, dtype=dtype), torch.ones(3, dtype=dtype)))
 
 
-@law(kind="oracle", stage="state", needs=("mappings",), cases=cancelling_projections, blind=("h-res-transposed",))
+@about.mappings(
+    "precision.norm-and-projection-keep-the-compute-precision", "oracle", cancelling_projections, blind=about.SYMMETRIC
+)
 def norm_and_projection_keep_the_compute_precision(trial: Trial, case: Case) -> None:
     """Stage norm and matmul: channels that nearly cancel leave what the last bits of the state say.
 
@@ -120,7 +122,7 @@ def cancelling_mixtures(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, y=y, h_post=h_post, h_res=h_res)
 
 
-@law(kind="oracle", stage="state", needs=("post",), cases=cancelling_mixtures, least_streams=2)
+@about.post("precision.mixing-keeps-the-compute-precision", "oracle", cancelling_mixtures, several_streams)
 def mixing_keeps_the_compute_precision(trial: Trial, case: Case) -> None:
     """Stage mixing: streams that nearly cancel are summed in the compute dtype, with h_res and h_post as they are.
 
@@ -142,7 +144,9 @@ def cancelling_reads(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(x=x, params=_bare(case))
 
 
-@law(kind="oracle", stage="state", needs=("block",), cases=cancelling_reads, least_streams=2)
+@about.block(
+    "precision.reading-and-mixing-keep-the-compute-precision-in-a-block", "oracle", cancelling_reads, several_streams
+)
 def reading_and_mixing_keep_the_compute_precision_in_a_block(trial: Trial, case: Case) -> None:
     """Stages pre and mixing inside a block: nearly cancelling streams are weighed and mixed in the compute dtype.
 
@@ -157,12 +161,11 @@ def reading_and_mixing_keep_the_compute_precision_in_a_block(trial: Trial, case:
     trial.within("the block (stage: mixing)", out, after, mixed.error)
 
 
-@law(
-    kind="invariant",
-    stage="state",
-    needs=("mappings",),
-    cases=lambda s: coefficient_cases(s, most=2, scales=(1.0, 0.03), patterns=TAME),
-    cost=1.5,
+@about.mappings(
+    "precision.every-declared-dtype-keeps-its-own-bound",
+    "invariant",
+    lambda s: coefficient_cases(s, most=2, scales=(1.0, 0.03), patterns=TAME),
+    schedule=Schedule(cost=1.5),
 )
 def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
     """The same state in every declared dtype gives the mappings of that dtype's own contract, the finer the closer.

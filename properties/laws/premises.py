@@ -7,7 +7,7 @@ import torch
 from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
 from properties.core.implementation import Implementation
-from properties.core.law import Applies, Excuse
+from properties.core.premises import Applies, Premise
 
 DIM = {"row": -1, "column": -2}
 """The dim that an axis of the emitted matrix normalises over."""
@@ -94,26 +94,28 @@ def gated(dialect: Dialect) -> str | None:
     return None if dialect.pre == dialect.post == "sigmoid" else "h_pre or h_post is no sigmoid"
 
 
-def takes_streams(n: int) -> Excuse:
+def takes_streams(n: int) -> Premise:
     """The implementation accepts this very n."""
 
-    def check(implementation: Implementation, dtype: torch.dtype) -> str | None:
+    def check(implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None) -> str | None:
         return None if n in implementation.streams else f"is about n = {n}, which is not accepted"
 
     return check
 
 
-def tunes(*fields: str) -> Excuse:
+def tunes(*fields: str) -> Premise:
     """`tuned` can change these fields."""
 
-    def check(implementation: Implementation, dtype: torch.dtype) -> str | None:
+    def check(implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None) -> str | None:
         fixed = [field for field in fields if field not in implementation.tunable]
         return f"{', '.join(fixed)} cannot be tuned" if fixed else None
 
     return check
 
 
-def mixes_in_compute_dtype(implementation: Implementation, dtype: torch.dtype) -> str | None:
+def mixes_in_compute_dtype(
+    implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None
+) -> str | None:
     """The residual path is summed in the compute dtype, which for states of that dtype it always is."""
     if implementation.mixing == "compute" or compute_dtype(dtype) == dtype:
         return None

@@ -177,18 +177,15 @@ class LawFile(pytest.File):
     def _laws(self) -> Iterable[Law]:
         """All laws of the family in the file that has its name. Another file of it has its own laws, where it was named
         and the family was not: in a whole run each law comes once, under the name of its family."""
-        from properties.core.law import FAMILIES, family_laws
+        from properties.core.law import FAMILIES, all_laws, family_laws
 
-        family = self.path.stem.partition("_")[0]
-        if family not in FAMILIES:
+        name, named = self.path.stem, self.session.isinitpath
+        if name in FAMILIES:
+            return family_laws(name)
+        if not named(self.path) or any(map(named, self.path.parents)):
             return ()
-        if family == self.path.stem:
-            return family_laws(family)
-        whole = self.path.with_name(f"{family}.py")
-        named = (self.session.isinitpath(self.path), any(map(self.session.isinitpath, (whole, *whole.parents))))
-        if named != (True, False):
-            return ()
-        return [law for law in family_laws(family) if law.module == f"properties.laws.{self.path.stem}"]
+        own = (law for law in all_laws().values() if law.module == f"properties.laws.{name}")
+        return [law for law in own if not named(self.path.with_name(f"{law.family}.py"))]
 
     def collect(self) -> Iterable[pytest.Item]:
         """A test for every law and subject: `law-id[implementation-dtype-device]`."""
@@ -502,7 +499,7 @@ class LawItem(pytest.Item):
                 death=deaths[0],
                 made=lambda one: _apart(self.config, one),
             )
-        if subject.target in _deadly(self.config) and not self.law.in_process:
+        if subject.target in _deadly(self.config) and not self.law.on.in_process:
             subject = _apart(self.config, subject)
         if known is not None:
             return dataclasses.replace(verdict_for(known, subject), subject=self.subject)
