@@ -5,7 +5,8 @@ operators; `exact` is the same mathematics in mpmath, written from the equations
 """
 
 from mhc_ref.block import Branch, Mappings, Params, block, mappings, post, pre
-from mhc_ref.dialect import (
+from mhc_ref.dialect import Dialect
+from mhc_ref.presets import (
     DEEPSEEK_V4,
     HYPER_CONNECTIONS,
     LIGER,
@@ -14,7 +15,6 @@ from mhc_ref.dialect import (
     PAPER,
     PRESETS,
     RESIDUAL,
-    Dialect,
 )
 from mhc_ref.projection import project
 from mhc_ref.stack import collapse, expand, layers, stack

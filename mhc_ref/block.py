@@ -6,7 +6,6 @@ and the block returns, the dtype of the state.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mhc_ref.dialect import Dialect, Squash
-from mhc_ref.projection import compute_dtype, project
+from mhc_ref.dialect import Dialect
+from mhc_ref.projection import compute_dtype, logits_shape, project, residual_size
+from mhc_ref.registry import formulas
 
 Branch = Callable[[Tensor], Tensor]
 """The layer F: [..., C] -> [..., C], in the dtype of the state."""
@@ -26,7 +26,7 @@ class Params(NamedTuple):
 
     Attributes:
         phi: [n*C, 2n + R], columns pre | post | res row-major; [C, 2 + n] where the projection is shared.
-            R = n*n, or n! for the permutation mixture.
+            R = n*n, or what the family of the dialect's `residual` says (n! for the permutation mixture).
         bias: [2n + R].
         alpha: [3], the gates of pre, post and res.
         norm_weight: [n*C] or None, multiplies the normalised state.
@@ -46,21 +46,9 @@ class Mappings(NamedTuple):
     res: Float[Tensor, "*tokens n n"]
 
 
-def residual_size(n: int, dialect: Dialect) -> int:
-    """R, the number of residual logits of a token: n! for the permutation mixture, otherwise n*n."""
-    return math.factorial(n) if dialect.residual == "permutations" else n * n
-
-
 def normalise(x: Float[Tensor, "*tokens n C"], weight: Tensor | None, dialect: Dialect) -> Float[Tensor, "*tokens n C"]:
-    """The rms-normalised state, mHC eq. (7), (15): over all n*C numbers of a token, or stream by stream."""
-    x = x.to(compute_dtype(x.dtype))
-    over = (-2, -1) if dialect.norm_over == "streams" else (-1,)
-    mean = x.square().mean(over, keepdim=True)
-    if dialect.rms_eps_inside and dialect.rms_eps:
-        rms = (mean + dialect.rms_eps).sqrt()
-    else:  # a zero state stays zero, and the derivative of sqrt at 0 is not asked for
-        rms = torch.where(mean == 0, 0.0, torch.where(mean == 0, 1.0, mean).sqrt()) + dialect.rms_eps
-    normalised = x / torch.where(rms == 0, 1.0, rms)
+    """The normalised state, mHC eq. (7), (15), by the norm of the dialect."""
+    normalised = formulas("norm", dialect.norm_over).normalise(x.to(compute_dtype(x.dtype)), dialect)
     return normalised if weight is None else normalised * weight.view(x.shape[-2:])
 
 
@@ -74,18 +62,24 @@ def gated_logits(x: Float[Tensor, "*tokens n C"], params: Params, dialect: Diale
         projected = torch.cat([by_stream[..., 0], by_stream[..., 1], by_stream[..., 2:].flatten(-2)], -1)
     else:
         projected = state.flatten(-2) @ params.phi
-    if dialect.dynamic == "tanh":
-        projected = projected.tanh()
+    projected = formulas("dynamic", dialect.dynamic).activate(projected, dialect)
     sizes = (n, n, residual_size(n, dialect))
     gates = torch.cat([gate.expand(size) for gate, size in zip(params.alpha, sizes, strict=True)])
     return gates * projected + params.bias
 
 
-def squash(logits: Float[Tensor, "*tokens n"], kind: Squash) -> Float[Tensor, "*tokens n"]:
-    """sigmoid, softmax over the streams, or the logits themselves."""
-    if kind == "sigmoid":
-        return logits.sigmoid()
-    return logits.softmax(-1) if kind == "softmax" else logits
+def squash(logits: Float[Tensor, "*tokens n"], kind: str, dialect: Dialect) -> Float[Tensor, "*tokens n"]:
+    """The gates of a family: sigmoid, softmax over the streams, the logits themselves, or anybody else's."""
+    return formulas("gate", kind).gates(logits, dialect)
+
+
+def head_weights(x: Float[Tensor, "*tokens n C"], head: Params, dialect: Dialect) -> Float[Tensor, "*tokens n"]:
+    """pre(alpha_0 * dynamic(x^ phi) + bias) + pre_eps: h_pre alone, of parameters that may have nothing else."""
+    n = x.shape[-2]
+    state = normalise(x, head.norm_weight, dialect)
+    projected = state @ head.phi[:, 0] if dialect.shared_projection else state.flatten(-2) @ head.phi[:, :n]
+    projected = formulas("dynamic", dialect.dynamic).activate(projected, dialect)
+    return squash(head.alpha[0] * projected + head.bias[:n], dialect.pre, dialect) + dialect.pre_eps
 
 
 def mappings(x: Float[Tensor, "*tokens n C"], params: Params, dialect: Dialect) -> Mappings:
@@ -96,11 +90,10 @@ def mappings(x: Float[Tensor, "*tokens n C"], params: Params, dialect: Dialect) 
     """
     n = x.shape[-2]
     pre, post, res = gated_logits(x, params, dialect).split([n, n, residual_size(n, dialect)], -1)
-    matrix = res if dialect.residual == "permutations" else res.unflatten(-1, (n, n))
     return Mappings(
-        squash(pre, dialect.pre) + dialect.pre_eps,
-        dialect.post_scale * squash(post, dialect.post),
-        project(matrix, dialect),
+        squash(pre, dialect.pre, dialect) + dialect.pre_eps,
+        dialect.post_scale * squash(post, dialect.post, dialect),
+        project(res.unflatten(-1, logits_shape(n, dialect)), dialect),
     )
 
 

@@ -1,31 +1,26 @@
 """The declared choices on which correct implementations of hyper-connections differ.
 
-A `Dialect` is pure data: it imports nothing, so that the float reference and the mpmath oracle can share it
-and nothing else. Each preset names its source.
+A `Dialect` is pure data: it imports no formula, so that the float reference and the mpmath oracle can share it and
+nothing else. Which names its open fields take, and which fields those bring, is in `mhc_ref.registry`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Residual = Literal["sinkhorn", "permutations", "unconstrained", "identity"]
+from mhc_ref import registry
+
 Axis = Literal["row", "column"]
 Start = Literal["exp", "softmax"]
 Denominator = Literal["add", "clamp"]
-Squash = Literal["sigmoid", "softmax", "linear"]
-Dynamic = Literal["linear", "tanh"]
-Span = Literal["streams", "stream"]
-Expand = Literal["copies"]
-Collapse = Literal["sum", "mean", "head"]
-
-MAX_PERMUTATION_STREAMS = 5
-"""Largest n of the permutation mixture: it has n! coefficients a token."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Dialect:
     """Everything that must be said before an implementation of hyper-connections can be called right or wrong.
 
@@ -55,12 +50,18 @@ class Dialect:
             exactly 0 with rms_eps 0 is normalised to 0.
         expand, collapse: how the streams begin and end. ``head`` is the gated sum of DeepSeek-V4: weights
             pre(logits) + pre_eps from parameters of its own, not normalised.
+        own: the fields that the chosen families bring, as (name, value) in the order of the names. They are given and
+            read like any other, ``Dialect(residual="cayley", scale=2.0).scale``.
+
+    residual, pre, post, dynamic, norm_over, expand and collapse name families (`mhc_ref.registry`); a family that comes
+    from outside may be given itself instead of by name, and is registered.
 
     Raises:
         ValueError: a value outside its range, or fields that contradict each other; the message names them.
+        TypeError: a field that neither `Dialect` nor a chosen family has.
     """
 
-    residual: Residual = "sinkhorn"
+    residual: str = "sinkhorn"
     last_axis: Axis = "row"
     start: Start = "exp"
     start_axis: Axis = "row"
@@ -69,19 +70,30 @@ class Dialect:
     denominator_eps: float = 0.0
     denominator: Denominator = "add"
     transposed: bool = False
-    pre: Squash = "sigmoid"
+    pre: str = "sigmoid"
     pre_eps: float = 0.0
-    post: Squash = "sigmoid"
+    post: str = "sigmoid"
     post_scale: float = 2.0
-    dynamic: Dynamic = "linear"
-    norm_over: Span = "streams"
+    dynamic: str = "linear"
+    norm_over: str = "streams"
     shared_projection: bool = False
     rms_eps: float = 0.0
     rms_eps_inside: bool = True
-    expand: Expand = "copies"
-    collapse: Collapse = "sum"
+    expand: str = "copies"
+    collapse: str = "sum"
+    own: tuple[tuple[str, Any], ...] = ()
 
-    def __post_init__(self) -> None:
+    def __init__(self, residual: Any = "sinkhorn", **fields: Any) -> None:
+        given = {"residual": residual, **dict(fields.pop("own", ())), **fields}
+        for field in dataclasses.fields(self):
+            if field.name != "own":
+                object.__setattr__(self, field.name, given.pop(field.name, field.default))
+        for field, slot in registry.SLOTS.items():
+            _choose(self, field, slot)
+        object.__setattr__(self, "own", _own(self, given))
+        self._check()
+
+    def _check(self) -> None:
         for field, allowed in _CHOICES.items():
             value = getattr(self, field)
             if value not in allowed:
@@ -104,16 +116,25 @@ class Dialect:
             raise ValueError(
                 f"Dialect.post_scale is {self.post_scale!r}; expected more than 0: h_post is a scaled gate"
             )
-        if self.shared_projection and self.residual == "permutations":
-            raise ValueError(
-                "Dialect.shared_projection=True conflicts with residual='permutations': a shared projection gives "
-                "row s of an n x n matrix for stream s; the n! coefficients of the mixture belong to no stream"
-            )
         if self.denominator == "clamp" and self.denominator_eps >= 1:
             raise ValueError(
                 f"Dialect.denominator='clamp' conflicts with denominator_eps={self.denominator_eps!r}: a sum that is "
                 "already 1 would be divided by more than 1, so no doubly stochastic matrix is left unchanged"
             )
+        for family in self._families():
+            conflict = getattr(family, "conflict", None)
+            if conflict is not None and (words := conflict(self)):
+                raise ValueError(words)
+
+    def _families(self) -> list[Any]:
+        return [registry.formulas(slot, getattr(self, field)) for field, slot in registry.SLOTS.items()]
+
+    def __getattr__(self, name: str) -> Any:
+        """A field that a family brings."""
+        for own, value in object.__getattribute__(self, "__dict__").get("own", ()):
+            if own == name:
+                return value
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def first_axis(self) -> Axis:
@@ -125,84 +146,64 @@ class Dialect:
         """Whether the softmax start already is the first half-step of iteration 1."""
         return self.start == "softmax" and self.start_axis == self.first_axis
 
+    def fields(self) -> dict[str, Any]:
+        """Every field by name, in order; those that the families bring come last."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "own"}
+        return named | dict(self.own)
+
     def with_(self, **fields: Any) -> Dialect:
-        """A copy with other values in `fields`; unknown names raise TypeError, bad values ValueError."""
-        return dataclasses.replace(self, **fields)
+        """A copy with other values in `fields`; unknown names raise TypeError, bad values ValueError.
+
+        Fields of a family that is no longer chosen go with it.
+        """
+        chosen = {name: fields.get(name, getattr(self, name)) for name in registry.SLOTS}
+        known = dict(registry.own_fields({name: getattr(value, "name", value) for name, value in chosen.items()}))
+        kept = {name: value for name, value in self.fields().items() if name in known or name not in dict(self.own)}
+        return Dialect(**{**kept, **fields})
 
     def difference(self, other: Dialect) -> dict[str, tuple[Any, Any]]:
-        """The fields in which two dialects differ: name -> (mine, theirs)."""
-        names = [field.name for field in dataclasses.fields(self)]
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        """The fields in which two dialects differ: name -> (mine, theirs); None where one has no such field."""
+        mine, theirs = self.fields(), other.fields()
+        pairs = {name: (mine.get(name), theirs.get(name)) for name in mine | theirs}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "residual": get_args(Residual),
     "last_axis": get_args(Axis),
     "start": get_args(Start),
     "start_axis": get_args(Axis),
     "denominator": get_args(Denominator),
-    "pre": get_args(Squash),
-    "post": get_args(Squash),
-    "dynamic": get_args(Dynamic),
-    "norm_over": get_args(Span),
-    "expand": get_args(Expand),
-    "collapse": get_args(Collapse),
 }
 
-PAPER = Dialect(rms_eps=1e-20)
-"""mHC as printed: arXiv 2512.24880 eq. (7)-(9), columns first and rows last, 20 iterations, norm eps of table 5."""
 
-DEEPSEEK_V4 = Dialect(
-    start="softmax",
-    start_axis="row",
-    last_axis="column",
-    entry_eps=1e-6,
-    denominator_eps=1e-6,
-    pre_eps=1e-6,
-    rms_eps=1e-6,
-    transposed=True,
-    collapse="head",
-)
-"""DeepSeek-V4's inference code; deepseek-ai/TileKernels:tile_kernels/torch/mhc.py (36d9e45), transformers 5.23.0."""
+def _choose(dialect: Dialect, field: str, slot: str) -> None:
+    """Let the field hold the name of a family that there is; one from outside is registered."""
+    value: Any = getattr(dialect, field)
+    if not isinstance(value, str) and getattr(value, "slot", None) == slot:
+        value = registry.register(value).name
+        object.__setattr__(dialect, field, value)
+    known = registry.names(slot)
+    if value not in known:
+        raise ValueError(f"Dialect.{field} is {value!r}; expected one of {', '.join(map(repr, known))}")
 
-LIGER = DEEPSEEK_V4.with_(transposed=False, pre_eps=0.0, collapse="sum")
-"""linkedin/Liger-Kernel:src/liger_kernel/ops/mhc.py (ead96b6): the same stored matrix, applied untransposed."""
 
-LUCIDRAINS = Dialect(
-    denominator="clamp",
-    denominator_eps=1e-12,
-    transposed=True,
-    norm_over="stream",
-    shared_projection=True,
-)
-"""lucidrains/hyper-connections 0.4.11:mHCv2.py. Its norm is F.normalize, without an additive eps, hence rms_eps 0."""
+def _own(dialect: Dialect, given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The fields that the chosen families bring, with what was given for them."""
+    known = dict(registry.own_fields({field: getattr(dialect, field) for field in registry.SLOTS}))
+    strange = sorted(set(given) - set(known))
+    if strange:
+        brought = f"; its families bring {', '.join(sorted(known))}" if known else ""
+        raise TypeError(f"Dialect has no field {', '.join(map(repr, strange))}{brought}")
+    values = {name: given.get(name, field.default) for name, field in known.items()}
+    for name, value in values.items():
+        if not known[name].holds(value):
+            raise ValueError(f"Dialect.{name} is {value!r}; expected {known[name].expected}")
+    return tuple(sorted(values.items()))
 
-MHC_LITE = Dialect(residual="permutations", transposed=True)
-"""mHC-lite, arXiv 2601.05732; FFTYYY/mhc-lite:hyper_conn (ea19775), which applies the transpose of what it stores."""
 
-HYPER_CONNECTIONS = Dialect(
-    residual="unconstrained",
-    dynamic="tanh",
-    norm_over="stream",
-    shared_projection=True,
-    pre="linear",
-    post="linear",
-    post_scale=1.0,
-    transposed=True,
-)
-"""Hyper-connections before the manifold: arXiv 2409.19606 eq. (2), (10)-(13), A_r applied transposed."""
-
-RESIDUAL = Dialect(residual="identity")
-"""The plain residual stream x + h_post F(h_pre x); n = 1 is meaningful."""
-
-PRESETS: dict[str, Dialect] = {
-    "PAPER": PAPER,
-    "DEEPSEEK_V4": DEEPSEEK_V4,
-    "LIGER": LIGER,
-    "LUCIDRAINS": LUCIDRAINS,
-    "MHC_LITE": MHC_LITE,
-    "HYPER_CONNECTIONS": HYPER_CONNECTIONS,
-    "RESIDUAL": RESIDUAL,
-}
-"""Every preset by the name that the command line uses."""
+def __getattr__(name: str) -> Any:
+    """The presets, which lay here once."""
+    presets = importlib.import_module("mhc_ref.presets")
+    if name in presets.PRESETS or name == "PRESETS":
+        return getattr(presets, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

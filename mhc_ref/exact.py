@@ -15,7 +15,7 @@ Speed, one token, n = 4, C = 8, 20 iterations, 50 digits: a block takes 5 ms wit
 
     python -m timeit -s "
     from types import SimpleNamespace as Params
-    from mhc_ref.dialect import PAPER
+    from mhc_ref import PAPER
     from mhc_ref.exact import Exact
     def wave(rows, columns): return [[(7 * i + 3 * j) % 11 / 4 - 1 for j in range(columns)] for i in range(rows)]
     exact, x = Exact(PAPER), wave(4, 8)
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 from mpmath import MPContext
 
-from mhc_ref.dialect import Axis, Dialect, Squash
+from mhc_ref.dialect import Axis, Dialect
 
 __all__ = ["Exact"]
 
@@ -405,7 +405,7 @@ class Exact:
         rms = self._real.sqrt(mean + eps) if self.dialect.rms_eps_inside else self._real.sqrt(mean) + eps
         return [a * 0 if _value(rms) == 0 else a / rms for a in numbers]
 
-    def _squash(self, kind: Squash, logits: Vector) -> Vector:
+    def _squash(self, kind: str, logits: Vector) -> Vector:
         if kind == "linear":
             return logits
         if kind == "softmax":

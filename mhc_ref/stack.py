@@ -11,45 +11,32 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from mhc_ref.block import Branch, Params, block, normalise, residual_size, squash
-from mhc_ref.block import pre as gather
+from mhc_ref.block import Branch, Params, block
 from mhc_ref.dialect import Dialect
-from mhc_ref.projection import compute_dtype
+from mhc_ref.projection import most_streams, residual_size
+from mhc_ref.registry import formulas
 
 
-def expand(h: Float[Tensor, "*tokens C"], n: int) -> Float[Tensor, "*tokens n C"]:
-    """n copies of h (every published implementation begins so)."""
-    return h.unsqueeze(-2).repeat_interleave(n, -2)
+def expand(h: Float[Tensor, "*tokens C"], n: int, dialect: Dialect | None = None) -> Float[Tensor, "*tokens n C"]:
+    """How the streams begin: n copies of h, or what the dialect says."""
+    dialect = dialect or Dialect()
+    return formulas("begin", dialect.expand).expand(h, n, dialect)
 
 
 def collapse(
     x: Float[Tensor, "*tokens n C"], dialect: Dialect, head: Params | None = None
 ) -> Float[Tensor, "*tokens C"]:
-    """The streams become one: their sum, their mean, or the gated sum of DeepSeek-V4's head.
-
-    The head reads the first n columns of `head.phi` [n*C, >= n], the first n entries of its bias and the first gate,
-    and weighs the streams as h_pre would.
+    """How the streams become one: their sum, their mean, or the gated sum of DeepSeek-V4's head.
 
     Raises:
         ValueError: the dialect collapses by a head and none is given.
     """
-    if dialect.collapse == "sum":
-        return x.to(compute_dtype(x.dtype)).sum(-2).to(x.dtype)
-    if dialect.collapse == "mean":
-        return x.to(compute_dtype(x.dtype)).mean(-2).to(x.dtype)
-    if head is None:
-        raise ValueError("collapse='head' needs the parameters of the head; none were given")
-    return gather(x, head_weights(x, head, dialect))
+    return formulas("end", dialect.collapse).collapse(x, dialect, head)
 
 
-def head_weights(x: Float[Tensor, "*tokens n C"], head: Params, dialect: Dialect) -> Float[Tensor, "*tokens n"]:
-    """pre(alpha_0 * dynamic(x^ phi) + bias) + pre_eps, not normalised (DeepSeek-V4, `hc_head`)."""
-    n = x.shape[-2]
-    state = normalise(x, head.norm_weight, dialect)
-    projected = state @ head.phi[:, 0] if dialect.shared_projection else state.flatten(-2) @ head.phi[:, :n]
-    if dialect.dynamic == "tanh":
-        projected = projected.tanh()
-    return squash(head.alpha[0] * projected + head.bias[:n], dialect.pre) + dialect.pre_eps
+def has_head(dialect: Dialect) -> bool:
+    """Whether the streams end by parameters of their own."""
+    return formulas("end", dialect.collapse).HEAD
 
 
 def layers(
@@ -65,7 +52,8 @@ def streams_of(params: Params, dialect: Dialect) -> int:
     """n, read off the shapes of a block's parameters."""
     if dialect.shared_projection:
         return params.phi.shape[1] - 2
-    for n in range(1, params.bias.shape[0] + 1):
+    most = most_streams(dialect) or params.bias.shape[0]
+    for n in range(1, most + 1):
         if params.phi.shape[0] % n == 0 and 2 * n + residual_size(n, dialect) == params.bias.shape[0]:
             return n
     raise ValueError(f"no number of streams has a bias of {params.bias.shape[0]} entries (2n + n*n, or 2n + n!)")
@@ -79,12 +67,12 @@ def stack(
     Raises:
         ValueError: the numbers of parameters and branches do not match.
     """
-    wanted = len(branches) + (dialect.collapse == "head")
+    wanted = len(branches) + has_head(dialect)
     if not params or len(params) != wanted:
         raise ValueError(
             f"{len(params)} parameter sets for {len(branches)} branches; collapse={dialect.collapse!r} needs {wanted}"
-            + (", the last being the head's" if dialect.collapse == "head" else "")
+            + (", the last being the head's" if has_head(dialect) else "")
         )
-    x = expand(h, streams_of(params[0], dialect))
+    x = expand(h, streams_of(params[0], dialect), dialect)
     x = layers(x, params[: len(branches)], branches, dialect)
-    return collapse(x, dialect, params[-1] if dialect.collapse == "head" else None)
+    return collapse(x, dialect, params[-1] if has_head(dialect) else None)

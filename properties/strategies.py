@@ -22,7 +22,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.block import residual_size
+from mhc_ref.projection import residual_size
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import next_multiple, parameter_dtype
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, PAPER, Branch, Dialect, Mappings, Params
-from mhc_ref.dialect import Axis, Squash
+from mhc_ref.dialect import Axis
 from properties.catalogue.deviations import CATALOGUE
 from properties.catalogue.deviations.deviant import DIM, Deviant
 from properties.diagnosis import identify
@@ -126,7 +126,7 @@ class HardSigmoid(Foreign):
     stage = "sigmoid"
     preset = DEEPSEEK_V4
 
-    def squash(self, logits: Tensor, kind: Squash) -> Tensor:
+    def squash(self, logits: Tensor, kind: str) -> Tensor:
         return (logits / 6 + 0.5).clamp(0, 1)
 
 
@@ -136,7 +136,7 @@ class SigmoidTemperature(Foreign):
     stage = "sigmoid"
     preset = LUCIDRAINS
 
-    def squash(self, logits: Tensor, kind: Squash) -> Tensor:
+    def squash(self, logits: Tensor, kind: str) -> Tensor:
         return (1.702 * logits).sigmoid()
 
 

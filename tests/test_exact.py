@@ -12,7 +12,7 @@ from typing import Any
 import mpmath
 import pytest
 
-from mhc_ref.dialect import (
+from mhc_ref import (
     DEEPSEEK_V4,
     HYPER_CONNECTIONS,
     LUCIDRAINS,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, PAPER, PRESETS, Branch, Dialect, Params
-from mhc_ref.block import residual_size
+from mhc_ref.projection import residual_size
 from mhc_ref.stack import streams_of
 from properties.bounds import Approx
 from properties.catalogue import controls

@@ -12,10 +12,10 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Dialect, Params
-from mhc_ref.block import residual_size
 from mhc_ref.exact import Exact
+from mhc_ref.families.permutations import permutation_matrices
 from mhc_ref.gain import gains, prefixes, suffixes, token_average
-from mhc_ref.projection import permutation_matrices
+from mhc_ref.projection import residual_size
 from mhc_ref.stack import streams_of
 from properties import bounds
 from properties.bounds import Approx, Rounding
@@ -465,14 +465,14 @@ def test_parameters_that_do_not_fit_are_named(field: str, shape: tuple[int, ...]
 
 
 def test_other_bad_input_is_named() -> None:
-    with pytest.raises(ValueError, match=r"logits have shape \(2, 3\); expected \[\.\.\., n, n\]"):
+    with pytest.raises(ValueError, match=r"logits have shape \(2, 3\); residual='sinkhorn' takes"):
         mhc_ref.project(torch.zeros(2, 3), PAPER)
     with pytest.raises(ValueError, match=r"logits are torch\.int64; expected a floating-point dtype"):
         mhc_ref.project(torch.zeros(2, 2, dtype=torch.int64), PAPER)
-    with pytest.raises(ValueError, match=r"takes n! logits .* not 5"):
+    with pytest.raises(ValueError, match=r"takes .* one of \(1,\), \(2,\), \(6,\)"):
         mhc_ref.project(torch.zeros(5), MHC_LITE)
     with pytest.raises(ValueError, match="n is 6"):
-        permutation_matrices(6)
+        residual_size(6, MHC_LITE)
     with pytest.raises(ValueError, match="needs the parameters of the head"):
         mhc_ref.collapse(normal(3, 4), DEEPSEEK_V4)
     with pytest.raises(ValueError, match="1 parameter sets for 1 branches; collapse='head' needs 2, the last being"):

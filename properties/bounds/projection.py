@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
-from mhc_ref.projection import permutation_matrices
+from mhc_ref.families.permutations import permutation_matrices
 from properties.bounds.scaling import sinkhorn, sinkhorn_gradient
 from properties.bounds.stages import contracted, squash_gradient, squashed
 from properties.core.rounding import INF, Approx, Rounding

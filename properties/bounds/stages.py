@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.block import residual_size
-from mhc_ref.dialect import Squash
+from mhc_ref.projection import residual_size
 from properties.core.rounding import INF, Approx, Rounding
 
 GUARD = 1e-12
@@ -127,7 +126,7 @@ def gated(p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding) -
     return Approx(logits, error + r.unit * (logits.abs() + error))
 
 
-def squashed(logits: Approx, kind: Squash, r: Rounding) -> Approx:
+def squashed(logits: Approx, kind: str, r: Rounding) -> Approx:
     """sigmoid, softmax over the last axis, or the logits.
 
     sigmoid: |sigma'| <= 1/4, and sigma' changes by at most e^d over a distance d, so d moves it by at most
@@ -207,7 +206,7 @@ def contracted(equation: str, a: Approx, b: Approx, count: int, r: Rounding) -> 
     return Approx(value, own + r.dot(count + 2) * size + count * r.tiny)
 
 
-def squash_gradient(logits: Approx, cotangent: Approx, kind: Squash, r: Rounding) -> Approx:
+def squash_gradient(logits: Approx, cotangent: Approx, kind: str, r: Rounding) -> Approx:
     """The pullback of `squashed`.
 
     sigmoid' = s (1 - s) moves by at most min(d / 10, s (1 - s) (e^d - 1)), |sigmoid''| < 0.0963, and s, hence 1 - s, is

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Branch, Dialect, Mappings, Params
-from mhc_ref.dialect import Axis, Squash
+from mhc_ref.dialect import Axis
 from mhc_ref.projection import compute_dtype
 from properties.catalogue.deviations.catalogue import Condition, always, find, iterates, projects, title
 from properties.catalogue.deviations.deviant import DIM, Deviant
@@ -288,7 +288,7 @@ class Reciprocal(Deviant):
 class TanhSigmoid(Deviant):
     """sigma(z) is (1 + tanh(z / 2)) / 2."""
 
-    def squash(self, logits: Tensor, kind: Squash) -> Tensor:
+    def squash(self, logits: Tensor, kind: str) -> Tensor:
         return 0.5 + 0.5 * (0.5 * logits).tanh() if kind == "sigmoid" else super().squash(logits, kind)
 
 

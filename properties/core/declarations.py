@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from mhc_ref import Dialect
-from mhc_ref.block import residual_size
-from mhc_ref.dialect import MAX_PERMUTATION_STREAMS
+from mhc_ref.projection import most_streams, residual_size
 from properties.core.implementation import METHODS, Implementation, dtype_names, next_multiple, offers, overrides
 from properties.core.rounding import PRODUCTS
 from properties.guards.faults import TargetFault, answered, described
@@ -147,10 +146,9 @@ def _streams(implementation: Implementation, dialect: Dialect) -> None:
             f".streams is {shown(streams)}; expected the accepted numbers of streams, such as (2, 4)"
         )
     settled = tuple(dict.fromkeys(n for n in counts if n is not None))
-    if dialect.residual == "permutations" and max(settled) > MAX_PERMUTATION_STREAMS:
+    if (most := most_streams(dialect)) is not None and max(settled) > most:
         raise DeclarationError(
-            f".streams is {shown(streams)}; the permutation mixture has n! logits, so it is verified up to "
-            f"n = {MAX_PERMUTATION_STREAMS}"
+            f".streams is {shown(streams)}; residual={dialect.residual!r} is verified up to n = {most}"
         )
     _write(implementation, "streams", streams, streams if all(type(n) is int for n in streams) else settled)
 

@@ -12,9 +12,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Branch, Dialect, Mappings, Params
-from mhc_ref.block import residual_size
-from mhc_ref.dialect import MAX_PERMUTATION_STREAMS
-from mhc_ref.projection import compute_dtype, streams_of_permutations
+from mhc_ref.projection import compute_dtype, logits_shape, most_streams, residual_size, streams_of_logits
 from mhc_ref.stack import streams_of
 from properties.guards.printable import shown
 
@@ -190,10 +188,10 @@ def _silent(implementation: Implementation, method: str, needed: tuple[str, ...]
 def project_from_mappings(implementation: Implementation, logits: Tensor) -> Tensor:
     """h_res of logits through `mappings` with phi = 0, where logits = bias: one call for each matrix."""
     dialect = implementation.dialect
-    axes = 1 if dialect.residual == "permutations" else 2
+    n = streams_of_logits(logits.shape, dialect)
+    axes = len(logits_shape(n, dialect))
     batch = logits.shape[:-axes]
     flat = logits.reshape(math.prod(batch), *logits.shape[-axes:])
-    n = streams_of_permutations(logits.shape[-1]) if axes == 1 else logits.shape[-1]
     channels = 2
     rows, columns = (
         (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + residual_size(n, dialect))
@@ -286,8 +284,8 @@ class Projection(Implementation):
         self._function = function
         self.dialect = dialect
         self.name = name
-        if dialect.residual == "permutations":
-            self.streams = tuple(range(1, MAX_PERMUTATION_STREAMS + 1))
+        if (most := most_streams(dialect)) is not None:
+            self.streams = tuple(range(1, most + 1))
 
     def project(self, logits: Tensor) -> Tensor:
         return self._function(logits)

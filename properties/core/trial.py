@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
-from mhc_ref.projection import streams_of_permutations
+from mhc_ref.projection import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.device import Device, device_of, held_to
 from properties.core.implementation import Implementation, Reference
@@ -201,8 +201,8 @@ class Trial:
 
     def project(self, logits: Tensor) -> Tensor:
         """The implementation's h_res of logits [..., n, n], checked for shape, dtype and device; on the CPU."""
-        n = streams_of_permutations(logits.shape[-1]) if self.dialect.residual == "permutations" else logits.shape[-1]
-        batch = logits.shape[:-1] if self.dialect.residual == "permutations" else logits.shape[:-2]
+        n = streams_of_logits(logits.shape, self.dialect)
+        batch = logits.shape[: -len(logits_shape(n, self.dialect))]
         return self._observe(
             "project", (logits,), lambda got: self._tensor("project", got, (*batch, n, n), self._coefficients)
         )

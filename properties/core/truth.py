@@ -18,7 +18,7 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.exact import Exact
-from mhc_ref.projection import streams_of_permutations
+from mhc_ref.projection import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec, map_tensors
 from properties.guards.faults import HarnessError
 
@@ -239,8 +239,8 @@ class ExactTruth:
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res as emitted, rounded to float64."""
-        axes = 1 if self._dialect.residual == "permutations" else 2
-        n = streams_of_permutations(logits.shape[-1]) if axes == 1 else logits.shape[-1]
+        n = streams_of_logits(logits.shape, self._dialect)
+        axes = len(logits_shape(n, self._dialect))
 
         def one(z: Any) -> list[Any]:
             return [self._exact.project(z)]

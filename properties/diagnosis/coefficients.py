@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.block import squash
-from mhc_ref.dialect import Squash
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.diagnosis.estimate import Estimate
@@ -24,7 +23,7 @@ from properties.diagnosis.judge import ratio
 from properties.diagnosis.projection import Candidate
 from properties.diagnosis.reading import Reader, Reading
 
-KINDS: tuple[Squash, ...] = ("sigmoid", "softmax", "linear")
+KINDS: tuple[str, ...] = ("sigmoid", "softmax", "linear")
 
 
 class Gates:
@@ -58,20 +57,20 @@ class Gates:
         read, z = self.read[name], sign * torch.stack(self.logits)
         return [found for kind in KINDS if (found := self._formula(name, kind, z, read))]
 
-    def _formula(self, name: str, kind: Squash, z: Tensor, read: Reading) -> Candidate | None:
+    def _formula(self, name: str, kind: str, z: Tensor, read: Reading) -> Candidate | None:
         value = read.value
         low, high, peak = (1, 2, 3) if name == "pre" else (2, 1, 3)
         unit = 2 * self.rounding.unit
         if name == "pre":
             at = {"sigmoid": (low, 0), "softmax": (peak, len(z[0]) - 1), "linear": (0, 0)}[kind]
-            offset = float(value[at] - squash(z, kind)[at])
+            offset = float(value[at] - squash(z, kind, Dialect())[at])
             eps = Estimate.around(offset, unit * (1 + abs(offset)) + float(read.error[at]))
             if eps.high < 0 or offset < -unit - float(read.error[at]):
                 return None
             fields, estimates, scale, shift = {"pre": kind, "pre_eps": eps.shortest()}, {"pre_eps": eps}, 1.0, eps
         else:
             at = {"sigmoid": (high, 0), "softmax": (high, 0), "linear": (4, 0)}[kind]
-            reach = float(squash(z, kind)[at])
+            reach = float(squash(z, kind, Dialect())[at])
             size = float(value[at]) / reach if reach else 0.0
             if size <= 0 or not math.isfinite(size):
                 return None
@@ -85,7 +84,7 @@ class Gates:
         return Candidate(fields, estimates, worst) if worst <= 1 else None
 
 
-def inverse(h: Tensor, kind: Squash, scale: float, shift: float) -> Tensor:
+def inverse(h: Tensor, kind: str, scale: float, shift: float) -> Tensor:
     """The logits of a gate; those of a softmax, which determines their differences, without their mean."""
     share = (h - shift) / scale
     if kind == "sigmoid":

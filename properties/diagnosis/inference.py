@@ -27,7 +27,7 @@ from properties.guards.faults import TargetFault
 
 Status = Literal["certain", "undetermined", "contradictory"]
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Dialect))
+FIELDS = tuple(PAPER.fields())
 CHOICES: dict[str, tuple[Any, ...]] = {
     "residual": ("sinkhorn", "unconstrained", "identity"),
     "last_axis": ("row", "column"),

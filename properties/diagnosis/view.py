@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_ref import Params
-from mhc_ref.block import residual_size
-from mhc_ref.projection import streams_of_permutations
+from mhc_ref import MHC_LITE, Params
+from mhc_ref.projection import residual_size, streams_of_logits
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.device import held_to
 from properties.core.implementation import METHODS, Implementation, dtype_names, next_multiple, offers, parameter_dtype
@@ -186,7 +185,7 @@ class View:
             ]
         if method == "project":
             axes = 1 if self.frame.permutations else 2
-            n = streams_of_permutations(first.shape[-1]) if self.frame.permutations else first.shape[-1]
+            n = streams_of_logits(first.shape, MHC_LITE) if self.frame.permutations else first.shape[-1]
             return self._tensor(method, got, (*first.shape[:-axes], n, n))
         if method in ("pre", "collapse"):
             return self._tensor(method, got, (*first.shape[:-2], first.shape[-1]))

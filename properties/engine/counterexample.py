@@ -76,7 +76,7 @@ class Counterexample:
             "law": self.law,
             "target": self.target,
             "implementation": self.implementation,
-            "dialect": dataclasses.asdict(self.dialect),
+            "dialect": self.dialect.fields(),
             "dialect_option": self.dialect_option,
             "dtype": self.dtype,
             "device": self.device,
@@ -188,7 +188,7 @@ def _pack(value: Value, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, BranchSpec):
         return {"branch": {"kind": value.kind, "weight": _pack(value.weight, f"{name}.weight", tensors)}}
     if isinstance(value, Dialect):
-        return {"dialect": dataclasses.asdict(value)}
+        return {"dialect": value.fields()}
     if isinstance(value, (tuple, list)):
         return {"tuple": [_pack(part, f"{name}.{i}", tensors) for i, part in enumerate(value)]}  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
     if value is None or isinstance(value, (bool, int, str)):

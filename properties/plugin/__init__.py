@@ -641,7 +641,7 @@ def line_of(verdict: Verdict) -> Line:
     subject = verdict.subject
     return Line(
         implementation=subject.implementation.name,
-        dialect=dataclasses.asdict(subject.implementation.dialect),
+        dialect=subject.implementation.dialect.fields(),
         dtype=subject.dtype_name,
         device=subject.device.type,
         law=verdict.law,

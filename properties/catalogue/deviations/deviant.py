@@ -10,9 +10,10 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Dialect, Mappings, Params
-from mhc_ref.block import check_params, residual_size
-from mhc_ref.dialect import Axis, Squash
-from mhc_ref.projection import compute_dtype, permutation_matrices, streams_of_permutations
+from mhc_ref.block import check_params
+from mhc_ref.dialect import Axis
+from mhc_ref.families.permutations import permutation_matrices
+from mhc_ref.projection import compute_dtype, residual_size, streams_of_logits
 from properties.core.implementation import Implementation
 
 DIM: dict[Axis, int] = {"row": -1, "column": -2}
@@ -98,7 +99,7 @@ class Deviant(Implementation):
         return torch.einsum("...k,kij->...ij", logits.softmax(-1), self.matrices(logits.shape[-1]).to(logits))
 
     def matrices(self, count: int) -> Tensor:
-        return permutation_matrices(streams_of_permutations(count))
+        return permutation_matrices(streams_of_logits((count,), self.computed))
 
     # State to mappings
 
@@ -161,7 +162,7 @@ class Deviant(Implementation):
     def h_post(self, logits: Tensor) -> Tensor:
         return self.computed.post_scale * self.squash(logits, self.computed.post)
 
-    def squash(self, logits: Tensor, kind: Squash) -> Tensor:
+    def squash(self, logits: Tensor, kind: str) -> Tensor:
         if kind == "sigmoid":
             return logits.sigmoid()
         return logits.softmax(-1) if kind == "softmax" else logits

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from mhc_ref.dialect import Axis, Squash
+from mhc_ref.dialect import Axis
 from properties.catalogue.deviations.catalogue import MUTATION, iterates, mixes, projects, redialect, slip
 from properties.catalogue.deviations.deviant import DIM, Deviant
 
@@ -232,7 +232,7 @@ class MaxNotSubtracted(Deviant):
 class SigmoidOverflows(Deviant):
     """A gate far above 0 is inf / inf."""
 
-    def squash(self, logits: Tensor, kind: Squash) -> Tensor:
+    def squash(self, logits: Tensor, kind: str) -> Tensor:
         return logits.exp() / (1 + logits.exp()) if kind == "sigmoid" else super().squash(logits, kind)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
-from mhc_ref.block import residual_size
+from mhc_ref.projection import residual_size
 from properties.catalogue.deviations.catalogue import MUTATION, mixes, slip, takes_matrix
 from properties.catalogue.deviations.deviant import Deviant
 

@@ -46,7 +46,6 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Dialect, Params
-from mhc_ref.block import residual_size
 from mhc_ref.exact import Exact
 from properties.explosion.composite import DIGITS, Matrix, context, decimal
 from properties.explosion.mixing import fraction

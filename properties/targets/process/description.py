@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, cast
 
 from mhc_ref import PRESETS, Dialect, Mappings
-from mhc_ref.dialect import MAX_PERMUTATION_STREAMS
+from mhc_ref.projection import most_streams
 from properties.core.implementation import METHODS, Implementation, dtype_names, offers
 from properties.targets.process.protocol import (
     DTYPES,
@@ -52,7 +51,7 @@ def declared(implementation: Implementation) -> dict[str, Any]:
         found[name] = sorted(value) if isinstance(value, (set, frozenset)) else value  # pyright: ignore[reportUnknownArgumentType]
         if isinstance(value, (tuple, range)):
             found[name] = list(value)  # pyright: ignore[reportUnknownArgumentType]
-    found["dialect"] = dataclasses.asdict(implementation.dialect)
+    found["dialect"] = implementation.dialect.fields()
     found["dtypes"] = list(dtype_names(implementation))
     found["dialect_given"] = implementation.dialect_given
     found["methods"] = [method for method in METHODS if offers(implementation).get(method) == "own"]
@@ -130,10 +129,9 @@ def attributes_of(description: dict[str, Any]) -> dict[str, Any]:
     if not set(methods) & set(SIGNATURES):
         raise BadAnswer(f"describe: methods is {shortened(methods)}; expected some of {', '.join(SIGNATURES)}, and vjp")
     dialect = dialect_of(description["dialect"])
-    if dialect.residual == "permutations" and max(streams) > MAX_PERMUTATION_STREAMS:
+    if (most := most_streams(dialect)) is not None and max(streams) > most:
         raise BadAnswer(
-            f"describe: streams is {shortened(streams)}; the permutation mixture has n! logits, so it is verified up "
-            f"to n = {MAX_PERMUTATION_STREAMS}"
+            f"describe: streams is {shortened(streams)}; residual={dialect.residual!r} is verified up to n = {most}"
         )
     return {
         **{field: _scalar(description, field) for field in (*_WORDS, *_FLAGS, *_NUMBERS) if field in description},

@@ -1,0 +1,62 @@
+"""Sinkhorn: rows and columns divided by their sums in turn (mHC, arXiv 2512.24880 eq. 8-9).
+
+It runs in the log domain. Row and column sums of exp(Z) underflow long before their logarithms do, so this is the form
+in which every finite logit is handled as exact arithmetic would; the price is a relative error of order u * |log M|
+instead of u, which the bounds admit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mhc_ref.dialect import Axis, Denominator, Dialect
+
+BY_STREAM = True
+MOST_STREAMS = None
+
+_DIM: dict[Axis, int] = {"row": -1, "column": -2}
+
+
+def shape(n: int, dialect: Dialect) -> tuple[int, ...]:
+    """One logit an entry of M."""
+    return (n, n)
+
+
+def project(logits: Float[Tensor, "*tokens n n"], dialect: Dialect) -> Float[Tensor, "*tokens n n"]:
+    """M = (T_last T_first)^iterations start(Z), mHC eq. (9) with every eps of the dialect."""
+    quarter = _started(logits, dialect)
+    half_steps: list[Axis] = [dialect.first_axis, dialect.last_axis] * dialect.iterations
+    for axis in half_steps[1:] if dialect.softmax_is_first_half_step else half_steps:
+        quarter = _normalised(quarter, _DIM[axis], dialect.denominator_eps, dialect.denominator)
+    return (4 * quarter).exp()
+
+
+def _started(logits: Tensor, dialect: Dialect) -> Tensor:
+    """log(M) / 4 before the first half-step: a difference of finite logits is at most twice the largest number, which
+    divided by 4 is a number still, and a power of two rounds nothing."""
+    quarter = logits / 4
+    if dialect.start == "softmax":
+        quarter = _normalised(quarter, _DIM[dialect.start_axis])
+    elif dialect.iterations > 0:
+        quarter = quarter - quarter.amax(_DIM[dialect.first_axis], keepdim=True)
+    if dialect.entry_eps:
+        return torch.logaddexp(4 * quarter, quarter.new_full((), math.log(dialect.entry_eps))) / 4
+    return quarter
+
+
+def _normalised(quarter: Tensor, dim: int, eps: float = 0.0, denominator: Denominator = "add") -> Tensor:
+    """M / (s + eps), or M / max(s, eps), s the sums of its lines; log(.) / 4 before and after.
+
+    The maximum of a line goes first, without a derivative: beside a huge one the logarithm of the sum would be lost.
+    """
+    top = quarter.detach().amax(dim, keepdim=True)
+    below = quarter - top
+    rest = (4 * below).logsumexp(dim, keepdim=True)
+    if not eps:
+        return below - rest / 4
+    log_sum, log_eps = 4 * top + rest, rest.new_full((), math.log(eps))
+    return quarter - (torch.logaddexp(log_sum, log_eps) if denominator == "add" else log_sum.maximum(log_eps)) / 4

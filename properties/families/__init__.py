@@ -1,0 +1,6 @@
+"""Families: of each its guarantees, its bound, the inputs where its mistakes show, its deviations and its source."""
+
+from mhc_ref.registry import Field, register
+from properties.core.family import Begin, Dynamic, End, Family, Gate, Guarantees, Mix, Norm
+
+__all__ = ["Begin", "Dynamic", "End", "Family", "Field", "Gate", "Guarantees", "Mix", "Norm", "register"]
