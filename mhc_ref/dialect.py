@@ -168,6 +168,9 @@ class Dialect:
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+FIELDS = tuple(field.name for field in dataclasses.fields(Dialect) if field.name != "own")
+"""The fields that every dialect has, in order."""
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "last_axis": get_args(Axis),
     "start": get_args(Start),
@@ -203,7 +206,8 @@ def _own(dialect: Dialect, given: Mapping[str, Any]) -> tuple[tuple[str, Any], .
 
 def __getattr__(name: str) -> Any:
     """The presets, which lay here once."""
-    presets = importlib.import_module("mhc_ref.presets")
-    if name in presets.PRESETS or name == "PRESETS":
-        return getattr(presets, name)
+    if name.isupper():
+        presets = importlib.import_module("mhc_ref.presets")
+        if hasattr(presets, name):
+            return getattr(presets, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,9 +34,9 @@ def _mix(dialect: Dialect) -> Any:
     return formulas("mix", dialect.residual)
 
 
-def logits_shape(n: int, dialect: Dialect) -> tuple[int, ...]:
+def logits_shape(n: int, dialect: Dialect) -> torch.Size:
     """The shape of one token's residual logits: (n, n), or what the family of the dialect says."""
-    return tuple(_mix(dialect).shape(n, dialect))
+    return torch.Size(_mix(dialect).shape(n, dialect))
 
 
 def residual_size(n: int, dialect: Dialect) -> int:
@@ -50,18 +49,18 @@ def most_streams(dialect: Dialect) -> int | None:
     return _mix(dialect).MOST_STREAMS
 
 
-def streams_of_logits(shape: Sequence[int], dialect: Dialect) -> int:
+def streams_of_logits(shape: torch.Size, dialect: Dialect) -> int:
     """The n for which the logits of a token have the last sizes of `shape`.
 
     Raises:
         ValueError: there is none.
     """
-    shapes: list[tuple[int, ...]] = []
+    shapes: list[torch.Size] = []
     for n in range(1, (most_streams(dialect) or max(shape, default=0)) + 1):
         shapes.append(logits_shape(n, dialect))
-        if tuple(shape[len(shape) - len(shapes[-1]) :]) == shapes[-1]:
+        if shape[len(shape) - len(shapes[-1]) :] == shapes[-1]:
             return n
-    known = ", ".join(map(str, shapes[:4]))
+    known = ", ".join(str(tuple(one)) for one in shapes[:4])
     raise ValueError(
         f"logits have shape {tuple(shape)}; residual={dialect.residual!r} takes [..., *s] for s one of {known}, ..."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shlex
@@ -20,6 +19,7 @@ from wire_schema import SCHEMA, fits
 
 import mhc_ref
 from mhc_ref import Dialect, Params
+from mhc_ref.dialect import FIELDS
 from properties.core.implementation import Implementation, Reference, offers
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, Verdict, examine
@@ -167,10 +167,10 @@ def test_the_schema_of_a_description_says_what_the_code_does() -> None:
     assert fields["name"]["maxLength"] == protocol.LONGEST_NAME
     preset, own = SCHEMA["$defs"]["dialect"]["anyOf"]
     assert preset["enum"] == own["properties"]["preset"]["enum"] == list(mhc_ref.PRESETS)
-    assert set(own["properties"]) == {"preset", *Dialect.__dataclass_fields__}
+    assert set(own["properties"]) == {"preset", *FIELDS}
     assert own["properties"]["iterations"]["maximum"] == protocol.MOST_ITERATIONS
     for name in mhc_ref.PRESETS:
-        assert fits(dataclasses.asdict(mhc_ref.PRESETS[name]), {"$ref": "#/$defs/dialect"})
+        assert fits(mhc_ref.PRESETS[name].fields(), {"$ref": "#/$defs/dialect"})
 
 
 def test_messages_of_the_python_server_fit_the_schema() -> None:

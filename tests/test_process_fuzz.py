@@ -11,8 +11,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import mhc_ref
 from mhc_ref import Params
+from mhc_ref import dialect as dialects
 from properties.core.implementation import Implementation
 from properties.targets.process import Limits
 from properties.targets.process.client import Client, Session, make
@@ -126,10 +126,7 @@ def test_descriptions(change: dict[str, Any], more: dict[str, Any]) -> None:
 
 
 @EXAMPLES
-@given(
-    st.fixed_dictionaries({}, optional={name: values for name in ("preset", *mhc_ref.Dialect.__dataclass_fields__)})
-    | values
-)
+@given(st.fixed_dictionaries({}, optional={name: values for name in ("preset", *dialects.FIELDS)}) | values)
 def test_dialects(value: Any) -> None:
     mistaken(lambda: dialect_of(value))
 

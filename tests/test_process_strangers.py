@@ -113,7 +113,7 @@ DESCRIPTION: dict[str, Any] = {
         ({"streams": [0]}, "streams is [0]"),
         ({"streams": 4}, "streams is 4"),
         ({"streams": {"4": 4}}, "streams is {'4': 4}"),
-        ({"streams": [8], "dialect": "MHC_LITE"}, "the permutation mixture has n! logits"),
+        ({"streams": [8], "dialect": "MHC_LITE"}, "residual='permutations' is verified up to n = 5"),
         ({"methods": [["project"]]}, "methods is [['project']]"),
         ({"methods": [{}]}, "methods is [{}]"),
         ({"methods": ["vjp"]}, "methods is ['vjp']"),

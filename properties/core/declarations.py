@@ -195,7 +195,7 @@ def _counts(implementation: Implementation) -> None:
 
 def _tunable(implementation: Implementation) -> None:
     names = [one for one in implementation.tunable if not isinstance(one, str)]  # pyright: ignore[reportUnnecessaryIsInstance]
-    unknown = names or sorted(set(implementation.tunable) - set(Dialect.__dataclass_fields__))
+    unknown = names or sorted(set(implementation.tunable) - set(implementation.dialect.fields()))
     if unknown:
         raise DeclarationError(f".tunable names {shown(unknown)}, which are no fields of Dialect")
     if implementation.tunable and not overrides(implementation, "tuned"):

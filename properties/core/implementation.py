@@ -12,6 +12,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Branch, Dialect, Mappings, Params
+from mhc_ref.dialect import FIELDS
 from mhc_ref.projection import compute_dtype, logits_shape, most_streams, residual_size, streams_of_logits
 from mhc_ref.stack import streams_of
 from properties.guards.printable import shown
@@ -223,7 +224,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 class Reference(Implementation):
     """`mhc_ref` itself, in any dialect."""
 
-    tunable = frozenset(Dialect.__dataclass_fields__)
+    tunable = frozenset(FIELDS)
     full_range = True
     compilable = True
     autocast_safe = True

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
+from mhc_ref.dialect import FIELDS
 from properties.core.case import BRANCHES, BranchSpec, Case, Value
 from properties.guards import sealed
 from properties.guards.printable import message_of, printable
@@ -170,7 +171,7 @@ def _short(value: object) -> str:
 
 
 def _dialect(fields: dict[str, Any]) -> Dialect:
-    strange = [name for name in fields if name not in Dialect.__dataclass_fields__]
+    strange = [name for name in fields if name not in FIELDS]
     if strange:
         raise ValueError(
             f"dialect has {', '.join(map(repr, strange[:5]))}, which no dialect of this version has; "

@@ -11,7 +11,7 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.block import check_params
-from mhc_ref.dialect import Axis
+from mhc_ref.dialect import FIELDS, Axis
 from mhc_ref.families.permutations import permutation_matrices
 from mhc_ref.projection import compute_dtype, residual_size, streams_of_logits
 from properties.core.implementation import Implementation
@@ -26,7 +26,7 @@ class Deviant(Implementation):
     a step, or declares one dialect and computes another: `dialect` is what it claims, `computed` what it does.
     """
 
-    tunable = frozenset(Dialect.__dataclass_fields__)
+    tunable = frozenset(FIELDS)
 
     def __init__(self, dialect: Dialect, name: str = "", change: Callable[[Dialect], Dialect] | None = None) -> None:
         self.dialect = dialect
@@ -99,7 +99,7 @@ class Deviant(Implementation):
         return torch.einsum("...k,kij->...ij", logits.softmax(-1), self.matrices(logits.shape[-1]).to(logits))
 
     def matrices(self, count: int) -> Tensor:
-        return permutation_matrices(streams_of_logits((count,), self.computed))
+        return permutation_matrices(streams_of_logits(torch.Size((count,)), self.computed))
 
     # State to mappings
 

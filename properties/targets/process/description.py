@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from mhc_ref import PRESETS, Dialect, Mappings
+from mhc_ref.dialect import FIELDS
 from mhc_ref.projection import most_streams
 from properties.core.implementation import METHODS, Implementation, dtype_names, offers
 from properties.targets.process.protocol import (
@@ -25,7 +26,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "methods": (*SIGNATURES, "vjp"),
     "dtypes": DTYPES,
     "emits": Mappings._fields,
-    "tunable": tuple(Dialect.__dataclass_fields__),
+    "tunable": FIELDS,
 }
 """Fields of a description that are lists, each entry one of these."""
 _WORDS: dict[str, tuple[str, ...]] = {
@@ -92,9 +93,9 @@ def dialect_of(value: Any) -> Dialect:
     preset = fields.pop("preset", None)
     if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
         raise BadAnswer(f"dialect is preset {shortened(preset)}; the presets are {', '.join(PRESETS)}")
-    strange = [name for name in fields if name not in Dialect.__dataclass_fields__]
+    strange = [name for name in fields if name not in FIELDS]
     if strange:
-        raise BadAnswer(f"dialect has {shortened(strange)}; its fields are {', '.join(Dialect.__dataclass_fields__)}")
+        raise BadAnswer(f"dialect has {shortened(strange)}; its fields are {', '.join(FIELDS)}")
     try:
         found = PRESETS[preset].with_(**fields) if preset is not None else Dialect(**fields)
     except (TypeError, ValueError) as error:
