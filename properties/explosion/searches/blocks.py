@@ -47,6 +47,7 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Dialect, Params
 from mhc_ref.exact import Exact
+from mhc_ref.projection import residual_size
 from properties.explosion.composite import DIGITS, Matrix, context, decimal
 from properties.explosion.mixing import fraction
 from properties.explosion.proofs.closed_form import Answer
