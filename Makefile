@@ -32,17 +32,17 @@ lint: $(VENV)/installed-test
 
 # Outside CI: the kill matrix and a hundred seeds on every control (two cores: hours), the cost of the laws.
 kill: $(VENV)/installed-test
-	$(BIN)/python -m properties.commands.kill --out docs
+	$(BIN)/mhc-properties kill --out docs
 
 seeds: $(VENV)/installed-test
-	$(BIN)/python -m properties.commands.seeds --seeds 100
+	$(BIN)/mhc-properties seeds --seeds 100
 
 bench: $(VENV)/installed-test
-	$(BIN)/python -m properties.commands.bench
+	$(BIN)/mhc-properties bench
 
 # The published implementations, all of them, in an environment of their own. 21 minutes of CPU time: Triton is interpreted.
 conformance: $(VENV)-conformance/installed
-	$(VENV)-conformance/bin/python -m properties.commands.conformance_run --out docs/conformance.md
+	$(VENV)-conformance/bin/mhc-properties conformance --out docs/conformance.md
 
 clean:
 	rm -rf $(VENV) $(VENV)-conformance build dist *.egg-info .hypothesis .pytest_cache .ruff_cache

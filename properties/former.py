@@ -39,8 +39,19 @@ _NOW["properties.explosion.watching"] = "properties.explosion.monitor.hooks"
 _NOW["properties.explosion.picture"] = "properties.explosion.pictures.explosion"
 _NOW["properties.explosion.atlas_picture"] = "properties.explosion.pictures.atlas"
 _NOW["properties.published.table"] = "properties.commands.conformance_table"
-_NOW["properties.published.__main__"] = "properties.commands.conformance_run"
 _NOW["properties.bounds.rounding"] = "properties.core.rounding"
+
+COMMANDS = {
+    "properties.kill": "kill",
+    "properties.seeds": "seeds",
+    "properties.bench": "bench",
+    "properties.ratios": "ratios",
+    "properties.published.__main__": "conformance",
+    "properties.process.__main__": "process",
+}
+"""What was a program, ``python -m NAME``, is a command of `mhc-properties` now."""
+_NOW["properties.published.__main__"] = "properties.commands.conformance"
+_NOW["properties.process.__main__"] = "properties.commands.process"
 
 
 def now(name: str) -> str | None:
@@ -86,8 +97,14 @@ class _Former(Loader):
         sys.modules[module.__name__] = importlib.import_module(self.present)
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """For runpy: the code of the module of the present name."""
-        return self.loader.get_code(self.present)
+        """For runpy: the command line with the command that the program is now, or the code of the present name."""
+        if fullname not in COMMANDS:
+            return self.loader.get_code(self.present)
+        program = (
+            f"import sys; from properties.cli import main\n"
+            f"if __name__ == '__main__': sys.argv[1:1] = [{COMMANDS[fullname]!r}]; main()"
+        )
+        return compile(program, f"<{fullname}>", "exec")
 
 
 def install() -> None:

@@ -36,7 +36,6 @@ from properties.engine.counterexample import Counterexample, versions
 from properties.engine.known_file import KnownError, load
 from properties.engine.runner import Profile, Subject, examine
 from properties.explosion import Monitor, find_minimal, save
-from properties.explosion.command import register
 from properties.guards import sealed
 from properties.guards.faults import HarnessError
 from properties.targets.process import Limits, build
@@ -224,8 +223,6 @@ LINES = lines()
 @pytest.mark.parametrize("number", numbers(len(LINES), 24))
 def test_a_mistake_on_the_command_line_is_said_and_exits_above_one(number: int, folder: Path) -> None:
     app = CliRunner()
-    if not any(one.name == "explode" for one in cli.app.registered_commands):
-        register(cli.app)
     with watched(LINES[number]):
         done = app.invoke(cli.app, LINES[number])
     text = done.output + done.stderr

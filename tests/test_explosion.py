@@ -13,13 +13,12 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-import typer
 from typer.testing import CliRunner
 
 import properties.explosion.search as search_module
 from mhc_ref.gain import gains
+from properties import cli
 from properties.explosion import ExplosionFileError, find_minimal, load, replay, save
-from properties.explosion.command import register
 from properties.explosion.composite import composite, definiteness, exact_gain, reaches
 from properties.explosion.proofs.closed_form import smallest_exponent
 from properties.explosion.request import request
@@ -407,17 +406,10 @@ def _interrupted(*_):
     raise KeyboardInterrupt
 
 
-def _application():
-    app = typer.Typer()
-    app.command("other")(lambda: None)
-    register(app)
-    return app
-
-
 def test_the_command_prints_one_json_line_last_and_saves(tmp_path):
     path = tmp_path / "x.safetensors"
     done = CliRunner().invoke(
-        _application(),
+        cli.app,
         ["explode", "hc", "--entry-bound", "1.25", "--threshold", "20", "--json", "--save", str(path)],
     )
     assert done.exit_code == 0
@@ -437,13 +429,13 @@ def test_the_command_prints_one_json_line_last_and_saves(tmp_path):
     ],
 )
 def test_exit_codes(arguments, code):
-    assert CliRunner().invoke(_application(), ["explode", *arguments]).exit_code == code
+    assert CliRunner().invoke(cli.app, ["explode", *arguments]).exit_code == code
 
 
 def test_ctrl_c_saves_the_best_so_far(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(search_module, "smallest_architecture", _interrupted)
-    done = CliRunner().invoke(_application(), ["explode", "residual", "--threshold", "3"])
+    done = CliRunner().invoke(cli.app, ["explode", "residual", "--threshold", "3"])
     assert done.exit_code == 130
     assert "stopped by Ctrl-C" in done.output
     assert replay("explosion.safetensors").verdict == "FAILED"

@@ -4,12 +4,11 @@ import json
 import math
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
+from properties import cli
 from properties.explosion import atlas
 from properties.explosion.atlas import CONSTRAINED, FAMILIES, NEAR_AVERAGE, NEAR_IDENTITY
-from properties.explosion.command import register
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +59,11 @@ def test_a_spent_budget_leaves_points_without_a_search():
     assert "Stopped before the end" in stopped.to_text()
 
 
-def _application():
-    app = typer.Typer()
-    app.command("other")(lambda: None)
-    register(app)
-    return app
-
-
 def test_the_command_prints_one_json_line_and_draws(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "atlas.svg"
     arguments = ["atlas", "--threshold", "20", "--deviation", "1", "--max-streams", "2", "--json", "--plot", str(path)]
-    done = CliRunner().invoke(_application(), arguments)
+    done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0
     printed = json.loads(done.stdout.splitlines()[-1])
     assert printed["agree"]
@@ -88,6 +80,6 @@ def test_the_command_prints_one_json_line_and_draws(tmp_path):
     ],
 )
 def test_exit_codes(arguments, code, message):
-    done = CliRunner().invoke(_application(), ["atlas", *arguments])
+    done = CliRunner().invoke(cli.app, ["atlas", *arguments])
     assert done.exit_code == code
     assert message in done.output

@@ -10,16 +10,13 @@ import typer
 from typer.testing import CliRunner
 
 import properties.explosion.command as command_module
+from properties import cli
 from properties.explosion import atlas, find_minimal, load, overhead, replay, save
-from properties.explosion.command import register
 from properties.targets.target import TargetError
 
 
 def invoked(*arguments):
-    app = typer.Typer()
-    app.command("other")(lambda: None)
-    register(app)
-    return CliRunner().invoke(app, list(arguments))
+    return CliRunner().invoke(cli.app, list(arguments))
 
 
 def refused(*arguments):

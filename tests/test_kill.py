@@ -199,7 +199,7 @@ def test_on_another_device_what_needs_it_is_tried_and_the_page_says_where() -> N
     assert extra == {name for name, one in HIDDEN.items() if one.needs}
     assert {task.device for task in tasks(EXAMPLES, [], True, (), "cuda")} == {"cuda"}
     assert home("one-iteration-less-on-the-device") == ("PAPER with 3 iterations", "float64")
-    assert "Made by `python -m properties.commands.kill --device cuda --stop`" in page([row(stopped=True)], "cuda")
+    assert "Made by `mhc-properties kill --device cuda --stop`" in page([row(stopped=True)], "cuda")
     assert "what they need the cuda lacks: none" in page([row()], "cuda")
 
 

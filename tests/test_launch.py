@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from properties.commands.answering import calls_a_stranger
 from properties.guards.stopping import STOPPING, Stopping
 from properties.plugin.gathering import JOURNAL, Gathering, Journal, entry
-from properties.plugin.launch import calls_a_stranger, launch
+from properties.plugin.launch import launch
 from properties.report.report import (
     SCHEMA,
     Line,
@@ -435,9 +436,9 @@ def test_a_target_that_ends_the_process_gives_no_answer(folder: Path) -> None:
 
 
 _ANSWERED = (
-    "import os, sys, properties.plugin.launch as launch; "
-    "launch._python = lambda module, words: [sys.executable, '-c', os.environ['PROGRAM'], *words]; "
-    "raise SystemExit(launch.answers_for(sys.argv[1:]))"
+    "import os, sys, properties.commands.answering as answering; "
+    "answering.program = lambda module, words: [sys.executable, '-c', os.environ['PROGRAM'], *words]; "
+    "raise SystemExit(answering.answers_for(sys.argv[1:]))"
 )
 
 
@@ -455,7 +456,7 @@ def _answered(folder: Path, program: str, *words: str) -> subprocess.CompletedPr
 
 
 _ANSWERS = (
-    "from properties.guards.answer import tell; from properties.plugin.launch import answering; "
+    "from properties.guards.answer import tell; from properties.commands.answering import answering; "
     "import os, sys, subprocess\n"
 )
 

@@ -15,17 +15,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 from wire_schema import SCHEMA, fits
 
 import mhc_ref
 from mhc_ref import Dialect, Params
 from mhc_ref.dialect import FIELDS
+from properties import cli
 from properties.core.implementation import Implementation, Reference, offers
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.targets.process import Limits, build, memory, protocol
 from properties.targets.process import description as protocol_description
-from properties.targets.process.__main__ import main as try_out
 from properties.targets.process.client import Client, Session, make
 from properties.targets.process.description import attributes_of, dialect_of
 from properties.targets.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
@@ -484,14 +485,19 @@ def test_servers_end_with_their_implementation(server: str) -> None:
         os.kill(number, 0)
 
 
-def test_the_command_line_tries_a_server_out(server: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert try_out([f"{server} crashing"]) == 0
-    assert capsys.readouterr().out == "ok     describe: wrong, project\nok     project: answers in shape\n"
-    assert try_out([f"{server} always-dies"]) == 0
-    assert "left to the laws" in capsys.readouterr().out
-    assert try_out([f"{server} wrong-shape"]) == 2
-    assert "BROKEN project" in capsys.readouterr().out
-    assert try_out([]) == 2
+def test_the_command_line_tries_a_server_out(server: str) -> None:
+    def tried(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli.app, ["process", *words])
+        return result.exit_code, result.output
+
+    answers = "ok     describe: wrong, project\nok     project: answers in shape\n"
+    assert tried(f"{server} crashing") == (0, answers)
+    assert tried(*shlex.split(server), "crashing") == (0, answers)
+    code, output = tried(f"{server} always-dies")
+    assert (code, "left to the laws" in output) == (0, True)
+    code, output = tried(f"{server} wrong-shape")
+    assert (code, "BROKEN project" in output) == (2, True)
+    assert tried()[0] == 2
 
 
 @pytest.mark.slow

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from properties.commands import conformance_run
+from properties import cli
+from properties.commands import conformance_table
 from properties.commands.conformance_table import PACKAGES, Run, cell, explanation, page
 from properties.core.implementation import Reference
 from properties.core.law import all_laws
@@ -77,13 +79,13 @@ def test_the_page_is_there_after_every_implementation(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
         return Run(name, (line("manifold.x", "passed"),))
 
-    monkeypatch.setattr(conformance_run, "run", run)
+    monkeypatch.setattr(conformance_table, "run", run)
     arguments = ["--out", str(out), "--report", str(tmp_path)]
-    assert conformance_run.main(["mhc", "fla-naive", *arguments]) == 0
+    assert CliRunner().invoke(cli.app, ["conformance", "mhc", "fla-naive", *arguments]).exit_code == 0
     assert "Generated on" in out.read_text()
     out.unlink()
-    with pytest.raises(KeyboardInterrupt):
-        conformance_run.main(["mhc", "mlx-lm", "fla", *arguments])
+    stopped = CliRunner().invoke(cli.app, ["conformance", "mhc", "mlx-lm", "fla", *arguments])
+    assert stopped.exit_code != 0
     assert "Unfinished, 2 of 3 implementations have not been run" in out.read_text()
     assert "| mhc | float32 | 1/1 |" in out.read_text()
     assert "| fla | not run: not yet |" in out.read_text()

@@ -642,7 +642,7 @@ class Narrow(Reference):
 def test_a_case_outside_of_what_is_declared_is_an_error(
     law: str, case: Case, reason: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("properties.commands.replay.resolve", lambda *_: Narrow(PAPER, "the narrow one"))
+    monkeypatch.setattr("properties.engine.replay.resolve", lambda *_: Narrow(PAPER, "the narrow one"))
     outcome = replay_file(stored(folder / "case.safetensors", "ref", law, case))
     assert outcome.status == "ERROR"
     assert re.search(reason, outcome.message), outcome.message
@@ -659,7 +659,7 @@ def test_where_the_reference_breaks_the_law_too_nobody_is_accused(
         trial.holds("a law that nothing keeps", False)
 
     law = dataclasses.replace(all_laws()[SUMS], judge=broken)
-    monkeypatch.setattr("properties.commands.replay.all_laws", lambda: {SUMS: law})
+    monkeypatch.setattr("properties.engine.replay.all_laws", lambda: {SUMS: law})
     outcome = replay_file(stored(folder / "case.safetensors", "deviation:h-res-transposed"))
     assert outcome.status == "ERROR"
     assert (
@@ -669,7 +669,7 @@ def test_where_the_reference_breaks_the_law_too_nobody_is_accused(
 
 def test_where_nothing_is_claimed_nothing_is_fixed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     law = dataclasses.replace(all_laws()[SUMS], judge=lambda trial, case: None)
-    monkeypatch.setattr("properties.commands.replay.all_laws", lambda: {SUMS: law})
+    monkeypatch.setattr("properties.engine.replay.all_laws", lambda: {SUMS: law})
     outcome = replay_file(stored(folder / "case.safetensors", "ref"))
     assert (outcome.status, "claims nothing at this case" in outcome.message) == ("ERROR", True)
 

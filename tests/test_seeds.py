@@ -114,17 +114,6 @@ def test_a_usage_mistake_is_said_before_the_work_and_is_no_verdict(
     assert "Traceback" not in result.output
 
 
-def test_what_nobody_foresaw_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def command() -> None:
-        raise ZeroDivisionError("a fault of ours")
-
-    monkeypatch.setattr("sys.argv", ["command"])
-    with pytest.raises(SystemExit) as caught:
-        kill.run_command(command)
-    assert caught.value.code == 3
-    assert "HARNESS ERROR: ZeroDivisionError: a fault of ours" in capsys.readouterr().err
-
-
 def app(main: Callable[..., None]) -> typer.Typer:
     """The command."""
     made = typer.Typer()

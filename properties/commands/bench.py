@@ -1,6 +1,6 @@
 """What a law costs: examples per second, and the shares of implementation, reference, bounds and everything else.
 
-    python -m properties.commands.bench [--law manifold] [--impl ref:PAPER] [--device cuda]        (make bench)
+    mhc-properties bench [--law manifold] [--impl ref:PAPER] [--device cuda]        (make bench)
 
 Then, of a sample of the deviations, the time until the first law fails; and, of the laws on one worker and on two, the
 time that the second one saves and the memory that each takes.
@@ -29,13 +29,11 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from properties.core.device import Device, Timer, device_of
 from properties.guards.printable import message_of, printable
 
 if TYPE_CHECKING:
+    from properties.core.device import Device, Timer
     from properties.core.law import Law
     from properties.engine.runner import Profile, Subject
 
@@ -127,6 +125,7 @@ class Cost:
 
 def cost(law: Law, subject: Subject, profile: Profile) -> Cost:
     """Examine a law and time it."""
+    from properties.core.device import device_of
     from properties.engine.runner import examine
 
     clock = Clock(device_of(subject.device))
@@ -189,6 +188,7 @@ def main(
     import torch
 
     from properties.commands.kill import refuse_absent, refuse_unknown
+    from properties.core.device import device_of
     from properties.core.implementation import dtype_names
     from properties.core.law import all_laws
     from properties.engine.runner import Profile, Subject
@@ -209,7 +209,7 @@ def main(
     profile = Profile(examples, derandomise=True, shrink=False)
     abroad = device != "cpu"
     columns = [*(f"{stage} %" for stage in STAGES), "other %", *(("device %", "CPU examples/s") if abroad else ())]
-    table = Table("law", "examples/s", *columns)
+    rows = [["law", "examples/s", *columns]]
     spent: dict[str, float] = dict.fromkeys((*STAGES, "other"), 0.0)
     at_work, rates, faster = 0.0, list[float](), list[float]()
     for one in all_laws().values():
@@ -229,37 +229,31 @@ def main(
             on_cpu = None if one.inapplicable(implementation, there.dtype, there.device) else cost(one, there, profile)
             cells.append(f"{on_cpu.rate:.0f}" if on_cpu and on_cpu.examples else "-")
             faster += [found.rate / on_cpu.rate] if on_cpu and on_cpu.examples else []
-        table.add_row(one.id, *cells)
-    console = Console(width=140)
-    console.print(table)
+        rows.append([one.id, *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        typer.echo("  ".join([name.ljust(widths[0]), *numbers]))
     if not rates:
-        console.print(f"no law whose id begins with {law!r} applies")
+        typer.echo(f"no law whose id begins with {law!r} applies")
         raise typer.Exit(2)
     whole = sum(spent.values())
-    console.print(
-        "all laws: " + ", ".join(f"{stage} {100 * seconds / whole:.0f} %" for stage, seconds in spent.items())
-    )
+    typer.echo("all laws: " + ", ".join(f"{stage} {100 * seconds / whole:.0f} %" for stage, seconds in spent.items()))
     if abroad:
-        console.print(f"{device_of(device).described()}: at work for {100 * at_work / whole:.0f} % of the time")
+        typer.echo(f"{device_of(device).described()}: at work for {100 * at_work / whole:.0f} % of the time")
         if faster:
-            console.print(f"median of examples/s against the CPU: {statistics.median(faster):.2f}")
+            typer.echo(f"median of examples/s against the CPU: {statistics.median(faster):.2f}")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    console.print(f"median {statistics.median(rates):.0f} examples/s; {memory:.0f} MiB at most in this process")
+    typer.echo(f"median {statistics.median(rates):.0f} examples/s; {memory:.0f} MiB at most in this process")
     if deviations:
         caught = until_caught(deviations)
         slowest = max(caught, key=lambda name: caught[name])
-        console.print(
+        typer.echo(
             f"{len(caught)} deviations: a law fails after {statistics.median(caught.values()):.2f} CPU s (median), "
             f"{caught[slowest]:.1f} at most ({slowest})"
         )
     if workers:
         (one, _), (two, most) = wall_time(1, impl, law), wall_time(2, impl, law)
-        console.print(
+        typer.echo(
             f"-n 1: {one:.0f} s, -n 2: {two:.0f} s, {one / two:.2f} times as fast; {most:.0f} MiB a worker at most"
         )
-
-
-if __name__ == "__main__":
-    from properties.commands.kill import run_command
-
-    run_command(main)

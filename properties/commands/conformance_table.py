@@ -1,10 +1,7 @@
-"""The conformance table: published implementations x families of laws, as a page.
+"""The conformance table: published implementations x families of laws, as a page, and a run of one of them.
 
-    python -m properties.commands.conformance_run --out docs/conformance.md
-
-runs the laws on every adapter, each in a process of its own (Triton reads TRITON_INTERPRET when it is imported), with
-the known failures of this package replayed. `--search` replays nothing and searches instead; with `--write-known` what
-fails then is stored.
+Each runs in a process of its own (Triton reads TRITON_INTERPRET when it is imported), with the known failures of this
+package replayed unless they are to be searched for.
 """
 
 from __future__ import annotations
@@ -109,7 +106,7 @@ def page(runs: Sequence[Run], entries: Sequence[Known], packages: dict[str, str]
         "",
         f"{begun} on {day} by",
         "",
-        "    python -m properties.commands.conformance_run --out docs/conformance.md",
+        "    mhc-properties conformance --out docs/conformance.md",
         "",
         f"on a CPU, with the profile `{profile}` and {', '.join(map(' '.join, packages.items()))}.",
         "",

@@ -1,6 +1,6 @@
 """The kill matrix: which law sees which wrong implementation, and that no law accuses a correct one.
 
-    python -m properties.commands.kill --out DIR        (make kill)
+    mhc-properties kill --out DIR        (make kill)
 
 A row is a deviation in the first preset and dtype in which it shows; a cell is one search without shrinking. The page
 says which deviations only the oracle sees, which laws see nothing, and in which other dtypes a deviation hides below
@@ -15,11 +15,9 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -363,18 +361,6 @@ def refuse_lost(folder: Path, option: str) -> None:
         raise typer.BadParameter(f"{shown}: expected a folder that can be written: {why}", param_hint=option)
 
 
-def run_command(main: Callable[..., None]) -> None:
-    """Run a command; what it did not foresee exits with 3, as 1 would be a verdict."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    try:
-        app()
-    except Exception as error:  # Python's own exit status of a traceback is 1
-        traceback.print_exc()
-        typer.echo(f"HARNESS ERROR: {type(error).__name__}: {message_of(error)}", err=True)
-        sys.exit(3)
-
-
 def refuse_absent(device: str) -> None:
     """A device that is not known, or not here, is a usage error."""
     from properties.core.device import device_of
@@ -418,9 +404,9 @@ def page(rows: list[Row], place: str = "cpu") -> str:
     stopped = sum(row.stopped for row in rows)
     short = stopped == len(deviations) > 0
     which = "A row" if short else f"Of the rows {stopped} are from a run with `--stop`: such a row"
-    command = "python -m properties.commands.kill --out docs --stop" if short else "make kill"
+    command = "mhc-properties kill --out docs --stop" if short else "make kill"
     if place != "cpu":
-        command = f"python -m properties.commands.kill --device {place}{' --stop' if short else ''}"
+        command = f"mhc-properties kill --device {place}{' --stop' if short else ''}"
     stopped_words = [
         f"{which} ends at its second kill, of another kind, and a law that killed nothing by then is tried on one",
         "deviation after another until it does: counts are lower bounds. `make kill` tries all laws on all of them.",
@@ -567,7 +553,3 @@ def main(
     bad = [row.name for row in found if bool(row.killed) == (row.kind == "control") or row.errors]
     typer.echo(f"{len(found)} rows; to look at: {', '.join(bad) or 'none'}")
     raise typer.Exit(1 if bad else 0)
-
-
-if __name__ == "__main__":
-    run_command(main)

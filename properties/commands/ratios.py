@@ -1,6 +1,6 @@
 """The worst ratio of every law in reports of runs, as a table in Markdown.
 
-    python -m properties.commands.ratios .mhc-properties/report.json [MORE ...]
+    mhc-properties ratios .mhc-properties/report.json [MORE ...]
 
 A column is an implementation in a dtype on a device, a cell the largest error / bound over all examples; of two reports
 of the same cell the one that exercised the law counts.
@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from properties.commands.kill import DTYPE_ORDER, run_command
+from properties.commands.kill import DTYPE_ORDER
 from properties.guards.printable import message_of, printable
 from properties.report.report import Line, ReportError, lines_of, read
 
@@ -75,7 +75,3 @@ def main(
     if not lines:
         raise typer.BadParameter("there is no law in these reports")
     typer.echo("\n".join(printable(row) for row in table(lines)))
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,37 +1,43 @@
-"""Try a stored counterexample again: FIXED, FAILED or ERROR."""
+"""`mhc-properties replay`: a file that something was found in, tried again: a counterexample, or an explosion."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated
 
-import torch
+import typer
 
-from properties.core.case import MissingValue
-from properties.core.device import device_of
-from properties.core.implementation import Implementation
-from properties.core.law import Law, all_laws
-from properties.core.trial import LawBroken
-from properties.engine.counterexample import Counterexample, CounterexampleError
-from properties.engine.fitting import unfit
-from properties.engine.runner import Subject, explain, try_stored
-from properties.guards import sealed
+from properties.commands.options import Device, DialectOption, JsonOption
+from properties.guards.answer import tell
 from properties.guards.printable import message_of, printable
-from properties.targets.isolation import isolated
-from properties.targets.target import TargetError, resolve
-from properties.targets.trust import built_in, refusal
+
+if TYPE_CHECKING:
+    from properties.engine.replay import Outcome
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """FIXED: the law holds for the stored case; FAILED: it does not; ERROR: that could not be found out."""
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a counterexample, or an explosion")],
+    impl: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="what to try it on, instead of the target that the file names")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="run the target that the file names, though it does not come with us")
+    ] = False,
+    dialect: DialectOption = None,
+    device: Annotated[Device | None, typer.Option(help="another device")] = None,
+    isolate: Annotated[bool, typer.Option("--isolate", help="run the target in a process of its own")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Try a stored counterexample again. Prints FIXED (exit 0), FAILED (exit 1) or ERROR (exit 2).
 
-    status: Literal["FIXED", "FAILED", "ERROR"]
-    law: str
-    message: str
-    ratio: float | None = None
+    A file is data: the target that it names is run only where it comes with this package, or with --trust.
+    """
+    outcome = replay_file(file, impl, device.value if device else None, isolate, trust=trust, dialect=dialect)
+    typer.echo(f"{outcome.status} {outcome.law}".rstrip(), err=as_json)
+    typer.echo(outcome.message, err=as_json)
+    if as_json:
+        tell({"status": outcome.status, "law": outcome.law, "ratio": outcome.ratio, "message": outcome.message})
+    raise typer.Exit({"FIXED": 0, "FAILED": 1, "ERROR": 2}[outcome.status])
 
 
 def replay_file(
@@ -50,84 +56,28 @@ def replay_file(
     not the implementation's (no such file, a damaged header, a target that cannot be found, a law that this version
     does not have, a case that does not fit its law) is an ERROR with its cause.
     """
+    from properties.engine.replay import Outcome, replay_counterexample
+    from properties.guards import sealed
+
     path = Path(path)
-    shown = printable(str(path))
     if trust and target is not None:
         return Outcome("ERROR", "", f"--trust runs what the file names, and --impl names {target!r}: give one of them")
     try:
-        if "explosion" in sealed.read(path).metadata:
-            return _explosion(path, target, device, isolate, trust, dialect)
-        stored = Counterexample.load(path)
-        law = all_laws().get(stored.law)
-        if law is None:
-            named = printable(repr(stored.law), 200)
-            return Outcome("ERROR", "", f"{shown} is about law {named}, which this version does not have")
-        if target is None and not trust and not built_in(stored.target):
-            return Outcome("ERROR", stored.law, refusal(path, stored.target))
-        chosen = stored.target if target is None else target  # an empty --impl is no leave to run what the file names
-        if isolate and chosen.startswith("proc:"):
-            return Outcome("ERROR", stored.law, _ISOLATED)
-        implementation = (isolated if isolate else resolve)(chosen, dialect or stored.dialect_option)
-        if dialect and not implementation.dialect_given:
-            said = f"--dialect {dialect} has no effect: {printable(implementation.name)} declares what it computes"
-            return Outcome("ERROR", stored.law, said)
-    except (CounterexampleError, sealed.SealError, TargetError) as error:
+        kept = sealed.read(path).metadata
+    except sealed.SealError as error:
         return Outcome("ERROR", "", message_of(error))
-    outcome = _tried(path, stored, law, implementation, chosen, device, dialect or stored.dialect_option)
-    return outcome if stored.checked else replace(outcome, message=outcome.message + _UNSEALED)
-
-
-_ISOLATED = "--isolate has no effect: what proc: starts is a process of its own"
-_UNSEALED = "\n  note: this file was written before files had a checksum, so damage to it cannot be told"
-
-
-def _tried(
-    path: Path,
-    stored: Counterexample,
-    law: Law,
-    implementation: Implementation,
-    target: str,
-    device: str | None,
-    option: str | None,
-) -> Outcome:
-    """The verdict on a stored case."""
-    shown = printable(str(path))
-    place = torch.device(device or stored.device)
-    if (missing := device_of(place).missing()) is not None:
-        return Outcome(
-            "ERROR",
-            stored.law,
-            f"{shown} was found on {stored.device}; there is {missing} here (--device cpu tries it without)",
-        )
-    subject = Subject(target, implementation, getattr(torch, stored.dtype), place, option)
-    changed = stored.dialect.difference(implementation.dialect)
-    note = f"\n  note: the dialect declared now differs from the stored one in {', '.join(changed)}" if changed else ""
-    inapplicable = law.inapplicable(implementation, subject.dtype, place)
-    if inapplicable:
-        return Outcome("ERROR", law.id, f"{law.id} does not apply to {implementation.name}: {inapplicable}{note}")
-    try:
-        if (reason := unfit(law, subject, stored.case)) is not None:
-            return Outcome("ERROR", law.id, f"{shown}: {reason}{note}")
-        trial = try_stored(law, subject, stored.case)
-    except LawBroken as broken:
-        return Outcome("FAILED", law.id, explain(law, subject, stored.case, broken, path) + note, _finite(broken.ratio))
-    except MissingValue as missing:
-        return Outcome("ERROR", law.id, f"{shown}: {law.id} now reads {missing.value}: {missing}{note}")
-    except Exception as error:  # a case that the law cannot digest is a harness error, not a verdict
-        return Outcome(
-            "ERROR", law.id, f"the law could not be tried: {type(error).__name__}: {message_of(error)}{note}"
-        )
-    if not trial.claims and law.kind != "contract":
-        return Outcome("ERROR", law.id, f"{law.id} claims nothing at this case: every bound is infinite there{note}")
-    said = f"{implementation.name} satisfies {law.id} for this case (ratio {trial.worst:.3g}){note}"
-    return Outcome("FIXED", law.id, said, trial.worst)
+    again = _explosion if "explosion" in kept else replay_counterexample
+    return again(path, target, device, isolate, trust, dialect)
 
 
 def _explosion(
     path: Path, target: str | None, device: str | None, isolate: bool, trust: bool, dialect: str | None
 ) -> Outcome:
     """The outcome for a file that `explode` saved."""
-    from properties.explosion import ExplosionFileError, load, replay
+    from properties.engine.replay import ISOLATED, UNSEALED, Outcome
+    from properties.explosion import ExplosionFileError, load
+    from properties.explosion import replay as replay_explosion
+    from properties.targets.target import TargetError
 
     try:
         explosion = load(path)
@@ -142,13 +92,9 @@ def _explosion(
             reason += "" if kind == "target" else " from the file alone"
             return Outcome("ERROR", "explosion", f"{reason}: {' and '.join(idle)} would have no effect, leave it out")
         if isolate and (explosion.request.target if target is None else target).startswith("proc:"):
-            return Outcome("ERROR", "explosion", _ISOLATED)
-        found = replay(path, target=target, trust=trust, isolate=isolate, dialect=dialect)
+            return Outcome("ERROR", "explosion", ISOLATED)
+        found = replay_explosion(path, target=target, trust=trust, isolate=isolate, dialect=dialect)
     except (ExplosionFileError, TargetError) as error:
         return Outcome("ERROR", "explosion", message_of(error))
-    note = "" if explosion.checked else _UNSEALED
+    note = "" if explosion.checked else UNSEALED
     return Outcome(found.verdict, "explosion", printable(str(found)) + note)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,6 +1,6 @@
 """Many seeds on every control: no law may accuse a correct implementation, and none may be flaky.
 
-    python -m properties.commands.seeds --seeds 100        (make seeds)
+    mhc-properties seeds --seeds 100        (make seeds)
 
 A seed tries all laws on every control in one combination of preset, dtype and number of streams, the next seed in
 another one; there are about a hundred. Seeds are the outer loop, so a run that `--seconds` cuts short has covered every
@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from properties.commands.kill import Bench, Task, chosen_laws, dtypes_of, refuse_unknown, run_command
+from properties.commands.kill import Bench, Task, chosen_laws, dtypes_of, refuse_unknown
 from properties.guards.stopping import end_with
 
 PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
@@ -131,7 +131,3 @@ def _quietly(parent: int) -> None:
 
     end_with(parent)
     torch.set_num_threads(1)
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from properties.core.device import device_of
 from properties.core.implementation import Implementation
 from properties.diagnosis.diagnose import NoVerdict, identify
-from properties.guards.answer import tell
+from properties.guards.answer import refusal, tell
 from properties.guards.faults import described, placed
 from properties.targets.isolation import isolated
 from properties.targets.target import TargetError, preset, resolve
@@ -53,7 +53,7 @@ def _none(sentence: str, as_json: bool) -> int:
     """The exit status where there is no verdict, and why."""
     print(f"identify: {sentence}", file=sys.stderr)
     if as_json:
-        tell({"error": sentence, "exit": 2})
+        tell(refusal(sentence))
     return 2
 
 

@@ -26,9 +26,8 @@ from properties.explosion.pictures.atlas import draw_atlas
 from properties.explosion.pictures.explosion import PictureError, draw, ready
 from properties.explosion.request import DIRECTIONS, DTYPES, GAINS, MOST_ITERATIONS, MOST_STREAMS, MOST_WIDTH
 from properties.explosion.search import find_minimal
-from properties.guards.answer import tell
+from properties.guards.answer import HARNESS_ERROR, refusal, tell
 from properties.guards.faults import HarnessError
-from properties.guards.one_object import OneObject
 from properties.guards.printable import message_of, printable
 from properties.guards.whole import unwritable
 from properties.targets.target import TargetError
@@ -39,20 +38,6 @@ INTERRUPTED_FILE = "explosion.safetensors"
 
 
 _FAMILIES = "residual, hc, hc:dynamic, mhc, block[:BRANCH[:NORM]], target:TARGET"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command `explode` to an application."""
-    app.command(
-        "explode",
-        cls=OneObject,
-        help="Find the smallest network of a family that explodes, or prove that there is none.",
-    )(explode_command)
-    app.command(
-        "atlas",
-        cls=OneObject,
-        help="Minimal depth against weight deviation, family by family: closed form beside search.",
-    )(atlas_command)
 
 
 def explode_command(
@@ -86,6 +71,7 @@ def explode_command(
     plot: Annotated[str | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
     save_to: Annotated[str | None, typer.Option("--save", metavar="FILE", help="keep the configuration")] = None,
 ) -> None:
+    """Find the smallest network of a family that explodes, or prove that there is none."""
     progress = _Progress()
     with _refusing("explode", as_json, progress):
         _ready("--save", save_to)
@@ -146,6 +132,7 @@ def atlas_command(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on one line, last on stdout")] = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
 ) -> None:
+    """Minimal depth against weight deviation, family by family: closed form beside search."""
     progress = _Progress()
     with _refusing("atlas", as_json, progress):
         _ready("--plot", plot)
@@ -184,14 +171,14 @@ def _refusing(command: str, as_json: bool, progress: _Progress) -> Generator[Non
     except Exception as error:
         progress.end()
         if as_json:
-            tell({"error": f"{type(error).__name__}: {message_of(error)}", "exit": 3})
+            tell(refusal(f"{type(error).__name__}: {message_of(error)}", HARNESS_ERROR))
         raise
 
 
 def _refuse(command: str, sentence: str, as_json: bool) -> NoReturn:
     typer.echo(f"{command}: {sentence}", err=True)
     if as_json:
-        tell({"error": sentence, "exit": 2})
+        tell(refusal(sentence))
     raise typer.Exit(2) from None
 
 

@@ -1,8 +1,8 @@
-"""The one object that a command prints with --json, and whom it tells.
+"""What a command answers: its exit status where it has none of its own, and with --json one object.
 
 A target that a command calls writes to the standard output of its process what it likes: a line without an end, bytes
 that are no text, or nothing any more since it has closed it. So where another process answers for a command
-(`properties.plugin.launch.answers_for`), the object goes to that one through a pipe of its own, which prints it.
+(`properties.commands.answering`), the object goes to that one through a pipe of its own, which prints it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,15 @@ import os
 import sys
 from collections.abc import Generator, Mapping
 from typing import Any
+
+from properties.guards.printable import printable
+
+USAGE = 2
+"""Exit status where something was asked for that cannot be done."""
+HARNESS_ERROR = 3
+"""Exit status where the harness could not run."""
+INTERRUPTED = 128 + 2
+"""Exit status of a process that Ctrl-C has ended where nobody listened to it, as shells have it."""
 
 
 class _Channel:
@@ -52,6 +61,11 @@ def tell(answer: Mapping[str, Any]) -> None:
     left = memoryview(line.encode())
     while left:
         left = left[os.write(_channel.pipe, left) :]
+
+
+def refusal(sentence: str, status: int = USAGE) -> dict[str, Any]:
+    """The object of --json where there is no answer: why, and the exit status."""
+    return {"error": printable(sentence), "exit": status}
 
 
 @contextlib.contextmanager

@@ -7,8 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from properties.guards.answer import tell
-from properties.guards.printable import printable
+from properties.guards.answer import refusal, tell
 
 
 class OneObject(TyperCommand):
@@ -21,5 +20,5 @@ class OneObject(TyperCommand):
         except Exception as error:  # usage errors of click, which typer brings under names that change
             said: Callable[[], str] | None = getattr(error, "format_message", None)
             if said is not None and "--json" in given:
-                tell({"error": printable(said()), "exit": 2})
+                tell(refusal(said()))
             raise

@@ -1,7 +1,7 @@
 """`proc:COMMAND`: an implementation in another process, in any language, that answers JSON lines.
 
 The protocol is in `properties.targets.process.protocol`, its schema in `schema.json` beside it;
-`python -m properties.targets.process COMMAND` tries a server out, and
+`mhc-properties process COMMAND` tries a server out, and
 `python -m properties.targets.process.server TARGET` serves what Python can import.
 """
 
@@ -34,6 +34,6 @@ def build(command: str, limits: Limits | None = None) -> Implementation:
         found = "; ".join(f"{step.what}: {step.found}" for step in broken)
         raise TargetError(
             f"proc:{printable(command)}: the server is broken, which says nothing about what it computes: {found} "
-            f"(try it with: python -m properties.targets.process {printable(shlex.quote(command))})"
+            f"(try it with: mhc-properties process {printable(shlex.quote(command))})"
         )
     return client

@@ -6,8 +6,10 @@ An adapter holds no arithmetic: it packs parameters, reshapes tokens, and lets t
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from properties.core.implementation import Implementation
+if TYPE_CHECKING:
+    from properties.core.implementation import Implementation
 
 ADAPTERS: dict[str, tuple[str, str]] = {
     "transformers-deepseek-v4": ("transformers_deepseek_v4", "DeepseekV4"),

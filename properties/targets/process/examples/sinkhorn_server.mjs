@@ -1,5 +1,5 @@
 // A server in JavaScript, without torch: the projection of mHC (arXiv 2512.24880), in the dialect PAPER.
-// Try it: python -m properties.targets.process 'node sinkhorn_server.mjs'
+// Try it: mhc-properties process 'node sinkhorn_server.mjs'
 import { createInterface } from "node:readline";
 
 const ITERATIONS = 20;

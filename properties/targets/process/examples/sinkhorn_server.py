@@ -1,6 +1,6 @@
 """A server in Python: subclass, override what you have, serve.
 
-Try it: python -m properties.targets.process 'python sinkhorn_server.py'
+Try it: mhc-properties process 'python sinkhorn_server.py'
 """
 
 import torch

@@ -1,0 +1,103 @@
+"""`mhc-properties check`: the laws on implementations, in a pytest of their own process."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from properties.commands.options import (
+    Device,
+    DeviceOption,
+    DialectOption,
+    IsolateOption,
+    JsonOption,
+    LawOption,
+    ProfileName,
+    refuse,
+)
+from properties.guards.answer import HARNESS_ERROR, progress_on_stderr, refusal, tell
+from properties.guards.printable import message_of, printable
+
+if TYPE_CHECKING:
+    from properties.engine.known_file import Known
+
+
+def check(
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="as for pytest --impl")],
+    device: DeviceOption = Device.CPU,
+    dialect: DialectOption = None,
+    # Names of files are taken as text: a Path makes of an empty one the current folder.
+    report: Annotated[
+        str, typer.Option(metavar="DIR", help="where report.json and counterexamples go")
+    ] = ".mhc-properties",
+    law: LawOption = None,
+    profile: Annotated[ProfileName, typer.Option("--hypothesis-profile", help="how long to search")] = ProfileName.DEV,
+    workers: Annotated[str, typer.Option("-n", metavar="N", help="worker processes, or auto")] = "0",
+    known: Annotated[str | None, typer.Option(metavar="FILE", help="known failures (TOML)")] = None,
+    write_known: Annotated[
+        str | None, typer.Option(metavar="FILE", help="write what fails as known failures into FILE")
+    ] = None,
+    isolate: IsolateOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the laws on implementations.
+
+    Exit 0: every exercised law holds or fails as known; 1: a law failed; 2 and above: the harness could not run,
+    nothing was exercised, or the run left no whole report.
+    """
+    from properties.plugin.launch import QUIET, launch, most_workers
+
+    if not re.fullmatch(r"auto|logical|[0-9]{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
+        refuse(
+            f"-n {printable(workers, 60)!r}: expected a number of workers from 0 to {most_workers()}, or auto", as_json
+        )
+    if not report or "\0" in report:
+        refuse(f"--report {printable(report, 60)!r}: expected the name of a folder", as_json)
+    kept = _known_so_far(write_known, as_json) if write_known is not None else []
+    where = Path(report).absolute()
+    arguments = ["--pyargs", "properties", "-q", "-p", "no:cacheprovider", *QUIET]
+    # The project in whose folder this runs has a say about its own tests only.
+    arguments += ["--noconftest", "-o", "addopts=", "-n", workers, "--device", device.value, f"--report={where}"]
+    arguments += ["--hypothesis-profile", profile.value]
+    # With the sign of equality nothing that somebody gives is taken for an option.
+    arguments += [f"--impl={target}" for target in targets]
+    arguments += [f"--law={prefix}" for prefix in law or []]
+    arguments += [f"--dialect={dialect}"] if dialect is not None else []
+    arguments += [f"--known={known}"] if known is not None else []
+    arguments += ["--isolate"] if isolate else []
+    with progress_on_stderr(as_json):
+        outcome = launch(arguments, where)
+    status, found = outcome.status, outcome.report
+    if write_known is not None and found is not None:
+        lost = _write_known(write_known, found, kept, as_json)
+        status = status or lost
+    if as_json:
+        tell(found or refusal("the run left no report: stderr says why", status))
+    raise typer.Exit(status)
+
+
+def _known_so_far(path: str, as_json: bool) -> list[Known]:
+    """The entries of the file that is to be written; what cannot be read or written is refused before the run."""
+    from properties.engine.known_file import KnownError, load_to_write
+
+    try:
+        return load_to_write(path)
+    except KnownError as error:
+        refuse(f"--write-known {message_of(error)}", as_json)
+
+
+def _write_known(path: str, report: dict[str, Any], kept: list[Known], as_json: bool) -> int:
+    """0, or the exit status where the file could not be written."""
+    from properties.engine.known_file import write
+    from properties.report.report import lines_of
+
+    try:
+        entries = write(Path(path), lines_of(report), keep=kept)
+    except OSError as error:
+        typer.echo(f"--write-known {printable(path, 200)}: {error.strerror or error}", err=True)
+        return HARNESS_ERROR
+    typer.echo(f"{len(entries)} known failures: {printable(path, 200)}", err=as_json)
+    return 0
