@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import typer
 
 from properties.commands.options import JsonOption
 from properties.guards.answer import tell
+
+if TYPE_CHECKING:
+    from properties.core.law import Law
 
 
 def laws(as_json: JsonOption = False) -> None:
@@ -14,9 +19,16 @@ def laws(as_json: JsonOption = False) -> None:
 
     found = all_laws()
     if as_json:
-        fields = ("id", "kind", "stage", "statement", "reason", "needs", "blind")
-        tell({"laws": [{field: getattr(one, field) for field in fields} for one in found.values()]})
+        tell({"laws": [_fields(one) for one in found.values()]})
         return
     for one in found.values():
         typer.echo(f"{one.id}  ({one.kind})\n    {one.statement}")
     typer.echo(f"{len(found)} laws")
+
+
+def _fields(law: Law) -> dict[str, Any]:
+    from properties.core.premises import not_covered_by_float32
+
+    fields = ("id", "kind", "statement", "reason", "needs", "blind")
+    stage = "logits" if not_covered_by_float32 in law.premises else "state"
+    return {"stage": stage, **{field: getattr(law, field) for field in fields}}
