@@ -18,7 +18,7 @@ from typing import Any
 
 _ROOMS = {
     "guards": "printable interruption faults plain whole surroundings sealed stopping answer one_object",
-    "core": "case declarations implementation device law trial truth",
+    "core": "case implementation device law trial truth",
     "targets": "target naming rehearsal tokens isolation trust process published",
     "catalogue": "deviations controls",
     "engine": "runner counterexample fitting known known_file names apart",
@@ -39,6 +39,7 @@ _NOW["properties.explosion.watching"] = "properties.explosion.monitor.hooks"
 _NOW["properties.explosion.picture"] = "properties.explosion.pictures.explosion"
 _NOW["properties.explosion.atlas_picture"] = "properties.explosion.pictures.atlas"
 _NOW["properties.published.table"] = "properties.commands.conformance_table"
+_NOW["properties.declarations"] = "properties.core.settling"
 _NOW["properties.bounds.rounding"] = "properties.core.rounding"
 
 COMMANDS = {

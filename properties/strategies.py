@@ -11,8 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -24,25 +23,34 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.projection import residual_size
 from properties.core.case import BranchSpec, Case
-from properties.core.implementation import next_multiple, parameter_dtype
+from properties.core.declaration import Declaration
+from properties.core.implementation import parameter_dtype
 
 P = ParamSpec("P")
 S = TypeVar("S")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What an implementation accepts: the frame in which examples are drawn."""
+class Setting(Declaration):
+    """What an implementation accepts in one dtype of the state: the frame in which examples are drawn.
 
-    dialect: Dialect
-    streams: tuple[int, ...]
+    Attributes:
+        dtype: of the state.
+        flood: numbers of tokens of a large batch, see `Device.flood`.
+    """
+
     dtype: torch.dtype
-    max_tokens: int = 2**40
-    norm_weight: bool = True
-    least_scale: float = 0.0
-    flood: tuple[int, ...] = (1031, 4099)
-    """Numbers of tokens of a large batch, see `Device.flood`."""
-    channel_multiple: int = 1
+    flood: tuple[int, ...]
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        streams: Sequence[int],
+        dtype: torch.dtype,
+        *,
+        flood: tuple[int, ...] = (1031, 4099),
+        **declared: Any,
+    ) -> None:
+        super().__init__(dialect=dialect, streams=streams, **declared, dtype=dtype, flood=flood)
 
     @property
     def parameter_dtype(self) -> torch.dtype:
@@ -53,14 +61,6 @@ class Setting:
     def stretch(self) -> float:
         """How much wider than float32's the range of exp is in the dtype of parameters."""
         return 8.0 if self.parameter_dtype == torch.float64 else 1.0
-
-    def width(self, channels: int) -> int:
-        """So many channels, or the next number above that is accepted."""
-        return next_multiple(channels, self.channel_multiple)
-
-    def with_(self, **changes: Any) -> Setting:
-        """A copy with other values."""
-        return Setting(**{**self.__dict__, **changes})
 
 
 CHANNELS = (1, 2, 3, 7, 9, 17, 33, 67, 259)

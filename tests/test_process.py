@@ -20,13 +20,12 @@ from wire_schema import SCHEMA, fits
 
 import mhc_ref
 from mhc_ref import Dialect, Params
-from mhc_ref.dialect import FIELDS
 from properties import cli
+from properties.core import fields
 from properties.core.implementation import Implementation, Reference, offers
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, Verdict, examine
-from properties.targets.process import Limits, build, memory, protocol
-from properties.targets.process import description as protocol_description
+from properties.targets.process import Limits, build, memory, protocol, schema
 from properties.targets.process.client import Client, Session, make
 from properties.targets.process.description import attributes_of, dialect_of
 from properties.targets.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
@@ -122,17 +121,17 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
     assert table["calls of branches within one call (`--isolate`)"] == str(limits.calls_back)
     assert table["a line"] == f"{limits.line >> 20} MiB"
     assert table["empty lines and spaces around an answer"] == f"{limits.blank >> 10} KiB"
-    assert table["numbers of streams"] == f"from 1 to {protocol.MOST_STREAMS}"
+    assert table["numbers of streams"] == f"from 1 to {fields.MOST_STREAMS}"
     numbers = {
         "nesting": f"{protocol.MOST_DEPTH} levels",
         "commas in a line": protocol.MOST_MEMBERS,
         "digits of an integer": protocol.MOST_DIGITS,
         "axes of an array": protocol.MOST_AXES,
         "elements of an array": protocol.MOST_ELEMENTS,
-        "iterations of the dialect": protocol.MOST_ITERATIONS,
-        "`channel_multiple`": protocol.MOST_CHANNEL_MULTIPLE,
-        "`max_tokens`": protocol.MOST_TOKENS,
-        "characters of a name, all of them printable": protocol.LONGEST_NAME,
+        "iterations of the dialect": fields.MOST_ITERATIONS,
+        "`channel_multiple`": fields.MOST_CHANNEL_MULTIPLE,
+        "`max_tokens`": fields.MOST_TOKENS,
+        "characters of a name, all of them printable": fields.LONGEST_NAME,
         "characters of the kind of an error; longer ones are cut": protocol.LONGEST_KIND,
         "characters of the message of an error; longer ones are cut": protocol.LONGEST_MESSAGE,
     }
@@ -147,31 +146,12 @@ def assert_exactly(schema: dict[str, Any], names: Sequence[str]) -> None:
 
 
 def test_the_schema_of_a_description_says_what_the_code_does() -> None:
-    described = SCHEMA["$defs"]["description"]
-    fields = described["properties"]
-    assert set(fields) == set(protocol_description._FIELDS)
-    assert described["required"] == list(protocol_description._REQUIRED)
-    assert described["additionalProperties"] is False
-    for name, choices in protocol_description._CHOICES.items():
-        assert fields[name]["items"]["enum"] == list(choices)
-        assert fields[name].get("minItems", 0) == (name != "tunable")
-    assert fields["methods"]["contains"]["enum"] == list(protocol.SIGNATURES)
-    for name, words in protocol_description._WORDS.items():
-        assert fields[name]["enum"] == list(words)
-    for name in protocol_description._FLAGS:
-        assert fields[name]["type"] == "boolean"
-    for name, (kind, least, most) in protocol_description._NUMBERS.items():
-        assert fields[name]["type"] == {int: "integer", float: "number"}[kind]
-        assert (fields[name]["minimum"], fields[name]["maximum"]) == (least, most)
-    assert fields["streams"]["items"] == {"type": "integer", "minimum": 1, "maximum": protocol.MOST_STREAMS}
-    assert (fields["protocol"]["minimum"], fields["protocol"]["maximum"]) == (protocol.OLDEST, protocol.VERSION)
-    assert fields["name"]["maxLength"] == protocol.LONGEST_NAME
-    preset, own = SCHEMA["$defs"]["dialect"]["anyOf"]
-    assert preset["enum"] == own["properties"]["preset"]["enum"] == list(mhc_ref.PRESETS)
-    assert set(own["properties"]) == {"preset", *FIELDS}
-    assert own["properties"]["iterations"]["maximum"] == protocol.MOST_ITERATIONS
-    for name in mhc_ref.PRESETS:
-        assert fits(mhc_ref.PRESETS[name].fields(), {"$ref": "#/$defs/dialect"})
+    assert SCHEMA["$defs"]["description"] == schema.description(), (
+        "the table of what is declared has changed; python -m properties.targets.process.schema writes it anew"
+    )
+    assert SCHEMA["$defs"]["dialect"] == schema.dialect()
+    for dialect in mhc_ref.PRESETS.values():
+        assert fits(dialect.fields(), {"$ref": "#/$defs/dialect"})
 
 
 def test_messages_of_the_python_server_fit_the_schema() -> None:
@@ -273,7 +253,7 @@ def test_limits_cross() -> None:
     assert fits(described, {"$ref": "#/$defs/description"})
     attributes = attributes_of(described)
     assert attributes["least_scale"] == 1e-6
-    assert (attributes["streams"], attributes["norm_weight"], attributes["max_tokens"]) == ([2, 4], False, 3)
+    assert (attributes["streams"], attributes["norm_weight"], attributes["max_tokens"]) == ((2, 4), False, 3)
     assert attributes["channel_multiple"] == 8
     assert attributes_of(described | {"least_scale": 0})["least_scale"] == 0.0
     with pytest.raises(BadAnswer, match="least_scale is 'small'; expected a number"):

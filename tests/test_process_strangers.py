@@ -104,7 +104,7 @@ DESCRIPTION: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"streams": [10**9]}, "streams is [1000000000]; expected a list of the numbers of streams"),
+        ({"streams": [10**9]}, "streams is [1000000000]; expected a list of integers from 1 to 64"),
         ({"streams": [True]}, "streams is [True]"),
         ({"streams": [2.0]}, "streams is [2.0]"),
         ({"streams": ["4"]}, "streams is ['4']"),
@@ -174,7 +174,7 @@ def test_a_description_that_cannot_be_used_says_which_field_it_is(change: dict[s
 
 @pytest.mark.parametrize("missing", DESCRIPTION)
 def test_every_field_that_a_description_needs_is_asked_for(missing: str) -> None:
-    assert attributes_of(DESCRIPTION)["streams"] == [1, 2]
+    assert attributes_of(DESCRIPTION)["streams"] == (1, 2)
     with pytest.raises(BadAnswer):
         attributes_of({name: value for name, value in DESCRIPTION.items() if name != missing})
 

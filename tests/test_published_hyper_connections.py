@@ -225,7 +225,7 @@ assert logits.grad is not None and logits.grad.abs().max() > 1e-3
 @pytest.mark.slow
 def test_no_stream_is_drawn_below_the_declared_scale() -> None:
     """Eight streams that fall off by ten each stay above the clamp of the norm, whatever the size of the state."""
-    setting = Setting(mhc_ref.LUCIDRAINS, (8,), torch.float64, 4, False, least_scale=1e-6)
+    setting = Setting(mhc_ref.LUCIDRAINS, (8,), torch.float64, max_tokens=4, norm_weight=False, least_scale=1e-6)
     smallest: list[float] = []
 
     @settings(max_examples=150, derandomize=True, database=None, deadline=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,10 +15,13 @@ from mhc_ref import Branch, Dialect, Mappings, Params
 from mhc_ref.dialect import FIELDS
 from mhc_ref.projection import compute_dtype, logits_shape, most_streams, residual_size, streams_of_logits
 from mhc_ref.stack import streams_of
-from properties.guards.printable import shown
-
-Mixing = Literal["compute", "state"]
-Products = Literal["compute", "tf32", "tf32-truncated"]
+from properties.core.declaration import TABLE, Declared, attributes
+from properties.core.declaration import Mixing as Mixing
+from properties.core.declaration import Products as Products
+from properties.core.declaration import next_multiple as next_multiple
+from properties.core.fields import Unfit
+from properties.core.several import Dtypes
+from properties.core.several import dtype_of as dtype_of
 
 METHODS = ("project", "mappings", "pre", "post", "block", "layers", "expand", "collapse", "stack")
 """Everything an implementation can offer, in the order of the mathematics."""
@@ -36,69 +39,15 @@ class Absent(NotImplementedError):
     """The implementation neither offers a method nor anything it can be derived from."""
 
 
-class Implementation:
+class Implementation(Declared):
     """Somebody's hyper-connections. Override what you have; what is missing is derived, or absent and counted as such.
 
     States are [..., n, C] and may have any number of token axes, none included. `params` are `mhc_ref.Params`
     (packing: phi [n*C, 2n+R], columns pre | post | res row-major), float64 for float64 states and float32 otherwise,
     and so are logits. A branch is a callable [..., C] -> [..., C] in the dtype of the state.
-
-    Attributes:
-        name: stands in reports and test ids; the class name if left empty.
-        dialect: the declared choices; what is computed is judged against them.
-        streams: the n that are accepted.
-        dtypes: the dtypes of the state that are accepted (torch dtypes or their names).
-        tunable: names of the `Dialect` fields that `tuned` can change.
-        emits: which of the three mappings `mappings` returns; the others are None in what it returns.
-        differentiable: the outputs carry gradients through autograd.
-        deterministic: the same call on the same storage gives the same bits.
-        full_range: logits whose exponentials underflow are handled as exact arithmetic would (log domain). The literal
-            formula exp(Z - max) loses a line of entries below the smallest float; without this flag nothing is
-            asserted there.
-        norm_weight: params may carry a norm weight.
-        least_scale: no state is drawn smaller than an ordinary one by more than this factor: for a norm that clamps
-            tiny states instead of adding an eps.
-        zero_tokens: calls without a single token are accepted.
-        strided: states and logits may be views that are not contiguous.
-        mixing: ``compute``: h_post, h_res and every sum of the residual path stay in the compute dtype, as the default
-            contract says; ``state``: they are rounded to the dtype of the state, as transformers' decoder layers do.
-        products: ``compute``: matrix products (by phi, by h_pre, by h_res, of the permutation mixture, and backwards)
-            read their operands in the compute dtype; ``tf32``: float32 operands are rounded to TensorFloat-32 first;
-            ``tf32-truncated``: cut to it. Torch's own switch is set to what is declared while the implementation is
-            called. Sinkhorn's sums are no matrix products.
-        channel_multiple: the number of channels is a multiple of it, as kernels ask that read so many at once.
-        max_tokens: tokens a call, by default any number; slow targets (a Triton interpreter) state a small one.
-        devices: the types of device that it computes on.
-        batch_invariant: a token's result has the same bits in whatever batch it is computed.
-        graph_capturable: `block` under no_grad can be captured in a CUDA graph after a warm-up.
-        compilable: `block` keeps its promises under torch.compile.
-        autocast_safe: the precision contract holds under torch.autocast.
-        in_process: it computes in this process, under its streams, its allocator and its modes.
     """
 
-    name: str = ""
-    dialect: Dialect = mhc_ref.PAPER
-    streams: Sequence[int] = (1, 2, 3, 4, 5, 8)
-    dtypes: Sequence[Any] = (torch.float64, torch.float32, torch.bfloat16)
-    tunable: frozenset[str] = frozenset()
-    emits: Sequence[str] = ("pre", "post", "res")
-    differentiable: bool = True
-    deterministic: bool = True
-    full_range: bool = False
-    norm_weight: bool = True
-    least_scale: float = 0.0
-    zero_tokens: bool = True
-    strided: bool = True
-    mixing: Mixing = "compute"
-    products: Products = "compute"
-    channel_multiple: int = 1
-    max_tokens: int = 2**40
-    devices: Sequence[str] = ("cpu", "cuda")
-    batch_invariant: bool = False
-    graph_capturable: bool = False
-    compilable: bool = False
-    autocast_safe: bool = False
-    in_process: bool = True
+    __doc__ = f"{__doc__}\n    {attributes()}"  # help(Implementation) shows the table, too
 
     dialect_given = False
     """Whether the dialect was said by who asks (`--dialect`), and not by the implementation: nothing to declare."""
@@ -292,15 +241,6 @@ class Projection(Implementation):
         return self._function(logits)
 
 
-def next_multiple(channels: int, multiple: int) -> int:
-    """So many channels, or the next number above that a `channel_multiple` accepts."""
-    return -(-channels // multiple) * multiple
-
-
-VERIFIED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""The dtypes of a state for which there are bounds."""
-
-
 def dtype_names(implementation: Implementation) -> tuple[str, ...]:
     """The declared dtypes by name ("float32"), whether they were given as torch dtypes, as names, or as the aliases
     that torch has for some ("float", "double", "half"); none of them twice.
@@ -308,26 +248,11 @@ def dtype_names(implementation: Implementation) -> tuple[str, ...]:
     Raises:
         TypeError: an entry that is none of them.
     """
-    names: list[str] = []
-    for entry in implementation.dtypes:
-        dtype = dtype_of(entry)
-        if dtype is None or not dtype.is_floating_point:
-            holder = implementation.name or type(implementation).__name__
-            raise TypeError(f"{holder}.dtypes contains {shown(entry)}; expected floating torch dtypes or their names")
-        if dtype not in VERIFIED:
-            verified = ", ".join(str(one) for one in VERIFIED)
-            raise TypeError(f".dtypes contains {shown(entry)}; states are verified in {verified}")
-        names.append(str(dtype).removeprefix("torch."))
-    return tuple(dict.fromkeys(names))
-
-
-def dtype_of(entry: object) -> torch.dtype | None:
-    """The dtype that a torch dtype, a NumPy one or a name means; None where it means none."""
-    if isinstance(entry, torch.dtype):
-        return entry
-    named = isinstance(entry, str) or type(entry).__module__.partition(".")[0] == "numpy"
-    found = getattr(torch, str(entry).removeprefix("torch."), None) if named else None
-    return found if isinstance(found, torch.dtype) else None
+    kind = cast(Dtypes, TABLE["dtypes"])
+    try:
+        return tuple(kind.told(kind.verified(implementation.dtypes)))
+    except Unfit as error:
+        raise TypeError(f"{implementation.name or type(implementation).__name__}.dtypes{error}") from error
 
 
 def parameter_dtype(state: torch.dtype) -> torch.dtype:

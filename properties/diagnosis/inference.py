@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mhc_ref import PAPER, Dialect
+from mhc_ref import PAPER, PRESETS, Dialect
 from properties.bounds import Rounding
 from properties.core.trial import wide
 from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
@@ -150,16 +150,17 @@ def _packing(view: View) -> tuple[Frame, str]:
     frame = view.frame
     if "mappings" not in frame.own and "block" not in frame.offered:
         return frame, "" if "project" in frame.own else "no method takes parameters"
-    tries = [(frame.shared, frame.permutations)]
-    tries += [one for one in ((False, False), (True, False), (False, True)) if one not in tries]
+    tries: dict[tuple[int, int], Dialect] = {}
+    for one in (frame.packing, *PRESETS.values()):
+        tries.setdefault(frame.with_(packing=one).phi_shape(3, 4), one)
     reason = ""
     # at n = 1 all packings look alike
     for n in [n for n in frame.streams if n > 1] or [1]:
-        for shared, permutations in tries:
-            if permutations and n > 4:
-                continue
+        for packing in tries.values():
             streams = (n, *(other for other in frame.streams if other != n))
-            tried = dataclasses.replace(frame, shared=shared, permutations=permutations, streams=streams)
+            tried = frame.with_(packing=packing, streams=streams)
+            if tried.permutations and n > 4:
+                continue
             view.frame = tried
             try:
                 Reader(view).gates(torch.ones(1, dtype=torch.float64), view.static(n, n + 1))

@@ -7,7 +7,7 @@ or no question does.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -37,8 +37,7 @@ class Tie:
 
 def wide_frame(frame: Frame) -> Frame:
     """What may be asked of a target that accepts everything, packed as this one."""
-    return replace(
-        frame,
+    return frame.with_(
         dtype=torch.float64,
         coarse=(torch.float32, torch.bfloat16),
         streams=(3, 4, 2) if frame.permutations else (3, 4, 2, 5, 1, 8),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mhc_ref import MHC_LITE, Params
-from mhc_ref.projection import residual_size, streams_of_logits
+from mhc_ref import Dialect, Params
+from mhc_ref.projection import logits_shape, residual_size, streams_of_logits
 from properties.core.case import BranchSpec, map_tensors
+from properties.core.declaration import Declaration
 from properties.core.device import held_to
-from properties.core.implementation import METHODS, Implementation, dtype_names, next_multiple, offers, parameter_dtype
+from properties.core.implementation import METHODS, Implementation, offers, parameter_dtype
 from properties.core.truth import pulled_back
 from properties.guards.faults import HarnessError, TargetFault, answered
 from properties.guards.plain import oddity, plain
@@ -36,9 +36,8 @@ class BadOutput(Exception):  # what a target gave, in the place of what it raise
     """What came back has not the form that was asked for: no tensor, another shape, another device."""
 
 
-@dataclass(frozen=True)
-class Frame:
-    """What may be asked of a target, and in which shapes.
+class Frame(Declaration):
+    """What may be asked of a target, and in which shapes: what it declares, and more.
 
     Attributes:
         dtype: the finest state dtype that it accepts.
@@ -46,57 +45,52 @@ class Frame:
         streams: the accepted n, the most telling one (3, or what is next to it) first.
         offered: the methods that it offers, own or derived from own ones.
         own: the methods that it overrides.
-        emits: the mappings that `mappings` returns.
-        shared: phi is packed for a projection shared by all streams.
-        permutations: residual logits are n! coefficients.
-        head: the streams are collapsed with parameters of a head.
-        channel_multiple: the number of channels is a multiple of it, see `width`.
+        packing: a dialect whose parameters are packed as the target takes them, its own unless shown otherwise.
     """
 
     dtype: torch.dtype
     coarse: tuple[torch.dtype, ...]
-    streams: tuple[int, ...]
     offered: frozenset[str]
     own: frozenset[str]
-    emits: tuple[str, ...]
-    shared: bool
-    permutations: bool
-    head: bool
-    norm_weight: bool
-    zero_tokens: bool
-    strided: bool
-    differentiable: bool
-    max_tokens: int
-    channel_multiple: int
+    packing: Dialect
     device: torch.device
 
     @classmethod
-    def of(cls, implementation: Implementation, dtype: torch.dtype | None = None, device: str = "cpu") -> Frame:
+    def of(  # pyright: ignore[reportIncompatibleMethodOverride]  # it asks for methods, too
+        cls, implementation: Implementation, dtype: torch.dtype | None = None, device: str = "cpu"
+    ) -> Frame:
         """The frame of an implementation, in a given state dtype or in its finest."""
-        accepted = [getattr(torch, name) for name in dtype_names(implementation)]
         order = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-        ranked = sorted(accepted, key=lambda one: order.index(one) if one in order else len(order))
+        declared = Declaration.of(implementation)
+        ranked = sorted(declared.dtypes, key=order.index)
         found = offers(implementation)
-        favour = sorted(implementation.streams, key=lambda n: (n < 3, abs(n - 3), n))
+        favour = sorted(declared.streams, key=lambda n: (n < 3, abs(n - 3), n))
         main = dtype or ranked[0]
-        return cls(
-            dtype=main,
-            coarse=() if dtype else tuple(one for one in ranked if one != main and one != torch.float16),
-            streams=tuple(n for n in favour if n <= 8) or tuple(favour[:1]),
-            offered=frozenset(found),
-            own=frozenset(method for method, how in found.items() if how == "own"),
-            emits=tuple(implementation.emits),
-            shared=implementation.dialect.shared_projection,
-            permutations=implementation.dialect.residual == "permutations",
-            head=implementation.dialect.collapse == "head",
-            norm_weight=implementation.norm_weight,
-            zero_tokens=implementation.zero_tokens,
-            strided=implementation.strided,
-            differentiable=implementation.differentiable,
-            max_tokens=implementation.max_tokens,
-            channel_multiple=implementation.channel_multiple,
-            device=torch.device(device),
-        )
+        beside = {
+            "streams": tuple(n for n in favour if n <= 8) or tuple(favour[:1]),
+            "dtype": main,
+            "coarse": () if dtype else tuple(one for one in ranked if one not in (main, torch.float16)),
+            "offered": frozenset(found),
+            "own": frozenset(method for method, how in found.items() if how == "own"),
+            "packing": declared.dialect,
+            "device": torch.device(device),
+        }
+        return cls(**declared.values() | beside)
+
+    @property
+    def shared(self) -> bool:
+        """phi is packed for a projection shared by all streams."""
+        return self.packing.shared_projection
+
+    @property
+    def permutations(self) -> bool:
+        """Residual logits are n! coefficients."""
+        return self.packing.residual == "permutations"
+
+    @property
+    def head(self) -> bool:
+        """The streams are collapsed with parameters of a head."""
+        return self.dialect.collapse == "head"
 
     @property
     def n(self) -> int:
@@ -113,15 +107,9 @@ class Frame:
         """A logit whose exponential is next to nothing, and not yet nothing, where coefficients are computed."""
         return 600.0 if self.dtype == torch.float64 else 72.0
 
-    def width(self, channels: int) -> int:
-        """So many channels, or the next number above that is accepted."""
-        return next_multiple(channels, self.channel_multiple)
-
     def residual_size(self, n: int) -> int:
         """R."""
-        from mhc_ref import MHC_LITE, PAPER
-
-        return residual_size(n, MHC_LITE if self.permutations else PAPER)
+        return residual_size(n, self.packing)
 
     def phi_shape(self, n: int, channels: int) -> tuple[int, int]:
         """As the target packs it."""
@@ -184,8 +172,8 @@ class View:
                 for name, part, shape in parts
             ]
         if method == "project":
-            axes = 1 if self.frame.permutations else 2
-            n = streams_of_logits(first.shape, MHC_LITE) if self.frame.permutations else first.shape[-1]
+            n = streams_of_logits(first.shape, self.frame.packing)
+            axes = len(logits_shape(n, self.frame.packing))
             return self._tensor(method, got, (*first.shape[:-axes], n, n))
         if method in ("pre", "collapse"):
             return self._tensor(method, got, (*first.shape[:-2], first.shape[-1]))
@@ -209,8 +197,8 @@ class View:
             return self.call("project", logits)
         if "mappings" not in self.frame.own or "res" not in self.frame.emits:
             raise Silent("h_res is not returned")
-        axes = 1 if self.frame.permutations else 2
-        n = next(k for k in range(1, 64) if self.frame.residual_size(k) == logits[(0,) * (logits.ndim - axes)].numel())
+        n = streams_of_logits(logits.shape, self.frame.packing)
+        axes = len(logits_shape(n, self.frame.packing))
         flat = logits.reshape(-1, self.frame.residual_size(n))
         found = [self.mappings(self.ones(n), self.static(n, res=one))[2] for one in flat]
         return torch.stack(found).reshape(*logits.shape[:-axes], n, n)

@@ -94,17 +94,8 @@ class Subject:
     def setting(self, law: Law) -> Setting:
         """What the strategies of a law may draw for this subject."""
         accepted = tuple(n for n in self.implementation.streams if n >= law.least_streams)
-        given = self.implementation
-        return Setting(
-            given.dialect,
-            accepted,
-            self.dtype,
-            given.max_tokens,
-            given.norm_weight,
-            given.least_scale,
-            device_of(self.device).flood,
-            given.channel_multiple,
-        )
+        flood = device_of(self.device).flood
+        return Setting.of(self.implementation, streams=accepted, dtype=self.dtype, flood=flood)
 
     def trial(self) -> Trial:
         """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.judge`."""

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
-from properties.core.declarations import DeclarationError, settle
+from properties.core.declaration import TABLE, DeclarationError
 from properties.core.implementation import Implementation
+from properties.core.settling import settle
 from properties.guards.faults import AdapterError, HarnessError, described
 from properties.guards.interruption import Interrupted
 from properties.guards.printable import shown
@@ -240,7 +241,7 @@ def from_arrays(
     }
     if not functions:
         raise TypeError("from_arrays was given no function; expected some of project, mappings, pre, post")
-    strange = sorted(set(limits) - set(Implementation.__annotations__))
+    strange = sorted(set(limits) - set(TABLE))
     if strange:
         raise TypeError(f"from_arrays: {', '.join(strange)} is no attribute of Implementation")
     _check_arguments(functions, dialect, token_axes)

@@ -37,8 +37,9 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from mhc_ref import Branch, Dialect, Mappings, Params
-from properties.core.declarations import DeclarationError, settle
+from properties.core.declaration import TABLE, DeclarationError
 from properties.core.implementation import Implementation
+from properties.core.settling import settle
 from properties.guards.faults import AdapterError, HarnessError, TargetFault, answered, described
 from properties.guards.interruption import Interrupted
 from properties.guards.printable import shown
@@ -104,7 +105,7 @@ def from_module(
 def _check_arguments(
     make: object, dialect: object, computes: object, token_axes: object, limits: Mapping[str, Any]
 ) -> None:
-    strange = sorted(set(limits) - set(Implementation.__annotations__))
+    strange = sorted(set(limits) - set(TABLE))
     if strange:
         raise TypeError(f"from_module: {', '.join(strange)} is no attribute of Implementation")
     if isinstance(make, nn.Module) or not callable(make):

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from torch import nn
 
 from mhc_ref import PRESETS, Dialect
-from properties.core.declarations import DeclarationError, settle
+from properties.core.declaration import DeclarationError
 from properties.core.implementation import METHODS, Implementation, Projection, Reference
+from properties.core.settling import settle
 from properties.guards.faults import HarnessError, TargetFault, answered, described
 from properties.guards.interruption import watched
 from properties.guards.printable import message_of, printable
@@ -85,7 +86,7 @@ def resolve(target: str, dialect: str | None = None) -> Implementation:
 
 
 def check(implementation: Implementation, target: str) -> None:
-    """Check what an implementation declares, and write it down as `declarations.settle` does.
+    """Check what an implementation declares, and write it down as `settling.settle` does.
 
     Raises:
         TargetError: a declaration that cannot be used.

@@ -14,7 +14,7 @@ from torch import Tensor
 from mhc_ref import Mappings, Params
 from properties.core.implementation import Implementation
 from properties.guards.printable import printable
-from properties.targets.process.description import attributes_of, declare
+from properties.targets.process.description import attributes_of
 from properties.targets.process.protocol import (
     OLDEST,
     SIGNATURES,
@@ -163,9 +163,9 @@ class Client(Implementation):
 
     def __init__(self, session: Session, description: dict[str, Any], fields: dict[str, Any] | None = None) -> None:
         self.session, self._description, self._fields = session, description, fields or {}
-        attributes = attributes_of(description)
-        self.session_methods: tuple[str, ...] = tuple(attributes["methods"])
-        declare(self, attributes)
+        declared = attributes_of(description)
+        self.session_methods: tuple[str, ...] = declared.pop("methods")
+        vars(self).update(declared)
         self.dialect = self.dialect.with_(**self._fields)
 
     def tuned(self, **fields: Any) -> Implementation:

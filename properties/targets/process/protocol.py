@@ -25,6 +25,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from properties.core.several import VERIFIED
 from properties.guards.printable import printable
 
 VERSION = 2
@@ -42,15 +43,10 @@ SIGNATURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """method -> the names of its arguments and of its results."""
 
-DTYPES = ("float64", "float32", "bfloat16", "float16")
+DTYPES = tuple(VERIFIED)
 """The dtypes of arrays."""
 
-# Sizes that a peer may not exceed; `schema.json` says the same.
-MOST_STREAMS = 64
-MOST_ITERATIONS = 1000
-MOST_CHANNEL_MULTIPLE = 8192
-MOST_TOKENS = 1 << 40
-LONGEST_NAME = 200
+# Sizes that a peer may not exceed; `schema.json` says the same. Those of a declaration are in `properties.core.fields`.
 LONGEST_KIND = 100
 LONGEST_MESSAGE = 2000
 MOST_AXES = 16

@@ -20,28 +20,9 @@ from torch import Tensor
 from mhc_ref import Params
 from properties.core.implementation import Implementation
 from properties.guards.printable import message_of
-from properties.targets.process.description import declared
+from properties.targets.process.description import declared, served
 from properties.targets.process.protocol import SIGNATURES, VERSION, BadAnswer, decode, encode, raw
 from properties.targets.target import TargetError, resolve
-
-_DESCRIBED = (
-    "name",
-    "dialect",
-    "streams",
-    "dtypes",
-    "tunable",
-    "emits",
-    "deterministic",
-    "full_range",
-    "norm_weight",
-    "least_scale",
-    "zero_tokens",
-    "mixing",
-    "max_tokens",
-    "channel_multiple",
-    "products",
-    "batch_invariant",
-)
 
 
 def serve(implementation: Implementation) -> None:
@@ -108,7 +89,8 @@ def description(implementation: Implementation, protocol: int = VERSION) -> dict
             "block by itself cannot be served (--isolate runs one in a process)"
         )
     vjp = ["vjp"] if implementation.differentiable else []
-    return {"protocol": min(protocol, VERSION), "methods": methods + vjp, **{name: found[name] for name in _DESCRIBED}}
+    told = {name: found[name] for name in served()}
+    return {**told, "protocol": min(protocol, VERSION), "methods": methods + vjp}
 
 
 def _called(implementation: Implementation, method: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
