@@ -173,16 +173,17 @@ class Declaration(Declared):
 
     @classmethod
     def of(cls, implementation: Declared, **beside: Any) -> Self:
-        """What an implementation declares, with other values `beside`, or in the place of, its own.
+        """What an implementation declares, and values `beside` it; those in the place of its own leave these unread.
 
         A generator is used up by this; `settle` also writes down what it gave.
 
         Raises:
             DeclarationError: the first attribute that cannot be used.
         """
-        found = Declaration(**{name: settled(implementation, name)[1] for name in TABLE})
+        read = {name: settled(implementation, name)[1] for name in TABLE if name not in beside}
+        found = cls(**read | beside)
         agree(found)
-        return cls(**found.values() | beside)
+        return found
 
     def values(self) -> dict[str, Any]:
         """Everything in it by name."""

@@ -95,7 +95,7 @@ class Subject:
         """What the strategies of a law may draw for this subject."""
         accepted = tuple(n for n in self.implementation.streams if n >= law.least_streams)
         flood = device_of(self.device).flood
-        return Setting.of(self.implementation, streams=accepted, dtype=self.dtype, flood=flood)
+        return Setting.of(self.implementation, name="", streams=accepted, dtype=self.dtype, flood=flood)
 
     def trial(self) -> Trial:
         """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.judge`."""
