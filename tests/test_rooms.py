@@ -36,7 +36,6 @@ STILL_LONG = {
     "properties/laws/gradient_calls.py",
     "properties/laws/manifold.py",
     "properties/plugin/__init__.py",
-    "properties/strategies.py",
     "properties/targets/arrays.py",
     "properties/targets/process/supervised.py",
 }

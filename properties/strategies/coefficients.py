@@ -1,0 +1,114 @@
+"""Parameters of a block: gates and biases of order one, sparse or dense phi, structured residual biases; branches."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from mhc_ref import Params
+from mhc_ref.projection import residual_size
+from properties.core.case import BranchSpec
+from properties.strategies.draws import among, changed, changes, coarse, eighths, kept, noise, seeds
+from properties.strategies.patterns import BEYOND_EXP, MODERATE
+from properties.strategies.projected import logit_matrix, representable, shift_axis
+from properties.strategies.setting import Setting
+
+GATES = (1.0, 0.5, -1.0, 2.0, 0.01, 0.0)
+
+
+@kept
+@st.composite
+def params_of(
+    draw: DrawFn,
+    setting: Setting,
+    n: int,
+    channels: int,
+    *,
+    gates: tuple[float, ...] = GATES,
+    patterns: tuple[str, ...] = MODERATE,
+    least_phi: int = 0,
+) -> Params:
+    """One block's parameters: gates and biases of order one, structured residual biases, sparse or dense phi.
+
+    `least_phi` 1 rules out a phi of zeros, 2 asks for a dense one.
+    """
+    dialect = setting.dialect
+    size = residual_size(n, dialect)
+    shape = (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size)
+    kinds = ("zero", "sparse", "integers", "dense", "dense", "strong")
+    kind = draw(among(*kinds[min(least_phi, 2) + (least_phi > 1) :]))
+    seed = draw(seeds)
+    entries = draw(changes(shape, most=4))  # always drawn, so that a dense phi can shrink to a sparse one
+    root = math.sqrt(shape[0])
+    if kind in ("zero", "sparse"):
+        phi = np.zeros(shape)
+        if kind == "sparse":
+            phi = changed(phi, entries if entries else [((seed % shape[0], seed // 7 % shape[1]), 1.0)])
+    elif kind == "integers":
+        phi = coarse(seed, *shape) / 2.0 ** round(math.log2(max(1.0, root)))
+    else:
+        phi = noise(seed, *shape) * ((4.0 if kind == "strong" else 1.0) / root)
+    h = draw(st.lists(st.tuples(st.integers(0, 2 * n - 1), eighths), max_size=4))
+    bias = np.zeros(2 * n)
+    if draw(st.booleans()):
+        bias = noise(seed + 1, 2 * n) * draw(among(1.0, 3.0, 10.0))
+    bias = changed(bias, [((index,), value) for index, value in h])
+    if dialect.residual == "permutations":
+        residual = noise(seed + 2, size) * draw(among(0.0, 1.0, 4.0))
+    else:
+        residual = draw(logit_matrix(n, patterns, axis=shift_axis(dialect), stretch=setting.stretch)).reshape(-1)
+    alpha = draw(st.tuples(*[among(*gates)] * 3))
+    weight = draw(among(None, "integers", "normal")) if setting.norm_weight else None
+    norm_weight = None
+    if weight == "integers":
+        norm_weight = np.abs(coarse(seed + 3, n * channels))  # 0 among them: some channels silenced
+    elif weight == "normal":
+        norm_weight = 1.0 + 0.5 * noise(seed + 3, n * channels)
+    dtype = setting.parameter_dtype
+    return Params(
+        torch.tensor(phi, dtype=dtype),
+        torch.tensor(np.concatenate([bias, residual]), dtype=dtype),
+        torch.tensor(alpha, dtype=dtype),
+        None if norm_weight is None else torch.tensor(norm_weight, dtype=dtype),
+    )
+
+
+def saturating(params: Params, n: int, far: float) -> Params:
+    """The same parameters with the biases of the gates moved by `far` and -`far` in turn."""
+    bias = params.bias.clone()
+    bias[: 2 * n] += far * (-1.0) ** torch.arange(2 * n).to(bias)
+    return params._replace(bias=bias)
+
+
+@kept
+@st.composite
+def extreme_params(draw: DrawFn, setting: Setting, n: int, channels: int) -> Params:
+    """Parameters whose logits lie far apart, those of the gates too; most of them beyond the range of exp.
+
+    An unconstrained h_res is its logits, which stay of order one.
+    """
+    dialect = setting.dialect
+    far = draw(among(0.0, 100.0, 1000.0, -1000.0))
+    extreme = representable(dialect, ("starved row", "triangular", *BEYOND_EXP, "wild"))
+    patterns = extreme if dialect.residual == "sinkhorn" else MODERATE
+    return saturating(draw(params_of(setting, n, channels, patterns=patterns)), n, far)
+
+
+@kept
+@st.composite
+def branch_of(
+    draw: DrawFn,
+    setting: Setting,
+    channels: int,
+    kinds: tuple[str, ...] = ("zero", "identity", "scale", "constant", "tanh"),
+) -> BranchSpec:
+    """A branch as data."""
+    kind = draw(among(*kinds))
+    if kind in ("zero", "identity"):
+        return BranchSpec(kind)
+    weight = changed(coarse(draw(seeds), channels) + 0.5, draw(changes((channels,), most=1)))
+    return BranchSpec(kind, torch.tensor(weight, dtype=torch.float64).to(setting.dtype))

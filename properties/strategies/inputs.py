@@ -1,0 +1,96 @@
+"""Sizes, and whole inputs of a block or of its parts: what the laws draw."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+from torch import Tensor
+
+from mhc_ref.projection import residual_size
+from properties.core.case import Case
+from properties.strategies.coefficients import branch_of, params_of
+from properties.strategies.draws import among, kept, noise, seeds
+from properties.strategies.projected import streams
+from properties.strategies.setting import Setting
+from properties.strategies.tokens import states_of
+
+CHANNELS = (1, 2, 3, 7, 9, 17, 33, 67, 259)
+"""Widths off the powers of two, where tails and tiles go wrong; tiles of 64 and of 256 channels are met in practice."""
+
+
+def arrangeable(setting: Setting) -> int:
+    """Six tokens, or the even number below that a call takes, or one: to be arranged on several axes."""
+    return min(6, setting.max_tokens) // 2 * 2 or 1
+
+
+def on_two_axes(count: int) -> tuple[int, int]:
+    """The shape of that many tokens, an even number or one, on two axes."""
+    return (2, count // 2) if count > 1 else (1, 1)
+
+
+def width_among(setting: Setting, *channels: int) -> SearchStrategy[int]:
+    """One of these widths C, or the next that is accepted."""
+    if setting.channel_multiple == 1:
+        return among(*channels)
+    return among(*dict.fromkeys(map(setting.width, channels)))  # most of them are the smallest: once is enough
+
+
+def channel_count(setting: Setting, most: int = 259) -> SearchStrategy[int]:
+    """A width C."""
+    return width_among(setting, *(c for c in CHANNELS if c <= most))
+
+
+def projected_width(setting: Setting, n: int) -> SearchStrategy[int]:
+    """A width C of a state that is projected: small, above one tile, or the one for which phi is square and its
+    transpose has its shape."""
+    square = [(2 * n + size) // n] if (size := residual_size(n, setting.dialect)) % n == 0 else []
+    return width_among(setting, *(c for c in CHANNELS if c <= 17), *(c for c in square if c <= 33), 67)
+
+
+@st.composite
+def coefficient_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1, most: int = 4, **options: Any) -> Case:
+    """x [tokens, n, C] and params."""
+    n = draw(streams(setting, least_n))
+    channels = draw(projected_width(setting, n))
+    scales = options.pop("scales", ())
+    return Case(
+        x=draw(states_of(setting, n, channels, most=most, scales=scales)),
+        params=draw(params_of(setting, n, channels, **options)),
+    )
+
+
+@st.composite
+def block_cases(
+    draw: DrawFn, setting: Setting, *, least_n: int = 1, most: int = 4, kinds: tuple[str, ...] = (), **options: Any
+) -> Case:
+    """x, params and a branch."""
+    case = draw(coefficient_cases(setting, least_n=least_n, most=most, **options))
+    branch = draw(branch_of(setting, case.x.shape[-1], kinds)) if kinds else draw(branch_of(setting, case.x.shape[-1]))
+    return case.with_(branch=branch)
+
+
+@kept
+def permutations_of(n: int) -> SearchStrategy[tuple[int, ...]]:
+    """A permutation of n streams, the identity first."""
+    if n <= 4:
+        return st.sampled_from(list(itertools.permutations(range(n))))
+    return st.permutations(list(range(n))).map(tuple)
+
+
+@kept
+@st.composite
+def cotangent_for(draw: DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A random cotangent; never constant, since the gradient of a sum of a stochastic matrix is exactly 0."""
+    dense = draw(st.booleans())
+    seed = draw(seeds)
+    if dense:
+        return torch.tensor(noise(seed, *shape)).to(dtype)
+    flat = torch.zeros(math.prod(shape), dtype=torch.float64)
+    if flat.numel():
+        flat[seed % flat.numel()] = 1.0
+    return flat.reshape(shape).to(dtype)

@@ -1,0 +1,45 @@
+"""The frame in which examples are drawn: what an implementation accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mhc_ref import Dialect
+from properties.core.declaration import Declaration
+from properties.core.implementation import parameter_dtype
+
+
+class Setting(Declaration):
+    """What an implementation accepts in one dtype of the state: the frame in which examples are drawn.
+
+    Attributes:
+        dtype: of the state.
+        flood: numbers of tokens of a large batch, see `Device.flood`.
+    """
+
+    dtype: torch.dtype
+    flood: tuple[int, ...]
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        streams: Sequence[int],
+        dtype: torch.dtype,
+        *,
+        flood: tuple[int, ...] = (1031, 4099),
+        **declared: Any,
+    ) -> None:
+        super().__init__(dialect=dialect, streams=streams, **declared, dtype=dtype, flood=flood)
+
+    @property
+    def parameter_dtype(self) -> torch.dtype:
+        """Of params and logits."""
+        return parameter_dtype(self.dtype)
+
+    @property
+    def stretch(self) -> float:
+        """How much wider than float32's the range of exp is in the dtype of parameters."""
+        return 8.0 if self.parameter_dtype == torch.float64 else 1.0
