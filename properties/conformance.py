@@ -26,7 +26,7 @@ from properties.core.law import Law, all_laws
 from properties.engine.known import Known, entry_for, load, verdict_for
 from properties.engine.runner import PROFILES, HarnessError, Subject, Verdict, examine
 from properties.guards.surroundings import told
-from properties.plugin import counterexamples, profile_name
+from properties.plugin.options import counterexamples, profile_name
 from properties.targets.target import TargetError, check, resolve
 
 

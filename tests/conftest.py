@@ -14,7 +14,7 @@ with jaxtyping.install_import_hook(
 ):
     import mhc_ref.gain as gain
 
-from properties.plugin import profile_name
+from properties.plugin.options import profile_name
 
 __all__ = ["gain"]
 

@@ -16,12 +16,13 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import PAPER, Params
-from properties import plugin
 from properties.commands.bench import Clock
 from properties.core.device import DEVICES, GIB, Cuda, Device, Timer, device_of, held_to, in_one_piece
 from properties.core.implementation import Products, Reference
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, examine
+from properties.plugin import terminal
+from properties.plugin.subjects import subjects
 from properties.targets.target import TargetError, resolve
 
 CPU = torch.device("cpu")
@@ -216,12 +217,12 @@ def test_one_process_takes_what_it_needs(h100: Cuda) -> None:
 def test_a_run_says_where_it_is_and_how_memory_is_shared(h100: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DEVICES, "cuda", h100)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert plugin.whereabouts("cuda", 1) == ["cuda: NVIDIA H100, 80.0 GiB, CUDA 13.0"]
-    assert plugin.whereabouts("cuda", 4)[1] == (
+    assert terminal.whereabouts("cuda", 1) == ["cuda: NVIDIA H100, 80.0 GiB, CUDA 13.0"]
+    assert terminal.whereabouts("cuda", 4)[1] == (
         "cuda: 4 workers share it: each may allocate 18.41 GiB (23.0 %, torch.cuda.set_per_process_memory_fraction)"
     )
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    assert plugin.whereabouts("cuda", 1)[0].endswith("NVIDIA_TF32_OVERRIDE=1 outranks what is declared")
+    assert terminal.whereabouts("cuda", 1)[0].endswith("NVIDIA_TF32_OVERRIDE=1 outranks what is declared")
 
 
 def test_room_is_what_is_free_or_allowed(h100: Cuda) -> None:
@@ -261,7 +262,7 @@ def test_a_worker_takes_its_share_before_anything_is_resolved(monkeypatch: pytes
 
     monkeypatch.setitem(DEVICES, "cuda", Shared())
     config: Any = Config(device="cuda", impl=["ref:PAPER"])
-    found = plugin.subjects(config)
+    found = subjects(config)
     assert calls == [(3, 4)]
     assert {subject.device.type for subject in found} == {"cuda"}
 

@@ -14,11 +14,12 @@ import torch
 from snapshots import recorded
 
 from mhc_ref import LIGER, PAPER
-from properties import plugin
 from properties.core.implementation import dtype_names
 from properties.core.law import FAMILIES, all_laws, family_laws, scouts
 from properties.core.trial import FloatTruth
 from properties.engine.runner import PROFILES
+from properties.plugin.collection import LAWS
+from properties.plugin.subjects import DEFAULT_TARGETS
 from properties.report.report import SCHEMA, STATUSES, Line, runs, sentence, table, totals, why_not, write
 from properties.targets.target import resolve
 
@@ -103,9 +104,7 @@ def test_targets_of_one_name_get_ids_of_their_own(laws: pytest.Pytester) -> None
 @pytest.mark.parametrize(("profile", "most"), [("dev", 1), ("ci", 3)])
 def test_without_targets_the_reference_is_verified(laws: pytest.Pytester, profile: str, most: int) -> None:
     result = verify(laws, "--collect-only", "-q", "--hypothesis-profile", profile)
-    expected = {
-        f"{LAW}[{target}-{dtype}-cpu]" for target, dtypes in plugin.DEFAULT_TARGETS.items() for dtype in dtypes[:most]
-    }
+    expected = {f"{LAW}[{target}-{dtype}-cpu]" for target, dtypes in DEFAULT_TARGETS.items() for dtype in dtypes[:most]}
     assert set(ids(result)) == expected
 
 
@@ -345,7 +344,7 @@ def collected(laws: pytest.Pytester, *arguments: str) -> list[str]:
 def test_a_file_of_a_part_of_a_family_has_its_own_laws_where_it_alone_is_named(laws: pytest.Pytester) -> None:
     own = {law.id for law in family_laws("gradient") if law.module == "properties.laws.gradient_calls"}
     assert own
-    for arguments in (("--pyargs", "properties.laws.gradient_calls"), (str(plugin.LAWS / "gradient_calls.py"),)):
+    for arguments in (("--pyargs", "properties.laws.gradient_calls"), (str(LAWS / "gradient_calls.py"),)):
         found = collected(laws, *arguments)
         assert {line.partition("::")[2].partition("[")[0] for line in found} == own
 
@@ -361,7 +360,7 @@ def test_an_id_of_a_law_in_its_own_file_runs(laws: pytest.Pytester) -> None:
     law = next(law for law in family_laws("gradient") if law.module == "properties.laws.gradient_depth")
     options = ("-p", "no:cacheprovider", "--impl", "targets.py:Right", "--hypothesis-profile", "ci")
     for file in ("gradient_depth.py", "gradient.py"):
-        result = laws.runpytest_inprocess(f"{plugin.LAWS / file}::{law.id}[Right-float32-cpu]", *options)
+        result = laws.runpytest_inprocess(f"{LAWS / file}::{law.id}[Right-float32-cpu]", *options)
         assert "1 not applicable" in result.outlines[-1]
 
 

@@ -35,7 +35,6 @@ STILL_LONG = {
     "properties/laws/execution_shapes.py",
     "properties/laws/gradient_calls.py",
     "properties/laws/manifold.py",
-    "properties/plugin/__init__.py",
     "properties/targets/arrays.py",
     "properties/targets/process/supervised.py",
 }

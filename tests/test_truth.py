@@ -23,7 +23,7 @@ from properties.core.truth import ExactTruth, FloatTruth
 from properties.engine.runner import Profile, Subject, Verdict, examine, explain, try_case
 from properties.guards.faults import HarnessError
 from properties.laws.coefficients import coefficients
-from properties.plugin import line_of
+from properties.plugin.item import line_of
 from properties.report.report import runs
 
 CPU = torch.device("cpu")
@@ -160,7 +160,7 @@ def test_an_oracle_verdict_without_the_exact_truth_is_the_fault_of_the_law() -> 
         expected = projection(Approx.exact(case.logits), bench.dialect, bench.rounding)
         bench.within("h_res", got, expected.value, expected.error)
 
-    forgetful = dataclasses.replace(ORACLE, check=check)
+    forgetful = dataclasses.replace(ORACLE, judge=check)
     assert try_case(forgetful, subject(Reference(PAPER)), LOGITS).claims
     with pytest.raises(HarnessError, match=r"without asking the exact truth.*the law is at fault"):
         try_case(forgetful, subject(Changed(lambda t: 1.5 * t)), LOGITS)
@@ -257,7 +257,7 @@ def test_the_report_counts_claims_and_abstentions_of_every_law(tmp_path: Path) -
     def check(bench: Trial, case: Case) -> None:
         bench.within("h_res", torch.ones(3), torch.ones(3), torch.tensor([1.0, math.inf, 0.0]))
 
-    law = dataclasses.replace(ORACLE, check=check)
+    law = dataclasses.replace(ORACLE, judge=check)
     found = examine(law, subject(Reference(PAPER)), Profile(examples=4, derandomise=True), directory=tmp_path)
     (entry,) = runs([line_of(found)])[0]["laws"].values()
     assert (entry["claims"], entry["abstentions"]) == (2 * found.examples, found.examples)
@@ -304,7 +304,7 @@ def test_a_law_that_asks_otherwise_while_it_is_confirmed_is_at_fault() -> None:
         got = bench.project(case.logits[:1] if bench.replaying else torch.cat([case.logits, case.logits]))
         bench.within("h_res", got[:1], bench.truth.project(case.logits), torch.zeros(1, 2, 2))
 
-    restless = dataclasses.replace(ORACLE, check=check)
+    restless = dataclasses.replace(ORACLE, judge=check)
     with pytest.raises(HarnessError, match=r"answer 1 on the tape is to project\(float32\[2, 2, 2\]\)"):
         try_case(restless, subject(Changed(lambda t: 1.5 * t)), LOGITS)
 
@@ -317,7 +317,7 @@ def test_a_failure_that_mpmath_does_not_see_is_no_verdict_even_where_the_law_goe
         bench.within("h_res", got, bench.truth.project(case.logits), torch.full_like(got, 1e-3))
         bench.project(2 * case.logits)
 
-    law = dataclasses.replace(ORACLE, check=check)
+    law = dataclasses.replace(ORACLE, judge=check)
     monkeypatch.setattr(FloatTruth, "project", lambda self, logits: torch.zeros(1, 2, 2))
     with pytest.raises(HarnessError, match="the reference or the bound is at fault"):
         try_case(law, subject(Reference(PAPER)), LOGITS)

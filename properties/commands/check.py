@@ -48,7 +48,8 @@ def check(
     Exit 0: every exercised law holds or fails as known; 1: a law failed; 2 and above: the harness could not run,
     nothing was exercised, or the run left no whole report.
     """
-    from properties.plugin.launch import QUIET, launch, most_workers
+    from properties.plugin.launch import QUIET, launch
+    from properties.plugin.options import most_workers
 
     if not re.fullmatch(r"auto|logical|[0-9]{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
         refuse(

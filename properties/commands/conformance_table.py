@@ -20,7 +20,7 @@ from pathlib import Path
 from properties.core.law import FAMILIES
 from properties.engine.known import Known
 from properties.guards.stopping import PARENT
-from properties.plugin import QUIET
+from properties.plugin.launch import QUIET
 from properties.report.report import Line, ReportError, lines_of
 from properties.report.report import read as report_of
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from properties.guards.printable import message_of
 from properties.report.report import Line, made, write
 
@@ -184,3 +186,7 @@ def _contents(descriptor: int) -> bytes:
     while part := os.pread(descriptor, 1 << 20, sum(map(len, parts))):
         parts.append(part)
     return b"".join(parts)
+
+
+GATHERING: pytest.StashKey[Gathering] = pytest.StashKey()
+"""Where a run keeps what its laws leave, in the process that reports."""

@@ -38,11 +38,6 @@ _LIVES = 20
 """After how many deaths of its processes a run is given up."""
 
 
-def most_workers() -> int:
-    """How many workers a run may ask for."""
-    return max(32, 4 * (os.cpu_count() or 1))
-
-
 @dataclass(frozen=True)
 class Outcome:
     """The exit status of a run, and its report where it left one."""

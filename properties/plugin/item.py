@@ -1,0 +1,210 @@
+"""One law on one subject as a test of pytest, and the line about it in the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from properties.guards.printable import message_of, printable
+from properties.plugin.apart import apart, deadly, deaths
+from properties.plugin.gathering import GATHERING
+from properties.plugin.options import counterexamples, profile_name, seed
+from properties.plugin.subjects import known_failures
+
+if TYPE_CHECKING:
+    from properties.core.law import Law
+    from properties.engine.runner import Subject, Verdict
+    from properties.report.report import Line
+
+
+LINE = "mhc_properties_line"
+
+
+class LawItem(pytest.Item):
+    """One law on one subject."""
+
+    def __init__(self, *, law: Law, subject: Subject, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.law = law
+        self.subject = subject
+
+    def runtest(self) -> None:
+        """Search for a counterexample; a law that does not apply is skipped with its reason, which is counted."""
+        line, message = self._kept() or self._examined()
+        if line.status == "failed":
+            raise LawFailure(message)
+        if line.status == "error":
+            raise LawUndecided(message)
+        if line.status == "not-applicable":
+            pytest.skip(f"not applicable: {line.reason}")
+
+    def _kept(self) -> tuple[Line, str] | None:
+        """What an earlier process of this run has found."""
+        gathering = self.config.stash.get(GATHERING, None)
+        if gathering is None or self.nodeid not in gathering.earlier.lines:
+            return None
+        line = gathering.earlier.lines[self.nodeid]
+        self._leave(line)
+        return line, gathering.earlier.messages[self.nodeid]
+
+    def _examined(self) -> tuple[Line, str]:
+        """The line of the report, and the message of a failure.
+
+        The line is in the report before the failure is diagnosed, which calls the implementation again.
+        """
+        from properties.engine.runner import Verdict, verdict_before
+
+        gathering = self.config.stash.get(GATHERING, None)
+        if gathering is not None:
+            gathering.began(self.nodeid)
+
+        def found(line: Line, message: str) -> tuple[Line, str]:
+            if gathering is not None:
+                gathering.add(self.nodeid, line)
+                gathering.ended(self.nodeid, line, message)
+            return line, message
+
+        try:
+            verdict = self._verdict()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {message_of(error)}"
+            line, _ = found(line_of(Verdict(self.law.id, self.subject, "error", reason)), reason)
+            self._leave(line)
+            raise
+        except BaseException as stop:  # the run is asked to end, once it has said what had failed until then
+            if (verdict := verdict_before(stop)) is None:
+                raise
+            self._end_after_this(stop)
+            line, message = found(line_of(verdict), shown(verdict))
+            self._leave(line)
+            return line, message
+        line, message = found(line_of(verdict), shown(verdict))
+        self._leave(line)
+        if verdict.status == "failed" and (diagnosis := self._diagnosis(verdict)):
+            message = f"{message}\n{diagnosis}"
+            if gathering is not None:
+                gathering.ended(self.nodeid, line, message)
+        return line, message
+
+    def _verdict(self) -> Verdict:
+        from properties.engine.apart import examine_apart
+        from properties.engine.known import entry_for, verdict_for
+        from properties.engine.runner import PROFILES, examine
+
+        subject = self.subject
+        known = entry_for(known_failures(self.config), self.law.id, subject)
+        profile = PROFILES[profile_name(self.config)]
+        where, randomness = counterexamples(self.config), seed(self.config)
+        if before := deaths(self.config, self.nodeid):
+            return examine_apart(
+                self.law,
+                subject,
+                profile,
+                directory=where,
+                randomness=randomness,
+                death=before[0],
+                made=lambda one: apart(self.config, one),
+            )
+        if subject.target in deadly(self.config) and not self.law.on.in_process:
+            subject = apart(self.config, subject)
+        if known is not None:
+            return dataclasses.replace(verdict_for(known, subject), subject=self.subject)
+        verdict = examine(self.law, subject, profile, directory=where, randomness=randomness)
+        return dataclasses.replace(verdict, subject=self.subject)
+
+    def _diagnosis(self, verdict: Verdict) -> str | None:
+        """Which dialect field or known slip explains the failure; an implementation is asked once in a process."""
+        from properties.diagnosis import explain_failure
+
+        subject = self.subject
+        if verdict.case is None or verdict.executed_law:
+            return None
+        try:
+            if subject.target in deadly(self.config) or deaths(self.config, self.nodeid):
+                subject = apart(self.config, subject)
+            return printable(explain_failure(self.law, subject, verdict.case) or "", 4000) or None
+        except KeyboardInterrupt as stop:
+            self._end_after_this(stop)
+            return None
+        except BaseException as error:  # whatever the target raises now, the law has failed and its message stands
+            return f"diagnosis: none could be made: {type(error).__name__}: {message_of(error, 300)}"
+
+    def _end_after_this(self, stop: BaseException) -> None:
+        """No other law is begun, and the message of this one is printed: of an interrupted one pytest would not."""
+        self.session.shouldstop = self.session.shouldstop or f"stopped by {type(stop).__name__}"
+
+    def _leave(self, line: Line) -> None:
+        self.user_properties.append(property_of(line))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The message alone for a law that failed, and for an error that is a sentence of ours; else a traceback."""
+        if isinstance(excinfo.value, LawFailure):
+            return str(excinfo.value)
+        if isinstance(excinfo.value, LawUndecided):
+            return f"HARNESS ERROR (not a verdict on the implementation)\n{excinfo.value}"
+        from properties.guards.faults import HarnessError, described, placed
+
+        if isinstance(excinfo.value, HarnessError):
+            why = excinfo.value.__cause__
+            because = f"\n  because of {described(why)}{placed(why)}" if why is not None else ""
+            return f"HARNESS ERROR (not a verdict on the implementation)\n{message_of(excinfo.value)}{because}"
+        return "HARNESS ERROR (not a verdict on the implementation)\n" + str(super().repr_failure(excinfo, style))
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """Where and what, for pytest's headings; not the name alone, whose dots pytest would show as colons."""
+        return self.path, None, f"law {self.name}"
+
+
+def property_of(line: Line) -> tuple[str, str]:
+    """A line as it travels on the report of a test, between processes."""
+    return LINE, json.dumps(line.to_json())
+
+
+class LawFailure(Exception):
+    """Carries the message of a failed law to the terminal."""
+
+
+class LawUndecided(Exception):
+    """Carries to the terminal why there is no verdict on a law."""
+
+
+def shown(verdict: Verdict) -> str:
+    """The message of a failed law, or the reason for anything else, as a terminal may show it."""
+    return printable(verdict.message if verdict.status == "failed" else verdict.reason, 20000)
+
+
+def line_of(verdict: Verdict) -> Line:
+    """A verdict as a line of the report."""
+    import math
+
+    from properties.report.report import Line
+
+    subject = verdict.subject
+    return Line(
+        implementation=subject.implementation.name,
+        dialect=subject.implementation.dialect.fields(),
+        dtype=subject.dtype_name,
+        device=subject.device.type,
+        law=verdict.law,
+        status=verdict.status,
+        reason=printable(verdict.reason),
+        examples=verdict.examples,
+        worst_ratio=verdict.worst_ratio if math.isfinite(verdict.worst_ratio) else None,
+        counterexample=str(verdict.counterexample) if verdict.counterexample else None,
+        claims=verdict.claims,
+        abstentions=verdict.abstentions,
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a target has printed is shown with its failed law, without what could steer a terminal."""
+    report = yield
+    if isinstance(item, LawItem):
+        report.sections = [(title, printable(text, 4000)) for title, text in report.sections]
+    return report
