@@ -35,6 +35,8 @@ for _shelf, _names in {
     for _name in _names.split():
         _NOW[f"properties.explosion.{_name}"] = f"properties.explosion.{_shelf}.{_name}"
 _NOW["properties.explosion.monitor_arguments"] = "properties.explosion.monitor.arguments"
+_NOW["properties.explosion.request"] = "properties.explosion.questions.families"
+_NOW["properties.explosion.header"] = "properties.explosion.questions.stored"
 _NOW["properties.explosion.watching"] = "properties.explosion.monitor.hooks"
 _NOW["properties.explosion.picture"] = "properties.explosion.pictures.explosion"
 _NOW["properties.explosion.atlas_picture"] = "properties.explosion.pictures.atlas"

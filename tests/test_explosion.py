@@ -15,13 +15,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import properties.explosion.search as search_module
+import properties.explosion.searches.bounded as search_module
 from mhc_ref.gain import gains
 from properties import cli
 from properties.explosion import ExplosionFileError, find_minimal, load, replay, save
 from properties.explosion.composite import composite, definiteness, exact_gain, reaches
+from properties.explosion.configurations import Dynamic
 from properties.explosion.proofs.closed_form import smallest_exponent
-from properties.explosion.request import request
+from properties.explosion.questions.families import ask
 from properties.explosion.result import JSON_KEYS
 from properties.explosion.searches import dynamic
 from properties.explosion.searches.entries import intricacy, simpler
@@ -295,9 +296,15 @@ def test_equal_seeds_give_equal_answers():
         ({"family": "hc", "identity_bound": "nan"}, "identity_bound is 'nan'"),
         ({"family": "hc"}, "hc needs exactly one of entry_bound and identity_bound; neither was given"),
         ({"family": "hc", "entry_bound": 1, "identity_bound": 1}, "entry_bound and identity_bound was given"),
-        ({"family": "hc", "entry_bound": 1, "branch_bound": 2}, "branch_bound bounds the branch of residual and block"),
-        ({"entry_bound": 1}, "entry_bound bounds the mixing of hc"),
-        ({"family": "resnet"}, "family is 'resnet'; expected one of residual, hc, mhc, block, target"),
+        (
+            {"family": "hc", "entry_bound": 1, "branch_bound": 2},
+            "hc has no branch here; it is an option of residual and block",
+        ),
+        ({"entry_bound": 1}, "residual bounds no entries of its mixing; it is an option of hc"),
+        (
+            {"family": "resnet"},
+            "family is 'resnet'; expected one of residual, hc, hc:dynamic, mhc, block[",
+        ),
         ({"gain": "loud"}, "gain is 'loud'"),
         ({"direction": "up"}, "direction is 'up'"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
@@ -356,7 +363,7 @@ def test_a_replay_in_a_new_process_agrees(tmp_path):
 def test_a_file_whose_threshold_is_no_longer_reached_is_fixed(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     save(find_minimal("residual", 3), path)
-    monkeypatch.setattr("properties.explosion.files.reaches", lambda *_: False)
+    monkeypatch.setattr("properties.explosion.questions.question.reaches", lambda *_: False)
     assert replay(path).verdict == "FIXED"
 
 
@@ -450,10 +457,10 @@ def test_dynamic_mixing_explodes_on_some_inputs_only(bound, most, threshold, dep
     found = find_minimal("hc:dynamic", threshold, identity_bound=bound, max_streams=most)
     assert (found.depth, found.streams, found.minimality, found.gain) == (depth, streams, "proved", "activation")
     assert found.value == pytest.approx(float(str(found.exact_value)), rel=1e-12)
-    assert found.dynamic is not None
+    assert found.configuration is not None
     assert found.value is not None
-    assert dynamic.measured(found.request, found.dynamic.negated()) < found.value
-    x = torch.tensor([float(entry) for entry in found.dynamic.input], dtype=torch.float64)
+    assert dynamic.measured(found.request, found.configuration.negated()) < found.value
+    x = torch.tensor([float(entry) for entry in found.configuration.input], dtype=torch.float64)
     for one in found.operators:
         x = torch.tensor([[float(entry) for entry in row] for row in one], dtype=torch.float64) @ x
         assert all(abs(entry - (i == j)) < Fraction(bound) for i, row in enumerate(one) for j, entry in enumerate(row))
@@ -462,11 +469,11 @@ def test_dynamic_mixing_explodes_on_some_inputs_only(bound, most, threshold, dep
 
 def test_no_weights_or_input_pass_the_limit_of_dynamic_mixing():
     generator = torch.Generator().manual_seed(0)
-    asked = request("hc:dynamic", 2, identity_bound="0.3")
+    asked = ask("hc:dynamic", 2, identity_bound="0.3")
     for _ in range(50):
         weights = tuple(int(w) for w in torch.randint(-3, 4, (3,), generator=generator))
         x = tuple(Fraction(int(k), 4) for k in torch.randint(-4, 5, (3,), generator=generator))
-        one = dynamic.Dynamic(weights, x, 3)
+        one = Dynamic(weights, x, 3)
         assert dynamic.measured(asked, one) <= Fraction("1.9") ** 3
         assert dynamic.measured(asked, one) == pytest.approx(float(dynamic.value(asked, one)), rel=1e-12)
 

@@ -12,9 +12,11 @@ import torch
 from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, MHC_LITE, PAPER, RESIDUAL
 from mhc_ref.exact import Exact
 from properties.explosion import PictureError, draw, find_minimal, load, replay, save
-from properties.explosion.pictures.explosion import bounds
-from properties.explosion.request import BRANCHES, NORMS, request
-from properties.explosion.searches.blocks import Block, activations, branch_output, envelope, params, steepest, value
+from properties.explosion.configurations import Block
+from properties.explosion.proofs.envelopes import envelope, steepest
+from properties.explosion.questions.families import ask
+from properties.explosion.questions.options import BRANCHES, NORMS
+from properties.explosion.searches.blocks import activations, branch_output, params, value
 
 
 def _asked(options: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def _asked(options: dict[str, Any]) -> dict[str, Any]:
 def test_the_recurrence_is_what_the_oracle_computes(branch, norm):
     """One number a sub-layer, against the block of mpmath on all n x C numbers and the reference in float64."""
     dialect = PAPER.with_(rms_eps=1e-6, iterations=2)
-    asked = request(f"block:{branch}:{norm}", 2, gain="activation", dialect=dialect, max_width=3)
+    asked = ask(f"block:{branch}:{norm}", 2, gain="activation", dialect=dialect, max_width=3)
     block = Block(1, -2, Fraction(3, 4), depth=3, streams=2, width=3)
     oracle = Exact(dialect, digits=30)
     parameters = params(block, dialect)
@@ -53,7 +55,7 @@ def test_the_recurrence_is_what_the_oracle_computes(branch, norm):
 @pytest.mark.parametrize(("branch", "norm"), list(itertools.product(["linear", "relu", "gated"], NORMS)))
 def test_no_weights_within_the_bound_pass_the_envelope(branch, norm):
     """Random weights, gates and inputs, all channels in use."""
-    asked = request(f"block:{branch}:{norm}", 2, gain="activation", branch_bound="0.5", max_width=3)
+    asked = ask(f"block:{branch}:{norm}", 2, gain="activation", branch_bound="0.5", max_width=3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         n, width, x = 2, 3, 2 * torch.rand(2, 3, dtype=torch.float64, generator=generator) - 1
@@ -111,7 +113,7 @@ def test_a_normalisation_contains_activations(family, options, argument):
 
 
 def test_the_slope_of_a_normalisation_at_zero_is_what_the_gradient_claims():
-    asked = request("block:linear:pre", 2, gain="gradient", dialect=PAPER.with_(rms_eps=1e-6))
+    asked = ask("block:linear:pre", 2, gain="gradient", dialect=PAPER.with_(rms_eps=1e-6))
     block = Block(0, 0, Fraction(1, 10), depth=1, streams=1, width=1)
     u = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(branch_output(asked, block, u).sum(), u)
@@ -232,7 +234,7 @@ def test_the_reference_as_a_target_gives_what_the_family_gives():
 )
 def test_the_bound_of_a_picture_is_a_bound_and_reaches_the_threshold(family, options):
     found = find_minimal(family, **options)
-    limits = bounds(found)
+    limits = found.request.bounds(found.configuration)
     assert len(limits) == found.depth
     assert limits == sorted(limits)
     assert limits[-1] >= float(str(found.exact_value)) * (1 - 1e-12)

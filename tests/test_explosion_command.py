@@ -59,11 +59,17 @@ def refused(*arguments):
         (["mhc", "--dialect", "MHC_LITE", "--iterations", "2"], "has residual 'permutations' here"),
         (["block", "--dialect", "RESIDUAL", "--iterations", "2"], "has residual 'identity' here"),
         (["target:ref:PAPER", "--iterations", "2"], "a target iterates as often as it does"),
-        (["mhc", "--branch-bound", "1"], "branch_bound bounds the branch of residual and block"),
+        (
+            ["mhc", "--branch-bound", "1"],
+            "mhc has no branch here; it is an option of residual and block",
+        ),
         (["residual", "--max-streams", "3"], "max_streams is 3, and has no effect: residual has one stream"),
-        (["mhc", "--max-width", "2"], "max_width is 2, and has no effect"),
+        (["mhc", "--max-width", "2"], "max_width is given, and has no effect: mhc has no channels"),
         (["residual", "--dialect", "PAPERS"], "dialect is 'PAPERS'; expected one of PAPER"),
-        (["resnet"], "family is 'resnet'; expected one of residual, hc, mhc, block, target"),
+        (
+            ["resnet"],
+            "family is 'resnet'; expected one of residual, hc, hc:dynamic, mhc, block[",
+        ),
         (["hc:static", "--entry-bound", "1"], "family is 'hc:static'"),
         (["\x1b[31mred"], "family is '\\x1b[31mred'"),
         (["residual", "--max-depth", "nan"], "--max-depth"),
@@ -355,7 +361,7 @@ def test_an_interrupted_search_that_cannot_be_saved_is_still_printed(tmp_path, m
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("properties.explosion.search.smallest_architecture", interrupted)
+    monkeypatch.setattr("properties.explosion.searches.bounded.smallest_architecture", interrupted)
     monkeypatch.setattr(command_module, "save", _full)
     done = invoked("explode", "residual", "--threshold", "3")
     assert done.exit_code == 130

@@ -15,7 +15,7 @@ from properties.explosion.composite import composite, line_gain
 from properties.explosion.mixing import of_dialect
 from properties.explosion.proofs.learning import after_one_step, unconstrained_gain
 from properties.explosion.proofs.manifold import cap
-from properties.explosion.request import request
+from properties.explosion.questions.families import ask
 
 RATES = (1e-3, 1.0, 1e3, 1e6, 1e12)
 DOUBT = Fraction(1, 10**40)  # what the oracle's 50 digits leave open in a product of a few matrices
@@ -35,9 +35,7 @@ def within_caps(logits, dialect):
     for one in logits.tolist():
         emitted = oracle.mp.matrix(oracle.project(one))
         product = (emitted.T if dialect.transposed else emitted) * product
-    limits = {
-        gain: cap(request("mhc", 2, gain=gain, dialect=dialect), n, depth).limit for gain in ("forward", "backward")
-    }
+    limits = {gain: cap(ask("mhc", 2, gain=gain, dialect=dialect), n, depth).limit for gain in ("forward", "backward")}
     sums = {
         "forward": max(oracle.mp.fsum(product[i, j] for j in range(n)) for i in range(n)),
         "backward": max(oracle.mp.fsum(product[i, j] for i in range(n)) for j in range(n)),
@@ -70,7 +68,7 @@ def test_caps_are_left_by_the_wrong_axis():
     assert within_caps(logits, PAPER)
     oracle = Exact(PAPER, digits=50)
     free = max(map(oracle.mp.fsum, zip(*oracle.project(logits[0].tolist()), strict=True)))
-    assert not within(free, cap(request("mhc", 2, gain="forward", dialect=PAPER), 3, 1).limit, oracle.mp)
+    assert not within(free, cap(ask("mhc", 2, gain="forward", dialect=PAPER), 3, 1).limit, oracle.mp)
 
 
 def test_a_sum_that_rounding_makes_larger_than_one_is_within_its_cap():

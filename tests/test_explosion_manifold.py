@@ -13,10 +13,10 @@ import mhc_ref
 from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, RESIDUAL
 from properties.explosion import find_minimal, load, replay, save
 from properties.explosion.composite import composite, exact_gain, line_gain, reaches
-from properties.explosion.mixing import mixing_of, of_dialect
+from properties.explosion.configurations import tensor
+from properties.explosion.mixing import of_dialect
 from properties.explosion.proofs.manifold import cap, flipped
-from properties.explosion.request import request
-from properties.explosion.result import tensor
+from properties.explosion.questions.families import ask
 from properties.explosion.searches.ascent import Concentration
 from properties.explosion.searches.hypothesise import Clock
 from properties.explosion.searches.logits import confirmed, simpler_logits
@@ -39,7 +39,7 @@ def stacks(draw):
 @given(logits=stacks(), iterations=st.sampled_from([1, 2, 3, 20]), gain=st.sampled_from(["forward", "backward"]))
 def test_no_logits_pass_a_cap(dialect, logits, iterations, gain):
     depth, n = logits.shape[:2]
-    asked = request("mhc", 2, gain=gain, dialect=dialect, iterations=iterations)
+    asked = ask("mhc", 2, gain=gain, dialect=dialect, iterations=iterations)
     reached = line_gain(composite(of_dialect(asked.dialect).exact(logits)), gain)
     limit = cap(asked, n, depth)
     # they are right to 50 digits, and entries of exp(-80) keep strict caps further away than that
@@ -61,7 +61,7 @@ def test_the_recurrence_of_two_streams_is_exact():
 
 @pytest.mark.parametrize(("n", "iterations"), [(2, 1), (2, 20), (3, 1), (4, 1)])
 def test_the_caps_of_one_sub_layer_are_approached(n, iterations):
-    asked = request("mhc", 2, gain="backward", iterations=iterations)
+    asked = ask("mhc", 2, gain="backward", iterations=iterations)
     stack = Concentration(asked.dialect, n, 0, Clock(60))
     stack.extend()
     limit = cap(asked, n, 1).limit
@@ -235,7 +235,7 @@ def test_the_spectral_cap_of_a_softmax_counts_its_row_sums_twice():
     """Two rows that send all to one stream, 0.1 added to every entry: rows of 1.2, a column of 2.2."""
     dialect = PAPER.with_(iterations=0, start="softmax", start_axis="row", entry_eps=0.1)
     logits = torch.tensor([[[200.0, 0.0], [200.0, 0.0]]], dtype=torch.float64)
-    asked = request("mhc", "1.5611", gain="spectral", dialect=dialect, max_depth=1)
+    asked = ask("mhc", "1.5611", gain="spectral", dialect=dialect, max_depth=1)
     product = composite(of_dialect(dialect).exact(logits))
     assert reaches(product, "spectral", asked.threshold, "explode")
     assert not cap(asked, 2, 1).excludes(asked)
@@ -244,7 +244,7 @@ def test_the_spectral_cap_of_a_softmax_counts_its_row_sums_twice():
 
 def test_a_gain_within_rounding_of_the_threshold_is_not_reached():
     """Zero logits have column sums of exactly 1: of several streams the oracle's 50 digits could not tell."""
-    asked = request("mhc", 1, gain="backward")
+    asked = ask("mhc", 1, gain="backward")
     zeros = torch.zeros(1, 3, 3, dtype=torch.float64)
     assert not confirmed(zeros, asked, of_dialect(PAPER))
     assert confirmed(zeros[:, :1, :1], asked, of_dialect(PAPER))
@@ -280,8 +280,8 @@ def test_storage_cannot_drift_faster_than_one_unit_a_sub_layer():
 @given(logits=stacks(), dtype=st.sampled_from(["bfloat16", "float16", "float32"]), gain=st.sampled_from(GAINS_CAPPED))
 def test_no_stored_logits_pass_a_cap(logits, dtype, gain):
     depth, n = logits.shape[:2]
-    asked = request("mhc", 2, gain=gain, dtype=dtype)
-    product = composite(mixing_of(asked).exact(logits))
+    asked = ask("mhc", 2, gain=gain, dtype=dtype)
+    product = composite(asked.mixing.exact(logits))
     limit = cap(asked, n, depth).limit
     goal = limit + Fraction(1, 10**40)
     assert (

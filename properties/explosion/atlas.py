@@ -22,16 +22,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from hypothesis import strategies as st
-
 from properties.explosion.composite import decimal
-from properties.explosion.proofs import closed_form
 from properties.explosion.proofs.manifold import answer as constrained_answer
-from properties.explosion.request import Number, Request, exact, request, seconds
-from properties.explosion.searches import blocks
-from properties.explosion.searches.architecture import searched_depth
-from properties.explosion.searches.blocks import Block
-from properties.explosion.searches.hypothesise import BudgetSpent, Clock, smallest
+from properties.explosion.questions.blocks import Blocks
+from properties.explosion.questions.constrained import ConstrainedMixing
+from properties.explosion.questions.families import ask
+from properties.explosion.questions.linear import BoundedQuestion
+from properties.explosion.questions.options import Number, exact, seconds
+from properties.explosion.searches.hypothesise import BudgetSpent, Clock
 
 DEVIATIONS: tuple[str, ...] = ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1")
 DEEPEST = 5_000
@@ -148,7 +146,7 @@ def atlas(
     complete = True
     for family, n, deviation in _places(max_streams, steps):
         asked = asked_of(family, n, deviation, goal, max_depth=max_depth, seed=seed)
-        if family == CONSTRAINED:
+        if isinstance(asked, ConstrainedMixing):
             known = constrained_answer(asked)
             proof = known.proof if known is not None and known.proved and known.depth is None else ""
             if proof:  # below its cap constrained mixing has no frontier: `explode mhc` searches there
@@ -157,34 +155,23 @@ def atlas(
         clock.stage = f"{family}, n = {n}, deviation {decimal(deviation or Fraction(0))}"
         searched = None
         try:
-            searched = _searched(family, n, asked, clock) if complete else None
+            searched = asked.searched(n, clock) if complete else None
         except (BudgetSpent, KeyboardInterrupt):
             complete = False
-        points.append(Point(family, n, deviation, frontier(asked, n), searched))
+        points.append(Point(family, n, deviation, asked.frontier(n), searched))
     return Atlas(goal, max_depth, tuple(points), complete, round(clock.seconds, 3))
 
 
 def asked_of(
     family: str, n: int, deviation: Fraction | None, threshold: Fraction, *, max_depth: int = DEEPEST, seed: int = 0
-) -> Request:
+) -> BoundedQuestion | Blocks | ConstrainedMixing:
     """The question that a place of the atlas stands for, with n streams at most."""
-    limits: dict[str, Any] = {"max_depth": max_depth, "max_streams": n, "seed": seed}
-    if family == CONSTRAINED:
-        return request("mhc", threshold, gain="backward", **limits)
-    assert deviation is not None
-    if family in (NEAR_IDENTITY, NEAR_AVERAGE):
-        bound = (
-            {"identity_bound": deviation} if family == NEAR_IDENTITY else {"entry_bound": Fraction(1, n) + deviation}
-        )
-        return request("hc", threshold, **bound, **limits)
-    return request(family, threshold, branch_bound=deviation, **limits)
-
-
-def frontier(asked: Request, n: int) -> int | None:
-    """The smallest depth of exactly n streams by the closed form."""
-    if asked.family != "block":
-        return closed_form.smallest_exponent(closed_form.rate(asked, n), asked.threshold, asked.max_depth)
-    return blocks.least_depth(asked)
+    name, options = {
+        NEAR_IDENTITY: ("hc", {"identity_bound": deviation}),
+        NEAR_AVERAGE: ("hc", {"entry_bound": Fraction(1, n) + (deviation or 0)}),
+        CONSTRAINED: ("mhc", {"gain": "backward"}),
+    }.get(family, (family, {"branch_bound": deviation}))
+    return ask(name, threshold, **options, max_depth=max_depth, max_streams=n, seed=seed)
 
 
 def _places(max_streams: int, deviations: Sequence[Fraction]) -> Iterator[tuple[str, int, Fraction | None]]:
@@ -193,19 +180,6 @@ def _places(max_streams: int, deviations: Sequence[Fraction]) -> Iterator[tuple[
         for n in (1,) if family in (RESIDUAL, PRE_NORM) else range(1, max_streams + 1):
             for deviation in (None,) if family == CONSTRAINED else deviations:
                 yield family, n, deviation
-
-
-def _searched(family: str, n: int, asked: Request, clock: Clock) -> int | None:
-    if asked.family != "block":
-        return searched_depth(asked, n, clock)
-    goal = blocks.number(asked.threshold)
-
-    def reached(depth: int) -> bool:
-        block = Block(blocks.OPEN, blocks.OPEN, asked.branch_bound, depth, n, 1)
-        return bool(blocks.value(asked, block) >= goal)
-
-    clock.best = "nothing yet"
-    return smallest(st.integers(1, asked.max_depth), reached, seed=asked.seed, clock=clock, examples=100)
 
 
 def _lines(one: Atlas) -> Iterator[str]:

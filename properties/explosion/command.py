@@ -11,6 +11,7 @@ Where files are to go is checked before the search, and its result is printed wh
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -19,12 +20,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mhc_ref import PRESETS
 from properties.explosion.atlas import DEEPEST, DEVIATIONS, WIDEST, atlas
 from properties.explosion.files import save
 from properties.explosion.pictures.atlas import draw_atlas
 from properties.explosion.pictures.explosion import PictureError, draw, ready
-from properties.explosion.request import DIRECTIONS, DTYPES, GAINS, MOST_ITERATIONS, MOST_STREAMS, MOST_WIDTH
+from properties.explosion.questions.families import FORMS, OPTIONS
 from properties.explosion.search import find_minimal
 from properties.guards.answer import HARNESS_ERROR, refusal, tell
 from properties.guards.faults import HarnessError
@@ -37,39 +37,13 @@ INTERRUPTED_FILE = "explosion.safetensors"
 """Where an interrupted search goes if no --save says otherwise."""
 
 
-_FAMILIES = "residual, hc, hc:dynamic, mhc, block[:BRANCH[:NORM]], target:TARGET"
-
-
 def explode_command(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help=_FAMILIES)],
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help=FORMS)],
     threshold: Annotated[str | None, typer.Option(help="the gain to be reached, an exact decimal")] = None,
-    gain: Annotated[str | None, typer.Option(help=f"{', '.join(GAINS)}; forward, of a block activation")] = None,
-    direction: Annotated[
-        str, typer.Option(help=f"{DIRECTIONS[0]}: gain >= threshold; {DIRECTIONS[1]}: <=")
-    ] = "explode",
-    max_depth: Annotated[int, typer.Option(help="most sub-layers")] = 128,
-    max_streams: Annotated[int | None, typer.Option(help=f"most streams, up to {MOST_STREAMS}; 4 by default")] = None,
-    max_width: Annotated[int, typer.Option(help=f"block: most channels a stream, up to {MOST_WIDTH}")] = 1,
-    entry_bound: Annotated[str | None, typer.Option(help="hc: |A_ij| is at most this")] = None,
-    identity_bound: Annotated[str | None, typer.Option(help="hc: |A_ij - I_ij| is at most this")] = None,
-    branch_bound: Annotated[
-        str | None, typer.Option(help="residual, block: |g| in x + g F(x) is at most this; 1 by default")
-    ] = None,
-    dialect: Annotated[
-        str | None,
-        typer.Option(help=f"mhc, block, and what a plain function claims: {', '.join(PRESETS)}; PAPER by default"),
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(help=f"Sinkhorn iterations, instead of the dialect's, up to {MOST_ITERATIONS}")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help=f"{', '.join(DTYPES)}; float64, of a target the first that it declares")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="equal seeds give equal answers")] = 0,
-    budget: Annotated[float, typer.Option(help="seconds")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on one line, last on stdout")] = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
     save_to: Annotated[str | None, typer.Option("--save", metavar="FILE", help="keep the configuration")] = None,
+    **options: Any,
 ) -> None:
     """Find the smallest network of a family that explodes, or prove that there is none."""
     progress = _Progress()
@@ -78,24 +52,7 @@ def explode_command(
         _ready("--plot", plot)
         if plot is not None:
             ready(plot)
-        found = find_minimal(
-            family,
-            _threshold(threshold, gain),
-            gain=gain,
-            direction=direction,
-            max_depth=max_depth,
-            max_streams=max_streams,
-            max_width=max_width,
-            entry_bound=entry_bound,
-            identity_bound=identity_bound,
-            branch_bound=branch_bound,
-            dialect=dialect,
-            iterations=iterations,
-            dtype=dtype,
-            seed=seed,
-            budget=budget,
-            progress=progress,
-        )
+        found = find_minimal(family, _threshold(threshold, options["gain"]), progress=progress, **options)
         progress.end()
     if not as_json:
         typer.echo(found.to_text())
@@ -106,7 +63,7 @@ def explode_command(
         kept = _written("explode", lambda: save(found, save_to))
         lost, found = kept is None, kept or found
         if kept is not None:
-            line = printable(replay_line(Path(save_to), found.request.target))
+            line = printable(replay_line(Path(save_to), getattr(found.request, "target", "")))
             typer.echo(f"saved to {printable(save_to)}; `{line}` runs it again", err=True)
     if found.found and plot is not None:
         drawn = _written("explode", lambda: draw(found, plot) or plot)
@@ -118,6 +75,27 @@ def explode_command(
     if found.stopped == "interrupted":
         raise typer.Exit(130)
     raise typer.Exit(2 if lost else 0 if found.found or found.impossible else 1)
+
+
+def _take_options(command: Callable[..., None]) -> None:
+    """Let a command take the options of all families, as the questions have them."""
+    first, *rest = inspect.signature(command, eval_str=True).parameters.values()
+    own = [one for one in (first, *rest) if one.kind is not one.VAR_KEYWORD]
+    asked = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[option.kind | None, typer.Option(help=option.help)],
+        )
+        for name, option in OPTIONS.items()
+    ]
+    taken = [one.replace(kind=one.KEYWORD_ONLY) for one in (*own[:2], *asked, *own[2:])]
+    command.__signature__ = inspect.Signature(taken)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {one.name: one.annotation for one in taken}
+
+
+_take_options(explode_command)
 
 
 def atlas_command(

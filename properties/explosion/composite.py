@@ -126,6 +126,17 @@ def context() -> Any:
     return mp
 
 
+def number(exact: Fraction) -> Any:
+    """The fraction in mpmath."""
+    return context().mpf(exact.numerator) / exact.denominator
+
+
+def fraction(number: Any) -> Fraction:
+    """The value of an mpf, exactly."""
+    sign, mantissa, exponent, _ = number._mpf_
+    return (-1) ** int(sign) * Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
+
+
 def decimal(number: Fraction, digits: int = 30) -> str:
     """The number in decimal: all of it where it ends within `digits` significant digits, otherwise rounded to them."""
     mp = context()

@@ -13,21 +13,20 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-from mhc_ref import Dialect
 from properties.core.implementation import Implementation
-from properties.explosion.composite import Matrix, composite, context, denominator, exact_gain, reaches, shown
-from properties.explosion.header import answer_of, block_of, dynamic_of, matrices, object_of, of_tensor, request_of
-from properties.explosion.mixing import mixing_of
-from properties.explosion.proofs import overflow
-from properties.explosion.request import Request
-from properties.explosion.result import Explosion, tensor
-from properties.explosion.searches import blocks, dynamic
+from properties.explosion.answer import Answer
+from properties.explosion.composite import context, denominator, shown
+from properties.explosion.configurations import Chain, Projected, matrices, tensor
+from properties.explosion.questions.constrained import OfTarget
+from properties.explosion.questions.families import FAMILIES, stored, written
+from properties.explosion.questions.stored import object_of
+from properties.explosion.result import Explosion, Minimality
+from properties.explosion.searches.hunt import Stopped
 from properties.guards import sealed
 from properties.guards.printable import message_of, printable
 from properties.targets.trust import built_in, refusal
@@ -36,8 +35,6 @@ FORMAT = f"mhc-properties/explosion/{sealed.SCHEMA}"
 WITHOUT_CHECKSUM = "mhc-properties/explosion/1"
 """What was written before files had a checksum; it is read."""
 
-_MOST_HALF_STEPS = 10**7
-"""Entries that a projection in 50 digits may visit."""
 _LONGEST = 3e11
 """Nanoseconds, roughly, that the exact composite of a file may take."""
 
@@ -70,30 +67,14 @@ def save(explosion: Explosion, path: str | Path) -> Explosion:
     """
     if not explosion.found:
         raise ValueError(f"no {explosion.family} configuration was found, so there is none to save: {explosion.proof}")
-    path = Path(path)
-    answer = {
-        field.name: getattr(explosion, field.name)
-        for field in dataclasses.fields(explosion)
-        if field.name not in ("request", "operators", "logits", "file", "block", "dynamic", "checked")
-    }
-    asked = {field.name: _plain(getattr(explosion.request, field.name)) for field in dataclasses.fields(Request)}
+    path, asked, found = Path(path), explosion.request, explosion.configuration
+    answer = {name: getattr(explosion, name) for name in _ANSWER}
+    if not math.isfinite(answer["value"]):
+        answer["value"] = str(answer["value"])
+    header = {"request": written(asked), "answer": answer, **asked.written(found)}
     tensors = {"operators": tensor(explosion.operators)}
     if explosion.logits:
         tensors["logits"] = tensor(explosion.logits)
-    searched = explosion.logits or explosion.operators
-    exact = [[[str(entry) for entry in row] for row in one] for one in searched]
-    header = {"request": asked, "answer": answer, "logits" if explosion.logits else "operators": exact}
-    if explosion.block is not None:
-        header["block"] = {**dataclasses.asdict(explosion.block), "weight": str(explosion.block.weight)}
-    if explosion.dynamic is not None:
-        given = [str(entry) for entry in explosion.dynamic.input]
-        header["dynamic"] = {
-            "weights": list(explosion.dynamic.weights),
-            "input": given,
-            "depth": explosion.dynamic.depth,
-        }
-    if isinstance(explosion.value, float) and not math.isfinite(explosion.value):
-        answer["value"] = str(explosion.value)
     metadata = {"format": FORMAT, "explosion": json.dumps({"schema": sealed.SCHEMA, **header})}
     sealed.write(path, metadata, tensors)
     return dataclasses.replace(explosion, file=str(path))
@@ -126,35 +107,67 @@ def load(path: str | Path) -> Explosion:
         raise ExplosionFileError(f"{named}: its header is damaged: {what}") from error
 
 
-def _explosion(header: dict[str, Any], found: sealed.Sealed, path: Path) -> Explosion:
+def _explosion(header: dict[str, Any], sealing: sealed.Sealed, path: Path) -> Explosion:
     """The explosion that a header describes."""
-    asked = request_of(object_of(header["request"], "request"))
-    answer = answer_of(object_of(header["answer"], "answer"))
-    searched = "logits" if "logits" in header else "operators"
+    asked = stored(object_of(header["request"], "request"))
+    answer = _answer_of(object_of(header["answer"], "answer"))
+    held = _HELD & set(header)
+    if held != asked.HOLDS:
+        raise ValueError(f"it holds {' and '.join(sorted(held)) or 'nothing'}, and is about {asked.name}")
+    searched = "logits" if "logits" in held else "operators"
     exact = matrices(header[searched], searched)
-    n = len(exact[0])
-    if searched not in found.tensors or not torch.equal(found.tensors[searched], tensor(exact)):
+    if searched not in sealing.tensors or not torch.equal(sealing.tensors[searched], tensor(exact)):
         raise ValueError(f"its tensor `{searched}` is not what its header says; one of them was changed")
-    block = block_of(object_of(header["block"], "block"), asked) if "block" in header else None
-    one = dynamic_of(object_of(header["dynamic"], "dynamic"), n) if "dynamic" in header else None
-    if (asked.family in ("mhc", "target")) != (searched == "logits"):
-        raise ValueError(f"it holds {searched}, and is about family {asked.family}")
-    if (asked.family == "block") != (block is not None) or asked.dynamic != (one is not None):
-        raise ValueError(f"it is about {asked.name}, and what it holds of it is something else")
-    depths = {answer["depth"], len(exact), *(part.depth for part in (block, one) if part is not None)}
-    streams = {answer["streams"], n, *((block.streams,) if block is not None else ())}
-    if len(depths) != 1 or len(streams) != 1:
-        raise ValueError(f"its depth is {sorted(map(str, depths))} and its streams {sorted(map(str, streams))} at once")
-    if (asked.dialect.iterations + 1) * len(set(exact)) * n * n > _MOST_HALF_STEPS:
-        raise ValueError("its projection in 50 digits would take too long")
-    held: dict[str, tuple[Matrix, ...]] = {"operators": exact, "logits": ()}
-    if asked.family == "target":
-        held = {"operators": of_tensor(found.tensors.get("operators"), len(exact), n), "logits": exact}
-    elif searched == "logits":
-        held = {"operators": mixing_of(asked).exact(tensor(exact)), "logits": exact}
-    elif one is not None:
-        held["operators"] = dynamic.operators(asked, one)
-    return Explosion(request=asked, file=str(path), block=block, dynamic=one, checked=found.checked, **held, **answer)
+    found = asked.read(header, sealing.tensors)
+    sizes = {"depth": (found.depth, len(exact)), "streams": (found.streams, len(exact[0])), "width": (found.width,)}
+    for name, known in {**sizes, "entries": (asked.entries(found),)}.items():
+        if set(known) != {answer[name]}:
+            raise ValueError(f"its {name} {' and '.join(map(str, sorted({*known, answer[name]})))} at once")
+    return Explosion(
+        request=asked,
+        known=Answer(answer["depth"], answer["streams"], answer["minimality"] == "proved", answer["proof"]),
+        configuration=found,
+        value=float(answer["value"]),
+        exact_value=answer["exact_value"],
+        seconds=answer["seconds"],
+        stopped=answer["stopped"],
+        file=str(path),
+        checked=sealing.checked,
+    )
+
+
+_HELD = frozenset().union(*(family.HOLDS for family in FAMILIES))
+"""What headers hold of configurations."""
+_ANSWER: dict[str, tuple[type, ...]] = {
+    "found": (bool,),
+    "depth": (int,),
+    "streams": (int,),
+    "width": (int,),
+    "entries": (int,),
+    "value": (float, int, str),
+    "exact_value": (str, type(None)),
+    "minimality": (str,),
+    "proof": (str,),
+    "impossible": (bool,),
+    "seconds": (float, int),
+    "stopped": (str,),
+}
+
+
+def _answer_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """What the search answered, each field of its kind."""
+    if strange := sorted(set(fields) - set(_ANSWER)):
+        raise ValueError(f"answer has {', '.join(strange)[:80]}, which no answer of this version has")
+    for name, kinds in _ANSWER.items():
+        value = fields[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name} is {repr(value)[:80]}; expected {' or '.join(kind.__name__ for kind in kinds)}")
+    if not fields["found"] or fields["impossible"]:
+        raise ValueError("nothing was found, so there is no configuration")
+    for name, allowed in (("minimality", get_args(Minimality)), ("stopped", get_args(Stopped))):
+        if fields[name] not in allowed:
+            raise ValueError(f"{name} is {fields[name][:80]!r}; expected one of {', '.join(map(repr, allowed))}")
+    return fields
 
 
 def replay(
@@ -177,15 +190,18 @@ def replay(
         properties.targets.target.TargetError: the target cannot be found, or raises.
     """
     explosion = load(path)
-    if explosion.request.family == "target":
-        if target is None and not trust and not built_in(explosion.request.target):
-            raise ExplosionFileError(refusal(Path(path), explosion.request.target))
+    asked = explosion.request
+    if isinstance(asked, OfTarget):
+        if target is None and not trust and not built_in(asked.target):
+            raise ExplosionFileError(refusal(Path(path), asked.target))
         try:
-            explosion = _asked_again(explosion, target, _resolver(isolate, dialect), dialect)
+            explosion = _asked_again(explosion, asked, target, _resolver(isolate, dialect), dialect)
         except ValueError as error:
             raise ExplosionFileError(f"{printable(str(path))}: {message_of(error)}") from error
     try:
-        exact, reached = _gain(explosion)
+        _affordable(explosion)
+        exact = explosion.request.exact(explosion.configuration)
+        reached = explosion.request.reached(explosion.configuration)
     except (ArithmeticError, ValueError, RuntimeError) as error:
         # A made-up configuration may leave the range of what computes with it: of mpmath, of floats, of tensors.
         raise ExplosionFileError(f"{printable(str(path))}: its gain cannot be computed: {message_of(error)}") from error
@@ -193,7 +209,7 @@ def replay(
 
 
 def _asked_again(
-    explosion: Explosion, target: str | None, find: Callable[..., Implementation], dialect: str | None
+    explosion: Explosion, asked: OfTarget, target: str | None, find: Callable[..., Implementation], dialect: str | None
 ) -> Explosion:
     """The explosion with the operators that a target gives for its logits.
 
@@ -202,14 +218,13 @@ def _asked_again(
     """
     from properties.targets.target import preset
 
-    asked = explosion.request
     asked = dataclasses.replace(asked, target=asked.target if target is None else target)
     if dialect is not None:
         asked = dataclasses.replace(asked, dialect=preset(dialect), claimed=True)
-    mixing = mixing_of(asked, find)
+    mixing = asked.mixing(find)
     if mixing.dtypes and asked.dtype not in mixing.dtypes:
         asked = dataclasses.replace(asked, dtype=mixing.dtypes[0])
-        mixing = mixing_of(asked, find)
+        mixing = asked.mixing(find)
     n = len(explosion.logits[0])
     if mixing.streams is not None and n not in mixing.streams:
         accepted = ", ".join(map(str, mixing.streams))
@@ -217,24 +232,7 @@ def _asked_again(
     operators = mixing.exact(tensor(explosion.logits))
     if any(not any(map(any, one)) for one in operators):  # what is not finite counts as zeros there
         raise ValueError(f"{asked.target} gives a matrix that is zero or not finite, of which no gain is taken")
-    return dataclasses.replace(explosion, request=asked, operators=operators)
-
-
-def _gain(explosion: Explosion) -> tuple[Any, bool]:
-    """The gain of a configuration in mpmath, and whether it reaches the threshold, exactly."""
-    asked = explosion.request
-    if explosion.dynamic is not None:
-        exact = dynamic.value(asked, explosion.dynamic)
-        reached = bool(exact >= _number(asked.threshold))
-    elif explosion.block is not None:
-        exact = blocks.value(asked, explosion.block)
-        reached = bool(exact >= _number(asked.threshold))
-    else:
-        _affordable(explosion.operators, asked)
-        product: Matrix = composite(explosion.operators)
-        exact = exact_gain(product, asked.gain)
-        reached = reaches(product, asked.gain, asked.threshold, asked.direction)
-    return exact, _overflows(explosion) if asked.gain == "nonfinite" else reached
+    return dataclasses.replace(explosion, request=asked, configuration=Projected(operators, explosion.logits))
 
 
 def _resolver(isolate: bool, dialect: str | None) -> Callable[..., Implementation]:
@@ -250,28 +248,14 @@ def _resolver(isolate: bool, dialect: str | None) -> Callable[..., Implementatio
     return find
 
 
-def _affordable(operators: tuple[Matrix, ...], asked: Request) -> None:
+def _affordable(explosion: Explosion) -> None:
     """ExplosionFileError where the exact composite would take hours."""
+    if not isinstance(explosion.configuration, Chain):
+        return
+    operators = explosion.operators
     n, depth = len(operators[0]), len(operators)
     words = denominator(operators).bit_length() / 64 + 1
     groups = sum(1 for _ in itertools.groupby(operators))
-    if groups * n**3 * (100 + depth * words**2) > _LONGEST or (asked.gain == "spectral" and n > 12):
+    too_long = groups * n**3 * (100 + depth * words**2) > _LONGEST
+    if too_long or (explosion.request.gain == "spectral" and n > 12):
         raise ExplosionFileError(f"the composite of {depth} sub-layers of {n} streams would take too long exactly")
-
-
-def _overflows(explosion: Explosion) -> bool:
-    asked = explosion.request
-    if explosion.block is not None:
-        return not math.isfinite(blocks.measured(asked, explosion.block))
-    states = overflow.states(asked, explosion.streams or 1, explosion.depth or 1)
-    return not bool(states[-1].isfinite().all())
-
-
-def _number(threshold: Fraction) -> Any:
-    return context().mpf(threshold.numerator) / threshold.denominator
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Fraction):
-        return {"exact": str(value)}
-    return {"dialect": dataclasses.asdict(value)} if isinstance(value, Dialect) else value

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +12,9 @@ import mhc_ref
 from mhc_ref import PRESETS, Dialect
 from mhc_ref.exact import Exact
 from properties.core.implementation import Implementation, parameter_dtype
-from properties.explosion.composite import DIGITS, Matrix
-from properties.explosion.request import DTYPES, Request
+from properties.explosion.composite import DIGITS, Matrix, fraction
+from properties.explosion.configurations import exactly, tensor
+from properties.explosion.questions.options import DTYPES
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,12 @@ class Mixing:
     """The dtypes that an implementation declares, and that a search can be asked in; the one that is used first."""
 
 
-def mixing_of(request: Request, find: Callable[..., Implementation] | None = None) -> Mixing:
-    """The mixing that a request of family mhc or target is about; `find` makes an implementation of a target."""
-    if request.family == "target":
-        return of_target(request.target, request.dtype, find, request.dialect if request.claimed else None)
-    return stored_in(request.dtype, of_dialect(request.dialect)) if request.stored else of_dialect(request.dialect)
-
-
 def stored_in(dtype: str, mixing: Mixing) -> Mixing:
     """The mixing whose matrices are stored in a dtype: rounded to float64 first, then to that."""
     storage: torch.dtype = getattr(torch, dtype)
 
     def exact(logits: Tensor) -> tuple[Matrix, ...]:
-        rounded = torch.tensor(
-            [[[float(entry) for entry in row] for row in one] for one in mixing.exact(logits)], dtype=torch.float64
-        )
-        return tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in rounded.to(storage).tolist())
+        return exactly(tensor(mixing.exact(logits)).to(storage))
 
     return Mixing(mixing.dialect, lambda logits: mixing.operators(logits).to(storage).double(), exact)
 
@@ -117,7 +106,7 @@ def of_target(
         return torch.where(applied.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), applied, 0.0)
 
     def exact(logits: Tensor) -> tuple[Matrix, ...]:
-        return tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in operators(logits).tolist())
+        return exactly(operators(logits))
 
     first = (used, *(one for one in declared if one != used)) if used in declared else declared
     return Mixing(dialect, operators, exact, tuple(implementation.streams), dtypes=first)
@@ -162,9 +151,3 @@ def _exactly(logits: Tensor, dialect: Dialect) -> tuple[Matrix, ...]:
             rows = zip(*emitted, strict=True) if dialect.transposed else emitted
             found[str(one)] = tuple(tuple(fraction(entry) for entry in row) for row in rows)
     return tuple(found[str(one)] for one in logits.tolist())
-
-
-def fraction(number: Any) -> Fraction:
-    """The value of an mpf, exactly."""
-    sign, mantissa, exponent, _ = number._mpf_
-    return (-1) ** int(sign) * Fraction(int(mantissa)) * Fraction(2) ** int(exponent)

@@ -6,19 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from mhc_ref import Dialect
-from mhc_ref.gain import Gains, gains, prefixes
-from mhc_ref.projection import compute_dtype
-from properties.explosion.composite import Matrix, decimal, measure
-from properties.explosion.request import Request
-from properties.explosion.searches.blocks import Block
-from properties.explosion.searches.blocks import activations as block_activations
-from properties.explosion.searches.dynamic import Dynamic
+from mhc_ref.gain import gains, prefixes
+from properties.explosion.answer import Answer
+from properties.explosion.composite import Matrix, decimal
+from properties.explosion.configurations import tensor
+from properties.explosion.searches.hunt import Stopped
 
 Minimality = Literal["proved", "searched"]
 
@@ -48,44 +43,74 @@ class Explosion:
     """The smallest configuration whose gain reaches the threshold, or why there is none.
 
     Attributes:
-        request: what was asked.
-        found: a configuration reaches the threshold; `operators` is it. Otherwise depth, streams, value are None.
-        depth, streams, width: of the configuration. Depth counts applications of the residual map.
-        operators: the n x n matrices that are applied, the first to be applied first, exact.
-        logits: of constrained mixing, the logits of the operators; exact doubles.
-        entries: the number of non-trivial entries, or of logits that are not 0.
+        request: the question, of the class of its family (`questions.families`).
+        known: what is known of the smallest, and why; its `proof` is the argument in a sentence or two.
+        configuration: what reaches the threshold; None where nothing was found.
         value: the gain as the reference computes it in the dtype that was asked for.
         exact_value: the gain in mpmath, decimal; all digits where they are few.
-        minimality: "proved" where depth and streams (or that there are none) follow from `proof`, else "searched".
-        proof: the argument in a sentence or two.
-        impossible: proved that no configuration within the limits reaches the threshold.
         seconds: the time that the search took.
         stopped: what ended the search before it was done; the configuration is then the best so far.
-        block: of family block, its gates and weight; `operators` are then the residual mappings alone.
-        dynamic: of hc:dynamic, its weights and input; `operators` are then what this input meets.
         file: where it is saved, if it is.
         checked: not from a file of format 1, which has no checksum.
     """
 
-    request: Request
-    found: bool
-    depth: int | None
-    streams: int | None
-    width: int | None
-    operators: tuple[Matrix, ...]
-    logits: tuple[Matrix, ...]
-    entries: int | None
+    request: Any
+    known: Answer
+    configuration: Any
     value: float | None
     exact_value: str | None
-    minimality: Minimality
-    proof: str
-    impossible: bool
     seconds: float
-    stopped: Literal["", "interrupted", "budget"] = ""
-    block: Block | None = None
-    dynamic: Dynamic | None = None
+    stopped: Stopped = ""
     file: str | None = None
     checked: bool = True
+
+    @property
+    def found(self) -> bool:
+        """Whether a configuration reaches the threshold; otherwise depth, streams, value are None."""
+        return self.configuration is not None
+
+    @property
+    def depth(self) -> int | None:
+        """How often the residual map is applied."""
+        return self.configuration.depth if self.found else None
+
+    @property
+    def streams(self) -> int | None:
+        return self.configuration.streams if self.found else None
+
+    @property
+    def width(self) -> int | None:
+        """Channels a stream."""
+        return self.configuration.width if self.found else None
+
+    @cached_property
+    def operators(self) -> tuple[Matrix, ...]:
+        """The n x n residual mappings that are applied, the first to be applied first, exact."""
+        return self.request.operators(self.configuration) if self.found else ()
+
+    @property
+    def logits(self) -> tuple[Matrix, ...]:
+        """Of constrained mixing, the logits of the operators; exact doubles."""
+        return getattr(self.configuration, "logits", ())
+
+    @property
+    def entries(self) -> int | None:
+        """The number of non-trivial entries, or of logits that are not 0."""
+        return self.request.entries(self.configuration) if self.found else None
+
+    @property
+    def minimality(self) -> Minimality:
+        """'proved' where depth and streams (or that there are none) follow from `proof`, else 'searched'."""
+        return "proved" if self.known.proved else "searched"
+
+    @property
+    def proof(self) -> str:
+        return self.known.proof
+
+    @property
+    def impossible(self) -> bool:
+        """Proved that no configuration within the limits reaches the threshold."""
+        return self.known.proved and not self.found
 
     @property
     def family(self) -> str:
@@ -115,39 +140,6 @@ class Explosion:
         return self.to_text()
 
 
-def tensor(operators: Sequence[Matrix]) -> Tensor:
-    """The operators rounded to float64, [L, n, n]."""
-    return torch.tensor([[[float(entry) for entry in row] for row in one] for one in operators], dtype=torch.float64)
-
-
-def measured(operators: Sequence[Matrix], gain: str, dtype: str) -> float:
-    """The gain of the composite as it comes out in a dtype: operators and every partial product are stored in it."""
-    storage: torch.dtype = getattr(torch, dtype)
-    stored = tensor(operators).to(storage)
-    product = stored[0]
-    for one in stored[1:]:
-        product = (one.to(compute_dtype(storage)) @ product.to(compute_dtype(storage))).to(storage)
-    return _named(gains(product.double()), gain).item()
-
-
-def _named(found: Gains, gain: str) -> Tensor:
-    return found.forward_signed if gain == "signed" else getattr(found, measure(gain))
-
-
-def worst_input(composite: Tensor, gain: str) -> Tensor:
-    """The input [n] within 1 whose output shows the gain: the signs of a row, one stream, ones, a direction."""
-    n = composite.shape[-1]
-    if gain == "signed":
-        return torch.ones(n, dtype=composite.dtype)
-    if gain == "backward":
-        return torch.eye(n, dtype=composite.dtype)[int(composite.abs().sum(0).argmax())]
-    if gain == "spectral":
-        direction = torch.linalg.svd(composite).Vh[0]
-        return direction / direction.abs().max() * direction.sum().sign().add(0.5).sign()
-    signs = composite[int(composite.abs().sum(1).argmax())].sign()
-    return torch.where(signs == 0, 1.0, signs)
-
-
 def _lines(one: Explosion) -> list[str]:
     asked = one.request
     goal = f"{asked.name}: {asked.gain} gain {asked.sign} {decimal(asked.threshold)}"
@@ -157,39 +149,17 @@ def _lines(one: Explosion) -> list[str]:
         verdict = "impossible" if one.impossible else "not found within the budget"
         return [f"{goal}: {verdict}", "", one.proof]
     size = f"depth {one.depth}, {one.streams} stream{'s' * (one.streams != 1)}, width {one.width}"
-    lines = [f"{goal} at {size} ({one.minimality})", f"{_limits(asked)}; {one.entries} non-trivial entries", ""]
+    lines = [f"{goal} at {size} ({one.minimality})", f"{asked.within()}; {one.entries} non-trivial entries", ""]
     if one.stopped:
         cause = "Ctrl-C" if one.stopped == "interrupted" else "its budget"
         lines.insert(1, f"the search was stopped by {cause}: this is the best so far")
-    if one.block is not None:
-        gates = f"gate logits {one.block.pre} (pre) and {one.block.post} (post) in every stream"
-        lines += [f"{gates}; weight {decimal(one.block.weight)} on channel 0; residual logits 0", ""]
-    if one.dynamic is not None:
-        weights = ", ".join(map(str, one.dynamic.weights))
-        lines += [f"weights w = [{weights}] in every sub-layer; the input stands below the table", ""]
+    if about := asked.about(one.configuration):
+        lines += [*about, ""]
     if one.logits:
         lines += [*_matrices("logits", one.logits), ""]
     lines += [*_matrices("operators", one.operators), "", *_table(one), ""]
     lines += [f"gain in {asked.dtype}: {one.value!r}", f"exact: {one.exact_value}", "", f"Why: {one.proof}"]
     return lines
-
-
-def _limits(asked: Request) -> str:
-    if asked.family == "block":
-        held = {"none": "no normalisation", "pre": "pre-norm", "post": "post-norm"}[asked.norm]
-        return f"blocks with a {asked.branch} branch of norm at most {decimal(asked.branch_bound)} and {held}"
-    if asked.family == "target":
-        return f"any finite logits, projected by {asked.target}"
-    if asked.family == "mhc":
-        changed = ", ".join(f"{name}={mine!r}" for name, (mine, _) in asked.dialect.difference(Dialect()).items())
-        return f"any finite logits, projected as the dialect says ({changed or 'the defaults'})"
-    if asked.dynamic and asked.identity_bound is not None:
-        return f"A(x) = I + {decimal(asked.identity_bound)} tanh(sign(x_s) w), transposed, and any input within 1"
-    if asked.entry_bound is not None:
-        return f"mixing matrices with every entry within {decimal(asked.entry_bound)}"
-    if asked.identity_bound is not None:
-        return f"mixing matrices with every entry within {decimal(asked.identity_bound)} of the identity's"
-    return f"x + g F(x) with F of norm 1 and |g| <= {decimal(asked.branch_bound)}"
 
 
 def _matrices(title: str, matrices: Sequence[Matrix]) -> list[str]:
@@ -217,15 +187,7 @@ def _table(one: Explosion) -> list[str]:
     stack = tensor(one.operators)
     composites = prefixes(stack)
     found = gains(composites)
-    x = worst_input(composites[-1], one.gain)
-    activations = (composites @ x).abs().amax(-1)
-    if one.block is not None:
-        x = torch.ones(one.block.streams, dtype=torch.float64)
-        run = [state.double().abs().max() for state in block_activations(one.request, one.block, one.request.dtype)]
-        activations = torch.stack(run)
-    if one.dynamic is not None:
-        x = torch.tensor([float(entry) for entry in one.dynamic.input], dtype=torch.float64)
-        activations = (composites @ x).abs().amax(-1)
+    x, activations = one.request.path(one.configuration)
     rows_off = (stack.sum(-1) - 1).abs().amax(-1)
     columns_off = (stack.sum(-2) - 1).abs().amax(-1)
     depth = len(stack)

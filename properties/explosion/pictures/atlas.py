@@ -15,10 +15,10 @@ from properties.explosion.atlas import (
     RESIDUAL,
     Atlas,
     asked_of,
-    frontier,
 )
 from properties.explosion.composite import decimal
 from properties.explosion.pictures.explosion import figure_of, saved
+from properties.explosion.questions.constrained import ConstrainedMixing
 
 _STEPS = 120
 _PANELS = (
@@ -58,10 +58,8 @@ def _panel(axes: Any, one: Atlas, families: tuple[str, ...]) -> None:
     for family, n in dict.fromkeys((point.family, point.streams) for point in one.points if point.family in families):
         colour = "black" if family == PRE_NORM else _COLOURS[(n - 1) % len(_COLOURS)]
         if family in (NEAR_IDENTITY, BLOCK, PRE_NORM):  # the other two have the same frontiers
-            depths = [
-                frontier(asked_of(family, n, deviation, one.threshold, max_depth=one.max_depth), n)
-                for deviation in grid
-            ]
+            asked = [asked_of(family, n, deviation, one.threshold, max_depth=one.max_depth) for deviation in grid]
+            depths = [each.frontier(n) for each in asked if not isinstance(each, ConstrainedMixing)]
             line = [float("nan") if depth is None else depth for depth in depths]
             axes.step(list(map(float, grid)), line, where="mid", color=colour, linewidth=1.1)
         found = [point for point in one.points if (point.family, point.streams) == (family, n) and point.searched]

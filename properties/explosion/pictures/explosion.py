@@ -8,18 +8,11 @@ from __future__ import annotations
 import importlib
 import io
 import itertools
-import math
 from pathlib import Path
 from typing import Any
 
-from mhc_ref.gain import prefixes, suffixes
 from properties.explosion.composite import decimal
-from properties.explosion.proofs.closed_form import rate
-from properties.explosion.proofs.manifold import axis, cap
-from properties.explosion.result import Explosion, tensor
-from properties.explosion.searches.blocks import activations, envelope
-from properties.explosion.searches.dynamic import states
-from properties.explosion.searches.logits import float_gain
+from properties.explosion.result import Explosion
 from properties.guards.whole import write_whole
 
 _MATRICES = 4
@@ -81,25 +74,6 @@ def saved(figure: Any, path: str | Path) -> None:
     write_whole(place, drawn.getvalue())
 
 
-def bounds(explosion: Explosion) -> list[float]:
-    """What no stack of 1, 2, ... sub-layers of as many streams can pass in the direction of the search."""
-    asked, n = explosion.request, explosion.streams or 1
-    depths = range(1, (explosion.depth or 0) + 1)
-    if asked.family in ("residual", "hc"):
-        return [float(rate(asked, n) ** depth) for depth in depths]
-    if asked.family == "block":
-        n, width = explosion.streams or 1, explosion.width or 1
-        return [float(envelope(asked, depth, n, width)) for depth in depths]
-    if (
-        asked.family == "target"
-        or asked.direction == "vanish"
-        or (asked.dialect.iterations == 0 and asked.dialect.start == "exp")
-    ):
-        return []
-    limits = [float(cap(asked, n, depth).limit) for depth in depths]
-    return [math.sqrt(limit) for limit in limits] if axis(asked) == "spectral" else limits
-
-
 def _title(explosion: Explosion) -> str:
     asked = explosion.request
     size = f"depth {explosion.depth}, {explosion.streams} stream{'s' * (explosion.streams != 1)}"
@@ -109,15 +83,8 @@ def _title(explosion: Explosion) -> str:
 
 def _curve(axes: Any, explosion: Explosion) -> None:
     asked = explosion.request
-    stack = tensor(explosion.operators)
-    # A backward composite grows from the output: what a gradient has passed after so many sub-layers.
-    composites = suffixes(stack).flip(0) if asked.gain == "backward" else prefixes(stack)
-    reached = [1.0, *float_gain(composites, asked.gain).tolist()]
-    if explosion.block is not None and asked.gain != "gradient":
-        reached[1:] = [x.double().abs().max().item() for x in activations(asked, explosion.block, asked.dtype)]
-    if explosion.dynamic is not None:
-        reached[1:] = [float(max(map(abs, x))) for x in states(asked, explosion.dynamic)[1:]]
-    limits = bounds(explosion)
+    reached = [1.0, *asked.curve(explosion.configuration)]
+    limits = asked.bounds(explosion.configuration)
     if limits:
         axes.plot(range(len(reached)), [1.0, *limits], color="0.75", linewidth=5, label="bound (proved)")
     marker = "o" if len(reached) <= 60 else None

@@ -17,66 +17,43 @@ r(n)^L >= threshold at the largest n allowed, and the fewest streams are the sma
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from properties.explosion.composite import Matrix, decimal, measure, powered
-from properties.explosion.request import Request
+from properties.explosion.answer import Answer
+from properties.explosion.composite import Matrix, decimal, powered
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What is known without a search.
-
-    Attributes:
-        depth, streams: the smallest, or None where there is none.
-        proved: that they are the smallest, or that there are none.
-        proof: the argument in a sentence or two.
-    """
-
-    depth: int | None
-    streams: int | None
-    proved: bool
-    proof: str
+if TYPE_CHECKING:
+    from properties.explosion.questions.linear import BoundedQuestion
 
 
-def origin(request: Request) -> int:
-    """The diagonal of I0: 0 for an entry bound, otherwise 1."""
-    return 0 if request.entry_bound is not None else 1
-
-
-def bound(request: Request) -> Fraction:
-    """The largest |E_ij|."""
-    return request.entry_bound or request.identity_bound or request.branch_bound
-
-
-def strongest(request: Request, n: int) -> Matrix:
+def strongest(question: BoundedQuestion, n: int) -> Matrix:
     """The single matrix whose powers grow (or fade) fastest in the closed form."""
-    if request.direction == "explode":
-        entry = bound(request)
-    elif origin(request) == 0:
+    if question.direction == "explode":
+        entry = question.bound
+    elif question.origin == 0:
         entry = Fraction(0)
     else:
-        entry = -min(bound(request), Fraction(1, n))
-    return tuple(tuple(origin(request) * (i == j) + entry for j in range(n)) for i in range(n))
+        entry = -min(question.bound, Fraction(1, n))
+    return tuple(tuple(question.origin * (i == j) + entry for j in range(n)) for i in range(n))
 
 
-def rate(request: Request, n: int) -> Fraction:
+def rate(question: BoundedQuestion, n: int) -> Fraction:
     """r(n): what one sub-layer of n streams multiplies the gain by at most (explode) or at least (vanish)."""
-    if request.direction == "vanish":
-        return max(Fraction(0), 1 - n * bound(request)) if origin(request) else Fraction(0)
-    return origin(request) + n * bound(request)
+    if question.direction == "vanish":
+        return max(Fraction(0), 1 - n * question.bound) if question.origin else Fraction(0)
+    return question.origin + n * question.bound
 
 
-def answer(request: Request) -> Answer:
-    """The closed-form minimum of the request, or the proof that there is none."""
-    return _explode(request) if request.direction == "explode" else _vanish(request)
+def answer(question: BoundedQuestion) -> Answer:
+    """The closed-form minimum of the question, or the proof that there is none."""
+    return _explode(question) if question.direction == "explode" else _vanish(question)
 
 
-def _explode(request: Request) -> Answer:
-    most, threshold = request.streams, request.threshold
-    r = rate(request, most)
-    why = _why(request)
+def _explode(question: BoundedQuestion) -> Answer:
+    most, threshold = question.max_streams, question.threshold
+    r = rate(question, most)
+    why = question.growth()
     if r <= 1 and threshold > r:
         return Answer(
             None,
@@ -85,53 +62,53 @@ def _explode(request: Request) -> Answer:
             f"{why}. At {_streams(most)} that is {decimal(r)}, at most 1, so no depth passes {decimal(r)} < "
             f"{decimal(threshold)}.",
         )
-    depth = smallest_exponent(r, threshold, request.max_depth)
+    depth = smallest_exponent(r, threshold, question.max_depth)
     if depth is None:
         return Answer(
             None,
             None,
             True,
-            f"{why}. At {_streams(most)} that is {decimal(r)}, so {request.max_depth} sub-layers reach at most "
-            f"{powered(r, request.max_depth)} < {decimal(threshold)}{_needed(r, threshold)}.",
+            f"{why}. At {_streams(most)} that is {decimal(r)}, so {question.max_depth} sub-layers reach at most "
+            f"{powered(r, question.max_depth)} < {decimal(threshold)}{_needed(r, threshold)}.",
         )
-    streams = next(n for n in range(1, most + 1) if rate(request, n) ** depth >= threshold)
+    streams = next(n for n in range(1, most + 1) if rate(question, n) ** depth >= threshold)
     sentences = [f"{why}: {decimal(r)} at {_streams(most)}"]
     if depth > 1:
         sentences.append(f"{_sublayers(depth - 1)} reach at most {powered(r, depth - 1)} < {decimal(threshold)}")
     if streams > 1:
-        fewer = rate(request, streams - 1) ** depth
+        fewer = rate(question, streams - 1) ** depth
         sentences.append(
             f"{_sublayers(depth)} of {_streams(streams - 1)} reach at most {decimal(fewer, 12)} < {decimal(threshold)}"
         )
     return Answer(depth, streams, True, "; ".join(sentences) + ".")
 
 
-def _vanish(request: Request) -> Answer:
+def _vanish(question: BoundedQuestion) -> Answer:
     """Fading. An entry bound contains the zero matrix. With an identity bound |A x|_inf >= (1 - n d) |x|_inf.
 
     That inequality bounds every gain from below by (1 - n d)^L (also in the 2-norm, for which the norm of E is at most
     n d as well); the signed gain attains it on the constant vector, one stream attains it in every gain.
     """
-    threshold, most = request.threshold, request.streams
-    if origin(request) == 0:
+    threshold, most = question.threshold, question.max_streams
+    if question.origin == 0:
         return Answer(1, 1, True, "The zero matrix is within every entry bound, and its gain is 0.")
-    d = bound(request)
-    lowest = rate(request, most)
+    d = question.bound
+    lowest = rate(question, most)
     why = f"A sub-layer of n streams multiplies the largest activation by at least 1 - {decimal(d)} n"
-    depth = smallest_exponent_below(lowest, threshold, request.max_depth)
+    depth = smallest_exponent_below(lowest, threshold, question.max_depth)
     if depth is None:
         return Answer(
             None,
             None,
             True,
-            f"{why}, so {request.max_depth} sub-layers of {_streams(most)} leave at least "
-            f"{powered(lowest, request.max_depth)} > {decimal(threshold)}.",
+            f"{why}, so {question.max_depth} sub-layers of {_streams(most)} leave at least "
+            f"{powered(lowest, question.max_depth)} > {decimal(threshold)}.",
         )
-    if request.gain == "signed" or most == 1:
-        streams = next(n for n in range(1, most + 1) if rate(request, n) ** depth <= threshold)
+    if question.gain == "signed" or most == 1:
+        streams = next(n for n in range(1, most + 1) if rate(question, n) ** depth <= threshold)
         left = f"; {_sublayers(depth - 1)} leave at least {powered(lowest, depth - 1)}" if depth > 1 else ""
         return Answer(depth, streams, True, f"{why}: {decimal(lowest)} at {_streams(most)}{left}.")
-    alone = smallest_exponent_below(rate(request, 1), threshold, request.max_depth)
+    alone = smallest_exponent_below(rate(question, 1), threshold, question.max_depth)
     proof = f"{why}, so fewer than {_sublayers(depth)} cannot reach {decimal(threshold)}"
     if alone == depth:
         return Answer(depth, 1, True, f"{proof}; one stream does it in {depth}.")
@@ -168,21 +145,6 @@ def smallest_exponent_below(r: Fraction, threshold: Fraction, limit: int) -> int
     if r <= threshold:
         return 1
     return smallest_exponent(1 / r, 1 / threshold, limit) if r and threshold else None
-
-
-def _why(request: Request) -> str:
-    b = decimal(bound(request))
-    if request.family == "residual":
-        return f"A sub-layer multiplies the gain by at most 1 + {b}"
-    factors = "those of a product are at most the product of its factors'"
-    norm = {
-        "forward": f"of absolute row sums, {factors}",
-        "backward": f"of absolute column sums, {factors}",
-        "signed": f"signed row sums are at most the absolute ones, and {factors}",
-        "spectral": f"the spectral norm is at most the Frobenius norm, and {factors}",
-    }[measure(request.gain)]
-    form = f"n * {b}" if origin(request) == 0 else f"1 + n * {b}"
-    return f"A sub-layer of n streams multiplies the gain by at most {form} ({norm})"
 
 
 def _needed(r: Fraction, threshold: Fraction) -> str:

@@ -34,13 +34,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mhc_ref import Dialect
+from properties.explosion.answer import Answer
 from properties.explosion.composite import decimal, powered
-from properties.explosion.proofs.closed_form import Answer, smallest_exponent
+from properties.explosion.proofs.closed_form import smallest_exponent
 from properties.explosion.proofs.storage import growth
-from properties.explosion.request import Request
+
+if TYPE_CHECKING:
+    from properties.explosion.questions.constrained import ConstrainedMixing
 
 Axis = Literal["rows", "columns", "spectral"]
 
@@ -55,11 +58,11 @@ def last_axis(dialect: Dialect) -> str:
     return dialect.last_axis if dialect.iterations else dialect.start_axis
 
 
-def axis(request: Request) -> Axis:
+def axis(question: ConstrainedMixing) -> Axis:
     """Which sums of C the gain is about. Signed and absolute agree on non-negative matrices."""
-    if request.gain == "spectral":
+    if question.gain == "spectral":
         return "spectral"
-    return "rows" if (request.gain == "backward") == flipped(request.dialect) else "columns"
+    return "rows" if (question.gain == "backward") == flipped(question.dialect) else "columns"
 
 
 def normalised(dialect: Dialect) -> bool:
@@ -75,29 +78,29 @@ class Cap:
     strict: bool
     why: str
 
-    def excludes(self, request: Request) -> bool:
-        goal = request.threshold**2 if request.gain == "spectral" else request.threshold
+    def excludes(self, question: ConstrainedMixing) -> bool:
+        goal = question.threshold**2 if question.gain == "spectral" else question.threshold
         return goal > self.limit or (self.strict and goal == self.limit)
 
-    def sentence(self, request: Request) -> str:
+    def sentence(self, question: ConstrainedMixing) -> str:
         value = (
-            f"the square root of {decimal(self.limit, 12)}" if request.gain == "spectral" else decimal(self.limit, 12)
+            f"the square root of {decimal(self.limit, 12)}" if question.gain == "spectral" else decimal(self.limit, 12)
         )
         relation = "stays below" if self.strict else "is at most"
-        return f"the {request.gain} gain {relation} {value}: {self.why}"
+        return f"the {question.gain} gain {relation} {value}: {self.why}"
 
 
-def cap(request: Request, n: int, depth: int | None) -> Cap:
+def cap(question: ConstrainedMixing, n: int, depth: int | None) -> Cap:
     """The smallest proved cap of n streams and `depth` sub-layers, of any depth for None.
 
     Not for an exp start without iterations, which has none.
     """
-    dialect, about = request.dialect, axis(request)
-    grown = growth(request, n)  # 1, unless the matrices are stored in a short dtype
-    rows = grown ** (depth or request.max_depth)
-    stored = f" as they are stored in {request.dtype}" if request.stored else ""
+    dialect, about = question.dialect, axis(question)
+    grown = growth(question, n)  # 1, unless the matrices are stored in a short dtype
+    rows = grown ** (depth or question.max_depth)
+    stored = f" as they are stored in {question.dtype}" if question.stored else ""
     if not dialect.iterations:
-        rows = (1 + n * Fraction(dialect.entry_eps)) ** (depth or request.max_depth)  # never stored
+        rows = (1 + n * Fraction(dialect.entry_eps)) ** (depth or question.max_depth)  # never stored
     loses = bool(dialect.iterations and dialect.denominator_eps and dialect.denominator == "add")
     if about == "rows" or n == 1:
         how = "its last division makes every row sum" if dialect.iterations else "a softmax makes every row sum"
@@ -124,92 +127,94 @@ def _power(about: Axis) -> int:
     return 2 if about == "spectral" else 1
 
 
-def answer(request: Request) -> Answer | None:
+def answer(question: ConstrainedMixing) -> Answer | None:
     """What follows without a search; None where one is needed."""
-    dialect, threshold = request.dialect, request.threshold
+    dialect, threshold = question.dialect, question.threshold
     if dialect.residual != "sinkhorn":
-        return _constant(request)
+        return _constant(question)
     if threshold == 0:
         return Answer(None, None, True, "Finite logits give positive entries only, and so every gain is above 0.")
     if dialect.iterations == 0:
-        return _softmax(request) if dialect.start == "softmax" else _unnormalised(request)
-    if request.direction == "vanish":
-        return _vanish(request)
+        return _softmax(question) if dialect.start == "softmax" else _unnormalised(question)
+    if question.direction == "vanish":
+        return _vanish(question)
     if normalised(dialect) and threshold <= 1:
         return Answer(1, 1, True, "With one stream the projection is 1, whatever the logit.")
-    return _above_every_cap(request)
+    return _above_every_cap(question)
 
 
-def _above_every_cap(request: Request) -> Answer | None:
-    most = 1 if axis(request) == "rows" else request.max_streams
-    if all(cap(request, n, None).excludes(request) for n in range(1, request.max_streams + 1)):
+def _above_every_cap(question: ConstrainedMixing) -> Answer | None:
+    most = 1 if axis(question) == "rows" else question.max_streams
+    if all(cap(question, n, None).excludes(question) for n in range(1, question.max_streams + 1)):
         where = (
-            f"Up to depth {request.max_depth}" if request.stored or not request.dialect.iterations else "At every depth"
+            f"Up to depth {question.max_depth}"
+            if question.stored or not question.dialect.iterations
+            else "At every depth"
         )
-        return Answer(None, None, True, f"{where} {cap(request, most, None).sentence(request)}.")
+        return Answer(None, None, True, f"{where} {cap(question, most, None).sentence(question)}.")
     return None
 
 
-def _constant(request: Request) -> Answer:
+def _constant(question: ConstrainedMixing) -> Answer:
     """Permutation mixtures and the identity."""
     why = "Every row and every column sums to 1, whatever the logits, so all gains of every product are 1"
-    possible = request.threshold <= 1 if request.direction == "explode" else request.threshold >= 1
+    possible = question.threshold <= 1 if question.direction == "explode" else question.threshold >= 1
     return Answer(1, 1, True, f"{why}.") if possible else Answer(None, None, True, f"{why}.")
 
 
-def _softmax(request: Request) -> Answer | None:
+def _softmax(question: ConstrainedMixing) -> Answer | None:
     """A softmax and no iteration: row sums of 1 + n entry_eps. No gain of a product is below their product."""
-    eps, threshold = Fraction(request.dialect.entry_eps), request.threshold
+    eps, threshold = Fraction(question.dialect.entry_eps), question.threshold
     sums = f"A softmax row sums to 1 + n * {decimal(eps, 12)}, whatever the logits"
     why = f"{sums}, and every gain of a product is at least that"
-    if request.direction == "vanish":
+    if question.direction == "vanish":
         return Answer(1, 1, True, f"{why}.") if threshold >= 1 + eps else Answer(None, None, True, f"{why}.")
     if threshold <= 1 + eps:
         return Answer(1, 1, True, f"{why}.")
-    if axis(request) != "rows":
-        return _above_every_cap(request)
+    if axis(question) != "rows":
+        return _above_every_cap(question)
     why = f"{sums}, and in a product the sums are multiplied"
-    r = 1 + request.max_streams * eps
-    depth = smallest_exponent(r, threshold, request.max_depth)
+    r = 1 + question.max_streams * eps
+    depth = smallest_exponent(r, threshold, question.max_depth)
     if depth is None:
-        reached = f"{request.max_depth} sub-layers reach {powered(r, request.max_depth)}"
+        reached = f"{question.max_depth} sub-layers reach {powered(r, question.max_depth)}"
         return Answer(None, None, True, f"{why}: {reached} < {decimal(threshold)}.")
-    streams = next(n for n in range(1, request.max_streams + 1) if (1 + n * eps) ** depth >= threshold)
-    return Answer(depth, streams, True, f"{why}: {decimal(r, 12)} at {request.max_streams} streams.")
+    streams = next(n for n in range(1, question.max_streams + 1) if (1 + n * eps) ** depth >= threshold)
+    return Answer(depth, streams, True, f"{why}: {decimal(r, 12)} at {question.max_streams} streams.")
 
 
-def _unnormalised(request: Request) -> Answer:
+def _unnormalised(question: ConstrainedMixing) -> Answer:
     """exp(Z) + entry_eps, divided by nothing."""
-    if request.direction == "explode":
+    if question.direction == "explode":
         return Answer(
             1, 1, True, "Without an iteration nothing is normalised: exp of a logit is as large as one likes."
         )
-    eps = Fraction(request.dialect.entry_eps)
+    eps = Fraction(question.dialect.entry_eps)
     if not eps:
         return Answer(
             1, 1, True, "Without an iteration nothing is normalised: exp of a logit is as small as one likes."
         )
     why = f"Without an iteration every entry exceeds its eps of {decimal(eps)}, and every gain of L sub-layers eps^L"
-    for depth in range(1, request.max_depth + 1):
-        if eps**depth < request.threshold:
+    for depth in range(1, question.max_depth + 1):
+        if eps**depth < question.threshold:
             return Answer(depth, 1, True, f"{why}.")
         if eps >= 1:
             break
-    return Answer(None, None, True, f"{why}, which is at least {decimal(request.threshold)} up to the largest depth.")
+    return Answer(None, None, True, f"{why}, which is at least {decimal(question.threshold)} up to the largest depth.")
 
 
-def _vanish(request: Request) -> Answer | None:
-    if not normalised(request.dialect):
+def _vanish(question: ConstrainedMixing) -> Answer | None:
+    if not normalised(question.dialect):
         return None
-    if request.stored and request.threshold < 1:
-        lowest = growth(request, request.max_streams, -1)
-        why = f"Every row sums to 1, at least {decimal(lowest, 12)} as it is stored in {request.dtype}"
-        least = lowest**request.max_depth
-        if request.threshold < least:
-            left = f"{request.max_depth} sub-layers leave at least {decimal(least, 12)}"
+    if question.stored and question.threshold < 1:
+        lowest = growth(question, question.max_streams, -1)
+        why = f"Every row sums to 1, at least {decimal(lowest, 12)} as it is stored in {question.dtype}"
+        least = lowest**question.max_depth
+        if question.threshold < least:
+            left = f"{question.max_depth} sub-layers leave at least {decimal(least, 12)}"
             return Answer(None, None, True, f"{why}, and no gain is below the products of that: {left}.")
         return None
     why = "Every row sums to exactly 1, so the mean column sum is 1 and the spectral norm at least 1, in every product"
-    if request.threshold < 1:
+    if question.threshold < 1:
         return Answer(None, None, True, f"{why}: no gain is below 1.")
     return Answer(1, 1, True, f"{why}; with one stream all gains are 1.")

@@ -7,26 +7,28 @@ negated is rounded to the negative). So the chain of the strongest matrices deci
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from mhc_ref.projection import compute_dtype
-from properties.explosion.proofs.closed_form import Answer, bound, origin, strongest
-from properties.explosion.request import Request
+from properties.explosion.answer import Answer
+from properties.explosion.proofs.closed_form import strongest
+
+if TYPE_CHECKING:
+    from properties.explosion.questions.linear import BoundedQuestion
 
 
-def states(request: Request, n: int, depth: int) -> list[Tensor]:
+def states(question: BoundedQuestion, n: int, depth: int) -> list[Tensor]:
     """The states [n] of the strongest chain after each sub-layer, until one is not finite or nothing changes."""
-    storage: torch.dtype = getattr(torch, request.dtype)
+    storage: torch.dtype = getattr(torch, question.dtype)
     compute = compute_dtype(storage)
     x = torch.ones(n, dtype=storage)
-    operator = torch.tensor([[float(entry) for entry in row] for row in strongest(request, n)], dtype=compute)
+    operator = torch.tensor([[float(entry) for entry in row] for row in strongest(question, n)], dtype=compute)
     found: list[Tensor] = []
     for _ in range(depth):
-        if request.family == "residual":  # x + g F(x), as the reference adds a branch
-            grown = (x.to(compute) + float(bound(request)) * x.to(compute)).to(storage)
-        else:
-            grown = (operator @ x.to(compute)).to(storage)
+        grown = question.applied(operator, x.to(compute)).to(storage)
         found.append(grown)
         if torch.equal(grown, x) or not grown.isfinite().all():
             break
@@ -34,25 +36,24 @@ def states(request: Request, n: int, depth: int) -> list[Tensor]:
     return found
 
 
-def answer(request: Request) -> Answer:
+def answer(question: BoundedQuestion) -> Answer:
     """The smallest depth and then the fewest streams at which something overflows; proved by running the strongest."""
-    largest = torch.finfo(getattr(torch, request.dtype)).max
+    largest = torch.finfo(getattr(torch, question.dtype)).max
     why = "Rounding is monotone, so nothing within the bounds exceeds the chain with every entry at its bound"
-    chain = states(request, request.streams, request.max_depth)
+    chain = states(question, question.max_streams, question.max_depth)
     if chain[-1].isfinite().all():
         last = chain[-1].max().item()
-        stays = "where it stays, for rounding swallows what is added" if len(chain) < request.max_depth else ""
+        stays = "where it stays, for rounding swallows what is added" if len(chain) < question.max_depth else ""
         end = (
-            f"after {len(chain)} sub-layers {last:.6g}, {stays or f'below the largest {request.dtype}, {largest:.4g}'}"
+            f"after {len(chain)} sub-layers {last:.6g}, {stays or f'below the largest {question.dtype}, {largest:.4g}'}"
         )
         return Answer(None, None, True, f"{why}: {end}.")
     depth = len(chain)
-    for n in range(1, request.streams + 1):
-        if not states(request, n, depth)[-1].isfinite().all():
+    for n in range(1, question.max_streams + 1):
+        if not states(question, n, depth)[-1].isfinite().all():
             before = chain[-2].max().item() if depth > 1 else 1.0
             reached = (
-                f"it holds {before:.6g} after {depth - 1} and is not finite after {depth} (largest {request.dtype}: "
+                f"it holds {before:.6g} after {depth - 1} and is not finite after {depth} (largest {question.dtype}: "
             )
-            form = "1 + g" if origin(request) and request.family == "residual" else "its largest matrix"
-            return Answer(depth, n, True, f"{why}, here {form}: {reached}{largest:.4g}).")
-    raise AssertionError(f"{request} overflowed once and then not again")
+            return Answer(depth, n, True, f"{why}, here {question.STRONGEST}: {reached}{largest:.4g}).")
+    raise AssertionError(f"{question} overflowed once and then not again")

@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from properties.explosion.composite import Matrix, composite, reaches
-from properties.explosion.proofs.closed_form import bound, origin, strongest
-from properties.explosion.request import Request
+from properties.explosion.proofs.closed_form import strongest
 from properties.explosion.searches.hypothesise import Clock, smallest
+
+if TYPE_CHECKING:
+    from properties.explosion.questions.linear import BoundedQuestion
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class Architecture:
         """What is minimised first, in this order."""
         return self.depth, self.streams
 
-    def operators(self, request: Request) -> list[Matrix]:
-        stack = [strongest(request, self.streams)] * self.depth
+    def operators(self, question: BoundedQuestion) -> list[Matrix]:
+        stack = [strongest(question, self.streams)] * self.depth
         for depth, i, j, part in self.changes:
             rows = [list(row) for row in stack[depth]]
-            rows[i][j] = origin(request) * (i == j) + part * bound(request)
+            rows[i][j] = question.origin * (i == j) + part * question.bound
             stack[depth] = tuple(map(tuple, rows))
         return stack
 
@@ -58,7 +61,9 @@ def architectures(
     return drawn()
 
 
-def smallest_architecture(request: Request, clock: Clock, seen: Callable[[Architecture], None]) -> Architecture | None:
+def smallest_architecture(
+    question: BoundedQuestion, clock: Clock, seen: Callable[[Architecture], None]
+) -> Architecture | None:
     """The smallest depth at any allowed number of streams, then the fewest streams at that depth.
 
     While depth is minimised, streams too are oriented towards the strongest, which is the most. Every architecture that
@@ -66,31 +71,31 @@ def smallest_architecture(request: Request, clock: Clock, seen: Callable[[Archit
     """
 
     def reached(one: Architecture) -> bool:
-        enough = reaches(composite(one.operators(request)), request.gain, request.threshold, request.direction)
+        enough = reaches(composite(one.operators(question)), question.gain, question.threshold, question.direction)
         if enough:
             clock.best = f"depth {one.depth}, {one.streams} streams"
             seen(one)
         return enough
 
     clock.stage = "depth"
-    most = request.streams
+    most = question.max_streams
     widest = st.integers(0, most - 1).map(lambda fewer: most - fewer)
-    depths = st.integers(1, request.max_depth)
-    deep = smallest(architectures(depths, widest), reached, seed=request.seed, clock=clock, examples=300)
+    depths = st.integers(1, question.max_depth)
+    deep = smallest(architectures(depths, widest), reached, seed=question.seed, clock=clock, examples=300)
     if deep is None or most == 1:
         return deep
     clock.stage = "streams"
     narrow = architectures(st.just(deep.depth), st.integers(1, most))
-    return smallest(narrow, reached, seed=request.seed, clock=clock, examples=100) or deep
+    return smallest(narrow, reached, seed=question.seed, clock=clock, examples=100) or deep
 
 
-def searched_depth(request: Request, n: int, clock: Clock) -> int | None:
+def searched_depth(question: BoundedQuestion, n: int, clock: Clock) -> int | None:
     """The smallest depth of exactly n streams that the search finds, knowing nothing of the closed form."""
 
     def reached(one: Architecture) -> bool:
-        return reaches(composite(one.operators(request)), request.gain, request.threshold, request.direction)
+        return reaches(composite(one.operators(question)), question.gain, question.threshold, question.direction)
 
     clock.best = "nothing yet"
-    stacks = architectures(st.integers(1, request.max_depth), st.just(n))
-    found = smallest(stacks, reached, seed=request.seed, clock=clock, examples=100)
+    stacks = architectures(st.integers(1, question.max_depth), st.just(n))
+    found = smallest(stacks, reached, seed=question.seed, clock=clock, examples=100)
     return None if found is None else found.depth

@@ -15,73 +15,65 @@ activations towards 0: an explosion that depends on the input alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import mhc_ref
 from mhc_ref import HYPER_CONNECTIONS, Params
-from properties.explosion.composite import Matrix, context, decimal, powered, shown
-from properties.explosion.mixing import fraction
-from properties.explosion.proofs.closed_form import Answer, rate, smallest_exponent
-from properties.explosion.request import Request
+from properties.explosion.answer import Answer
+from properties.explosion.composite import Matrix, context, decimal, fraction, number, powered, shown
+from properties.explosion.configurations import Dynamic
+from properties.explosion.proofs.closed_form import smallest_exponent
+from properties.explosion.searches.hunt import Hunt
 from properties.explosion.searches.hypothesise import Clock
+
+if TYPE_CHECKING:
+    from properties.explosion.questions.dynamic import DynamicMixing
 
 _FAR = 60
 """A weight whose tanh is 1 in float64, and in 50 digits falls short of it by 1e-52."""
 
 
-@dataclass(frozen=True)
-class Dynamic:
-    """A stack of equal sub-layers, the weight of every stream, and the input x of every stream."""
-
-    weights: tuple[int, ...]
-    input: tuple[Fraction, ...]
-    depth: int
-
-    @property
-    def entries(self) -> int:
-        """Numbers that are not 0: the weights of every sub-layer, and the input."""
-        return self.depth * sum(map(bool, self.weights)) + sum(map(bool, self.input))
-
-    def negated(self) -> Dynamic:
-        return replace(self, input=tuple(-x for x in self.input))
-
-
-def solve(request: Request, clock: Clock, keep: Callable[[Answer, Dynamic], None]) -> Answer:
-    """What is known in the end, given to `keep` together with weights and an input, ever simpler ones."""
+def solve(question: DynamicMixing, hunt: Hunt[Dynamic]) -> Answer:
+    """What is known in the end; weights and an input that reach the threshold are kept, ever simpler ones."""
+    clock = hunt.clock
     clock.stage = "depth"
-    d, most, goal = request.identity_bound or Fraction(0), request.max_streams, request.threshold
+    d, most, goal = question.bound, question.max_streams, question.threshold
     limit = f"1 + n * {decimal(d)}"
+
+    def rate(n: int) -> Fraction:
+        return 1 + n * d
+
     why = f"tanh is below 1, so a sub-layer of n streams multiplies the largest activation by less than {limit}"
-    depth = _least(rate(request, most), goal, request.max_depth)
+    depth = _least(rate(most), goal, question.max_depth)
     if depth is None:
-        end = powered(rate(request, most), request.max_depth)
+        end = powered(rate(most), question.max_depth)
         return Answer(
             None,
             None,
             True,
-            f"{why}: {request.max_depth} sub-layers stay below {end}, {decimal(goal)} is not below that.",
+            f"{why}: {question.max_depth} sub-layers stay below {end}, {decimal(goal)} is not below that.",
         )
-    n = next(n for n in range(1, most + 1) if rate(request, n) ** depth > goal)
+    n = next(n for n in range(1, most + 1) if rate(n) ** depth > goal)
     found = Dynamic((_FAR,) * n, (Fraction(1),) * n, depth)
-    if value(request, found) < number(goal):  # within 1e-50 of the limit
+    if value(question, found) < number(goal):  # within 1e-50 of the limit
         return Answer(None, None, False, f"{why}; the threshold is too near to that to be decided.")
     sentences = [why]
     if depth > 1:
-        sentences.append(f"{depth - 1} of {most} streams stay below {powered(rate(request, most), depth - 1)}")
+        sentences.append(f"{depth - 1} of {most} streams stay below {powered(rate(most), depth - 1)}")
     if n > 1:
-        sentences.append(f"{depth} of {n - 1} stay below {powered(rate(request, n - 1), depth)}")
+        sentences.append(f"{depth} of {n - 1} stay below {powered(rate(n - 1), depth)}")
     clock.stage = "weights and input"
     known = Answer(depth, n, True, f"{'; '.join(sentences)}.")
-    for one in _simpler(request, found, clock):
-        other = shown(value(request, one.negated()), context(), 6)
+    for one in _simpler(question, found, clock):
+        other = shown(value(question, one.negated()), context(), 6)
         known = Answer(depth, n, True, f"{'; '.join(sentences)}. The same weights on the negated input end at {other}.")
         clock.best = f"{one.entries} non-trivial entries"
-        keep(known, one)
+        hunt.keep(known, one)
     return known
 
 
@@ -93,7 +85,7 @@ def _least(r: Fraction, goal: Fraction, limit: int) -> int | None:
     return depth
 
 
-def _simpler(request: Request, one: Dynamic, clock: Clock) -> Iterator[Dynamic]:
+def _simpler(question: DynamicMixing, one: Dynamic, clock: Clock) -> Iterator[Dynamic]:
     """Ever simpler ones: inputs and weights of 0 first, then small whole weights."""
     yield one
     n = len(one.weights)
@@ -101,7 +93,7 @@ def _simpler(request: Request, one: Dynamic, clock: Clock) -> Iterator[Dynamic]:
     for place in range(n):
         clock.tick()
         change = replace(one, input=_with(one.input, place, Fraction(0)))
-        if value(request, change) >= number(request.threshold):
+        if value(question, change) >= number(question.threshold):
             one = change
             yield one
     for smaller in (0, *range(1, _FAR)):
@@ -110,7 +102,7 @@ def _simpler(request: Request, one: Dynamic, clock: Clock) -> Iterator[Dynamic]:
                 continue
             clock.tick()
             change = replace(one, weights=_with(one.weights, place, smaller))
-            if value(request, change) >= number(request.threshold):
+            if value(question, change) >= number(question.threshold):
                 one = change
                 yield one
 
@@ -119,10 +111,10 @@ def _with(line: Sequence[Any], place: int, number: Any) -> tuple[Any, ...]:
     return (*line[:place], number, *line[place + 1 :])
 
 
-def states(request: Request, one: Dynamic) -> list[list[Any]]:
+def states(question: DynamicMixing, one: Dynamic) -> list[list[Any]]:
     """The streams before the first sub-layer and after each, in mpmath."""
     mp = context()
-    d = number(request.identity_bound or Fraction(0))
+    d = number(question.bound)
     x = [number(entry) for entry in one.input]
     grown = [d * mp.tanh(w) for w in one.weights]
     found = [x]
@@ -133,40 +125,35 @@ def states(request: Request, one: Dynamic) -> list[list[Any]]:
     return found
 
 
-def value(request: Request, one: Dynamic) -> Any:
+def value(question: DynamicMixing, one: Dynamic) -> Any:
     """The largest activation after the last sub-layer, in mpmath."""
-    return max(map(abs, states(request, one)[-1]))
+    return max(map(abs, states(question, one)[-1]))
 
 
-def operators(request: Request, one: Dynamic) -> tuple[Matrix, ...]:
+def operators(question: DynamicMixing, one: Dynamic) -> tuple[Matrix, ...]:
     """A(x) of each sub-layer along the way of this input: A_js = (j = s) + d tanh(sign(x_s) w_j)."""
     mp = context()
-    d = number(request.identity_bound or Fraction(0))
+    d = number(question.bound)
     n = len(one.weights)
     return tuple(
         tuple(
             tuple(fraction((j == s) + d * mp.tanh(int(mp.sign(x[s])) * one.weights[j])) for s in range(n))
             for j in range(n)
         )
-        for x in states(request, one)[:-1]
+        for x in states(question, one)[:-1]
     )
 
 
-def measured(request: Request, one: Dynamic) -> float:
+def measured(question: DynamicMixing, one: Dynamic) -> float:
     """The largest activation as the reference's block computes it in the dtype that was asked for, without a branch."""
-    storage: torch.dtype = getattr(torch, request.dtype)
+    storage: torch.dtype = getattr(torch, question.dtype)
     of = torch.float64 if storage == torch.float64 else torch.float32
     n = len(one.weights)
     phi = torch.tensor([[0.0, 0.0, *map(float, one.weights)]], dtype=of)
     bias = torch.cat([torch.zeros(2 * n, dtype=of), torch.eye(n, dtype=of).flatten()])
-    alpha = torch.tensor([0.0, 0.0, float(request.identity_bound or 0)], dtype=of)
+    alpha = torch.tensor([0.0, 0.0, float(question.bound)], dtype=of)
     x = torch.tensor([[float(entry)] for entry in one.input], dtype=storage)
     for _ in range(one.depth):
         x = mhc_ref.block(x, Params(phi, bias, alpha), torch.zeros_like, HYPER_CONNECTIONS)
     largest = x.double().abs().max().item()
     return largest if math.isfinite(largest) else math.inf
-
-
-def number(exact: Fraction) -> Any:
-    """The fraction in mpmath."""
-    return context().mpf(exact.numerator) / exact.denominator

@@ -8,24 +8,28 @@ patterns and random ones, and a stack grows at the end where that helps most.
 from __future__ import annotations
 
 import itertools
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from properties.explosion.answer import Answer
 from properties.explosion.mixing import Mixing
-from properties.explosion.proofs.closed_form import Answer
-from properties.explosion.request import Request
+from properties.explosion.questions.question import float_gain
 from properties.explosion.searches.ascent import Concentration
 from properties.explosion.searches.hypothesise import Clock
-from properties.explosion.searches.logits import float_gain, reached
+from properties.explosion.searches.logits import reached
+
+if TYPE_CHECKING:
+    from properties.explosion.questions.constrained import OfTarget
 
 
 class Stack:
     """A stack of n streams, one sub-layer longer at each `extend`: the best of a pool, before or after the others."""
 
-    def __init__(self, request: Request, mixing: Mixing, n: int, clock: Clock) -> None:
-        self._request = request
-        ascended = Concentration(mixing.dialect, n, request.seed, clock)
+    def __init__(self, question: OfTarget, mixing: Mixing, n: int, clock: Clock) -> None:
+        self._question = question
+        ascended = Concentration(mixing.dialect, n, question.seed, clock)
         ascended.extend()
         self._pool = torch.cat([ascended.logits(), ascended.pool()])
         self._operators = mixing.operators(self._pool)
@@ -38,8 +42,8 @@ class Stack:
 
     def extend(self) -> None:
         after, before = self._operators @ self._product, self._product @ self._operators
-        gains = float_gain(torch.cat([after, before]), self._request.gain)
-        best = int((gains if self._request.direction == "explode" else -gains).argmax())
+        gains = float_gain(torch.cat([after, before]), self._question.gain)
+        best = int((gains if self._question.direction == "explode" else -gains).argmax())
         place = best % len(self._pool)
         if best < len(self._pool):
             self._logits.append(self._pool[place])
@@ -52,7 +56,7 @@ class Stack:
         return torch.stack(self._logits)
 
 
-def smallest_stack(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
+def smallest_stack(question: OfTarget, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
     """The first (depth, streams) in lexicographic order at which the threshold was reached.
 
     Raises:
@@ -62,24 +66,24 @@ def smallest_stack(request: Request, mixing: Mixing, clock: Clock) -> tuple[Answ
     stacks: dict[int, Stack] = {}
     best: dict[int, float] = {}
     clock.stage = "depth"
-    accepted = [n for n in range(1, request.max_streams + 1) if mixing.streams is None or n in mixing.streams]
+    accepted = [n for n in range(1, question.max_streams + 1) if mixing.streams is None or n in mixing.streams]
     if not accepted:
         raise ValueError(
-            f"{request.target} accepts {mixing.streams} streams; expected some up to {request.max_streams}"
+            f"{question.target} accepts {mixing.streams} streams; expected some up to {question.max_streams}"
         )
     mixing.operators(torch.zeros(1, accepted[0], accepted[0], dtype=torch.float64))  # what cannot be called ends here
-    for depth, n in itertools.product(range(1, request.max_depth + 1), accepted):
+    for depth, n in itertools.product(range(1, question.max_depth + 1), accepted):
         clock.tick()
         if n not in stacks:
-            stacks[n] = Stack(request, mixing, n, clock)
+            stacks[n] = Stack(question, mixing, n, clock)
         stacks[n].extend()
         logits = stacks[n].logits()
         composed = torch.eye(n, dtype=torch.float64)
         for one in mixing.operators(logits):
             composed = one @ composed
-        best[n] = float_gain(composed, request.gain).item()
+        best[n] = float_gain(composed, question.gain).item()
         clock.best = f"{best[n]:.6g} at depth {depth}, {n} streams"
-        if reached(composed, request, 0):
+        if reached(composed, question, 0):
             return Answer(depth, n, False, f"Every smaller architecture was tried; {_summary(best)}."), logits
     return Answer(None, None, False, f"Not found, which is no proof; {_summary(best)}."), None
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mhc_ref.gain import gains
-from properties.explosion.composite import composite, measure, reaches
+from properties.explosion.composite import composite, reaches
 from properties.explosion.mixing import Mixing
-from properties.explosion.request import Request
+from properties.explosion.questions.question import float_gain
 from properties.explosion.searches.entries import Order, by_order, intricacy
 from properties.explosion.searches.hypothesise import Clock
+
+if TYPE_CHECKING:
+    from properties.explosion.questions.constrained import LogitsQuestion
 
 _MARGIN = 1e-12
 _DOUBT = Fraction(1, 10**45)
@@ -25,33 +28,27 @@ _ROUND = (*range(1, 17), 18, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 400
 _LOGITS_VISITED = 200
 
 
-def float_gain(composed: Tensor, gain: str) -> Tensor:
-    """The gain of composites [..., n, n] in float64."""
-    found = gains(composed)
-    return found.forward_signed if gain == "signed" else getattr(found, measure(gain))
-
-
-def reached(composed: Tensor, request: Request, margin: float = _MARGIN) -> Tensor:
+def reached(composed: Tensor, question: LogitsQuestion, margin: float = _MARGIN) -> Tensor:
     """Whether the gain is reached with a margin for float64, elementwise; a negative margin: whether it may be."""
-    value, goal = float_gain(composed, request.gain), float(request.threshold)
-    return value >= goal * (1 + margin) if request.direction == "explode" else value <= goal * (1 - margin)
+    value, goal = float_gain(composed, question.gain), float(question.threshold)
+    return value >= goal * (1 + margin) if question.direction == "explode" else value <= goal * (1 - margin)
 
 
-def may_reach(logits: Tensor, request: Request, mixing: Mixing) -> bool:
+def may_reach(logits: Tensor, question: LogitsQuestion, mixing: Mixing) -> bool:
     """Whether exact arithmetic could find the threshold reached."""
-    return bool(reached(product(mixing.operators(logits)), request, -_MARGIN))
+    return bool(reached(product(mixing.operators(logits)), question, -_MARGIN))
 
 
-def confirmed(logits: Tensor, request: Request, mixing: Mixing) -> bool:
+def confirmed(logits: Tensor, question: LogitsQuestion, mixing: Mixing) -> bool:
     """Whether the threshold is reached.
 
     Operators from mpmath are right to 50 digits, so with several streams a gain within 1e-45 of the threshold does not
     count: at the limit of infinite logits it would be rounding that decides.
     """
-    goal = request.threshold
+    goal = question.threshold
     if mixing.irrational and logits.shape[-1] > 1:
-        goal *= 1 + _DOUBT if request.direction == "explode" else 1 - _DOUBT
-    return reaches(composite(mixing.exact(logits)), request.gain, goal, request.direction)
+        goal *= 1 + _DOUBT if question.direction == "explode" else 1 - _DOUBT
+    return reaches(composite(mixing.exact(logits)), question.gain, goal, question.direction)
 
 
 def product(stack: Tensor) -> Tensor:
@@ -62,19 +59,19 @@ def product(stack: Tensor) -> Tensor:
     return composed
 
 
-def simplest_logits(start: Tensor, request: Request, mixing: Mixing, clock: Clock) -> Iterator[Tensor]:
+def simplest_logits(start: Tensor, question: LogitsQuestion, mixing: Mixing, clock: Clock) -> Iterator[Tensor]:
     """Logits [L, n, n] that still reach the threshold with few that are not 0, and those simple; ever better ones."""
     depth, n = start.shape[:2]
 
     def judged(order: Order) -> tuple[tuple[float, ...], Tensor]:
-        reduction = _Reduction(start, request, mixing, clock)
+        reduction = _Reduction(start, question, mixing, clock)
         while reduction.visit(order, lambda number: [0.0]):
             pass
         reduction.visit(order, simpler_logits)
         return complexity(reduction.logits), reduction.logits
 
     examples = min(10, _LOGITS_VISITED // (depth * n * n))
-    return by_order(n, judged, seed=request.seed, clock=clock, examples=examples if examples >= 5 else 0)
+    return by_order(n, judged, seed=question.seed, clock=clock, examples=examples if examples >= 5 else 0)
 
 
 def complexity(logits: Tensor) -> tuple[float, ...]:
@@ -102,9 +99,9 @@ def simpler_logits(number: float) -> list[float]:
 class _Reduction:
     """Logits reduced one by one; the candidates for one logit are projected together."""
 
-    def __init__(self, logits: Tensor, request: Request, mixing: Mixing, clock: Clock) -> None:
+    def __init__(self, logits: Tensor, question: LogitsQuestion, mixing: Mixing, clock: Clock) -> None:
         self.logits = logits.clone()
-        self._request = request
+        self._question = question
         self._mixing = mixing
         self._clock = clock
 
@@ -125,7 +122,7 @@ class _Reduction:
                     continue
                 trial = self.logits[layer].repeat(len(candidates), 1, 1)
                 trial[:, i, j] = torch.tensor(candidates, dtype=trial.dtype)
-                enough = reached(above @ self._mixing.operators(trial) @ below, self._request)
+                enough = reached(above @ self._mixing.operators(trial) @ below, self._question)
                 if enough.any():
                     self.logits[layer] = trial[int(enough.int().argmax())]
                     changed, left = True, left - 1

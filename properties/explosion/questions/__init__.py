@@ -1,0 +1,1 @@
+"""What can be asked: one class a family, with its options, checks, words, stored form and search."""

@@ -1,0 +1,156 @@
+"""Whole blocks with a branch (family block): does an activation or a normalisation contain growth?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from properties.explosion.answer import Answer
+from properties.explosion.composite import Matrix, decimal, number
+from properties.explosion.configurations import Block
+from properties.explosion.proofs.envelopes import envelope, least_depth
+from properties.explosion.questions.options import (
+    BRANCH,
+    BRANCH_BOUND,
+    BRANCHES,
+    GAIN,
+    MAX_WIDTH,
+    NORM,
+    NORMS,
+    asked,
+)
+from properties.explosion.questions.projecting import Projecting
+from properties.explosion.questions.question import written_matrices
+from properties.explosion.searches import blocks
+from properties.explosion.searches.hunt import Hunt
+from properties.explosion.searches.hypothesise import Clock, smallest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks(Projecting[Block]):
+    """x' = A x + h_post^T F(h_pre x): a linear, relu, gated or attention branch of norm `branch_bound`, and a norm."""
+
+    family = "block"
+    FORM = "block[:BRANCH[:NORM]]"
+    HOLDS = frozenset({"operators", "block"})
+
+    gain: str = field(**asked(GAIN, default="activation"))
+    max_width: int = field(**asked(MAX_WIDTH))
+    branch_bound: Fraction = field(**asked(BRANCH_BOUND))
+    branch: str = field(**asked(BRANCH))
+    norm: str = field(**asked(NORM))
+
+    @classmethod
+    def parsed(cls, family: str) -> dict[str, Any] | None:
+        kind, _, rest = family.partition(":")
+        branch, _, norm = rest.partition(":")
+        if kind != "block":
+            return None
+        return {
+            "branch": BRANCH.read(branch or BRANCHES[0], "branch"),
+            "norm": NORM.read(norm or NORMS[0], "norm"),
+        }
+
+    @property
+    def name(self) -> str:
+        return f"block:{self.branch}:{self.norm}"
+
+    def check(self) -> None:
+        dialect = self.dialect
+        if self.gain not in ("activation", "gradient", "nonfinite"):
+            raise ValueError(
+                f"gain is {self.gain!r}; expected activation, gradient or nonfinite for block, which is not linear"
+            )
+        if self.direction != "explode":
+            raise ValueError("direction is 'vanish'; expected 'explode' for block")
+        smooth = (self.branch, self.norm) in (("linear", "none"), ("relu", "none"), ("linear", "pre"))
+        if self.gain == "gradient" and not smooth:
+            raise ValueError(
+                f"gain is 'gradient' for {self.name}; expected block:linear:none, block:relu:none or "
+                "block:linear:pre: for the others no bound is known here"
+            )
+        if self.gain == "gradient" and self.norm == "pre" and not dialect.rms_eps:
+            raise ValueError(
+                "gradient of a normalisation with rms_eps 0: at 0 there is none; expected a dialect with rms_eps"
+            )
+        last = dialect.last_axis if dialect.iterations else dialect.start_axis
+        turned = dialect.residual == "sinkhorn" and (last == "row") == dialect.transposed
+        unheld = dialect.residual == "unconstrained" or (dialect.residual == "sinkhorn" and not dialect.iterations)
+        if turned or unheld or (dialect.pre, dialect.post) != ("sigmoid", "sigmoid"):
+            raise ValueError(
+                "block needs a dialect whose applied rows are normalised and whose gates are sigmoids, such as "
+                "PAPER, DEEPSEEK_V4, MHC_LITE or RESIDUAL"
+            )
+
+    def within(self) -> str:
+        held = {"none": "no normalisation", "pre": "pre-norm", "post": "post-norm"}[self.norm]
+        return f"blocks with a {self.branch} branch of norm at most {decimal(self.branch_bound)} and {held}"
+
+    def solve(self, hunt: Hunt[Block]) -> Answer:
+        return blocks.solve(self, hunt)
+
+    def operators(self, found: Block) -> tuple[Matrix, ...]:
+        """The residual mappings alone."""
+        return blocks.residual_operators(self, found)
+
+    def entries(self, found: Block) -> int:
+        return found.entries
+
+    def exact(self, found: Block) -> Any:
+        return blocks.value(self, found)
+
+    def reached(self, found: Block) -> bool:
+        if self.gain == "nonfinite":
+            return not math.isfinite(self.measured(found))
+        return bool(self.exact(found) >= number(self.threshold))
+
+    def measured(self, found: Block) -> float:
+        return blocks.measured(self, found)
+
+    def about(self, found: Block) -> list[str]:
+        gates = f"gate logits {found.pre} (pre) and {found.post} (post) in every stream"
+        return [f"{gates}; weight {decimal(found.weight)} on channel 0; residual logits 0"]
+
+    def path(self, found: Block) -> tuple[Tensor, Tensor]:
+        return torch.ones(found.streams, dtype=torch.float64), torch.tensor(
+            self._activations(found), dtype=torch.float64
+        )
+
+    def curve(self, found: Block) -> list[float]:
+        if self.gain != "gradient":
+            return self._activations(found)
+        return [float(blocks.value(self, replace(found, depth=depth))) for depth in range(1, found.depth + 1)]
+
+    def _activations(self, found: Block) -> list[float]:
+        return [x.double().abs().max().item() for x in blocks.activations(self, found, self.dtype)]
+
+    def bounds(self, found: Block) -> list[float]:
+        return [float(envelope(self, depth, found.streams, found.width)) for depth in range(1, found.depth + 1)]
+
+    def written(self, found: Block) -> dict[str, Any]:
+        return {"operators": written_matrices(self.operators(found)), "block": found.written()}
+
+    def read(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Block:
+        return Block.read(header["block"])
+
+    def frontier(self, n: int) -> int | None:
+        """The smallest depth of exactly n streams by its envelope; `max_streams` is n."""
+        return least_depth(self)
+
+    def searched(self, n: int, clock: Clock) -> int | None:
+        """The smallest depth of exactly n streams that a search with open gates finds."""
+        goal = number(self.threshold)
+
+        def reached(depth: int) -> bool:
+            block = Block(blocks.OPEN, blocks.OPEN, self.branch_bound, depth, n, 1)
+            return bool(blocks.value(self, block) >= goal)
+
+        clock.best = "nothing yet"
+        return smallest(st.integers(1, self.max_depth), reached, seed=self.seed, clock=clock, examples=100)
