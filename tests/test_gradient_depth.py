@@ -17,10 +17,10 @@ from mhc_ref.stack import streams_of
 from properties.bounds import Approx
 from properties.catalogue import controls
 from properties.core.case import BranchSpec, Case
+from properties.core.exact_truth import ExactTruth
 from properties.core.implementation import Implementation, Reference, dtype_names
 from properties.core.law import all_laws
 from properties.core.trial import FloatTruth, Trial
-from properties.core.truth import ExactTruth
 from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.laws.gradient_depth import backward, forward, stack_pullback
 

@@ -20,8 +20,9 @@ from mhc_ref.stack import streams_of
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.core.case import BranchSpec, Case
+from properties.core.exact_truth import ExactTruth
 from properties.core.implementation import Reference
-from properties.core.trial import ExactTruth, Trial
+from properties.core.trial import Trial
 from properties.laws.block import branch_input, returned
 from properties.laws.coefficients import bound_of
 from properties.laws.mixing import applied, combined

@@ -25,7 +25,6 @@ STILL_LONG = {
     "properties/catalogue/deviations/execution.py",
     "properties/commands/kill.py",
     "properties/core/trial.py",
-    "properties/core/truth.py",
     "properties/diagnosis/explanation.py",
     "properties/diagnosis/inference.py",
     "properties/diagnosis/projection.py",

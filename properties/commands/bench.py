@@ -75,12 +75,12 @@ class Clock:
 def watching(clock: Clock) -> Generator[None]:
     """Time the calls of every trial to the implementation, the truth and the bounds."""
     from properties import bounds
-    from properties.core import trial
+    from properties.core import exact_truth, trial, truth
 
     places: list[tuple[Any, str, str]] = [(trial.Trial, "_call", "implementation")]
-    for truth in (trial.FloatTruth, trial.ExactTruth):
-        questions = [name for name in vars(trial.Truth) if callable(vars(trial.Truth)[name]) and name[0] != "_"]
-        places += [(truth, name, "reference") for name in questions]
+    for kind in (truth.FloatTruth, exact_truth.ExactTruth):
+        questions = [name for name in vars(truth.Truth) if callable(vars(truth.Truth)[name]) and name[0] != "_"]
+        places += [(kind, name, "reference") for name in questions]
     names = (
         "projection",
         "gated_logits",

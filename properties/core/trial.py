@@ -21,10 +21,11 @@ from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.projection import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.device import Device, device_of, held_to
+from properties.core.exact_truth import ExactTruth
 from properties.core.implementation import Implementation, Reference
 from properties.core.rounding import Rounding
-from properties.core.truth import ExactTruth, Truth, pulled_back, wide
 from properties.core.truth import FloatTruth as FloatTruth
+from properties.core.truth import Truth, pulled_back, wide
 from properties.guards.faults import HarnessError, TargetFault, answered, raised_at
 from properties.guards.interruption import checkpoint
 from properties.guards.plain import oddity, plain
