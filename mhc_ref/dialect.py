@@ -89,7 +89,7 @@ class Dialect:
             if field.name != "own":
                 object.__setattr__(self, field.name, given.pop(field.name, field.default))
         for field, slot in registry.SLOTS.items():
-            _choose(self, field, slot)
+            object.__setattr__(self, field, _chosen(field, slot, getattr(self, field)))
         object.__setattr__(self, "own", _own(self, given))
         self._check()
 
@@ -156,8 +156,10 @@ class Dialect:
 
         Fields of a family that is no longer chosen go with it.
         """
-        chosen = {name: fields.get(name, getattr(self, name)) for name in registry.SLOTS}
-        known = dict(registry.own_fields({name: getattr(value, "name", value) for name, value in chosen.items()}))
+        chosen = {
+            name: _chosen(name, slot, fields.get(name, getattr(self, name))) for name, slot in registry.SLOTS.items()
+        }
+        known = dict(registry.own_fields(chosen))
         kept = {name: value for name, value in self.fields().items() if name in known or name not in dict(self.own)}
         return Dialect(**{**kept, **fields})
 
@@ -179,15 +181,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _choose(dialect: Dialect, field: str, slot: str) -> None:
-    """Let the field hold the name of a family that there is; one from outside is registered."""
-    value: Any = getattr(dialect, field)
-    if not isinstance(value, str) and getattr(value, "slot", None) == slot:
-        value = registry.register(value).name
-        object.__setattr__(dialect, field, value)
+def _chosen(field: str, slot: str, given: Any) -> str:
+    """The name of a family that there is; one from outside that is given itself is registered."""
+    name = registry.register(given).name if getattr(given, "slot", None) == slot else given
     known = registry.names(slot)
-    if value not in known:
-        raise ValueError(f"Dialect.{field} is {value!r}; expected one of {', '.join(map(repr, known))}")
+    if name not in known:
+        raise ValueError(f"Dialect.{field} is {given!r}; expected one of {', '.join(map(repr, known))}")
+    return name
 
 
 def _own(dialect: Dialect, given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 SLOTS = {
     "residual": "mix",
@@ -27,6 +27,16 @@ SLOTS = {
     "collapse": "end",
 }
 """Field of `Dialect` -> the slot whose families it names."""
+
+FORMULA = {
+    "mix": "project",
+    "gate": "gates",
+    "dynamic": "activate",
+    "norm": "normalise",
+    "begin": "expand",
+    "end": "collapse",
+}
+"""Slot -> the name of its formula (`mhc_ref.families` in torch, `mhc_ref.exact` in mpmath)."""
 
 BUILT_IN = (
     ("mix", "sinkhorn"),
@@ -137,6 +147,35 @@ def formulas(slot: str, name: str) -> Any:
         LookupError: there is no such family.
     """
     return outside(slot, name) or importlib.import_module(f"mhc_ref.families.{name}")
+
+
+class Oracle(NamedTuple):
+    """A family in mpmath (`mhc_ref.exact` says what its formula takes).
+
+    Attributes:
+        formula: the formula of the slot.
+        vjp: its gradient where one is written by hand, or None.
+        told: what says the rest (`shape` of a mix, `HEAD` of an end): the module, or the object from outside.
+    """
+
+    formula: Callable[..., Any]
+    vjp: Callable[..., Any] | None
+    told: Any
+
+
+def oracle(slot: str, name: str) -> Oracle:
+    """The formulas of a family in mpmath: of the module `mhc_ref.exact.NAME`, or `exact` of the object from outside.
+
+    Raises:
+        LookupError: there is no such family, or it has no formula in mpmath.
+    """
+    family = outside(slot, name)
+    if family is None:
+        family = importlib.import_module(f"mhc_ref.exact.{name}")
+        return Oracle(getattr(family, FORMULA[slot]), getattr(family, f"{FORMULA[slot]}_vjp", None), family)
+    if not callable(getattr(family, "exact", None)):
+        raise LookupError(f"the {slot} family {name!r} has no formula in mpmath; give it a method `exact`")
+    return Oracle(family.exact, getattr(family, "exact_vjp", None), family)
 
 
 def own_fields(values: Mapping[str, Any]) -> Iterator[tuple[str, Field]]:

@@ -1,0 +1,14 @@
+"""Mean in mpmath: the streams end as their mean."""
+
+from __future__ import annotations
+
+from mhc_ref.dialect import Dialect
+from mhc_ref.exact.lists import Matrix, Vector, transpose
+from mhc_ref.exact.numbers import Reals
+
+HEAD = False
+
+
+def collapse(x: Matrix, h_pre: Vector | None, dialect: Dialect, real: Reals) -> Vector:
+    """The mean over the streams."""
+    return [real.sum(channel) / len(x) for channel in transpose(x)]
