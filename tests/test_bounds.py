@@ -21,15 +21,14 @@ from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Dialect, 
 from mhc_ref.projection import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding
+from properties.bounds.block import applied, coefficients, combined
 from properties.bounds.gradients import _norm_gradient
 from properties.catalogue.controls import CATALOGUE, build
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation, Reference, parameter_dtype
 from properties.core.trial import FloatTruth, LawBroken, Trial, wide
-from properties.laws.coefficients import coefficients
 from properties.laws.gradient_block import block_gradient
 from properties.laws.manifold import odds, started_logarithms
-from properties.laws.mixing import applied, combined
 
 CPU = torch.device("cpu")
 
@@ -228,9 +227,9 @@ def mapping_findings(
         given = Approx.exact(got.pre)
         expected = bounds.stored(bounds.weighted_sum(given, Approx.exact(x), rounding), rounding)
         yield Finding("pre", name, ratio(control.pre(x, got.pre), expected.value, expected.error), x)
-        trial = trial_of(control, dtype)
         operator = Approx.exact(applied(got.res, dialect))
-        expected = combined(x, operator, trial, y, Approx.exact(got.post))
+        mixed = trial_of(control, dtype).rounding
+        expected = combined(x, operator, mixed, y, Approx.exact(got.post))
         yield Finding("post", name, ratio(control.post(x, y, got.post, got.res), expected.value, expected.error), x)
 
 
@@ -473,10 +472,9 @@ def stage_bounds(dialect: Dialect, dtype: torch.dtype) -> dict[str, tuple[Tensor
     projected = bounds.projection(Approx.exact(logits), dialect, rounding)
     mapped = coefficients(Approx.exact(x), params, dialect, rounding)
     found = mhc_ref.mappings(x, params, dialect)
-    trial = trial_of(Reference(dialect), dtype)
     y = x[:, 0]
     got = mhc_ref.project(logits, dialect)
-    mixed = combined(x, Approx.exact(applied(found.res, dialect)), trial, y, Approx.exact(found.post))
+    mixed = combined(x, Approx.exact(applied(found.res, dialect)), rounding, y, Approx.exact(found.post))
     read = bounds.stored(bounds.weighted_sum(Approx.exact(found.pre), Approx.exact(x), rounding), rounding)
     return {
         "projection": (got, projected.error),

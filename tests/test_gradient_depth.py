@@ -14,7 +14,8 @@ import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, PAPER, PRESETS, Branch, Dialect, Params
 from mhc_ref.projection import residual_size
 from mhc_ref.stack import streams_of
-from properties.bounds import Approx
+from properties import bounds
+from properties.bounds import Approx, Rounding
 from properties.catalogue import controls
 from properties.core.case import BranchSpec, Case
 from properties.core.exact_truth import ExactTruth
@@ -22,7 +23,7 @@ from properties.core.implementation import Implementation, Reference, dtype_name
 from properties.core.law import all_laws
 from properties.core.trial import FloatTruth, Trial
 from properties.engine.runner import Profile, Subject, Verdict, examine
-from properties.laws.gradient_depth import backward, forward, stack_pullback
+from properties.laws.gradient_depth import stack_pullback
 
 LAYERS = "gradient.layers-pull-back-to-the-state-and-every-layer"
 STACK = "gradient.stack-pulls-back-to-its-input-and-every-layer"
@@ -98,7 +99,7 @@ def test_the_gradients_that_a_bound_is_drawn_around_are_those_of_autograd_and_of
     dialect = PRESETS[title]
     case = generic(dialect, 2, 3, 2)
     trial = Trial(Reference(dialect), torch.float64, torch.device("cpu"), FloatTruth(dialect))
-    by_h, found = stack_pullback(case, trial)
+    by_h, found = stack_pullback(trial, case)
     every = (*case.params, *case.head)
     wanted = [by_h, *(getattr(back, name) for back in found for name in ("phi", "bias", "alpha"))]
     for truth in (trial.truth, ExactTruth(dialect)):
@@ -111,8 +112,9 @@ def test_mpmath_knows_the_layers_alone_too() -> None:
     whole = generic(PAPER, 2, 3, 2)
     x = torch.stack([whole.h, 2 * whole.h.roll(1, -1)], -2)
     case = Case(x=x, params=whole.params, branches=whole.branches, cotangent=x.flip(-1))
-    trial = Trial(Reference(PAPER), torch.float64, torch.device("cpu"), FloatTruth(PAPER))
-    found = backward(forward(Approx.exact(x), case, trial), Approx.exact(case.cotangent), case, trial)
+    r = Rounding.of(torch.float64)
+    states = bounds.stack.states(Approx.exact(x), case.params, case.branches, PAPER, r)
+    found = bounds.pullback.layers(states, case.params, case.branches, Approx.exact(case.cotangent), PAPER, r)
     got = ExactTruth(PAPER).layers_vjp(x, case.params, case.branches, case.cotangent)
     wanted = [found[0].x, *(getattr(back, name) for back in found for name in ("phi", "bias", "alpha"))]
     for one, expected in zip(got, wanted, strict=True):

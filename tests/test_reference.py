@@ -19,13 +19,12 @@ from mhc_ref.projection import residual_size
 from mhc_ref.stack import streams_of
 from properties import bounds
 from properties.bounds import Approx, Rounding
+from properties.bounds.block import combined, read, returned
 from properties.core.case import BranchSpec, Case
 from properties.core.exact_truth import ExactTruth
 from properties.core.implementation import Reference
 from properties.core.trial import Trial
-from properties.laws.block import branch_input, returned
-from properties.laws.coefficients import bound_of
-from properties.laws.mixing import applied, combined
+from properties.laws import errors
 from properties.strategies import Setting, block_cases, coefficient_cases, projection_cases
 
 QUIET: list[HealthCheck] = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -104,7 +103,7 @@ def test_mappings_agree_with_mpmath(name: str) -> None:
     def agrees(case: Case) -> None:
         bench = trial(dialect)
         got, exact = mhc_ref.mappings(case.x, case.params, dialect), bench.truth.mappings(case.x, case.params)
-        for part, bound in bound_of(bench, case.x, case.params).parts().items():
+        for part, bound in errors.mappings(bench, case.x, case.params).parts().items():
             before = bench.claims
             bench.within(f"h_{part}", getattr(got, part), getattr(exact, part), bound.error)
             claimed.update({part} if bench.claims > before else ())
@@ -135,12 +134,11 @@ def test_a_block_agrees_with_mpmath(name: str) -> None:
             [[float(a) for a in row] for row in exact.block(case.x[0].tolist(), plain, branch)], dtype=F64
         )
         got = mhc_ref.block(case.x, case.params, case.branch, dialect)
-        h = bound_of(bench, case.x, case.params)
-        u = branch_input(case.x, h, bench)
+        h = errors.mappings(bench, case.x, case.params)
+        u = read(case.x, h.pre, bench.rounding)
         y = case.branch(u.value)
         passed = returned(u, case.branch, bench.rounding).error
-        operator = Approx(applied(h.res.value, dialect), applied(h.res.error, dialect))
-        bound = combined(case.x, operator, bench, y, h.post)
+        bound = combined(case.x, h.operator(dialect), bench.rounding, y, h.post)
         through = (h.post.value.abs() + h.post.error).unsqueeze(-1) * passed.unsqueeze(-2)
         bench.within("the block", got[0], wanted, (bound.error + through)[0])
         claims.append(bench.claims)

@@ -226,7 +226,7 @@ def test_a_law_about_one_number_of_streams_says_that_it_is_not_accepted(tmp_path
 
 
 def test_a_law_that_raises_is_an_error(tmp_path: Path) -> None:
-    broken = dataclasses.replace(SUMS, check=raises(ZeroDivisionError("in the law")))
+    broken = dataclasses.replace(SUMS, judge=raises(ZeroDivisionError("in the law")))
     with pytest.raises(ZeroDivisionError, match="in the law"):
         verdict(Reference(), broken, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -280,7 +280,7 @@ def test_a_truth_that_mpmath_contradicts_is_an_error_in_these_words(monkeypatch:
         got = trial.project(case.logits)
         trial.within("h_res", got, trial.truth.project(case.logits), torch.full_like(got, 1 / 64))
 
-    law = dataclasses.replace(SUMS, check=check)
+    law = dataclasses.replace(SUMS, judge=check)
     with pytest.raises(HarnessError) as caught:
         try_case(law, subject(Reference()), Case(logits=torch.zeros(1, 2, 2)))
     recorded("harness-error.txt", str(caught.value))
@@ -471,7 +471,7 @@ def drawn(law: str, dtype: torch.dtype, profile: Profile, where: Path) -> list[l
         seen.append(case.logits.flatten().tolist())
         trial.holds("an example was drawn", True)
 
-    watching = dataclasses.replace(all_laws()[law], check=check)
+    watching = dataclasses.replace(all_laws()[law], judge=check)
     assert verdict(Given("project", right), watching, where, profile).status == "passed"
     return seen
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, Dialect, Mappings, Params
 from mhc_ref.projection import residual_size
 from properties.bounds import Approx, Rounding, coefficients_gradient, projection
+from properties.bounds.block import coefficients
 from properties.core.case import BranchSpec, Case
 from properties.core.exact_truth import ExactTruth
 from properties.core.implementation import Reference
@@ -23,7 +24,6 @@ from properties.core.trial import ContractBroken, LawBroken, Trial
 from properties.core.truth import FloatTruth
 from properties.engine.runner import Profile, Subject, Verdict, examine, explain, try_case
 from properties.guards.faults import HarnessError
-from properties.laws.coefficients import coefficients
 from properties.plugin.item import line_of
 from properties.report.report import runs
 

@@ -14,6 +14,8 @@ a polynomial in u with non-negative coefficients and without a constant term, he
 u32 + u64 covers both.
 """
 
+from properties.bounds import block, pullback, stack
+from properties.bounds.block import Coefficients
 from properties.bounds.gradients import Pullback, coefficients_gradient
 from properties.bounds.projection import Projection, projection, projection_gradient
 from properties.bounds.scaling import pullback_norm, sinkhorn, sinkhorn_gradient
@@ -38,10 +40,12 @@ __all__ = [
     "INF",
     "PRODUCTS",
     "Approx",
+    "Coefficients",
     "Projection",
     "Pullback",
     "Rounding",
     "affine",
+    "block",
     "coefficients_gradient",
     "contracted",
     "gated",
@@ -52,11 +56,13 @@ __all__ = [
     "projected",
     "projection",
     "projection_gradient",
+    "pullback",
     "pullback_norm",
     "sinkhorn",
     "sinkhorn_gradient",
     "squash_gradient",
     "squashed",
+    "stack",
     "stored",
     "times",
     "weighted_sum",

@@ -28,6 +28,7 @@ class Rounding:
             what a number below the normal ones may lose.
         state_max: the largest finite number of the dtype in which the state is stored.
         product: the relative error of an operand of a matrix product before it is multiplied, see `PRODUCTS`.
+        mixes_in_state: the residual path is summed in the dtype of the state.
     """
 
     unit: float
@@ -36,11 +37,16 @@ class Rounding:
     state_tiny: float
     product: float = 0.0
     state_max: float = INF
+    mixes_in_state: bool = False
 
     @classmethod
-    def of(cls, state: torch.dtype, products: str = "compute") -> Rounding:
+    def of(cls, state: torch.dtype, products: str = "compute", mixing: str = "compute") -> Rounding:
         """The default contract: float64 for float64 states, otherwise float32, stored in the state's dtype;
         judged by a float64 reference, whose own roundings are added.
+
+        Arguments:
+            state: the dtype of the state.
+            products, mixing: as an implementation declares them.
 
         float16 keeps its subnormal numbers wherever float32 is converted to it (F16C, cvt.rn.f16.f32), so one of those
         loses a subnormal unit at most, 2^-24; bfloat16 is flushed where float32 is, at the same 2^-126.
@@ -50,10 +56,10 @@ class Rounding:
         unit = torch.finfo(compute).eps / 2 + reference
         product = PRODUCTS[products] if compute == torch.float32 else 0.0
         if state == compute:
-            return cls(unit, torch.finfo(compute).tiny, 0.0, 0.0, product, torch.finfo(compute).max)
+            return cls(unit, torch.finfo(compute).tiny, 0.0, 0.0, product, torch.finfo(compute).max, mixing == "state")
         info = torch.finfo(state)
         lost = info.tiny * info.eps if state == torch.float16 else info.tiny
-        return cls(unit, torch.finfo(compute).tiny, info.eps / 2, lost, product, info.max)
+        return cls(unit, torch.finfo(compute).tiny, info.eps / 2, lost, product, info.max, mixing == "state")
 
     def gamma(self, count: float) -> float:
         """gamma_k: the relative error of k roundings in any order."""

@@ -187,7 +187,7 @@ class Trial:
     @functools.cached_property
     def rounding(self) -> Rounding:
         """The precision contract of the state's dtype."""
-        return Rounding.of(self.dtype, self.implementation.products)
+        return Rounding.of(self.dtype, self.implementation.products, self.implementation.mixing)
 
     def confirming(self) -> Trial:
         """The same observations before the exact judge."""

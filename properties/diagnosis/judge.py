@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,16 +12,10 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.projection import residual_size
 from properties import bounds
-from properties.bounds import Approx, Rounding
-from properties.core.case import BranchSpec, Case
-from properties.core.implementation import Mixing, Products, Reference
-from properties.core.trial import FloatTruth, Trial, wide
-from properties.laws.block import branch_input, passed
-from properties.laws.coefficients import coefficients
-from properties.laws.depth import collapse_of, copies_of
-from properties.laws.gradient_block import block_gradient
-from properties.laws.gradient_depth import stack_pullback
-from properties.laws.mixing import applied, combined
+from properties.bounds import Approx, Rounding, block, pullback, stack
+from properties.core.case import BranchSpec
+from properties.core.implementation import Mixing, Products
+from properties.core.truth import wide
 
 
 class Unanswerable(Exception):  # nothing is wrong with a dialect that is not the question's
@@ -38,12 +33,9 @@ class Judge:
         rounding: Rounding | None = None,
         products: Products = "compute",
     ) -> None:
-        stand_in = Reference(dialect)
-        stand_in.mixing, stand_in.products = mixing, products
         self.dialect = dialect
-        self.trial = Trial(stand_in, dtype, torch.device("cpu"), FloatTruth(dialect))
-        self.rounding = rounding or self.trial.rounding
-        self.trial.rounding = self.rounding
+        given = rounding or Rounding.of(dtype, products)
+        self.rounding = replace(given, mixes_in_state=mixing == "state")
 
     def _accept(self, x: Tensor | Approx, params: Params) -> None:
         n, channels = (x.value if isinstance(x, Approx) else x).shape[-2:]
@@ -76,24 +68,23 @@ class Judge:
         """h_pre, h_post, h_res."""
         self._accept(x, params)
         tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
-        h = coefficients(_flat(x), params, self.dialect, self.rounding)
+        h = block.coefficients(_flat(x), params, self.dialect, self.rounding)
         return [_shaped(part, tokens) for part in (h.pre, h.post, h.res)]
 
     def pre(self, x: Tensor, h_pre: Tensor) -> Approx:
         """The branch input."""
-        total = bounds.weighted_sum(Approx.exact(h_pre), Approx.exact(x), self.rounding)
-        return bounds.stored(total, self.rounding)
+        return block.read(x, Approx.exact(h_pre), self.rounding)
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Approx:
         """A x + h_post^T y."""
-        operator = Approx.exact(applied(wide(h_res), self.dialect))
-        return combined(x, operator, self.trial, y, Approx.exact(h_post))
+        operator = Approx.exact(block.applied(wide(h_res), self.dialect))
+        return block.combined(x, operator, self.rounding, y, Approx.exact(h_post))
 
     def block(self, x: Tensor | Approx, params: Params, branch: BranchSpec) -> list[Approx]:
         """The branch input and the next state, for a branch that scales every channel."""
         self._accept(x, params)
         tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
-        way = passed(_flat(x), params, branch, self.trial)
+        way = block.passed(_flat(x), params, branch, self.dialect, self.rounding)
         return [_shaped(way.u, tokens), _shaped(way.after, tokens)]
 
     def layers(self, x: Tensor | Approx, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Approx]:
@@ -106,19 +97,17 @@ class Judge:
 
     def expand(self, h: Tensor, n: int) -> Approx:
         """n copies."""
-        return copies_of(h, n)
+        return stack.copies(h, n)
 
     def collapse(self, x: Tensor | Approx, head: Params | None = None) -> Approx:
         """The one stream of x."""
         state = _flat(x)
         tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
-        if self.dialect.collapse != "head":
-            return _shaped(collapse_of(state, self.trial), tokens)
-        if head is None:
-            raise Unanswerable("collapse='head' needs the parameters of the head")
-        self._accept(x, head)
-        h = coefficients(state, head, self.dialect, self.rounding)
-        return _shaped(branch_input(state, h, self.trial), tokens)
+        if self.dialect.collapse == "head":
+            if head is None:
+                raise Unanswerable("collapse='head' needs the parameters of the head")
+            self._accept(x, head)
+        return _shaped(stack.collapsed(state, self.dialect, self.rounding, head), tokens)
 
     def stack(self, h: Tensor, n: int, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Approx]:
         """Every branch input, and the stream in the end; `params` has the head's last."""
@@ -133,8 +122,7 @@ class Judge:
     def block_gradient(self, x: Tensor, params: Params, branch: BranchSpec, cotangent: Tensor) -> list[Approx]:
         """d <cotangent, block> / d x and every parameter that there is."""
         self._accept(x, params)
-        case = Case(x=x, params=params, branch=branch, cotangent=cotangent)
-        found = block_gradient(case, self.trial)
+        found = pullback.block(Approx.exact(x), params, branch, Approx.exact(cotangent), self.dialect, self.rounding)
         names = [name for name, part in params._asdict().items() if part is not None]
         return [bounds.stored(found.x, self.rounding), *(getattr(found, name) for name in names)]
 
@@ -147,8 +135,7 @@ class Judge:
             raise Unanswerable("collapse='head' needs the parameters of the head")
         for one in params:
             self._accept(h.unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]), one)
-        case = Case(h=h, n=n, params=blocks, branches=tuple(branches), head=head, cotangent=cotangent)
-        by_h, found = stack_pullback(case, self.trial)
+        by_h, found = pullback.stack(h, n, blocks, branches, head, cotangent, self.dialect, self.rounding)
         every = [
             getattr(back, name)
             for one, back in zip(params, found, strict=True)

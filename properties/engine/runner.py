@@ -606,7 +606,9 @@ def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
     ladder: tuple[Products, ...] = ("compute", "tf32", "tf32-truncated")
     for products in ladder[ladder.index(implementation.products) + 1 :]:
         trial = subject.trial()
-        trial.rounding = Rounding.of(subject.dtype, products)  # the judge's alone: the call is the one that failed
+        trial.rounding = Rounding.of(
+            subject.dtype, products, implementation.mixing
+        )  # the judge's alone: the call is the one that failed
         try:
             law.judge(trial, case)
         except Exception:  # broken here too; and nothing that goes wrong may take the place of the failure explained

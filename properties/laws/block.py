@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
@@ -11,16 +9,14 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.projection import residual_size
-from properties import bounds
-from properties.bounds import Approx, Rounding
+from properties.bounds import Approx
+from properties.bounds.block import Coefficients, combined, mixed
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import parameter_dtype
 from properties.core.law import law
 from properties.core.premises import emits_res, several_streams, where
 from properties.core.trial import Seen, Trial, wide
-from properties.laws import about
-from properties.laws.coefficients import Coefficients, bound_of, coefficients
-from properties.laws.mixing import applied, combined, mixed
+from properties.laws import about, errors
 from properties.laws.premises import free_matrix, takes_streams
 from properties.strategies import (
     Setting,
@@ -40,59 +36,6 @@ def judged(bound: Coefficients, trial: Trial, x: Tensor, params: Params) -> Coef
     """The same errors around the values of the truth, which is mpmath where float64 or a failure is judged."""
     pre, post, res = trial.truth.mappings(x, params)
     return Coefficients(Approx(pre, bound.pre.error), Approx(post, bound.post.error), Approx(res, bound.res.error))
-
-
-def branch_input(x: Tensor | Approx, h: Coefficients, trial: Trial) -> Approx:
-    """h_pre x as the branch must see it, in the dtype of the state."""
-    state = x if isinstance(x, Approx) else Approx.exact(x)
-    return bounds.stored(bounds.weighted_sum(h.pre, state, trial.rounding), trial.rounding)
-
-
-def step(state: Approx, params: Params, y: Tensor, trial: Trial) -> tuple[Approx, Approx]:
-    """The branch input and the next state, with bounds, from a state with a bound and the y that was returned."""
-    h = coefficients(state, params, trial.dialect, trial.rounding)
-    operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
-    return branch_input(state, h, trial), combined(state, operator, trial, y, h.post)
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A block on the way forward: its mappings, what its branch reads and gives [tokens, C], and the state after it
-    [tokens, n, C]."""
-
-    h: Coefficients
-    u: Approx
-    y: Approx
-    after: Approx
-
-
-def passed(state: Approx, params: Params, branch: BranchSpec, trial: Trial) -> Passage:
-    """A block that computes its branch in the dtype of the state, from a state with a bound."""
-    r = trial.rounding
-    h = coefficients(state, params, trial.dialect, r)
-    u = branch_input(state, h, trial)
-    y = bounds.stored(returned(u, branch, r), r)
-    operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
-    return Passage(h, u, y, combined(state, operator, trial, y, h.post))
-
-
-def returned(u: Approx, branch: BranchSpec, r: Rounding) -> Approx:
-    """F(u), before it is stored: a branch that does not depend on its input returns the same for an infinite one."""
-    y = branch(u.value)
-    moved = torch.zeros_like(y)
-    if branch.kind not in ("zero", "constant"):
-        moved = slope_of(branch, u.value.shape[-1]).abs() * u.error
-    return Approx(y, moved + 2 * r.unit * y.abs())
-
-
-def slope_of(branch: BranchSpec, channels: int) -> Tensor:
-    """dF/du of a branch, [C]: constant, but for tanh, where it is what |dF/du| is at most."""
-    ones = torch.ones(channels, dtype=torch.float64)
-    if branch.kind == "identity":
-        return ones
-    if branch.kind in ("scale", "tanh") and branch.weight is not None:
-        return wide(branch.weight) * ones
-    return 0 * ones
 
 
 def one_call(trial: Trial, seen: list[Seen], count: int = 1) -> None:
@@ -121,7 +64,7 @@ def agrees_with_oracle(trial: Trial, case: Case) -> None:
     out, seen = trial.block(case.x, case.params, case.branch)
     one_call(trial, seen)
     u, after = trial.truth.block(case.x, case.params, seen[0].y)
-    read, left = step(Approx.exact(case.x), case.params, seen[0].y, trial)
+    read, left = errors.step(trial, case.x, case.params, seen[0].y)
     trial.within("the branch input", seen[0].u, u, read.error)
     trial.within("the block", out, after, left.error)
 
@@ -144,7 +87,8 @@ def silent_branch_leaves_the_mixing(trial: Trial, case: Case) -> None:
     y = case.x.new_zeros(*case.x.shape[:-2], case.x.shape[-1])
     h_post = got.post if got.post.numel() else torch.zeros(case.x.shape[:-1], dtype=got.res.dtype)
     expected = trial.post(case.x, y, h_post, got.res)
-    slack = 2 * mixed(case.x, bound_of(trial, case.x, case.params).res, trial).error
+    h_res = errors.mappings(trial, case.x, case.params).res
+    slack = 2 * mixed(case.x, h_res, trial.dialect, trial.rounding).error
     trial.near("the block with F = 0", out, wide(expected), slack)
 
 
@@ -193,7 +137,8 @@ def permutation_limit_carries_streams(trial: Trial, case: Case) -> None:
     out, _ = trial.block(case.x, params, BranchSpec("zero"))
     _, exact = trial.truth.block(case.x, params, torch.zeros_like(case.x[..., 0, :]))
     target = wide(case.x)[..., destination(case.order, trial.dialect), :]
-    rounding = mixed(case.x, bound_of(trial, case.x, params).res, trial).error
+    h_res = errors.mappings(trial, case.x, params).res
+    rounding = mixed(case.x, h_res, trial.dialect, trial.rounding).error
     trial.within("a carried stream", out, target, rounding, (exact - target).abs())
 
 
@@ -212,11 +157,11 @@ def branch_enters_through_h_post_alone(trial: Trial, case: Case) -> None:
     none, _ = trial.block(case.x, case.params, BranchSpec("zero"))
     once, seen = trial.block(case.x, case.params, case.branch)
     double, again = trial.block(case.x, case.params, twice)
-    h = bound_of(trial, case.x, case.params)
-    operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
-    slack = mixed(case.x, h.res, trial).error
-    slack = slack + 2 * combined(case.x, operator, trial, seen[0].y, h.post).error
-    slack = slack + combined(case.x, operator, trial, again[0].y, h.post).error
+    h, r = errors.mappings(trial, case.x, case.params), trial.rounding
+    operator = h.operator(trial.dialect)
+    slack = combined(case.x, operator, r).error
+    slack = slack + 2 * combined(case.x, operator, r, seen[0].y, h.post).error
+    slack = slack + combined(case.x, operator, r, again[0].y, h.post).error
     trial.within(
         "block(2y) - 2 block(y) + block(0)",
         wide(double) - 2 * wide(once) + wide(none),
@@ -238,12 +183,12 @@ def one_stream_is_a_gated_residual(trial: Trial, case: Case) -> None:
     The only 1 x 1 doubly stochastic matrix is 1: hyper-connections are the plain residual there.
     """
     out, seen = trial.block(case.x, case.params, case.branch)
-    h = judged(bound_of(trial, case.x, case.params), trial, case.x, case.params)
+    h = judged(errors.mappings(trial, case.x, case.params), trial, case.x, case.params)
     plain = trial.dialect.residual == "sinkhorn" and trial.dialect.iterations and not trial.dialect.denominator_eps
     keep = (
         torch.ones_like(h.res.value) if plain or trial.dialect.residual in ("permutations", "identity") else h.res.value
     )
-    result = combined(case.x, Approx(keep, h.res.error), trial, seen[0].y, h.post)
+    result = combined(case.x, Approx(keep, h.res.error), trial.rounding, seen[0].y, h.post)
     trial.within("the block of one stream", out, result.value, result.error)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,52 +11,14 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.projection import residual_size
-from properties import bounds
-from properties.bounds import Approx, Rounding
+from properties.bounds import Approx, Coefficients
 from properties.core.case import Case
 from properties.core.law import law
 from properties.core.premises import emits_res, norm_weight, several_streams, where
 from properties.core.trial import Trial, wide
-from properties.laws import about
+from properties.laws import about, errors
 from properties.laws.premises import depends_on_logits, gated
 from properties.strategies import Setting, coarse, coefficient_cases, permutations_of, saturating, seeds
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """The three mappings with their bounds, [tokens, n], [tokens, n], [tokens, n, n]."""
-
-    pre: Approx
-    post: Approx
-    res: Approx
-
-    def parts(self) -> dict[str, Approx]:
-        """By name."""
-        return {"pre": self.pre, "post": self.post, "res": self.res}
-
-
-def split(logits: Approx, n: int, dialect: Dialect) -> tuple[Approx, Approx, Approx]:
-    """pre | post | res; the last as [tokens, n, n] unless it is a permutation mixture."""
-    ends = (slice(0, n), slice(n, 2 * n), slice(2 * n, None))
-    pre, post, res = (Approx(logits.value[..., part], logits.error[..., part]) for part in ends)
-    if dialect.residual != "permutations":
-        res = Approx(res.value.unflatten(-1, (n, n)), res.error.unflatten(-1, (n, n)))
-    return pre, post, res
-
-
-def coefficients(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Coefficients:
-    """The bound of every mapping: logits, then squashed or projected (tokens on one axis)."""
-    n = x.value.shape[-2]
-    pre, post, res = split(bounds.gated_logits(x, params, dialect, r), n, dialect)
-    h_pre = bounds.affine(bounds.squashed(pre, dialect.pre, r), 1.0, dialect.pre_eps, r)
-    h_post = bounds.affine(bounds.squashed(post, dialect.post, r), dialect.post_scale, 0.0, r)
-    projected = bounds.projection(res, dialect, r)
-    return Coefficients(h_pre, h_post, Approx(projected.value, projected.error))
-
-
-def bound_of(trial: Trial, x: Tensor, params: Params) -> Coefficients:
-    """The bound for a state and parameters that are given exactly."""
-    return coefficients(Approx.exact(x), params, trial.dialect, trial.rounding)
 
 
 def agree(
@@ -87,7 +48,7 @@ def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """
     trial.judge_exactly()
     got = trial.mappings(case.x, case.params)
-    agree(trial, "", got, trial.truth.mappings(case.x, case.params), bound_of(trial, case.x, case.params))
+    agree(trial, "", got, trial.truth.mappings(case.x, case.params), errors.mappings(trial, case.x, case.params))
 
 
 @st.composite
@@ -148,7 +109,7 @@ def zero_logits_have_known_values(trial: Trial, case: Case) -> None:
     dialect = trial.dialect
     n = case.x.shape[-2]
     value = {"sigmoid": 0.5, "softmax": 1 / n, "linear": 0.0}
-    got, bound = trial.mappings(case.x, case.params), bound_of(trial, case.x, case.params)
+    got, bound = trial.mappings(case.x, case.params), errors.mappings(trial, case.x, case.params)
     pre = torch.full(got.pre.shape, value[dialect.pre] + dialect.pre_eps, dtype=torch.float64)
     post = torch.full(got.post.shape, dialect.post_scale * value[dialect.post], dtype=torch.float64)
     res = trial.truth.mappings(case.x, case.params).res
@@ -181,7 +142,7 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     change = torch.where(smaller > 0, change, 0.0 if not eps else 1.0).expand(x.shape)
     first, second = trial.mappings(x, case.params), trial.mappings(scaled, case.params)
     lost = (wide(scaled) / case.factor - wide(x)).abs()
-    slack = coefficients(Approx(wide(x), wide(x).abs() * change + lost), case.params, dialect, trial.rounding)
+    slack = errors.mappings(trial, Approx(wide(x), wide(x).abs() * change + lost), case.params)
     agree(trial, f"of {case.factor:g} x", second, first, slack, double=True)
 
 
@@ -196,7 +157,7 @@ def tokens_are_independent(trial: Trial, case: Case) -> None:
     """
     x = case.x
     together = trial.mappings(x, case.params)
-    bound = bound_of(trial, x, case.params)
+    bound = errors.mappings(trial, x, case.params)
     turned = trial.mappings(x.flip(0).contiguous(), case.params)
     agree(
         trial,
@@ -240,7 +201,7 @@ def thirds_are_isolated(trial: Trial, case: Case) -> None:
     alpha[third] = 1.5
     changed = params._replace(phi=phi, bias=bias, alpha=alpha)
     before, after = trial.mappings(case.x, params), trial.mappings(case.x, changed)
-    bound = bound_of(trial, case.x, params)
+    bound = errors.mappings(trial, case.x, params)
     for name in ("pre", "post", "res"):
         if name != case.third:
             agree(trial, f"after a change of the {case.third} third", after, before, bound, double=True, only=name)
@@ -260,7 +221,7 @@ def closed_gates_leave_the_bias(trial: Trial, case: Case) -> None:
     got = trial.mappings(case.x, case.params)
     bare: Params = case.params._replace(phi=torch.zeros_like(case.params.phi))
     expected = trial.mappings(torch.ones_like(case.x), bare)
-    agree(trial, "with gates of 0", got, expected, bound_of(trial, case.x, case.params), double=True)
+    agree(trial, "with gates of 0", got, expected, errors.mappings(trial, case.x, case.params), double=True)
 
 
 @st.composite
@@ -307,7 +268,7 @@ def streams_have_no_names(trial: Trial, case: Case) -> None:
     n = case.x.shape[-2]
     plain = trial.mappings(case.x, case.params)
     renamed = trial.mappings(case.x[..., order, :].contiguous(), streams_in_order(case.params, order, n, trial.dialect))
-    bound = bound_of(trial, case.x, case.params)
+    bound = errors.mappings(trial, case.x, case.params)
 
     def reorder(pre: Tensor, post: Tensor, res: Tensor) -> Mappings:
         return Mappings(
@@ -352,7 +313,7 @@ def norm_weight_is_absorbed_by_phi(trial: Trial, case: Case) -> None:
     assert params.norm_weight is not None
     absorbed = params._replace(phi=params.norm_weight.unsqueeze(-1) * params.phi, norm_weight=None)
     plain, folded = trial.mappings(case.x, params), trial.mappings(case.x, absorbed)
-    agree(trial, "with the weight absorbed in phi", folded, plain, bound_of(trial, case.x, params), double=True)
+    agree(trial, "with the weight absorbed in phi", folded, plain, errors.mappings(trial, case.x, params), double=True)
 
 
 def _linear(dialect: Dialect) -> str | None:
@@ -376,7 +337,12 @@ def gate_and_projection_multiply(trial: Trial, case: Case) -> None:
     projected_twice = params._replace(phi=2 * params.phi)
     one, other = trial.mappings(case.x, gated_twice), trial.mappings(case.x, projected_twice)
     agree(
-        trial, "with doubled gates against doubled phi", one, other, bound_of(trial, case.x, gated_twice), double=True
+        trial,
+        "with doubled gates against doubled phi",
+        one,
+        other,
+        errors.mappings(trial, case.x, gated_twice),
+        double=True,
     )
 
 
@@ -408,7 +374,7 @@ def zero_tokens_see_only_the_bias(trial: Trial, case: Case) -> None:
     got = trial.mappings(case.x[:1], case.params)
     bare: Params = case.params._replace(phi=torch.zeros_like(case.params.phi))
     expected = trial.mappings(torch.ones_like(case.x[:1]), bare)
-    agree(trial, "of a zero token", got, expected, bound_of(trial, case.x[:1], case.params), double=True)
+    agree(trial, "of a zero token", got, expected, errors.mappings(trial, case.x[:1], case.params), double=True)
 
 
 @law(
@@ -431,4 +397,4 @@ def residual_mapping_is_the_projection_of_its_logits(trial: Trial, case: Case) -
     matrix = logits if trial.dialect.residual == "permutations" else logits.view(n, n)
     got = trial.mappings(case.x[:1], params).res
     expected = trial.project(matrix.unsqueeze(0))
-    trial.near("h_res of the bias", got, wide(expected), 2 * bound_of(trial, case.x[:1], params).res.error)
+    trial.near("h_res of the bias", got, wide(expected), 2 * errors.mappings(trial, case.x[:1], params).res.error)

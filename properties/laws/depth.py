@@ -18,9 +18,8 @@ from properties.core.implementation import Implementation, parameter_dtype
 from properties.core.law import Schedule
 from properties.core.premises import several_streams, where
 from properties.core.trial import Seen, Trial, wide
-from properties.laws import about
-from properties.laws.block import SIZES, branch_input, destination, one_call, permutation_params, step
-from properties.laws.coefficients import coefficients
+from properties.laws import about, errors
+from properties.laws.block import SIZES, destination, one_call, permutation_params
 from properties.laws.premises import exact_axis, free_matrix, gated, normalised
 from properties.strategies import (
     Setting,
@@ -54,7 +53,7 @@ def layered_cases(draw: DrawFn, setting: Setting) -> Case:
 def follow(trial: Trial, state: Approx, params: Sequence[Params], seen: list[Seen], inputs: list[Tensor]) -> Approx:
     """The bound of the state after all blocks; what each branch read is held to the truth's inputs on the way."""
     for layer, (one, was, exact) in enumerate(zip(params, seen, inputs, strict=True)):
-        u, state = step(state, one, was.y, trial)
+        u, state = errors.step(trial, state, one, was.y)
         trial.within(f"the branch input of layer {layer}", was.u, exact, u.error)
     return state
 
@@ -63,8 +62,8 @@ def judge_stack(trial: Trial, case: Case, out: Tensor, seen: list[Seen]) -> None
     """Hold a stack, and what its branches read, to the truth; `case` has h, n, params and the head's."""
     one_call(trial, seen, len(case.params))
     inputs, exact = trial.truth.stack(case.h, case.n, (*case.params, *case.head), [one.y for one in seen])
-    state = follow(trial, copies_of(case.h, case.n), case.params, seen, inputs)
-    trial.within("the stack", out, exact, collapse_of(state, trial, *case.head).error)
+    state = follow(trial, bounds.stack.copies(case.h, case.n), case.params, seen, inputs)
+    trial.within("the stack", out, exact, errors.collapse(trial, state, *case.head).error)
 
 
 @about.layers("depth.layers-are-blocks-in-order", "oracle", layered_cases, schedule=Schedule(cost=2))
@@ -117,10 +116,9 @@ def streams_persist_through_layers(trial: Trial, case: Case) -> None:
     carried = wide(case.x)
     for order in case.orders:
         carried = carried[..., destination(order, trial.dialect), :]
-    state = Approx.exact(case.x)
-    for one, returned in zip(params, seen, strict=False):
-        _, state = step(state, one, returned.y, trial)
-    exact = trial.truth.layers(case.x, params, [one.y for one in seen])[1]
+    outputs = [one.y for one in seen]
+    state = bounds.stack.after(Approx.exact(case.x), params, outputs, trial.dialect, trial.rounding)
+    exact = trial.truth.layers(case.x, params, outputs)[1]
     gap = (exact - carried).abs()  # what an eps, and e^-60, leave beside the permutations
     trial.within("a carried stream", out, carried, state.error, gap)
 
@@ -170,22 +168,6 @@ def streams_persist_through_the_stack(trial: Trial, case: Case) -> None:
     branches = (BranchSpec("constant", weight), *(BranchSpec("scale", weight) for _ in case.orders))
     out, seen = trial.stack(case.h, (*params, *head), branches)
     judge_stack(trial, case.with_(params=params, head=head), out, seen)
-
-
-def copies_of(h: Tensor, n: int) -> Approx:
-    """How a stack begins: n copies of h [..., C], [..., n, C]."""
-    return Approx.exact(wide(h).unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]).contiguous())
-
-
-def collapse_of(state: Approx, trial: Trial, head: Params | None = None) -> Approx:
-    """The declared sum or mean over streams, or the gated sum of a head, with its bound."""
-    if trial.dialect.collapse == "head":
-        assert head is not None
-        return branch_input(state, coefficients(state, head, trial.dialect, trial.rounding), trial)
-    n = state.value.shape[-2]
-    share = 1.0 if trial.dialect.collapse == "sum" else 1.0 / n
-    weights = torch.full(state.value.shape[:-1], share, dtype=torch.float64)
-    return bounds.stored(bounds.weighted_sum(Approx.exact(weights), state, trial.rounding, extra=2), trial.rounding)
 
 
 @st.composite
@@ -263,10 +245,7 @@ def stacks_have_no_memory(trial: Trial, case: Case) -> None:
 
 def quiet_error(trial: Trial, case: Case, h: Tensor) -> Tensor:
     """The bound of a stack of `quiet_stacks` on h."""
-    state = copies_of(h, case.n)
-    for params, branch in zip(case.params, case.branches, strict=True):
-        _, state = step(state, params, branch(h), trial)
-    return collapse_of(state, trial, *case.head).error
+    return errors.stack(trial, h, case.n, case.params, case.head, *(branch(h) for branch in case.branches))
 
 
 @about.expand("depth.expand-copies", "identity", lambda s: stacked_cases(s), schedule=Schedule(cost=2))
@@ -276,7 +255,7 @@ def expand_copies(trial: Trial, case: Case) -> None:
     Copying rounds nothing.
     """
     h: Tensor = case.h
-    copies = copies_of(h, case.n).value
+    copies = bounds.stack.copies(h, case.n).value
     exact = torch.zeros(1, dtype=torch.float64)
     trial.within("an expanded stream", trial.expand(h, case.n), copies, exact)
     for what, given in arrangements(trial.implementation):
@@ -333,7 +312,7 @@ def collapse_is_as_declared(trial: Trial, case: Case) -> None:
     x: Tensor = case.x
     head: Params | None = case.params[0] if trial.dialect.collapse == "head" else None
     trial.judge_exactly()
-    expected, bound = trial.truth.collapse(x, head), collapse_of(Approx.exact(x), trial, head).error
+    expected, bound = trial.truth.collapse(x, head), errors.collapse(trial, x, head).error
     got = trial.collapse(x, head) if head else trial.collapse(x)
     trial.within("the collapsed state", got, expected, bound)
     for what, given in arrangements(trial.implementation):
@@ -377,9 +356,8 @@ def bounded_branches_grow_at_most_linearly(trial: Trial, case: Case) -> None:
     The block).
     """
     out, seen = trial.layers(case.x, case.params, case.branches)
-    state = Approx.exact(case.x)
-    for params, one in zip(case.params, seen, strict=False):
-        _, state = step(state, params, one.y, trial)
+    outputs = [one.y for one in seen]
+    state = bounds.stack.after(Approx.exact(case.x), case.params, outputs, trial.dialect, trial.rounding)
     limit = wide(case.x).abs().amax((-1, -2))
     for one in seen:
         limit = limit + trial.dialect.post_scale * wide(one.y).abs().amax(-1)

@@ -13,16 +13,16 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Mappings
-from properties.bounds import Approx
+from properties.bounds import Coefficients
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import OnDevice, batch_invariant, deterministic
 from properties.core.trial import Trial, same_bits, wide
-from properties.laws import about
-from properties.laws.block import SIZES, step
-from properties.laws.coefficients import Coefficients, agree, bound_of
-from properties.laws.execution import FIXED, block_error
+from properties.laws import about, errors
+from properties.laws.block import SIZES
+from properties.laws.coefficients import agree
+from properties.laws.execution import FIXED
 from properties.strategies import (
     Setting,
     block_cases,
@@ -88,8 +88,8 @@ def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     shape = (case.count, *case.x.shape[1:])
     trial.contract("the shape of the block", tuple(out.shape) == shape, str(tuple(out.shape)), str(shape))
     y = branch(case.x[..., 0, :])
-    exact, bound = trial.truth.block(case.x, case.params, y)[1], step(Approx.exact(case.x), case.params, y, trial)[1]
-    trial.within("the block", out, flooded(exact, case.count), flooded(bound.error, case.count))
+    exact, bound = trial.truth.block(case.x, case.params, y)[1], errors.block(trial, case.x, case.params, y)
+    trial.within("the block", out, flooded(exact, case.count), flooded(bound, case.count))
 
 
 @about.block(
@@ -171,7 +171,7 @@ def mappings_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
         )
 
     here, there = (Mappings(*found) for found in trial.observe("mappings", run))
-    slack: Coefficients = bound_of(trial, case.x, case.params)
+    slack: Coefficients = errors.mappings(trial, case.x, case.params)
     agree(trial, "here and on the CPU", here, there, slack, double=True)
 
 
@@ -192,7 +192,7 @@ def blocks_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
         return tuple(target.block(*map(put, arguments)).detach() for put in (partial(_placed, place), _copied))
 
     here, there = trial.observe("block", run)
-    slack = 2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
+    slack = 2 * errors.block(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
     trial.near("a block here and on the CPU", here, wide(there), slack)
 
 

@@ -14,9 +14,8 @@ from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, OnDevice, strided, where
 from properties.core.trial import Trial, wide
-from properties.laws import about
+from properties.laws import about, errors
 from properties.laws.device import Place, constant, flooded
-from properties.laws.execution import block_error, projection_error
 from properties.laws.premises import depends_on_logits
 from properties.strategies import (
     MODERATE,
@@ -76,7 +75,7 @@ def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
         return tuple(target.block(one_of, params, one).reshape(plain.shape) for one_of in arranged)
 
     plain, *others = trial.observe("block", run)
-    slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
+    slack = 2 * errors.block(trial, x, case.params, branch(x[..., 0, :]))
     for name, got in zip(("channels_last", "channels_last_3d", "an unaligned storage"), others, strict=True):
         trial.near(f"a block on {name}", got, wide(plain), slack)
 
@@ -117,7 +116,7 @@ def every_output_is_written(trial: Trial, case: Case) -> None:
         return plain, poisoned
 
     plain, poisoned = trial.observe("block", run)
-    slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
+    slack = 2 * errors.block(trial, x, case.params, branch(x[..., 0, :]))
     trial.near("a block in poisoned memory", poisoned, wide(plain), slack)
 
 
@@ -143,7 +142,7 @@ def every_entry_is_written(trial: Trial, case: Case) -> None:
         return plain, poisoned
 
     plain, poisoned = trial.observe("project", run)
-    trial.near("h_res in poisoned memory", poisoned, wide(plain), 2 * projection_error(trial, case.logits))
+    trial.near("h_res in poisoned memory", poisoned, wide(plain), 2 * errors.projected(trial, case.logits))
 
 
 @st.composite
@@ -181,7 +180,7 @@ def distant_tokens_are_read_where_they_lie(trial: Trial, case: Case) -> None:
         return target.block(plain.clone(), params, one).detach(), target.block(far, params, one).detach()
 
     plain, far = trial.observe("block", run)
-    slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
+    slack = 2 * errors.block(trial, x, case.params, branch(x[..., 0, :]))
     trial.near("a block on distant tokens", far, wide(plain), slack)
 
 
@@ -218,5 +217,5 @@ def distant_matrices_are_written_where_they_lie(trial: Trial, case: Case) -> Non
         return plain, many[last].clone(), last % few.shape[0]
 
     plain, last, which = trial.observe("project", run)
-    slack = 2 * projection_error(trial, logits)
+    slack = 2 * errors.projected(trial, logits)
     trial.near("h_res of the last matrices", last, wide(plain)[which], slack[which])

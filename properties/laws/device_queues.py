@@ -15,11 +15,11 @@ from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, OnDevice, autocast_safe, compilable, graph_capturable
 from properties.core.trial import Trial, wide
-from properties.laws import about
+from properties.laws import about, errors
 from properties.laws.block import SIZES
-from properties.laws.coefficients import agree, bound_of
+from properties.laws.coefficients import agree
 from properties.laws.device import Place
-from properties.laws.execution import FIXED, block_error
+from properties.laws.execution import FIXED
 from properties.strategies import (
     Setting,
     block_cases,
@@ -83,9 +83,9 @@ def graphs_replay_new_inputs(trial: Trial, case: Case) -> None:
     y, z = case.branch(case.x[..., 0, :]), case.branch(case.other[..., 0, :])
     trial.near(
         "a replayed block on the inputs of the capture", first, wide(eager),
-        2 * block_error(trial, case.x, case.params, y),
+        2 * errors.block(trial, case.x, case.params, y),
     )  # fmt: skip
-    slack = 2 * block_error(trial, case.other, others(case.params), z)
+    slack = 2 * errors.block(trial, case.other, others(case.params), z)
     trial.near("a replayed block on new inputs", second, wide(expected), slack)
 
 
@@ -119,7 +119,7 @@ def work_is_queued_on_the_current_stream(trial: Trial, case: Case) -> None:
         return plain, beside
 
     plain, beside = trial.observe("block", run)
-    slack = 2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
+    slack = 2 * errors.block(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
     trial.near("a block on a stream of its own", beside, wide(plain), slack)
 
 
@@ -151,8 +151,8 @@ def compiled_blocks_are_the_same(trial: Trial, case: Case) -> None:
 
     eager, other, compiled, second = trial.observe("block", run)
     y, z = case.branch(case.x[..., 0, :]), case.branch(case.other[..., 0, :])
-    trial.near("a compiled block", compiled, wide(eager), 2 * block_error(trial, case.x, case.params, y))
-    slack = 2 * block_error(trial, case.other, others(case.params), z)
+    trial.near("a compiled block", compiled, wide(eager), 2 * errors.block(trial, case.x, case.params, y))
+    slack = 2 * errors.block(trial, case.other, others(case.params), z)
     trial.near("a compiled block on other inputs", second, wide(other), slack)
 
 
@@ -177,4 +177,10 @@ def mappings_keep_their_precision_under_autocast(trial: Trial, case: Case) -> No
         return tuple(torch.empty(0) if part is None else part.detach() for part in found)  # pyright: ignore[reportUnnecessaryComparison]  # what is not emitted
 
     got = Mappings(*trial.observe("mappings", run))
-    agree(trial, "under autocast", got, trial.truth.mappings(case.x, case.params), bound_of(trial, case.x, case.params))
+    agree(
+        trial,
+        "under autocast",
+        got,
+        trial.truth.mappings(case.x, case.params),
+        errors.mappings(trial, case.x, case.params),
+    )

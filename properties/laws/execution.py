@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Mappings, Params
-from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation, offers
@@ -23,12 +22,12 @@ from properties.core.law import Schedule
 from properties.core.premises import deterministic, differentiable, where
 from properties.core.trial import Trial, same_bits, wide
 from properties.core.truth import present
-from properties.laws import about
+from properties.laws import about, errors
 from properties.laws.block import SIZES
-from properties.laws.coefficients import agree, bound_of
+from properties.laws.coefficients import agree
 from properties.laws.gradient_block import block_gradient
 from properties.laws.gradient_mappings import NAMES
-from properties.laws.mixing import applied, combined, matrix_cases
+from properties.laws.mixing import matrix_cases
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.strategies import (
     MODERATE,
@@ -41,26 +40,6 @@ from properties.strategies import (
     seeds,
     streams,
 )
-
-
-def projection_error(trial: Trial, logits: Tensor) -> Tensor:
-    """The bound of h_res of these logits."""
-    flat = (
-        logits.reshape(-1, *logits.shape[-1:])
-        if trial.dialect.residual == "permutations"
-        else logits.reshape(-1, *logits.shape[-2:])
-    )
-    error = bounds.projection(Approx.exact(flat), trial.dialect, trial.rounding).error
-    batch = logits.shape[:-1] if trial.dialect.residual == "permutations" else logits.shape[:-2]
-    return error.reshape(*batch, *error.shape[-2:])
-
-
-def block_error(trial: Trial, x: Tensor, params: Params, y: Tensor) -> Tensor:
-    """The bound of a block of [tokens, n, C] whose branch gave y."""
-    h = bound_of(trial, x, params)
-    operator = Approx(applied(h.res.value, trial.dialect), applied(h.res.error, trial.dialect))
-    return combined(x, operator, trial, y, h.post).error
-
 
 COUNTS = (1, 2, 3, 5, 7, 31, 65, 130)
 """Numbers of tokens around the sizes of tiles, none a multiple of one."""
@@ -134,10 +113,8 @@ def mixtures(trial: Trial, case: Case) -> list[tuple[str, tuple[Tensor, ...]]]:
 def mixture_bound(trial: Trial, case: Case, method: str) -> Approx:
     """What `post` or `pre` of a case of `matrix_cases` must give, with its bound."""
     if method == "pre":
-        weights, state = Approx.exact(case.h_post), Approx.exact(case.x)
-        return bounds.stored(bounds.weighted_sum(weights, state, trial.rounding), trial.rounding)
-    operator = Approx.exact(applied(case.h_res, trial.dialect))
-    return combined(case.x, operator, trial, case.y, Approx.exact(case.h_post))
+        return errors.pre(trial, case.x, case.h_post)
+    return errors.post(trial, case.x, case.h_res, case.y, case.h_post)
 
 
 @about.post("execution.pre-and-post-leave-their-inputs-alone", "contract", matrix_cases, schedule=Schedule(cost=2))
@@ -231,10 +208,10 @@ def projection_has_no_memory(trial: Trial, case: Case) -> None:
         return first, second, fresh, again
 
     first, second, fresh, again = trial.observe("project", run)
-    trial.near("h_res of new logits in old storage", second, wide(fresh), 2 * projection_error(trial, case.other))
-    trial.near("h_res of the first logits again", again, wide(first), 2 * projection_error(trial, case.logits))
+    trial.near("h_res of new logits in old storage", second, wide(fresh), 2 * errors.projected(trial, case.other))
+    trial.near("h_res of the first logits again", again, wide(first), 2 * errors.projected(trial, case.logits))
     expected = trial.truth.project(case.other)
-    trial.within("h_res of new logits in old storage", second, expected, projection_error(trial, case.other))
+    trial.within("h_res of new logits in old storage", second, expected, errors.projected(trial, case.other))
 
 
 @st.composite
@@ -278,9 +255,9 @@ def blocks_have_no_memory(trial: Trial, case: Case) -> None:
 
     first, second, fresh, again = trial.observe("block", run)
     y, z = case.branch(case.x[..., 0, :]), case.branch(case.other[..., 0, :])
-    slack = 2 * block_error(trial, case.other, case.other_params, z)
+    slack = 2 * errors.block(trial, case.other, case.other_params, z)
     trial.near("a block on new values in old storage", second, wide(fresh), slack)
-    trial.near("a block on the first values again", again, wide(first), 2 * block_error(trial, case.x, case.params, y))
+    trial.near("a block on the first values again", again, wide(first), 2 * errors.block(trial, case.x, case.params, y))
 
 
 @about.mappings(
@@ -316,8 +293,8 @@ def mappings_have_no_memory(trial: Trial, case: Case) -> None:
 
     first, twice, later, second, fresh, again = trial.observe("mappings", run)
     names = [name for name in Mappings._fields if name in trial.implementation.emits]
-    one = bound_of(trial, case.x, case.params).parts()
-    two = bound_of(trial, case.other, case.other_params).parts()
+    one = errors.mappings(trial, case.x, case.params).parts()
+    two = errors.mappings(trial, case.other, case.other_params).parts()
     for k, name in enumerate(names):
         if trial.implementation.deterministic:
             trial.holds(f"h_{name} of the same call", same_bits(first[k], twice[k]), "other bits", "the same bits")
@@ -426,7 +403,7 @@ def gradient_mode_does_not_matter(trial: Trial, case: Case) -> None:
         )
 
     recorded, quiet, fast = (Mappings(*found) for found in trial.observe("mappings", run))
-    slack = bound_of(trial, case.x, case.params)
+    slack = errors.mappings(trial, case.x, case.params)
     agree(trial, "under no_grad", quiet, recorded, slack, double=True)
     agree(trial, "in inference mode", fast, recorded, slack, double=True)
 
@@ -456,7 +433,7 @@ def gradient_mode_does_not_change_h_res(trial: Trial, case: Case) -> None:
         return recorded, quiet, fast
 
     recorded, quiet, fast = trial.observe("project", run)
-    slack = 2 * projection_error(trial, case.logits)
+    slack = 2 * errors.projected(trial, case.logits)
     trial.near("h_res under no_grad", quiet, wide(recorded), slack)
     trial.near("h_res in inference mode", fast, wide(recorded), slack)
 
@@ -506,7 +483,7 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
 
     *found, quiet, fast = trial.observe("block", run)
     half = len(found) // 2
-    slack = 2 * block_error(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
+    slack = 2 * errors.block(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
     trial.near("the output under recomputation", found[half], wide(found[0]), slack)
     trial.near("the output under no_grad", quiet, wide(found[0]), slack)
     trial.near("the output in inference mode", fast, wide(found[0]), slack)

@@ -17,10 +17,9 @@ from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import where
 from properties.core.trial import Trial
-from properties.laws import about
-from properties.laws.coefficients import bound_of
+from properties.laws import about, errors
 from properties.laws.device import DISTINCT, flooded, floods
-from properties.laws.execution import mixture_bound, mixtures, projection_error
+from properties.laws.execution import mixture_bound, mixtures
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits
 from properties.strategies import Setting, noise, seeds, streams, width_among
@@ -57,7 +56,7 @@ def every_matrix_of_a_flood_is_projected(trial: Trial, case: Case) -> None:
         return target.project(flooded(place(case.logits), case.count))
 
     out: Tensor = trial.observe("project", run)
-    exact, error = trial.truth.project(case.logits), projection_error(trial, case.logits)
+    exact, error = trial.truth.project(case.logits), errors.projected(trial, case.logits)
     shape = (case.count, *exact.shape[1:])
     trial.contract("the shape of h_res", tuple(out.shape) == shape, str(tuple(out.shape)), str(shape))
     trial.within("h_res", out, flooded(exact, case.count), flooded(error, case.count))
@@ -82,7 +81,7 @@ def every_token_of_a_flood_has_its_mappings(trial: Trial, case: Case) -> None:
         return tuple(found[k] for k in emitted)
 
     found = trial.observe("mappings", run)
-    exact, bound = trial.truth.mappings(case.x, case.params), bound_of(trial, case.x, case.params)
+    exact, bound = trial.truth.mappings(case.x, case.params), errors.mappings(trial, case.x, case.params)
     for k, got in zip(emitted, found, strict=True):
         name = Mappings._fields[k]
         error = bound.parts()[name].error

@@ -12,17 +12,16 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
-from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation, offers
 from properties.core.law import Schedule
 from properties.core.premises import strided, where, zero_tokens
 from properties.core.trial import Trial, wide
-from properties.laws import about
-from properties.laws.block import SIZES, step
-from properties.laws.coefficients import agree, bound_of
-from properties.laws.execution import COUNTS, FIXED, block_error, mixture_bound, mixtures, projection_error
-from properties.laws.mixing import applied, combined, matrix_cases, possible
+from properties.laws import about, errors
+from properties.laws.block import SIZES
+from properties.laws.coefficients import agree
+from properties.laws.execution import COUNTS, FIXED, mixture_bound, mixtures
+from properties.laws.mixing import matrix_cases, possible
 from properties.laws.premises import depends_on_logits
 from properties.strategies import (
     MODERATE,
@@ -92,7 +91,7 @@ def projection_does_not_see_strides(trial: Trial, case: Case) -> None:
         return (*found, target.project(in_turn(plain, target.max_tokens))[:, 0])
 
     plain, *views = trial.observe("project", run)
-    error = projection_error(trial, logits)
+    error = errors.projected(trial, logits)
     for name, got in zip(
         ("a transposed view", "a slice of a wider tensor", "every second matrix", "an expanded view", TURNED),
         views,
@@ -138,7 +137,7 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
         return (*found, target.block(plain, params, spread))
 
     plain, *views = trial.observe("block", run)
-    slack = 2 * block_error(trial, x, case.params, case.branch(x[..., 0, :]))
+    slack = 2 * errors.block(trial, x, case.params, case.branch(x[..., 0, :]))
     names = ("a transposed view", "a slice of wider channels", "every second token", "tokens innermost", TURNED)
     for name, got in zip((*names, "parameters that are views", "a branch output that is a view"), views, strict=True):
         few = taken(name, got, plain)
@@ -174,7 +173,7 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
         return (*found, tuple(both[k][:, 0] for k in emitted))
 
     plain, *views = trial.observe("mappings", run)
-    bound = bound_of(trial, x, case.params)
+    bound = errors.mappings(trial, x, case.params)
     names = [name for name in Mappings._fields if name in trial.implementation.emits]
     views_of = ("a transposed view", "every second token", "a transposed phi", "parameters that are views", TURNED)
     for what, got in zip(views_of, views, strict=True):
@@ -214,8 +213,7 @@ def post_does_not_see_strides(trial: Trial, case: Case) -> None:
 
     reads = "pre" in offers(trial.implementation)
     (plain, *views), read = trial.observe("post", run)
-    operator = Approx.exact(applied(case.h_res, trial.dialect))
-    slack = 2 * combined(case.x, operator, trial, case.y, Approx.exact(case.h_post)).error
+    slack = 2 * errors.post(trial, case.x, case.h_res, case.y, case.h_post).error
     names = ("a transposed h_res", "slices of one packed tensor", "views of x and y", TURNED)
     for what, got in zip(names, views, strict=True):
         few = taken(what, got, plain)
@@ -252,7 +250,7 @@ def batch_shape_is_free(trial: Trial, case: Case) -> None:
         return (*found, torch.stack([target.block(token, params, one) for token in place(x)[:few]]))
 
     plain, *others = trial.observe("block", run)
-    slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
+    slack = 2 * errors.block(trial, x, case.params, branch(x[..., 0, :]))
     for got, shape in zip(others, (*shapes[1:], (few,)), strict=True):
         expected = (*shape, *x.shape[1:])
         trial.holds(
@@ -282,7 +280,7 @@ def mappings_take_any_batch_shape(trial: Trial, case: Case) -> None:
         return tuple(tuple(one[k] for k in emitted) for one in found)
 
     plain, *others = trial.observe("mappings", run)
-    bound = bound_of(trial, x, case.params)
+    bound = errors.mappings(trial, x, case.params)
     names = [name for name in Mappings._fields if name in trial.implementation.emits]
     for got, shape in zip(others, shapes[1:], strict=True):
         for name, one, other in zip(names, got, plain, strict=True):
@@ -318,7 +316,7 @@ def projection_takes_any_batch_shape(trial: Trial, case: Case) -> None:
         return (*(target.project(one) for one in shaped), target.project(plain[0]))
 
     plain, *others, alone = trial.observe("project", run)
-    error = projection_error(trial, logits)
+    error = errors.projected(trial, logits)
     matrix = plain.shape[1:]
     for got, shape in zip(others, shapes, strict=True):
         trial.holds(
@@ -362,7 +360,7 @@ def every_token_is_computed(trial: Trial, case: Case) -> None:
     branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
     out, seen = trial.block(case.x, case.params, branch)
     exact = trial.truth.block(case.x, case.params, seen[0].y)[1]
-    trial.within("the block", out, exact, step(Approx.exact(case.x), case.params, seen[0].y, trial)[1].error)
+    trial.within("the block", out, exact, errors.block(trial, case.x, case.params, seen[0].y))
 
 
 @about.block(
@@ -389,7 +387,7 @@ def parts_of_a_batch_agree_with_the_whole(trial: Trial, case: Case) -> None:
         return whole, torch.cat(halves), target.block(state[-1:].clone(), params, one)
 
     whole, halves, last = trial.observe("block", run)
-    slack = 2 * block_error(trial, x, case.params, branch(x[..., 0, :]))
+    slack = 2 * errors.block(trial, x, case.params, branch(x[..., 0, :]))
     trial.holds("the shape of the whole", whole.shape == x.shape, str(tuple(whole.shape)), str(tuple(x.shape)))
     trial.near("the whole batch, against its halves", whole, wide(halves), slack)
     trial.near("the last token of the whole batch, against itself alone", whole[-1:], wide(last), slack[-1:])
@@ -402,7 +400,7 @@ def every_token_has_its_mappings(trial: Trial, case: Case) -> None:
     As for blocks, for implementations that offer the mappings alone.
     """
     expected = trial.truth.mappings(case.x, case.params)
-    agree(trial, "", trial.mappings(case.x, case.params), expected, bound_of(trial, case.x, case.params))
+    agree(trial, "", trial.mappings(case.x, case.params), expected, errors.mappings(trial, case.x, case.params))
     if trial.implementation.zero_tokens:
         trial.mappings(case.x[:0], case.params)
 
@@ -458,7 +456,7 @@ def every_matrix_is_projected(trial: Trial, case: Case) -> None:
     As for tokens: tails, tiles, and stopping rules that look at a whole batch.
     """
     trial.within(
-        "h_res", trial.project(case.logits), trial.truth.project(case.logits), projection_error(trial, case.logits)
+        "h_res", trial.project(case.logits), trial.truth.project(case.logits), errors.projected(trial, case.logits)
     )
 
 

@@ -13,7 +13,7 @@ from properties.core.case import Case
 from properties.core.implementation import Implementation
 from properties.core.premises import differentiable, several_streams, where
 from properties.core.trial import Trial, magnitude, wide
-from properties.laws import about
+from properties.laws import about, errors
 from properties.laws.manifold import exact_shift
 from properties.laws.premises import (
     DIM,
@@ -48,11 +48,6 @@ def pulled(trial: Trial, logits: Tensor, cotangent: Tensor) -> Tensor:
     return trial.pull("project", [logits], [cotangent], run)[0]
 
 
-def gradient_bound(trial: Trial, logits: Tensor, cotangent: Tensor) -> Approx:
-    """Its bound."""
-    return bounds.projection_gradient(Approx.exact(logits), Approx.exact(cotangent), trial.dialect, trial.rounding)
-
-
 @about.project(
     "gradient.projection-pulls-back-the-unrolled-iteration",
     "oracle",
@@ -69,7 +64,7 @@ def projection_pulls_back_the_unrolled_iteration(trial: Trial, case: Case) -> No
     """
     trial.judge_exactly()
     got = pulled(trial, case.logits, case.cotangent)
-    bound = gradient_bound(trial, case.logits, case.cotangent)
+    bound = errors.projection_gradient(trial, case.logits, case.cotangent)
     trial.within(
         "the gradient of the projection", got, trial.truth.project_vjp(case.logits, case.cotangent), bound.error
     )
@@ -92,7 +87,7 @@ def exact_shifts_have_no_gradient(trial: Trial, case: Case) -> None:
     dialect = trial.dialect
     axis = DIM[dialect.start_axis if dialect.start == "softmax" else dialect.first_axis]
     got = wide(pulled(trial, case.logits, case.cotangent))
-    bound = gradient_bound(trial, case.logits, case.cotangent)
+    bound = errors.projection_gradient(trial, case.logits, case.cotangent)
     # The bound's own value is exact to float64; what its lines do not cancel is float64 noise.
     slack = bound.error.sum(axis) + magnitude(got).sum(axis) * got.shape[-1] * 2.0**-52
     trial.within("a line sum of the gradient", got.sum(axis), torch.zeros_like(slack), slack)
@@ -118,14 +113,10 @@ def pullback_is_linear(trial: Trial, case: Case) -> None:
     one, two = pulled(trial, case.logits, case.cotangent), pulled(trial, case.logits, other)
     both = pulled(trial, case.logits, joined)
     slack = (
-        2 * gradient_bound(trial, case.logits, case.cotangent).error + gradient_bound(trial, case.logits, other).error
+        2 * errors.projection_gradient(trial, case.logits, case.cotangent).error
+        + errors.projection_gradient(trial, case.logits, other).error
     )
-    slack = (
-        slack
-        + bounds.projection_gradient(
-            Approx.exact(case.logits), Approx(wide(joined), rounded), trial.dialect, trial.rounding
-        ).error
-    )
+    slack = slack + errors.projection_gradient(trial, case.logits, Approx(wide(joined), rounded)).error
     trial.near("the gradient of a combination", both, 2 * wide(one) - wide(two), slack)
 
 
@@ -149,5 +140,5 @@ def pullback_stays_below_its_norm(trial: Trial, case: Case) -> None:
     """
     got = wide(pulled(trial, case.logits, case.cotangent)).flatten(1).norm(dim=1)
     limit = bounds.pullback_norm(case.logits, trial.dialect) * wide(case.cotangent).flatten(1).norm(dim=1)
-    slack = gradient_bound(trial, case.logits, case.cotangent).error.flatten(1).norm(dim=1)
+    slack = errors.projection_gradient(trial, case.logits, case.cotangent).error.flatten(1).norm(dim=1)
     trial.at_most("the norm of the gradient", got, limit, slack)

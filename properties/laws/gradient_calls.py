@@ -26,11 +26,9 @@ from properties.core.law import Schedule
 from properties.core.premises import HERE, differentiable, where
 from properties.core.trial import Trial, outputs_of, same_bits, wide
 from properties.core.truth import present, pulled_back
-from properties.laws import about
-from properties.laws.block import branch_input
-from properties.laws.coefficients import bound_of
-from properties.laws.gradient import gradient_bound, projection_pulls
-from properties.laws.gradient_block import FACTORS, block_gradient, mixing_pulls, mixture_pullback, summed_in_the_state
+from properties.laws import about, errors
+from properties.laws.gradient import projection_pulls
+from properties.laws.gradient_block import FACTORS, block_gradient, mixing_pulls, mixture_pullback
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
@@ -76,7 +74,7 @@ def project_pulled(trial: Trial, case: Case) -> Pulled:
         1,
         (case.cotangent,),
         function,
-        lambda bars: [gradient_bound(trial, case.logits, bars[0]).error],
+        lambda bars: [errors.projection_gradient(trial, case.logits, bars[0]).error],
     )
 
 
@@ -487,10 +485,10 @@ def branches_learn(trial: Trial, case: Case) -> None:
         return tuple(found)
 
     r = trial.rounding
-    h = bound_of(trial, case.x, case.params)
+    h = errors.mappings(trial, case.x, case.params)
     n = case.x.shape[-2]
-    bar = summed_in_the_state("ti,tic->tc", h.post, Approx.exact(case.cotangent), n, n, r)
-    bound = bounds.stored(bounds.times(bounds.stored(bar, r), branch_input(case.x, h, trial), r), r).error
+    bar = bounds.pullback.summed_in_the_state("ti,tic->tc", h.post, Approx.exact(case.cotangent), n, n, r)
+    bound = bounds.stored(bounds.times(bounds.stored(bar, r), bounds.block.read(case.x, h.pre, r), r), r).error
     exact = trial.truth.mappings(case.x, case.params)
     u = trial.truth.pre(case.x, exact.pre)
     by_y = trial.truth.post_vjp(case.x, u, exact.post, exact.res, case.cotangent)[1]

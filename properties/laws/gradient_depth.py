@@ -19,11 +19,8 @@ from properties.core.law import Schedule
 from properties.core.premises import differentiable
 from properties.core.trial import Trial, wide
 from properties.core.truth import present, regrouped
-from properties.laws import about
-from properties.laws.block import passed
-from properties.laws.coefficients import coefficients
-from properties.laws.depth import DEEP_GATES, collapse_of, copies_of
-from properties.laws.gradient_block import block_pullback, read_pullback, summed_in_the_state
+from properties.laws import about, errors
+from properties.laws.depth import DEEP_GATES
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.strategies import (
     TAME,
@@ -66,51 +63,10 @@ def stacked_pulls(draw: DrawFn, setting: Setting) -> Case:
     return Case(h=h, n=n, params=case.params, branches=case.branches, head=head, cotangent=case.cotangent[:, 0].clone())
 
 
-def forward(state: Approx, case: Case, trial: Trial) -> list[Approx]:
-    """The state before each layer, and after the last."""
-    states = [state]
-    for params, branch in zip(case.params, case.branches, strict=True):
-        states.append(passed(states[-1], params, branch, trial).after)
-    return states
-
-
-def backward(states: Sequence[Approx], cotangent: Approx, case: Case, trial: Trial) -> list[Pullback]:
-    """The pullbacks of the layers, each for the cotangent that the one after it left."""
-    found: list[Pullback] = []
-    for state, params, branch in zip(states[-2::-1], case.params[::-1], case.branches[::-1], strict=True):
-        # A cotangent that passes from block to block is a state's gradient, and is kept in the state's dtype.
-        back = block_pullback(state, params, branch, cotangent, trial)
-        cotangent = bounds.stored(back.x, trial.rounding)
-        found.append(back._replace(x=cotangent))
-    return found[::-1]
-
-
-def collapse_pullback(state: Approx, cotangent: Tensor, trial: Trial, head: Params | None = None) -> Pullback | Approx:
-    """The pullback of a collapse for a cotangent [tokens, C]: by the streams [tokens, n, C] for a sum or a mean, and
-    by the parameters of a head as well where there is one."""
-    g = Approx.exact(cotangent)
-    if head is not None:
-        h = coefficients(state, head, trial.dialect, trial.rounding)
-        return read_pullback(state, head, h.pre, g, trial)
-    n = state.value.shape[-2]
-    share = 1.0 if trial.dialect.collapse == "sum" else 1.0 / n
-    weights = Approx.exact(torch.full(state.value.shape[:-1], share, dtype=torch.float64))
-    by_stream = bounds.contracted("tn,tc->tnc", weights, g, 1, trial.rounding)
-    return bounds.stored(by_stream, trial.rounding)
-
-
-def stack_pullback(case: Case, trial: Trial) -> tuple[Approx, list[Pullback]]:
-    """The gradient by h [tokens, C], and the pullbacks of the layers and of the head, for the cotangent of a case.
-
-    n copies send n gradients back, which a state below float32 adds up in its own dtype: at most n roundings.
-    """
-    r = trial.rounding
-    states = forward(copies_of(case.h, case.n), case, trial)
-    after = collapse_pullback(states[-1], case.cotangent, trial, *case.head)
-    cotangent = after if isinstance(after, Approx) else bounds.stored(after.x, r)
-    found = backward(states, cotangent, case, trial)
-    by_h = summed_in_the_state("n,tnc->tc", Approx.exact(torch.ones(case.n)), found[0].x, case.n, case.n, r)
-    return by_h, [*found, *([after] if isinstance(after, Pullback) else [])]
+def stack_pullback(trial: Trial, case: Case) -> tuple[Approx, list[Pullback]]:
+    """The gradient by h, and the pullbacks of the layers and of the head, for the cotangent of a case."""
+    parts = (case.h, case.n, case.params, case.branches, case.head, case.cotangent)
+    return bounds.pullback.stack(*parts, trial.dialect, trial.rounding)
 
 
 def judge_layers(
@@ -159,8 +115,9 @@ def layers_pull_back_to_the_state_and_every_layer(trial: Trial, case: Case) -> N
     trial.judge_exactly()
     got = trial.pull("layers", [case.x, *given], [case.cotangent], run)
     exact = trial.truth.layers_vjp(case.x, case.params, case.branches, case.cotangent)
-    states = forward(Approx.exact(case.x), case, trial)
-    found = backward(states, Approx.exact(case.cotangent), case, trial)
+    dialect, r = trial.dialect, trial.rounding
+    states = bounds.stack.states(Approx.exact(case.x), case.params, case.branches, dialect, r)
+    found = bounds.pullback.layers(states, case.params, case.branches, Approx.exact(case.cotangent), dialect, r)
     judge_layers(trial, case, got, exact, "x", found[0].x, found)
 
 
@@ -187,7 +144,7 @@ def stack_pulls_back_to_its_input_and_every_layer(trial: Trial, case: Case) -> N
     every = (*case.params, *case.head)
     got = trial.pull("stack", [case.h, *given], [case.cotangent], run)
     exact = trial.truth.stack_vjp(case.h, case.n, every, case.branches, case.cotangent)
-    by_h, found = stack_pullback(case, trial)
+    by_h, found = stack_pullback(trial, case)
     judge_layers(trial, case, got, exact, "h", by_h, found)
 
 
@@ -230,7 +187,8 @@ def constant_stacks_pull_back_as_they_push_forward(trial: Trial, case: Case) -> 
 
     back = trial.pull("stack", [case.h], [case.cotangent], run)[0]
     there, _ = trial.stack(case.cotangent, every, case.branches)
-    states = forward(copies_of(case.cotangent, case.n), case, trial)
-    pushed = collapse_of(states[-1], trial, *case.head)
-    by_h, _ = stack_pullback(case, trial)
+    begun = bounds.stack.copies(case.cotangent, case.n)
+    states = bounds.stack.states(begun, case.params, case.branches, trial.dialect, trial.rounding)
+    pushed = errors.collapse(trial, states[-1], *case.head)
+    by_h, _ = stack_pullback(trial, case)
     trial.near("the gradient by h", back, wide(there), pushed.error + by_h.error)

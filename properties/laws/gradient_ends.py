@@ -18,7 +18,6 @@ from properties.core.premises import differentiable
 from properties.core.trial import Trial
 from properties.core.truth import present
 from properties.laws import about
-from properties.laws.gradient_depth import collapse_pullback
 from properties.laws.gradient_mappings import NAMES
 from properties.strategies import TAME, Setting, cotangent_for, params_of, states, streams, width_among
 
@@ -82,7 +81,7 @@ def collapse_pulls_back_to_every_stream(trial: Trial, case: Case) -> None:
 
     got = trial.pull("collapse", [case.x, *parts], [bar], run)
     exact = trial.truth.collapse_vjp(case.x, head, bar)
-    found = collapse_pullback(Approx.exact(case.x), bar, trial, head)
+    found = bounds.pullback.collapse(Approx.exact(case.x), bar, trial.dialect, trial.rounding, head)
     bound = [found] if isinstance(found, Approx) else list(found)
     for name, one, value, expected in zip(NAMES, got, exact, bound, strict=False):
         trial.within(f"the gradient of collapse by {name}", one, value, expected.error.reshape(value.shape))

@@ -20,7 +20,7 @@ from properties.core.implementation import Implementation, parameter_dtype
 from properties.core.law import Schedule
 from properties.core.premises import full_range, several_streams, where
 from properties.core.trial import Trial, magnitude, wide
-from properties.laws import about
+from properties.laws import about, errors
 from properties.laws.premises import (
     DIM,
     depends_on_logits,
@@ -43,11 +43,6 @@ from properties.strategies import (
 )
 
 
-def bound_of(trial: Trial, logits: Tensor) -> bounds.Projection:
-    """The projection's bound for logits that are given exactly."""
-    return bounds.projection(Approx.exact(logits), trial.dialect, trial.rounding)
-
-
 @about.project(
     "manifold.entries-between-zero-and-one", "invariant", projection_cases, where(normalised), blind=about.ALIKE
 )
@@ -56,7 +51,7 @@ def entries_between_zero_and_one(trial: Trial, case: Case) -> None:
 
     Exponentials are positive and a share of a line's sum is at most the whole.
     """
-    got, bound = trial.project(case.logits), bound_of(trial, case.logits)
+    got, bound = trial.project(case.logits), errors.projection(trial, case.logits)
     trial.at_most("an entry of h_res is negative", -got, torch.zeros_like(got), bound.error)
     trial.at_most("an entry of h_res is above 1", got, torch.ones_like(got), bound.error)
 
@@ -68,7 +63,7 @@ def last_axis_sums(trial: Trial, case: Case) -> None:
     The last division is by their own sums s, so nothing that came before can spoil it.
     """
     axis = DIM[trial.dialect.last_axis]
-    got, bound = trial.project(case.logits), bound_of(trial, case.logits)
+    got, bound = trial.project(case.logits), errors.projection(trial, case.logits)
     expected = trial.truth.project(case.logits).sum(axis)
     evaluated = got.shape[-1] * 2 * trial.rounding.unit * expected
     trial.within(f"a sum of h_res over dim {axis}", wide(got).sum(axis), expected, bound.line + evaluated)
@@ -82,7 +77,7 @@ def other_axis_sums(trial: Trial, case: Case) -> None:
     """
     axis = DIM[trial.dialect.first_axis]
     trial.judge_exactly()
-    got, bound = trial.project(case.logits), bound_of(trial, case.logits)
+    got, bound = trial.project(case.logits), errors.projection(trial, case.logits)
     expected = trial.truth.project(case.logits).sum(axis)
     evaluated = got.shape[-1] * trial.rounding.unit * expected
     trial.within(f"a sum of h_res over dim {axis}", wide(got).sum(axis), expected, bound.error.sum(axis) + evaluated)
@@ -123,7 +118,7 @@ def half_step_convergence(trial: Trial, case: Case) -> None:
     started = wide(logits)
     if trial.dialect.start == "softmax":
         started = started.log_softmax(DIM[trial.dialect.start_axis])
-    got, bound = trial.project(logits), bound_of(trial, logits)
+    got, bound = trial.project(logits), errors.projection(trial, logits)
     limit = half_step_certificate(started, axis, trial.dialect.iterations).unsqueeze(-1)
     slack = bound.error.sum(axis) + got.shape[-1] * 4 * trial.rounding.unit * (1 + limit)
     trial.at_most("|sum - 1| along the first axis", (wide(got).sum(axis) - 1).abs(), limit, slack)
@@ -163,7 +158,7 @@ def odds_ratios(trial: Trial, case: Case) -> None:
     Scaling rows and columns cancels in every odds ratio (docs/mathematics.md); with entry_eps the started matrix is its
     start + eps.
     """
-    got, bound = wide(trial.project(case.logits)), bound_of(trial, case.logits)
+    got, bound = wide(trial.project(case.logits)), errors.projection(trial, case.logits)
     started = started_logarithms(trial, case.logits)
     logarithm = got.clamp_min(5e-324).log()
     relative = torch.where(bound.entry < 0.5, -(-bound.entry.clamp(max=0.5)).log1p(), math.inf)
@@ -216,7 +211,7 @@ def exact_shift_invariance(trial: Trial, case: Case) -> None:
     rounded = (wide(moved) - exact).abs() + torch.finfo(torch.float64).eps * exact.abs()
     before, after = trial.project(case.logits), trial.project(moved)
     slack = (
-        bound_of(trial, case.logits).error
+        errors.projection(trial, case.logits).error
         + bounds.projection(Approx(wide(moved), rounded), dialect, trial.rounding).error
     )
     trial.near("h_res of shifted logits", after, wide(before), slack)
@@ -246,7 +241,7 @@ def permutation_equivariance(trial: Trial, case: Case) -> None:
     rows, columns = list(case.rows), list(case.columns)
     permuted = case.logits[..., rows, :][..., columns]
     plain, moved = trial.project(case.logits), trial.project(permuted)
-    error = bound_of(trial, case.logits).error
+    error = errors.projection(trial, case.logits).error
     slack = 2 * error[..., rows, :][..., columns]
     trial.near("h_res of permuted logits", moved, wide(plain)[..., rows, :][..., columns], slack)
 
@@ -351,7 +346,9 @@ def constant_logits_mix_uniformly(trial: Trial, case: Case) -> None:
     """
     n = case.logits.shape[-1]
     got = trial.project(case.logits)
-    trial.within("h_res of constant logits", got, torch.full_like(wide(got), 1 / n), bound_of(trial, case.logits).error)
+    trial.within(
+        "h_res of constant logits", got, torch.full_like(wide(got), 1 / n), errors.projection(trial, case.logits).error
+    )
 
 
 @st.composite
@@ -388,7 +385,7 @@ def triangular_closed_form(trial: Trial, case: Case) -> None:
     expected = torch.tensor([[2 * t / (2 * t + 1), (2 * t + 2) / (2 * t + 1)]], dtype=torch.float64)
     if trial.dialect.start == "softmax" and not trial.dialect.softmax_is_first_half_step:
         expected = trial.truth.project(logits).sum(axis)
-    slack = bound_of(trial, logits).error.sum(axis) + 8 * trial.rounding.unit
+    slack = errors.projection(trial, logits).error.sum(axis) + 8 * trial.rounding.unit
     gap = torch.full_like(expected, (4 * t) ** 2 * math.exp(case.corner))
     trial.within("a sum along the first axis", wide(trial.project(logits)).sum(axis), expected, slack, gap)
 
@@ -401,7 +398,7 @@ def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """
     trial.judge_exactly()
     got = trial.project(case.logits)
-    trial.within("h_res", got, trial.truth.project(case.logits), bound_of(trial, case.logits).error)
+    trial.within("h_res", got, trial.truth.project(case.logits), errors.projection(trial, case.logits).error)
 
 
 @st.composite

@@ -8,14 +8,11 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Dialect
-from properties import bounds
-from properties.bounds import Approx
 from properties.core.case import Case
 from properties.core.implementation import parameter_dtype
 from properties.core.premises import several_streams, where
 from properties.core.trial import Trial, magnitude, wide
-from properties.laws import about
-from properties.laws.manifold import bound_of
+from properties.laws import about, errors
 from properties.laws.premises import DIM, exact_axis, mixes, normalised, sinkhorn, stochastic
 from properties.strategies import (
     MODERATE,
@@ -29,51 +26,6 @@ from properties.strategies import (
     states,
     streams,
 )
-
-
-def applied(matrix: Tensor, dialect: Dialect) -> Tensor:
-    """The operator A that a block applies when h_res is `matrix`."""
-    return matrix.transpose(-1, -2) if dialect.transposed else matrix
-
-
-def mixed(x: Tensor, h_res: Approx, trial: Trial) -> Approx:
-    """A x in the dtype of the state, [tokens, n, C], with its bound."""
-    operator = Approx(applied(h_res.value, trial.dialect), applied(h_res.error, trial.dialect))
-    return combined(x, operator, trial)
-
-
-def combined(
-    x: Tensor | Approx,
-    operator: Approx,
-    trial: Trial,
-    y: Tensor | Approx | None = None,
-    h_post: Approx | None = None,
-) -> Approx:
-    """A x + h_post^T y, rounded into the dtype of the state: gamma_{n+3} of the sum of magnitudes, errors of the
-    factors.
-
-    Where the implementation declares that it mixes in the dtype of the state, every factor, every term and every
-    partial sum are rounded to it, the last of which is the result's own rounding: n + 1 roundings more where terms are
-    added one by one; 4 where a sum of products (two factors, the products) is rounded by itself, too.
-    """
-    r = trial.rounding
-    state = x if isinstance(x, Approx) else Approx.exact(x)
-    size = state.value.abs() + state.error
-    value = operator.value @ state.value
-    spread = (operator.value.abs() + operator.error) @ size
-    own = operator.error @ size + operator.value.abs() @ state.error
-    if y is not None and h_post is not None:
-        given = y if isinstance(y, Approx) else Approx.exact(y)
-        out, moved = given.value.unsqueeze(-2), given.error.unsqueeze(-2)
-        weight = h_post.value.unsqueeze(-1)
-        reach = weight.abs() + h_post.error.unsqueeze(-1)
-        value = value + weight * out
-        spread = spread + reach * (out.abs() + moved)
-        own = own + h_post.error.unsqueeze(-1) * out.abs() + reach * moved
-    n = state.value.shape[-2]
-    coarse = max(4, n + 1) * r.state_unit if trial.implementation.mixing == "state" else 0.0
-    coarse = coarse / (1 - coarse)
-    return bounds.stored(Approx(value, own + (r.dot(n + 3) + coarse) * spread + (n + 1) * (r.tiny + r.state_tiny)), r)
 
 
 def still(x: Tensor, trial: Trial) -> tuple[Tensor, Tensor]:
@@ -125,7 +77,7 @@ def post_is_the_declared_combination(trial: Trial, case: Case) -> None:
     dtype.
     """
     trial.judge_exactly()
-    bound = combined(case.x, Approx.exact(applied(case.h_res, trial.dialect)), trial, case.y, Approx.exact(case.h_post))
+    bound = errors.post(trial, case.x, case.h_res, case.y, case.h_post)
     given = (case.x, case.y, case.h_post, case.h_res)
     trial.within("post", trial.post(*given), trial.truth.post(*given), bound.error)
 
@@ -138,9 +90,8 @@ def post_is_the_sum_of_its_parts(trial: Trial, case: Case) -> None:
     their inputs; each has its own bound, and so has the whole.
     """
     x, y, h_post, h_res = case.x, case.y, case.h_post, case.h_res
-    operator, weight = Approx.exact(applied(h_res, trial.dialect)), Approx.exact(h_post)
     whole = trial.post(x, y, h_post, h_res)
-    slack = combined(x, operator, trial, y, weight).error
+    slack = errors.post(trial, x, h_res, y, h_post).error
     total = torch.zeros_like(wide(x))
     nothing = torch.zeros_like(y)
     for j in (*range(x.shape[-2]), None):
@@ -149,7 +100,7 @@ def post_is_the_sum_of_its_parts(trial: Trial, case: Case) -> None:
             part[..., j, :] = x[..., j, :]
         output = nothing if j is not None else y
         total = total + wide(trial.post(part, output, h_post, h_res))
-        slack = slack + combined(part, operator, trial, output, weight).error
+        slack = slack + errors.post(trial, part, h_res, output, h_post).error
     trial.within("post less the sum of its parts", wide(whole) - total, torch.zeros_like(total), slack)
 
 
@@ -204,9 +155,7 @@ def pre_is_the_weighted_sum(trial: Trial, case: Case) -> None:
     Its definition, within gamma_n of the sum of magnitudes and one rounding.
     """
     trial.judge_exactly()
-    bound = bounds.stored(
-        bounds.weighted_sum(Approx.exact(case.h_pre), Approx.exact(case.x), trial.rounding), trial.rounding
-    )
+    bound = errors.pre(trial, case.x, case.h_pre)
     trial.within("pre", trial.pre(case.x, case.h_pre), trial.truth.pre(case.x, case.h_pre), bound.error)
 
 
@@ -226,11 +175,10 @@ def exact_side_is_conserved(trial: Trial, case: Case) -> None:
     h_res = trial.project(case.logits)
     y, h_post = still(x, trial)
     out = wide(trial.post(x, y, h_post, h_res.to(parameter_dtype(trial.dtype))))
-    bound = bound_of(trial, case.logits)
+    bound = errors.projection(trial, case.logits)
     emitted_axis = axis if not trial.dialect.transposed else -3 - axis
     sums = trial.truth.project(case.logits).sum(emitted_axis)  # of the exact axis, one for each line
-    operator = Approx.exact(applied(wide(h_res), trial.dialect))
-    rounding = combined(x, operator, trial).error
+    rounding = errors.post(trial, x, h_res).error
     line = bound.line if trial.dialect.iterations else bound.error.sum(emitted_axis)
     if axis == -1:
         expected = sums.unsqueeze(-1) * wide(x)
@@ -255,8 +203,8 @@ def mixing_does_not_expand(trial: Trial, case: Case) -> None:
     h_res = trial.project(case.logits).to(parameter_dtype(trial.dtype))
     y, h_post = still(case.x, trial)
     out, x = wide(trial.post(case.x, y, h_post, h_res)), wide(case.x)
-    rounding = combined(case.x, Approx.exact(applied(wide(h_res), trial.dialect)), trial).error
-    line = bound_of(trial, case.logits).line
+    rounding = errors.post(trial, case.x, h_res).error
+    line = errors.projection(trial, case.logits).line
     if exact_axis(trial.dialect) == -1:
         reach = rounding + line.unsqueeze(-1) * x.abs().amax(-2, keepdim=True)
         shrunk = trial.truth.project(case.logits).sum(-1 if not trial.dialect.transposed else -2).unsqueeze(-1)
@@ -285,7 +233,7 @@ def spectral_norm_within_its_certificate(trial: Trial, case: Case) -> None:
     ||A||_2^2 <= ||A||_1 ||A||_inf (Riesz-Thorin), and one of the two is 1; the other is what this number of
     iterations leaves.
     """
-    got, bound = wide(trial.project(case.logits)), bound_of(trial, case.logits)
+    got, bound = wide(trial.project(case.logits)), errors.projection(trial, case.logits)
     exact = trial.truth.project(case.logits)
     limit = (exact.sum(-1).amax(-1) * exact.sum(-2).amax(-1)).sqrt()
     slack = bound.error.flatten(-2).norm(dim=-1) + 2.0**-45 * limit
@@ -312,7 +260,7 @@ def composites_keep_their_caps(trial: Trial, case: Case) -> None:
     stay at most 1, so no other sum exceeds n (docs/mathematics.md, Caps). Unconstrained mixing has no such cap: the
     product is the explosion.
     """
-    got, bound = wide(trial.project(case.logits)), bound_of(trial, case.logits)
+    got, bound = wide(trial.project(case.logits)), errors.projection(trial, case.logits)
     axis = DIM[trial.dialect.last_axis]
     n = got.shape[-1]
     composite = torch.eye(n, dtype=torch.float64)

@@ -25,10 +25,9 @@ from properties.core.implementation import Implementation, dtype_names
 from properties.core.law import Schedule
 from properties.core.premises import emits_res, several_streams, where
 from properties.core.trial import Trial, wide
-from properties.laws import about
-from properties.laws.block import step
-from properties.laws.coefficients import agree, bound_of, coefficients
-from properties.laws.mixing import applied, combined, possible
+from properties.laws import about, errors
+from properties.laws.coefficients import agree
+from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits
 from properties.strategies import TAME, Setting, channel_count, coefficient_cases, noise, seeds, streams
 
@@ -51,7 +50,7 @@ def gates_keep_the_compute_precision(trial: Trial, case: Case) -> None:
     """
     params = _bare(case)
     got, expected = trial.mappings(case.x, params), trial.truth.mappings(case.x, params)
-    bound = bound_of(trial, case.x, params)
+    bound = errors.mappings(trial, case.x, params)
     agree(trial, "(stage: sigmoid)", got, expected, bound, only="pre")
     agree(trial, "(stage: sigmoid)", got, expected, bound, only="post")
 
@@ -70,7 +69,7 @@ def residual_mapping_keeps_the_compute_precision(trial: Trial, case: Case) -> No
     """
     params = _bare(case)
     got, expected = trial.mappings(case.x, params), trial.truth.mappings(case.x, params)
-    agree(trial, "(stage: projection)", got, expected, bound_of(trial, case.x, params), only="res")
+    agree(trial, "(stage: projection)", got, expected, errors.mappings(trial, case.x, params), only="res")
 
 
 @st.composite
@@ -104,7 +103,7 @@ def norm_and_projection_keep_the_compute_precision(trial: Trial, case: Case) -> 
     sum to a coarser dtype (TF32 included) leaves a thousand times more (llama.cpp #28696).
     """
     got, expected = trial.mappings(case.x, case.params), trial.truth.mappings(case.x, case.params)
-    agree(trial, "(stage: norm and matmul)", got, expected, bound_of(trial, case.x, case.params))
+    agree(trial, "(stage: norm and matmul)", got, expected, errors.mappings(trial, case.x, case.params))
 
 
 @st.composite
@@ -129,7 +128,7 @@ def mixing_keeps_the_compute_precision(trial: Trial, case: Case) -> None:
     Only the sum is rounded to the dtype of the state; a rounded factor or partial sum errs relative to the terms, not
     the sum.
     """
-    bound = combined(case.x, Approx.exact(applied(case.h_res, trial.dialect)), trial, case.y, Approx.exact(case.h_post))
+    bound = errors.post(trial, case.x, case.h_res, case.y, case.h_post)
     given = (case.x, case.y, case.h_post, case.h_res)
     trial.within("post (stage: mixing)", trial.post(*given), trial.truth.post(*given), bound.error)
 
@@ -156,7 +155,7 @@ def reading_and_mixing_keep_the_compute_precision_in_a_block(trial: Trial, case:
     branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
     out, seen = trial.block(case.x, case.params, branch)
     u, after = trial.truth.block(case.x, case.params, seen[0].y)
-    read, mixed = step(Approx.exact(case.x), case.params, seen[0].y, trial)
+    read, mixed = errors.step(trial, case.x, case.params, seen[0].y)
     trial.within("the branch input (stage: pre)", seen[0].u, u, read.error)
     trial.within("the block (stage: mixing)", out, after, mixed.error)
 
@@ -186,7 +185,7 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
         mine: Params = map_tensors(params, partial(torch.Tensor.to, dtype=wider))
 
         got = trial.observe("mappings", partial(_parts, x.to(dtype), mine))
-        slack = coefficients(
+        slack = bounds.block.coefficients(
             Approx.exact(x), params, trial.dialect, bounds.Rounding.of(dtype, trial.implementation.products)
         )
         for part, one in zip(("pre", "post", "res"), got, strict=True):

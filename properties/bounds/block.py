@@ -1,0 +1,145 @@
+"""A block: its mappings, what its branch reads, and the state after it, from a state that may have an error itself.
+
+States are [tokens, n, C], tokens on one axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Dialect, Params
+from properties.bounds.projection import projection
+from properties.bounds.stages import affine, gated_logits, squashed, stored, weighted_sum
+from properties.core.case import BranchSpec
+from properties.core.rounding import Approx, Rounding
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The three mappings with their bounds, [tokens, n], [tokens, n], [tokens, n, n]."""
+
+    pre: Approx
+    post: Approx
+    res: Approx
+
+    def parts(self) -> dict[str, Approx]:
+        """By name."""
+        return {"pre": self.pre, "post": self.post, "res": self.res}
+
+    def operator(self, dialect: Dialect) -> Approx:
+        """The operator A that the block applies."""
+        return operator_of(self.res, dialect)
+
+
+def split(logits: Approx, n: int, dialect: Dialect) -> tuple[Approx, Approx, Approx]:
+    """pre | post | res; the last as [tokens, n, n] unless it is a permutation mixture."""
+    ends = (slice(0, n), slice(n, 2 * n), slice(2 * n, None))
+    pre, post, res = (Approx(logits.value[..., part], logits.error[..., part]) for part in ends)
+    if dialect.residual != "permutations":
+        res = Approx(res.value.unflatten(-1, (n, n)), res.error.unflatten(-1, (n, n)))
+    return pre, post, res
+
+
+def coefficients(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Coefficients:
+    """The bound of every mapping: logits, then squashed or projected."""
+    n = x.value.shape[-2]
+    pre, post, res = split(gated_logits(x, params, dialect, r), n, dialect)
+    h_pre = affine(squashed(pre, dialect.pre, r), 1.0, dialect.pre_eps, r)
+    h_post = affine(squashed(post, dialect.post, r), dialect.post_scale, 0.0, r)
+    projected = projection(res, dialect, r)
+    return Coefficients(h_pre, h_post, Approx(projected.value, projected.error))
+
+
+def applied(matrix: Tensor, dialect: Dialect) -> Tensor:
+    """The operator A that a block applies when h_res is `matrix`."""
+    return matrix.transpose(-1, -2) if dialect.transposed else matrix
+
+
+def operator_of(h_res: Approx, dialect: Dialect) -> Approx:
+    """The operator A that a block applies."""
+    return Approx(applied(h_res.value, dialect), applied(h_res.error, dialect))
+
+
+def combined(
+    x: Tensor | Approx, operator: Approx, r: Rounding, y: Tensor | Approx | None = None, h_post: Approx | None = None
+) -> Approx:
+    """A x + h_post^T y, rounded into the dtype of the state: gamma_{n+3} of the sum of magnitudes, errors of the
+    factors.
+
+    Where the residual path is mixed in the dtype of the state, every factor, every term and every partial sum are
+    rounded to it, the last of which is the result's own rounding: n + 1 roundings more where terms are added one by
+    one; 4 where a sum of products (two factors, the products) is rounded by itself, too.
+    """
+    state = x if isinstance(x, Approx) else Approx.exact(x)
+    size = state.value.abs() + state.error
+    value = operator.value @ state.value
+    spread = (operator.value.abs() + operator.error) @ size
+    own = operator.error @ size + operator.value.abs() @ state.error
+    if y is not None and h_post is not None:
+        given = y if isinstance(y, Approx) else Approx.exact(y)
+        out, moved = given.value.unsqueeze(-2), given.error.unsqueeze(-2)
+        weight = h_post.value.unsqueeze(-1)
+        reach = weight.abs() + h_post.error.unsqueeze(-1)
+        value = value + weight * out
+        spread = spread + reach * (out.abs() + moved)
+        own = own + h_post.error.unsqueeze(-1) * out.abs() + reach * moved
+    n = state.value.shape[-2]
+    coarse = max(4, n + 1) * r.state_unit if r.mixes_in_state else 0.0
+    coarse = coarse / (1 - coarse)
+    return stored(Approx(value, own + (r.dot(n + 3) + coarse) * spread + (n + 1) * (r.tiny + r.state_tiny)), r)
+
+
+def mixed(x: Tensor, h_res: Approx, dialect: Dialect, r: Rounding) -> Approx:
+    """A x in the dtype of the state, with its bound."""
+    return combined(x, operator_of(h_res, dialect), r)
+
+
+def read(x: Tensor | Approx, h_pre: Approx, r: Rounding) -> Approx:
+    """h_pre x, which the branch reads in the dtype of the state."""
+    return stored(weighted_sum(h_pre, x if isinstance(x, Approx) else Approx.exact(x), r), r)
+
+
+def step(state: Approx, params: Params, y: Tensor, dialect: Dialect, r: Rounding) -> tuple[Approx, Approx]:
+    """The branch input and the next state, from a state with a bound and the y that was returned."""
+    h = coefficients(state, params, dialect, r)
+    return read(state, h.pre, r), combined(state, h.operator(dialect), r, y, h.post)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A block on the way forward: its mappings, what its branch reads and gives [tokens, C], and the state after it."""
+
+    h: Coefficients
+    u: Approx
+    y: Approx
+    after: Approx
+
+
+def passed(state: Approx, params: Params, branch: BranchSpec, dialect: Dialect, r: Rounding) -> Passage:
+    """A block that computes its branch in the dtype of the state, from a state with a bound."""
+    h = coefficients(state, params, dialect, r)
+    u = read(state, h.pre, r)
+    y = stored(returned(u, branch, r), r)
+    return Passage(h, u, y, combined(state, h.operator(dialect), r, y, h.post))
+
+
+def returned(u: Approx, branch: BranchSpec, r: Rounding) -> Approx:
+    """F(u), before it is stored: a branch that does not depend on its input returns the same for an infinite one."""
+    y = branch(u.value)
+    moved = torch.zeros_like(y)
+    if branch.kind not in ("zero", "constant"):
+        moved = slope_of(branch, u.value.shape[-1]).abs() * u.error
+    return Approx(y, moved + 2 * r.unit * y.abs())
+
+
+def slope_of(branch: BranchSpec, channels: int) -> Tensor:
+    """dF/du of a branch, [C]: constant, but for tanh, where it is what |dF/du| is at most."""
+    ones = torch.ones(channels, dtype=torch.float64)
+    if branch.kind == "identity":
+        return ones
+    if branch.kind in ("scale", "tanh") and branch.weight is not None:
+        return branch.weight.detach().to("cpu", torch.float64) * ones
+    return 0 * ones

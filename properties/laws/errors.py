@@ -1,0 +1,77 @@
+"""What rounding may do to the calls that a law makes: `properties.bounds` for the dialect and rounding of a trial.
+
+States are [tokens, n, C]; what a call is given is exact, unless it comes as an `Approx`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mhc_ref import Params
+from properties import bounds
+from properties.bounds import Approx
+from properties.bounds.block import Coefficients
+from properties.core.trial import Trial
+
+
+def projection(trial: Trial, logits: Tensor) -> bounds.Projection:
+    """Of h_res of logits [tokens, n, n] ([tokens, n!] for the permutation mixture)."""
+    return bounds.projection(Approx.exact(logits), trial.dialect, trial.rounding)
+
+
+def projected(trial: Trial, logits: Tensor) -> Tensor:
+    """The error of h_res of logits on any number of axes."""
+    kept = 1 if trial.dialect.residual == "permutations" else 2
+    error = projection(trial, logits.reshape(-1, *logits.shape[-kept:])).error
+    return error.reshape(*logits.shape[:-kept], *error.shape[-2:])
+
+
+def projection_gradient(trial: Trial, logits: Tensor, cotangent: Tensor | Approx) -> Approx:
+    """Of d <cotangent, h_res> / d logits."""
+    bar = cotangent if isinstance(cotangent, Approx) else Approx.exact(cotangent)
+    return bounds.projection_gradient(Approx.exact(logits), bar, trial.dialect, trial.rounding)
+
+
+def mappings(trial: Trial, x: Tensor | Approx, params: Params) -> Coefficients:
+    """Of h_pre, h_post and h_res."""
+    state = x if isinstance(x, Approx) else Approx.exact(x)
+    return bounds.block.coefficients(state, params, trial.dialect, trial.rounding)
+
+
+def pre(trial: Trial, x: Tensor, h_pre: Tensor) -> Approx:
+    """Of h_pre x."""
+    return bounds.block.read(x, Approx.exact(h_pre), trial.rounding)
+
+
+def post(trial: Trial, x: Tensor, h_res: Tensor, y: Tensor | None = None, h_post: Tensor | None = None) -> Approx:
+    """Of A x + h_post^T y, or of A x."""
+    weight = None if h_post is None else Approx.exact(h_post)
+    return bounds.block.combined(x, operator(trial, h_res), trial.rounding, y, weight)
+
+
+def operator(trial: Trial, h_res: Tensor) -> Approx:
+    """The operator A that is applied when h_res is given."""
+    return bounds.block.operator_of(Approx.exact(h_res), trial.dialect)
+
+
+def step(trial: Trial, x: Tensor | Approx, params: Params, y: Tensor) -> tuple[Approx, Approx]:
+    """Of what the branch of a block reads, and of the state after it, for the y that was returned."""
+    state = x if isinstance(x, Approx) else Approx.exact(x)
+    return bounds.block.step(state, params, y, trial.dialect, trial.rounding)
+
+
+def block(trial: Trial, x: Tensor, params: Params, y: Tensor) -> Tensor:
+    """The error of a block whose branch gave y."""
+    return step(trial, x, params, y)[1].error
+
+
+def stack(trial: Trial, h: Tensor, n: int, params: tuple[Params, ...], head: tuple[Params, ...], *y: Tensor) -> Tensor:
+    """The error of a stack whose branches gave these outputs."""
+    state = bounds.stack.after(bounds.stack.copies(h, n), params, y, trial.dialect, trial.rounding)
+    return collapse(trial, state, *head).error
+
+
+def collapse(trial: Trial, x: Tensor | Approx, head: Params | None = None) -> Approx:
+    """Of the one stream of x."""
+    state = x if isinstance(x, Approx) else Approx.exact(x)
+    return bounds.stack.collapsed(state, trial.dialect, trial.rounding, head)
