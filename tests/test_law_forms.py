@@ -393,7 +393,8 @@ class ByEights(Reference):
 
 
 CHEAPEST = {
-    family: min(family_laws(family), key=lambda law: (law.cost, "block" not in law.needs)).id for family in FAMILIES
+    family: min(family_laws(family), key=lambda law: (law.schedule.cost, "block" not in law.needs)).id
+    for family in FAMILIES
 }
 
 

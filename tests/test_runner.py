@@ -233,13 +233,13 @@ def test_a_law_that_raises_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_strategy_that_raises_is_an_error(tmp_path: Path) -> None:
-    broken = dataclasses.replace(SUMS, cases=lambda s: projection_cases(s).map(raises(ZeroDivisionError("drawing"))))
+    broken = dataclasses.replace(SUMS, draw=lambda s: projection_cases(s).map(raises(ZeroDivisionError("drawing"))))
     with pytest.raises(ZeroDivisionError, match="drawing"):
         verdict(Reference(), broken, tmp_path)
 
 
 def test_a_strategy_without_examples_is_an_error(tmp_path: Path) -> None:
-    barren = dataclasses.replace(SUMS, cases=lambda s: st.builds(Case).filter(lambda case: False))
+    barren = dataclasses.replace(SUMS, draw=lambda s: st.builds(Case).filter(lambda case: False))
     with pytest.raises(HarnessError, match=r"manifold\.last-axis-sums: no example can be drawn for ref:PAPER-float32"):
         verdict(Reference(), barren, tmp_path)
 
@@ -314,8 +314,8 @@ def test_a_failed_law_outranks_a_fault_of_the_harness_met_while_shrinking(tmp_pa
 
     law = dataclasses.replace(
         SUMS,
-        check=check,
-        cases=lambda s: projection_cases(s).filter(lambda case: bool(first) or case.logits.shape[-1] > 2),
+        judge=check,
+        draw=lambda s: projection_cases(s).filter(lambda case: bool(first) or case.logits.shape[-1] > 2),
     )
     found = verdict(Large(), law, tmp_path)
     assert found.status == "failed"
