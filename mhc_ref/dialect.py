@@ -184,9 +184,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 def _chosen(field: str, slot: str, given: Any) -> str:
     """The name of a family that there is; one from outside that is given itself is registered."""
     name = registry.register(given).name if getattr(given, "slot", None) == slot else given
-    known = registry.names(slot)
-    if name not in known:
-        raise ValueError(f"Dialect.{field} is {given!r}; expected one of {', '.join(map(repr, known))}")
+    if name not in registry.names(slot):
+        raise registry.UnknownFamily(field, given)
     return name
 
 

@@ -78,6 +78,22 @@ class Field:
     words: str = ""
 
 
+class UnknownFamily(ValueError):
+    """A field of a dialect names a family that is not known here, or not yet.
+
+    Attributes:
+        field, name: the field, and what it names.
+    """
+
+    def __init__(self, field: str, name: Any) -> None:
+        self.field, self.name = field, name
+        known = ", ".join(map(repr, names(SLOTS[field])))
+        super().__init__(
+            f"Dialect.{field} is {name!r}; expected one of {known}. A family from outside is known once the file or "
+            "the package that brings it is loaded"
+        )
+
+
 _outside: dict[tuple[str, str], Any] = {}
 
 
@@ -131,6 +147,11 @@ def outside(slot: str, name: str) -> Any:
     if (slot, name) not in _outside:
         raise LookupError(f"there is no {slot} family called {name!r}; there are {', '.join(names(slot))}")
     return _outside[slot, name]
+
+
+def unknown(values: Mapping[str, Any]) -> list[str]:
+    """The fields among `values` (field of a dialect -> name) that name a family that is not known here, or not yet."""
+    return [field for field, slot in SLOTS.items() if field in values and values[field] not in names(slot)]
 
 
 @cache

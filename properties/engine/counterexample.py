@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.dialect import FIELDS
+from mhc_ref.registry import UnknownFamily
 from properties.core.case import BRANCHES, BranchSpec, Case, Value
 from properties.guards import sealed
 from properties.guards.printable import message_of, printable
@@ -32,6 +32,22 @@ T = TypeVar("T")
 
 class CounterexampleError(Exception):
     """A file that is no counterexample of ours, or a damaged one."""
+
+
+class StrangeFamily(CounterexampleError):
+    """A counterexample whose dialect names a family that is not known here, or not yet.
+
+    Attributes:
+        target: what `--impl` was given when it was found, which may bring the family.
+    """
+
+    def __init__(self, path: Path, target: str, unknown: UnknownFamily) -> None:
+        self.target = target
+        super().__init__(
+            f"{printable(str(path))} is about a dialect whose {unknown.field} is {printable(repr(unknown.name), 200)}, "
+            f"a family that is not known here. It was found on {printable(repr(target), 200)}, which brings it: say so "
+            "with --impl TARGET, or allow what the file names with --trust; or install the package that registers it"
+        )
 
 
 @dataclass(frozen=True)
@@ -103,15 +119,19 @@ class Counterexample:
             raise CounterexampleError(
                 f"{shown} is a safetensors file, but no counterexample: its header has no 'mhc_properties'"
             )
+        header: dict[str, Any] = {}
         try:
-            header: object = sealed.parsed(found.metadata["mhc_properties"])
-            if not isinstance(header, dict):
-                raise TypeError(f"it is {type(header).__name__}, not an object")
-            return _read(cls, cast("dict[str, Any]", header), found)
+            parsed: object = sealed.parsed(found.metadata["mhc_properties"])
+            if not isinstance(parsed, dict):
+                raise TypeError(f"it is {type(parsed).__name__}, not an object")
+            header = cast("dict[str, Any]", parsed)
+            return _read(cls, header, found)
         except _OtherVersion as other:
             raise CounterexampleError(
                 f"{shown} has format {printable(str(other))}; this version reads {FORMAT!r} and {WITHOUT_CHECKSUM!r}"
             ) from other
+        except UnknownFamily as unknown:
+            raise StrangeFamily(path, _field(header, "target", str), unknown) from unknown
         except (TypeError, ValueError, OverflowError) as error:
             # Of a header with values of any kind: what a dialect, a float or a tensor raises that is made of them.
             raise CounterexampleError(f"{shown}: its header is damaged: {message_of(error, 500)}") from error
@@ -171,13 +191,10 @@ def _short(value: object) -> str:
 
 
 def _dialect(fields: dict[str, Any]) -> Dialect:
-    strange = [name for name in fields if name not in FIELDS]
-    if strange:
-        raise ValueError(
-            f"dialect has {', '.join(map(repr, strange[:5]))}, which no dialect of this version has; "
-            "was it written by a later one?"
-        )
-    return Dialect(**fields)
+    try:
+        return Dialect(**fields)
+    except TypeError as error:
+        raise ValueError(f"{message_of(error, 300)}; was it written by a later version?") from error
 
 
 def _pack(value: Value, name: str, tensors: dict[str, Tensor]) -> Any:

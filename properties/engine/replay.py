@@ -14,7 +14,7 @@ from properties.core.device import device_of
 from properties.core.implementation import Implementation
 from properties.core.law import Law, all_laws
 from properties.core.trial import LawBroken
-from properties.engine.counterexample import Counterexample, CounterexampleError
+from properties.engine.counterexample import Counterexample, CounterexampleError, StrangeFamily
 from properties.engine.fitting import unfit
 from properties.engine.runner import Subject, explain, try_stored
 from properties.guards import sealed
@@ -40,7 +40,14 @@ def replay_counterexample(
     """The outcome for the counterexample of a law; the arguments are those of `properties.replay_file`."""
     shown = printable(str(path))
     try:
-        stored = Counterexample.load(path)
+        find = isolated if isolate else resolve
+        try:
+            stored = Counterexample.load(path)
+        except StrangeFamily as strange:
+            if target is None and not trust:
+                raise
+            find(strange.target if target is None else target, dialect)  # a target brings its families
+            stored = Counterexample.load(path)
         law = all_laws().get(stored.law)
         if law is None:
             named = printable(repr(stored.law), 200)
@@ -50,7 +57,7 @@ def replay_counterexample(
         chosen = stored.target if target is None else target  # an empty --impl is no leave to run what the file names
         if isolate and chosen.startswith("proc:"):
             return Outcome("ERROR", stored.law, ISOLATED)
-        implementation = (isolated if isolate else resolve)(chosen, dialect or stored.dialect_option)
+        implementation = find(chosen, dialect or stored.dialect_option)
         if dialect and not implementation.dialect_given:
             said = f"--dialect {dialect} has no effect: {printable(implementation.name)} declares what it computes"
             return Outcome("ERROR", stored.law, said)

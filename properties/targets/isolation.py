@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import torch
 
+from mhc_ref.registry import unknown
 from properties.core.implementation import Implementation
 from properties.guards.printable import printable
 from properties.targets.process import memory
@@ -41,6 +42,8 @@ def isolated(target: str, dialect: str | None = None, limits: Limits | None = No
     if target.startswith("proc:"):
         return resolve(target, dialect)
     worker = _Worker(target, dialect, limits or Limits())
+    if unknown(worker.description["dialect"]):  # a family of the target's own: the laws ask it for its formulas here
+        resolve(target, dialect)
     return _proxy(worker, worker.description, "")
 
 

@@ -55,12 +55,13 @@ def dialect() -> dict[str, Any]:
             fields[name] = {bool: {"type": "boolean"}, int: _ITERATIONS, float: _EPS}[kinds[name]]
     return {
         "description": "The name of a preset, or fields; with preset, the fields that differ from it. A family from "
-        "outside of this project may bring fields of its own, which are not here.",
-        "anyOf": [{"type": "string"}, {"type": "object", "properties": fields, "additionalProperties": False}],
+        "outside of this project may bring fields of its own, which are plain values.",
+        "anyOf": [{"type": "string"}, {"type": "object", "properties": fields, "additionalProperties": _OWN}],
     }
 
 
 _ITERATIONS = {"type": "integer", "minimum": 0, "maximum": MOST_ITERATIONS}
+_OWN = {"type": ["string", "number", "boolean", "null"]}
 _EPS = {"type": "number", "minimum": 0}
 
 
