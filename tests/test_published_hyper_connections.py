@@ -15,7 +15,7 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Mappings, Params
 from properties.core.implementation import Absent, Implementation, offers, parameter_dtype
-from properties.strategies import Setting, states
+from properties.strategies import Setting, states_of
 from properties.targets import published
 
 CONSTRAINED = (
@@ -229,7 +229,7 @@ def test_no_stream_is_drawn_below_the_declared_scale() -> None:
     smallest: list[float] = []
 
     @settings(max_examples=150, derandomize=True, database=None, deadline=None)
-    @given(states(setting, 8, 4))
+    @given(states_of(setting, 8, 4))
     def look(x: Tensor) -> None:
         sizes = x.square().mean(-1).sqrt()
         smallest.append(float(sizes[sizes > 0].min()) if (sizes > 0).any() else 1.0)

@@ -28,7 +28,6 @@ STILL_LONG = {
     "properties/diagnosis/inference.py",
     "properties/diagnosis/projection.py",
     "properties/engine/runner.py",
-    "properties/laws/coefficients.py",
     "properties/laws/execution.py",
     "properties/laws/execution_shapes.py",
     "properties/laws/gradient_calls.py",

@@ -24,7 +24,7 @@ from properties.strategies import (
     channel_count,
     extreme_params,
     permutations_of,
-    states,
+    states_of,
     streams,
 )
 
@@ -97,7 +97,7 @@ def routed_cases(draw: DrawFn, setting: Setting) -> Case:
     """Distinct streams, and residual logits so extreme that h_res is a permutation."""
     n = draw(streams(setting, 2))
     channels = draw(channel_count(setting, 9))
-    x = draw(states(setting, n, channels, most=2, scales=SIZES))
+    x = draw(states_of(setting, n, channels, most=2, scales=SIZES))
     return Case(x=x, order=draw(permutations_of(n)))
 
 

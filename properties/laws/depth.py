@@ -30,7 +30,7 @@ from properties.strategies import (
     params_of,
     permutations_of,
     seeds,
-    states,
+    states_of,
     streams,
 )
 
@@ -43,7 +43,7 @@ def layered_cases(draw: DrawFn, setting: Setting) -> Case:
     n = draw(streams(setting, 1, 4))
     channels = draw(channel_count(setting, 9))
     depth = draw(st.integers(1, 3))
-    x = draw(states(setting, n, channels, most=2, scales=SIZES))
+    x = draw(states_of(setting, n, channels, most=2, scales=SIZES))
     each = params_of(setting, n, channels, gates=DEEP_GATES) if depth > 1 else extreme_params(setting, n, channels)
     params = tuple(draw(each) for _ in range(depth))
     branches = tuple(draw(branch_of(setting, channels)) for _ in range(depth))
@@ -91,7 +91,7 @@ def orders_of(n: int, most: int) -> st.SearchStrategy[list[tuple[int, ...]]]:
 def routed_stacks(draw: DrawFn, setting: Setting) -> Case:
     """Distinct streams and a permutation for each of one to seven layers."""
     n = draw(streams(setting, 2))
-    x = draw(states(setting, n, draw(channel_count(setting, 9)), most=2, scales=SIZES))
+    x = draw(states_of(setting, n, draw(channel_count(setting, 9)), most=2, scales=SIZES))
     orders = draw(orders_of(n, 7))
     return Case(x=x, orders=tuple(orders))
 

@@ -24,7 +24,7 @@ from properties.strategies import (
     Setting,
     block_cases,
     coefficient_cases,
-    states,
+    states_of,
 )
 
 
@@ -32,7 +32,7 @@ from properties.strategies import (
 def replayed_cases(draw: DrawFn, setting: Setting) -> Case:
     """A block with a fixed branch, and other values for its state and its parameters."""
     case = draw(block_cases(setting, most=3, scales=SIZES, kinds=FIXED))
-    other = draw(states(setting, *case.x.shape[1:], least=case.x.shape[0], most=case.x.shape[0], scales=SIZES))
+    other = draw(states_of(setting, *case.x.shape[1:], least=case.x.shape[0], most=case.x.shape[0], scales=SIZES))
     return case.with_(other=other)
 
 

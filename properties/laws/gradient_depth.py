@@ -31,7 +31,7 @@ from properties.strategies import (
     cotangent_for,
     params_of,
     seeds,
-    states,
+    states_of,
     streams,
 )
 
@@ -45,7 +45,7 @@ def layered_pulls(draw: DrawFn, setting: Setting) -> Case:
     n = draw(streams(setting, 1, 4))
     channels = draw(channel_count(setting, 7))
     depth = draw(st.integers(1, 3))
-    x = draw(states(setting, n, channels, most=2, scales=(1.0, 30.0)))
+    x = draw(states_of(setting, n, channels, most=2, scales=(1.0, 30.0)))
     params = tuple(draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)) for _ in range(depth))
     branches = tuple(draw(branch_of(setting, channels, LINEAR)) for _ in range(depth))
     return Case(x=x, params=params, branches=branches, cotangent=draw(cotangent_for(tuple(x.shape), setting.dtype)))

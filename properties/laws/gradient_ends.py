@@ -19,14 +19,14 @@ from properties.core.trial import Trial
 from properties.core.truth import present
 from properties.laws import about
 from properties.laws.gradient_mappings import NAMES
-from properties.strategies import TAME, Setting, cotangent_for, params_of, states, streams, width_among
+from properties.strategies import TAME, Setting, cotangent_for, params_of, states_of, streams, width_among
 
 
 @st.composite
 def end_pulls(draw: DrawFn, setting: Setting) -> Case:
     """A state, a head, and a cotangent of the shape of the state."""
     n, channels = draw(streams(setting, 1)), draw(width_among(setting, 3, 1, 7))
-    x = draw(states(setting, n, channels, most=3, scales=(1.0, 30.0)))
+    x = draw(states_of(setting, n, channels, most=3, scales=(1.0, 30.0)))
     head = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
     return Case(x=x, head=head, cotangent=draw(cotangent_for(tuple(x.shape), setting.dtype)))
 

@@ -23,7 +23,7 @@ from properties.strategies import (
     permutations_of,
     projection_cases,
     seeds,
-    states,
+    states_of,
     streams,
 )
 
@@ -38,7 +38,7 @@ def still(x: Tensor, trial: Trial) -> tuple[Tensor, Tensor]:
 def mixing_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1, patterns: tuple[str, ...] = MODERATE) -> Case:
     """logits [1 or tokens, n, n] and a state [tokens, n, C]."""
     n = draw(streams(setting, least_n))
-    x = draw(states(setting, n, draw(channel_count(setting, 9)), most=4))
+    x = draw(states_of(setting, n, draw(channel_count(setting, 9)), most=4))
     logits = draw(logits_of(setting, n, least=x.shape[0], most=x.shape[0], patterns=patterns))
     return Case(logits=logits, x=x)
 
@@ -59,7 +59,7 @@ def matrix_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1) -> Case:
     manifold."""
     n = draw(streams(setting, least_n))
     channels = draw(channel_count(setting))
-    x = draw(states(setting, n, channels, most=4, scales=(1.0, 30.0, 1e-3, 1e6)))  # the last beyond float16
+    x = draw(states_of(setting, n, channels, most=4, scales=(1.0, 30.0, 1e-3, 1e6)))  # the last beyond float16
     tokens, seed, dtype = x.shape[0], draw(seeds), setting.parameter_dtype
     y = torch.tensor(noise(seed, tokens, channels)).to(setting.dtype) * draw(st.sampled_from((1.0, 0.0, 4.0)))
     h_post = torch.tensor(noise(seed + 1, tokens, n), dtype=dtype) * draw(st.sampled_from((1.0, 0.0, 2.0)))
@@ -133,7 +133,7 @@ def permutations_carry_streams(trial: Trial, case: Case) -> None:
 def permuted_state(draw: DrawFn, setting: Setting) -> Case:
     """A state of distinct streams and a permutation."""
     n = draw(streams(setting, 2))
-    x = draw(states(setting, n, draw(channel_count(setting, 9)), most=2))
+    x = draw(states_of(setting, n, draw(channel_count(setting, 9)), most=2))
     return Case(x=x, order=draw(permutations_of(n)))
 
 
@@ -141,7 +141,7 @@ def permuted_state(draw: DrawFn, setting: Setting) -> Case:
 def pre_cases(draw: DrawFn, setting: Setting) -> Case:
     """A state and any h_pre."""
     n = draw(streams(setting))
-    x = draw(states(setting, n, draw(channel_count(setting)), most=4))
+    x = draw(states_of(setting, n, draw(channel_count(setting)), most=4))
     h_pre = torch.tensor(noise(draw(seeds), x.shape[0], n), dtype=setting.parameter_dtype)
     if draw(st.booleans()):
         h_pre = h_pre.abs()
