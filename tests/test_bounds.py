@@ -22,7 +22,7 @@ from mhc_ref.projection import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.bounds.block import applied, coefficients, combined
-from properties.bounds.gradients import _norm_gradient
+from properties.bounds.rms import over_rms_gradient
 from properties.catalogue.controls import CATALOGUE, build
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation, Reference, parameter_dtype
@@ -586,7 +586,8 @@ def test_an_error_of_the_norm_passes_to_its_gradient() -> None:
     x = Approx.exact(torch.tensor([[[3.0, 0.0], [4.0, 0.0]]], dtype=torch.float64))
     g = torch.tensor([[[0.0, 1.0], [0.0, -2.0]]], dtype=torch.float64)
     off = torch.full((1, 1, 1), 1e-3, dtype=torch.float64)
-    bound = _norm_gradient(x, Approx.exact(g), torch.zeros_like(g), off, PAPER, Rounding.of(torch.float64))
+    r = Rounding.of(torch.float64)
+    bound = over_rms_gradient(x, Approx.exact(g), torch.zeros_like(g), off, (-2, -1), PAPER, r)
     rho = 2.5  # the root of 25 / 4
     assert torch.equal(bound.value[..., 1], g[..., 1] / rho)
     assert (bound.error[..., 1] >= 1e-3 * g[..., 1].abs() / rho).all()

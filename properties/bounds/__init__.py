@@ -17,8 +17,7 @@ u32 + u64 covers both.
 from properties.bounds import block, pullback, stack
 from properties.bounds.block import Coefficients
 from properties.bounds.gradients import Pullback, coefficients_gradient
-from properties.bounds.projection import Projection, projection, projection_gradient
-from properties.bounds.scaling import pullback_norm, sinkhorn, sinkhorn_gradient
+from properties.bounds.projection import projection, projection_gradient, pullback_norm
 from properties.bounds.stages import (
     affine,
     contracted,
@@ -28,13 +27,15 @@ from properties.bounds.stages import (
     normalised,
     plus,
     projected,
+    softmax,
+    softmax_gradient,
     squash_gradient,
     squashed,
     stored,
     times,
     weighted_sum,
 )
-from properties.core.rounding import INF, PRODUCTS, Approx, Rounding
+from properties.core.rounding import INF, PRODUCTS, Approx, Projection, Rounding
 
 __all__ = [
     "INF",
@@ -58,8 +59,8 @@ __all__ = [
     "projection_gradient",
     "pullback",
     "pullback_norm",
-    "sinkhorn",
-    "sinkhorn_gradient",
+    "softmax",
+    "softmax_gradient",
     "squash_gradient",
     "squashed",
     "stack",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
+from mhc_ref.projection import logits_shape
 from properties.bounds.projection import projection
 from properties.bounds.stages import affine, gated_logits, squashed, stored, weighted_sum
 from properties.core.case import BranchSpec
@@ -35,20 +36,19 @@ class Coefficients:
 
 
 def split(logits: Approx, n: int, dialect: Dialect) -> tuple[Approx, Approx, Approx]:
-    """pre | post | res; the last as [tokens, n, n] unless it is a permutation mixture."""
+    """pre | post | res; the last of the shape that the mix of the dialect says."""
     ends = (slice(0, n), slice(n, 2 * n), slice(2 * n, None))
     pre, post, res = (Approx(logits.value[..., part], logits.error[..., part]) for part in ends)
-    if dialect.residual != "permutations":
-        res = Approx(res.value.unflatten(-1, (n, n)), res.error.unflatten(-1, (n, n)))
-    return pre, post, res
+    shape = logits_shape(n, dialect)
+    return pre, post, Approx(res.value.unflatten(-1, shape), res.error.unflatten(-1, shape))
 
 
 def coefficients(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Coefficients:
     """The bound of every mapping: logits, then squashed or projected."""
     n = x.value.shape[-2]
     pre, post, res = split(gated_logits(x, params, dialect, r), n, dialect)
-    h_pre = affine(squashed(pre, dialect.pre, r), 1.0, dialect.pre_eps, r)
-    h_post = affine(squashed(post, dialect.post, r), dialect.post_scale, 0.0, r)
+    h_pre = affine(squashed(pre, dialect.pre, dialect, r), 1.0, dialect.pre_eps, r)
+    h_post = affine(squashed(post, dialect.post, dialect, r), dialect.post_scale, 0.0, r)
     projected = projection(res, dialect, r)
     return Coefficients(h_pre, h_post, Approx(projected.value, projected.error))
 

@@ -1,62 +1,28 @@
-"""Norm, projection by phi, gates, squashes and weighted sums: short chains, bounded as they run."""
+"""Projection by phi, gates and weighted sums: short chains, bounded as they run."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.projection import residual_size
+from properties.core.family import dynamic_of, gate_of, norm_of
 from properties.core.rounding import INF, Approx, Rounding
-
-GUARD = 1e-12
-"""The norm |x|_2 up to which a normalisation without eps may be guarded against 0 / 0."""
 
 
 def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) -> tuple[Approx, Tensor]:
-    """x^ = x / rms * weight, and the relative error of 1/rms that all its entries share.
-
-    mean(x^2) over K numbers: one rounding a square, K - 1 in the sum, two for the division, one for eps, and at most
-    tiny for each square that underflows, so its relative error is e = gamma_{K+4} + 2 tiny / (mean + eps), plus what an
-    error dx of x makes of it, (2 |x| dx + dx^2) / sum. The root halves it, exactly: |sqrt(1+e) - 1| <= e / (2 (1 - e))
-    for e < 1; root, reciprocal (rsqrt instructions err by 2 ulp) and the sqrt(K) of a norm-based formula add 8 units.
-    An entry then has two roundings more (times 1/rms, times weight).
-
-    A norm without eps must guard its division by 0 somehow, and which way is not declared: the nearer a state is to 0
-    the more the usual guards differ, max(|x|_2, 1e-12) of `torch.nn.functional.normalize` being the widest. The error
-    of a state within it is infinite.
-    """
-    over = (-2, -1) if dialect.norm_over == "streams" else (-1,)
-    count = math.prod(x.value.shape[d] for d in over)
-    squares = x.value.square()
-    mean = squares.mean(over, keepdim=True)
-    inside = dialect.rms_eps if dialect.rms_eps_inside else 0.0
-    total = mean + inside
-    safe = torch.where(total > 0, total, 1.0)
-    moved = (2 * x.value.abs() * x.error + x.error.square()).mean(over, keepdim=True)
-    relative = r.gamma(count + 4) + (2 * r.tiny + moved) / safe
-    root = torch.where(relative < 0.5, relative / (2 * (1 - relative.clamp(max=0.5))), INF)
-    rms = total.sqrt() + (0.0 if dialect.rms_eps_inside else dialect.rms_eps)
-    shared = torch.where(total > 0, root, 0.0 if dialect.rms_eps else INF) + 8 * r.unit
-    zero = (rms == 0).expand_as(x.value)
-    if not dialect.rms_eps:  # within the guard against 0 / 0, whatever comes out, nothing is claimed
-        shared = torch.where((mean * count).sqrt() <= GUARD, INF, shared)
-    scale = (
-        torch.ones_like(x.value) if weight is None else weight.detach().double().cpu().view(x.value.shape[-2:])
-    ) / torch.where(rms == 0, 1.0, rms)
-    value = torch.where(zero, 0.0, x.value * scale)
-    error = x.error * scale.abs() + 3 * r.unit * value.abs() + r.tiny * scale.abs()
-    return Approx(value, torch.where(zero, 0.0, error)), shared
+    """x^ [tokens, n, C] by the norm of the dialect, times the norm weight, and the relative error that its entries
+    share."""
+    return norm_of(dialect).bound(x, weight, dialect, r)
 
 
-def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
-    """dynamic(x^ phi), pre | post | res row-major, before gates and biases.
+def products(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
+    """x^ phi, pre | post | res row-major.
 
     A sum of K products in any order, with the factor 1/rms inside or outside of it: gamma_{K+3} (`Rounding.dot`) +
     (relative error of 1/rms) of sum |x^| |phi|, plus sum dx^ |phi|, plus tiny for each product that underflows (times
-    1/rms when the norm is applied afterwards). tanh is 1-Lipschitz and absolutely accurate to 4 units.
+    1/rms when the norm is applied afterwards).
     """
     n, channels = x.value.shape[-2:]
     state, shared = normalised(x, params.norm_weight, dialect, r)
@@ -69,12 +35,14 @@ def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Appro
     floor = count * r.tiny * (1 + weight * rms_inverse.amax((-2, -1)))
     relative = r.dot(count + 3) + shared
     magnitude = relative * state.value.abs() + (1 + r.dot(count + 3)) * state.error
-    value = by_third(state.value, phi, dialect)
     error = by_third(magnitude, phi.abs(), dialect)
     error = torch.nan_to_num(error, nan=INF, posinf=INF) + floor.unsqueeze(-1) * phi.abs().amax()
-    if dialect.dynamic == "tanh":
-        return Approx(value.tanh(), capped(error, 2.0) + 4 * r.unit)
-    return Approx(value, error)
+    return Approx(by_third(state.value, phi, dialect), error)
+
+
+def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
+    """dynamic(x^ phi), pre | post | res row-major, before gates and biases."""
+    return dynamic_of(dialect).bound(products(x, params, dialect, r), dialect, r)
 
 
 def by_third(state: Tensor, phi: Tensor, dialect: Dialect) -> Tensor:
@@ -100,7 +68,7 @@ def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
 def gated(p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
     """alpha * p + bias, `p` the projection of the state x.
 
-    Without a tanh in between, gates may be folded into phi and the bias into the sum, as the number that an accumulator
+    With nothing in between, gates may be folded into phi and the bias into the sum, as the number that an accumulator
     starts from or as a column of ones beside the state. At most K additions then meet the bias b; one of a to b errs
     by u (|b| + S) at most, S the sum of the gated products' magnitudes, and where sums are rounded to nearest by |a| at
     most, b itself being a number: together min(gamma_K (|b| + S), S (1 + gamma_K)), nothing where phi is 0. (Tensor
@@ -116,7 +84,7 @@ def gated(p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding) -
     )
     error = moved * (1 + 4 * r.unit) + 4 * r.unit * product.abs()
     logits = product + bias
-    if dialect.dynamic == "linear":
+    if dynamic_of(dialect).passes:
         count = channels if dialect.shared_projection else n * channels
         state, _ = normalised(x, params.norm_weight, dialect, r)
         sizes = by_third(state.value.abs() + state.error, params.phi.detach().double().cpu().abs(), dialect)
@@ -126,21 +94,18 @@ def gated(p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding) -
     return Approx(logits, error + r.unit * (logits.abs() + error))
 
 
-def squashed(logits: Approx, kind: str, r: Rounding) -> Approx:
-    """sigmoid, softmax over the last axis, or the logits.
+def squashed(logits: Approx, kind: str, dialect: Dialect, r: Rounding) -> Approx:
+    """The gates of the family `kind`, of logits [tokens, n]."""
+    return gate_of(kind).bound(logits, dialect, r)
 
-    sigmoid: |sigma'| <= 1/4, and sigma' changes by at most e^d over a distance d, so d moves it by at most
-    min(d/4, sigma(1-sigma)(e^d - 1)); any formula is accurate *absolutely* to 6 units, (tanh(z/2)+1)/2 included, which
-    is not accurate relatively for z << 0. softmax: log p moves by at most d_i + max d; its roundings are relative, with
-    exponents of size |z| (log-domain forms round those). An infinite error stays infinite: the logit may be a NaN.
+
+def softmax(logits: Approx, r: Rounding) -> Approx:
+    """The softmax over the last axis.
+
+    log p moves by at most d_i + max d, d the errors of the logits; its roundings are relative, with exponents of size
+    |z| (log-domain forms round those). An infinite error stays infinite: the logit may be a NaN.
     """
     z, d = logits.value, logits.error
-    if kind == "linear":
-        return logits
-    if kind == "sigmoid":
-        value = z.sigmoid()
-        moved = torch.minimum(d / 4, value * (1 - value) * capped(d, 700).expm1())
-        return Approx(value, capped(moved.nan_to_num(nan=INF, posinf=INF), 1.0) + 6 * r.unit)
     value = z.softmax(-1)
     n = z.shape[-1]
     moved = d + d.amax(-1, keepdim=True) + r.unit * (n + 8 + 4 * z.abs().amax(-1, keepdim=True))
@@ -206,20 +171,14 @@ def contracted(equation: str, a: Approx, b: Approx, count: int, r: Rounding) -> 
     return Approx(value, own + r.dot(count + 2) * size + count * r.tiny)
 
 
-def squash_gradient(logits: Approx, cotangent: Approx, kind: str, r: Rounding) -> Approx:
-    """The pullback of `squashed`.
+def squash_gradient(logits: Approx, cotangent: Approx, kind: str, dialect: Dialect, r: Rounding) -> Approx:
+    """The pullback of `squashed`."""
+    return gate_of(kind).pullback(logits, cotangent, dialect, r)
 
-    sigmoid' = s (1 - s) moves by at most min(d / 10, s (1 - s) (e^d - 1)), |sigmoid''| < 0.0963, and s, hence 1 - s, is
-    accurate absolutely to 6 units. softmax: p (c - sum p c).
-    """
-    if kind == "linear":
-        return cotangent
-    if kind == "sigmoid":
-        s = logits.value.sigmoid()
-        slope = s * (1 - s)
-        moved = torch.minimum(logits.error / 10, slope * logits.error.clamp(max=350).expm1())
-        return times(cotangent, Approx(slope, moved.clamp(max=0.25) + 9 * r.unit), r)
-    p = squashed(logits, "softmax", r)
+
+def softmax_gradient(logits: Approx, cotangent: Approx, r: Rounding) -> Approx:
+    """The pullback of `softmax`: p (c - sum p c)."""
+    p = softmax(logits, r)
     n = p.value.shape[-1]
     mean = contracted("...i,...i->...", p, cotangent, n, r)
     spread = Approx(mean.value.unsqueeze(-1).expand_as(p.value), mean.error.unsqueeze(-1).expand_as(p.value))

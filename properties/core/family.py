@@ -3,6 +3,10 @@
 Laws, bounds, strategies, diagnosis and explosions ask these questions, and know no family by its name. The answers for
 our own families are in `properties/families/NAME.py`, one object a slot called MIX, GATE, DYNAMIC, NORM, BEGIN or END;
 a family from outside is one such object, with formulas in torch and mpmath besides (`mhc_ref.registry.register`).
+
+Bounds speak of `Approx` and `Rounding` (`properties.core.rounding`): the value in float64, and the largest error that
+rounding explains. A family without a derived bound sets `roundings` and leaves the bounds alone; they are then made
+from its formula (`properties.bounds.declared`).
 """
 
 from __future__ import annotations
@@ -11,25 +15,48 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, registry
 from mhc_ref.registry import Field
+from properties.core.rounding import Approx, Projection, Rounding
+from properties.guards.faults import HarnessError
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+DIM = {"row": -1, "column": -2}
+"""The dim of the emitted matrix that an axis normalises over."""
+
+BOTH = frozenset(DIM)
+"""Both axes of a matrix."""
 
 
 @dataclass(frozen=True)
 class Guarantees:
     """What holds of every matrix M [n, n] that a mix emits, for all finite logits, in exact arithmetic.
 
+    Axes are "row", sums over dim -1, and "column", sums over dim -2.
+
     Attributes:
         nonnegative: no entry is below 0.
-        sums: the axes of M along which every sum is exactly 1: "row" (dim -1), "column" (dim -2).
-        capped: the axes along which every sum is at most 1; those of `sums` are.
+        sums: the axes of M along which every sum is exactly 1.
+        capped: the axes along which every sum is at most 1 in absolute values; non-negative ones of `sums` are.
         orthogonal: M M^T = I.
         nonexpansive: |M v|_2 <= |v|_2 for every v.
         constant: M does not depend on the logits.
+        identity: M is I, so that nothing needs to read it.
+        last: the axis whose lines are divided by their sums s at the very end, so that they sum to s / (s + eps);
+            empty where none is.
+        scaled: M is D f(Z) E, with positive diagonal D and E and f an entry's function of the logits: odds ratios are
+            those of f(Z).
+        shift: the axis along whose lines a constant added to the logits changes nothing; empty where there is none.
+        equivariant: M of P Z Q is P M Q for permutations P and Q, the logits being a matrix [n, n].
+        conjugate: M of P Z P^T is P M P^T, so that streams have no names; where the logits are no matrix it is False.
+        alone: for n = 1 the entry of M is a number, whatever its logit, so that nothing needs to read that.
     """
 
     nonnegative: bool = False
@@ -38,14 +65,30 @@ class Guarantees:
     orthogonal: bool = False
     nonexpansive: bool = False
     constant: bool = False
+    identity: bool = False
+    last: str = ""
+    scaled: bool = False
+    shift: str = ""
+    equivariant: bool = False
+    conjugate: bool = False
+    alone: bool = False
 
     def __post_init__(self) -> None:
-        """Draw what follows: exact sums are capped, and what is orthogonal, or non-negative with both sums capped, does
-        not expand (its spectral norm is at most the root of the product of its largest row and column sums)."""
-        capped = self.capped | self.sums
-        object.__setattr__(self, "capped", capped)
-        schur = self.nonnegative and len(capped) == 2
-        object.__setattr__(self, "nonexpansive", self.nonexpansive or self.orthogonal or schur)
+        """Draw what follows.
+
+        I is everything that it can be. Non-negative lines that sum to 1 are capped. What is orthogonal does not expand,
+        nor does what has both sums capped: the spectral norm is at most the root of the product of the largest absolute
+        row and column sums. What is equivariant under two permutations is so under one and its inverse.
+        """
+        if self.identity:
+            self._follows(nonnegative=True, sums=BOTH, orthogonal=True, constant=True, conjugate=True)
+        self._follows(capped=self.capped | self.sums if self.nonnegative else self.capped)
+        self._follows(nonexpansive=self.nonexpansive or self.orthogonal or self.capped == BOTH)
+        self._follows(conjugate=self.conjugate or self.equivariant)
+
+    def _follows(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
 
 class Family:
@@ -71,9 +114,21 @@ class Family:
         """What in the dialect it cannot go with, in words."""
         return None
 
+    def _missing(self, what: str) -> HarnessError:
+        """The family does not say something that is asked of it."""
+        return HarnessError(
+            f"the {self.slot} family {self.name!r} says nothing about {what}: give it that method, or declare the "
+            "number of roundings of one output as its `roundings`"
+        )
+
 
 class Mix(Family):
-    """How the logits of a token become M [n, n] (`Dialect.residual`)."""
+    """How the logits of a token become M [n, n] (`Dialect.residual`).
+
+    Attributes:
+        BY_STREAM: whether stream s gives line s of the logits, so that a projection can be shared.
+        MOST_STREAMS: the largest n, or None.
+    """
 
     slot = "mix"
     BY_STREAM = False
@@ -98,23 +153,122 @@ class Mix(Family):
         """What is promised of M for this dialect."""
         return Guarantees()
 
+    def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
+        """M of logits [tokens, *shape], and what rounding can do to it."""
+        raise self._missing("the error of its value, `bound(logits, dialect, r)`")
+
+    def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """d <cotangent, M> / d logits, [tokens, *shape], for a cotangent [tokens, n, n]."""
+        raise self._missing("the error of its gradient, `pullback(logits, cotangent, dialect, r)`")
+
+    def pullback_norm(self, logits: Tensor, dialect: Dialect) -> Tensor:
+        """An upper bound of the spectral norm of dM / d logits, [tokens].
+
+        Raises:
+            ValueError: none is known.
+        """
+        raise ValueError(f"no bound of the gradient is known for {dialect}")
+
+    def patterns(self, dialect: Dialect, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of these patterns of a matrix of logits (`properties.strategies.PATTERNS`) it can take."""
+        return wanted
+
+    def extreme(self, dialect: Dialect) -> tuple[str, ...] | None:
+        """Patterns of logits that lie as far apart as it can take; None where only moderate ones mean anything."""
+        return None
+
+    def telling(self, n: int, dialect: Dialect) -> SearchStrategy[Any] | None:
+        """More logits of one token, a numpy array of `shape`, at which mistakes show that the usual ones hide."""
+        return None
+
+    def carrying(self, permutation: Tensor, dialect: Dialect) -> Tensor | None:
+        """Logits whose M is this permutation matrix, as nearly as it has one; None where there are none to name."""
+        return None
+
 
 class Gate(Family):
-    """How n logits become n weights (`Dialect.pre`, `Dialect.post`)."""
+    """How n logits become n weights (`Dialect.pre`, `Dialect.post`).
+
+    Attributes:
+        alone: for n = 1 the only gate is a number, whatever its logit, so that nothing needs to read that.
+        unit_range: every gate lies between 0 and 1 to 8 units of roundoff, however large its logit is.
+    """
 
     slot = "gate"
+    alone: bool = False
+    unit_range: bool = False
+
+    def gates(self, logits: Tensor, dialect: Dialect) -> Tensor:
+        """[..., n] -> [..., n], in torch, in the dtype of the logits."""
+        return registry.formulas(self.slot, self.name).gates(logits, dialect)
+
+    def at_zero(self, n: int, dialect: Dialect) -> float:
+        """Every gate for logits of 0."""
+        return float(self.gates(torch.zeros(n, dtype=torch.float64), dialect)[0])
+
+    def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """The gates of logits [tokens, n]."""
+        raise self._missing("the error of its value, `bound(logits, dialect, r)`")
+
+    def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """d <cotangent, gates> / d logits."""
+        raise self._missing("the error of its gradient, `pullback(logits, cotangent, dialect, r)`")
 
 
 class Dynamic(Family):
-    """What is done to the products with phi (`Dialect.dynamic`)."""
+    """What is done to the products with phi (`Dialect.dynamic`).
+
+    Attributes:
+        passes: the products pass as they are, so that gates may be folded into phi and the bias into the sum.
+    """
 
     slot = "dynamic"
+    passes: bool = False
+
+    def activate(self, products: Tensor, dialect: Dialect) -> Tensor:
+        """[..., m] -> [..., m], in torch, in the dtype of the products."""
+        return registry.formulas(self.slot, self.name).activate(products, dialect)
+
+    def bound(self, products: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """What is made of the products [tokens, m]."""
+        raise self._missing("the error of its value, `bound(products, dialect, r)`")
+
+    def pullback(self, products: Approx, activated: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """d <cotangent, activated> / d products; `activated` is what `bound` made of the products."""
+        raise self._missing("the error of its gradient, `pullback(products, activated, cotangent, dialect, r)`")
 
 
 class Norm(Family):
-    """How a state is normalised before the products with phi (`Dialect.norm_over`)."""
+    """How a state is normalised before the products with phi (`Dialect.norm_over`).
+
+    Attributes:
+        OVER: the dims of x [..., n, C] over which it divides by the root of the mean square, so that it does not see
+            the scale of a state; None for a norm that does something else.
+    """
 
     slot = "norm"
+    OVER: tuple[int, ...] | None = None
+
+    def normalise(self, x: Tensor, dialect: Dialect) -> Tensor:
+        """[..., n, C] -> [..., n, C], before the norm weight, in torch, in the dtype of x."""
+        return registry.formulas(self.slot, self.name).normalise(x, dialect)
+
+    def bound(self, x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) -> tuple[Approx, Tensor]:
+        """The normalised state [tokens, n, C] times the norm weight [n*C], and the relative error that its entries
+        share, which `Approx.error` leaves out: a factor may be applied after the products with phi."""
+        raise self._missing("the error of its value, `bound(x, weight, dialect, r)`")
+
+    def pullback(
+        self, x: Approx, cotangent: Approx, through: Tensor, shared: Tensor, dialect: Dialect, r: Rounding
+    ) -> Approx:
+        """d <cotangent, x^> / dx, [tokens, n, C].
+
+        Arguments:
+            x, cotangent: the state, and the cotangent of the normalised one, [tokens, n, C].
+            through: the sum of magnitudes that the cotangent was added up from, [tokens, n, C].
+            shared: what `bound` gave.
+        """
+        raise self._missing("the error of its gradient, `pullback(x, cotangent, through, shared, dialect, r)`")
 
 
 class Begin(Family):
@@ -124,21 +278,60 @@ class Begin(Family):
 
 
 class End(Family):
-    """How the streams become one (`Dialect.collapse`)."""
+    """How the streams become one (`Dialect.collapse`).
+
+    Attributes:
+        HEAD: whether it has parameters of its own.
+    """
 
     slot = "end"
+    HEAD = False
 
 
-@cache
 def family(slot: str, name: str) -> Any:
     """What is known of a family, by slot and name.
 
     Raises:
         LookupError: there is no such family.
     """
-    return registry.outside(slot, name) or getattr(importlib.import_module(f"properties.families.{name}"), slot.upper())
+    return registry.outside(slot, name) or _own(slot, name)
+
+
+@cache
+def _own(slot: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"properties.families.{name}"), slot.upper())
 
 
 def mix_of(dialect: Dialect) -> Mix:
     """The mix of a dialect."""
     return family("mix", dialect.residual)
+
+
+def gate_of(name: str) -> Gate:
+    """The gate of that name, a dialect's `pre` or `post`."""
+    return family("gate", name)
+
+
+def dynamic_of(dialect: Dialect) -> Dynamic:
+    """What a dialect does to the products with phi."""
+    return family("dynamic", dialect.dynamic)
+
+
+def norm_of(dialect: Dialect) -> Norm:
+    """The norm of a dialect."""
+    return family("norm", dialect.norm_over)
+
+
+def begin_of(dialect: Dialect) -> Begin:
+    """How the streams of a dialect begin."""
+    return family("begin", dialect.expand)
+
+
+def end_of(dialect: Dialect) -> End:
+    """How the streams of a dialect become one."""
+    return family("end", dialect.collapse)
+
+
+def guarantees_of(dialect: Dialect) -> Guarantees:
+    """What the mix of a dialect promises."""
+    return mix_of(dialect).guarantees(dialect)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,3 +105,19 @@ class Approx:
     def expanded(self, other: Approx) -> Approx:
         """Broadcast to the shape of another one."""
         return Approx(self.value.expand(other.value.shape), self.error.expand(other.value.shape))
+
+
+class Projection(NamedTuple):
+    """What rounding can do to h_res, [tokens, n, n] unless said.
+
+    Attributes:
+        value: h_res in float64.
+        error: absolute, entry by entry; inf where the example leaves the domain (a line lost to underflow).
+        entry: relative error of an entry that its line's scalings do *not* share: all that odds ratios can see.
+        line: absolute error of the sums along the last-normalised axis, [tokens, n].
+    """
+
+    value: Tensor
+    error: Tensor
+    entry: Tensor
+    line: Tensor

@@ -78,7 +78,7 @@ class Gates:
             scale = scaling.shortest() or size  # a bar that reaches 0 admits what is no scale
             fields, estimates = {"post": kind, "post_scale": scale}, {"post_scale": scaling}
             shift = Estimate.below(0.0)
-        exact = bounds.squashed(Approx.exact(z), kind, self.rounding)
+        exact = bounds.squashed(Approx.exact(z), kind, Dialect(), self.rounding)
         exact = bounds.affine(exact, scale, shift.shortest(), self.rounding)
         worst = ratio(value, exact.value, exact.error + read.error)
         return Candidate(fields, estimates, worst) if worst <= 1 else None

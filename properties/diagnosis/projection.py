@@ -361,7 +361,7 @@ class Seen:
             if ratio(self.matrices[part], exact, self.reading[part] + 1e-2) > 1:
                 return math.inf
             z = wide(self.asked.logits[part])
-            bound = bounds.sinkhorn(Approx(z, self.slack * z.abs()), dialect, self.rounding)
+            bound = bounds.projection(Approx(z, self.slack * z.abs()), dialect, self.rounding)
             worst = max(worst, ratio(self.matrices[part], bound.value, bound.error + self.reading[part]))
             if worst > 1:
                 return worst

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from mhc_ref import Dialect
 from mhc_ref.families import identity as formulas
 from properties.core.family import Guarantees, Mix
+from properties.core.rounding import Approx, Projection, Rounding
 
 
 class Identity(Mix):
@@ -21,7 +24,16 @@ class Identity(Mix):
 
     def guarantees(self, dialect: Dialect) -> Guarantees:
         """I is everything at once."""
-        return Guarantees(nonnegative=True, sums=frozenset({"row", "column"}), orthogonal=True, constant=True)
+        return Guarantees(identity=True)
+
+    def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
+        """1 and 0 are exact."""
+        value = torch.eye(logits.value.shape[-1], dtype=torch.float64).expand_as(logits.value)
+        return Projection(value, torch.zeros_like(value), torch.zeros_like(value), torch.zeros_like(value).sum(-1))
+
+    def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """Nothing depends on the logits."""
+        return Approx.exact(torch.zeros_like(logits.value))
 
 
 MIX = Identity()

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
+
 from mhc_ref import Dialect
 from mhc_ref.families import permutations as formulas
-from properties.core.family import Guarantees, Mix
+from mhc_ref.families.permutations import permutation_matrices
+from properties.bounds.stages import contracted, softmax, softmax_gradient
+from properties.core.family import BOTH, Guarantees, Mix
+from properties.core.rounding import INF, Approx, Projection, Rounding
 
 
 class Permutations(Mix):
@@ -20,8 +27,25 @@ class Permutations(Mix):
         return formulas.shape(n, dialect)
 
     def guarantees(self, dialect: Dialect) -> Guarantees:
-        """Convex combinations of permutation matrices are doubly stochastic (Birkhoff)."""
-        return Guarantees(nonnegative=True, sums=frozenset({"row", "column"}))
+        """Convex combinations of permutation matrices are doubly stochastic (Birkhoff); the only one for n = 1 is 1."""
+        return Guarantees(nonnegative=True, sums=BOTH, alone=True)
+
+    def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
+        """(n-1)! coefficients make an entry; the others contribute exact zeros."""
+        coefficients = softmax(logits, r)
+        count = coefficients.value.shape[-1]
+        n = next(k for k in range(1, formulas.MOST_STREAMS + 1) if math.factorial(k) == count)
+        matrices = permutation_matrices(n)
+        value = torch.einsum("...k,kij->...ij", coefficients.value, matrices)
+        error = torch.einsum("...k,kij->...ij", coefficients.error, matrices) + r.dot(count) * value
+        error = error.nan_to_num(nan=INF, posinf=INF)
+        return Projection(value, error, torch.zeros_like(value), error.sum(-1))
+
+    def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """The cotangent summed over each permutation, then pulled back by the softmax."""
+        n = cotangent.value.shape[-1]
+        chosen = contracted("...ij,kij->...k", cotangent, Approx.exact(permutation_matrices(n)), n * n, r)
+        return softmax_gradient(logits, chosen, r)
 
 
 MIX = Permutations()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from mhc_ref import Dialect
 from mhc_ref.families import unconstrained as formulas
 from properties.core.family import Guarantees, Mix
+from properties.core.rounding import Approx, Projection, Rounding
 
 
 class Unconstrained(Mix):
@@ -20,8 +24,20 @@ class Unconstrained(Mix):
         return formulas.shape(n, dialect)
 
     def guarantees(self, dialect: Dialect) -> Guarantees:
-        """Nothing."""
-        return Guarantees()
+        """Nothing of the matrix; its lines are where those of the logits are."""
+        return Guarantees(equivariant=True)
+
+    def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
+        """The logits, with the error that they have."""
+        return Projection(logits.value, logits.error, torch.zeros_like(logits.value), logits.error.sum(-1))
+
+    def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """The cotangent itself."""
+        return cotangent
+
+    def carrying(self, permutation: Tensor, dialect: Dialect) -> Tensor:
+        """The permutation itself."""
+        return permutation
 
 
 MIX = Unconstrained()

@@ -394,7 +394,7 @@ def triangular_closed_form(trial: Trial, case: Case) -> None:
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """h_res is the exact h_res of the declared dialect, entry by entry, within what rounding explains.
 
-    The bound is derived for this very matrix (`bounds.sinkhorn`); float64 results are judged by mpmath directly.
+    The bound is derived for this very matrix (`bounds.projection`); float64 results are judged by mpmath directly.
     """
     trial.judge_exactly()
     got = trial.project(case.logits)

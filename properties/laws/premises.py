@@ -6,11 +6,9 @@ import torch
 
 from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
+from properties.core.family import DIM, gate_of, guarantees_of, mix_of
 from properties.core.implementation import Implementation
 from properties.core.premises import Applies, Premise
-
-DIM = {"row": -1, "column": -2}
-"""The dim that an axis of the emitted matrix normalises over."""
 
 
 def all_of(*premises: Applies) -> Applies:
@@ -23,22 +21,23 @@ def all_of(*premises: Applies) -> Applies:
 
 
 def sinkhorn(dialect: Dialect) -> str | None:
-    """h_res comes out of Sinkhorn iterations."""
-    return None if dialect.residual == "sinkhorn" else f"h_res is {dialect.residual}, not projected by Sinkhorn"
+    """h_res comes out of divisions of its lines: it keeps the odds ratios of what they began with."""
+    return None if guarantees_of(dialect).scaled else f"h_res is {dialect.residual}, not projected by Sinkhorn"
 
 
 def normalised(dialect: Dialect) -> str | None:
     """At least one division along the last axis comes last."""
-    if sinkhorn(dialect):
-        return sinkhorn(dialect)
-    return None if dialect.iterations > 0 else "without an iteration nothing is normalised last"
+    if guarantees_of(dialect).last:
+        return None
+    return sinkhorn(dialect) or "without an iteration nothing is normalised last"
 
 
 def stochastic(dialect: Dialect) -> str | None:
     """h_res has non-negative entries whose sums are at most 1 along one axis at least."""
-    if dialect.residual == "sinkhorn":
-        return normalised(dialect)
-    return "h_res is unconstrained" if dialect.residual == "unconstrained" else None
+    held = guarantees_of(dialect)
+    if held.nonnegative and held.capped:
+        return None
+    return normalised(dialect) if held.scaled else f"h_res is {dialect.residual}"
 
 
 def without_eps(dialect: Dialect) -> str | None:
@@ -61,13 +60,19 @@ def without_entry_eps(dialect: Dialect) -> str | None:
 
 
 def free_matrix(dialect: Dialect) -> str | None:
-    """The logits are an n x n matrix that h_res depends on."""
-    return f"h_res is {dialect.residual}" if dialect.residual in ("permutations", "identity") else None
+    """The logits are an n x n matrix whose lines are those of h_res."""
+    return None if guarantees_of(dialect).equivariant else f"h_res is {dialect.residual}"
+
+
+def carries_permutations(dialect: Dialect) -> str | None:
+    """Some logits make h_res a given permutation, as nearly as it has one."""
+    carried = mix_of(dialect).carrying(torch.eye(2, dtype=torch.float64), dialect)
+    return f"h_res is {dialect.residual}" if carried is None else None
 
 
 def depends_on_logits(dialect: Dialect) -> str | None:
     """h_res depends on its logits."""
-    return "h_res is the identity whatever the logits" if dialect.residual == "identity" else None
+    return f"h_res is {mix_of(dialect).words} whatever the logits" if guarantees_of(dialect).constant else None
 
 
 def settled_by_one_stream(dialect: Dialect) -> frozenset[str]:
@@ -75,23 +80,24 @@ def settled_by_one_stream(dialect: Dialect) -> frozenset[str]:
 
     An implementation need not compute them, so that a NaN among the logits need not show.
     """
-    shares = dialect.start == "softmax" or dialect.iterations > 0
     alone = {
-        "pre": dialect.pre == "softmax",
-        "post": dialect.post == "softmax",
-        "res": dialect.residual == "permutations" or (dialect.residual == "sinkhorn" and shares),
+        "pre": gate_of(dialect.pre).alone,
+        "post": gate_of(dialect.post).alone,
+        "res": guarantees_of(dialect).alone,
     }
     return frozenset(name for name, settled in alone.items() if settled)
 
 
 def mixes(dialect: Dialect) -> str | None:
     """The residual path mixes the streams."""
-    return "h_res is the identity: post need not read it" if dialect.residual == "identity" else None
+    held = guarantees_of(dialect).identity
+    return f"h_res is {mix_of(dialect).words}: post need not read it" if held else None
 
 
 def gated(dialect: Dialect) -> str | None:
-    """h_pre and h_post are sigmoids."""
-    return None if dialect.pre == dialect.post == "sigmoid" else "h_pre or h_post is no sigmoid"
+    """h_pre and h_post lie between 0 and 1, before they are scaled."""
+    held = gate_of(dialect.pre).unit_range and gate_of(dialect.post).unit_range
+    return None if held else "h_pre or h_post is no sigmoid"
 
 
 def takes_streams(n: int) -> Premise:
@@ -124,5 +130,5 @@ def mixes_in_compute_dtype(
 
 def exact_axis(dialect: Dialect) -> int:
     """The dim of the *applied* operator along which sums are exact: -1 rows, -2 columns."""
-    emitted = DIM[dialect.last_axis]
+    emitted = DIM[guarantees_of(dialect).last or dialect.last_axis]
     return (-3 - emitted) if dialect.transposed else emitted

@@ -12,9 +12,10 @@ from hypothesis.strategies import DrawFn
 from mhc_ref import Params
 from mhc_ref.projection import residual_size
 from properties.core.case import BranchSpec
+from properties.core.family import mix_of
 from properties.strategies.draws import among, changed, changes, coarse, eighths, kept, noise, seeds
-from properties.strategies.patterns import BEYOND_EXP, MODERATE
-from properties.strategies.projected import logit_matrix, representable, shift_axis
+from properties.strategies.patterns import MODERATE
+from properties.strategies.projected import logit_matrix, shift_axis
 from properties.strategies.setting import Setting
 
 GATES = (1.0, 0.5, -1.0, 2.0, 0.01, 0.0)
@@ -57,10 +58,10 @@ def params_of(
     if draw(st.booleans()):
         bias = noise(seed + 1, 2 * n) * draw(among(1.0, 3.0, 10.0))
     bias = changed(bias, [((index,), value) for index, value in h])
-    if dialect.residual == "permutations":
-        residual = noise(seed + 2, size) * draw(among(0.0, 1.0, 4.0))
-    else:
+    if mix_of(dialect).shape(n, dialect) == (n, n):
         residual = draw(logit_matrix(n, patterns, axis=shift_axis(dialect), stretch=setting.stretch)).reshape(-1)
+    else:
+        residual = noise(seed + 2, size) * draw(among(0.0, 1.0, 4.0))
     alpha = draw(st.tuples(*[among(*gates)] * 3))
     weight = draw(among(None, "integers", "normal")) if setting.norm_weight else None
     norm_weight = None
@@ -87,14 +88,9 @@ def saturating(params: Params, n: int, far: float) -> Params:
 @kept
 @st.composite
 def extreme_params(draw: DrawFn, setting: Setting, n: int, channels: int) -> Params:
-    """Parameters whose logits lie far apart, those of the gates too; most of them beyond the range of exp.
-
-    An unconstrained h_res is its logits, which stay of order one.
-    """
-    dialect = setting.dialect
+    """Parameters whose logits lie far apart, those of the gates too; most of them beyond the range of exp."""
     far = draw(among(0.0, 100.0, 1000.0, -1000.0))
-    extreme = representable(dialect, ("starved row", "triangular", *BEYOND_EXP, "wild"))
-    patterns = extreme if dialect.residual == "sinkhorn" else MODERATE
+    patterns = mix_of(setting.dialect).extreme(setting.dialect) or MODERATE
     return saturating(draw(params_of(setting, n, channels, patterns=patterns)), n, far)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,15 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.core.case import Case
+from properties.core.family import guarantees_of, mix_of
 from properties.strategies.draws import among, changed, changes, kept, levels, noise, seeds
 from properties.strategies.patterns import BEYOND_EXP, PATTERNS
 from properties.strategies.setting import Setting
 
 
 def shift_axis(dialect: Dialect) -> str:
-    """The axis along whose lines a constant is divided out exactly: that of the softmax, or of the maximum."""
-    return dialect.start_axis if dialect.start == "softmax" else dialect.first_axis
+    """The axis along whose lines a constant changes nothing; where there is none, the one that is normalised first."""
+    return guarantees_of(dialect).shift or dialect.first_axis
 
 
 @kept
@@ -38,11 +38,20 @@ def logit_matrix(
     return changed(base, draw(changes((n, n))))
 
 
-def representable(dialect: Dialect, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """Without an iteration an exp start is unshifted, and unconstrained logits are the matrix: no overflow by
-    design."""
-    unshifted = dialect.residual == "sinkhorn" and dialect.start == "exp" and dialect.iterations == 0
-    return tuple(p for p in patterns if p not in (*BEYOND_EXP, "wild")) if unshifted else patterns
+@kept
+def token_logits(setting: Setting, n: int, patterns: tuple[str, ...] = tuple(PATTERNS)) -> SearchStrategy[Any]:
+    """The logits of one token as float64 numpy, of the shape that the mix of the dialect says: patterns of a matrix, or
+    noise of any size with a few changed entries; and what the mix adds to them."""
+    dialect, mix = setting.dialect, mix_of(setting.dialect)
+    shape = mix.shape(n, dialect)
+    if shape == (n, n):
+        usual = logit_matrix(n, mix.patterns(dialect, patterns), axis=shift_axis(dialect), stretch=setting.stretch)
+    else:
+        usual = st.tuples(seeds, levels, changes(shape)).map(
+            lambda drawn: changed(noise(drawn[0], *shape) * (0, 0.5, 1, 2, 4, 8, 16, 40)[drawn[1]], drawn[2])
+        )
+    telling = mix.telling(n, dialect)
+    return usual if telling is None else usual | telling
 
 
 @kept
@@ -56,18 +65,11 @@ def logits_of(
     most: int = 5,
     patterns: tuple[str, ...] = tuple(PATTERNS),
 ) -> Tensor:
-    """[tokens, n, n] logits ([tokens, n!] for the permutation mixture) in the dtype of parameters."""
+    """Logits [tokens, *s], s the shape that the mix of the dialect says, in the dtype of parameters."""
     most = min(most, setting.max_tokens)
-    least = min(least, most)
-    if setting.dialect.residual == "permutations":
-        size = math.factorial(n)
-        rows = draw(st.lists(st.tuples(seeds, levels, changes((size,))), min_size=least, max_size=most))
-        made = [changed(noise(s, size) * (0, 0.5, 1, 2, 4, 8, 16, 40)[level], entries) for s, level, entries in rows]
-        return torch.tensor(np.array(made).reshape(-1, size), dtype=setting.parameter_dtype)
-    wanted = representable(setting.dialect, patterns)
-    one = logit_matrix(n, wanted, axis=shift_axis(setting.dialect), stretch=setting.stretch)
-    matrices = draw(st.lists(one, min_size=least, max_size=most))
-    return torch.tensor(np.array(matrices).reshape(-1, n, n), dtype=setting.parameter_dtype)
+    tokens = draw(st.lists(token_logits(setting, n, patterns), min_size=min(least, most), max_size=most))
+    shape = mix_of(setting.dialect).shape(n, setting.dialect)
+    return torch.tensor(np.array(tokens).reshape(-1, *shape), dtype=setting.parameter_dtype)
 
 
 @kept

@@ -1,4 +1,4 @@
-"""Finite Sinkhorn iterations: how far rounding can carry them, forwards and backwards.
+"""Finite Sinkhorn iterations: how far rounding can carry them.
 
 *The iteration.* Write l_s for the logarithm of the iterate before half-step s; the half-step along an axis is
 l_{s+1} = l_s - log(sum exp l_s + eps) on every line. With w = exp l_{s+1} (the share of an entry in its line; the eps
@@ -25,9 +25,8 @@ line. Where that exceeds 2^-10 the line may be lost: the example is outside the 
 is inf.
 
 *Overflow.* Scaling vectors are admitted, so an example whose cumulative scalings leave the range of the dtype is
-outside the
-domain too; for gradients, one whose 1/s^2 or ratio of scalings does. So is one of an exp start that no iteration
-shifts, where an entry itself does, or that entry times the cotangent.
+outside the domain too; for gradients, one whose 1/s^2 or ratio of scalings does. So is one of an exp start that no
+iteration shifts, where an entry itself does, or that entry times the cotangent.
 
 *Clamped denominators* are 1-Lipschitz in log sum; at the kink, where both branches are possible, the difference of the
 two is admitted as a line error.
@@ -40,20 +39,19 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mhc_ref import Dialect
-from properties.core.rounding import INF, Approx, Rounding
+from properties.core.family import DIM
+from properties.core.rounding import INF, Approx, Projection, Rounding
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-_DIM = {"row": -1, "column": -2}
-_LOST = 2.0**-10
-_MOST = 350.0
+LOST = 2.0**-10
+MOST = 350.0
 """Where exp of a deviation is cut off: far beyond any error that is still a statement.
 
 Caps are taken by `np.fmin`, for which a NaN (0 times an error that overflowed) is above any cap, as it should be."""
@@ -123,21 +121,12 @@ class Trace:
         return np.where(np.isnan(total), INF, total).reshape(tokens, n, n)
 
 
-class Scaled(NamedTuple):
-    """value, error, entry and line as in `properties.bounds.Projection`."""
-
-    value: Tensor
-    error: Tensor
-    entry: Tensor
-    line: Tensor
-
-
-def _half_steps(dialect: Dialect) -> list[tuple[int, float]]:
+def half_steps(dialect: Dialect) -> list[tuple[int, float]]:
     """(dim, eps) of every step after the logits, dim 0 standing for the addition of entry_eps."""
-    pairs = [_DIM[dialect.first_axis], _DIM[dialect.last_axis]] * dialect.iterations
+    pairs = [DIM[dialect.first_axis], DIM[dialect.last_axis]] * dialect.iterations
     steps: list[tuple[int, float]] = []
     if dialect.start == "softmax":
-        steps.append((_DIM[dialect.start_axis], 0.0))
+        steps.append((DIM[dialect.start_axis], 0.0))
         pairs = pairs[1:] if dialect.softmax_is_first_half_step else pairs
     if dialect.entry_eps:
         steps.append((0, dialect.entry_eps))
@@ -168,7 +157,8 @@ class _Vectors:
         self.strain = np.maximum(self.strain, np.maximum(twice, rise))
 
 
-def _log_sum(log_m: Array, dim: int) -> Array:
+def log_sum_exp(log_m: Array, dim: int) -> Array:
+    """log(sum exp log_m) over a dim, kept."""
     top = log_m.max(dim, keepdims=True)
     return np.log(np.exp(log_m - top).sum(dim, keepdims=True)) + top
 
@@ -189,7 +179,7 @@ def _remembered(z: bytes, dz: bytes, shape: tuple[int, ...], dialect: Dialect, r
 
 def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
     n, u = z.shape[-1], r.unit
-    first = _DIM[dialect.first_axis]
+    first = DIM[dialect.first_axis]
     shifted = dialect.start == "exp" and dialect.iterations > 0
     plain = not dialect.entry_eps and not dialect.denominator_eps
 
@@ -217,8 +207,8 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
     kinked = np.zeros_like(lost)
     vectors = _Vectors(flat(), z.shape[:-2])
     steps: list[Step] = []
-    for dim, eps in _half_steps(dialect):
-        deviation = np.fmin(entry + drift[-1] + drift[-2], _MOST)
+    for dim, eps in half_steps(dialect):
+        deviation = np.fmin(entry + drift[-1] + drift[-2], MOST)
         before_last = deviation
         log_eps = math.log(eps) if eps else -INF
         if dim == 0:
@@ -232,7 +222,7 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
             kernel = log_m = joined
             size = np.abs(kernel)
             continue
-        log_sum = denominator = _log_sum(log_m, dim)
+        log_sum = denominator = log_sum_exp(log_m, dim)
         log_m_before = log_m
         if eps and dialect.denominator == "add":
             denominator = np.logaddexp(log_sum, log_eps)
@@ -245,7 +235,7 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
         line = u * (n + 4 + (w * total).sum(dim, keepdims=True) + np.abs(scalings[dim]) + np.abs(denominator))
         if below.any():
             missing = np.where(below > 0, np.exp(log_m + below), 0.0).sum(dim, keepdims=True)
-            lost = lost | (missing > _LOST).any((-1, -2))
+            lost = lost | (missing > LOST).any((-1, -2))
             line = line + 2 * missing
         spread = deviation.max(dim, keepdims=True)
         if eps and dialect.denominator == "clamp":
@@ -256,7 +246,7 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
         remainder = np.exp(2 * spread) * (w * deviation * deviation).sum(dim, keepdims=True) / 2
         local = u * (3 + np.abs(log_m))
         # log(sum w e^moved + (1 - sum w)), written so that nothing is lost where moved is tiny.
-        moved = np.expm1(np.fmin(entry + drift[-3 - dim], _MOST))
+        moved = np.expm1(np.fmin(entry + drift[-3 - dim], MOST))
         drift[dim] = np.log1p((w * moved).sum(dim, keepdims=True)) + line
         entry = entry + local
         scalings[dim] = scalings[dim] - denominator
@@ -272,23 +262,24 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
     return Trace(steps, begin, log_m, final, entry, before_last, below, lost, kinked, vectors.strain, visible)
 
 
-def sinkhorn(logits: Approx, dialect: Dialect, r: Rounding) -> Scaled:
+def projection(logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
     """h_res of [tokens, n, n] logits and what rounding can do to it; the derivation heads this module."""
     run = trace(logits, dialect, r)
     with np.errstate(all="ignore"):
-        return Scaled(*(torch.from_numpy(part) for part in _scaled(run, dialect, r)))
+        return Projection(*(torch.from_numpy(part) for part in scaled(run, dialect, r)))
 
 
-def _scaled(run: Trace, dialect: Dialect, r: Rounding) -> tuple[Array, Array, Array, Array]:
+def scaled(run: Trace, dialect: Dialect, r: Rounding) -> tuple[Array, Array, Array, Array]:
+    """The parts of a `Projection`."""
     value = np.exp(run.log_m)
-    error = value * np.expm1(np.fmin(run.final + run.propagated, _MOST)) + r.tiny
+    error = value * np.expm1(np.fmin(run.final + run.propagated, MOST)) + r.tiny
     error = np.where(run.below > 0, error + np.exp(run.log_m + run.below), error)
     if dialect.iterations > 0 or dialect.start == "softmax":
         error = np.fmin(error, 1.0)  # both lie between 0 and 1
     lost = run.lost[..., None, None]
     error = np.where(lost, INF, error)
     odds = np.where(np.logical_or(run.below > 0, lost), INF, run.entry + run.final)
-    last = _DIM[dialect.last_axis]
+    last = DIM[dialect.last_axis]
     if not run.steps or run.steps[-1].dim != last:
         return value, error, odds, error.sum(last)
     # The last division makes the sum right whatever came before, but for what an eps keeps: s / (s + eps).
@@ -296,130 +287,3 @@ def _scaled(run: Trace, dialect: Dialect, r: Rounding) -> tuple[Array, Array, Ar
     own = run.final + r.unit * (3 + np.abs(run.log_m)) + np.fmin(run.steps[-1].line, 1.0)
     line = (value * own).sum(last) + kept * np.fmin(2 * run.before_last.max((-2, -1)), 1.0)[..., None]
     return value, error, odds, np.where(run.lost[..., None], INF, line + value.shape[-1] * r.tiny)
-
-
-def sinkhorn_gradient(logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
-    """The vector-Jacobian product d <cotangent, M> / d Z, [tokens, n, n].
-
-    In logarithms the pullback of a half-step is g <- g - w (line sums of g), starting at g = cotangent * M. A backward
-    pass adds, in each half-step, u (4 s + (n + 6) w sum s) of its own, s >= |g| being the sum of all that was added up
-    (with potentials nothing cancels before the end), and w |sum g| times the relative error of w left by the forward
-    pass (`Step.deviation`). These are carried to the logits by the exact |d log m_s / d Z|; where the iteration keeps
-    potentials instead of iterates, they reach the logits directly, so both are added. The maximum that an exp start
-    subtracts gives and takes back the line sum of g: n u sum |g| more.
-
-    At a kink every one-sided derivative and every mean of them is admitted. Where logits share the maximum and an eps
-    makes the shift visible, the line sum of g may be charged to any of them or split, so each may be off by all of it;
-    where a sum may lie on either side of its clamp, nothing is claimed.
-
-    Normwise sharp only: the deviation of an iterate is its a priori bound, and the pullback of a converged iteration
-    damps what the bound adds up.
-    """
-    run = trace(logits, dialect, r)
-    with np.errstate(all="ignore"):
-        z, dz = logits.value.numpy(), logits.error.numpy()
-        g, error = _pulled(run, z, dz, cotangent.value.numpy(), cotangent.error.numpy(), dialect, r)
-    return Approx(torch.from_numpy(g), torch.from_numpy(error))
-
-
-def _pulled(
-    run: Trace, z: Array, dz: Array, bar: Array, dbar: Array, dialect: Dialect, r: Rounding
-) -> tuple[Array, Array]:
-    tokens, n, _ = run.begin.shape
-    u = r.unit
-    value, forward, _, _ = _scaled(run, dialect, r)
-    g = bar * value
-    errors = [np.abs(bar) * forward + 3 * u * np.abs(g) + dbar * (value + forward) + r.tiny]
-    size = np.abs(g)
-    for step in reversed(run.steps):
-        if step.dim == 0:
-            known = np.fmin(np.expm1(np.fmin(step.deviation, _MOST)), 1.0)
-            errors.append(step.weights * size * (4 * u + known))
-            g, size = step.weights * g, step.weights * size
-            continue
-        off = np.where(run.below > 0, 1.0, np.expm1(np.fmin(2 * step.deviation, _MOST)))
-        mass = g.sum(step.dim, keepdims=True)
-        total = size.sum(step.dim, keepdims=True)
-        errors.append(u * (4 * size + (n + 6) * step.weights * total) + step.weights * np.abs(mass) * off + r.tiny)
-        g, size = g - step.weights * mass, size + step.weights * np.abs(mass)
-    errors.reverse()  # errors[s] belongs to the iterate after step s; errors[0] to the logits themselves
-    error = np.stack(errors).sum(0) + errors[0] + n * u * size.sum((-2, -1), keepdims=True)
-    f = np.broadcast_to(np.eye(n * n).reshape(1, n, n, n * n), (tokens, n, n, n * n))  # d log m_s / d log m_0
-    for step, own in zip(run.steps, errors[1:], strict=True):
-        weighted = step.weights[..., None] * f
-        f = weighted if step.dim == 0 else f - weighted.sum(step.dim - 1, keepdims=True)
-        error = error + np.einsum("tijq,tij->tq", np.abs(f), own).reshape(tokens, n, n)
-    if run.shift_dim:
-        line = g.sum(run.shift_dim, keepdims=True)
-        top = np.arange(n)
-        top = top if run.shift_dim == -1 else top[:, None]
-        g = g - (top == z.argmax(run.shift_dim, keepdims=True)) * line
-        error = error + error.sum(run.shift_dim, keepdims=True)
-        largest = z + dz >= (z - dz).max(run.shift_dim, keepdims=True)
-        tied = largest & (largest.sum(run.shift_dim, keepdims=True) > 1)
-        error = error + np.where(tied, np.abs(line), 0.0)
-    lost = run.lost | run.kinked
-    if r.tiny:
-        most = np.maximum(run.strain, run.log_m.max((-1, -2))) + np.log(n * (1 + np.abs(bar).max((-1, -2)))) + 1
-        lost = lost | (most > -math.log(r.tiny))
-    return g, np.where(lost[..., None, None], INF, error)
-
-
-def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:
-    """An upper bound of the spectral norm of d h_res / d logits at [tokens, n, n] logits, [tokens].
-
-    Let y_s be the derivative of log M_s, M_s the matrix after half-step s. A half-step divides the lines of M by
-    D = c + eps, or max(c, eps), c their sums, so y_s = (I - theta P) y_{s-1} with P the mean of a line weighted by it,
-    and theta = c / D, or 1 where c >= eps and 0 elsewhere. P is an orthogonal projection in the norm
-    |y|_s^2 = sum M_s y^2, so with 0 <= theta <= 1 nothing grows but the norm itself:
-    |y_s|_s <= |y_{s-1}|_s <= |y_{s-1}|_{s-1} / sqrt(min D).
-
-    * First half-step, or softmax: W (I - P) = diag(w) - w w^T on each line, w its share, has a norm of at most 1/2, and
-      it is the square of sqrt(W) (I - P): |y_1|_1 <= sqrt(1/2) |dZ|. What an eps keeps of the mean and of the maximum,
-      which was subtracted, adds 2 (1 - theta) |dZ| at most. Adding entry_eps to M makes M y^2 no larger.
-    * Last half-step: dM = M y, and likewise |dM| <= (sqrt(1/2) + 1 - theta) |y|.
-
-    Together (sqrt(1/2) + 2 (1 - theta_1)) (sqrt(1/2) + 1 - theta_m) prod_{s = 2..m} (min D_s)^(-1/2): the 1/2 of the
-    limit as the sums tend to 1, and computed along the iteration where they do not. Without eps it is (1 + n (m - 1))/2
-    at most, whatever the sums: the last softmax forgets the scalings of its own lines and is 1/2-Lipschitz, and each
-    half-step before it sets its scalings to minus a weighted mean of dZ and the other scalings.
-
-    What rounding can do to the result is added: a log-sum-exp of n terms errs by u (n + 8) and u times the sizes of its
-    terms and of itself, twice, as does the subtraction after it; scalings do not expand the sup-norm (see the head of
-    this module), so errors add up, and each of the m logarithms in the product can carry all of them.
-
-    Raises:
-        ValueError: for an exp start whose entries get an eps before any division, which is not covered, and where
-            nothing is divided.
-    """
-    steps = _half_steps(dialect)
-    divisions = sum(dim != 0 for dim, _ in steps)
-    if dialect.residual != "sinkhorn" or divisions < 2 or (dialect.start == "exp" and dialect.entry_eps):
-        raise ValueError(f"no bound of the gradient for {dialect}: at least two divisions, the first of exp(Z)")
-    z = logits.double().numpy()
-    n, u = z.shape[-1], float(np.finfo(np.float64).eps) / 2
-    log_m = z - z.max(_DIM[dialect.first_axis], keepdims=True) if dialect.start == "exp" else z
-    grown, unsure = np.zeros(len(z)), np.zeros(len(z))
-    ends: list[Array] = []
-    for dim, eps in steps:
-        log_eps = math.log(eps) if eps else -INF
-        if dim == 0:
-            log_m = np.logaddexp(log_m, log_eps)
-            continue
-        log_c = _log_sum(log_m, dim)
-        if dialect.denominator == "add":
-            log_d = np.logaddexp(log_c, log_eps)
-            lost = np.exp(log_eps - log_d)
-        else:
-            log_d = np.maximum(log_c, log_eps)
-            lost = (log_c < log_eps).astype(np.float64)
-        unsure += u * (n + 8 + 4 * (np.abs(log_m).max((-1, -2)) + np.abs(log_c).max((-1, -2))))
-        ends.append(lost.max((-1, -2)))
-        if len(ends) > 1:
-            grown -= log_d.min((-1, -2)) / 2
-        log_m = log_m - log_d
-    half = math.sqrt(0.5)
-    along = (half + 2 * ends[0]) * (half + ends[-1]) * np.exp(grown + divisions * unsure)
-    if not dialect.entry_eps and not dialect.denominator_eps:
-        along = np.minimum(along, (1 + n * (divisions - 1)) / 2)
-    return torch.from_numpy(along)

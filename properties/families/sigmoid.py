@@ -1,0 +1,43 @@
+"""Sigmoid: each gate by itself between 0 and 1."""
+
+from __future__ import annotations
+
+import torch
+
+from mhc_ref import Dialect
+from properties.bounds.stages import capped, times
+from properties.core.family import Gate
+from properties.core.rounding import INF, Approx, Rounding
+
+
+class Sigmoid(Gate):
+    """mHC, arXiv 2512.24880 eq. (8)."""
+
+    name = "sigmoid"
+    words = "a sigmoid"
+    source = "arXiv 2512.24880 eq. (8)"
+    unit_range = True
+
+    def at_zero(self, n: int, dialect: Dialect) -> float:
+        """The middle."""
+        return 0.5
+
+    def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """|sigma'| <= 1/4, and sigma' changes by at most e^d over a distance d, so d moves it by at most
+        min(d/4, sigma(1-sigma)(e^d - 1)); any formula is accurate *absolutely* to 6 units, (tanh(z/2)+1)/2 included,
+        which is not accurate relatively for z << 0."""
+        d = logits.error
+        value = logits.value.sigmoid()
+        moved = torch.minimum(d / 4, value * (1 - value) * capped(d, 700).expm1())
+        return Approx(value, capped(moved.nan_to_num(nan=INF, posinf=INF), 1.0) + 6 * r.unit)
+
+    def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """sigmoid' = s (1 - s) moves by at most min(d / 10, s (1 - s) (e^d - 1)), |sigmoid''| < 0.0963, and s, hence
+        1 - s, is accurate absolutely to 6 units."""
+        s = logits.value.sigmoid()
+        slope = s * (1 - s)
+        moved = torch.minimum(logits.error / 10, slope * logits.error.clamp(max=350).expm1())
+        return times(cotangent, Approx(slope, moved.clamp(max=0.25) + 9 * r.unit), r)
+
+
+GATE = Sigmoid()

@@ -1,0 +1,141 @@
+"""The gradient of finite Sinkhorn iterations: how far rounding can carry it, and how large it can be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mhc_ref import Dialect
+from properties.core.family import DIM
+from properties.core.rounding import INF, Approx, Rounding
+from properties.families.sinkhorn.forwards import MOST, Array, Trace, half_steps, log_sum_exp, scaled, trace
+
+
+def pullback(logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+    """The vector-Jacobian product d <cotangent, M> / d Z, [tokens, n, n].
+
+    In logarithms the pullback of a half-step is g <- g - w (line sums of g), starting at g = cotangent * M. A backward
+    pass adds, in each half-step, u (4 s + (n + 6) w sum s) of its own, s >= |g| being the sum of all that was added up
+    (with potentials nothing cancels before the end), and w |sum g| times the relative error of w left by the forward
+    pass (`Step.deviation`). These are carried to the logits by the exact |d log m_s / d Z|; where the iteration keeps
+    potentials instead of iterates, they reach the logits directly, so both are added. The maximum that an exp start
+    subtracts gives and takes back the line sum of g: n u sum |g| more.
+
+    At a kink every one-sided derivative and every mean of them is admitted. Where logits share the maximum and an eps
+    makes the shift visible, the line sum of g may be charged to any of them or split, so each may be off by all of it;
+    where a sum may lie on either side of its clamp, nothing is claimed.
+
+    Normwise sharp only: the deviation of an iterate is its a priori bound, and the pullback of a converged iteration
+    damps what the bound adds up.
+    """
+    run = trace(logits, dialect, r)
+    with np.errstate(all="ignore"):
+        z, dz = logits.value.numpy(), logits.error.numpy()
+        g, error = _pulled(run, z, dz, cotangent.value.numpy(), cotangent.error.numpy(), dialect, r)
+    return Approx(torch.from_numpy(g), torch.from_numpy(error))
+
+
+def _pulled(
+    run: Trace, z: Array, dz: Array, bar: Array, dbar: Array, dialect: Dialect, r: Rounding
+) -> tuple[Array, Array]:
+    tokens, n, _ = run.begin.shape
+    u = r.unit
+    value, forward, _, _ = scaled(run, dialect, r)
+    g = bar * value
+    errors = [np.abs(bar) * forward + 3 * u * np.abs(g) + dbar * (value + forward) + r.tiny]
+    size = np.abs(g)
+    for step in reversed(run.steps):
+        if step.dim == 0:
+            known = np.fmin(np.expm1(np.fmin(step.deviation, MOST)), 1.0)
+            errors.append(step.weights * size * (4 * u + known))
+            g, size = step.weights * g, step.weights * size
+            continue
+        off = np.where(run.below > 0, 1.0, np.expm1(np.fmin(2 * step.deviation, MOST)))
+        mass = g.sum(step.dim, keepdims=True)
+        total = size.sum(step.dim, keepdims=True)
+        errors.append(u * (4 * size + (n + 6) * step.weights * total) + step.weights * np.abs(mass) * off + r.tiny)
+        g, size = g - step.weights * mass, size + step.weights * np.abs(mass)
+    errors.reverse()  # errors[s] belongs to the iterate after step s; errors[0] to the logits themselves
+    error = np.stack(errors).sum(0) + errors[0] + n * u * size.sum((-2, -1), keepdims=True)
+    f = np.broadcast_to(np.eye(n * n).reshape(1, n, n, n * n), (tokens, n, n, n * n))  # d log m_s / d log m_0
+    for step, own in zip(run.steps, errors[1:], strict=True):
+        weighted = step.weights[..., None] * f
+        f = weighted if step.dim == 0 else f - weighted.sum(step.dim - 1, keepdims=True)
+        error = error + np.einsum("tijq,tij->tq", np.abs(f), own).reshape(tokens, n, n)
+    if run.shift_dim:
+        line = g.sum(run.shift_dim, keepdims=True)
+        top = np.arange(n)
+        top = top if run.shift_dim == -1 else top[:, None]
+        g = g - (top == z.argmax(run.shift_dim, keepdims=True)) * line
+        error = error + error.sum(run.shift_dim, keepdims=True)
+        largest = z + dz >= (z - dz).max(run.shift_dim, keepdims=True)
+        tied = largest & (largest.sum(run.shift_dim, keepdims=True) > 1)
+        error = error + np.where(tied, np.abs(line), 0.0)
+    lost = run.lost | run.kinked
+    if r.tiny:
+        most = np.maximum(run.strain, run.log_m.max((-1, -2))) + np.log(n * (1 + np.abs(bar).max((-1, -2)))) + 1
+        lost = lost | (most > -math.log(r.tiny))
+    return g, np.where(lost[..., None, None], INF, error)
+
+
+def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:
+    """An upper bound of the spectral norm of d h_res / d logits at [tokens, n, n] logits, [tokens].
+
+    Let y_s be the derivative of log M_s, M_s the matrix after half-step s. A half-step divides the lines of M by
+    D = c + eps, or max(c, eps), c their sums, so y_s = (I - theta P) y_{s-1} with P the mean of a line weighted by it,
+    and theta = c / D, or 1 where c >= eps and 0 elsewhere. P is an orthogonal projection in the norm
+    |y|_s^2 = sum M_s y^2, so with 0 <= theta <= 1 nothing grows but the norm itself:
+    |y_s|_s <= |y_{s-1}|_s <= |y_{s-1}|_{s-1} / sqrt(min D).
+
+    * First half-step, or softmax: W (I - P) = diag(w) - w w^T on each line, w its share, has a norm of at most 1/2, and
+      it is the square of sqrt(W) (I - P): |y_1|_1 <= sqrt(1/2) |dZ|. What an eps keeps of the mean and of the maximum,
+      which was subtracted, adds 2 (1 - theta) |dZ| at most. Adding entry_eps to M makes M y^2 no larger.
+    * Last half-step: dM = M y, and likewise |dM| <= (sqrt(1/2) + 1 - theta) |y|.
+
+    Together (sqrt(1/2) + 2 (1 - theta_1)) (sqrt(1/2) + 1 - theta_m) prod_{s = 2..m} (min D_s)^(-1/2): the 1/2 of the
+    limit as the sums tend to 1, and computed along the iteration where they do not. Without eps it is (1 + n (m - 1))/2
+    at most, whatever the sums: the last softmax forgets the scalings of its own lines and is 1/2-Lipschitz, and each
+    half-step before it sets its scalings to minus a weighted mean of dZ and the other scalings.
+
+    What rounding can do to the result is added: a log-sum-exp of n terms errs by u (n + 8) and u times the sizes of its
+    terms and of itself, twice, as does the subtraction after it; scalings do not expand the sup-norm (see the
+    head of `forwards`), so errors add up, and each of the m logarithms in the product can carry all of them.
+
+    Raises:
+        ValueError: for an exp start whose entries get an eps before any division, which is not covered, and where
+            nothing is divided.
+    """
+    steps = half_steps(dialect)
+    divisions = sum(dim != 0 for dim, _ in steps)
+    if divisions < 2 or (dialect.start == "exp" and dialect.entry_eps):
+        raise ValueError(f"no bound of the gradient for {dialect}: at least two divisions, the first of exp(Z)")
+    z = logits.double().numpy()
+    n, u = z.shape[-1], float(np.finfo(np.float64).eps) / 2
+    log_m = z - z.max(DIM[dialect.first_axis], keepdims=True) if dialect.start == "exp" else z
+    grown, unsure = np.zeros(len(z)), np.zeros(len(z))
+    ends: list[Array] = []
+    for dim, eps in steps:
+        log_eps = math.log(eps) if eps else -INF
+        if dim == 0:
+            log_m = np.logaddexp(log_m, log_eps)
+            continue
+        log_c = log_sum_exp(log_m, dim)
+        if dialect.denominator == "add":
+            log_d = np.logaddexp(log_c, log_eps)
+            lost = np.exp(log_eps - log_d)
+        else:
+            log_d = np.maximum(log_c, log_eps)
+            lost = (log_c < log_eps).astype(np.float64)
+        unsure += u * (n + 8 + 4 * (np.abs(log_m).max((-1, -2)) + np.abs(log_c).max((-1, -2))))
+        ends.append(lost.max((-1, -2)))
+        if len(ends) > 1:
+            grown -= log_d.min((-1, -2)) / 2
+        log_m = log_m - log_d
+    half = math.sqrt(0.5)
+    along = (half + 2 * ends[0]) * (half + ends[-1]) * np.exp(grown + divisions * unsure)
+    if not dialect.entry_eps and not dialect.denominator_eps:
+        along = np.minimum(along, (1 + n * (divisions - 1)) / 2)
+    return torch.from_numpy(along)

@@ -1,0 +1,29 @@
+"""Tanh: products with phi held between -1 and 1."""
+
+from __future__ import annotations
+
+from mhc_ref import Dialect
+from properties.bounds.stages import capped, times
+from properties.core.family import Dynamic
+from properties.core.rounding import Approx, Rounding
+
+
+class Tanh(Dynamic):
+    """Hyper-connections, arXiv 2409.19606 eq. (10)-(13)."""
+
+    name = "tanh"
+    words = "the dynamic part passes a tanh"
+    source = "arXiv 2409.19606 eq. (10)-(13)"
+
+    def bound(self, products: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """tanh is 1-Lipschitz and absolutely accurate to 4 units."""
+        return Approx(products.value.tanh(), capped(products.error, 2.0) + 4 * r.unit)
+
+    def pullback(self, products: Approx, activated: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+        """tanh' = 1 - tanh^2."""
+        p = activated
+        moved = (2 * p.value.abs() * p.error + p.error.square() + 3 * r.unit).clamp(max=1.0)
+        return times(cotangent, Approx(1 - p.value.square(), moved), r)
+
+
+DYNAMIC = Tanh()
