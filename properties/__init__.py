@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from properties.core.law import Law, all_laws
     from properties.core.trial import LawBroken, Trial
     from properties.engine.counterexample import Counterexample
-    from properties.engine.runner import PROFILES, HarnessError, Profile, Subject, Verdict, examine
+    from properties.engine.runner import examine
+    from properties.engine.subject import PROFILES, Profile, Subject, Verdict
+    from properties.guards.faults import HarnessError
     from properties.targets.target import TargetError, resolve
 
 former.install()
@@ -30,19 +32,19 @@ _HOME = {
     "BranchSpec": "core.case",
     "Case": "core.case",
     "Counterexample": "engine.counterexample",
-    "HarnessError": "engine.runner",
+    "HarnessError": "guards.faults",
     "Implementation": "core.implementation",
     "Law": "core.law",
     "LawBroken": "core.trial",
-    "PROFILES": "engine.runner",
-    "Profile": "engine.runner",
+    "PROFILES": "engine.subject",
+    "Profile": "engine.subject",
     "Projection": "core.implementation",
     "Reference": "core.implementation",
     "Rounding": "bounds",
-    "Subject": "engine.runner",
+    "Subject": "engine.subject",
     "TargetError": "targets.target",
     "Trial": "core.trial",
-    "Verdict": "engine.runner",
+    "Verdict": "engine.subject",
     "all_laws": "core.law",
     "examine": "engine.runner",
     "replay_file": "commands.replay",

@@ -26,7 +26,6 @@ STILL_LONG = {
     "properties/diagnosis/explanation.py",
     "properties/diagnosis/inference.py",
     "properties/diagnosis/projection.py",
-    "properties/engine/runner.py",
     "properties/laws/execution.py",
     "properties/laws/execution_shapes.py",
     "properties/laws/gradient_calls.py",

@@ -29,14 +29,12 @@ from properties.engine.runner import (
     Profile,
     Subject,
     Verdict,
-    _Enough,
-    _Progress,
-    _with_fewer_streams,
     examine,
     explain,
     try_case,
 )
-from properties.strategies import projection_cases
+from properties.engine.search import Enough, Search
+from properties.strategies import Setting, projection_cases
 from properties.targets.process.protocol import NoAnswer
 
 SUMS = all_laws()["manifold.last-axis-sums"]
@@ -506,16 +504,24 @@ def test_an_implementation_that_never_answers_is_asked_a_few_times_only(tmp_path
     assert Counterexample.load(found.counterexample).law == ORACLE.id
 
 
-def test_a_hang_with_fewer_streams_leaves_the_failure_that_was_found_first() -> None:
+def test_a_hang_with_fewer_streams_leaves_the_failure_that_was_found_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, case = LawBroken("too large", ratio=2.0), Case(logits=torch.zeros(1, 4, 4))
-    state = _Progress(failure=first, case=case)
+    search = Search(SUMS, subject(Reference(PAPER)), QUICK, tmp_path / "found.safetensors")
+    search.failure, search.case = first, case
+    tried: list[int] = []
 
-    def search(*_: Any) -> None:
-        state.failure, state.case = LawBroken("still busy", ratio=math.inf), Case()
-        raise _Enough(state.failure)
+    def among(frame: Setting, *_: Any) -> None:
+        tried.append(*frame.streams)
+        search.failure, search.case = LawBroken("still busy", ratio=math.inf), Case()
+        raise Enough(search.failure)
 
-    assert _with_fewer_streams([subject(Reference(PAPER)).setting(SUMS)], search, state, first) is first
-    assert (state.failure, state.case) == (first, case)
+    monkeypatch.setattr(search, "_among", among)
+    assert search._smallest(first) is first
+    assert (search.failure, search.case) == (first, case)
+    assert tried == [1, 2, 3]
+    assert Counterexample.load(search.path).failure["what"] == "too large"
 
 
 def test_a_law_that_a_default_declaration_asks_for_names_the_declaration(tmp_path: Path) -> None:

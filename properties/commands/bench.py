@@ -35,7 +35,7 @@ from properties.guards.printable import message_of, printable
 if TYPE_CHECKING:
     from properties.core.device import Device, Timer
     from properties.core.law import Law
-    from properties.engine.runner import Profile, Subject
+    from properties.engine.subject import Profile, Subject
 
 STAGES = ("implementation", "reference", "bounds")
 
@@ -145,7 +145,7 @@ def until_caught(count: int) -> dict[str, float]:
     from properties.catalogue.deviations import CATALOGUE
     from properties.commands.kill import Bench, Task, home
     from properties.core.law import all_laws, scouts
-    from properties.engine.runner import PROFILES
+    from properties.engine.subject import PROFILES
 
     laws = sorted(all_laws().values(), key=lambda law: (law.id not in scouts(), law.family))  # files by name
     names = list(CATALOGUE)
@@ -191,7 +191,7 @@ def main(
     from properties.core.device import device_of
     from properties.core.implementation import dtype_names
     from properties.core.law import all_laws
-    from properties.engine.runner import Profile, Subject
+    from properties.engine.subject import Profile, Subject
     from properties.targets.target import TargetError, resolve
 
     torch.set_num_threads(1)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mhc_ref import Dialect
     from properties.core.implementation import Implementation
     from properties.core.law import Law
-    from properties.engine.runner import Verdict
+    from properties.engine.subject import Verdict
 
 PRESET_ORDER = ("PAPER", "DEEPSEEK_V4", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
 SCHEMA = 2
@@ -168,7 +168,8 @@ class Bench:
         """The verdict of one search; examples are the same in every run, or for every `randomness`."""
         import torch
 
-        from properties.engine.runner import Profile, Subject, examine
+        from properties.engine.runner import examine
+        from properties.engine.subject import Profile, Subject
 
         task = self.task
         which = getattr(torch, dtype) if isinstance(dtype, str) else dtype

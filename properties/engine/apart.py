@@ -19,7 +19,8 @@ import torch
 
 from properties.core.implementation import Implementation
 from properties.core.law import Law, all_laws
-from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.engine.runner import examine
+from properties.engine.subject import Profile, Subject, Verdict
 from properties.guards.printable import message_of
 from properties.guards.stopping import end_with
 from properties.targets.isolation import isolated

@@ -21,7 +21,8 @@ from properties.core.device import DEVICES
 from properties.core.implementation import Implementation, Reference, dtype_names, parameter_dtype
 from properties.core.law import Law
 from properties.core.trial import LawBroken
-from properties.engine.runner import Subject, try_stored
+from properties.engine.subject import Subject
+from properties.engine.trying import try_stored
 from properties.guards.printable import message_of
 
 

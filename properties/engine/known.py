@@ -32,7 +32,10 @@ from properties.engine.known_file import KnownError as KnownError
 from properties.engine.known_file import load as load
 from properties.engine.known_file import located as located
 from properties.engine.known_file import write as write
-from properties.engine.runner import HarnessError, Status, Subject, Verdict, explain, try_stored
+from properties.engine.message import explain
+from properties.engine.subject import Status, Subject, Verdict
+from properties.engine.trying import try_stored
+from properties.guards.faults import HarnessError
 from properties.report.report import Line
 from properties.report.report import lines_of as lines_of  # where it was before
 from properties.targets.trust import replay_line

@@ -18,7 +18,7 @@ from properties.guards.whole import unwritable, write_whole
 from properties.report.report import Line
 
 if TYPE_CHECKING:
-    from properties.engine.runner import Verdict
+    from properties.engine.subject import Verdict
 
 PUBLISHED = Path(__file__).parents[1] / "targets" / "published" / "known.toml"
 """The known failures of published implementations, explained in docs/findings.md; `--known published` names them."""

@@ -16,7 +16,9 @@ from properties.core.law import Law, all_laws
 from properties.core.trial import LawBroken
 from properties.engine.counterexample import Counterexample, CounterexampleError, StrangeFamily
 from properties.engine.fitting import unfit
-from properties.engine.runner import Subject, explain, try_stored
+from properties.engine.message import explain
+from properties.engine.subject import Subject
+from properties.engine.trying import try_stored
 from properties.guards import sealed
 from properties.guards.printable import message_of, printable
 from properties.targets.isolation import isolated

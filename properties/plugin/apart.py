@@ -13,7 +13,7 @@ from properties.plugin.subjects import subject_of
 
 if TYPE_CHECKING:
     from properties.core.implementation import Implementation
-    from properties.engine.runner import Subject
+    from properties.engine.subject import Subject
 
 _APART: pytest.StashKey[dict[tuple[str, str | None], Implementation]] = pytest.StashKey()
 DEADLY: pytest.StashKey[set[str]] = pytest.StashKey()

@@ -18,7 +18,7 @@ from properties.plugin.subjects import known_failures
 
 if TYPE_CHECKING:
     from properties.core.law import Law
-    from properties.engine.runner import Subject, Verdict
+    from properties.engine.subject import Subject, Verdict
     from properties.report.report import Line
 
 
@@ -57,7 +57,8 @@ class LawItem(pytest.Item):
 
         The line is in the report before the failure is diagnosed, which calls the implementation again.
         """
-        from properties.engine.runner import Verdict, verdict_before
+        from properties.engine.runner import verdict_before
+        from properties.engine.subject import Verdict
 
         gathering = self.config.stash.get(GATHERING, None)
         if gathering is not None:
@@ -94,7 +95,8 @@ class LawItem(pytest.Item):
     def _verdict(self) -> Verdict:
         from properties.engine.apart import examine_apart
         from properties.engine.known import entry_for, verdict_for
-        from properties.engine.runner import PROFILES, examine
+        from properties.engine.runner import examine
+        from properties.engine.subject import PROFILES
 
         subject = self.subject
         known = entry_for(known_failures(self.config), self.law.id, subject)

@@ -180,7 +180,7 @@ def seed(config: pytest.Config) -> int | None:
 
 def profile_name(config: pytest.Config) -> str:
     """The profile asked for; `ci` where the environment says so, otherwise `dev`."""
-    from properties.engine.runner import PROFILES
+    from properties.engine.subject import PROFILES
 
     wanted = config.getoption("hypothesis_profile", default=None)
     if wanted in PROFILES:

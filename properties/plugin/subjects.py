@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from properties.core.implementation import Implementation
     from properties.core.law import Law
     from properties.engine.known_file import Known
-    from properties.engine.runner import Subject
+    from properties.engine.subject import Subject
 
 
 DEFAULT_TARGETS = {
@@ -48,7 +48,7 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
 
     from properties.core.device import device_of
     from properties.core.implementation import dtype_names
-    from properties.engine.runner import Subject
+    from properties.engine.subject import Subject
     from properties.targets.isolation import isolated
     from properties.targets.target import TargetError, preset, resolve
 

@@ -40,7 +40,7 @@ class Workers:
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
         """A worker has died in a law: it is tried again, with the target in a process of its own."""
         from properties.engine.apart import examine_apart
-        from properties.engine.runner import PROFILES
+        from properties.engine.subject import PROFILES
 
         if (found := subject_of(self.config, crashitem)) is None:
             return

@@ -1,0 +1,232 @@
+"""The search for an input at which a law is broken: found, saved, shrunk, and tried with fewer streams."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given, seed
+from hypothesis.errors import FailedHealthCheck, FlakyFailure, NonInteractiveExampleWarning, Unsatisfiable
+from safetensors import SafetensorError
+
+from properties.core.case import Case
+from properties.core.law import Law
+from properties.core.trial import LawBroken, NoRoom, TargetRaised
+from properties.engine.message import counterexample, explain
+from properties.engine.spread import after_the_simplest, database, fewer_streams, frames, seed_of, settings_of
+from properties.engine.subject import Profile, Status, Subject, Verdict
+from properties.engine.trying import try_case
+from properties.guards.faults import HarnessError, described, placed
+from properties.guards.interruption import checkpoint
+from properties.guards.printable import message_of
+from properties.guards.surroundings import Chance, drawn_alike
+from properties.strategies import Setting
+from properties.targets.process.protocol import NoAnswer
+
+_HANGS = 5
+"""How many calls without an answer shrinking may cost: each of them takes the whole time limit."""
+_TRIED_WITH_FEWER = 40
+"""Examples for each smaller n, once something has failed: a second or two for a smaller counterexample."""
+_COMPLAINT = "at another input the harness itself failed"
+
+
+class Enough(BaseException):
+    """A hang has been shrunk for long enough; through Hypothesis, which takes an `Exception` for a failure."""
+
+    def __init__(self, broken: LawBroken) -> None:
+        super().__init__()
+        self.broken = broken
+
+
+class Search:
+    """The search for one law on one subject, and what it has found so far.
+
+    Attributes:
+        failure, case: the smallest failure that was found, and its input.
+        also: what else the message of a failure has to say.
+        no_room: why an example was given up that would not have fit in memory.
+    """
+
+    def __init__(self, law: Law, subject: Subject, profile: Profile, path: Path, randomness: int | None = None) -> None:
+        self.law, self.subject, self.profile, self.path, self.randomness = law, subject, profile, path, randomness
+        self.chance = Chance()
+        self.failure: LawBroken | None = None
+        self.case: Case | None = None
+        self.also: list[str] = []
+        self.no_room = ""
+        self._examples, self._worst, self._claims, self._abstentions = 0, 0.0, 0, 0
+        self._floor = 1.0
+        self._hangs = 0
+        self._faulted = False  # whether the harness had failed before anything of the target did
+        self._unsaved = ""
+
+    def verdict(self) -> Verdict:
+        """Search, and say what came of it.
+
+        Raises:
+            HarnessError: the strategy, the law or the truth failed, not the implementation.
+        """
+        try:
+            self._everywhere()
+        except LawBroken as broken:
+            return self.failed(self._smallest(broken))
+        except Enough as enough:
+            return self.failed(enough.broken)
+        except FlakyFailure:
+            if self.failure is None:
+                raise
+            broken = LawBroken(
+                "the same input gave different results when it was tried again (execution.deterministic)",
+                ratio=math.inf,
+                got="a failure of this law once, and none on the next call",
+                exact="the same result on every call",
+                against="wanted",
+            )
+            return self.failed(broken, executed="execution.deterministic")
+        except Unsatisfiable as error:
+            raise HarnessError(f"{self.law.id}: no example can be drawn for {self.subject.id}: {error}") from error
+        except Exception as fault:
+            # While it is shrunk, a failure can slip into a fault of the harness: the law is broken all the same.
+            if self.failure is not None:
+                self._complain(fault)
+                return self.failed(self.failure)
+            if isinstance(fault, FailedHealthCheck):
+                raise HarnessError(self._wasteful(fault)) from fault
+            raise
+        if self.no_room and not self._examples:
+            return Verdict(self.law.id, self.subject, "not-applicable", self.no_room)
+        if not self._claims and self.law.kind != "contract":
+            nothing = f"nothing could be claimed of any of {self._examples} examples: every bound was infinite there"
+            return self._said("not-applicable", nothing, 0.0)
+        return self._said("passed", "", self._worst)
+
+    def failed(self, broken: LawBroken, executed: str = "", quick: bool = False) -> Verdict:
+        """The verdict about a failure; `quick`: the implementation is not called for it."""
+        case = self.case or Case()
+        lost = f"{self.path} could not be written: {self._unsaved}" if self._unsaved else ""
+        message = explain(self.law, self.subject, case, broken, self.path, lost, also=self.also, quick=quick)
+        return replace(
+            self._said("failed", broken.what, max(self._worst, broken.ratio)),
+            counterexample=None if lost else self.path,
+            message=message,
+            executed_law=executed,
+            case=case,
+        )
+
+    def _said(self, status: Status, reason: str, worst: float) -> Verdict:
+        found = Verdict(self.law.id, self.subject, status, reason, self._examples, worst)
+        return replace(found, claims=self._claims, abstentions=self._abstentions)
+
+    def _everywhere(self) -> None:
+        remembered = self.profile.remember and database(self.law, self.subject).exists()
+        spread = frames(self.subject.setting(self.law), self.profile.examples, self.law.schedule)
+        for index, (frame, examples) in enumerate(spread):
+            self._among(frame, examples, index, bool(index) and not remembered)
+
+    def _among(self, frame: Setting, examples: int, index: int, skip: bool = False) -> None:
+        """Try so many examples of a frame, with the number of a seed; whether the simplest is passed over."""
+
+        # Hypothesis reads the source of a test, several times in every run: an eighth of the time of a cheap law.
+        def one(case: Case) -> None:
+            self._attempt(case)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NonInteractiveExampleWarning)
+            test = given(self.law.draw(frame))(after_the_simplest(one) if skip else one)
+        test = settings_of(self.profile, examples + skip, self.law, self.subject)(test)
+        if self.profile.derandomise or self.randomness is not None:
+            test = seed(seed_of(self.law, self.subject, index, self.randomness))(test)
+            with drawn_alike():
+                test()
+        else:
+            test()
+
+    def _attempt(self, case: Case) -> None:
+        """One example. Every failing input is on disk before Hypothesis goes on."""
+        checkpoint()
+        self._examples += 1
+        try:
+            with self.chance.lived():
+                trial = try_case(self.law, self.subject, case)
+            self._worst = max(self._worst, trial.worst)
+            self._claims += trial.claims
+            self._abstentions += trial.abstentions
+        except NoRoom as error:
+            self._examples -= 1
+            self.no_room = str(error)
+        except LawBroken as broken:
+            if not self._clear_enough(broken.ratio):
+                return
+            self.failure, self.case = broken, case
+            self._save(broken, case)
+            if isinstance(broken, TargetRaised) and issubclass(type(broken.raised), NoAnswer):
+                self._hangs += 1
+                if self._hangs > _HANGS:
+                    raise Enough(broken) from broken
+            raise
+        except Exception as fault:
+            # Shrinking goes on among the inputs at which the law is broken. A fault that came first is raised at its
+            # input every time: Hypothesis would take anything else for a test that changes its mind.
+            self._complain(fault)
+            if self.failure is None or self._faulted:
+                self._faulted = True
+                raise
+
+    def _clear_enough(self, ratio: float) -> bool:
+        """Whether a failure is as plain as the first one was, so that shrinking does not end at a ratio of 1.01.
+
+        The first failure sets the floor, the root of its ratio and 10^6 at most: smaller inputs that fail by less are
+        passed over. A law that holds is never affected.
+        """
+        if self.failure is None:
+            self._floor = min(math.sqrt(ratio), 1e6)
+        return ratio >= self._floor
+
+    def _save(self, broken: LawBroken, case: Case) -> None:
+        """Save a counterexample; why that was not possible is kept: a broken law stays broken without a file."""
+        try:
+            counterexample(self.law, self.subject, case, broken).save(self.path)
+            self._unsaved = ""
+        except (OSError, SafetensorError) as error:  # safetensors has an exception of its own for a disk that is full
+            self._unsaved = message_of(error)
+
+    def _smallest(self, broken: LawBroken) -> LawBroken:
+        """A failure that has been shrunk, with fewer streams where that is possible."""
+        if self.profile.shrink and self.case is not None and not self._hangs:
+            broken = self._with_fewer_streams(broken, self.case)
+            self._save(broken, self.case)
+        return broken
+
+    def _with_fewer_streams(self, broken: LawBroken, case: Case) -> LawBroken:
+        """A failure with fewer streams where there is one, otherwise the one that was found.
+
+        Whatever is drawn depends on n, so that Hypothesis cannot shrink n without losing the failure.
+        """
+        kept = self.failure, case
+        for number, frame in enumerate(fewer_streams(case, self.subject.setting(self.law))):
+            try:
+                self._among(frame, _TRIED_WITH_FEWER, 1000 + number)
+            except LawBroken as smaller:
+                return smaller
+            except (FlakyFailure, Enough):  # a failure that does not stay, or hangs: the one found first stands
+                self.failure, self.case = kept
+            except Exception as fault:  # ours: it takes nothing away from the failure found first, and is told
+                self.failure, self.case = kept
+                self._complain(fault)
+        return broken
+
+    def _complain(self, fault: Exception) -> None:
+        """Note the first fault of the harness that was met on the way, for the message of a failure if there is one."""
+        if not any(one.startswith(_COMPLAINT) for one in self.also):
+            self.also.append(
+                f"{_COMPLAINT}: {described(fault)}{placed(fault)}. It says nothing of the implementation; the input "
+                "below is the smallest at which the law is known to be broken"
+            )
+
+    def _wasteful(self, fault: FailedHealthCheck) -> str:
+        return (
+            f"{self.law.id} on {self.subject.id}: its strategy (`{self.law.module}`, `draw`) fails a health check of "
+            f"Hypothesis, so that less may be tried than the report would say: {str(fault).partition(chr(10))[0]}"
+        )

@@ -1,0 +1,85 @@
+"""How the examples of a law are spread over stream counts, and how Hypothesis draws and remembers them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+from properties.core.case import Case, streams_of
+from properties.core.law import Law, Schedule
+from properties.engine.names import file_name, identity
+from properties.engine.subject import Profile, Subject
+from properties.strategies import Setting
+
+
+def frames(setting: Setting, most: int, schedule: Schedule) -> list[tuple[Setting, int]]:
+    """A quarter of the examples over every accepted n, the rest n by n: none is left to chance."""
+    examples = most / schedule.cost
+    if schedule.most:
+        return [(setting, max(1, min(schedule.most, round(examples))))]
+    if not schedule.by_streams:
+        return [(setting, max(3, round(examples)))]
+    each = max(2, round(0.75 * examples / len(setting.streams)))
+    if len(setting.streams) == 1:
+        return [(setting, max(3, round(examples)))]
+    return [(setting, max(3, round(examples / 4))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
+
+
+def fewer_streams(case: Case, setting: Setting) -> list[Setting]:
+    """The frames of every accepted n below that of the case, smallest first."""
+    n = streams_of(case, setting.dialect)
+    return [setting.with_(streams=(k,)) for k in sorted(setting.streams) if n is not None and k < n]
+
+
+def after_the_simplest(check: Callable[[Case], None]) -> Callable[[Case], None]:
+    """The check, passing over its first example: Hypothesis always begins with the simplest, where phi is 0, all logits
+    are 0 and no branch does anything. Seeing that for one n is enough; of two examples of each n it would be one."""
+    begun = False
+
+    def later(case: Case) -> None:
+        nonlocal begun
+        if begun:
+            check(case)
+        begun = True
+
+    return later
+
+
+def seed_of(law: Law, subject: Subject, index: int, randomness: int | None) -> int:
+    """The same in every run, and another one for every law, dtype and frame.
+
+    Hypothesis derives its own from the source of the test, which is one function here: all frames would draw alike.
+    """
+    text = f"{law.id} {subject.dtype_name} {index} {randomness}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
+def database(law: Law, subject: Subject) -> Path:
+    """Hypothesis keys its database by the source of the test, which is the same for every law and subject."""
+    folder = Path(".hypothesis") / "laws"
+    return folder / name_in(folder, law, subject)
+
+
+def settings_of(profile: Profile, examples: int, law: Law, subject: Subject) -> settings:
+    memory = DirectoryBasedExampleDatabase(database(law, subject)) if profile.remember else None
+    return settings(
+        max_examples=examples,
+        deadline=None,  # shared machines; time is measured by the benchmarks, not here
+        database=memory,
+        phases=(Phase.explicit, Phase.reuse, Phase.generate) + ((Phase.shrink,) if profile.shrink else ()),
+        print_blob=False,
+        report_multiple_bugs=False,
+        # Left on: filter_too_much and data_too_large. A strategy of ours that throws inputs away tries less than is
+        # reported. Off: too_slow and large_base_example, as examples are batches on purpose and machines are shared.
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
+    )
+
+
+def name_in(folder: Path, law: Law, subject: Subject) -> str:
+    """What the file of a law on a subject is called in a folder."""
+    told_apart = identity(subject.target, folder), subject.dialect_option
+    return file_name(f"{law.id}[{subject.id}]", *told_apart)

@@ -1,0 +1,74 @@
+"""One law at one input: the implementation is called, and mpmath has the last word on what is broken."""
+
+from __future__ import annotations
+
+import time
+
+from properties.core.case import Case
+from properties.core.law import Law
+from properties.core.trial import ContractBroken, LawBroken, TapeEnds, Trial
+from properties.engine.subject import Subject
+from properties.guards.faults import HarnessError, described
+from properties.guards.interruption import Interrupted, settled, watched
+from properties.guards.surroundings import usual
+
+
+@usual()
+def try_case(law: Law, subject: Subject, case: Case) -> Trial:
+    """Try one example; the bench afterwards, with the largest ratio and the number of claims.
+
+    A failure against the float64 reference is judged again by mpmath, from the stored outputs.
+
+    Raises:
+        LawBroken: the law is broken, and mpmath agrees.
+        HarnessError: the float64 reference says broken and mpmath says it is not.
+    """
+    trial = subject.trial()
+    try:
+        law.judge(trial, case)
+        return trial
+    except ContractBroken:
+        raise
+    except LawBroken as broken:
+        judge = trial.confirming()
+        try:
+            law.judge(judge, case)
+        except LawBroken as confirmed:
+            if law.kind == "oracle" and not judge.truth.asked:
+                raise HarnessError(
+                    f"{law.id} is an oracle law, and it broke on {subject.id} ({confirmed.what}, ratio "
+                    f"{confirmed.ratio:.3g}) without asking the exact truth for anything. What such a law expects "
+                    "comes from trial.truth alone: the law is at fault, not the implementation"
+                ) from confirmed
+            raise confirmed from None
+        except TapeEnds:  # mpmath does not agree, and the law went on
+            pass
+        raise HarnessError(
+            f"{law.id} on {subject.id}: the float64 reference reports a ratio of {broken.ratio:.3g} ({broken.what}), "
+            f"mpmath {judge.worst:.3g}: the reference or the bound is at fault, not the implementation. Case: {case!r}"
+        ) from broken
+
+
+def try_stored(law: Law, subject: Subject, case: Case) -> Trial:
+    """`try_case` for one case by itself, outside of a search.
+
+    Raises:
+        LawBroken, HarnessError: as `try_case`; a timeout from outside is a HarnessError.
+        KeyboardInterrupt: somebody asks the run to end; not what a target raises under that name.
+    """
+    begun = time.monotonic()
+    with watched():
+        try:
+            return try_case(law, subject, case)
+        except Interrupted as stop:
+            if stop.final:
+                raise
+            settled()
+            told = f"{law.id} on {subject.id} was {stopped(stop, begun)}; nothing is said of the law"
+            raise HarnessError(told) from None
+
+
+def stopped(stop: Interrupted, begun: float) -> str:
+    """After what time something from outside stopped it, in words."""
+    said = described(stop.error)
+    return f"stopped from outside after {time.monotonic() - begun:.1f} s ({stop.signal}: {said})"
