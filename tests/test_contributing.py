@@ -1,0 +1,43 @@
+"""CONTRIBUTING says where a change goes, and what it names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+CHANGES = {"a law", "a bound", "a deviation", "a control", "a family", "an adapter", "a command"}
+
+
+def rows() -> dict[str, tuple[str, str]]:
+    """What is added -> where it goes, and what to copy."""
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| a")]
+    return {what: (where, copy) for what, where, copy in found}
+
+
+def paths(text: str) -> list[str]:
+    return [name for name in re.findall(r"`([^`\s]+)`", text) if "/" in name]
+
+
+def test_every_kind_of_change_has_a_place_and_a_file_to_copy() -> None:
+    assert set(rows()) == CHANGES
+    for what, (where, copy) in rows().items():
+        assert paths(where), what
+        assert "`" in copy, what
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    named = paths(PAGE)
+    assert len(named) > 15
+    missing = [name for name in named if not name.startswith(".venv/") and not (ROOT / name).exists()]
+    assert missing == []
+
+
+def test_a_family_to_copy_is_a_file_in_each_of_its_places() -> None:
+    where, copy = rows()["a family"]
+    name = copy.split("`")[1]
+    folders = [path for path in paths(where) if path.endswith("/")]
+    assert len(folders) == 3
+    for folder in folders:
+        assert (ROOT / folder / name).is_file()
