@@ -9,7 +9,7 @@ import torch
 
 from mhc_ref import PRESETS
 from properties.catalogue import deviations
-from properties.commands.kill import load
+from properties.commands.kill_page import load
 from properties.core.law import Law, all_laws
 from properties.engine.runner import PROFILES, Subject, examine
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from properties.catalogue.deviations import HIDDEN
-from properties.commands.kill import Bench, Kill, Row, Task, home, load, page, row_of, save, still_missing, tasks
+from properties.commands.kill_page import load, page, save
+from properties.commands.kill_rows import Bench, Kill, Row, Task, home, row_of, still_missing, tasks
 from properties.core.device import device_of
 from properties.core.law import all_laws
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from mhc_ref import PRESETS
 from properties.catalogue.controls import CATALOGUE, build
 from properties.commands import bench, kill, seeds
-from properties.commands.kill import Task
+from properties.commands.kill_rows import Task
 from properties.commands.seeds import outcome_of, runs
 from properties.core.law import all_laws
 

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import properties
-from properties.commands import kill
+from properties.commands import kill_page
 from properties.engine import known_file
 from properties.explosion import monitor
 from properties.guards import sealed
@@ -74,7 +74,7 @@ NUMBERS = {
     "known failures (`.toml`)": known_file.SCHEMA,
     "rows of the monitor (`.jsonl`)": monitor.SCHEMA,
     "the protocol of `proc:`": protocol.VERSION,
-    "`kill.json`": kill.SCHEMA,
+    "`kill.json`": kill_page.SCHEMA,
 }
 """Every file that is written for others, with the number of the form in which it is written now."""
 
@@ -87,7 +87,7 @@ def test_the_page_about_stability_has_the_number_of_every_file() -> None:
 
 
 def test_the_files_that_come_with_the_package_say_their_number() -> None:
-    assert json.loads((ROOT / "docs" / "kill.json").read_text())["schema"] == kill.SCHEMA
+    assert json.loads((ROOT / "docs" / "kill.json").read_text())["schema"] == kill_page.SCHEMA
     assert tomllib.loads(known_file.PUBLISHED.read_text())["schema"] == known_file.SCHEMA
 
 

@@ -143,7 +143,7 @@ def until_caught(count: int) -> dict[str, float]:
     that show it.
     """
     from properties.catalogue.deviations import CATALOGUE
-    from properties.commands.kill import Bench, Task, home
+    from properties.commands.kill_rows import Bench, Task, home
     from properties.core.law import all_laws, scouts
     from properties.engine.subject import PROFILES
 
@@ -184,10 +184,10 @@ def main(
     deviations: Annotated[int, typer.Option(min=0, help="how many deviations to catch; 0: none")] = 50,
     workers: Annotated[bool, typer.Option(help="compare one worker with two")] = True,
 ) -> None:
-    """Print the table and the totals."""
+    """Measure what laws cost: examples per second, where the time goes, and how soon a wrong implementation is seen."""
     import torch
 
-    from properties.commands.kill import refuse_absent, refuse_unknown
+    from properties.commands.refusals import refuse_absent, refuse_unknown
     from properties.core.device import device_of
     from properties.core.implementation import dtype_names
     from properties.core.law import all_laws

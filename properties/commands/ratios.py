@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from properties.commands.kill import DTYPE_ORDER
+from properties.commands.kill_rows import DTYPE_ORDER
 from properties.guards.printable import message_of, printable
 from properties.report.report import Line, ReportError, lines_of, read
 
@@ -62,7 +62,7 @@ def _rank(dtype: str) -> tuple[int, str]:
 def main(
     reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="report.json of a run, one or more")],
 ) -> None:
-    """Print the table."""
+    """Print the worst ratio of every law in reports of runs, as a table in Markdown."""
     lines: list[Line] = []
     for path in reports:
         try:

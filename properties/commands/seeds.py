@@ -19,7 +19,8 @@ from typing import Annotated
 
 import typer
 
-from properties.commands.kill import Bench, Task, chosen_laws, dtypes_of, refuse_unknown
+from properties.commands.kill_rows import Bench, Task, chosen_laws, dtypes_of
+from properties.commands.refusals import refuse_unknown
 from properties.guards.stopping import end_with
 
 PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
@@ -84,7 +85,10 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="only this control; may be repeated")] = None,
     law: Annotated[list[str] | None, typer.Option(help="only laws whose id begins so; may be repeated")] = None,
 ) -> None:
-    """Run them; exit 1 where a law accused a control or the harness failed, 2 where the time did not suffice."""
+    """Try the laws on every control with many seeds.
+
+    Exit 0: no law accused a control; 1: one did, or the harness failed; 2: the time did not suffice.
+    """
     from properties.catalogue import controls
 
     prefixes = tuple(law or ())
