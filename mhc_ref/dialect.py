@@ -7,6 +7,7 @@ nothing else. Which names its open fields take, and which fields those bring, is
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import math
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ Start = Literal["exp", "softmax"]
 Denominator = Literal["add", "clamp"]
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Dialect:
     """Everything that must be said before an implementation of hyper-connections can be called right or wrong.
 
@@ -29,9 +30,7 @@ class Dialect:
     *row* is dim -1 of the emitted matrix (lines that sum over j), *column* is dim -2.
 
     Attributes:
-        residual: how logits become M. ``sinkhorn``: alternating normalisation (mHC, arXiv 2512.24880 eq. 8-9);
-            ``permutations``: softmax over the n! permutation matrices (mHC-lite, arXiv 2601.05732);
-            ``unconstrained``: M is the logits (HC, arXiv 2409.19606); ``identity``: M = I, the logits are ignored.
+        residual: the mix, how logits become M.
         last_axis: axis of the final division; the other one is the *first* axis.
         start: ``exp``: M = exp(Z - max over the first axis) + entry_eps, then ``iterations`` x (first, last).
             ``softmax``: M = softmax(Z, start_axis) + entry_eps; where start_axis is the first axis this is the
@@ -41,15 +40,14 @@ class Dialect:
         entry_eps: added to every entry of the started matrix.
         denominator_eps: with ``denominator`` ``add``: M / (sum + eps); with ``clamp``: M / max(sum, eps).
         transposed: the block applies M^T; `project` and `Mappings.res` are M itself.
-        pre, pre_eps: h_pre = pre(logits) + pre_eps.
+        pre, pre_eps: h_pre = pre(logits) + pre_eps, pre a gate.
         post, post_scale: h_post = post_scale * post(logits).
         dynamic: logits = alpha * dynamic(normalised state @ phi) + bias.
-        norm_over: rms over all n*C numbers of a token, or over each stream by itself.
-        shared_projection: one phi [C, 2 + n] for all streams; stream s gives its own pre, post and row of Z.
+        norm_over: the norm of the state before phi.
+        shared_projection: one phi [C, 2 + R/n] for all streams; stream s gives its own pre, post and part of Z.
         rms_eps, rms_eps_inside: rms = sqrt(mean(x^2) + eps), or sqrt(mean(x^2)) + eps. A state whose rms is
             exactly 0 with rms_eps 0 is normalised to 0.
-        expand, collapse: how the streams begin and end. ``head`` is the gated sum of DeepSeek-V4: weights
-            pre(logits) + pre_eps from parameters of its own, not normalised.
+        expand, collapse: how the streams begin and end.
         own: the fields that the chosen families bring, as (name, value) in the order of the names. They are given and
             read like any other, ``Dialect(residual="cayley", scale=2.0).scale``.
 
@@ -59,9 +57,10 @@ class Dialect:
     Raises:
         ValueError: a value outside its range, or fields that contradict each other; the message names them.
         TypeError: a field that neither `Dialect` nor a chosen family has.
+        LookupError: from what reads a dialect of another process, where a family of it is not known.
     """
 
-    residual: str = "sinkhorn"
+    residual: str = registry.default("mix")
     last_axis: Axis = "row"
     start: Start = "exp"
     start_axis: Axis = "row"
@@ -70,20 +69,20 @@ class Dialect:
     denominator_eps: float = 0.0
     denominator: Denominator = "add"
     transposed: bool = False
-    pre: str = "sigmoid"
+    pre: str = registry.default("gate")
     pre_eps: float = 0.0
-    post: str = "sigmoid"
+    post: str = registry.default("gate")
     post_scale: float = 2.0
-    dynamic: str = "linear"
-    norm_over: str = "streams"
+    dynamic: str = registry.default("dynamic")
+    norm_over: str = registry.default("norm")
     shared_projection: bool = False
     rms_eps: float = 0.0
     rms_eps_inside: bool = True
-    expand: str = "copies"
-    collapse: str = "sum"
+    expand: str = registry.default("begin")
+    collapse: str = registry.default("end")
     own: tuple[tuple[str, Any], ...] = ()
 
-    def __init__(self, residual: Any = "sinkhorn", **fields: Any) -> None:
+    def __init__(self, residual: Any = residual, **fields: Any) -> None:
         given = {"residual": residual, **dict(fields.pop("own", ())), **fields}
         for field in dataclasses.fields(self):
             if field.name != "own":
@@ -121,13 +120,18 @@ class Dialect:
                 f"Dialect.denominator='clamp' conflicts with denominator_eps={self.denominator_eps!r}: a sum that is "
                 "already 1 would be divided by more than 1, so no doubly stochastic matrix is left unchanged"
             )
-        for family in self._families():
-            conflict = getattr(family, "conflict", None)
+        for slot, name in sorted(_families(self.fields())):
+            conflict = getattr(registry.formulas(slot, name), "conflict", None)
             if conflict is not None and (words := conflict(self)):
                 raise ValueError(words)
+        if self.shared_projection and not getattr(registry.formulas("mix", self.residual), "BY_STREAM", False):
+            raise ValueError(
+                f"Dialect.shared_projection=True conflicts with residual={self.residual!r}: a shared projection makes "
+                "the logits of stream s from stream s alone, and those of this mix belong to no stream"
+            )
 
-    def _families(self) -> list[Any]:
-        return [registry.formulas(slot, getattr(self, field)) for field, slot in registry.SLOTS.items()]
+    def __repr__(self) -> str:
+        return f"Dialect({', '.join(f'{name}={value!r}' for name, value in self.fields().items())})"
 
     def __getattr__(self, name: str) -> Any:
         """A field that a family brings."""
@@ -159,9 +163,9 @@ class Dialect:
         chosen = {
             name: _chosen(name, slot, fields.get(name, getattr(self, name))) for name, slot in registry.SLOTS.items()
         }
-        known = dict(registry.own_fields(chosen))
-        kept = {name: value for name, value in self.fields().items() if name in known or name not in dict(self.own)}
-        return Dialect(**{**kept, **fields})
+        staying = _families(self.fields()) & _families(chosen)
+        kept = {name for family in staying for name in registry.brought(*family)} | set(FIELDS)
+        return Dialect(**{name: value for name, value in self.fields().items() if name in kept} | fields)
 
     def difference(self, other: Dialect) -> dict[str, tuple[Any, Any]]:
         """The fields in which two dialects differ: name -> (mine, theirs); None where one has no such field."""
@@ -183,30 +187,60 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 def _chosen(field: str, slot: str, given: Any) -> str:
     """The name of a family that there is; one from outside that is given itself is registered."""
-    name = registry.register(given).name if getattr(given, "slot", None) == slot else given
-    if name not in registry.names(slot):
-        raise registry.UnknownFamily(field, given)
-    return name
+    kind = getattr(given, "slot", None)
+    if kind not in (None, slot):
+        raise ValueError(f"Dialect.{field} is {given!r}, a family of the slot {kind!r}; expected one of {slot!r}")
+    if kind is not None:
+        return registry.register(given).name
+    if not isinstance(given, str):
+        raise registry.UnknownFamily(field, given, registry.absent(slot, ""))
+    try:
+        registry.outside(slot, given)
+    except LookupError:
+        raise registry.UnknownFamily(field, given, registry.absent(slot, given)) from None
+    return given
+
+
+def _families(fields: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """The families of a dialect, as (slot, name)."""
+    return {(slot, fields[field]) for field, slot in registry.SLOTS.items()}
 
 
 def _own(dialect: Dialect, given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """The fields that the chosen families bring, with what was given for them."""
-    known = dict(registry.own_fields({field: getattr(dialect, field) for field in registry.SLOTS}))
-    strange = sorted(set(given) - set(known))
-    if strange:
-        brought = f"; its families bring {', '.join(sorted(known))}" if known else ""
-        raise TypeError(f"Dialect has no field {', '.join(map(repr, strange))}{brought}")
-    values = {name: given.get(name, field.default) for name, field in known.items()}
-    for name, value in values.items():
-        if not known[name].holds(value):
-            raise ValueError(f"Dialect.{name} is {value!r}; expected {known[name].expected}")
+    known: dict[str, registry.Field] = {}
+    for slot, family in sorted(_families(dialect.fields())):
+        for name, field in registry.brought(slot, family).items():
+            if name in known or name in FIELDS or hasattr(Dialect, name):
+                raise ValueError(
+                    f"the {slot} family {family!r} brings a field {name!r}, which the dialect has already: a field of "
+                    "a family needs a name of its own"
+                )
+            known[name] = field
+    for name in given:
+        if name not in known:
+            raise TypeError(f"Dialect has no field {name!r}{_meant(name, known)}")
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        try:
+            values[name] = field.read(given.get(name, field.default))
+        except ValueError as error:
+            raise ValueError(f"Dialect.{name} is {error}") from None
     return tuple(sorted(values.items()))
 
 
-def __getattr__(name: str) -> Any:
+def _meant(name: str, known: Mapping[str, Any]) -> str:
+    """What was probably meant by a field that there is not."""
+    near = difflib.get_close_matches(name, [*FIELDS, *known], n=1)
+    owners = [f"{field}={family!r}" for field, family in registry.bringing(name)]
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; it is a field of {' and '.join(owners)}, which is not chosen" if owners else ""
+
+
+def __getattr__(name: str) -> Dialect:
     """The presets, which lay here once."""
-    if name.isupper():
-        presets = importlib.import_module("mhc_ref.presets")
-        if hasattr(presets, name):
-            return getattr(presets, name)
+    presets = importlib.import_module("mhc_ref.presets").PRESETS
+    if name in presets:
+        return presets[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,11 +11,15 @@ This module imports neither torch nor mpmath: formulas are imported when they ar
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple, cast
 
 SLOTS = {
     "residual": "mix",
@@ -67,7 +71,7 @@ class Field:
 
     Attributes:
         default: its value where none is given.
-        holds: whether a value is admitted.
+        holds: whether a value is admitted; one that it raises for is not.
         expected: the admitted values in words, for the message: "a finite number above 0".
         words: what the field means, in a few words.
     """
@@ -77,6 +81,24 @@ class Field:
     expected: str
     words: str = ""
 
+    def read(self, given: Any) -> Any:
+        """The value for what was given: a float for a whole number where the default is one, a tuple for a list.
+
+        Raises:
+            ValueError: it is not admitted, or cannot be compared and hashed as a part of a dialect.
+        """
+        value: Any = tuple(cast(list[Any], given)) if isinstance(given, list) else given
+        if isinstance(self.default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        try:
+            hash(value)
+            admitted = bool(self.holds(value))
+        except Exception:  # of somebody else's function, for a value that it was not written for
+            admitted = False
+        if not admitted:
+            raise ValueError(f"{given!r}; expected {self.expected}")
+        return value
+
 
 class UnknownFamily(ValueError):
     """A field of a dialect names a family that is not known here, or not yet.
@@ -85,68 +107,98 @@ class UnknownFamily(ValueError):
         field, name: the field, and what it names.
     """
 
-    def __init__(self, field: str, name: Any) -> None:
+    def __init__(self, field: str, name: Any, why: str) -> None:
         self.field, self.name = field, name
-        known = ", ".join(map(repr, names(SLOTS[field])))
-        super().__init__(
-            f"Dialect.{field} is {name!r}; expected one of {known}. A family from outside is known once the file or "
-            "the package that brings it is loaded"
-        )
+        super().__init__(f"Dialect.{field} is {name!r}; {why}")
 
 
 _outside: dict[tuple[str, str], Any] = {}
 
 
 def register(family: Any) -> Any:
-    """Make a family from outside known by its `slot` and `name`; gives it back. The same one again changes nothing.
+    """Make a family from outside known by its `slot` and `name`; gives it back. A class is called for its object.
+
+    The same family again, from a file that is run a second time or an object that is made anew, takes the place of the
+    first.
 
     Raises:
-        ValueError: its slot is none, its name is no identifier, or another family has that name.
+        ValueError: its slot is none, its name is no identifier, it lacks a formula, or another family has that name.
     """
+    if isinstance(family, type):
+        family = cast(Any, family)()
     slot: Any = getattr(family, "slot", None)
     name: Any = getattr(family, "name", None)
-    if slot not in SLOTS.values():
+    if slot not in FORMULA:
         raise ValueError(
-            f"the family {family!r} has slot {slot!r}; expected one of "
-            f"{', '.join(map(repr, dict.fromkeys(SLOTS.values())))}"
+            f"the family {family!r} has slot {slot!r}; expected one of {', '.join(map(repr, FORMULA))}: its attribute "
+            "`slot` says which choice of a dialect it is a value of"
         )
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"the family {family!r} has name {name!r}; expected an identifier, as `Dialect` names it")
+    for method in (FORMULA[slot], "shape")[: 2 if slot == "mix" else 1]:
+        if not callable(getattr(family, method, None)):
+            raise ValueError(
+                f"the {slot} family {name!r} has no method `{method}`; mhc_ref.families says what a family offers"
+            )
     known = _outside.get((slot, name))
     if (slot, name) in BUILT_IN or (known is not None and not _same(known, family)):
-        raise ValueError(
-            f"there is a {slot} family called {name!r} already ({known or 'it comes with this package'}): call yours "
-            "otherwise"
-        )
+        where = "it comes with mhc_ref" if known is None else f"it is from {_origin(known)[0]}"
+        raise ValueError(f"there is a {slot} family called {name!r} already ({where}): give yours another name")
     _outside[slot, name] = family
     return family
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether both come of one definition: a file that is run again makes its class again."""
-    named = (type(one).__module__, type(one).__qualname__)
-    return one is other or named == (type(other).__module__, type(other).__qualname__)
+    """Whether both come of one definition: a file that is run again makes its class and its objects again."""
+    return one is other or _origin(one) == _origin(other)
+
+
+def _origin(family: Any) -> tuple[Any, ...]:
+    """The file, or where there is none the module, that defines a family, its name there, and what it was made with."""
+    kind: Any = family if isinstance(family, ModuleType) else type(family)
+    formula: Any = getattr(family, FORMULA[family.slot])
+    code: Any = getattr(inspect.unwrap(getattr(formula, "__func__", formula)), "__code__", None)
+    module: Any = sys.modules.get(getattr(kind, "__module__", kind.__name__), kind)
+    files = (getattr(module, "__file__", None), getattr(code, "co_filename", None))
+    found = [os.path.realpath(file) for file in files if file and os.path.exists(file)]
+    plain = {name: value for name, value in vars(family).items() if isinstance(value, (str, int, float, tuple))}
+    made = {} if isinstance(family, ModuleType) else plain
+    return (found or [module.__name__], getattr(kind, "__qualname__", None), made)
 
 
 def names(slot: str) -> tuple[str, ...]:
     """The names of the families of a slot: our own, then those from outside."""
+    _packaged()
     own = tuple(name for where, name in BUILT_IN if where == slot)
-    return own + tuple(name for where, name in (*_outside, *_packaged()) if where == slot and name not in own)
+    return own + tuple(name for where, name in _outside if where == slot)
+
+
+def default(slot: str) -> str:
+    """The family that a dialect has where none is named: the first of the slot."""
+    return next((name for where, name in BUILT_IN if where == slot), "")
 
 
 def outside(slot: str, name: str) -> Any:
     """The object that was registered for a family from outside; None for one of our own.
 
     Raises:
-        LookupError: there is no such family.
+        LookupError: there is no such family, or the package that offers it cannot be loaded.
     """
     if (slot, name) in BUILT_IN:
         return None
-    if (slot, name) not in _outside and (slot, name) in _packaged():
-        register(_packaged()[slot, name])
     if (slot, name) not in _outside:
-        raise LookupError(f"there is no {slot} family called {name!r}; there are {', '.join(names(slot))}")
+        _packaged()
+    if (slot, name) not in _outside:
+        raise LookupError(f"there is no {slot} family {name!r}; {absent(slot, name)}")
     return _outside[slot, name]
+
+
+def absent(slot: str, name: str) -> str:
+    """Why there is no family of a name, in words."""
+    return _packaged().get(name) or (
+        f"expected one of {', '.join(map(repr, names(slot)))}. A family from outside is known once the file or the "
+        "package that brings it is loaded"
+    )
 
 
 def unknown(values: Mapping[str, Any]) -> list[str]:
@@ -155,10 +207,21 @@ def unknown(values: Mapping[str, Any]) -> list[str]:
 
 
 @cache
-def _packaged() -> Mapping[tuple[str, str], Any]:
-    """The families that installed packages name."""
-    found = [entry.load() for entry in entry_points(group=ENTRY_POINTS)]
-    return {(family.slot, family.name): family for family in found}
+def _packaged() -> Mapping[str, str]:
+    """Register the families that installed packages name; what went wrong, by the name of the entry point.
+
+    A broken package of somebody else's is no reason to fail before its family is asked for.
+    """
+    broken: dict[str, str] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            register(entry.load())
+        except Exception as error:
+            package = f" of the package {entry.dist.name}" if entry.dist else ""
+            broken[entry.name] = (
+                f"the entry point {entry.name} = {entry.value}{package} failed with {type(error).__name__}: {error}"
+            )
+    return broken
 
 
 def formulas(slot: str, name: str) -> Any:
@@ -167,7 +230,8 @@ def formulas(slot: str, name: str) -> Any:
     Raises:
         LookupError: there is no such family.
     """
-    return outside(slot, name) or importlib.import_module(f"mhc_ref.families.{name}")
+    family = outside(slot, name)
+    return importlib.import_module(f"mhc_ref.families.{name}") if family is None else family
 
 
 class Oracle(NamedTuple):
@@ -199,7 +263,20 @@ def oracle(slot: str, name: str) -> Oracle:
     return Oracle(family.exact, getattr(family, "exact_vjp", None), family)
 
 
+def brought(slot: str, name: str) -> Mapping[str, Field]:
+    """The fields that a family adds to a dialect, by name."""
+    return getattr(formulas(slot, name), "FIELDS", {})
+
+
 def own_fields(values: Mapping[str, Any]) -> Iterator[tuple[str, Field]]:
     """The fields that the families named by `values` (field of a dialect -> name) add to it."""
-    for field, slot in SLOTS.items():
-        yield from getattr(formulas(slot, values[field]), "FIELDS", {}).items()
+    for slot, name in dict.fromkeys((slot, values[field]) for field, slot in SLOTS.items()):
+        yield from brought(slot, name).items()
+
+
+def bringing(field: str) -> Iterator[tuple[str, str]]:
+    """The families that bring a field, as (field of a dialect that chooses it, name); of those known so far."""
+    for chooser, slot in SLOTS.items():
+        for where, name in (*BUILT_IN, *_outside):
+            if where == slot and field in brought(slot, name):
+                yield chooser, name

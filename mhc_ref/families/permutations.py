@@ -27,16 +27,6 @@ def shape(n: int, dialect: Dialect) -> tuple[int, ...]:
     return (math.factorial(n),)
 
 
-def conflict(dialect: Dialect) -> str | None:
-    """A shared projection gives row s of a matrix for stream s."""
-    if not dialect.shared_projection:
-        return None
-    return (
-        "Dialect.shared_projection=True conflicts with residual='permutations': a shared projection gives row s of an "
-        "n x n matrix for stream s; the n! coefficients of the mixture belong to no stream"
-    )
-
-
 def permutation_matrices(n: int) -> Float[Tensor, "n_factorial n n"]:
     """All n! permutation matrices in `itertools.permutations` order, P_k[i, p_k(i)] = 1, float64."""
     return torch.eye(n, dtype=torch.float64)[torch.tensor(list(itertools.permutations(range(n))))]
