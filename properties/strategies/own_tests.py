@@ -151,11 +151,10 @@ def logits(
 def states(
     n: int = 3,
     channels: int = 7,
-    *of: Any,
+    *,
     tokens: int | None = None,
     dtype: torch.dtype = torch.float32,
     scales: Sequence[float] = (),
-    **options: Any,
 ) -> SearchStrategy[Tensor]:
     """States [tokens, n, C] in `dtype`; shrinks to a ramp: stream s is s + 1 everywhere.
 
@@ -164,8 +163,6 @@ def states(
         scales: the sizes of a token; from 1e-12 to 1e12 where they are not said (float16: 1e-3 to 100), whose squares
             the compute dtype represents.
     """
-    if isinstance(n, Setting):  # as the laws call it still: `states_of`
-        return states_of(n, channels, *of, scales=tuple(scales), **options)
     least, most = _counted(tokens)
     return states_of(_frame(PAPER, n, dtype), n, channels, least=least, most=most, scales=tuple(scales))
 
