@@ -43,6 +43,8 @@ _NOW["properties.explosion.atlas_picture"] = "properties.explosion.pictures.atla
 _NOW["properties.published.table"] = "properties.commands.conformance_table"
 _NOW["properties.declarations"] = "properties.core.settling"
 _NOW["properties.bounds.rounding"] = "properties.core.rounding"
+_NOW["properties.deviations.deviant"] = "properties.core.deviant"
+_NOW["properties.deviations.iterations"] = "properties.families.deviations.sinkhorn.fields"
 
 COMMANDS = {
     "properties.kill": "kill",

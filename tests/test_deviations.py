@@ -18,11 +18,11 @@ from mhc_ref.projection import residual_size
 from properties.catalogue import controls
 from properties.catalogue.deviations import CATALOGUE, HIDDEN, build
 from properties.catalogue.deviations.backward import HandWritten
-from properties.catalogue.deviations.catalogue import Kind
-from properties.catalogue.deviations.deviant import Deviant
 from properties.core.case import map_tensors
+from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation, Reference, offers
 from properties.core.law import all_laws
+from properties.core.slips import Kind
 from properties.engine.runner import Profile, Subject, Verdict, examine
 
 VISIBLE = 1e-9

@@ -11,7 +11,7 @@ from torch import Tensor
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, PAPER, Branch, Dialect, Mappings, Params
 from mhc_ref.dialect import Axis
 from properties.catalogue.deviations import CATALOGUE
-from properties.catalogue.deviations.deviant import DIM, Deviant
+from properties.core.deviant import DIM, Deviant
 from properties.diagnosis import identify
 from properties.diagnosis.answers import Predictions, answer
 from properties.diagnosis.exam import forward

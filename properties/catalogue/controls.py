@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,50 +16,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from mhc_ref import Branch, Dialect, Mappings, Params
+from mhc_ref import PAPER, Branch, Dialect, Mappings, Params, registry
 from mhc_ref.dialect import Axis
-from mhc_ref.projection import compute_dtype
-from properties.catalogue.deviations.catalogue import Condition, always, find, iterates, projects, title
-from properties.catalogue.deviations.deviant import DIM, Deviant
-from properties.catalogue.deviations.dtype import nearest_tf32, through_tf32
+from mhc_ref.projection import compute_dtype, logits_shape, streams_of_logits
+from properties.catalogue.deviations.catalogue import find, title
+from properties.core.deviant import DIM, Deviant, nearest_tf32, through_tf32
+from properties.core.family import beside, mix_of
 from properties.core.implementation import Implementation, without_autocast
+from properties.core.slips import Control, Controls
 
-
-@dataclass(frozen=True)
-class Control:
-    """A correct implementation: its name, its arithmetic in one sentence, and the dialects that it can compute."""
-
-    name: str
-    statement: str
-    applies: Condition
-    make: Callable[[Dialect], Implementation]
-
-
-CATALOGUE: dict[str, Control] = {}
-"""Every control by its name."""
-
-
-def build(name: str, dialect: Dialect) -> Implementation:
-    """The control of that name in a dialect.
-
-    Raises:
-        LookupError: there is none of that name, or it computes what `linear` does in the dialect.
-    """
-    found = find(CATALOGUE, name, "control")
-    if not found.applies(dialect):
-        raise LookupError(f"{name} is no other arithmetic for {title(dialect)}. It is: {found.statement}")
-    return found.make(dialect)
-
-
-def control(name: str, applies: Condition = always) -> Callable[[type[Deviant]], type[Deviant]]:
-    """Registers a correct `Deviant`; its docstring is the statement."""
-
-    def register(correct: type[Deviant]) -> type[Deviant]:
-        statement = " ".join((correct.__doc__ or "").split())
-        CATALOGUE[name] = Control(name, statement, applies, lambda d: correct(d, f"control:{name}"))
-        return correct
-
-    return register
+CONTROLS = Controls()
+control = CONTROLS.control
 
 
 @control("linear")
@@ -70,7 +36,7 @@ class Linear(Deviant):
     compilable = True
 
     def prepare(self) -> None:
-        self.graph_capturable = self.computed.residual != "permutations"
+        self.graph_capturable = mix_of(self.computed).CAPTURABLE
 
 
 # The order of sums
@@ -140,7 +106,8 @@ class Tiled(Reversed):
         return [value.reshape(*tokens, *value.shape[1:]) for value in whole]
 
     def project(self, logits: Tensor) -> Tensor:
-        return self.tiled(super().project, (logits, 1 if self.computed.residual == "permutations" else 2))[0]
+        shape = logits_shape(streams_of_logits(logits.shape, self.computed), self.computed)
+        return self.tiled(super().project, (logits, len(shape)))[0]
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         return Mappings(*self.tiled(partial(super().mappings, params=params), (x, 2)))
@@ -179,117 +146,7 @@ class Compensated(Summed):
         return total
 
 
-# The domain of the iteration
-
-
-class LogDomain(Deviant):
-    """The logarithm of what `started` gives, and of a denominator from the logarithm of a sum."""
-
-    def log_started(self, logits: Tensor) -> Tensor:
-        if self.computed.start == "softmax":
-            started = logits.log_softmax(DIM[self.computed.start_axis])
-        else:
-            started = logits - self.shift(logits)
-        if not self.computed.entry_eps:
-            return started.clamp_min(-torch.finfo(started.dtype).max / 8)
-        return torch.logaddexp(started, started.new_tensor(math.log(self.computed.entry_eps)))
-
-    def log_denominator(self, log_sum: Tensor) -> Tensor:
-        if not self.computed.denominator_eps:
-            return log_sum
-        log_eps = log_sum.new_tensor(math.log(self.computed.denominator_eps))
-        return torch.logaddexp(log_sum, log_eps) if self.computed.denominator == "add" else log_sum.maximum(log_eps)
-
-
-@control("log-domain", projects)
-class LogInPlace(LogDomain):
-    """Sinkhorn subtracts logsumexp from the logarithm of the matrix."""
-
-    full_range = True
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        log_m = self.log_started(logits)
-        for axis in self.half_steps():
-            log_m = log_m - self.log_denominator(log_m.logsumexp(DIM[axis], keepdim=True))
-        return log_m.exp()
-
-
-@control("potentials", iterates)
-class Potentials(LogDomain):
-    """Sinkhorn keeps the logits and two log potentials, M = exp(Z + u + v)."""
-
-    full_range = True
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        z = self.log_started(logits)
-        potential: dict[Axis, Tensor] = {"row": torch.zeros_like(z[..., :1]), "column": torch.zeros_like(z[..., :1, :])}
-        other: dict[Axis, Axis] = {"row": "column", "column": "row"}
-        for axis in self.half_steps():
-            log_sum = (z + potential[other[axis]]).logsumexp(DIM[axis], keepdim=True)
-            if self.computed.denominator_eps:  # an eps breaks u = -logsumexp(Z + v): what was divided by before counts
-                potential[axis] = potential[axis] - self.log_denominator(potential[axis] + log_sum)
-            else:
-                potential[axis] = -log_sum
-        return (z + potential["row"] + potential["column"]).exp()
-
-
-@control("scaling-vectors", iterates)
-class ScalingVectors(Deviant):
-    """Sinkhorn keeps the started matrix and two vectors, M = diag(r) K diag(c)."""
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        k = self.started(logits)
-        scaling: dict[Axis, Tensor] = {"row": torch.ones_like(k[..., :1]), "column": torch.ones_like(k[..., :1, :])}
-        other: dict[Axis, Axis] = {"row": "column", "column": "row"}
-        for axis in self.half_steps():
-            line_sum = self.line_sum(k * scaling[other[axis]], axis)
-            if self.computed.denominator_eps:  # an eps breaks r = 1 / (K c): what was multiplied by before counts
-                scaling[axis] = scaling[axis] / self.denominator(scaling[axis] * line_sum)
-            else:
-                scaling[axis] = 1 / line_sum
-        return scaling["row"] * k * scaling["column"]
-
-
-@control(
-    "softmax-start",
-    lambda d: iterates(d) and d.start == "exp" and not d.entry_eps and not d.denominator_eps,
-)
-class SoftmaxStart(Deviant):
-    """The first half-step after exp is a softmax, as every eps is 0."""
-
-    def prepare(self) -> None:
-        self.computed = self.computed.with_(start="softmax", start_axis=self.computed.first_axis)
-
-
-@control("stored-transposed", projects)
-class StoredTransposed(Deviant):
-    """The matrix is held transposed, and emitted as a view that is not contiguous."""
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        other: dict[Axis, Axis] = {"row": "column", "column": "row"}
-        m = self.started(logits).mT.contiguous()
-        for axis in self.half_steps():
-            m = self.half_step(m, other[axis])
-        return m.mT
-
-
 # The formula of a step
-
-
-@control("reciprocal", iterates)
-class Reciprocal(Deviant):
-    """A line is multiplied by the reciprocal of its denominator."""
-
-    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
-        return m * self.denominator(self.line_sum(m, axis)).reciprocal()
-
-
-@control("tanh-sigmoid", lambda d: "sigmoid" in (d.pre, d.post))
-class TanhSigmoid(Deviant):
-    """sigma(z) is (1 + tanh(z / 2)) / 2."""
-
-    def squash(self, logits: Tensor, kind: str) -> Tensor:
-        return 0.5 + 0.5 * (0.5 * logits).tanh() if kind == "sigmoid" else super().squash(logits, kind)
 
 
 @control("norm-after-matmul")
@@ -431,38 +288,20 @@ class Recomputed(Deviant):
         return found
 
 
-class HalfSteps(torch.autograd.Function):
-    """Sinkhorn's divisions, recomputed and traversed backwards by hand, as in the kernel of mHC section 4.3."""
-
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, linear: Deviant) -> Tensor:
-        ctx.save_for_backward(m)
-        ctx.linear = linear
-        for axis in linear.half_steps():
-            m = linear.half_step(m, axis)
-        return m
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
-        linear: Deviant = ctx.linear
-        (m,) = ctx.saved_tensors
-        traversed: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        for axis in linear.half_steps():
-            line_sum = linear.line_sum(m, axis)
-            m = linear.half_step(m, axis)
-            clamped = linear.computed.denominator == "clamp"
-            slope = (line_sum >= linear.computed.denominator_eps).to(m.dtype) if clamped else torch.ones_like(line_sum)
-            traversed.append((DIM[axis], m, linear.denominator(line_sum), slope))
-        (cotangent,) = grad_outputs
-        for dim, divided, denominator, slope in reversed(traversed):
-            cotangent = (cotangent - slope * (cotangent * divided).sum(dim, keepdim=True)) / denominator
-        return cotangent, None
+CATALOGUE: dict[str, Control] = {**CONTROLS}
+"""Every control by its name: those here, and those that our families list."""
+for _name in dict.fromkeys(name for _, name in registry.BUILT_IN):
+    if _found := beside("controls", _name):
+        CATALOGUE.update(_found.CONTROLS)
 
 
-@control("hand-written-backward", iterates)
-class HandWrittenBackward(Deviant):
-    """Sinkhorn's unrolled gradient is written by hand and recomputes the iterates."""
+def build(name: str, dialect: Dialect | None = None) -> Implementation:
+    """The control of that name in a dialect, PAPER where none is given.
 
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        result: Any = HalfSteps.apply(self.started(logits), self)
-        return result
+    Raises:
+        LookupError: there is none of that name, or it computes what `linear` does in the dialect.
+    """
+    found, dialect = find(CATALOGUE, name, "control"), dialect or PAPER
+    if not found.applies(dialect):
+        raise LookupError(f"{name} is no other arithmetic for {title(dialect)}. It is: {found.statement}")
+    return found.make(dialect)

@@ -12,6 +12,7 @@ from its formula (`properties.bounds.declared`).
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -99,6 +100,8 @@ class Family:
         words: what it does, in a few words that go on "h_res is ..." or the like.
         source: where it is printed or shipped.
         FIELDS: the fields that it brings to a dialect.
+        steps: the steps of which its mistakes are slips, a subclass of `properties.core.deviant.Deviant`; None where it
+            has no steps but its formula.
         roundings: for a family without a derived bound, the declared number of roundings of one output; its bound is
             then made from its formula by reverse mode, and every report calls it declared.
     """
@@ -108,7 +111,16 @@ class Family:
     words: str = ""
     source: str = ""
     FIELDS: Mapping[str, Field] = {}
+    steps: type[Any] | None = None
     roundings: int | None = None
+
+    def deviations(self) -> Mapping[str, Any]:
+        """Wrong forms of it by name: `properties.core.slips.Deviation`, or for short (source, step).
+
+        The step is a subclass of `properties.core.deviant.Deviant` (or of `steps`) that overrides one, its docstring
+        saying what it does wrong; or a wrong formula of the family, called like the right one.
+        """
+        return {}
 
     def conflict(self, dialect: Dialect) -> str | None:
         """What in the dialect it cannot go with, in words."""
@@ -128,11 +140,13 @@ class Mix(Family):
     Attributes:
         BY_STREAM: whether stream s gives line s of the logits, so that a projection can be shared.
         MOST_STREAMS: the largest n, or None.
+        CAPTURABLE: whether its formula can be captured in a CUDA graph: it makes no tensor on the CPU.
     """
 
     slot = "mix"
     BY_STREAM = False
     MOST_STREAMS: int | None = None
+    CAPTURABLE = True
 
     def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
         """The shape of one token's logits."""
@@ -335,3 +349,30 @@ def end_of(dialect: Dialect) -> End:
 def guarantees_of(dialect: Dialect) -> Guarantees:
     """What the mix of a dialect promises."""
     return mix_of(dialect).guarantees(dialect)
+
+
+def beside(shelf: str, name: str) -> Any:
+    """What lies with a family of ours on a shelf: the module `properties.families.SHELF.NAME`; None where nothing does.
+
+    Shelves: "steps" (STEPS: slot -> class), "deviations" (SLIPS), "controls" (CONTROLS).
+    """
+    place = f"properties.families.{shelf}.{name}"
+    return importlib.import_module(place) if _lies(place) else None
+
+
+@cache
+def _lies(place: str) -> bool:
+    return importlib.util.find_spec(place) is not None
+
+
+def steps_of(dialect: Dialect) -> tuple[type[Any], ...]:
+    """The steps of the families of a dialect, of those that have any."""
+    found: dict[type[Any], None] = {}
+    for field, slot in registry.SLOTS.items():
+        name: str = getattr(dialect, field)
+        theirs = registry.outside(slot, name)
+        ours = beside("steps", name) if theirs is None else None
+        steps: type[Any] | None = ours.STEPS.get(slot) if ours else getattr(theirs, "steps", None)
+        if steps is not None:
+            found[steps] = None
+    return tuple(found)

@@ -19,6 +19,7 @@ from properties.core.declaration import TABLE, Declared, attributes
 from properties.core.declaration import Mixing as Mixing
 from properties.core.declaration import Products as Products
 from properties.core.declaration import next_multiple as next_multiple
+from properties.core.family import mix_of
 from properties.core.fields import Unfit
 from properties.core.several import Dtypes
 from properties.core.several import dtype_of as dtype_of
@@ -181,10 +182,9 @@ class Reference(Implementation):
     def __init__(self, dialect: Dialect = mhc_ref.PAPER, name: str = "ref:PAPER") -> None:
         self.dialect = dialect
         self.name = name
-        # The permutation matrices are made on the CPU.
-        self.graph_capturable = dialect.residual != "permutations"
-        if dialect.residual == "permutations":
-            self.streams = (1, 2, 3, 4, 5)
+        self.graph_capturable = mix_of(dialect).CAPTURABLE
+        if (most := most_streams(dialect)) is not None:
+            self.streams = tuple(range(1, most + 1))
 
     def project(self, logits: Tensor) -> Tensor:
         with without_autocast(logits):

@@ -7,6 +7,8 @@ from typing import Any
 
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
+from properties.core.deviant import redialected
+from properties.core.family import steps_of
 
 
 def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
@@ -19,8 +21,10 @@ def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
         return None
     if len(deviants) == 1:
         return deviants[0]
-    kinds = [type(part) for part in deviants if type(part) is not Deviant]
-    redialects = [name for name, part in zip(names, parts, strict=True) if type(part) is Deviant]
+    kinds = [part.slip for part in deviants if not redialected(part)]
+    # a slip of any dialect lies over one in the steps of a family, which hide it otherwise
+    kinds.sort(key=lambda kind: any(issubclass(kind, steps) for steps in steps_of(base)))
+    redialects = [name for name, part in zip(names, deviants, strict=True) if redialected(part)]
 
     def change(dialect: Dialect) -> Dialect:
         for name in redialects:
@@ -49,10 +53,11 @@ def orders(names: tuple[str, ...], base: Dialect) -> Iterator[tuple[str, ...]]:
     yield names
     if len(names) != 2:
         return
-    parts = [CATALOGUE[name].make(base) for name in names if CATALOGUE[name].applies(base)]
+    made = [CATALOGUE[name].make(base) for name in names if CATALOGUE[name].applies(base)]
+    parts = [part.slip for part in made if isinstance(part, Deviant)]
     if len(parts) < 2:
         return
-    one, two = (type(part) for part in parts)
+    one, two = parts
     both_dialects = one is Deviant and two is Deviant
     if both_dialects or any(not name.startswith("__") for name in vars(one).keys() & vars(two).keys()):
         yield names[::-1]

@@ -8,6 +8,7 @@ import torch
 
 from mhc_ref import PRESETS, Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
+from properties.core.deviant import redialected
 from properties.core.implementation import Implementation
 from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
 from properties.diagnosis.budget import Budget
@@ -262,7 +263,7 @@ class _Diagnosis:
             if name in same or not deviation.applies(self.base):
                 continue
             made = deviation.make(self.base)
-            if type(made) is Deviant and made.computed != self.base:
+            if isinstance(made, Deviant) and redialected(made) and made.computed != self.base:
                 everything = (*search.answers, *search.fresh)
                 if all(self.predictions.ratio(one, made.computed) <= 1 for one in everything):
                     found.append(name)

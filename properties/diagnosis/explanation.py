@@ -18,6 +18,7 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant, Kind
 from properties.core.case import map_tensors
+from properties.core.deviant import redialected
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.composing import compose, orders, remembers
@@ -209,7 +210,7 @@ class Search:
         changed = base.difference(found)
         several = [joined(base, {name: value}) for name, (_, value) in changed.items()] if len(changed) > 1 else []
         named = [CATALOGUE[name].make(base) for name in CATALOGUE if CATALOGUE[name].applies(base)]
-        others = [*several, *(one.computed for one in named if type(one) is Deviant)]
+        others = [*several, *(one.computed for one in named if isinstance(one, Deviant) and redialected(one))]
         made = [Deviant(base, "other fields", lambda _, other=other: other) for other in others]
         first = [(self.distance(one, base, failing), k) for k, one in enumerate(made) if others[k] not in (base, found)]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mhc_ref import PAPER, PRESETS, Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
+from properties.core.deviant import redialected
 from properties.diagnosis.inference import Finding, joined
 from properties.diagnosis.measured import Measured
 from properties.diagnosis.ties import Tie
@@ -168,7 +169,7 @@ def redialects(declared: Dialect, differs: dict[str, tuple[Any, Any]]) -> list[s
         if not deviation.applies(declared):
             continue
         made = deviation.make(declared)
-        if type(made) is Deviant and made.computed == found:
+        if isinstance(made, Deviant) and redialected(made) and made.computed == found:
             names.append(name)
     return names
 

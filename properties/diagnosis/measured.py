@@ -118,7 +118,7 @@ _DIVIDED = "the residual logits are divided by `size`"
 
 def sized(kind: type[Scaled], dialect: Dialect, size: float) -> Deviant:
     """An implementation with a number of one's own choice."""
-    made = kind(dialect, kind.__name__)
+    made: Scaled = kind(dialect, kind.__name__)
     made.size = size
     return made
 

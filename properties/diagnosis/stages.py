@@ -15,7 +15,9 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from properties import bounds
 from properties.bounds import Approx, Rounding
+from properties.catalogue.deviations import CATALOGUE
 from properties.core.case import BranchSpec
+from properties.core.deviant import redialected
 from properties.core.trial import wide
 from properties.diagnosis.answers import Answer, Predictions
 from properties.diagnosis.judge import Judge, Unanswerable, ratio
@@ -233,11 +235,7 @@ def precisions(
     frame: Frame, dialect: Dialect, names: tuple[str, ...], answers: list[Answer], predictions: Predictions
 ) -> dict[str, str]:
     """stage -> the finest dtype whose rounding explains it, where the dialect explains the rest."""
-    from properties.catalogue.deviations import CATALOGUE
-
-    if any(
-        CATALOGUE[name].kind != "dtype" and type(CATALOGUE[name].make(dialect)).__name__ != "Deviant" for name in names
-    ):
+    if any(CATALOGUE[name].kind != "dtype" and not redialected(CATALOGUE[name].make(dialect)) for name in names):
         return {}
     own = str(frame.dtype).removeprefix("torch.")
     words = {"project": "projection", "mappings": "mappings", "pre": "branch input", "post": "mixing"}

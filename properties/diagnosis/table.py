@@ -22,6 +22,7 @@ import torch
 from mhc_ref import PRESETS, Dialect
 from properties.catalogue import controls
 from properties.catalogue.deviations import CATALOGUE, ELSEWHERE, Deviant
+from properties.core.deviant import redialected
 from properties.core.implementation import Implementation, Reference
 from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import identify
@@ -104,7 +105,7 @@ def _verdict(found: Identification, implementation: Implementation, wanted: Sequ
         return "right" if not found.differs and not found.deviation else "wrong"
     words = [part for tie in found.ties for part in tie.words.split(", ")]
     said = {*found.deviations, *(part.removeprefix("deviation ") for part in words)}
-    if len(wanted) == 1 and isinstance(implementation, Deviant) and type(implementation) is Deviant:
+    if len(wanted) == 1 and isinstance(implementation, Deviant) and redialected(implementation):
         fields = implementation.dialect.difference(implementation.computed)
         if found.differs == fields:
             return "fields"
@@ -124,7 +125,7 @@ def _verdict(found: Identification, implementation: Implementation, wanted: Sequ
 def _as_fields(name: str, found: Identification, declared: Dialect) -> bool:
     """Whether a deviation that only changes fields is among the fields that differ."""
     made = CATALOGUE[name].make(declared)
-    if not isinstance(made, Deviant) or type(made) is not Deviant:
+    if not isinstance(made, Deviant) or not redialected(made):
         return False
     changed = made.computed.difference(declared)
     return all(found.differs.get(field, (None, None))[1] == pair[0] for field, pair in changed.items())

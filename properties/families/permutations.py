@@ -22,6 +22,7 @@ class Permutations(Mix):
     source = "arXiv 2601.05732"
     BY_STREAM = formulas.BY_STREAM
     MOST_STREAMS = formulas.MOST_STREAMS
+    CAPTURABLE = False
 
     def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
         return formulas.shape(n, dialect)

@@ -71,7 +71,7 @@ def resolve(target: str, dialect: str | None = None) -> Implementation:
         found = _catalogued("properties.targets.published", rest, "published")
     elif kind in ("deviation", "control"):
         name, _, of = rest.partition("@")
-        found = _catalogued(f"properties.catalogue.{kind}s", name, kind, preset(of or "PAPER"))
+        found = _catalogued(f"properties.catalogue.{kind}s", name, kind, preset(of) if of else None)
     elif kind == "proc":
         found = _catalogued("properties.targets.process", rest, "proc")
     else:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Branch, Mappings, Params
-from properties.catalogue.deviations.catalogue import MUTATION, slip
-from properties.catalogue.deviations.deviant import Deviant
-from properties.catalogue.deviations.execution import as_if_contiguous
+from properties.catalogue.deviations.strides import as_if_contiguous
+from properties.core.deviant import Deviant
+from properties.core.slips import MUTATION, Slips
 
-gradient = slip("gradient")
+SLIPS = Slips()
+gradient = SLIPS.step("gradient")
 
 Gradients = list[Tensor | None]
 

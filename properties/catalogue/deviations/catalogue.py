@@ -1,39 +1,56 @@
-"""What a deviation is, and how one is registered and found by name."""
+"""Every deviation by its name: those of a topic, those that our families list, those of families from outside."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any, TypeVar
 
-import torch
-
-from mhc_ref import PRESETS, Dialect
-from properties.catalogue.deviations.deviant import Deviant
-from properties.core.device import Feature
+from mhc_ref import PAPER, PRESETS, Dialect, registry
+from properties.catalogue.deviations import (
+    backward,
+    collapse,
+    device,
+    dtype,
+    eps,
+    execution,
+    gamed,
+    gradient,
+    initialisation,
+    missing_term,
+    normalisation,
+    order,
+    orientation,
+    packing,
+    scaling,
+    strides,
+)
+from properties.core.deviant import Deviant
+from properties.core.family import beside
 from properties.core.implementation import Implementation
+from properties.core.slips import KINDS, Deviation, sentence_of
 
-Kind = Literal[
-    "scaling",
-    "initialisation",
-    "normalisation",
-    "order",
-    "orientation",
-    "eps",
-    "iterations",
-    "packing",
-    "missing-term",
-    "dtype",
-    "gradient",
-    "collapse",
-    "execution",
-    "device",
-    "gamed",
-]
-Condition = Callable[[Dialect], bool]
+TOPICS = (
+    backward,
+    collapse,
+    device,
+    dtype,
+    eps,
+    execution,
+    gamed,
+    gradient,
+    initialisation,
+    missing_term,
+    normalisation,
+    order,
+    orientation,
+    packing,
+    scaling,
+    strides,
+)
 
 ELSEWHERE: dict[str, Dialect] = {
     "PAPER with rms eps 1e-3 outside": PRESETS["PAPER"].with_(rms_eps=1e-3, rms_eps_inside=False),
@@ -41,53 +58,117 @@ ELSEWHERE: dict[str, Dialect] = {
 }
 """Dialects, by a title, in which those deviations show that no preset shows."""
 
-MUTATION = "mutation, no public report"
-"""The source of a slip that is realistic but that nobody has published."""
+
+class Catalogue(Mapping[str, Deviation]):
+    """Deviations by name, in the order of the kinds and then of the names; families registered later join in."""
+
+    def __init__(self, hidden: bool) -> None:
+        self.hidden = hidden
+
+    def _listed(self) -> Mapping[str, Deviation]:
+        slots = dict.fromkeys(registry.SLOTS.values())
+        outside = [registry.outside(slot, name) for slot in slots for name in registry.names(slot)]
+        return _gathered(self.hidden, tuple(one for one in outside if one is not None))
+
+    def __getitem__(self, name: str) -> Deviation:
+        return self._listed()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed())
+
+    def __len__(self) -> int:
+        return len(self._listed())
+
+    def __or__(self, other: Mapping[str, Deviation]) -> dict[str, Deviation]:
+        return {**self, **other}
 
 
-@dataclass(frozen=True)
-class Deviation:
-    """A named wrong implementation.
+CATALOGUE = Catalogue(hidden=False)
+"""Every deviation whose values are wrong."""
 
-    Attributes:
-        slip: what it does wrong, one sentence.
-        source: where it happened, or `MUTATION`; "bug N" is row N of the survey of 61 published bugs.
-        applies: the dialects for which the slip changes what is computed.
-        make: the implementation for a dialect that it declares and does not compute.
-        dtypes: the state dtypes in which it shows.
-        hidden: why its values are right in an ordinary call; empty where they are not.
-        needs: the feature of a device without which it shows nothing, if any.
-    """
-
-    name: str
-    slip: str
-    source: str
-    kind: Kind
-    applies: Condition
-    make: Callable[[Dialect], Implementation]
-    dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.bfloat16)
-    hidden: str = ""
-    needs: Feature | None = None
-
-
-CATALOGUE: dict[str, Deviation] = {}
-"""Every deviation whose values are wrong, by its name; filled when the modules of the kinds are imported."""
-
-HIDDEN: dict[str, Deviation] = {}
+HIDDEN = Catalogue(hidden=True)
 """Those whose values are right in an ordinary call: laws see them, values of a few calls cannot explain a failure by
 them."""
 
 
-def build(name: str, dialect: Dialect) -> Implementation:
-    """The wrong implementation of that name, declaring `dialect`.
+@cache
+def _gathered(hidden: bool, outside: tuple[Any, ...]) -> dict[str, Deviation]:
+    lists: list[Mapping[str, Deviation]] = [topic.SLIPS for topic in TOPICS]
+    ours = dict.fromkeys(name for _, name in registry.BUILT_IN)
+    lists += [found.SLIPS for name in ours if (found := beside("deviations", name))]
+    lists += [deviations_of(family) for family in outside]
+    every: dict[str, Deviation] = {}
+    for one in (deviation for listed in lists for deviation in listed.values()):
+        if one.name in every:
+            raise ValueError(f"two deviations are called {one.name!r}; call yours otherwise")
+        every[one.name] = one
+    chosen = [one for one in every.values() if bool(one.hidden) == hidden]
+    return {one.name: one for one in sorted(chosen, key=lambda one: (KINDS.index(one.kind), one.name))}
+
+
+def deviations_of(family: Any) -> dict[str, Deviation]:
+    """What a family from outside lists as its wrong forms (`properties.core.family.Family.deviations`), each for the
+    dialects that choose the family."""
+    given: Mapping[str, Any] = getattr(family, "deviations", dict)()
+    return {name: _of_family(family, name, one) for name, one in given.items()}
+
+
+def _of_family(family: Any, name: str, given: Any) -> Deviation:
+    fields = [field for field, slot in registry.SLOTS.items() if slot == family.slot]
+
+    def chosen(dialect: Dialect) -> bool:
+        return any(getattr(dialect, field) == family.name for field in fields)
+
+    if isinstance(given, Deviation):
+
+        def applies(dialect: Dialect) -> bool:
+            return chosen(dialect) and given.applies(dialect)
+
+        return replace(given, name=name, applies=applies)
+    source, step = given
+    kind = step if isinstance(step, type) else _formula(family, step)
+
+    def make(dialect: Dialect) -> Implementation:
+        return kind(dialect, f"deviation:{name}")
+
+    return Deviation(name, sentence_of(kind), source, "missing-term", chosen, make)
+
+
+def _formula(family: Any, wrong: Callable[..., Any]) -> type[Deviant]:
+    """A deviant with another formula in the place of a mix's."""
+    if family.slot != "mix":
+        raise ValueError(
+            f"the {family.slot} family {family.name!r} lists a function as a deviation; expected a subclass of Deviant "
+            "that overrides a step: only a mix is one formula"
+        )
+
+    def project(self: Deviant, logits: Any) -> Any:
+        return wrong(self.widened(logits), self.computed)
+
+    return type(wrong.__name__, (Deviant,), {"project": project, "__doc__": inspect.getdoc(wrong)})
+
+
+def build(name: str, dialect: Dialect | None = None) -> Implementation:
+    """The wrong implementation of that name, declaring `dialect`: by default PAPER, or where it is no deviation of that
+    the plainest dialect of the family from outside that lists it.
 
     Raises:
         LookupError: there is none of that name, or it makes no difference for the dialect.
     """
     found = find(CATALOGUE | HIDDEN, name, "deviation")
+    if dialect is None:
+        dialect = next((one for one in (PAPER, *_plainest()) if found.applies(one)), PAPER)
     if not found.applies(dialect):
         raise LookupError(f"{name} makes no difference for {title(dialect)}. It is: {found.slip}")
     return found.make(dialect)
+
+
+def _plainest() -> Iterator[Dialect]:
+    """PAPER with each family from outside."""
+    for field, slot in registry.SLOTS.items():
+        for name in registry.names(slot):
+            if (slot, name) not in registry.BUILT_IN:
+                yield PAPER.with_(**{field: name})
 
 
 Entry = TypeVar("Entry")
@@ -109,123 +190,3 @@ def title(dialect: Dialect) -> str:
             return name
     fields = dialect.difference(PRESETS["PAPER"])
     return "PAPER with " + ", ".join(f"{field}={mine!r}" for field, (mine, _) in fields.items())
-
-
-# Dialects
-
-
-def always(dialect: Dialect) -> bool:
-    """Every dialect."""
-    return True
-
-
-def mixes(dialect: Dialect) -> bool:
-    """The streams are mixed."""
-    return dialect.residual != "identity"
-
-
-def takes_matrix(dialect: Dialect) -> bool:
-    """The residual logits are an n x n matrix that matters."""
-    return dialect.residual in ("sinkhorn", "unconstrained")
-
-
-def constrains(dialect: Dialect) -> bool:
-    """h_res is projected onto a manifold."""
-    return dialect.residual in ("sinkhorn", "permutations")
-
-
-def projects(dialect: Dialect) -> bool:
-    """h_res is projected by Sinkhorn."""
-    return dialect.residual == "sinkhorn"
-
-
-def iterates(dialect: Dialect) -> bool:
-    """h_res is projected by at least one Sinkhorn iteration."""
-    return projects(dialect) and dialect.iterations > 0
-
-
-# Registration
-
-
-class Slip(Protocol):
-    """A class decorator for one kind: the docstring of the class is the slip."""
-
-    def __call__(
-        self,
-        name: str,
-        source: str,
-        applies: Condition = always,
-        dtypes: tuple[torch.dtype, ...] = ...,
-        hidden: str = "",
-        needs: Feature | None = None,
-    ) -> Callable[[type[Deviant]], type[Deviant]]: ...
-
-
-class Redialect(Protocol):
-    """A registration for one kind of a slip that computes another dialect than it declares."""
-
-    def __call__(
-        self,
-        name: str,
-        slip: str,
-        source: str,
-        change: Callable[[Dialect], Dialect],
-        applies: Condition = always,
-    ) -> None: ...
-
-
-def slip(kind: Kind) -> Slip:
-    """The decorator that registers a `Deviant` with an overridden step."""
-    return partial(_register_class, kind)
-
-
-def redialect(kind: Kind) -> Redialect:
-    """The function that registers a `Deviant` in a changed dialect; it applies where the change is one."""
-    return partial(_register_change, kind)
-
-
-def _register_class(
-    kind: Kind,
-    name: str,
-    source: str,
-    applies: Condition = always,
-    dtypes: tuple[torch.dtype, ...] = Deviation.dtypes,
-    hidden: str = "",
-    needs: Feature | None = None,
-) -> Callable[[type[Deviant]], type[Deviant]]:
-    def register(deviant: type[Deviant]) -> type[Deviant]:
-        sentence = " ".join((inspect.getdoc(deviant) or "").split())
-
-        def make(dialect: Dialect) -> Implementation:
-            return deviant(dialect, f"deviation:{name}")
-
-        _add(Deviation(name, sentence, source, kind, applies, make, dtypes, hidden, needs))
-        return deviant
-
-    return register
-
-
-def _register_change(
-    kind: Kind,
-    name: str,
-    slip: str,
-    source: str,
-    change: Callable[[Dialect], Dialect],
-    applies: Condition = always,
-) -> None:
-    _add(
-        Deviation(
-            name,
-            slip,
-            source,
-            kind,
-            lambda d: applies(d) and change(d) != d,
-            lambda d: Deviant(d, f"deviation:{name}", change),
-        )
-    )
-
-
-def _add(deviation: Deviation) -> None:
-    if deviation.name in CATALOGUE | HIDDEN:
-        raise ValueError(f"two deviations are called {deviation.name!r}")
-    (HIDDEN if deviation.hidden else CATALOGUE)[deviation.name] = deviation

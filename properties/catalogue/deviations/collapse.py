@@ -8,24 +8,11 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Branch, Params
-from properties.catalogue.deviations.catalogue import MUTATION, redialect, slip
-from properties.catalogue.deviations.deviant import Deviant
+from properties.core.deviant import Deviant
+from properties.core.slips import MUTATION, Slips
 
-collapse = slip("collapse")
-collapse_dialect = redialect("collapse")
-
-collapse_dialect(
-    "collapse-mean",
-    "The streams end as their mean.",
-    "Automodel's first port (bug 5); marin #2321 (bug 10)",
-    lambda d: d.with_(collapse="mean"),
-)
-collapse_dialect(
-    "collapse-sum",
-    "The streams end as their sum.",
-    "MaxText before #4337: HyperHead missing, streams summed (bug 13)",
-    lambda d: d.with_(collapse="sum"),
-)
+SLIPS = Slips()
+collapse = SLIPS.step("collapse")
 
 
 @collapse("collapse-stream-0", MUTATION)
@@ -34,33 +21,6 @@ class CollapseStream0(Deviant):
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
         return x[..., 0, :].clone()
-
-
-@collapse("head-normalised", f"{MUTATION}: a head taken for an average", lambda d: d.collapse == "head")
-class HeadNormalised(Deviant):
-    """The weights of the head are divided by their sum."""
-
-    def head(self, x: Tensor, params: Params) -> Tensor:
-        weights = super().head(x, params)
-        return weights / weights.sum(-1, keepdim=True)
-
-
-@collapse("head-without-eps", "MaxText before #4337 (bug 13)", lambda d: d.collapse == "head" and d.pre_eps > 0)
-class HeadWithoutEps(Deviant):
-    """The weights of the head have no eps."""
-
-    def head(self, x: Tensor, params: Params) -> Tensor:
-        return super().head(x, params) - self.computed.pre_eps
-
-
-@collapse("head-without-norm", "vLLM #42810, a norm lost in a fallback (bug 16)", lambda d: d.collapse == "head")
-class HeadWithoutNorm(Deviant):
-    """The head projects the state without normalising it."""
-
-    def head(self, x: Tensor, params: Params) -> Tensor:
-        flat = x[..., 0, :] if self.computed.shared_projection else x.flatten(-2)
-        phi = params.phi[:, : x.shape[-2]]
-        return self.h_pre(self.gated(self.dynamic(flat @ phi), params.alpha[0], params.bias[: x.shape[-2]]))
 
 
 @collapse("expand-stream-0-only", MUTATION)

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Branch, Dialect, Params
-from properties.catalogue.deviations.catalogue import MUTATION, always, iterates, mixes, slip, takes_matrix
-from properties.catalogue.deviations.deviant import Deviant
+from properties.core.deviant import Deviant
 from properties.core.device import device_of
+from properties.core.family import norm_of
+from properties.core.slips import MUTATION, Slips, always, mixes, takes_matrix
 
-device = slip("device")
+SLIPS = Slips()
+device = SLIPS.step("device")
 
 
 def takes_norm_weight(dialect: Dialect) -> bool:
     """The norm is over all streams, where a weight changes every logit."""
-    return dialect.norm_over == "streams"
+    return -2 in (norm_of(dialect).OVER or ())
 
 
 def tokens_of(x: Tensor) -> int:
@@ -248,23 +250,3 @@ class AutocastNotLeft(Deviant):
     """Precision under autocast is declared, and the projection is multiplied as autocast has it."""
 
     autocast_safe = True
-
-
-@device(
-    "one-iteration-less-on-the-device",
-    f"{MUTATION}: a kernel whose default differs from the fallback's",
-    lambda d: iterates(d) and d.iterations < 5,
-    hidden="on the CPU",
-    needs="accelerator",
-)
-class OneIterationLessOnTheDevice(Deviant):
-    """The kernel runs an iteration less than the fallback for the CPU."""
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        if logits.device.type == "cpu":
-            return super().sinkhorn(logits)
-        kept, self.computed = self.computed, self.computed.with_(iterations=self.computed.iterations - 1)
-        try:
-            return super().sinkhorn(logits)
-        finally:
-            self.computed = kept

@@ -6,32 +6,13 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
-from mhc_ref.dialect import Axis
-from properties.catalogue.deviations.catalogue import MUTATION, constrains, iterates, mixes, projects, slip
-from properties.catalogue.deviations.deviant import Deviant, with_gradient_of
+from properties.core.deviant import Deviant, through, through_tf32, with_gradient_of
+from properties.core.slips import MUTATION, Slips, constrains, mixes
 
-precision = slip("dtype")
+SLIPS = Slips()
+precision = SLIPS.step("dtype")
 COARSE = (torch.bfloat16,)
 """Where a stage takes the dtype of the state, only states below float32 show it."""
-
-
-def through(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rounded to another dtype and back."""
-    return values.to(dtype).to(values.dtype)
-
-
-def through_tf32(values: Tensor) -> Tensor:
-    """Truncated to the 10 bits of mantissa that a TensorFloat-32 matmul reads; differentiated as the identity."""
-    truncated = (values.detach().float().view(torch.int32) & ~0x1FFF).view(torch.float32)
-    return with_gradient_of(truncated.to(values.dtype), values)
-
-
-def nearest_tf32(values: Tensor) -> Tensor:
-    """Rounded to the 10 bits of mantissa of TensorFloat-32, ties away from zero as cvt.rna does; differentiated as the
-    identity."""
-    bits = values.detach().float().view(torch.int32) + 0x1000
-    rounded = (bits & ~0x1FFF).view(torch.float32)
-    return with_gradient_of(torch.where(values.detach().isfinite(), rounded.to(values.dtype), values), values)
 
 
 def _single(params: Params) -> Params:
@@ -121,17 +102,6 @@ class RmsInBfloat16(Deviant):
         return through(super().mean_square(x), torch.bfloat16)
 
 
-@precision("sinkhorn-in-float16", "Liger: phi in float16 by default, taken further", projects)
-class SinkhornInFloat16(Deviant):
-    """Sinkhorn keeps its matrix in float16."""
-
-    def started(self, logits: Tensor) -> Tensor:
-        return through(super().started(logits), torch.float16)
-
-    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
-        return through(super().half_step(m, axis), torch.float16)
-
-
 @precision("sinkhorn-in-state-dtype", "FFTYYY/mhc-lite: Sinkhorn in x.dtype", constrains, COARSE)
 class SinkhornInStateDtype(Deviant):
     """The residual logits are rounded to the dtype of the state before the projection."""
@@ -139,14 +109,6 @@ class SinkhornInStateDtype(Deviant):
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         pre, post, res = self.logits(self.widened(x), params)
         return Mappings(self.h_pre(pre), self.h_post(post), self.h_res(through(res, x.dtype), x.shape[-2]))
-
-
-@precision("fast-reciprocal", f"{MUTATION}: a hardware reciprocal", iterates)
-class FastReciprocal(Deviant):
-    """The divisions multiply by a reciprocal that is good to 10 bits."""
-
-    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
-        return m * through_tf32(1 / self.denominator(self.line_sum(m, axis)))
 
 
 @precision("mixing-in-bfloat16", "TileOPs: bfloat16 accumulators in H x", mixes)

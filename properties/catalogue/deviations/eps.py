@@ -4,121 +4,16 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
-from mhc_ref import Dialect
-from mhc_ref.dialect import Axis
-from properties.catalogue.deviations.catalogue import MUTATION, iterates, projects, redialect, slip
-from properties.catalogue.deviations.deviant import Deviant
+from properties.core.deviant import Deviant
+from properties.core.slips import MUTATION, Slips
 
-eps = slip("eps")
-eps_dialect = redialect("eps")
+SLIPS = Slips()
+eps = SLIPS.step("eps")
+eps_dialect = SLIPS.dialect("eps")
 
 # Of the projection
-
-eps_dialect(
-    "entry-eps-missing",
-    "No eps is added to the entries.",
-    "torchtitan 19ef0f5; Megatron before #4624; PaddleFleet #1318 (bug 12)",
-    lambda d: d.with_(entry_eps=0.0),
-    projects,
-)
-eps_dialect(
-    "entry-eps-added",
-    "DeepSeek's eps of 1e-6 is added to the entries of a dialect that has none.",
-    "Megatron #5106: which eps goes where (bug 11)",
-    lambda d: d.with_(entry_eps=d.entry_eps or 1e-6),
-    projects,
-)
-eps_dialect(
-    "entry-eps-in-denominators",
-    "The eps of the entries is added to the denominators instead.",
-    "Megatron #5106 (bug 11); torchtitan 19ef0f5",
-    lambda d: d.with_(entry_eps=0.0, denominator_eps=d.denominator_eps + d.entry_eps),
-    iterates,
-)
-eps_dialect(
-    "denominator-eps-missing",
-    "No eps is added to the denominators, or nothing clamps them.",
-    "Megatron #5106 (bug 11); MaxText before #4337 (bug 13)",
-    lambda d: d.with_(denominator_eps=0.0),
-    iterates,
-)
-eps_dialect(
-    "denominator-eps-added",
-    "An eps of 1e-6 is added to the denominators of a dialect that has none.",
-    "torchtitan 19ef0f5, mHC.cu 3595c86",
-    lambda d: d.with_(denominator_eps=d.denominator_eps or 1e-6),
-    iterates,
-)
-eps_dialect(
-    "denominator-eps-coarse",
-    "The denominators have an eps of 0.02, which cures the symptom and loses 2 % of the mass a block.",
-    "TileOPs #172, still the forward default (bug 34)",
-    lambda d: d.with_(denominator_eps=0.02, denominator="add"),
-    iterates,
-)
-eps_dialect(
-    "sinkhorn-eps-1e-5",
-    "Every eps of the projection is 1e-5.",
-    "MaxText #4337, 1e-5 in the text and 1e-6 in the code (bug 13)",
-    lambda d: d.with_(
-        entry_eps=1e-5 if d.entry_eps else 0.0,
-        denominator_eps=1e-5 if d.denominator_eps else 0.0,
-    ),
-    iterates,
-)
-eps_dialect(
-    "denominator-clamped",
-    "The denominator is max(s, eps) where s + eps is declared.",
-    "Megatron #5106, clamp(min=eps) (bug 11)",
-    lambda d: d.with_(denominator="clamp"),
-    lambda d: iterates(d) and 0 < d.denominator_eps < 1,
-)
-eps_dialect(
-    "denominator-added",
-    "The denominator is s + eps where max(s, eps) is declared.",
-    "Megatron #5106 (bug 11)",
-    lambda d: d.with_(denominator="add"),
-    lambda d: iterates(d) and d.denominator_eps > 0,
-)
-
-
-@eps("entry-eps-clamped", "Megatron #5106, clamp(min=eps) (bug 11)", lambda d: projects(d) and d.entry_eps > 0)
-class EntryEpsClamped(Deviant):
-    """Entries are raised to at least the eps instead of by the eps."""
-
-    def started(self, logits: Tensor) -> Tensor:
-        return (super().started(logits) - self.computed.entry_eps).clamp_min(self.computed.entry_eps)
-
-
-@eps("entry-eps-every-iteration", MUTATION, lambda d: iterates(d) and d.entry_eps > 0)
-class EntryEpsEveryIteration(Deviant):
-    """The eps of the entries is added again before every division."""
-
-    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
-        return super().half_step(m + self.computed.entry_eps, axis)
-
-
-@eps("entry-eps-after-projection", MUTATION, lambda d: iterates(d) and d.entry_eps > 0)
-class EntryEpsAfterProjection(Deviant):
-    """The eps of the entries is added to the projected matrix instead of the started one."""
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        return super().sinkhorn(logits) + self.computed.entry_eps
-
-    def started(self, logits: Tensor) -> Tensor:
-        return super().started(logits) - self.computed.entry_eps
-
-
-@eps("small-line-zeroed", "mHC.cu 3595c86: if (sum > eps), factor 0 otherwise", iterates)
-class SmallLineZeroed(Deviant):
-    """A line whose sum is at most 1e-5 is set to zero instead of being normalised."""
-
-    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
-        sums = self.line_sum(m, axis)
-        return torch.where(sums > 1e-5, m / self.denominator(sums), 0.0)
 
 
 # Of the norm
@@ -199,33 +94,3 @@ class PostEpsAdded(Deviant):
 
     def h_post(self, logits: Tensor) -> Tensor:
         return super().h_post(logits) + 1e-6
-
-
-# Conflated
-
-
-def _swapped(dialect: Dialect) -> Dialect:
-    return dialect.with_(rms_eps=dialect.entry_eps, entry_eps=dialect.rms_eps)
-
-
-eps_dialect(
-    "eps-arguments-swapped",
-    "The eps of the norm and that of the entries are passed in each other's place.",
-    "vLLM's CPU operator takes (hc_eps, norm_eps), its wrapper the opposite (bug 59)",
-    _swapped,
-    projects,
-)
-eps_dialect(
-    "sinkhorn-eps-for-norm",
-    "The norm uses the eps of the entries.",
-    f"{MUTATION}: one eps argument for both, as in kernels with a single `eps`",
-    lambda d: d.with_(rms_eps=d.entry_eps),
-    projects,
-)
-eps_dialect(
-    "norm-eps-for-sinkhorn",
-    "The projection and h_pre use the eps of the norm.",
-    f"{MUTATION}: one eps argument for both, as in kernels with a single `eps`",
-    lambda d: d.with_(entry_eps=d.rms_eps, denominator_eps=d.rms_eps, pre_eps=d.rms_eps),
-    lambda d: projects(d) and d.rms_eps < 1,
-)

@@ -1,4 +1,4 @@
-"""Slips of execution: the formula is right, and memory, shape, batch or an earlier call changes the answer."""
+"""Slips of execution: the formula is right, and a shape, a batch, a buffer or an earlier call changes the answer."""
 
 from __future__ import annotations
 
@@ -6,20 +6,12 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
-from properties.catalogue.deviations.catalogue import MUTATION, constrains, mixes, slip
-from properties.catalogue.deviations.deviant import Deviant
+from properties.core.deviant import Deviant
+from properties.core.family import dynamic_of
+from properties.core.slips import MUTATION, Slips, constrains, mixes
 
-execution = slip("execution")
-
-
-def as_if_contiguous(values: Tensor) -> Tensor:
-    """What a kernel reads that walks from the data pointer as if the tensor were contiguous; within the storage."""
-    if values.is_contiguous():
-        return values
-    storage = values.untyped_storage().nbytes() // values.element_size()
-    available = storage - int(values.storage_offset())
-    flat = values.as_strided((available,), (1,), values.storage_offset())
-    return flat[torch.arange(values.numel(), device=values.device).remainder(available)].view(values.shape)
+SLIPS = Slips()
+execution = SLIPS.step("execution")
 
 
 def flat_tokens(mapping: Tensor, axes: int) -> Tensor:
@@ -32,43 +24,7 @@ def detached(mappings: Mappings) -> Mappings:
     return Mappings(*(mapping.detach() for mapping in mappings))
 
 
-# Strides and storage
-
-
-@execution("state-strides-ignored", "aiter #4432: slice stride derived as stride(0)/n (bug 38)")
-class StateStridesIgnored(Deviant):
-    """The state is read as if it were contiguous."""
-
-    def mappings(self, x: Tensor, params: Params) -> Mappings:
-        return super().mappings(as_if_contiguous(x), params)
-
-    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        return super().pre(as_if_contiguous(x), h_pre)
-
-    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
-        return super().post(as_if_contiguous(x), y, h_post, h_res)
-
-
-@execution("mix-strides-ignored", "aiter #5292: mhc_post ignores the strides of the mix tensors (bug 37)")
-class MixStridesIgnored(Deviant):
-    """h_post and h_res are read as if they were contiguous."""
-
-    def mappings(self, x: Tensor, params: Params) -> Mappings:
-        return Mappings(*(mapping.contiguous() for mapping in super().mappings(x, params)))
-
-    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
-        return super().post(x, y, as_if_contiguous(h_post), as_if_contiguous(h_res))
-
-
-@execution("logits-strides-ignored", "aiter #5292 (bug 37)", mixes)
-class LogitsStridesIgnored(Deviant):
-    """The residual logits are read as if they were contiguous."""
-
-    def project(self, logits: Tensor) -> Tensor:
-        return super().project(as_if_contiguous(logits))
-
-    def h_res(self, logits: Tensor, n: int) -> Tensor:
-        return super().h_res(logits.contiguous(), n)
+# Inputs and buffers
 
 
 @execution("state-overwritten", f"{MUTATION}: an output buffer that aliases the residual")
@@ -369,60 +325,7 @@ class NoGradInBfloat16(Deviant):
         return m if torch.is_grad_enabled() else m.bfloat16().to(m.dtype)
 
 
-# Views of token axes and of what is not the state
-
-
-def as_if_stepped(values: Tensor, axes: int) -> Tensor:
-    """What a kernel reads that finds every token by the stride of the last token axis alone; within the storage."""
-    if values.ndim <= axes + 1 or not values.numel():
-        return values
-    available = values.untyped_storage().nbytes() // values.element_size() - int(values.storage_offset())
-    flat = values.as_strided((available,), (1,), values.storage_offset())
-    index = torch.arange(values.shape[:-axes].numel(), device=values.device) * values.stride(-axes - 1)
-    for dim in range(-axes, 0):
-        step = torch.arange(values.shape[dim], device=values.device) * values.stride(dim)
-        index = index.unsqueeze(-1) + step
-    return flat[index.remainder(available)].view(values.shape)
-
-
-@execution(
-    "token-axes-not-collapsed",
-    "aiter #4432: one token stride, taken from the last axis (bug 38)",
-    hidden="where one stride leads from token to token",
-)
-class TokenAxesNotCollapsed(Deviant):
-    """Tokens on two axes are found by the stride of the second alone."""
-
-    def mappings(self, x: Tensor, params: Params) -> Mappings:
-        return super().mappings(as_if_stepped(x, 2), params)
-
-    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
-        return super().post(as_if_stepped(x, 2), y, h_post, h_res)
-
-
-@execution(
-    "parameter-strides-ignored",
-    f"{MUTATION}: scale and base cut out of one packed tensor",
-    hidden="for parameters that are contiguous",
-)
-class ParameterStridesIgnored(Deviant):
-    """Biases and gates are read as if they were contiguous."""
-
-    def mappings(self, x: Tensor, params: Params) -> Mappings:
-        read = params._replace(bias=as_if_contiguous(params.bias), alpha=as_if_contiguous(params.alpha))
-        return super().mappings(x, read)
-
-
-@execution(
-    "branch-output-strides-ignored",
-    "aiter #5292 (bug 37), for the branch's output inside a block",
-    hidden="for a branch whose output is contiguous",
-)
-class BranchOutputStridesIgnored(Deviant):
-    """The output of the branch is read as if it were contiguous."""
-
-    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
-        return super().post(x, as_if_contiguous(y), h_post, h_res)
+# Sizes that few tests have
 
 
 @execution(
@@ -454,7 +357,7 @@ class ChannelsAbove64Unread(Deviant):
 @execution(
     "phi-transposed-if-square",
     "PaddleFleet #1055: a weight stored the other way round is told by its shape (bug 54)",
-    lambda d: d.dynamic == "linear",
+    lambda d: dynamic_of(d).passes,
     hidden="unless phi is square",
 )
 class PhiTransposedIfSquare(Deviant):

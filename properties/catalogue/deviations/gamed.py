@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Branch, Mappings, Params
-from properties.catalogue.deviations.catalogue import MUTATION, constrains, mixes, projects, slip
-from properties.catalogue.deviations.deviant import Deviant, with_gradient_of
+from properties.core.deviant import Deviant, with_gradient_of
+from properties.core.slips import MUTATION, Slips, constrains, mixes
 
-gamed = slip("gamed")
+SLIPS = Slips()
+gamed = SLIPS.step("gamed")
 
 
 @gamed("zeros", "passes a gradient test whose tolerance is above the gradient (Megatron, Liger)")
@@ -44,29 +45,6 @@ class IdentityMatrix(Deviant):
     def project(self, logits: Tensor) -> Tensor:
         m = super().project(logits)
         return torch.eye(m.shape[-1]).to(m).expand(m.shape)
-
-
-@gamed("hardened-matrix", MUTATION, lambda d: d.residual == "permutations")
-class HardenedMatrix(Deviant):
-    """The mixture is replaced by its most likely permutation, which is doubly stochastic."""
-
-    def project(self, logits: Tensor) -> Tensor:
-        return super().project((logits - logits.amax(-1, keepdim=True)) * 1e6)
-
-
-@gamed("small-logits-only", "TileKernels: fn * 1e-4, logits within 0.3 and h_res almost uniform", projects)
-class SmallLogitsOnly(Deviant):
-    """exp is replaced by 1 + z + z^2/2, right where the published tests look."""
-
-    def exp(self, logits: Tensor) -> Tensor:
-        return 1 + logits + logits.square() / 2
-
-    def shift(self, logits: Tensor) -> Tensor:
-        return torch.zeros_like(logits)
-
-    def softmax(self, logits: Tensor) -> Tensor:
-        m = self.exp(logits)
-        return m / m.sum(-1 if self.computed.start_axis == "row" else -2, keepdim=True)
 
 
 @gamed("smoothed", MUTATION, constrains)

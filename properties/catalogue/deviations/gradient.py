@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Branch, Mappings, Params
-from properties.catalogue.deviations.catalogue import MUTATION, iterates, mixes, projects, slip
-from properties.catalogue.deviations.deviant import DIM, Deviant, with_gradient_of
+from properties.core.deviant import Deviant, with_gradient_of
+from properties.core.slips import MUTATION, Slips, mixes
 
-gradient = slip("gradient")
+SLIPS = Slips()
+gradient = SLIPS.step("gradient")
 
 
 def scaled_gradient(value: Tensor, factor: float) -> Tensor:
@@ -130,19 +131,6 @@ class GradientTailUnwritten(Deviant):
 # Of the gates
 
 
-@gradient(
-    "post-backward-sigma",
-    f"{MUTATION}: h (1 - h) applied to h = 2 sigma",
-    lambda d: d.post == "sigmoid" and d.post_scale != 1,
-)
-class PostBackwardSigma(Deviant):
-    """The derivative of h_post is taken as h (1 - h) of the doubled value."""
-
-    def h_post(self, logits: Tensor) -> Tensor:
-        h = super().h_post(logits)
-        return with_gradient_of(h, (h * (1 - h)).detach() * logits)
-
-
 @gradient("post-backward-without-scale", MUTATION, lambda d: d.post_scale != 1)
 class PostBackwardWithoutScale(Deviant):
     """The derivative of h_post lacks its factor 2."""
@@ -162,66 +150,12 @@ class HResDetached(Deviant):
         return super().project(logits.detach())
 
 
-@gradient("straight-through", f"{MUTATION}: a projection taken as the identity in the backward pass", projects)
-class StraightThrough(Deviant):
-    """The projection passes its cotangent on unchanged."""
-
-    def project(self, logits: Tensor) -> Tensor:
-        return with_gradient_of(super().project(logits), self.widened(logits))
-
-
 @gradient("half-gradient", MUTATION, mixes)
 class HalfGradient(Deviant):
     """The gradient of h_res is half of what it should be."""
 
     def project(self, logits: Tensor) -> Tensor:
         return scaled_gradient(super().project(logits), 0.5)
-
-
-@gradient("potentials-detached", f"{MUTATION}: scalings found under torch.no_grad(), M = exp(Z + u + v)", iterates)
-class PotentialsDetached(Deviant):
-    """The scalings of rows and columns are constants for the backward pass."""
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        m = super().sinkhorn(logits)
-        return with_gradient_of(m, m.detach() * logits)
-
-
-@gradient("final-matrix-backward", "lucidrains triton_sinkhorn (bug 24)", iterates)
-class FinalMatrixBackward(Deviant):
-    """Every step of the backward pass uses the final matrix instead of the iterate of that step."""
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        m = super().sinkhorn(logits).detach()
-        tangent = logits
-        for axis in self.half_steps():
-            tangent = tangent - (m * tangent).sum(DIM[axis], keepdim=True)
-        return with_gradient_of(m, m * tangent)
-
-
-@gradient("implicit-backward", "TileKernels #2; tilelang example_mhc_bwd.py (bug 23)", iterates)
-class ImplicitBackward(Deviant):
-    """The backward pass differentiates the limit, taking rows and columns to sum to one, instead of the iteration."""
-
-    def marginals(self, m: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones_like(m[..., 0]), torch.ones_like(m[..., 0])
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        m = super().sinkhorn(logits).detach()
-        rows, columns = self.marginals(m)
-        system = torch.cat([torch.cat([rows.diag_embed(), m], -1), torch.cat([m.mT, columns.diag_embed()], -1)], -2)
-        moved = m * logits
-        sums = torch.cat([moved.sum(-1), moved.sum(-2)], -1).unsqueeze(-1)
-        a, b = (torch.linalg.pinv(system, hermitian=True, rtol=1e-10) @ sums).chunk(2, -2)
-        return with_gradient_of(m, moved - m * a - m * b.mT)
-
-
-@gradient("implicit-backward-marginals", "TileKernels #2, as corrected (bug 23)", iterates)
-class ImplicitBackwardMarginals(ImplicitBackward):
-    """The backward pass differentiates the limit with the actual sums, which is still not the finite iteration."""
-
-    def marginals(self, m: Tensor) -> tuple[Tensor, Tensor]:
-        return m.sum(-1), m.sum(-2)
 
 
 @gradient("gradient-summed-over-tokens", "mHC.cu #7: d_M without a batch dimension (bug 25)", mixes)
@@ -296,11 +230,3 @@ class CopiesDetached(Deviant):
     def expand(self, h: Tensor, n: int) -> Tensor:
         copies = super().expand(h, n)
         return torch.cat([copies[..., :1, :], copies[..., 1:, :].detach()], -2)
-
-
-@gradient("head-detached", f"{MUTATION}: the head's weights under torch.no_grad()", lambda d: d.collapse == "head")
-class HeadDetached(Deviant):
-    """The parameters of the head receive no gradient, nor does the state through its weights."""
-
-    def head(self, x: Tensor, params: Params) -> Tensor:
-        return super().head(x, params).detach()

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from properties.catalogue.deviations.catalogue import MUTATION, mixes, slip, takes_matrix
-from properties.catalogue.deviations.deviant import Deviant
+from properties.core.deviant import Deviant
+from properties.core.slips import MUTATION, Slips, mixes, takes_matrix
 
-initialisation = slip("initialisation")
+SLIPS = Slips()
+initialisation = SLIPS.step("initialisation")
 
 
 @initialisation("identity-bias", "SkyRL #1008, 10 I as a smoke test (bug 18)", takes_matrix)

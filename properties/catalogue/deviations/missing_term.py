@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from mhc_ref.dialect import Axis
-from properties.catalogue.deviations.catalogue import MUTATION, iterates, mixes, projects, redialect, slip
-from properties.catalogue.deviations.deviant import DIM, Deviant
+from properties.core.deviant import Deviant
+from properties.core.slips import MUTATION, Slips, mixes
 
-missing = slip("missing-term")
-missing_dialect = redialect("missing-term")
+SLIPS = Slips()
+missing = SLIPS.step("missing-term")
 
 # In the block
 
@@ -123,138 +122,4 @@ class GatesIgnored(Deviant):
         return dynamic + static
 
 
-missing_dialect(
-    "tanh-missing",
-    "The dynamic part is linear where tanh is declared.",
-    "HC eq. (5) against mHC eq. (7)",
-    lambda d: d.with_(dynamic="linear"),
-)
-missing_dialect(
-    "tanh-added",
-    "The dynamic part passes a tanh that belongs to hyper-connections, not to mHC.",
-    "marin #2321 (bug 10); HC eq. (5) against mHC eq. (7)",
-    lambda d: d.with_(dynamic="tanh"),
-)
-missing_dialect(
-    "pre-unsquashed",
-    "h_pre is its logits, without the sigmoid.",
-    "HC eq. (10)-(13) against mHC eq. (8)",
-    lambda d: d.with_(pre="linear"),
-)
-missing_dialect(
-    "post-unsquashed",
-    "h_post is its scaled logits, without the sigmoid.",
-    "lucidrains 4b28146 (bug 7)",
-    lambda d: d.with_(post="linear"),
-)
-missing_dialect(
-    "pre-squashed",
-    "h_pre passes a sigmoid where the dialect is linear.",
-    "mHC eq. (8) in place of HC eq. (10)-(13)",
-    lambda d: d.with_(pre="sigmoid"),
-    lambda d: d.pre == "linear",
-)
-
 # In the projection
-
-missing_dialect(
-    "iterations-missing",
-    "The started matrix is emitted without any iteration: a softmax, or exp.",
-    "Subhadip Mitra's reproduction, its ablation with 0 Sinkhorn iterations",
-    lambda d: d.with_(iterations=0),
-    iterates,
-)
-missing_dialect(
-    "manifold-missing",
-    "The residual logits are applied without a projection: hyper-connections in place of mHC.",
-    f"{MUTATION}: what the manifold constraint is for (mHC section 3.1)",
-    lambda d: d.with_(residual="unconstrained"),
-    projects,
-)
-
-
-@missing("sigmoid-for-exp", "HF before #45643: comb from a sigmoid (bug 4)", projects)
-class SigmoidForExp(Deviant):
-    """Sinkhorn starts from a sigmoid, whose odds ratios are not those of the logits."""
-
-    def started(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid() + self.computed.entry_eps
-
-
-@missing("softplus-for-exp", MUTATION, projects)
-class SoftplusForExp(Deviant):
-    """Sinkhorn starts from softplus instead of exp."""
-
-    def started(self, logits: Tensor) -> Tensor:
-        return torch.nn.functional.softplus(logits) + self.computed.entry_eps
-
-
-@missing("last-axis-only", f"{MUTATION}: one softmax, which already bounds the forward gain", iterates)
-class LastAxisOnly(Deviant):
-    """Only the last axis is ever normalised."""
-
-    def half_steps(self) -> list[Axis]:
-        return [axis for axis in super().half_steps() if axis == self.computed.last_axis]
-
-    def softmax(self, logits: Tensor) -> Tensor:
-        return logits.softmax(DIM[self.computed.last_axis])
-
-
-@missing("last-line-not-normalised", f"{MUTATION}: a grid floored over the lines", iterates)
-class LastLineNotNormalised(Deviant):
-    """The last line of the last axis is never normalised."""
-
-    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
-        divided = super().half_step(m, axis)
-        if axis != self.computed.last_axis:
-            return divided
-        dim = DIM["column" if axis == "row" else "row"]
-        return torch.cat([divided.narrow(dim, 0, m.shape[dim] - 1), m.narrow(dim, m.shape[dim] - 1, 1)], dim)
-
-
-@missing("max-not-subtracted", "mHC.cu 3595c86, LLM-quest: exp without the maximum", iterates)
-class MaxNotSubtracted(Deviant):
-    """exp is taken of the logits themselves and overflows for large ones."""
-
-    def shift(self, logits: Tensor) -> Tensor:
-        return torch.zeros_like(logits)
-
-    def softmax(self, logits: Tensor) -> Tensor:
-        m = logits.exp()
-        return m / m.sum(DIM[self.computed.start_axis], keepdim=True)
-
-
-@missing(
-    "sigmoid-overflows",
-    f"{MUTATION}: exp(z) / (1 + exp(z)), the sigmoid without its stable half",
-    lambda d: "sigmoid" in (d.pre, d.post),
-)
-class SigmoidOverflows(Deviant):
-    """A gate far above 0 is inf / inf."""
-
-    def squash(self, logits: Tensor, kind: str) -> Tensor:
-        return logits.exp() / (1 + logits.exp()) if kind == "sigmoid" else super().squash(logits, kind)
-
-
-@missing(
-    "log-domain-declared",
-    f"{MUTATION}: the range of logarithms is promised, and exp(Z - max) is computed",
-    lambda d: iterates(d) and d.start == "exp" and not d.entry_eps,
-    hidden="until a line underflows",
-)
-class LogDomainDeclared(Deviant):
-    """A line of logits far below the others is promised (`full_range`), and lost to underflow."""
-
-    full_range = True
-
-
-@missing("global-max", f"{MUTATION}: exp(Z - max Z): one maximum where every line needs its own", iterates)
-class GlobalMax(Deviant):
-    """The maximum of the whole matrix is subtracted, and a line far below it underflows to 0 / 0."""
-
-    def shift(self, logits: Tensor) -> Tensor:
-        return logits.amax((-2, -1), keepdim=True)
-
-    def softmax(self, logits: Tensor) -> Tensor:
-        m = (logits - self.shift(logits)).exp()
-        return m / m.sum(DIM[self.computed.start_axis], keepdim=True)

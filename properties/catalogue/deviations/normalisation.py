@@ -7,15 +7,21 @@ import math
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from properties.catalogue.deviations.catalogue import MUTATION, mixes, redialect, slip
-from properties.catalogue.deviations.deviant import Deviant
+from mhc_ref.registry import names
+from properties.core.deviant import Deviant
+from properties.core.family import family, norm_of
+from properties.core.slips import MUTATION, Slips, mixes
 
-normalisation = slip("normalisation")
-normalisation_dialect = redialect("normalisation")
+SLIPS = Slips()
+normalisation = SLIPS.step("normalisation")
+normalisation_dialect = SLIPS.dialect("normalisation")
 
 
 def _other_span(dialect: Dialect) -> Dialect:
-    return dialect.with_(norm_over="stream" if dialect.norm_over == "streams" else "streams")
+    """Another family that divides by the root of a mean square, over other numbers; the same where there is none."""
+    own = norm_of(dialect).OVER
+    others = (name for name in names("norm") if family("norm", name).OVER not in (own, None))
+    return dialect.with_(norm_over=next(others, dialect.norm_over)) if own else dialect
 
 
 normalisation_dialect(
@@ -23,18 +29,6 @@ normalisation_dialect(
     "The norm is taken stream by stream instead of over all n*C numbers, or the other way round.",
     "lucidrains 74055fd, FFTYYY/mhc-lite: the two readings of mHC eq. (7)",
     _other_span,
-)
-normalisation_dialect(
-    "pre-softmax",
-    "h_pre is a softmax over the streams.",
-    "tokenbender 088310e",
-    lambda d: d.with_(pre="softmax"),
-)
-normalisation_dialect(
-    "post-softmax",
-    "h_post is a softmax over the streams.",
-    "tokenbender 088310e",
-    lambda d: d.with_(post="softmax"),
 )
 
 

@@ -8,57 +8,12 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Branch, Mappings, Params
-from mhc_ref.dialect import Axis
-from properties.catalogue.deviations.catalogue import MUTATION, iterates, mixes, redialect, slip
-from properties.catalogue.deviations.deviant import Deviant
+from properties.core.deviant import Deviant
+from properties.core.family import gate_of
+from properties.core.slips import MUTATION, Slips, mixes
 
-order = slip("order")
-order_dialect = redialect("order")
-
-
-def _other(axis: Axis) -> Axis:
-    return "row" if axis == "column" else "column"
-
-
-order_dialect(
-    "axes-swapped",
-    "Rows and columns are normalised in each other's place.",
-    "llm-internal-medicine #39; Megatron #3828 writes T_c(T_r(M)) where the paper has T_r(T_c(M))",
-    lambda d: d.with_(last_axis=d.first_axis, start_axis=_other(d.start_axis)),
-    iterates,
-)
-order_dialect(
-    "last-axis-swapped",
-    "The last division is by the other axis, after the declared start.",
-    "MaxText before #4337: 20 passes in the other order",
-    lambda d: d.with_(last_axis=d.first_axis),
-    lambda d: iterates(d) and d.start == "softmax",
-)
-order_dialect(
-    "softmax-other-axis",
-    "Sinkhorn starts with a softmax over the last axis and all its iterations follow.",
-    "MaxText #4337 (bug 13)",
-    lambda d: d.with_(start="softmax", start_axis=d.last_axis),
-    iterates,
-)
-order_dialect(
-    "exp-start",
-    "Sinkhorn starts with exp where softmax is declared, so that the entry eps weighs differently.",
-    "nvfp4-megamoe-kernel notes (bug 14)",
-    lambda d: d.with_(start="exp"),
-    lambda d: iterates(d) and d.start == "softmax" and d.entry_eps > 0,
-)
-
-
-@order("sums-before-barrier", "TileOPs #1649, shared memory raced (bug 32)", iterates)
-class SumsBeforeBarrier(Deviant):
-    """Both sums of an iteration are read from the same matrix, before the first division is visible."""
-
-    def half_steps(self) -> list[Axis]:
-        return [self.computed.last_axis] * self.computed.iterations
-
-    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
-        return super().half_step(m, axis) / self.denominator(self.line_sum(m, self.computed.first_axis))
+SLIPS = Slips()
+order = SLIPS.step("order")
 
 
 @order("alpha-on-bias", MUTATION)
@@ -69,29 +24,7 @@ class AlphaOnBias(Deviant):
         return gate * (dynamic + static)
 
 
-@order("gate-inside-tanh", MUTATION, lambda d: d.dynamic == "tanh")
-class GateInsideTanh(Deviant):
-    """The gate is applied before the tanh."""
-
-    def dynamic(self, projected: Tensor) -> Tensor:
-        return projected
-
-    def gated(self, dynamic: Tensor, gate: Tensor, static: Tensor) -> Tensor:
-        return (gate * dynamic).tanh() + static
-
-
-@order("bias-inside-tanh", MUTATION, lambda d: d.dynamic == "tanh")
-class BiasInsideTanh(Deviant):
-    """The bias is added before the tanh."""
-
-    def dynamic(self, projected: Tensor) -> Tensor:
-        return projected
-
-    def gated(self, dynamic: Tensor, gate: Tensor, static: Tensor) -> Tensor:
-        return (gate * dynamic + static).tanh()
-
-
-@order("sigmoid-before-bias", "lucidrains 4b28146 (bug 7)", lambda d: d.post != "linear")
+@order("sigmoid-before-bias", "lucidrains 4b28146 (bug 7)", lambda d: gate_of(d.post).unit_range)
 class SigmoidBeforeBias(Deviant):
     """2 sigma is applied to the dynamic part of h_post only, and the static part is added after it."""
 
@@ -100,7 +33,7 @@ class SigmoidBeforeBias(Deviant):
         return super().mappings(x, params)._replace(post=bare + self.split(params.bias, x.shape[-2])[1])
 
 
-@order("tanh-outside-sigmoid", "marin #2321 (bug 10)", lambda d: d.pre != "linear")
+@order("tanh-outside-sigmoid", "marin #2321 (bug 10)", lambda d: gate_of(d.pre).unit_range)
 class TanhOutsideSigmoid(Deviant):
     """h_pre is sigma of the static part plus tanh of the dynamic part, which can make it negative."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from properties.catalogue.deviations.catalogue import MUTATION, constrains, mixes, redialect, slip, takes_matrix
-from properties.catalogue.deviations.deviant import Deviant
+from properties.core.deviant import Deviant
+from properties.core.slips import MUTATION, Slips, constrains, mixes, takes_matrix
 
-orientation = slip("orientation")
-orientation_dialect = redialect("orientation")
+SLIPS = Slips()
+orientation = SLIPS.step("orientation")
+orientation_dialect = SLIPS.dialect("orientation")
 
 orientation_dialect(
     "h-res-transposed",
@@ -48,16 +49,6 @@ class LogitsTransposed(Deviant):
 
     def project(self, logits: Tensor) -> Tensor:
         return super().project(logits.mT)
-
-
-@orientation(
-    "permutations-inverted", f"{MUTATION}: P_k[i, p(i)] read as P_k[p(i), i]", lambda d: d.residual == "permutations"
-)
-class PermutationsInverted(Deviant):
-    """Every permutation matrix of the mixture is its inverse."""
-
-    def matrices(self, count: int) -> Tensor:
-        return super().matrices(count).mT
 
 
 @orientation("post-flipped", MUTATION)

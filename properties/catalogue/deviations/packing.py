@@ -7,10 +7,11 @@ from torch import Tensor
 
 from mhc_ref import Mappings, Params
 from mhc_ref.projection import residual_size
-from properties.catalogue.deviations.catalogue import MUTATION, mixes, slip, takes_matrix
-from properties.catalogue.deviations.deviant import Deviant
+from properties.core.deviant import Deviant
+from properties.core.slips import MUTATION, Slips, mixes, takes_matrix
 
-packing = slip("packing")
+SLIPS = Slips()
+packing = SLIPS.step("packing")
 
 
 @packing("pack-pre-res-post", "nvfp4-megamoe-kernel notes: Sinkhorn on post, 2 sigma on comb (bug 14)", mixes)
@@ -126,18 +127,6 @@ class MappingsExchanged(Deviant):
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         pre, post, res = super().mappings(x, params)
         return Mappings(post, pre, res)
-
-
-@packing(
-    "permutations-reordered",
-    f"{MUTATION}: another enumeration of the n! permutations",
-    lambda d: d.residual == "permutations",
-)
-class PermutationsReordered(Deviant):
-    """The permutations are enumerated in reverse."""
-
-    def matrices(self, count: int) -> Tensor:
-        return super().matrices(count).flip(0)
 
 
 @packing("four-streams-hardcoded", "TileKernels norm_fn `if j < 24`; mlx-lm #13, 4x4 kernel (bug 52)", mixes)

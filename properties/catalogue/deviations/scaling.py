@@ -6,11 +6,12 @@ import math
 
 from torch import Tensor
 
-from properties.catalogue.deviations.catalogue import MUTATION, constrains, mixes, projects, redialect, slip
-from properties.catalogue.deviations.deviant import Deviant
+from properties.core.deviant import Deviant
+from properties.core.slips import MUTATION, Slips, constrains, mixes
 
-scaling = slip("scaling")
-scaling_dialect = redialect("scaling")
+SLIPS = Slips()
+scaling = SLIPS.step("scaling")
+scaling_dialect = SLIPS.dialect("scaling")
 
 scaling_dialect(
     "post-scale-one",
@@ -41,14 +42,6 @@ class Temperature(Deviant):
 
     def project(self, logits: Tensor) -> Tensor:
         return super().project(logits / 0.05)
-
-
-@scaling("log2e-missing", f"{MUTATION}: TileOPs writes exp2((x - max) * log2e)", projects)
-class Log2eMissing(Deviant):
-    """The exponential has base 2 and its argument lacks the factor log2(e)."""
-
-    def project(self, logits: Tensor) -> Tensor:
-        return super().project(logits * math.log(2))
 
 
 @scaling("logits-clipped", f"{MUTATION}: the clipping that stabilises Sinkhorn, left in", constrains)

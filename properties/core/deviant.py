@@ -1,105 +1,81 @@
-"""A correct implementation in the linear domain, cut into steps so small that a realistic slip changes one of them."""
+"""A correct implementation in the linear domain, cut into steps so small that a realistic slip changes one of them.
+
+The steps of a block are here; those of a family (`properties.core.family`) are a subclass with the family, and are put
+under every slip that is made for a dialect of it.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
-import mhc_ref
-from mhc_ref import Dialect, Mappings, Params
-from mhc_ref.block import check_params
+from mhc_ref import PAPER, Dialect, Mappings, Params
+from mhc_ref.block import check_params, squash
 from mhc_ref.dialect import FIELDS, Axis
-from mhc_ref.families.permutations import permutation_matrices
-from mhc_ref.projection import compute_dtype, residual_size, streams_of_logits
+from mhc_ref.projection import compute_dtype, logits_shape, most_streams, residual_size
+from mhc_ref.registry import formulas
+from properties.core.family import norm_of, steps_of
 from properties.core.implementation import Implementation
 
 DIM: dict[Axis, int] = {"row": -1, "column": -2}
 
 
 class Deviant(Implementation):
-    """Every dialect by the literal formulas, M = exp(Z - max) and divisions, one method a step.
+    """Every dialect by the literal formulas, one method a step.
 
-    Unmodified it is correct (the control `linear`) wherever no line of exp(Z - max) underflows. A deviation overrides
-    a step, or declares one dialect and computes another: `dialect` is what it claims, `computed` what it does.
+    Unmodified it is correct (the control `linear`) wherever nothing underflows that a family takes the exponential of.
+    A deviation overrides a step, or declares one dialect and computes another: `dialect` is what it claims, `computed`
+    what it does. An instance is of the class asked for, and under it of the steps of the families that it computes.
     """
 
     tunable = frozenset(FIELDS)
+    asked_for: type[Deviant] | None = None
+    """Of a class with a family's steps put under it, the class alone."""
 
-    def __init__(self, dialect: Dialect, name: str = "", change: Callable[[Dialect], Dialect] | None = None) -> None:
+    def __new__(
+        cls, dialect: Dialect = PAPER, name: str = "", change: Callable[[Dialect], Dialect] | None = None
+    ) -> Self:
+        if cls.asked_for is not None:  # a copy
+            return super().__new__(cls)
+        computed = change(dialect) if change else dialect
+        steps = tuple(one for one in steps_of(computed) if not issubclass(cls, one))
+        return super().__new__(cast("type[Self]", _over(cls, steps)) if steps else cls)
+
+    def __init__(
+        self, dialect: Dialect = PAPER, name: str = "", change: Callable[[Dialect], Dialect] | None = None
+    ) -> None:
         self.dialect = dialect
         self.name = name
         self.computed = change(dialect) if change else dialect
         self._change = change
-        if dialect.residual == "permutations":
-            self.streams = (1, 2, 3, 4, 5)
+        if (most := most_streams(dialect)) is not None:
+            self.streams = tuple(range(1, most + 1))
         self.prepare()
 
     def prepare(self) -> None:
         """What a stateful deviation remembers between calls begins here."""
 
     def tuned(self, **fields: Any) -> Implementation:
-        return type(self)(self.dialect.with_(**fields), self.name, self._change)
+        return self.slip(self.dialect.with_(**fields), self.name, self._change)
+
+    @property
+    def slip(self) -> type[Deviant]:
+        """The class that was asked for, without the steps of a family; `Deviant` itself where no step is overridden."""
+        return type(self).asked_for or type(self)
 
     # Logits to h_res
 
     def project(self, logits: Tensor) -> Tensor:
-        logits = self.widened(logits)
-        if self.computed.residual == "permutations":
-            return self.mixture(logits)
-        if self.computed.residual == "identity":
-            return torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device).expand(logits.shape)
-        return logits if self.computed.residual == "unconstrained" else self.sinkhorn(logits)
+        """By the formula of the family, where it has no steps."""
+        return formulas("mix", self.computed.residual).project(self.widened(logits), self.computed)
 
     def widened(self, values: Tensor) -> Tensor:
         """To the compute dtype: float64 stays, the rest becomes float32."""
         return values.to(compute_dtype(values.dtype))
-
-    def sinkhorn(self, logits: Tensor) -> Tensor:
-        m = self.started(logits)
-        for axis in self.half_steps():
-            m = self.half_step(m, axis)
-        return m
-
-    def started(self, logits: Tensor) -> Tensor:
-        if self.computed.start == "softmax":
-            return self.softmax(logits) + self.computed.entry_eps
-        return self.exp(logits - self.shift(logits)) + self.computed.entry_eps
-
-    def softmax(self, logits: Tensor) -> Tensor:
-        return logits.softmax(DIM[self.computed.start_axis])
-
-    def exp(self, logits: Tensor) -> Tensor:
-        return logits.exp()
-
-    def shift(self, logits: Tensor) -> Tensor:
-        """What is subtracted before exp: the maximum over the first axis, nothing where no iteration follows."""
-        if not self.computed.iterations:
-            return torch.zeros_like(logits)
-        return logits.amax(DIM[self.computed.first_axis], keepdim=True)
-
-    def half_steps(self) -> list[Axis]:
-        """The axes by which the started matrix is divided, in order."""
-        axes: list[Axis] = [self.computed.first_axis, self.computed.last_axis] * self.computed.iterations
-        return axes[1:] if self.computed.softmax_is_first_half_step else axes
-
-    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
-        return m / self.denominator(self.line_sum(m, axis))
-
-    def line_sum(self, m: Tensor, axis: Axis) -> Tensor:
-        return m.sum(DIM[axis], keepdim=True)
-
-    def denominator(self, line_sum: Tensor) -> Tensor:
-        eps = self.computed.denominator_eps
-        return line_sum + eps if self.computed.denominator == "add" else line_sum.clamp_min(eps)
-
-    def mixture(self, logits: Tensor) -> Tensor:
-        return torch.einsum("...k,kij->...ij", logits.softmax(-1), self.matrices(logits.shape[-1]).to(logits))
-
-    def matrices(self, count: int) -> Tensor:
-        return permutation_matrices(streams_of_logits(torch.Size((count,)), self.computed))
 
     # State to mappings
 
@@ -119,14 +95,16 @@ class Deviant(Implementation):
         return self.matmul(self.normalised(x, params.norm_weight), params.phi)
 
     def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        unit = x / self.rms(self.mean_square(x))
+        norm = norm_of(self.computed)
+        unit = norm.normalise(x, self.computed) if norm.OVER is None else x / self.rms(self.mean_square(x))
         return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
 
     def mean_square(self, x: Tensor) -> Tensor:
         return x.square().mean(self.norm_axes(), keepdim=True)
 
     def norm_axes(self) -> tuple[int, ...]:
-        return (-2, -1) if self.computed.norm_over == "streams" else (-1,)
+        """The dims of x [..., n, C] over which the mean square is taken."""
+        return norm_of(self.computed).OVER or (-2, -1)
 
     def rms(self, mean_square: Tensor) -> Tensor:
         """The root with its eps; 1 in place of an exact 0, since a zero state is normalised to 0."""
@@ -147,7 +125,7 @@ class Deviant(Implementation):
         return torch.cat([by_stream[..., 0], by_stream[..., 1], by_stream[..., 2:].flatten(-2)], -1)
 
     def dynamic(self, projected: Tensor) -> Tensor:
-        return projected.tanh() if self.computed.dynamic == "tanh" else projected
+        return formulas("dynamic", self.computed.dynamic).activate(projected, self.computed)
 
     def split(self, packed: Tensor, n: int) -> list[Tensor]:
         """pre | post | res of the last axis."""
@@ -163,12 +141,10 @@ class Deviant(Implementation):
         return self.computed.post_scale * self.squash(logits, self.computed.post)
 
     def squash(self, logits: Tensor, kind: str) -> Tensor:
-        if kind == "sigmoid":
-            return logits.sigmoid()
-        return logits.softmax(-1) if kind == "softmax" else logits
+        return squash(logits, kind, self.computed)
 
     def h_res(self, logits: Tensor, n: int) -> Tensor:
-        return self.project(logits if self.computed.residual == "permutations" else logits.unflatten(-1, (n, n)))
+        return self.project(logits.unflatten(-1, logits_shape(n, self.computed)))
 
     # Mappings to the next state; block, layers and stack are what Implementation derives from these
 
@@ -193,16 +169,10 @@ class Deviant(Implementation):
     # Streams begin and end
 
     def expand(self, h: Tensor, n: int) -> Tensor:
-        return mhc_ref.expand(h, n)
+        return formulas("begin", self.computed.expand).expand(h, n, self.computed)
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
-        if self.computed.collapse == "sum":
-            return self.widened(x).sum(-2).to(x.dtype)
-        if self.computed.collapse == "mean":
-            return self.widened(x).mean(-2).to(x.dtype)
-        if params is None:
-            raise ValueError("collapse='head' needs the parameters of the head; none were given")
-        return self.pre(x, self.head(self.widened(x), params))
+        return formulas("end", self.computed.collapse).collapse(self.widened(x), self.computed, params).to(x.dtype)
 
     def head(self, x: Tensor, params: Params) -> Tensor:
         """The weights of the streams in the final gated sum."""
@@ -214,6 +184,37 @@ class Deviant(Implementation):
         return self.h_pre(self.gated(self.dynamic(projected), params.alpha[0], params.bias[:n]))
 
 
+@functools.cache
+def _over(slip: type[Deviant], steps: tuple[type[Deviant], ...]) -> type[Deviant]:
+    """A slip over the steps of families."""
+    bases = steps if slip is Deviant else (slip, *steps)
+    return type(slip.__name__, bases, {"asked_for": slip.asked_for or slip, "__doc__": slip.__doc__})
+
+
+def redialected(made: Implementation) -> bool:
+    """Whether it is a deviant of which no step is overridden: all that may be wrong is the dialect that it computes."""
+    return isinstance(made, Deviant) and made.slip is Deviant
+
+
 def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     """Exactly `value`, differentiated as if it were `surrogate`."""
     return value.detach() + (surrogate - surrogate.detach())
+
+
+def through(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rounded to another dtype and back."""
+    return values.to(dtype).to(values.dtype)
+
+
+def through_tf32(values: Tensor) -> Tensor:
+    """Truncated to the 10 bits of mantissa that a TensorFloat-32 matmul reads; differentiated as the identity."""
+    truncated = (values.detach().float().view(torch.int32) & ~0x1FFF).view(torch.float32)
+    return with_gradient_of(truncated.to(values.dtype), values)
+
+
+def nearest_tf32(values: Tensor) -> Tensor:
+    """Rounded to the 10 bits of mantissa of TensorFloat-32, ties away from zero as cvt.rna does; differentiated as the
+    identity."""
+    bits = values.detach().float().view(torch.int32) + 0x1000
+    rounded = (bits & ~0x1FFF).view(torch.float32)
+    return with_gradient_of(torch.where(values.detach().isfinite(), rounded.to(values.dtype), values), values)

@@ -1,0 +1,205 @@
+"""What a deviation and a control are, and the lists in which a topic or a family names its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol, get_args
+
+import torch
+
+from mhc_ref import Dialect
+from properties.core.deviant import Deviant
+from properties.core.device import Feature
+from properties.core.family import mix_of
+from properties.core.implementation import Implementation
+
+Kind = Literal[
+    "scaling",
+    "initialisation",
+    "normalisation",
+    "order",
+    "orientation",
+    "eps",
+    "iterations",
+    "packing",
+    "missing-term",
+    "dtype",
+    "gradient",
+    "collapse",
+    "execution",
+    "device",
+    "gamed",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Condition = Callable[[Dialect], bool]
+
+MUTATION = "mutation, no public report"
+"""The source of a slip that is realistic but that nobody has published."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A named wrong implementation.
+
+    Attributes:
+        slip: what it does wrong, one sentence.
+        source: where it happened, or `MUTATION`; "bug N" is row N of the survey of 61 published bugs.
+        applies: the dialects for which the slip changes what is computed.
+        make: the implementation for a dialect that it declares and does not compute.
+        dtypes: the state dtypes in which it shows.
+        hidden: why its values are right in an ordinary call; empty where they are not.
+        needs: the feature of a device without which it shows nothing, if any.
+    """
+
+    name: str
+    slip: str
+    source: str
+    kind: Kind
+    applies: Condition
+    make: Callable[[Dialect], Implementation]
+    dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.bfloat16)
+    hidden: str = ""
+    needs: Feature | None = None
+
+
+# Dialects, by what their families guarantee
+
+
+def always(dialect: Dialect) -> bool:
+    """Every dialect."""
+    return True
+
+
+def mixes(dialect: Dialect) -> bool:
+    """h_res depends on its logits."""
+    return not mix_of(dialect).guarantees(dialect).constant
+
+
+def takes_matrix(dialect: Dialect) -> bool:
+    """The residual logits are an n x n matrix that matters."""
+    return mixes(dialect) and mix_of(dialect).shape(3, dialect) == (3, 3)
+
+
+def constrains(dialect: Dialect) -> bool:
+    """h_res depends on its logits, and lies on a manifold."""
+    found = mix_of(dialect).guarantees(dialect)
+    return mixes(dialect) and (found.nonnegative or found.nonexpansive or bool(found.sums))
+
+
+# Lists
+
+
+class Step(Protocol):
+    """A class decorator for one kind: the docstring of the class is the slip."""
+
+    def __call__(
+        self,
+        name: str,
+        source: str,
+        applies: Condition = always,
+        dtypes: tuple[torch.dtype, ...] = ...,
+        hidden: str = "",
+        needs: Feature | None = None,
+    ) -> Callable[[type[Deviant]], type[Deviant]]: ...
+
+
+class Redialect(Protocol):
+    """A registration for one kind of a slip that computes another dialect than it declares."""
+
+    def __call__(
+        self,
+        name: str,
+        slip: str,
+        source: str,
+        change: Callable[[Dialect], Dialect],
+        applies: Condition = always,
+    ) -> None: ...
+
+
+class Slips(dict[str, Deviation]):
+    """Deviations by name, as one file lists them."""
+
+    def step(self, kind: Kind) -> Step:
+        """The decorator that lists a `Deviant` with an overridden step."""
+        return partial(self._step, kind)
+
+    def dialect(self, kind: Kind) -> Redialect:
+        """The function that lists a `Deviant` in a changed dialect; it applies where the change is one."""
+        return partial(self._dialect, kind)
+
+    def add(self, deviation: Deviation) -> None:
+        """List one.
+
+        Raises:
+            ValueError: there is one of that name already.
+        """
+        if deviation.name in self:
+            raise ValueError(f"two deviations are called {deviation.name!r}")
+        self[deviation.name] = deviation
+
+    def _step(
+        self,
+        kind: Kind,
+        name: str,
+        source: str,
+        applies: Condition = always,
+        dtypes: tuple[torch.dtype, ...] = Deviation.dtypes,
+        hidden: str = "",
+        needs: Feature | None = None,
+    ) -> Callable[[type[Deviant]], type[Deviant]]:
+        def listed(deviant: type[Deviant]) -> type[Deviant]:
+            make = partial(_overridden, deviant, f"deviation:{name}")
+            self.add(Deviation(name, sentence_of(deviant), source, kind, applies, make, dtypes, hidden, needs))
+            return deviant
+
+        return listed
+
+    def _dialect(
+        self,
+        kind: Kind,
+        name: str,
+        slip: str,
+        source: str,
+        change: Callable[[Dialect], Dialect],
+        applies: Condition = always,
+    ) -> None:
+        def make(dialect: Dialect) -> Implementation:
+            return Deviant(dialect, f"deviation:{name}", change)
+
+        self.add(Deviation(name, slip, source, kind, lambda d: applies(d) and change(d) != d, make))
+
+
+def _overridden(deviant: type[Deviant], name: str, dialect: Dialect) -> Implementation:
+    return deviant(dialect, name)
+
+
+def sentence_of(variant: type[Deviant]) -> str:
+    """The docstring of a class on one line."""
+    return " ".join((inspect.getdoc(variant) or "").split())
+
+
+@dataclass(frozen=True)
+class Control:
+    """A correct implementation: its name, its arithmetic in one sentence, and the dialects that it can compute."""
+
+    name: str
+    statement: str
+    applies: Condition
+    make: Callable[[Dialect], Implementation]
+
+
+class Controls(dict[str, Control]):
+    """Controls by name, as one file lists them."""
+
+    def control(self, name: str, applies: Condition = always) -> Callable[[type[Deviant]], type[Deviant]]:
+        """The decorator that lists a correct `Deviant`; its docstring is the statement."""
+
+        def listed(correct: type[Deviant]) -> type[Deviant]:
+            make = partial(_overridden, correct, f"control:{name}")
+            self[name] = Control(name, sentence_of(correct), applies, make)
+            return correct
+
+        return listed

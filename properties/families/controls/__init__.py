@@ -1,0 +1,1 @@
+"""Controls of families: of each its formula in another arithmetic; listed in CONTROLS."""

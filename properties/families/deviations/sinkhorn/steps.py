@@ -1,0 +1,237 @@
+"""Slips in a step of Sinkhorn: the start, a sum, a denominator, the number of half-steps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mhc_ref.dialect import Axis
+from properties.core.deviant import DIM, through, through_tf32
+from properties.core.slips import MUTATION, Slips
+from properties.families.steps.sinkhorn import SinkhornSteps, iterates, projects
+
+SLIPS = Slips()
+device = SLIPS.step("device")
+eps = SLIPS.step("eps")
+gamed = SLIPS.step("gamed")
+iterations = SLIPS.step("iterations")
+missing = SLIPS.step("missing-term")
+order = SLIPS.step("order")
+precision = SLIPS.step("dtype")
+scaling = SLIPS.step("scaling")
+
+
+@device(
+    "one-iteration-less-on-the-device",
+    f"{MUTATION}: a kernel whose default differs from the fallback's",
+    lambda d: iterates(d) and d.iterations < 5,
+    hidden="on the CPU",
+    needs="accelerator",
+)
+class OneIterationLessOnTheDevice(SinkhornSteps):
+    """The kernel runs an iteration less than the fallback for the CPU."""
+
+    def sinkhorn(self, logits: Tensor) -> Tensor:
+        if logits.device.type == "cpu":
+            return super().sinkhorn(logits)
+        kept, self.computed = self.computed, self.computed.with_(iterations=self.computed.iterations - 1)
+        try:
+            return super().sinkhorn(logits)
+        finally:
+            self.computed = kept
+
+
+@precision("sinkhorn-in-float16", "Liger: phi in float16 by default, taken further", projects)
+class SinkhornInFloat16(SinkhornSteps):
+    """Sinkhorn keeps its matrix in float16."""
+
+    def started(self, logits: Tensor) -> Tensor:
+        return through(super().started(logits), torch.float16)
+
+    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
+        return through(super().half_step(m, axis), torch.float16)
+
+
+@precision("fast-reciprocal", f"{MUTATION}: a hardware reciprocal", iterates)
+class FastReciprocal(SinkhornSteps):
+    """The divisions multiply by a reciprocal that is good to 10 bits."""
+
+    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
+        return m * through_tf32(1 / self.denominator(self.line_sum(m, axis)))
+
+
+@eps("entry-eps-clamped", "Megatron #5106, clamp(min=eps) (bug 11)", lambda d: projects(d) and d.entry_eps > 0)
+class EntryEpsClamped(SinkhornSteps):
+    """Entries are raised to at least the eps instead of by the eps."""
+
+    def started(self, logits: Tensor) -> Tensor:
+        return (super().started(logits) - self.computed.entry_eps).clamp_min(self.computed.entry_eps)
+
+
+@eps("entry-eps-every-iteration", MUTATION, lambda d: iterates(d) and d.entry_eps > 0)
+class EntryEpsEveryIteration(SinkhornSteps):
+    """The eps of the entries is added again before every division."""
+
+    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
+        return super().half_step(m + self.computed.entry_eps, axis)
+
+
+@eps("entry-eps-after-projection", MUTATION, lambda d: iterates(d) and d.entry_eps > 0)
+class EntryEpsAfterProjection(SinkhornSteps):
+    """The eps of the entries is added to the projected matrix instead of the started one."""
+
+    def sinkhorn(self, logits: Tensor) -> Tensor:
+        return super().sinkhorn(logits) + self.computed.entry_eps
+
+    def started(self, logits: Tensor) -> Tensor:
+        return super().started(logits) - self.computed.entry_eps
+
+
+@eps("small-line-zeroed", "mHC.cu 3595c86: if (sum > eps), factor 0 otherwise", iterates)
+class SmallLineZeroed(SinkhornSteps):
+    """A line whose sum is at most 1e-5 is set to zero instead of being normalised."""
+
+    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
+        sums = self.line_sum(m, axis)
+        return torch.where(sums > 1e-5, m / self.denominator(sums), 0.0)
+
+
+@gamed("small-logits-only", "TileKernels: fn * 1e-4, logits within 0.3 and h_res almost uniform", projects)
+class SmallLogitsOnly(SinkhornSteps):
+    """exp is replaced by 1 + z + z^2/2, right where the published tests look."""
+
+    def exp(self, logits: Tensor) -> Tensor:
+        return 1 + logits + logits.square() / 2
+
+    def shift(self, logits: Tensor) -> Tensor:
+        return torch.zeros_like(logits)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        m = self.exp(logits)
+        return m / m.sum(-1 if self.computed.start_axis == "row" else -2, keepdim=True)
+
+
+@iterations("ends-on-first-axis", MUTATION, iterates)
+class EndsOnFirstAxis(SinkhornSteps):
+    """The last half-step is missing, so that the other axis is the exact one."""
+
+    def half_steps(self) -> list[Axis]:
+        return super().half_steps()[:-1]
+
+
+@iterations("first-axis-once-more", MUTATION, projects)
+class FirstAxisOnceMore(SinkhornSteps):
+    """A half-step over the first axis follows the last one."""
+
+    def half_steps(self) -> list[Axis]:
+        return [*super().half_steps(), self.computed.first_axis]
+
+
+@iterations("batch-early-stop", "LLM-quest: stops when .all() have converged, checked every third (bug 60)", iterates)
+class BatchEarlyStop(SinkhornSteps):
+    """The iteration stops early once every matrix of the batch has converged to 1e-5."""
+
+    def sinkhorn(self, logits: Tensor) -> Tensor:
+        m = self.started(logits)
+        for k, axis in enumerate(self.half_steps(), start=1):
+            m = self.half_step(m, axis)
+            first, last = self.line_sum(m, self.computed.first_axis), self.line_sum(m, self.computed.last_axis)
+            if k % 6 == 0 and m.numel() and max((first - 1).abs().max(), (last - 1).abs().max()) < 1e-5:
+                break
+        return m
+
+
+@missing("sigmoid-for-exp", "HF before #45643: comb from a sigmoid (bug 4)", projects)
+class SigmoidForExp(SinkhornSteps):
+    """Sinkhorn starts from a sigmoid, whose odds ratios are not those of the logits."""
+
+    def started(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() + self.computed.entry_eps
+
+
+@missing("softplus-for-exp", MUTATION, projects)
+class SoftplusForExp(SinkhornSteps):
+    """Sinkhorn starts from softplus instead of exp."""
+
+    def started(self, logits: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(logits) + self.computed.entry_eps
+
+
+@missing("last-axis-only", f"{MUTATION}: one softmax, which already bounds the forward gain", iterates)
+class LastAxisOnly(SinkhornSteps):
+    """Only the last axis is ever normalised."""
+
+    def half_steps(self) -> list[Axis]:
+        return [axis for axis in super().half_steps() if axis == self.computed.last_axis]
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        return logits.softmax(DIM[self.computed.last_axis])
+
+
+@missing("last-line-not-normalised", f"{MUTATION}: a grid floored over the lines", iterates)
+class LastLineNotNormalised(SinkhornSteps):
+    """The last line of the last axis is never normalised."""
+
+    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
+        divided = super().half_step(m, axis)
+        if axis != self.computed.last_axis:
+            return divided
+        dim = DIM["column" if axis == "row" else "row"]
+        return torch.cat([divided.narrow(dim, 0, m.shape[dim] - 1), m.narrow(dim, m.shape[dim] - 1, 1)], dim)
+
+
+@missing("max-not-subtracted", "mHC.cu 3595c86, LLM-quest: exp without the maximum", iterates)
+class MaxNotSubtracted(SinkhornSteps):
+    """exp is taken of the logits themselves and overflows for large ones."""
+
+    def shift(self, logits: Tensor) -> Tensor:
+        return torch.zeros_like(logits)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        m = logits.exp()
+        return m / m.sum(DIM[self.computed.start_axis], keepdim=True)
+
+
+@missing(
+    "log-domain-declared",
+    f"{MUTATION}: the range of logarithms is promised, and exp(Z - max) is computed",
+    lambda d: iterates(d) and d.start == "exp" and not d.entry_eps,
+    hidden="until a line underflows",
+)
+class LogDomainDeclared(SinkhornSteps):
+    """A line of logits far below the others is promised (`full_range`), and lost to underflow."""
+
+    full_range = True
+
+
+@missing("global-max", f"{MUTATION}: exp(Z - max Z): one maximum where every line needs its own", iterates)
+class GlobalMax(SinkhornSteps):
+    """The maximum of the whole matrix is subtracted, and a line far below it underflows to 0 / 0."""
+
+    def shift(self, logits: Tensor) -> Tensor:
+        return logits.amax((-2, -1), keepdim=True)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        m = (logits - self.shift(logits)).exp()
+        return m / m.sum(DIM[self.computed.start_axis], keepdim=True)
+
+
+@order("sums-before-barrier", "TileOPs #1649, shared memory raced (bug 32)", iterates)
+class SumsBeforeBarrier(SinkhornSteps):
+    """Both sums of an iteration are read from the same matrix, before the first division is visible."""
+
+    def half_steps(self) -> list[Axis]:
+        return [self.computed.last_axis] * self.computed.iterations
+
+    def half_step(self, m: Tensor, axis: Axis) -> Tensor:
+        return super().half_step(m, axis) / self.denominator(self.line_sum(m, self.computed.first_axis))
+
+
+@scaling("log2e-missing", f"{MUTATION}: TileOPs writes exp2((x - max) * log2e)", projects)
+class Log2eMissing(SinkhornSteps):
+    """The exponential has base 2 and its argument lacks the factor log2(e)."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        return super().project(logits * math.log(2))
