@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,7 +40,7 @@ BOTH = frozenset(DIM)
 class Guarantees:
     """What holds of every matrix M [n, n] that a mix emits, for all finite logits, in exact arithmetic.
 
-    Axes are "row", sums over dim -1, and "column", sums over dim -2.
+    Axes are "row", sums over dim -1, and "column", sums over dim -2; some of them are given as a set, or as one name.
 
     Attributes:
         nonnegative: no entry is below 0.
@@ -80,7 +80,13 @@ class Guarantees:
         I is everything that it can be. Non-negative lines that sum to 1 are capped. What is orthogonal does not expand,
         nor does what has both sums capped: the spectral norm is at most the root of the product of the largest absolute
         row and column sums. What is equivariant under two permutations is so under one and its inverse.
+
+        Raises:
+            ValueError: an axis that is none.
         """
+        for field in ("last", "shift"):
+            _axes(field, getattr(self, field))
+        self._follows(sums=_axes("sums", self.sums), capped=_axes("capped", self.capped))
         if self.identity:
             self._follows(nonnegative=True, sums=BOTH, orthogonal=True, constant=True, conjugate=True)
         self._follows(capped=self.capped | self.sums if self.nonnegative else self.capped)
@@ -90,6 +96,14 @@ class Guarantees:
     def _follows(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+def _axes(field: str, given: Iterable[str]) -> frozenset[str]:
+    """Some axes, as a set."""
+    found = frozenset([given] if given else []) if isinstance(given, str) else frozenset(given)
+    if not found <= BOTH:
+        raise ValueError(f"Guarantees.{field} is {given!r}; expected some of 'row' and 'column'")
+    return found
 
 
 class Family:
