@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mhc_ref.dialect import Dialect
-from mhc_ref.projection import compute_dtype, logits_shape, project, residual_size
+from mhc_ref.packing import logits_shape, params_shapes, residual_size
+from mhc_ref.projection import compute_dtype, project
 from mhc_ref.registry import formulas
 
 Branch = Callable[[Tensor], Tensor]
@@ -25,16 +26,16 @@ class Params(NamedTuple):
     """The parameters of one block: float64 for float64 states, otherwise float32.
 
     Attributes:
-        phi: [n*C, 2n + R], columns pre | post | res row-major; [C, 2 + n] where the projection is shared.
-            R = n*n, or what the family of the dialect's `residual` says (n! for the permutation mixture).
+        phi: [n*C, 2n + R], columns pre | post | res row-major; [C, 2 + R/n] where the projection is shared.
+            R = n*n, or what the mix of the dialect says (`mhc_ref.packing`).
         bias: [2n + R].
-        alpha: [3], the gates of pre, post and res.
+        alpha: [3], the gates of pre, post and res; [2] where R = 0.
         norm_weight: [n*C] or None, multiplies the normalised state.
     """
 
     phi: Float[Tensor, "K M"]
     bias: Float[Tensor, " B"]
-    alpha: Float[Tensor, " 3"]
+    alpha: Float[Tensor, " G"]
     norm_weight: Float[Tensor, " nC"] | None = None
 
 
@@ -64,12 +65,12 @@ def gated_logits(x: Float[Tensor, "*tokens n C"], params: Params, dialect: Diale
         projected = state.flatten(-2) @ params.phi
     projected = formulas("dynamic", dialect.dynamic).activate(projected, dialect)
     sizes = (n, n, residual_size(n, dialect))
-    gates = torch.cat([gate.expand(size) for gate, size in zip(params.alpha, sizes, strict=True)])
+    gates = torch.cat([gate.expand(size) for gate, size in zip(params.alpha, sizes, strict=False)])
     return gates * projected + params.bias
 
 
 def squash(logits: Float[Tensor, "*tokens n"], kind: str, dialect: Dialect) -> Float[Tensor, "*tokens n"]:
-    """The gates of a family: sigmoid, softmax over the streams, the logits themselves, or anybody else's."""
+    """n logits as n weights, by a gate."""
     return formulas("gate", kind).gates(logits, dialect)
 
 
@@ -126,14 +127,9 @@ def block(
 
 def check_params(params: Params, n: int, channels: int, dialect: Dialect) -> None:
     """Raise ValueError where a parameter does not have the shape that n, C and the dialect ask for."""
-    size = residual_size(n, dialect)
-    expected = {
-        "phi": (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size),
-        "bias": (2 * n + size,),
-        "alpha": (3,),
-    }
-    if params.norm_weight is not None:
-        expected["norm_weight"] = (n * channels,)
+    expected = params_shapes(n, channels, dialect)._asdict()
+    if params.norm_weight is None:
+        del expected["norm_weight"]
     for name, shape in expected.items():
         given = tuple(getattr(params, name).shape)
         if given != shape:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from mhc_ref.block import Branch, Params, block
+from mhc_ref.block import Branch, Params, block, head_weights
 from mhc_ref.dialect import Dialect
-from mhc_ref.projection import most_streams, residual_size
+from mhc_ref.packing import streams_of_params
 from mhc_ref.registry import formulas
 
 
@@ -26,17 +26,25 @@ def expand(h: Float[Tensor, "*tokens C"], n: int, dialect: Dialect | None = None
 def collapse(
     x: Float[Tensor, "*tokens n C"], dialect: Dialect, head: Params | None = None
 ) -> Float[Tensor, "*tokens C"]:
-    """How the streams become one: their sum, their mean, or the gated sum of DeepSeek-V4's head.
+    """How the streams become one; some ends have parameters, of which the pre part is read.
+
+    Of `head` the first n columns of phi [n*C, >= n] ([C, >= 1] where the projection is shared), the first n entries of
+    the bias and the first gate are read.
 
     Raises:
-        ValueError: the dialect collapses by a head and none is given.
+        ValueError: the end has parameters and none are given.
     """
-    return formulas("end", dialect.collapse).collapse(x, dialect, head)
+    h_pre = None
+    if has_head(dialect):
+        if head is None:
+            raise ValueError(f"collapse={dialect.collapse!r} needs the parameters of the head; none were given")
+        h_pre = head_weights(x, head, dialect)
+    return formulas("end", dialect.collapse).collapse(x, dialect, h_pre)
 
 
 def has_head(dialect: Dialect) -> bool:
     """Whether the streams end by parameters of their own."""
-    return formulas("end", dialect.collapse).HEAD
+    return getattr(formulas("end", dialect.collapse), "HEAD", False)
 
 
 def layers(
@@ -46,17 +54,6 @@ def layers(
     for one, branch in zip(params, branches, strict=True):
         x = block(x, one, branch, dialect)
     return x
-
-
-def streams_of(params: Params, dialect: Dialect) -> int:
-    """n, read off the shapes of a block's parameters."""
-    if dialect.shared_projection:
-        return params.phi.shape[1] - 2
-    most = most_streams(dialect) or params.bias.shape[0]
-    for n in range(1, most + 1):
-        if params.phi.shape[0] % n == 0 and 2 * n + residual_size(n, dialect) == params.bias.shape[0]:
-            return n
-    raise ValueError(f"no number of streams has a bias of {params.bias.shape[0]} entries (2n + n*n, or 2n + n!)")
 
 
 def stack(
@@ -73,6 +70,6 @@ def stack(
             f"{len(params)} parameter sets for {len(branches)} branches; collapse={dialect.collapse!r} needs {wanted}"
             + (", the last being the head's" if has_head(dialect) else "")
         )
-    x = expand(h, streams_of(params[0], dialect), dialect)
+    x = expand(h, streams_of_params(params[0], dialect), dialect)
     x = layers(x, params[: len(branches)], branches, dialect)
     return collapse(x, dialect, params[-1] if has_head(dialect) else None)

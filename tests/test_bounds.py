@@ -18,7 +18,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Dialect, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.bounds.block import applied, coefficients, combined

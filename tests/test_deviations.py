@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, RESIDUAL, Dialect, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.catalogue import controls
 from properties.catalogue.deviations import CATALOGUE, HIDDEN, build
 from properties.catalogue.deviations.backward import HandWritten

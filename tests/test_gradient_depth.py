@@ -12,8 +12,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, PAPER, PRESETS, Branch, Dialect, Params
-from mhc_ref.projection import residual_size
-from mhc_ref.stack import streams_of
+from mhc_ref.packing import residual_size, streams_of_params
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.catalogue import controls
@@ -129,7 +128,7 @@ class StackAlone(Implementation):
         self.name = "stack"
 
     def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
-        x = mhc_ref.expand(h, streams_of(params[0], self.dialect))
+        x = mhc_ref.expand(h, streams_of_params(params[0], self.dialect))
         for layer, (one, branch) in enumerate(zip(params, branches, strict=False)):
             x = mhc_ref.block(self.change(x, layer), one, branch, self.dialect)
         head = params[-1] if self.dialect.collapse == "head" else None

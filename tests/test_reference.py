@@ -15,8 +15,7 @@ from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, LUCIDRAINS, MHC_LITE,
 from mhc_ref.exact import Exact
 from mhc_ref.families.permutations import permutation_matrices
 from mhc_ref.gain import gains, prefixes, suffixes, token_average
-from mhc_ref.projection import residual_size
-from mhc_ref.stack import streams_of
+from mhc_ref.packing import residual_size, streams_of_params
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.bounds.block import combined, read, returned
@@ -399,7 +398,7 @@ def test_streams_persist_between_blocks() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_number_of_streams_is_read_off_the_parameters(name: str) -> None:
     for n in (1, 2, 3, 4):
-        assert streams_of(dense_params(PRESETS[name], n, 5), PRESETS[name]) == n
+        assert streams_of_params(dense_params(PRESETS[name], n, 5), PRESETS[name]) == n
 
 
 # Refusals

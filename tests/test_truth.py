@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, Dialect, Mappings, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.bounds import Approx, Rounding, coefficients_gradient, projection
 from properties.bounds.block import coefficients
 from properties.core.case import BranchSpec, Case

@@ -85,7 +85,7 @@ class Equations(Reading):
         return registry.oracle("begin", self.dialect.expand).formula(h, n, self.dialect, self._real)
 
     def _collapse(self, x: Matrix, head: Any, dhead: Any = None) -> Vector:
-        h_pre = self._head(x, head, dhead) if self._end.told.HEAD else None
+        h_pre = self._head(x, head, dhead) if getattr(self._end.told, "HEAD", False) else None
         return self._end.formula(x, h_pre, self.dialect, self._real)
 
     def _head(self, x: Matrix, head: Any, dhead: Any) -> Vector:

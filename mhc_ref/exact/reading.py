@@ -152,7 +152,7 @@ class Reading:
 
     def _split_head(self, params_seq: Sequence[Any]) -> tuple[Sequence[Any], Any]:
         """The blocks' parameters, and those of the head where the dialect has one."""
-        if not self._end.told.HEAD:
+        if not getattr(self._end.told, "HEAD", False):
             return params_seq, None
         if not params_seq:
             collapse = self.dialect.collapse

@@ -1,12 +1,14 @@
 """The formulas of every family in torch, one file each; `mhc_ref.registry` lists them.
 
-What a file offers depends on its slot (a field of `Dialect`); an object from outside has the same names as attributes.
+What a file offers depends on its slot (a field of `Dialect`); an object from outside has the same names as attributes,
+and as `exact` the formula in mpmath (`mhc_ref.exact`).
 
 mix (`residual`), how the logits of a token become M [n, n]:
-    shape(n, dialect)          the shape of one token's logits
+    shape(n, dialect)          the shape of one token's logits, one or more sizes that differ for every n, (n, 0) for a
+                               mix without logits; ValueError for an n that it is not for
     project(logits, dialect)   [..., *shape] -> [..., n, n], in the dtype of the logits
-    BY_STREAM                  whether stream s gives line s of the logits, so that a projection can be shared
-    MOST_STREAMS               the largest n, or None
+    BY_STREAM                  whether the logits are one line a stream, so that a projection can be shared (else False)
+    MOST_STREAMS               the largest n, or None (if it is not there: None)
 gate (`pre`, `post`), how n logits become n weights:
     gates(logits, dialect)     [..., n] -> [..., n]
 dynamic (`dynamic`), what is done to the products with phi:
@@ -16,8 +18,9 @@ norm (`norm_over`):
 begin (`expand`):
     expand(h, n, dialect)      [..., C] -> [..., n, C]
 end (`collapse`):
-    collapse(x, dialect, head) [..., n, C] -> [..., C]
-    HEAD                       whether it has parameters of its own
+    collapse(x, dialect, h_pre)    [..., n, C] -> [..., C], in the dtype of x
+    HEAD                       whether it has parameters, whose h_pre [..., n] it is given, else None (if it is not
+                               there: False)
 Any of them may have FIELDS (name -> `mhc_ref.registry.Field`), fields that it adds to a dialect, and conflict(dialect):
 what in a dialect it cannot go with, in words, or None.
 """

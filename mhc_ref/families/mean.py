@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +11,6 @@ from mhc_ref.projection import compute_dtype
 HEAD = False
 
 
-def collapse(x: Float[Tensor, "*tokens n C"], dialect: Dialect, head: Any) -> Float[Tensor, "*tokens C"]:
+def collapse(x: Float[Tensor, "*tokens n C"], dialect: Dialect, h_pre: None) -> Float[Tensor, "*tokens C"]:
     """The mean over the streams, in the dtype of the state."""
     return x.to(compute_dtype(x.dtype)).mean(-2).to(x.dtype)

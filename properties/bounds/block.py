@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.projection import logits_shape
+from mhc_ref.packing import logits_shape
 from properties.bounds.projection import projection
 from properties.bounds.stages import affine, gated_logits, squashed, stored, weighted_sum
 from properties.core.case import BranchSpec

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.projection import logits_shape, residual_size
+from mhc_ref.packing import logits_shape, residual_size
 from properties.bounds.projection import projection_gradient
 from properties.bounds.stages import (
     affine,

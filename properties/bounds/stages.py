@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.core.family import dynamic_of, gate_of, norm_of
 from properties.core.rounding import INF, Approx, Rounding
 

@@ -17,7 +17,7 @@ import torch
 
 import mhc_ref
 from mhc_ref import PRESETS, Dialect, Mappings
-from mhc_ref.projection import most_streams, residual_size
+from mhc_ref.packing import most_streams, residual_size
 from properties.core.fields import (
     MOST_CHANNEL_MULTIPLE,
     MOST_TOKENS,

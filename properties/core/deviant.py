@@ -16,7 +16,8 @@ from torch import Tensor
 from mhc_ref import PAPER, Dialect, Mappings, Params
 from mhc_ref.block import check_params, squash
 from mhc_ref.dialect import FIELDS, Axis
-from mhc_ref.projection import compute_dtype, logits_shape, most_streams, residual_size
+from mhc_ref.packing import logits_shape, most_streams, residual_size
+from mhc_ref.projection import compute_dtype
 from mhc_ref.registry import formulas
 from properties.core.family import norm_of, steps_of
 from properties.core.implementation import Implementation

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.exact import Exact
-from mhc_ref.projection import logits_shape, streams_of_logits
+from mhc_ref.packing import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec
 from properties.core.truth import listed, present, wide
 from properties.guards.faults import HarnessError

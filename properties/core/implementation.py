@@ -13,8 +13,8 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Branch, Dialect, Mappings, Params
 from mhc_ref.dialect import FIELDS
-from mhc_ref.projection import compute_dtype, logits_shape, most_streams, residual_size, streams_of_logits
-from mhc_ref.stack import streams_of
+from mhc_ref.packing import logits_shape, most_streams, residual_size, streams_of_logits, streams_of_params
+from mhc_ref.projection import compute_dtype
 from properties.core.declaration import TABLE, Declared, attributes
 from properties.core.declaration import Mixing as Mixing
 from properties.core.declaration import Products as Products
@@ -97,7 +97,7 @@ class Implementation(Declared):
     def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
         """expand, layers, collapse: [..., C] -> [..., C]. With collapse='head' params has one entry more, the
         head's."""
-        x = self.expand(h, streams_of(params[0], self.dialect))
+        x = self.expand(h, streams_of_params(params[0], self.dialect))
         x = self.layers(x, params[: len(branches)], branches)
         return self.collapse(x, params[len(branches)] if len(params) > len(branches) else None)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
-from mhc_ref.projection import logits_shape, streams_of_logits
+from mhc_ref.packing import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.device import Device, device_of, held_to
 from properties.core.exact_truth import ExactTruth

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties import bounds
 from properties.bounds import Approx, Rounding, block, pullback, stack
 from properties.core.case import BranchSpec

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.projection import logits_shape, residual_size, streams_of_logits
+from mhc_ref.packing import logits_shape, residual_size, streams_of_logits
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.declaration import Declaration
 from properties.core.device import held_to

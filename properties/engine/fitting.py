@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.core.case import BranchSpec, Case, MissingValue
 from properties.core.device import DEVICES
 from properties.core.implementation import Implementation, Reference, dtype_names, parameter_dtype

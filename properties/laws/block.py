@@ -8,7 +8,7 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.bounds import Approx
 from properties.bounds.block import Coefficients, combined, mixed
 from properties.core.case import BranchSpec, Case

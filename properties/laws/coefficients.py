@@ -10,7 +10,7 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.bounds import Approx, Coefficients
 from properties.core.case import Case
 from properties.core.law import law

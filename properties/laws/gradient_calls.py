@@ -17,7 +17,7 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case, map_tensors

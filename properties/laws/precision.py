@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mhc_ref import Mappings, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case, map_tensors

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from mhc_ref import Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.core.case import BranchSpec
 from properties.core.family import mix_of
 from properties.strategies.draws import among, changed, changes, coarse, eighths, kept, noise, seeds

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.core.case import Case
 from properties.strategies.coefficients import branch_of, params_of
 from properties.strategies.draws import among, kept, noise, seeds

@@ -16,7 +16,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
 from mhc_ref import PAPER, PRESETS, Dialect, Params, registry
-from mhc_ref.projection import most_streams
+from mhc_ref.packing import most_streams
 from properties.core.case import BranchSpec
 from properties.strategies.coefficients import GATES, branch_of, params_of
 from properties.strategies.draws import among

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.core.case import map_tensors
 from properties.core.implementation import dtype_names, next_multiple, overrides, parameter_dtype
 from properties.guards.faults import AdapterError, TargetFault, answered

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.core.deviant import Deviant
 from properties.core.slips import MUTATION, Slips, mixes, takes_matrix
 

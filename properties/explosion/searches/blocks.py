@@ -16,7 +16,7 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Dialect, Params
 from mhc_ref.exact import Exact
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.explosion.answer import Answer
 from properties.explosion.composite import DIGITS, Matrix, context, fraction, number
 from properties.explosion.configurations import Block

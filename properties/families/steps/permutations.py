@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from mhc_ref.families.permutations import permutation_matrices
-from mhc_ref.projection import streams_of_logits
+from mhc_ref.packing import streams_of_logits
 from properties.core.deviant import Deviant
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from mhc_ref.projection import residual_size
+from mhc_ref.packing import residual_size
 from properties.core.implementation import dtype_names, next_multiple, parameter_dtype
 from properties.targets.process.client import Client, Session, make
 from properties.targets.process.protocol import (

@@ -1,0 +1,98 @@
+"""How logits and parameters are packed: the shapes that a dialect asks for, and n read off shapes that are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from mhc_ref.dialect import Dialect
+from mhc_ref.registry import formulas
+
+_MOST_STREAMS = 64
+"""The largest n that is tried for a shape whose sizes are all smaller."""
+
+
+class Shapes(NamedTuple):
+    """The shapes of a block's parameters (`mhc_ref.Params`)."""
+
+    phi: tuple[int, int]
+    bias: tuple[int]
+    alpha: tuple[int]
+    norm_weight: tuple[int]
+
+
+def params_shapes(n: int, channels: int, dialect: Dialect) -> Shapes:
+    """phi [n*C, 2n + R] or shared [C, 2 + R/n], bias [2n + R], alpha [3], or [2] where R = 0, norm_weight [n*C]."""
+    size = residual_size(n, dialect)
+    phi = (channels, 2 + size // n) if dialect.shared_projection else (n * channels, 2 * n + size)
+    return Shapes(phi, (2 * n + size,), (3 if size else 2,), (n * channels,))
+
+
+def logits_shape(n: int, dialect: Dialect) -> torch.Size:
+    """The shape of one token's residual logits: (n, n), or what the mix of the dialect says.
+
+    Raises:
+        ValueError: the mix is not for n streams.
+    """
+    return torch.Size(_mix(dialect).shape(n, dialect))
+
+
+def residual_size(n: int, dialect: Dialect) -> int:
+    """R, the number of residual logits of a token."""
+    return math.prod(logits_shape(n, dialect))
+
+
+def most_streams(dialect: Dialect) -> int | None:
+    """The largest n that the dialect is for; None where there is none."""
+    return getattr(_mix(dialect), "MOST_STREAMS", None)
+
+
+def streams_of_logits(shape: Sequence[int], dialect: Dialect) -> int:
+    """The n for which the logits of a token have the last sizes of `shape`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    given, shapes = tuple(shape), list[tuple[int, ...]]()
+    for n, one in _shapes(dialect, max(given, default=0)):
+        shapes.append(one)
+        if given[-len(one) :] == one:
+            return n
+    known = ", ".join(map(str, shapes[:4]))
+    raise ValueError(
+        f"logits have shape {given}; residual={dialect.residual!r} takes [..., *s] for s one of {known}, ..."
+    )
+
+
+def streams_of_params(params: Any, dialect: Dialect) -> int:
+    """n, read off the shapes of a block's parameters (`mhc_ref.Params`).
+
+    Raises:
+        ValueError: no n fits.
+    """
+    (rows, columns), (size,) = params.phi.shape, params.bias.shape
+    for n, _ in _shapes(dialect, size):
+        channels = rows if dialect.shared_projection else rows // n
+        if params_shapes(n, channels, dialect)[:2] == ((rows, columns), (size,)):
+            return n
+    raise ValueError(
+        f"Params.bias has {size} entries beside a phi of {rows} x {columns}; no number of streams has them with R of "
+        f"residual={dialect.residual!r} and shared_projection={dialect.shared_projection}"
+    )
+
+
+def _mix(dialect: Dialect) -> Any:
+    return formulas("mix", dialect.residual)
+
+
+def _shapes(dialect: Dialect, largest: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """n and the shape of its logits, for every n that the mix is for and that could fit a largest size."""
+    for n in range(1, (most_streams(dialect) or max(largest, _MOST_STREAMS)) + 1):
+        try:
+            shape = tuple(logits_shape(n, dialect))
+        except ValueError:  # the mix is not for this n
+            continue
+        yield n, shape
