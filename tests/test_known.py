@@ -97,10 +97,9 @@ def test_writing_again_keeps_reasons_drops_what_is_fixed_and_leaves_the_rest(tmp
         ("sums", "https://example.org/1", "said:"),
         ("absent", "", "z"),
     }
-    assert write(written, [verdict_for(one, subject()) for one in load(written)[1:]], keep=load(written)) == load(
-        written
-    )
-    (left,) = write(written, [verdict_for(again[1], subject(total=1.0))], keep=again)
+    sums = [one for one in again if one.implementation == "sums"]
+    assert write(written, [verdict_for(one, subject()) for one in sums], keep=load(written)) == load(written)
+    (left,) = write(written, [verdict_for(sums[0], subject(total=1.0))], keep=again)
     assert left.implementation == "absent"
 
 

@@ -711,6 +711,18 @@ def test_memory_is_what_a_process_and_its_descendants_took(tmp_path: Path, how: 
         process.stop()
 
 
+@linux
+def test_where_there_is_no_proc_the_limit_does_not_vanish_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """psutil then says of every process, this one too, that it has ended."""
+    monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path))
+    monkeypatch.setattr(memory, "_told_by_proc", lambda: False)
+    monkeypatch.setattr(memory, "_warned", [])
+    with pytest.warns(RuntimeWarning, match="limit of 64 MiB is not kept"):
+        memory.watched(64 << 20)
+
+
 def test_memory_that_cannot_be_found_out_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "memory_of", lambda pid: None)
     monkeypatch.setattr(memory, "_warned", [])

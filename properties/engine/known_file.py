@@ -5,7 +5,6 @@ What stands in it is data of somebody who may be a stranger: sizes are limited, 
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from properties.engine.known_text import identity, renewed
 from properties.guards.printable import message_of, printable
 from properties.guards.whole import unwritable, write_whole
 from properties.report.report import Line
@@ -173,34 +173,46 @@ def write(path: Path, verdicts: Iterable[Verdict | Line], keep: Sequence[Known] 
     """Write the failures of a run as known, with their counterexamples in a folder of the same name beside the file.
 
     `keep` are the entries so far: the reason and link of one that fails again are kept, one that the run found fixed
-    is dropped, and one that was not in the run stays. Returns what was written. A failure without a counterexample,
-    such as a known one that was fixed, is not written.
+    is dropped, and one that was not in the run stays. Their order and the comments in the file stay; a new entry comes
+    before the first that is greater. Returns what was written. A failure without a counterexample, such as a known one
+    that was fixed, is not written.
 
     Raises:
         OSError: something could not be written; the file itself is then as it was.
     """
     lines = [one if isinstance(one, Line) else _line(one) for one in verdicts]
     folder = path.with_suffix("")
-    found: list[Known] = []
+    found: list[tuple[Known, Known | None]] = []  # each with the entry that it takes the place of
     for line in lines:
         if line.status not in ("failed", "known") or line.counterexample is None:
             continue
         old = next((k for k in keep if k.covers(line.law, line.implementation, line.dtype, line.device)), None)
         if old is not None and line.status == "known":
-            if old not in found:
-                found.append(old)
+            if (old, old) not in found:
+                found.append((old, old))
             continue
         source = Path(line.counterexample)
         target = folder / source.name
         if source.resolve() != target.resolve():
             write_whole(target, source.read_bytes())
         reason, link = (old.reason, old.link) if old is not None else (line.reason, "")
-        found.append(Known(line.law, line.implementation, reason, target.absolute(), link, line.dtype, line.device))
+        new = Known(line.law, line.implementation, reason, target.absolute(), link, line.dtype, line.device)
+        found.append((new, None if any(old == before for _, before in found) else old))
     tried = [(line.law, line.implementation, line.dtype, line.device) for line in lines if line.status != "error"]
-    found += [entry for entry in keep if entry not in found and not any(entry.covers(*run) for run in tried)]
-    found.sort(key=lambda entry: (entry.implementation, entry.law, entry.dtype or "", entry.device or ""))
-    write_whole(path, "\n".join([f"schema = {SCHEMA}\n", *(_toml(entry, path.parent) for entry in found)]).encode())
-    return found
+    found += [(one, one) for one in keep if (one, one) not in found and not any(one.covers(*run) for run in tried)]
+    ordered = sorted((pair for pair in found if pair[1] is not None), key=lambda pair: keep.index(pair[1]))
+    for new in sorted((pair for pair in found if pair[1] is None), key=_order):
+        place = next((k for k, pair in enumerate(ordered) if _order(pair) > _order(new)), len(ordered))
+        ordered.insert(place, new)
+    before = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    entries = [(_fields(new, path.parent), old and identity(vars(old))) for new, old in ordered]
+    write_whole(path, renewed(before, SCHEMA, entries).encode())
+    return [new for new, _ in ordered]
+
+
+def _order(pair: tuple[Known, Known | None]) -> tuple[str, str, str, str]:
+    entry = pair[0]
+    return entry.implementation, entry.law, entry.dtype or "", entry.device or ""
 
 
 def _line(verdict: Verdict) -> Line:
@@ -217,7 +229,8 @@ def _line(verdict: Verdict) -> Line:
     )
 
 
-def _toml(entry: Known, base: Path) -> str:
+def _fields(entry: Known, base: Path) -> dict[str, str]:
+    """What stands in the file, in this order; what is left out does not."""
     relative = os.path.relpath(entry.counterexample, base.absolute()).replace(os.sep, "/")
     fields = {
         "law": entry.law,
@@ -228,9 +241,4 @@ def _toml(entry: Known, base: Path) -> str:
         "link": entry.link,
         "counterexample": relative,
     }
-    return "[[known]]\n" + "".join(f"{name} = {_quoted(value)}\n" for name, value in fields.items() if value)
-
-
-def _quoted(text: str) -> str:
-    # A JSON string is a basic string of TOML, but for DEL.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
+    return {name: value for name, value in fields.items() if value}

@@ -21,8 +21,8 @@ def memory_of(pid: int) -> int | None:
 
 
 def watched(limit: int) -> None:
-    """Say once that the limit, in bytes, is not kept, where memory cannot be found out."""
-    if memory_of(os.getpid()) is None and not _warned:
+    """Say once that the limit, in bytes, is not kept, where memory cannot be found out: this process holds some."""
+    if not memory_of(os.getpid()) and not _warned:
         _warned.append(True)
         warnings.warn(
             f"the memory of processes cannot be found out here (neither /proc nor psutil tells), so their "

@@ -56,7 +56,15 @@ def dialect() -> dict[str, Any]:
     return {
         "description": "The name of a preset, or fields; with preset, the fields that differ from it. A family from "
         "outside of this project may bring fields of its own, which are plain values.",
-        "anyOf": [{"type": "string"}, {"type": "object", "properties": fields, "additionalProperties": _OWN}],
+        "anyOf": [
+            {"type": "string"},
+            {
+                "type": "object",
+                "properties": fields,
+                "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+                "additionalProperties": _OWN,
+            },
+        ],
     }
 
 
