@@ -340,7 +340,7 @@ def test_an_interrupt_outside_of_the_target_ends_the_run_too(
     if place == "drawing":
         law = dataclasses.replace(SUMS, draw=lambda s: SUMS.draw(s).map(lambda case: (swallowed(), case)[1]))
     else:
-        monkeypatch.setattr("properties.core.trial.wide", lambda value: (swallowed(), value.detach().double())[1])
+        monkeypatch.setattr("properties.core.judging.wide", lambda value: (swallowed(), value.detach().double())[1])
     with pytest.raises(KeyboardInterrupt):
         verdict(right, tmp_path, law=law)
 

@@ -75,9 +75,9 @@ class Clock:
 def watching(clock: Clock) -> Generator[None]:
     """Time the calls of every trial to the implementation, the truth and the bounds."""
     from properties import bounds
-    from properties.core import exact_truth, trial, truth
+    from properties.core import exact_truth, observer, truth
 
-    places: list[tuple[Any, str, str]] = [(trial.Trial, "_call", "implementation")]
+    places: list[tuple[Any, str, str]] = [(observer.Observer, "held", "implementation")]
     for kind in (truth.FloatTruth, exact_truth.ExactTruth):
         questions = [name for name in vars(truth.Truth) if callable(vars(truth.Truth)[name]) and name[0] != "_"]
         places += [(kind, name, "reference") for name in questions]

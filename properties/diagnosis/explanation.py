@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant, Kind
-from properties.core.case import map_tensors
+from properties.core.case import BranchSpec, map_tensors
 from properties.core.deviant import redialected
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
 from properties.diagnosis.budget import Budget
@@ -368,10 +368,10 @@ class Cells:
         return self._replayed[name][id(given)]
 
 
-def _again(view: View, log: Sequence[tuple[str, tuple[object, ...]]]) -> None:
-    for method, arguments in list(log):
+def _again(view: View, log: Sequence[tuple[str, tuple[object, ...], tuple[BranchSpec, ...]]]) -> None:
+    for asked in list(log):
         try:
-            view.call(method, *arguments)
+            view.ask(*asked)
         except TargetFault:  # what raised for the target may raise here
             continue
 

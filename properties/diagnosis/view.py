@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,15 +10,12 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.packing import logits_shape, residual_size, streams_of_logits
-from properties.core.case import BranchSpec, map_tensors
+from properties.core.case import BranchSpec
 from properties.core.declaration import Declaration
-from properties.core.device import held_to
 from properties.core.implementation import METHODS, Implementation, offers, parameter_dtype
+from properties.core.observer import Observer
 from properties.core.truth import pulled_back
-from properties.guards.faults import HarnessError, TargetFault, answered
-from properties.guards.plain import oddity, plain
-from properties.guards.printable import printable
-from properties.guards.surroundings import called
+from properties.guards.faults import TargetFault, answered
 from properties.targets.process.protocol import ProcessFailure
 
 MAPPINGS = ("pre", "post", "res")
@@ -127,69 +124,41 @@ class View:
         self.implementation = implementation
         self.frame = frame
         self.calls = 0
-        self.log: list[tuple[str, tuple[Any, ...]]] = []
+        self.log: list[tuple[str, tuple[Any, ...], tuple[BranchSpec, ...]]] = []
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """One call of a method; its output has the form that the method promises.
+        """One call of a method without branches; its output has the form that the method promises.
 
         Raises:
             TargetFault: what the target raised, or `BadOutput`.
             Unanswered: the call did not come back.
         """
+        return self.ask(method, arguments)[0]
+
+    def ask(
+        self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec] = ()
+    ) -> tuple[Any, list[Tensor]]:
+        """One call of any method, as `call`, and what its branches were given."""
         if method not in METHODS:
             raise ValueError(f"{method!r} is no method of an implementation; those are {', '.join(METHODS)}")
         self.calls += 1
-        self.log.append((method, arguments))
-        place = self.frame.device
-        if place.type != "cpu":
-            arguments = tuple(map_tensors(one, lambda tensor: tensor.to(place)) for one in arguments)
+        self.log.append((method, arguments, tuple(branches)))
+        frame = self.frame
+        observer = Observer(self.implementation, frame.device, frame.packing, frame.emits, None, _bad, copies=False)
         try:
-            with held_to(self.implementation.products), called(place):
-                got = answered(lambda: getattr(self.implementation, method)(*arguments))
+            got, seen = observer.call(method, arguments, branches)
         except TargetFault as fault:
             if not issubclass(type(fault.error), (ProcessFailure, SystemExit)):
                 raise
-            shapes = ", ".join(_shape(one) for one in arguments)
+            shapes = ", ".join(map(_shape, (*arguments, *branches)))
             raise Unanswered(f"`{method}` of {shapes} did not come back ({fault})") from fault
-        return self._formed(method, arguments, got)
+        return got, [one.u for one in seen]
 
     def pulled(
         self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]
     ) -> list[Tensor]:
         """The gradients of outputs by inputs, see `pulled_back`: the backward pass is the target's as well."""
         return answered(lambda: pulled_back(outputs, inputs, cotangents))
-
-    def _formed(self, method: str, arguments: tuple[Any, ...], got: Any) -> Any:
-        first = arguments[0]
-        if method == "mappings":
-            if not issubclass(type(got), (tuple, list)) or len(got) != len(MAPPINGS):
-                raise TargetFault(BadOutput(f"mappings is {_kind(got)}; expected Mappings(pre, post, res)"))
-            batch, n = first.shape[:-2], first.shape[-2]
-            shapes = ((*batch, n), (*batch, n), (*batch, n, n))
-            parts = zip(MAPPINGS, got, shapes, strict=True)
-            return [
-                self._tensor(f"mappings.{name}", part, shape) if name in self.frame.emits else torch.empty(0)
-                for name, part, shape in parts
-            ]
-        if method == "project":
-            n = streams_of_logits(first.shape, self.frame.packing)
-            axes = len(logits_shape(n, self.frame.packing))
-            return self._tensor(method, got, (*first.shape[:-axes], n, n))
-        if method in ("pre", "collapse"):
-            return self._tensor(method, got, (*first.shape[:-2], first.shape[-1]))
-        if method == "expand":
-            return self._tensor(method, got, (*first.shape[:-1], arguments[1], first.shape[-1]))
-        return self._tensor(method, got, tuple(first.shape))
-
-    def _tensor(self, what: str, got: Any, shape: tuple[int, ...]) -> Tensor:
-        if odd := oddity(got):
-            raise TargetFault(BadOutput(f"{what} is {printable(odd)}; expected a torch.Tensor of shape {shape}"))
-        found = plain(got)
-        if tuple(found.shape) != shape:
-            raise TargetFault(BadOutput(f"{what} has shape {tuple(found.shape)}; expected {shape}"))
-        if found.device.type != self.frame.device.type:
-            raise TargetFault(BadOutput(f"{what} is on {found.device}; expected {self.frame.device}"))
-        return found
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res of logits; where there is no projection by itself, through one call of `mappings` for each matrix."""
@@ -205,11 +174,11 @@ class View:
 
     def mappings(self, x: Tensor, params: Params) -> list[Tensor]:
         """pre, post, res; those that the target does not emit are empty."""
-        return self.call("mappings", x, params)
+        return list(self.call("mappings", x, params))
 
     def block(self, x: Tensor, params: Params, branch: BranchSpec) -> list[Tensor]:
         """What the branch was given, and the next state."""
-        return self._recorded("block", (x, params), [branch], single=True)
+        return self._recorded("block", (x, params), [branch])
 
     def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Tensor]:
         """What every branch was given, and the state in the end."""
@@ -241,42 +210,13 @@ class View:
         bias = torch.cat([part.to(dtype).flatten() for part in parts])
         return Params(torch.zeros(self.frame.phi_shape(n, channels), dtype=dtype), bias, torch.ones(3, dtype=dtype))
 
-    def _recorded(
-        self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec], single: bool = False
-    ) -> list[Tensor]:
-        read: list[Tensor] = []
-        ours: list[HarnessError] = []
-        state = arguments[0]
-        shape = tuple(state.shape) if method == "stack" else (*state.shape[:-2], state.shape[-1])
-
-        def watched(branch: BranchSpec) -> Callable[[Tensor], Tensor]:
-            def call(u: Any) -> Tensor:
-                given = self._tensor(f"{method}: the branch input", u, shape)
-                read.append(given)
-                try:
-                    return branch(given)
-                except Exception as error:
-                    if given.dtype != state.dtype:  # which it was not promised
-                        raise
-                    ours.append(HarnessError(f"a {branch.kind} branch raised {type(error).__name__}: {error}"))
-                    raise ours[-1] from error
-
-            return call
-
-        calls = [watched(branch) for branch in branches]
-        try:
-            out = self.call(method, *arguments, calls[0] if single else calls)
-        except TargetFault:
-            if ours:
-                raise ours[0] from None
-            raise
-        if ours:
-            raise ours[0]
-        return [*read, out]
+    def _recorded(self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec]) -> list[Tensor]:
+        got, read = self.ask(method, arguments, branches)
+        return [*read, got]
 
 
-def _kind(got: Any) -> str:
-    return printable(type(got).__name__)
+def _bad(what: str) -> TargetFault:
+    return TargetFault(BadOutput(what))
 
 
 def _shape(argument: Any) -> str:
