@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import params_shapes
 from properties import bounds
 from properties.bounds import Approx, Rounding, block, pullback, stack
 from properties.core.case import BranchSpec
@@ -39,9 +39,7 @@ class Judge:
 
     def _accept(self, x: Tensor | Approx, params: Params) -> None:
         n, channels = (x.value if isinstance(x, Approx) else x).shape[-2:]
-        shape = n * channels, 2 * n + residual_size(n, self.dialect)
-        if self.dialect.shared_projection:
-            shape = channels, 2 + n
+        shape = params_shapes(n, channels, self.dialect).phi
         if tuple(params.phi.shape) != shape:
             raise Unanswerable(f"phi of shape {tuple(params.phi.shape)}; the dialect takes {shape}")
 

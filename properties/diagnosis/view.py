@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import logits_shape, residual_size, streams_of_logits
+from mhc_ref.packing import logits_shape, params_shapes, residual_size, streams_of_logits
 from properties.core.case import BranchSpec
 from properties.core.declaration import Declaration
 from properties.core.implementation import METHODS, Implementation, offers, parameter_dtype
@@ -110,7 +110,7 @@ class Frame(Declaration):
 
     def phi_shape(self, n: int, channels: int) -> tuple[int, int]:
         """As the target packs it."""
-        return (channels, 2 + n) if self.shared else (n * channels, 2 * n + self.residual_size(n))
+        return params_shapes(n, channels, self.packing).phi
 
 
 class View:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import params_shapes, residual_size
 from properties.core.case import BranchSpec, Case, MissingValue
 from properties.core.device import DEVICES
 from properties.core.implementation import Implementation, Reference, dtype_names, parameter_dtype
@@ -247,10 +247,7 @@ def _params(name: str, value: Any, sizes: Sizes, dialect: Dialect, dtype: torch.
         raise _Misfit(f"{name} is {_short(value)}; expected parameters of a block")
     if sizes.n is None or sizes.C is None or sizes.R is None:
         raise _Misfit(f"there are {name}, and no state that they belong to")
-    n, wide = sizes.n, sizes.n * sizes.C
-    phi = (sizes.C, 2 + n) if dialect.shared_projection else (wide, 2 * n + sizes.R)
-    shapes = {"phi": phi, "bias": (2 * n + sizes.R,), "alpha": (3,), "norm_weight": (wide,)}
-    for part, shape in shapes.items():
+    for part, shape in params_shapes(sizes.n, sizes.C, dialect)._asdict().items():
         if part != "norm_weight" or value.norm_weight is not None:
             _tensor(f"{name}.{part}", getattr(value, part), shape, PARAMETERS, dtype)
 

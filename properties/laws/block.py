@@ -8,7 +8,7 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import params_shapes
 from properties.bounds import Approx
 from properties.bounds.block import Coefficients, combined, mixed
 from properties.core.case import BranchSpec, Case
@@ -107,11 +107,9 @@ def permutation_params(order: tuple[int, ...], channels: int, dialect: Dialect, 
     matrix = torch.eye(n)[torch.tensor(order)]
     # Exponentials then differ by e^60: below what float32 can add to 1.
     logits = matrix if dialect.residual == "unconstrained" else 60 * matrix
-    rows, columns = (
-        (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + residual_size(n, dialect))
-    )
+    shapes = params_shapes(n, channels, dialect)
     bias = torch.cat([torch.zeros(2 * n), logits.flatten()]).to(dtype)
-    return Params(torch.zeros(rows, columns, dtype=dtype), bias, torch.ones(3, dtype=dtype))
+    return Params(torch.zeros(shapes.phi, dtype=dtype), bias, torch.ones(shapes.alpha, dtype=dtype))
 
 
 def destination(order: tuple[int, ...], dialect: Dialect) -> list[int]:

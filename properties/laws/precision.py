@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mhc_ref import Mappings, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import params_shapes
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case, map_tensors
@@ -84,13 +84,12 @@ def cancelling_projections(draw: DrawFn, setting: Setting) -> Case:
     unit = draw(st.sampled_from((unit, max(unit, 2.0**-13))))
     silent = setting.width(2) - 2
     x = pad(torch.cat([base, base * (1 + steps * unit)], -1), (0, silent)).to(setting.dtype)
-    size = residual_size(n, dialect)
-    columns = 2 + n if dialect.shared_projection else 2 * n + size
+    shapes = params_shapes(n, x.shape[-1], dialect)
     pair = pad(torch.tensor([1.0, -1.0]), (0, silent)).repeat(1 if dialect.shared_projection else n)
     strength = draw(st.sampled_from((1.0, 4.0)))
-    phi = (pair.unsqueeze(-1) * strength * torch.linspace(0.5, 1.5, columns)).to(setting.parameter_dtype)
+    phi = (pair.unsqueeze(-1) * strength * torch.linspace(0.5, 1.5, shapes.phi[1])).to(setting.parameter_dtype)
     dtype = setting.parameter_dtype
-    return Case(x=x, params=Params(phi, torch.zeros(2 * n + size, dtype=dtype), torch.ones(3, dtype=dtype)))
+    return Case(x=x, params=Params(phi, torch.zeros(shapes.bias, dtype=dtype), torch.ones(shapes.alpha, dtype=dtype)))
 
 
 @about.mappings(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 from mhc_ref import Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import params_shapes, residual_size
 from properties.core.case import BranchSpec
 from properties.core.family import mix_of
 from properties.strategies.draws import among, changed, changes, coarse, eighths, kept, noise, seeds
@@ -39,7 +39,7 @@ def params_of(
     """
     dialect = setting.dialect
     size = residual_size(n, dialect)
-    shape = (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size)
+    shape, _, gate_shape, _ = params_shapes(n, channels, dialect)
     kinds = ("zero", "sparse", "integers", "dense", "dense", "strong")
     kind = draw(among(*kinds[min(least_phi, 2) + (least_phi > 1) :]))
     seed = draw(seeds)
@@ -62,7 +62,7 @@ def params_of(
         residual = draw(logit_matrix(n, patterns, axis=shift_axis(dialect), stretch=setting.stretch)).reshape(-1)
     else:
         residual = noise(seed + 2, size) * draw(among(0.0, 1.0, 4.0))
-    alpha = draw(st.tuples(*[among(*gates)] * 3))
+    alpha = draw(st.tuples(*[among(*gates)] * gate_shape[0]))
     weight = draw(among(None, "integers", "normal")) if setting.norm_weight else None
     norm_weight = None
     if weight == "integers":

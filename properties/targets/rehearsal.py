@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import logits_shape, params_shapes
 from properties.core.case import map_tensors
 from properties.core.implementation import dtype_names, next_multiple, overrides, parameter_dtype
 from properties.guards.faults import AdapterError, TargetFault, answered
@@ -51,10 +51,11 @@ def example(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    size = 2 * n + residual_size(n, dialect)
-    rows, columns = (channels, 2 + n) if dialect.shared_projection else (n * channels, size)
+    shapes = params_shapes(n, channels, dialect)
     weight = (1 + normal(n * channels) / 4).to(made) if norm_weight else None
-    params = Params(normal(rows, columns).to(made), normal(size).to(made), torch.full((3,), 0.5, dtype=made), weight)
+    params = Params(
+        normal(*shapes.phi).to(made), normal(*shapes.bias).to(made), torch.full(shapes.alpha, 0.5, dtype=made), weight
+    )
     return normal(*tokens, n, channels).to(dtype), params
 
 
@@ -328,8 +329,7 @@ def _arguments(adapter: ArrayAdapter, name: str, tokens: tuple[int, ...], dtype:
     if name == "mappings":
         return x, params
     if name == "project":
-        axes = (residual_size(n, dialect),) if dialect.residual == "permutations" else (n, n)
-        return (torch.zeros(*tokens, *axes, dtype=made),)
+        return (torch.zeros(*tokens, *logits_shape(n, dialect), dtype=made),)
     gates = torch.full((*tokens, n), 0.5, dtype=made)
     if name == "pre":
         return x, gates

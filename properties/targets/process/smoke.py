@@ -6,7 +6,6 @@ with the wrong values, raises, or dies on them passes, for the laws to judge.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import logits_shape, params_shapes
 from properties.core.implementation import dtype_names, next_multiple, parameter_dtype
 from properties.targets.process.client import Client, Session, make
 from properties.targets.process.protocol import (
@@ -85,14 +84,12 @@ def _trivial(client: Client) -> dict[str, tuple[tuple[Any, ...], tuple[tuple[int
     n, channels, dialect = min(client.streams), next_multiple(2, client.channel_multiple), client.dialect
     state: torch.dtype = getattr(torch, dtype_names(client)[0])
     dtype = parameter_dtype(state)
-    size = residual_size(n, dialect)
+    shapes = params_shapes(n, channels, dialect)
     x, y = torch.ones(1, n, channels, dtype=state), torch.ones(1, channels, dtype=state)
     gates, res = torch.ones(1, n, dtype=dtype), torch.eye(n, dtype=dtype).unsqueeze(0)
-    rows, columns = (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size)
-    params = Params(
-        torch.zeros(rows, columns, dtype=dtype), torch.zeros(2 * n + size, dtype=dtype), torch.ones(3, dtype=dtype)
-    )
-    logits = torch.zeros((1, math.factorial(n)) if dialect.residual == "permutations" else (1, n, n), dtype=dtype)
+    phi, bias = torch.zeros(shapes.phi, dtype=dtype), torch.zeros(shapes.bias, dtype=dtype)
+    params = Params(phi, bias, torch.ones(shapes.alpha, dtype=dtype))
+    logits = torch.zeros((1, *logits_shape(n, dialect)), dtype=dtype)
     every: dict[str, tuple[tuple[Any, ...], tuple[tuple[int, ...], ...]]] = {
         "project": ((logits,), ((1, n, n),)),
         "mappings": ((x, params), ((1, n), (1, n), (1, n, n))),
