@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,87 +22,14 @@ from torch import Tensor
 
 from mhc_ref import Dialect, registry
 from mhc_ref.registry import Field
+from properties.core.guarantees import BOTH as BOTH
+from properties.core.guarantees import DIM as DIM
+from properties.core.guarantees import Guarantees as Guarantees
 from properties.core.rounding import Approx, Projection, Rounding
 from properties.guards.faults import HarnessError
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
-
-DIM = {"row": -1, "column": -2}
-"""The dim of the emitted matrix that an axis normalises over."""
-
-BOTH = frozenset(DIM)
-"""Both axes of a matrix."""
-
-
-@dataclass(frozen=True)
-class Guarantees:
-    """What holds of every matrix M [n, n] that a mix emits, for all finite logits, in exact arithmetic.
-
-    Axes are "row", sums over dim -1, and "column", sums over dim -2; some of them are given as a set, or as one name.
-
-    Attributes:
-        nonnegative: no entry is below 0.
-        sums: the axes of M along which every sum is exactly 1.
-        capped: the axes along which every sum is at most 1 in absolute values; non-negative ones of `sums` are.
-        orthogonal: M M^T = I.
-        nonexpansive: |M v|_2 <= |v|_2 for every v.
-        constant: M does not depend on the logits.
-        identity: M is I, so that nothing needs to read it.
-        last: the axis whose lines are divided by their sums s at the very end, so that they sum to s / (s + eps);
-            empty where none is.
-        scaled: M is D f(Z) E, with positive diagonal D and E and f an entry's function of the logits: odds ratios are
-            those of f(Z).
-        shift: the axis along whose lines a constant added to the logits changes nothing; empty where there is none.
-        equivariant: M of P Z Q is P M Q for permutations P and Q, the logits being a matrix [n, n].
-        conjugate: M of P Z P^T is P M P^T, so that streams have no names; where the logits are no matrix it is False.
-        alone: for n = 1 the entry of M is a number, whatever its logit, so that nothing needs to read that.
-    """
-
-    nonnegative: bool = False
-    sums: frozenset[str] = frozenset()
-    capped: frozenset[str] = frozenset()
-    orthogonal: bool = False
-    nonexpansive: bool = False
-    constant: bool = False
-    identity: bool = False
-    last: str = ""
-    scaled: bool = False
-    shift: str = ""
-    equivariant: bool = False
-    conjugate: bool = False
-    alone: bool = False
-
-    def __post_init__(self) -> None:
-        """Draw what follows.
-
-        I is everything that it can be. Non-negative lines that sum to 1 are capped. What is orthogonal does not expand,
-        nor does what has both sums capped: the spectral norm is at most the root of the product of the largest absolute
-        row and column sums. What is equivariant under two permutations is so under one and its inverse.
-
-        Raises:
-            ValueError: an axis that is none.
-        """
-        for field in ("last", "shift"):
-            _axes(field, getattr(self, field))
-        self._follows(sums=_axes("sums", self.sums), capped=_axes("capped", self.capped))
-        if self.identity:
-            self._follows(nonnegative=True, sums=BOTH, orthogonal=True, constant=True, conjugate=True)
-        self._follows(capped=self.capped | self.sums if self.nonnegative else self.capped)
-        self._follows(nonexpansive=self.nonexpansive or self.orthogonal or self.capped == BOTH)
-        self._follows(conjugate=self.conjugate or self.equivariant)
-
-    def _follows(self, **values: Any) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-
-def _axes(field: str, given: Iterable[str]) -> frozenset[str]:
-    """Some axes, as a set."""
-    found = frozenset([given] if given else []) if isinstance(given, str) else frozenset(given)
-    if not found <= BOTH:
-        raise ValueError(f"Guarantees.{field} is {given!r}; expected some of 'row' and 'column'")
-    return found
 
 
 class Family:
@@ -154,10 +80,12 @@ class Mix(Family):
     Attributes:
         BY_STREAM: whether stream s gives line s of the logits, so that a projection can be shared.
         MOST_STREAMS: the largest n, or None.
+        known: whether there is a formula. A mix without one is held to what it guarantees, and to nothing else.
         CAPTURABLE: whether its formula can be captured in a CUDA graph: it makes no tensor on the CPU.
     """
 
     slot = "mix"
+    known = True
     BY_STREAM = False
     MOST_STREAMS: int | None = None
     CAPTURABLE = True
@@ -188,6 +116,10 @@ class Mix(Family):
     def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
         """d <cotangent, M> / d logits, [tokens, *shape], for a cotangent [tokens, n, n]."""
         raise self._missing("the error of its gradient, `pullback(logits, cotangent, dialect, r)`")
+
+    def held(self, got: Tensor, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
+        """What the laws of the guarantees are judged by, for an emitted `got` [tokens, n, n]: M and its bound."""
+        return self.bound(logits, dialect, r)
 
     def pullback_norm(self, logits: Tensor, dialect: Dialect) -> Tensor:
         """An upper bound of the spectral norm of dM / d logits, [tokens].

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from properties.core.implementation import Implementation
-from properties.core.premises import ANYWHERE, AtLeast, Declares, Offers, OnDevice, Premise, not_covered_by_float32
+from properties.core.premises import (
+    ANYWHERE,
+    AtLeast,
+    Declares,
+    Offers,
+    OnDevice,
+    Premise,
+    known_mix,
+    not_covered_by_float32,
+)
 from properties.guards.faults import HarnessError
 
 if TYPE_CHECKING:
@@ -30,6 +39,9 @@ shapes, dtypes, purity, determinism."""
 
 FAMILIES = ("manifold", "mixing", "coefficients", "block", "depth", "gradient", "execution", "device", "precision")
 """The families of laws, in the order in which they are tried; the first word of a law's id."""
+
+_MIXING = frozenset({"project", "mappings", "block", "layers", "stack"})
+"""Methods whose values depend on the formula of h_res."""
 
 Draw = Callable[["Setting"], "SearchStrategy[Case]"]
 """The strategy for one example, given what the implementation accepts."""
@@ -150,6 +162,7 @@ def law(
     logits = tuple(needs) == ("project",)  # alone: float32 for every state dtype but float64
     every = (
         Offers(tuple(needs)),
+        *([known_mix] if kind == "oracle" and _MIXING.intersection(needs) else []),
         *premises,
         *([not_covered_by_float32] if logits else []),
         replace(on, logits=logits),

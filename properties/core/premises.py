@@ -13,6 +13,7 @@ import torch
 
 from mhc_ref import Dialect
 from properties.core.device import Feature, device_of
+from properties.core.family import mix_of
 from properties.core.implementation import Implementation, dtype_names, offers, parameter_dtype
 
 Premise = Callable[[Implementation, torch.dtype, torch.device | None], str | None]
@@ -101,6 +102,13 @@ def not_covered_by_float32(
     if name in ("float64", "float32") or "float32" not in dtype_names(implementation):
         return None
     return f"logits are float32 for {name} states: covered by float32"
+
+
+def known_mix(implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None) -> str | None:
+    """There is a formula of h_res."""
+    if mix_of(implementation.dialect).known:
+        return None
+    return "claims guarantees only: there is no formula of h_res to compare with"
 
 
 @dataclass(frozen=True)

@@ -2,5 +2,19 @@
 
 from mhc_ref.registry import Field, register
 from properties.core.family import Begin, Dynamic, End, Family, Gate, Guarantees, Mix, Norm
+from properties.families.claimed import Claims, claims
 
-__all__ = ["Begin", "Dynamic", "End", "Family", "Field", "Gate", "Guarantees", "Mix", "Norm", "register"]
+__all__ = [
+    "Begin",
+    "Claims",
+    "Dynamic",
+    "End",
+    "Family",
+    "Field",
+    "Gate",
+    "Guarantees",
+    "Mix",
+    "Norm",
+    "claims",
+    "register",
+]

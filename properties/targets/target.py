@@ -20,6 +20,7 @@ from mhc_ref import PRESETS, Dialect
 from properties.core.declaration import DeclarationError
 from properties.core.implementation import METHODS, Implementation, Projection, Reference
 from properties.core.settling import settle
+from properties.families import claims
 from properties.guards.faults import HarnessError, TargetFault, answered, described
 from properties.guards.interruption import watched
 from properties.guards.printable import message_of, printable
@@ -45,8 +46,17 @@ class TargetError(Exception):
         super().__init__(printable(message, 6000))
 
 
+CLAIMS = "claims:"
+"""Where a dialect is asked for: what follows is claimed of h_res, see `properties.families.claimed`."""
+
+
 def preset(name: str) -> Dialect:
-    """The dialect of that name; TargetError where there is none."""
+    """The dialect of that name, or of the claims after `CLAIMS`; TargetError where there is none."""
+    if name.startswith(CLAIMS):
+        try:
+            return claims(*name.removeprefix(CLAIMS).split(","))
+        except ValueError as error:
+            raise TargetError(f"{name!r}: {error}") from error
     if name not in PRESETS:
         raise TargetError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}{_nearest(name, PRESETS)}")
     return PRESETS[name]
@@ -264,7 +274,7 @@ def _implementation(found: Any, target: str, dialect: str | None) -> Implementat
     if dialect is None:
         raise TargetError(
             f"{target} is a plain function, taken as logits -> h_res; say which mathematics it claims with --dialect "
-            f"({', '.join(PRESETS)})"
+            f"({', '.join(PRESETS)}, or '{CLAIMS} rows sum to 1' and the like)"
         )
     return Projection(found, preset(dialect), _short(target, found))
 
