@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from mhc_ref import LIGER, PAPER
+from mhc_ref import LIGER, PAPER, Dialect, Params, registry
+from properties.core.case import Case, streams_of
 from properties.core.declaration import TABLE, Declaration, DeclarationError, Declared
+from properties.core.family import Mix
 from properties.core.fields import Count, Unfit, fits, wanted
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
@@ -137,6 +139,57 @@ def test_what_is_right_by_itself_and_wrong_together_is_refused() -> None:
     mine.streams, mine.channel_multiple = (8,), 2**20
     with pytest.raises(DeclarationError, match=r"\.channel_multiple is 1048576, for n = 8: phi would have"):
         Declaration.of(mine)
+
+
+class EvenOnly(Mix):
+    """Logits come as n/2 blocks [2, n]; there is none for an odd n."""
+
+    name = "even_only"
+
+    def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
+        if n % 2:
+            raise ValueError(f"n is {n}; expected an even number of streams")
+        return (n // 2, 2, n)
+
+    def project(self, logits: Tensor, dialect: Dialect) -> Tensor:
+        return logits.flatten(-3, -2)
+
+
+@pytest.fixture
+def even(monkeypatch: pytest.MonkeyPatch) -> Dialect:
+    monkeypatch.setattr(registry, "_outside", {})
+    return Dialect(residual=EvenOnly())
+
+
+def test_streams_that_a_mix_is_not_for_are_refused_in_its_words(even: Dialect) -> None:
+    mine = Mine()
+    mine.dialect = even
+    with pytest.raises(
+        DeclarationError, match=r"\.streams names 1; residual='even_only': n is 1; expected an even number"
+    ):
+        Declaration.of(mine)
+    mine.streams = (2, 4)
+    assert Declaration.of(mine).streams == Reference(even).streams[:2] == (2, 4)
+
+
+def test_logits_of_any_shape_reach_a_projection_that_is_derived(even: Dialect) -> None:
+    class Whole(Implementation):
+        dialect = even
+        streams = (2, 4)
+
+        def mappings(self, x: Tensor, params: Params) -> Any:
+            return mhc_ref.mappings(x, params, even)
+
+    logits = torch.arange(48.0).reshape(3, 2, 2, 4)
+    assert torch.equal(Whole().project(logits), logits.reshape(3, 4, 4))
+    assert streams_of(Case(logits=logits), even) == 4
+    assert streams_of(Case(logits=torch.zeros(3, 5, 5)), even) is None
+    assert (
+        from_arrays("numpy", dialect=even, streams=(2, 4), project=lambda z: z.reshape(3, 4, 4))
+        .project(logits)
+        .tolist()
+        == logits.reshape(3, 4, 4).tolist()
+    )
 
 
 def test_help_says_what_may_be_declared() -> None:

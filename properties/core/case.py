@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
+from mhc_ref.packing import streams_of_logits
 from properties.guards.faults import HarnessError
 
 Value = Any  # Tensor | Params | BranchSpec | Dialect | int | float | bool | str | None, or a tuple of those
@@ -93,10 +95,8 @@ def streams_of(case: Case, dialect: Dialect) -> int | None:
     if isinstance(state := values.get("x"), Tensor) and state.ndim > 1:
         return state.shape[-2]
     if isinstance(logits := values.get("logits"), Tensor) and logits.ndim:
-        size = logits.shape[-1]
-        if dialect.residual != "permutations":
-            return size
-        return next((n for n in range(1, 6) if math.factorial(n) == size), None)
+        with contextlib.suppress(ValueError):  # a case of somebody's own making
+            return streams_of_logits(logits.shape, dialect)
     return None
 
 

@@ -8,6 +8,8 @@ attributes, `Declaration` holds what an implementation says of them, and whoever
 
 from __future__ import annotations
 
+import contextlib
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
@@ -17,7 +19,7 @@ import torch
 
 import mhc_ref
 from mhc_ref import PRESETS, Dialect, Mappings
-from mhc_ref.packing import most_streams, residual_size
+from mhc_ref.packing import logits_shape, most_streams, params_shapes
 from properties.core.fields import (
     MOST_CHANNEL_MULTIPLE,
     MOST_TOKENS,
@@ -235,16 +237,32 @@ def agree(declared: Declaration) -> None:
         raise DeclarationError(
             f".streams is {shown(streams)}; residual={dialect.residual!r} is verified up to n = {most}"
         )
+    for one in streams:
+        try:
+            logits_shape(one, dialect)
+        except ValueError as error:
+            raise DeclarationError(f".streams names {one}; residual={dialect.residual!r}: {error}") from error
     if unknown := sorted(declared.tunable - dialect.fields().keys()):
         raise DeclarationError(f".tunable names {shown(unknown)}, which are no fields of Dialect")
-    columns = n + 2 if dialect.shared_projection else 2 * n + residual_size(n, dialect)
-    entries = columns * channels * (1 if dialect.shared_projection else n)
+    entries = math.prod(params_shapes(n, channels, dialect).phi)
     if entries > MOST_ENTRIES:
         which = f".streams names {n}" if channels < 2 * WIDEST else f".channel_multiple is {channels}, for n = {n}"
         raise DeclarationError(
             f"{which}: phi would have {entries:.3g} entries, and at most {MOST_ENTRIES:.3g} are verified; expected "
             "smaller numbers"
         )
+
+
+def accepted(dialect: Dialect) -> tuple[int, ...]:
+    """The numbers of streams that are verified by default, as far as the mix of a dialect is for them."""
+    most = most_streams(dialect)
+    usual = Declared.streams if most is None else range(1, most + 1)
+    found: list[int] = []
+    for n in usual:
+        with contextlib.suppress(ValueError):  # the mix is not for this n
+            logits_shape(n, dialect)
+            found.append(n)
+    return tuple(found)
 
 
 def next_multiple(channels: int, multiple: int) -> int:

@@ -13,9 +13,9 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Branch, Dialect, Mappings, Params
 from mhc_ref.dialect import FIELDS
-from mhc_ref.packing import logits_shape, most_streams, residual_size, streams_of_logits, streams_of_params
+from mhc_ref.packing import logits_shape, params_shapes, residual_size, streams_of_logits, streams_of_params
 from mhc_ref.projection import compute_dtype
-from properties.core.declaration import TABLE, Declared, attributes
+from properties.core.declaration import TABLE, Declared, accepted, attributes
 from properties.core.declaration import Mixing as Mixing
 from properties.core.declaration import Products as Products
 from properties.core.declaration import next_multiple as next_multiple
@@ -88,7 +88,7 @@ class Implementation(Declared):
 
     def expand(self, h: Tensor, n: int) -> Tensor:
         """[..., C] -> [..., n, C]; as the dialect declares where it is not overridden."""
-        return mhc_ref.expand(h, n)
+        return mhc_ref.expand(h, n, self.dialect)
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
         """[..., n, C] -> [..., C]; as the dialect declares where it is not overridden. `params` are a head's."""
@@ -140,18 +140,14 @@ def project_from_mappings(implementation: Implementation, logits: Tensor) -> Ten
     """h_res of logits through `mappings` with phi = 0, where logits = bias: one call for each matrix."""
     dialect = implementation.dialect
     n = streams_of_logits(logits.shape, dialect)
-    axes = len(logits_shape(n, dialect))
-    batch = logits.shape[:-axes]
-    flat = logits.reshape(math.prod(batch), *logits.shape[-axes:])
+    batch = logits.shape[: -len(logits_shape(n, dialect))]
     channels = 2
-    rows, columns = (
-        (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + residual_size(n, dialect))
-    )
+    shapes = params_shapes(n, channels, dialect)
     x = torch.ones(n, channels, dtype=_state_dtype(implementation, logits.dtype), device=logits.device)
     results: list[Tensor] = []
-    for one in flat:
-        bias = torch.cat([one.new_zeros(2 * n), one.flatten()])
-        params = Params(one.new_zeros(rows, columns), bias, one.new_ones(3))
+    for one in logits.reshape(math.prod(batch), residual_size(n, dialect)):
+        bias = torch.cat([one.new_zeros(2 * n), one])
+        params = Params(one.new_zeros(shapes.phi), bias, one.new_ones(shapes.alpha))
         _, _, res = implementation.mappings(x, params)  # a plain tuple will do
         results.append(res)
     return torch.stack(results).reshape(*batch, n, n) if results else logits.new_zeros(*batch, n, n)
@@ -183,8 +179,7 @@ class Reference(Implementation):
         self.dialect = dialect
         self.name = name
         self.graph_capturable = mix_of(dialect).CAPTURABLE
-        if (most := most_streams(dialect)) is not None:
-            self.streams = tuple(range(1, most + 1))
+        self.streams = accepted(dialect)
 
     def project(self, logits: Tensor) -> Tensor:
         with without_autocast(logits):
@@ -211,7 +206,7 @@ class Reference(Implementation):
             return mhc_ref.layers(x, params, branches, self.dialect)
 
     def expand(self, h: Tensor, n: int) -> Tensor:
-        return mhc_ref.expand(h, n)
+        return mhc_ref.expand(h, n, self.dialect)
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
         with without_autocast(x):
@@ -234,8 +229,7 @@ class Projection(Implementation):
         self._function = function
         self.dialect = dialect
         self.name = name
-        if (most := most_streams(dialect)) is not None:
-            self.streams = tuple(range(1, most + 1))
+        self.streams = accepted(dialect)
 
     def project(self, logits: Tensor) -> Tensor:
         return self._function(logits)

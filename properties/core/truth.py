@@ -152,7 +152,7 @@ class FloatTruth:
         """What each branch reads, and the stream that the stack leaves; `params` has the head's last."""
         self.asked += 1
         blocks, head = params[: len(outputs)], params[len(outputs) :]
-        inputs, after = self._layers(mhc_ref.expand(wide(h), n), blocks, outputs)
+        inputs, after = self._layers(mhc_ref.expand(wide(h), n, self.dialect), blocks, outputs)
         return inputs, mhc_ref.collapse(after, self.dialect, *map_tensors(tuple(head), wide))
 
     def collapse(self, x: Tensor, head: Params | None) -> Tensor:
@@ -205,7 +205,9 @@ class FloatTruth:
 
         def run(start: Tensor, *parts: Tensor) -> Tensor:
             every = regrouped(parts, params)
-            after = mhc_ref.layers(mhc_ref.expand(start, n), every[: len(branches)], branches, self.dialect)
+            after = mhc_ref.layers(
+                mhc_ref.expand(start, n, self.dialect), every[: len(branches)], branches, self.dialect
+            )
             return mhc_ref.collapse(after, self.dialect, *every[len(branches) :])
 
         return self._pulled(run, [h, *(part for one in params for part in present(one))], [cotangent])

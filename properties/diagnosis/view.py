@@ -203,12 +203,13 @@ class View:
         """Parameters whose logits are the given biases, whatever the state."""
         channels = self.frame.width(channels)
         dtype = self.frame.parameter_dtype
+        shapes = params_shapes(n, channels, self.frame.packing)
         sizes = (n, n, self.frame.residual_size(n))
         parts = [
             torch.zeros(size) if part is None else part for part, size in zip((pre, post, res), sizes, strict=True)
         ]
         bias = torch.cat([part.to(dtype).flatten() for part in parts])
-        return Params(torch.zeros(self.frame.phi_shape(n, channels), dtype=dtype), bias, torch.ones(3, dtype=dtype))
+        return Params(torch.zeros(shapes.phi, dtype=dtype), bias, torch.ones(shapes.alpha, dtype=dtype))
 
     def _recorded(self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec]) -> list[Tensor]:
         got, read = self.ask(method, arguments, branches)

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
+from mhc_ref.packing import logits_shape, streams_of_logits
 from properties.core.declaration import TABLE, DeclarationError
 from properties.core.implementation import Implementation
 from properties.core.settling import settle
@@ -363,7 +364,8 @@ def _takes(function: Function, arguments: Sequence[Any], settings: dict[str, Any
 
 
 def _project(self: ArrayAdapter, logits: Tensor) -> Any:
-    return _only(self.call("project", (logits,), (1 if self.dialect.residual == "permutations" else 2,)))
+    rank = len(logits_shape(streams_of_logits(logits.shape, self.dialect), self.dialect))
+    return _only(self.call("project", (logits,), (rank,)))
 
 
 def _mappings(self: ArrayAdapter, x: Tensor, params: Params) -> Any:

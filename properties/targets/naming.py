@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import streams_of_params
 from properties.guards.faults import AdapterError
 from properties.guards.printable import shown
 
@@ -83,11 +83,9 @@ def part(params: Params, name: str, dialect: Dialect) -> Tensor:
     if whole == "alpha":
         return value[index]
     if whole == "phi" and dialect.shared_projection:
-        n = value.shape[-1] - 2
-        return value.split([1, 1, n], -1)[index]
-    size = value.shape[-1]
-    n = next(n for n in range(1, size + 1) if 2 * n + residual_size(n, dialect) == size)
-    return value.split([n, n, size - 2 * n], -1)[index]
+        return value.split([1, 1, value.shape[-1] - 2], -1)[index]
+    n = streams_of_params(params, dialect)
+    return value.split([n, n, value.shape[-1] - 2 * n], -1)[index]
 
 
 class Naming:
