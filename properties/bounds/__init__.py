@@ -15,25 +15,27 @@ u32 + u64 covers both.
 """
 
 from properties.bounds import block, pullback, stack
+from properties.bounds.arithmetic import (
+    affine,
+    contracted,
+    plus,
+    softmax,
+    softmax_gradient,
+    stored,
+    times,
+    weighted_sum,
+)
 from properties.bounds.block import Coefficients
 from properties.bounds.gradients import Pullback, coefficients_gradient
 from properties.bounds.projection import projection, projection_gradient, pullback_norm
 from properties.bounds.stages import (
-    affine,
-    contracted,
     gated,
     gated_logits,
     gates,
     normalised,
-    plus,
     projected,
-    softmax,
-    softmax_gradient,
     squash_gradient,
     squashed,
-    stored,
-    times,
-    weighted_sum,
 )
 from properties.core.rounding import INF, PRODUCTS, Approx, Projection, Rounding
 

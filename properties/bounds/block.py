@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.packing import logits_shape
+from properties.bounds.arithmetic import affine, stored, weighted_sum
 from properties.bounds.projection import projection
-from properties.bounds.stages import affine, gated_logits, squashed, stored, weighted_sum
+from properties.bounds.stages import gated_logits, squashed
 from properties.core.case import BranchSpec
 from properties.core.rounding import Approx, Rounding
 

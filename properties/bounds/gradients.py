@@ -9,18 +9,18 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.packing import logits_shape, residual_size
+from properties.bounds.arithmetic import affine, contracted, times
 from properties.bounds.projection import projection_gradient
 from properties.bounds.stages import (
-    affine,
-    contracted,
+    activated,
+    activation_gradient,
     gated,
     gates,
+    norm_gradient,
     normalised,
     products,
     squash_gradient,
-    times,
 )
-from properties.core.family import dynamic_of, norm_of
 from properties.core.rounding import INF, Approx, Rounding
 
 
@@ -47,7 +47,7 @@ def coefficients_gradient(
     tokens = x.value.shape[0]
     size = residual_size(n, dialect)
     raw = products(x, params, dialect, r)
-    p = dynamic_of(dialect).bound(raw, dialect, r)
+    p = activated(raw, dialect, r)
     z = gated(p, x, params, dialect, r)
     thirds = [
         Approx(z.value[..., part], z.error[..., part]) for part in (slice(0, n), slice(n, 2 * n), slice(2 * n, None))
@@ -71,7 +71,7 @@ def coefficients_gradient(
     ]
     alpha = Approx(torch.stack([a.value for a in alphas]), torch.stack([a.error for a in alphas]))
     g = times(g, Approx.exact(gates(params, n, dialect)).expanded(g), r)
-    g = dynamic_of(dialect).pullback(raw, p, g, dialect, r)
+    g = activation_gradient(raw, p, g, dialect, r)
     state, shared = normalised(x, params.norm_weight, dialect, r)
     full = Approx(state.value, state.error + (shared * state.value.abs()).nan_to_num(nan=INF, posinf=INF))
     phi_value = Approx.exact(params.phi)
@@ -98,7 +98,7 @@ def coefficients_gradient(
     )
     g_state = times(g_state, Approx.exact(own).expanded(g_state), r)
     through = through * own.abs()
-    by_x = norm_of(dialect).pullback(x, g_state, through, shared, dialect, r)
+    by_x = norm_gradient(x, g_state, through, shared, dialect, r)
     return Pullback(by_x, phi, bias, alpha, norm_weight)
 
 

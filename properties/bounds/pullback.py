@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
+from properties.bounds.arithmetic import contracted, plus, stored, times
 from properties.bounds.block import applied, coefficients, operator_of, passed, slope_of
 from properties.bounds.gradients import Pullback, coefficients_gradient
 from properties.bounds.stack import copies, share, states
-from properties.bounds.stages import contracted, plus, stored, times
 from properties.core.case import BranchSpec
 from properties.core.rounding import Approx, Rounding
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
+from properties.bounds.arithmetic import stored, weighted_sum
 from properties.bounds.block import coefficients, passed, read, step
-from properties.bounds.stages import stored, weighted_sum
 from properties.core.case import BranchSpec
 from properties.core.rounding import Approx, Rounding
 

@@ -9,7 +9,7 @@ import torch
 from mhc_ref import Dialect
 from mhc_ref.families import permutations as formulas
 from mhc_ref.families.permutations import permutation_matrices
-from properties.bounds.stages import contracted, softmax, softmax_gradient
+from properties.bounds.arithmetic import contracted, softmax, softmax_gradient
 from properties.core.family import BOTH, Guarantees, Mix
 from properties.core.rounding import INF, Approx, Projection, Rounding
 

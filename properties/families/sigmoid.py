@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mhc_ref import Dialect
-from properties.bounds.stages import capped, times
+from properties.bounds.arithmetic import capped, times
 from properties.core.family import Gate
 from properties.core.rounding import INF, Approx, Rounding
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mhc_ref import Dialect
-from properties.bounds.stages import capped, times
+from properties.bounds.arithmetic import capped, times
 from properties.core.family import Dynamic
 from properties.core.rounding import Approx, Rounding
 

@@ -1,0 +1,89 @@
+"""Sums, products and softmax of numbers that have errors: what every stage is made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from properties.core.rounding import INF, Approx, Rounding
+
+
+def capped(error: Tensor, most: float) -> Tensor:
+    """An error that the range of a function limits, unless nothing is claimed at all."""
+    return torch.where(torch.isinf(error), INF, error.clamp(max=most))
+
+
+def affine(approx: Approx, scale: float, shift: float, r: Rounding) -> Approx:
+    """scale * a + shift with one rounding each."""
+    value = scale * approx.value + shift
+    return Approx(
+        value,
+        abs(scale) * approx.error * (1 + 2 * r.unit) + r.unit * (abs(scale) * approx.value.abs() + value.abs()) * 1.01,
+    )
+
+
+def weighted_sum(weights: Approx, terms: Approx, r: Rounding, extra: int = 0) -> Approx:
+    """sum_k w_k t_k over the second-last axis of `terms` [..., k, C], `weights` [..., k]: gamma_{k+extra} of
+    sum |w||t| in any order (`Rounding.dot`), plus the errors of the factors, plus tiny for each product that
+    underflows."""
+    w, t = weights.value.unsqueeze(-2), terms.value
+    dw, dt = weights.error.unsqueeze(-2), terms.error
+    value = (w @ t).squeeze(-2)
+    spread = (w.abs() + dw) @ (t.abs() + dt)
+    own = dw @ t.abs() + (w.abs() + dw) @ dt
+    k = weights.value.shape[-1]
+    return Approx(value, (own + r.dot(k + extra) * spread).squeeze(-2) + k * r.tiny)
+
+
+def stored(approx: Approx, r: Rounding) -> Approx:
+    """Rounded once more into the dtype of the state, where that is coarser than the compute dtype.
+
+    What may lie beyond the state's largest finite number may be stored as an infinity: nothing is claimed there.
+    """
+    error = approx.error * (1 + r.state_unit) + r.state_unit * approx.value.abs() + r.state_tiny
+    return Approx(approx.value, torch.where(approx.value.abs() + error > r.state_max, INF, error))
+
+
+def times(a: Approx, b: Approx, r: Rounding) -> Approx:
+    """a * b, elementwise: |a| db + |b| da + da db, one rounding, one underflow."""
+    value = a.value * b.value
+    own = a.value.abs() * b.error + (b.value.abs() + b.error) * a.error
+    return Approx(value, own * (1 + 2 * r.unit) + 2 * r.unit * value.abs() + r.tiny)
+
+
+def plus(*terms: Approx, r: Rounding) -> Approx:
+    """A sum of a few tensors in any order: gamma of the sum of magnitudes."""
+    value = torch.stack([t.value for t in terms]).sum(0)
+    size = torch.stack([t.value.abs() + t.error for t in terms]).sum(0)
+    return Approx(value, torch.stack([t.error for t in terms]).sum(0) + r.gamma(len(terms)) * size)
+
+
+def contracted(equation: str, a: Approx, b: Approx, count: int, r: Rounding) -> Approx:
+    """einsum(equation, a, b), a sum of `count` products in any order."""
+    value = torch.einsum(equation, a.value, b.value)
+    size = torch.einsum(equation, a.value.abs() + a.error, b.value.abs() + b.error)
+    own = torch.einsum(equation, a.error, b.value.abs()) + torch.einsum(equation, a.value.abs() + a.error, b.error)
+    return Approx(value, own + r.dot(count + 2) * size + count * r.tiny)
+
+
+def softmax(logits: Approx, r: Rounding) -> Approx:
+    """The softmax over the last axis.
+
+    log p moves by at most d_i + max d, d the errors of the logits; its roundings are relative, with exponents of size
+    |z| (log-domain forms round those). An infinite error stays infinite: the logit may be a NaN.
+    """
+    z, d = logits.value, logits.error
+    value = z.softmax(-1)
+    n = z.shape[-1]
+    moved = d + d.amax(-1, keepdim=True) + r.unit * (n + 8 + 4 * z.abs().amax(-1, keepdim=True))
+    error = (value * capped(moved, 700).expm1()).nan_to_num(nan=INF, posinf=INF) + n * r.tiny
+    return Approx(value, capped(error, 1.0))
+
+
+def softmax_gradient(logits: Approx, cotangent: Approx, r: Rounding) -> Approx:
+    """The pullback of `softmax`: p (c - sum p c)."""
+    p = softmax(logits, r)
+    n = p.value.shape[-1]
+    mean = contracted("...i,...i->...", p, cotangent, n, r)
+    spread = Approx(mean.value.unsqueeze(-1).expand_as(p.value), mean.error.unsqueeze(-1).expand_as(p.value))
+    return times(p, plus(cotangent, Approx(-spread.value, spread.error), r=r), r)

@@ -1,0 +1,327 @@
+"""Bounds of formulas that come without a derivation: from the operations that the formula is made of.
+
+A family from outside may declare a number of roundings in place of a bound. What it computes is then held to
+
+    u (roundings |value| + sum over every intermediate z of |d value / d z| s_z),
+
+z what every operation of its formula in torch gives, s_z = |z| for one that rounds once, and what the operation is
+known to do otherwise (`_made`): the sum of magnitudes times the number of terms for a sum, a few units for exp or log.
+Sensitivities are exact, by reverse mode in float64. Summing over the inputs only would not do: of 1 - p at
+p = 1 - 1e-9 a correct float32 evaluation loses every digit, since p itself was rounded, and |d (1 - p) / d p| |p| = 1
+says so. For the gradient the formula is its reverse pass, operation by operation, so that what cancels there is seen.
+
+Errors of the inputs pass by the largest of the sensitivities at the input and at both ends of its error; where one is
+above 1/4, nothing is claimed. All this is of first order in u: declared, not derived, and every report says so.
+
+The formula is taken apart by `torch.fx`: no value may decide what is computed, and tokens stay on its first axis.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from mhc_ref import Dialect
+from properties.bounds.arithmetic import times
+from properties.bounds.rms import SHARES
+from properties.core.family import DIM, Family, Mix, Norm
+from properties.core.rounding import INF, Approx, Projection, Rounding
+from properties.guards.faults import HarnessError
+
+FAR = 0.25
+"""The error of an input beyond which its effect is not estimated."""
+
+_TOGETHER = 4
+"""Tokens are taken in multiples of this, so that few shapes are traced."""
+
+_MOST = 2**20
+"""Numbers in one batch."""
+
+_NAMES = """
+    _conj _neg_view _reshape_alias _to_copy _unsafe_view abs alias amax amin arange argmax argmin as_strided
+    broadcast_to cat chunk clamp clamp_max clamp_min clone contiguous constant_pad_nd copy detach diag_embed diagonal
+    empty empty_like eq expand eye fill flip full full_like gather ge gt index index_select le lift_fresh
+    lift_fresh_copy logical_and logical_not logical_or lt masked_fill max maximum min minimum movedim ne neg new_empty
+    new_full new_ones new_zeros ones ones_like permute relu repeat reshape roll round scalar_tensor scatter select
+    select_backward select_scatter sign slice slice_backward slice_scatter split split_with_sizes sort squeeze stack t
+    threshold_backward transpose tril triu unbind unfold unsqueeze view where zeros zeros_like
+"""
+_EXACT = frozenset(_NAMES.split())
+"""Operations that round nothing."""
+
+_ONCE = frozenset({"add", "sub", "rsub", "mul", "div", "sqrt", "reciprocal", "square", "addcmul", "addcdiv"})
+"""Operations that round once; what is in no table is taken for a function accurate to `_UNITS`."""
+
+_UNITS = 4
+_ABSOLUTE = {"sigmoid": 6, "tanh": 4}
+"""Functions that some formulas of are accurate absolutely alone, in units."""
+
+_PRODUCTS = frozenset({"mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"})
+_SUMS = frozenset({"sum", "cumsum"})
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A formula of a family as a function of tensors [tokens, ...], or its reverse pass.
+
+    Attributes:
+        family: whose it is.
+        method: of the family: "project", "gates", "activate" and so on.
+        extra: what the method takes besides tensors, the dialect the last.
+        reverse: the gradient by the first tensor, for the cotangent that is then the last.
+    """
+
+    family: Family
+    method: str
+    extra: tuple[Any, ...]
+    reverse: bool = False
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        method = getattr(self.family, self.method)
+
+        def forwards(*tensors: Tensor) -> Tensor:
+            return method(*tensors, *self.extra)
+
+        if not self.reverse:
+            return forwards(*given)
+        *inputs, cotangent = given
+        gradients: tuple[Tensor, ...] = torch.func.vjp(forwards, *inputs)[1](cotangent)
+        return gradients[0]
+
+
+def bounded(formula: Formula, inputs: Sequence[Approx], r: Rounding) -> Approx:
+    """The value of the formula, and its declared bound; inputs and value are [tokens, ...].
+
+    Raises:
+        HarnessError: the formula cannot be taken apart.
+    """
+    given = tuple((a.value.contiguous(), a.error.contiguous()) for a in inputs)
+    bits = tuple((v.numpy().tobytes(), e.numpy().tobytes(), tuple(v.shape)) for v, e in given)
+    return _remembered(formula, bits, r)
+
+
+def projection(mix: Mix, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
+    """M of a mix, see `Mix.bound`; the error of an odds ratio and of a sum is that of its entries."""
+    found = bounded(Formula(mix, "project", (dialect,)), [logits], r)
+    relative = (found.error / found.value.abs()).nan_to_num(nan=0.0, posinf=INF)
+    axis = DIM[mix.guarantees(dialect).last or "row"]
+    return Projection(found.value, found.error, relative, found.error.sum(axis))
+
+
+def pulled(family: Family, method: str, given: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
+    """d <cotangent, family.method(given, dialect)> / d given."""
+    return bounded(Formula(family, method, (dialect,), reverse=True), [given, cotangent], r)
+
+
+def value(family: Family, method: str, given: Approx, dialect: Dialect, r: Rounding) -> Approx:
+    """family.method(given, dialect)."""
+    return bounded(Formula(family, method, (dialect,)), [given], r)
+
+
+def normalised(norm: Norm, x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) -> tuple[Approx, Tensor]:
+    """x^ of a norm, see `Norm.bound`; what its entries share stands in the error of each."""
+    bare = value(norm, "normalise", x, dialect, r)
+    shared = torch.zeros(len(x.value), 1, 1, dtype=torch.float64)
+    if weight is None:
+        return bare, shared
+    return times(bare, Approx.exact(weight.view(x.value.shape[-2:])).expanded(bare), r), shared
+
+
+def norm_gradient(norm: Norm, x: Approx, g: Approx, through: Tensor, dialect: Dialect, r: Rounding) -> Approx:
+    """d <g, x^> / dx, see `Norm.pullback`. A state below float32 rounds what `SHARES` uses of it give back."""
+    met = g.error + (12 * r.unit + SHARES * r.state_unit) * through
+    found = pulled(norm, "normalise", x, Approx(g.value, met), dialect, r)
+    return Approx(found.value, found.error + SHARES * (r.state_unit * found.value.abs() + r.state_tiny))
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(formula: Formula, bits: tuple[tuple[bytes, bytes, tuple[int, ...]], ...], r: Rounding) -> Approx:
+    def read(numbers: bytes, shape: tuple[int, ...]) -> Tensor:
+        if not math.prod(shape):
+            return torch.zeros(shape, dtype=torch.float64)
+        return torch.frombuffer(bytearray(numbers), dtype=torch.float64).reshape(shape)
+
+    values, errors = [read(v, s) for v, _, s in bits], [read(e, s) for _, e, s in bits]
+    found = formula(*values).detach()
+    if not found.numel():
+        return Approx(found, torch.zeros_like(found))
+    # Where nothing is claimed of an input, nothing is of what its token becomes.
+    known = torch.stack([(e <= FAR).flatten(1).all(1) for e in errors]).all(0)
+    moved = [torch.where(e <= FAR, e, 0.0) for e in errors]
+    own, slopes = _sensitivities(formula, values, found, r)
+    if any(bool(e.any()) for e in moved):
+        for sign in (1, -1):
+            shifted = [v + sign * e for v, e in zip(values, moved, strict=True)]
+            others = _sensitivities(formula, shifted, found, r)[1]
+            slopes = [torch.maximum(one, other) for one, other in zip(slopes, others, strict=True)]
+    passed = sum(
+        (slope * e.flatten(1).unsqueeze(1)).sum(-1).reshape(found.shape) for slope, e in zip(slopes, moved, strict=True)
+    )
+    roundings = formula.family.roundings or 0
+    error = own.reshape(found.shape) + passed + roundings * r.unit * found.abs() + r.tiny
+    return Approx(found, torch.where(known.reshape(-1, *[1] * (found.ndim - 1)), error, INF))
+
+
+def _sensitivities(
+    formula: Formula, values: Sequence[Tensor], value: Tensor, r: Rounding
+) -> tuple[Tensor, list[Tensor]]:
+    """What the operations of the formula add to each of its numbers, [tokens, numbers], and the absolute derivative of
+    each by every number of each input, [tokens, numbers, numbers of the input].
+
+    Tokens do not depend on each other: one backward pass of as many copies of the tokens as a token has numbers, each
+    copy asked for one of them, gives all.
+    """
+    tokens, numbers = value.shape[0], value[0].numel()
+    padded = -(-tokens // _TOGETHER) * _TOGETHER
+    at_once = max(1, min(numbers, _MOST // (padded * max(numbers, *(v[0].numel() for v in values)))))
+    tall = [torch.cat([v, v[:1].expand(padded - tokens, *v.shape[1:])]) for v in values]
+    leaves = [v.repeat(at_once, *[1] * (v.ndim - 1)).requires_grad_() for v in tall]
+    taken = _taken_apart(formula, leaves)
+    own: list[Tensor] = []
+    slopes: list[list[Tensor]] = [[] for _ in leaves]
+    for first in range(0, numbers, at_once):
+        which = torch.arange(first, first + at_once).clamp(max=numbers - 1)
+        watch = _Watch(taken, r)
+        out: Tensor = watch.run(*leaves).flatten(1)
+        asked = out.gather(1, which.repeat_interleave(padded).unsqueeze(1)).sum()
+        sources = [*leaves, *(z for z, _ in watch.seen)]
+        if not asked.requires_grad:
+            bars: Sequence[Tensor | None] = [None] * len(sources)
+        else:
+            bars = torch.autograd.grad(asked, sources, allow_unused=True)
+
+        def by_token(each: Tensor) -> Tensor:
+            return each.reshape(at_once, padded, -1)[:, :tokens].transpose(0, 1)
+
+        added = torch.zeros(tokens, at_once, dtype=torch.float64)
+        for bar, (z, error) in zip(bars[len(leaves) :], watch.seen, strict=True):
+            if bar is not None:
+                _on_first_axis(z, leaves[0], formula)
+                added = added + by_token((bar.abs() * error).reshape(len(leaves[0]), -1).sum(1))[..., 0]
+        own.append(added)
+        for found, leaf, bar in zip(slopes, leaves, bars, strict=False):
+            found.append(by_token(torch.zeros_like(leaf) if bar is None else bar.abs()))
+    return torch.cat(own, 1)[:, :numbers], [torch.cat(found, 1)[:, :numbers] for found in slopes]
+
+
+def _on_first_axis(z: Tensor, leaf: Tensor, formula: Formula) -> None:
+    if not z.ndim or len(z) % len(leaf):
+        raise _at_fault(formula, f"an intermediate of shape {tuple(z.shape)} for {len(leaf)} tokens has lost them")
+
+
+def _at_fault(formula: Formula, reason: str) -> HarnessError:
+    family = formula.family
+    return HarnessError(
+        f"the {family.slot} family {family.name!r} declares its roundings, but its formula `{formula.method}` cannot "
+        f"be taken apart: {reason}. Tokens must stay on the first axis, and no value may decide what is computed; or "
+        "give the family a bound of its own"
+    )
+
+
+def _taken_apart(formula: Formula, leaves: Sequence[Tensor]) -> GraphModule:
+    """The operations of the formula for inputs of these shapes; taken apart again where values decided otherwise."""
+    given = [leaf.detach() for leaf in leaves]
+    shapes = tuple(tuple(v.shape) for v in given)
+    try:
+        found = _graph(formula, shapes)
+        value = formula(*given)
+        if not torch.allclose(found(*given), value, rtol=1e-9, atol=1e-300, equal_nan=True):
+            found = _trace(formula, given)
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise _at_fault(formula, f"{type(error).__name__}: {error}") from error
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _graph(formula: Formula, shapes: tuple[tuple[int, ...], ...]) -> GraphModule:
+    noise = torch.Generator().manual_seed(0)
+    return _trace(formula, [torch.randn(s, generator=noise, dtype=torch.float64) for s in shapes])
+
+
+def _trace(formula: Formula, given: Sequence[Tensor]) -> GraphModule:
+    from torch._decomp import get_decompositions  # as every compiler backend takes them
+
+    composite = ["sigmoid_backward", "tanh_backward", "_softmax_backward_data", "_log_softmax_backward_data"]
+    composite += ["mean", "silu", "silu_backward", "softplus", "softplus_backward", "logaddexp"]
+    table: Any = get_decompositions([getattr(torch.ops.aten, name) for name in composite])
+    return make_fx(torch.func.functionalize(formula.__call__), decomposition_table=table)(*given)
+
+
+class _Watch(Interpreter):
+    """Runs the operations one by one with a graph, and keeps what each gave and what it may have been off by.
+
+    Attributes:
+        seen: an intermediate, and the error of each of its numbers.
+    """
+
+    def __init__(self, module: GraphModule, r: Rounding) -> None:
+        super().__init__(module)
+        self.r = r
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """One operation."""
+        name = getattr(target, "_schema", None) and target._schema.name.partition("::")[2]
+        if name in ("detach", "alias", "lift_fresh"):
+            return args[0]
+        out = super().call_function(target, args, kwargs)
+        if name and name not in _EXACT and isinstance(out, Tensor) and out.requires_grad:
+            with torch.no_grad():
+                self.seen.append((out, _made(name, target, args, kwargs, out, self.r)))
+                self.seen.extend(_read(name, args, self.r))
+        elif name and isinstance(out, (tuple, list)) and name.find("linalg") >= 0:
+            with torch.no_grad():
+                self.seen.extend((each, _of_matrices(each, self.r)) for each in out if _moves(each))
+                self.seen.extend(_read(name, args, self.r))
+        return out
+
+
+def _moves(given: Any) -> bool:
+    return isinstance(given, Tensor) and given.requires_grad
+
+
+def _made(name: str, target: Callable[..., Any], args: Any, kwargs: Any, out: Tensor, r: Rounding) -> Tensor:
+    """What an operation may add to each number that it gives."""
+    u = r.unit
+    if name in _SUMS or name in _PRODUCTS:
+        sizes = target(*(a.abs() if isinstance(a, Tensor) else a for a in args), **kwargs).abs()
+        if name in _PRODUCTS:
+            return r.dot(args[-1].shape[-2 if args[-1].ndim > 1 else -1] + 2) * sizes + r.tiny
+        terms = args[0].shape[args[1]] if name == "cumsum" else max(1, args[0].numel() // max(1, out.numel()))
+        return r.gamma(terms) * sizes + r.tiny
+    if name in ("_softmax", "_log_softmax"):  # as `properties.bounds.softmax`
+        relative = u * (args[0].shape[args[1]] + 8 + 4 * args[0].abs().amax(args[1], keepdim=True))
+        return relative * (out if name == "_softmax" else torch.ones_like(out)) + r.tiny
+    if name == "logsumexp":
+        top = args[0].abs().amax(args[1], keepdim=len(args) > 2 and args[2])
+        return u * (args[0].numel() // max(1, out.numel()) + 8 + 2 * top + out.abs())
+    if "linalg" in name:
+        return _of_matrices(out, r)
+    if name in _ABSOLUTE:
+        return torch.full_like(out, _ABSOLUTE[name] * u)
+    return (1 if name in _ONCE else _UNITS) * u * out.abs() + r.tiny
+
+
+def _read(name: str, args: Any, r: Rounding) -> list[tuple[Tensor, Tensor]]:
+    """What an operation may do to what it reads: exp2(z log2 e) rounds its argument twice, and a solver solves a system
+    that is near the given one."""
+    if name == "exp" and _moves(args[0]):
+        return [(args[0], 2 * r.unit * args[0].abs())]
+    if "linalg" in name:
+        return [(a, _of_matrices(a, r)) for a in args if _moves(a)]
+    return []
+
+
+def _of_matrices(a: Tensor, r: Rounding) -> Tensor:
+    """n units of the largest entry of each matrix: Gaussian elimination with pivoting, without growth of its pivots."""
+    return a.shape[-1] * r.unit * a.abs().amax((-1, -2), keepdim=True).expand_as(a)
