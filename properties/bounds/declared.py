@@ -10,8 +10,8 @@ Sensitivities are exact, by reverse mode in float64. Summing over the inputs onl
 p = 1 - 1e-9 a correct float32 evaluation loses every digit, since p itself was rounded, and |d (1 - p) / d p| |p| = 1
 says so. For the gradient the formula is its reverse pass, operation by operation, so that what cancels there is seen.
 
-Errors of the inputs pass by the largest of the sensitivities at the input and at both ends of its error; where one is
-above 1/4, nothing is claimed. All this is of first order in u: declared, not derived, and every report says so.
+Errors of the inputs pass likewise; where one is above 1/4, nothing is claimed. This is declared, not derived: what is
+of higher order is only estimated (`_added`), and every report says so.
 
 The formula is taken apart by `torch.fx`: no value may decide what is computed, and tokens stay on its first axis.
 """
@@ -84,6 +84,11 @@ class Formula:
     extra: tuple[Any, ...]
     reverse: bool = False
 
+    @property
+    def of_logits(self) -> bool:
+        """Whether its first input is a logit, or a product, whose size means something; not so that of a state."""
+        return self.method in ("project", "gates", "activate")
+
     def __call__(self, *given: Tensor) -> Tensor:
         method = getattr(self.family, self.method)
 
@@ -153,68 +158,77 @@ def _remembered(formula: Formula, bits: tuple[tuple[bytes, bytes, tuple[int, ...
     found = formula(*values).detach()
     if not found.numel():
         return Approx(found, torch.zeros_like(found))
+    known = [_near(formula, k, v, e) for k, (v, e) in enumerate(zip(values, errors, strict=True))]
+    moved = [torch.where(near, e, 0.0) for near, e in zip(known, errors, strict=True)]
+    error = _added(formula, values, moved, found, r) + (formula.family.roundings or 0) * r.unit * found.abs() + r.tiny
     # Where nothing is claimed of an input, nothing is of what its token becomes.
-    known = torch.stack([(e <= FAR).flatten(1).all(1) for e in errors]).all(0)
-    moved = [torch.where(e <= FAR, e, 0.0) for e in errors]
-    own, slopes = _sensitivities(formula, values, found, r)
-    if any(bool(e.any()) for e in moved):
-        for sign in (1, -1):
-            shifted = [v + sign * e for v, e in zip(values, moved, strict=True)]
-            others = _sensitivities(formula, shifted, found, r)[1]
-            slopes = [torch.maximum(one, other) for one, other in zip(slopes, others, strict=True)]
-    passed = sum(
-        (slope * e.flatten(1).unsqueeze(1)).sum(-1).reshape(found.shape) for slope, e in zip(slopes, moved, strict=True)
-    )
-    roundings = formula.family.roundings or 0
-    error = own.reshape(found.shape) + passed + roundings * r.unit * found.abs() + r.tiny
-    return Approx(found, torch.where(known.reshape(-1, *[1] * (found.ndim - 1)), error, INF))
+    claimed = torch.stack([near.flatten(1).all(1) for near in known]).all(0)
+    return Approx(found, torch.where(claimed.reshape(-1, *[1] * (found.ndim - 1)), error, INF))
 
 
-def _sensitivities(
-    formula: Formula, values: Sequence[Tensor], value: Tensor, r: Rounding
-) -> tuple[Tensor, list[Tensor]]:
-    """What the operations of the formula add to each of its numbers, [tokens, numbers], and the absolute derivative of
-    each by every number of each input, [tokens, numbers, numbers of the input].
+def _near(formula: Formula, index: int, value: Tensor, error: Tensor) -> Tensor:
+    """Where the error of an input is so small that its effect is estimated.
+
+    A gradient is linear in its cotangent, the last input; states have no size of their own, but that of their token.
+    """
+    if formula.reverse and index:
+        return torch.isfinite(error)
+    size = torch.ones(()) if formula.of_logits else value.abs().flatten(1).amax(1).reshape(-1, *[1] * (value.ndim - 1))
+    return error <= FAR * size
+
+
+def _added(formula: Formula, values: Sequence[Tensor], errors: Sequence[Tensor], value: Tensor, r: Rounding) -> Tensor:
+    """What inputs and intermediates with errors make of each number of the value, in its shape.
 
     Tokens do not depend on each other: one backward pass of as many copies of the tokens as a token has numbers, each
-    copy asked for one of them, gives all.
+    copy asked for one of them, gives all. Sensitivities are the largest of three: with everything as it is, and with
+    everything moved to either end of its error, since what is near 0 may be as large as its error.
     """
     tokens, numbers = value.shape[0], value[0].numel()
     padded = -(-tokens // _TOGETHER) * _TOGETHER
     at_once = max(1, min(numbers, _MOST // (padded * max(numbers, *(v[0].numel() for v in values)))))
-    tall = [torch.cat([v, v[:1].expand(padded - tokens, *v.shape[1:])]) for v in values]
-    leaves = [v.repeat(at_once, *[1] * (v.ndim - 1)).requires_grad_() for v in tall]
-    taken = _taken_apart(formula, leaves)
-    own: list[Tensor] = []
-    slopes: list[list[Tensor]] = [[] for _ in leaves]
+
+    def copies(each: Tensor) -> Tensor:
+        tall = torch.cat([each, each[:1].expand(padded - tokens, *each.shape[1:])])
+        return tall.repeat(at_once, *[1] * (each.ndim - 1))
+
+    inputs = [(copies(v), copies(e)) for v, e in zip(values, errors, strict=True)]
+    taken = _taken_apart(formula, tuple(tuple(v.shape) for v, _ in inputs))
+    found: list[Tensor] = []
     for first in range(0, numbers, at_once):
-        which = torch.arange(first, first + at_once).clamp(max=numbers - 1)
-        watch = _Watch(taken, r)
-        out: Tensor = watch.run(*leaves).flatten(1)
-        asked = out.gather(1, which.repeat_interleave(padded).unsqueeze(1)).sum()
-        sources = [*leaves, *(z for z, _ in watch.seen)]
-        if not asked.requires_grad:
-            bars: Sequence[Tensor | None] = [None] * len(sources)
-        else:
-            bars = torch.autograd.grad(asked, sources, allow_unused=True)
-
-        def by_token(each: Tensor) -> Tensor:
-            return each.reshape(at_once, padded, -1)[:, :tokens].transpose(0, 1)
-
-        added = torch.zeros(tokens, at_once, dtype=torch.float64)
-        for bar, (z, error) in zip(bars[len(leaves) :], watch.seen, strict=True):
-            if bar is not None:
-                _on_first_axis(z, leaves[0], formula)
-                added = added + by_token((bar.abs() * error).reshape(len(leaves[0]), -1).sum(1))[..., 0]
-        own.append(added)
-        for found, leaf, bar in zip(slopes, leaves, bars, strict=False):
-            found.append(by_token(torch.zeros_like(leaf) if bar is None else bar.abs()))
-    return torch.cat(own, 1)[:, :numbers], [torch.cat(found, 1)[:, :numbers] for found in slopes]
+        which = torch.arange(first, first + at_once).clamp(max=numbers - 1).repeat_interleave(padded)
+        ways = [_pass(formula, taken, inputs, which, sign, r) for sign in (0, 1, -1)]
+        total = torch.zeros(len(which), dtype=torch.float64)
+        for each in zip(*ways, strict=True):
+            slope, error = (functools.reduce(torch.maximum, parts) for parts in zip(*each, strict=True))
+            total = total + (slope * error).reshape(len(which), -1).sum(1)
+        found.append(total.reshape(at_once, padded)[:, :tokens])
+    return torch.cat(found)[:numbers].T.reshape(value.shape)
 
 
-def _on_first_axis(z: Tensor, leaf: Tensor, formula: Formula) -> None:
-    if not z.ndim or len(z) % len(leaf):
-        raise _at_fault(formula, f"an intermediate of shape {tuple(z.shape)} for {len(leaf)} tokens has lost them")
+def _pass(
+    formula: Formula, taken: GraphModule, inputs: Sequence[tuple[Tensor, Tensor]], which: Tensor, sign: int, r: Rounding
+) -> list[tuple[Tensor, Tensor]]:
+    """The absolute derivative of the numbers asked for by every input and intermediate, and the error of that, in its
+    shape; all of them moved by `sign` times their errors."""
+    leaves = [(v + sign * e).requires_grad_() for v, e in inputs]
+    watch = _Watch(taken, sign, r)
+    out: Tensor = watch.run(*leaves).flatten(1)
+    asked = out.gather(1, which.unsqueeze(1)).sum()
+    rounded = [(leaf, e + r.unit * leaf.detach().abs()) for leaf, (_, e) in zip(leaves, inputs, strict=True)]
+    sources = [*rounded, *watch.seen]
+    if not asked.requires_grad:
+        return [(torch.zeros_like(e), e) for _, e in sources]
+    bars: Any = torch.autograd.grad(asked, [z for z, _ in sources], allow_unused=True)
+    made: list[tuple[Tensor, Tensor]] = []
+    for bar, (z, error) in zip(bars, sources, strict=True):
+        if not z.ndim or len(z) % len(which):
+            raise _at_fault(formula, f"an intermediate of shape {tuple(z.shape)} for {len(which)} tokens has lost them")
+        slope = torch.zeros_like(error) if bar is None else bar.abs()
+        if sign:  # what is moved may leave the domain of what follows: nothing moved then decides
+            slope, error = slope.nan_to_num(nan=0.0, posinf=0.0), error.nan_to_num(nan=0.0, posinf=0.0)
+        made.append((slope, error))
+    return made
 
 
 def _at_fault(formula: Formula, reason: str) -> HarnessError:
@@ -226,47 +240,32 @@ def _at_fault(formula: Formula, reason: str) -> HarnessError:
     )
 
 
-def _taken_apart(formula: Formula, leaves: Sequence[Tensor]) -> GraphModule:
-    """The operations of the formula for inputs of these shapes; taken apart again where values decided otherwise."""
-    given = [leaf.detach() for leaf in leaves]
-    shapes = tuple(tuple(v.shape) for v in given)
-    try:
-        found = _graph(formula, shapes)
-        value = formula(*given)
-        if not torch.allclose(found(*given), value, rtol=1e-9, atol=1e-300, equal_nan=True):
-            found = _trace(formula, given)
-    except HarnessError:
-        raise
-    except Exception as error:
-        raise _at_fault(formula, f"{type(error).__name__}: {error}") from error
-    return found
-
-
 @functools.lru_cache(maxsize=64)
-def _graph(formula: Formula, shapes: tuple[tuple[int, ...], ...]) -> GraphModule:
-    noise = torch.Generator().manual_seed(0)
-    return _trace(formula, [torch.randn(s, generator=noise, dtype=torch.float64) for s in shapes])
-
-
-def _trace(formula: Formula, given: Sequence[Tensor]) -> GraphModule:
+def _taken_apart(formula: Formula, shapes: tuple[tuple[int, ...], ...]) -> GraphModule:
+    """The operations of the formula for inputs of these shapes."""
     from torch._decomp import get_decompositions  # as every compiler backend takes them
 
     composite = ["sigmoid_backward", "tanh_backward", "_softmax_backward_data", "_log_softmax_backward_data"]
     composite += ["mean", "silu", "silu_backward", "softplus", "softplus_backward", "logaddexp"]
     table: Any = get_decompositions([getattr(torch.ops.aten, name) for name in composite])
-    return make_fx(torch.func.functionalize(formula.__call__), decomposition_table=table)(*given)
+    noise = torch.Generator().manual_seed(0)
+    given = [torch.randn(shape, generator=noise, dtype=torch.float64) for shape in shapes]
+    try:
+        return make_fx(torch.func.functionalize(formula.__call__), decomposition_table=table)(*given)
+    except Exception as error:
+        raise _at_fault(formula, f"{type(error).__name__}: {error}") from error
 
 
 class _Watch(Interpreter):
-    """Runs the operations one by one with a graph, and keeps what each gave and what it may have been off by.
+    """Runs the operations one by one with a graph, moves what each gave by `sign` times its error, and keeps both.
 
     Attributes:
         seen: an intermediate, and the error of each of its numbers.
     """
 
-    def __init__(self, module: GraphModule, r: Rounding) -> None:
+    def __init__(self, module: GraphModule, sign: int, r: Rounding) -> None:
         super().__init__(module)
-        self.r = r
+        self.sign, self.r = sign, r
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -275,14 +274,26 @@ class _Watch(Interpreter):
         if name in ("detach", "alias", "lift_fresh"):
             return args[0]
         out = super().call_function(target, args, kwargs)
-        if name and name not in _EXACT and isinstance(out, Tensor) and out.requires_grad:
-            with torch.no_grad():
-                self.seen.append((out, _made(name, target, args, kwargs, out, self.r)))
-                self.seen.extend(_read(name, args, self.r))
-        elif name and isinstance(out, (tuple, list)) and name.find("linalg") >= 0:
-            with torch.no_grad():
-                self.seen.extend((each, _of_matrices(each, self.r)) for each in out if _moves(each))
-                self.seen.extend(_read(name, args, self.r))
+        matrices = bool(name) and "linalg" in name
+        if not name or name in _EXACT:
+            return out
+        if isinstance(out, Tensor):
+            return self._noted(name, args, out, lambda: _made(name, target, args, kwargs, out, self.r))
+        if matrices and isinstance(out, (tuple, list)):
+            made = [self._noted(name, args, each, functools.partial(_of_matrices, each, self.r)) for each in out]
+            return type(out)(made) if type(out) in (tuple, list) else made
+        return out
+
+    def _noted(self, name: str, args: Any, out: Any, error: Callable[[], Tensor]) -> Any:
+        """What came out, moved by its error where everything is."""
+        if not _moves(out):
+            return out
+        with torch.no_grad():
+            off = error()
+            self.seen.extend(_read(name, args, self.r))
+        if self.sign:
+            out = out + self.sign * torch.where(torch.isfinite(off), off, 0.0)
+        self.seen.append((out, off))
         return out
 
 

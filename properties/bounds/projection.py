@@ -5,23 +5,41 @@ from __future__ import annotations
 from torch import Tensor
 
 from mhc_ref import Dialect
+from mhc_ref.projection import streams_of_logits
 from properties.bounds import declared
-from properties.core.family import mix_of
+from properties.bounds.agreement import IN_FLOAT64, must_hold
+from properties.core.family import Mix, mix_of
 from properties.core.rounding import Approx, Projection, Rounding
 
 
 def projection(logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
     """h_res of logits [tokens, *s], s the shape that the mix of the dialect says."""
-    mix = mix_of(dialect)
+    mix = _trusted(logits, dialect)
     return mix.bound(logits, dialect, r) if mix.roundings is None else declared.projection(mix, logits, dialect, r)
 
 
 def projection_gradient(logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
     """The pullback of `projection`: d <cotangent, h_res> / d logits, shaped like the logits."""
-    mix = mix_of(dialect)
+    mix = _trusted(logits, dialect)
     if mix.roundings is not None:
         return declared.pulled(mix, "project", logits, cotangent, dialect, r)
     return mix.pullback(logits, cotangent, dialect, r)
+
+
+def _trusted(logits: Approx, dialect: Dialect) -> Mix:
+    """The mix of the dialect; of one from outside, both formulas have been compared at these sizes."""
+    mix, shape = mix_of(dialect), logits.value.shape
+
+    def value(z: Approx) -> Approx:
+        found = projection(z, dialect, IN_FLOAT64)
+        return Approx(found.value, found.error)
+
+    def pull(z: Approx, bar: Approx) -> Approx:
+        return projection_gradient(z, bar, dialect, IN_FLOAT64)
+
+    if mix.is_outside:
+        must_hold(mix, dialect, tuple(shape[1:]), streams_of_logits(shape, dialect), value, pull)
+    return mix
 
 
 def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:

@@ -8,14 +8,15 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.packing import residual_size
 from properties.bounds import declared
-from properties.core.family import dynamic_of, gate_of, norm_of
+from properties.bounds.agreement import IN_FLOAT64, must_hold
+from properties.core.family import Dynamic, Gate, Norm, dynamic_of, gate_of, norm_of
 from properties.core.rounding import INF, Approx, Rounding
 
 
 def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) -> tuple[Approx, Tensor]:
     """x^ [tokens, n, C] by the norm of the dialect, times the norm weight, and the relative error that its entries
     share."""
-    norm = norm_of(dialect)
+    norm = _trusted_norm(x, dialect)
     if norm.roundings is not None:
         return declared.normalised(norm, x, weight, dialect, r)
     return norm.bound(x, weight, dialect, r)
@@ -23,7 +24,7 @@ def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) 
 
 def norm_gradient(x: Approx, g: Approx, through: Tensor, shared: Tensor, dialect: Dialect, r: Rounding) -> Approx:
     """The pullback of `normalised` by the state, without the weight; see `properties.core.family.Norm.pullback`."""
-    norm = norm_of(dialect)
+    norm = _trusted_norm(x, dialect)
     if norm.roundings is not None:
         return declared.norm_gradient(norm, x, g, through, dialect, r)
     return norm.pullback(x, g, through, shared, dialect, r)
@@ -59,7 +60,7 @@ def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Appro
 
 def activated(products: Approx, dialect: Dialect, r: Rounding) -> Approx:
     """What the dialect makes of the products with phi."""
-    dynamic = dynamic_of(dialect)
+    dynamic = _trusted_dynamic(products, dialect)
     if dynamic.roundings is not None:
         return declared.value(dynamic, "activate", products, dialect, r)
     return dynamic.bound(products, dialect, r)
@@ -67,7 +68,7 @@ def activated(products: Approx, dialect: Dialect, r: Rounding) -> Approx:
 
 def activation_gradient(products: Approx, activated: Approx, g: Approx, dialect: Dialect, r: Rounding) -> Approx:
     """The pullback of `activated`."""
-    dynamic = dynamic_of(dialect)
+    dynamic = _trusted_dynamic(products, dialect)
     if dynamic.roundings is not None:
         return declared.pulled(dynamic, "activate", products, g, dialect, r)
     return dynamic.pullback(products, activated, g, dialect, r)
@@ -124,7 +125,7 @@ def gated(p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding) -
 
 def squashed(logits: Approx, kind: str, dialect: Dialect, r: Rounding) -> Approx:
     """The gates of the family `kind`, of logits [tokens, n]."""
-    gate = gate_of(kind)
+    gate = _trusted_gate(logits, kind, dialect)
     if gate.roundings is not None:
         return declared.value(gate, "gates", logits, dialect, r)
     return gate.bound(logits, dialect, r)
@@ -132,7 +133,50 @@ def squashed(logits: Approx, kind: str, dialect: Dialect, r: Rounding) -> Approx
 
 def squash_gradient(logits: Approx, cotangent: Approx, kind: str, dialect: Dialect, r: Rounding) -> Approx:
     """The pullback of `squashed`."""
-    gate = gate_of(kind)
+    gate = _trusted_gate(logits, kind, dialect)
     if gate.roundings is not None:
         return declared.pulled(gate, "gates", logits, cotangent, dialect, r)
     return gate.pullback(logits, cotangent, dialect, r)
+
+
+# Of a family from outside both formulas have been compared, at the sizes of the example, before its bounds are used.
+
+
+def _trusted_gate(logits: Approx, kind: str, dialect: Dialect) -> Gate:
+    def pull(z: Approx, bar: Approx) -> Approx:
+        return squash_gradient(z, bar, kind, dialect, IN_FLOAT64)
+
+    gate = gate_of(kind)
+    if gate.is_outside:
+        shape = tuple(logits.value.shape[1:])
+        must_hold(gate, dialect, shape, None, lambda z: squashed(z, kind, dialect, IN_FLOAT64), pull)
+    return gate
+
+
+def _trusted_dynamic(products: Approx, dialect: Dialect) -> Dynamic:
+    def value(p: Approx) -> Approx:
+        return activated(p, dialect, IN_FLOAT64)
+
+    def pull(p: Approx, bar: Approx) -> Approx:
+        return activation_gradient(p, value(p), bar, dialect, IN_FLOAT64)
+
+    dynamic = dynamic_of(dialect)
+    if dynamic.is_outside:
+        shape = tuple(products.value.shape[1:])
+        must_hold(dynamic, dialect, shape, None, value, pull)
+    return dynamic
+
+
+def _trusted_norm(x: Approx, dialect: Dialect) -> Norm:
+    def value(state: Approx) -> Approx:
+        found, shared = normalised(state, None, dialect, IN_FLOAT64)
+        return Approx(found.value, found.error + (shared * found.value.abs()).nan_to_num(nan=INF, posinf=INF))
+
+    def pull(state: Approx, bar: Approx) -> Approx:
+        shared = normalised(state, None, dialect, IN_FLOAT64)[1]
+        return norm_gradient(state, bar, bar.value.abs(), shared, dialect, IN_FLOAT64)
+
+    norm = norm_of(dialect)
+    if norm.is_outside:
+        must_hold(norm, dialect, tuple(x.value.shape[1:]), None, value, pull)
+    return norm

@@ -2,7 +2,8 @@
 
 Laws, bounds, strategies, diagnosis and explosions ask these questions, and know no family by its name. The answers for
 our own families are in `properties/families/NAME.py`, one object a slot called MIX, GATE, DYNAMIC, NORM, BEGIN or END;
-a family from outside is one such object, with formulas in torch and mpmath besides (`mhc_ref.registry.register`).
+a family from outside is one such object, with its formula in torch under the name that its slot has below, and in
+mpmath as `exact` (`mhc_ref.exact`), registered by `mhc_ref.registry.register`.
 
 Bounds speak of `Approx` and `Rounding` (`properties.core.rounding`): the value in float64, and the largest error that
 rounding explains. A family without a derived bound sets `roundings` and leaves the bounds alone; they are then made
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,15 +63,27 @@ class Family:
         """
         return {}
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether it comes from outside of this project."""
+        return (self.slot, self.name) not in registry.BUILT_IN
+
     def conflict(self, dialect: Dialect) -> str | None:
         """What in the dialect it cannot go with, in words."""
         return None
 
+    def _formula(self, method: str) -> Callable[..., Any]:
+        """The formula in torch of one of our own."""
+        formulas = registry.formulas(self.slot, self.name)
+        if formulas is self:
+            raise self._missing(f"its formula in torch, `{method}`")
+        return getattr(formulas, method)
+
     def _missing(self, what: str) -> HarnessError:
         """The family does not say something that is asked of it."""
         return HarnessError(
-            f"the {self.slot} family {self.name!r} says nothing about {what}: give it that method, or declare the "
-            "number of roundings of one output as its `roundings`"
+            f"the {self.slot} family {self.name!r} says nothing about {what}: give it that method; in place of bounds "
+            "it may declare the number of roundings of one output as its `roundings`"
         )
 
 
@@ -96,14 +109,7 @@ class Mix(Family):
 
     def project(self, logits: Tensor, dialect: Dialect) -> Tensor:
         """[..., *shape(n)] -> [..., n, n], in torch, in the dtype of the logits."""
-        return registry.formulas(self.slot, self.name).project(logits, dialect)
-
-    def exact(self, z: Sequence[Any], n: int, dialect: Dialect, real: Any) -> list[list[Any]]:
-        """The same in mpmath: the flat logits of one token -> M as nested lists.
-
-        `real` has exp, sqrt, tanh, sum, dot and softmax for numbers that may carry derivatives; + - * / work on them.
-        """
-        raise NotImplementedError
+        return self._formula("project")(logits, dialect)
 
     def guarantees(self, dialect: Dialect) -> Guarantees:
         """What is promised of M for this dialect."""
@@ -160,7 +166,7 @@ class Gate(Family):
 
     def gates(self, logits: Tensor, dialect: Dialect) -> Tensor:
         """[..., n] -> [..., n], in torch, in the dtype of the logits."""
-        return registry.formulas(self.slot, self.name).gates(logits, dialect)
+        return self._formula("gates")(logits, dialect)
 
     def at_zero(self, n: int, dialect: Dialect) -> float:
         """Every gate for logits of 0."""
@@ -187,7 +193,7 @@ class Dynamic(Family):
 
     def activate(self, products: Tensor, dialect: Dialect) -> Tensor:
         """[..., m] -> [..., m], in torch, in the dtype of the products."""
-        return registry.formulas(self.slot, self.name).activate(products, dialect)
+        return self._formula("activate")(products, dialect)
 
     def bound(self, products: Approx, dialect: Dialect, r: Rounding) -> Approx:
         """What is made of the products [tokens, m]."""
@@ -211,7 +217,7 @@ class Norm(Family):
 
     def normalise(self, x: Tensor, dialect: Dialect) -> Tensor:
         """[..., n, C] -> [..., n, C], before the norm weight, in torch, in the dtype of x."""
-        return registry.formulas(self.slot, self.name).normalise(x, dialect)
+        return self._formula("normalise")(x, dialect)
 
     def bound(self, x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) -> tuple[Approx, Tensor]:
         """The normalised state [tokens, n, C] times the norm weight [n*C], and the relative error that its entries

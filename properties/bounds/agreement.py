@@ -1,0 +1,116 @@
+"""Whether the two formulas of a family from outside are one function: torch's in float64, and mpmath's.
+
+Nobody can be judged by a family whose formulas disagree, so they are compared before its first bound is used: the value
+and a derivative along a random direction, at a few sampled inputs. What rounding explains is what the bounds of the
+family say; a disagreement beyond it is the family's fault, never an implementation's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mpmath import MPContext
+from torch import Tensor
+
+from mhc_ref import Dialect, registry
+from mhc_ref.exact.numbers import Reals, lift, split
+from properties.core.family import Family
+from properties.core.rounding import Approx, Rounding
+from properties.guards.faults import HarnessError
+
+SIZES = (0.0, 1.0, 4.0)
+"""The sizes of the sampled inputs, normal numbers each."""
+
+IN_FLOAT64 = Rounding.of(torch.float64)
+"""The arithmetic of the formula in torch."""
+
+BITS = 200
+"""The working precision of mpmath, in binary digits: more than three times that of a float64."""
+
+Bound = Callable[[Approx], Approx]
+Pull = Callable[[Approx, Approx], Approx]
+
+
+_faults: dict[Any, str] = {}
+
+
+def must_hold(
+    family: Family, dialect: Dialect, shape: tuple[int, ...], n: int | None, value: Bound, pull: Pull
+) -> None:
+    """Compare the formulas of a family, once for a dialect and a shape; those of our own are compared by tests.
+
+    Arguments:
+        shape: of the input of one token.
+        n: what its formula in mpmath is told of the number of streams; None where it is told nothing.
+        value, pull: its bound and that of its gradient, in float64.
+
+    Raises:
+        HarnessError: they disagree, or there is none in mpmath.
+    """
+    key = (family, dialect, shape, n)
+    if key not in _faults:
+        _faults[key] = ""  # while it is looked for, the bounds are used
+        _faults[key] = _disagreement(family, dialect, shape, n, value, pull)
+    if _faults[key]:
+        raise HarnessError(_faults[key])
+
+
+def _disagreement(
+    family: Family, dialect: Dialect, shape: tuple[int, ...], n: int | None, value: Bound, pull: Pull
+) -> str:
+    whose = f"the {family.slot} family {family.name!r}"
+    try:
+        formula = registry.oracle(family.slot, family.name).formula
+    except LookupError as error:
+        return str(error)
+    generator = torch.Generator().manual_seed(11)
+    inputs = torch.stack([size * torch.randn(shape, generator=generator, dtype=torch.float64) for size in SIZES])
+    along = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+    mp: Any = MPContext()
+    mp.prec = BITS
+    known = (dialect, Reals(mp)) if n is None else (n, dialect, Reals(mp))
+    nested = inputs.shape[1:] if family.slot in ("norm", "end") else (math.prod(shape),)
+    exact: list[Any] = []
+    for one, step in zip(inputs, along, strict=True):
+        given = [mp_of(mp, t.reshape(nested).tolist()) for t in (one, step)]
+        exact.append(split(formula(lift(*given), *known)))
+    bound = value(Approx.exact(inputs))
+    values = [numbers(one) for one, _ in exact]
+    if any(len(one) != bound.value[0].numel() for one in values):
+        return f"{whose} gives {len(values[0])} numbers in mpmath and {bound.value[0].numel()} in torch, at {shape}"
+    if words := _first_apart(whose, "value", inputs, bound, values):
+        return words
+    cotangent = torch.randn(bound.value.shape, generator=generator, dtype=torch.float64)
+    gradient = pull(Approx.exact(inputs), Approx.exact(cotangent))
+    slopes = [[mp.fdot(zip(numbers(d), mp_of(mp, c.flatten().tolist()), strict=True))]
+              for (_, d), c in zip(exact, cotangent, strict=True)]  # fmt: skip
+    by_hand = Approx(
+        (gradient.value * along).flatten(1).sum(1, keepdim=True),
+        ((gradient.error + 2**-50 * gradient.value.abs()) * along.abs()).flatten(1).sum(1, keepdim=True),
+    )
+    return _first_apart(whose, "derivative", inputs, by_hand, slopes)
+
+
+def _first_apart(whose: str, what: str, inputs: Tensor, got: Approx, exact: Sequence[Sequence[Any]]) -> str:
+    for one, value, error, wanted in zip(inputs, got.value, got.error, exact, strict=True):
+        for number, most, true in zip(value.flatten().tolist(), error.flatten().tolist(), wanted, strict=True):
+            if not abs(number - true) <= most:
+                return (
+                    f"the formulas of {whose} disagree: at the input {one.tolist()} a {what} is {number!r} in torch "
+                    f"and {float(true)!r} in mpmath, and rounding explains {most:.3g}. No implementation can be "
+                    "judged by it: one of the two formulas is wrong, or its bound is"
+                )
+    return ""
+
+
+def mp_of(mp: Any, given: Any) -> Any:
+    """Nested lists of floats as numbers of mpmath."""
+    return [mp_of(mp, one) for one in given] if isinstance(given, list) else mp.mpf(given)  # pyright: ignore[reportUnknownVariableType]
+
+
+def numbers(given: Any) -> list[Any]:
+    """All numbers of nested lists, in order."""
+    return [one for part in given for one in numbers(part)] if isinstance(given, list) else [given]  # pyright: ignore[reportUnknownVariableType]
