@@ -13,6 +13,7 @@ import mhc_ref
 from mhc_ref import PAPER, Dialect, registry
 from properties import bounds
 from properties.bounds import Approx, Rounding, declared
+from properties.bounds.stages import activated
 from properties.families import Dynamic, Gate, Guarantees, Mix, Norm
 from properties.guards.faults import HarnessError
 
@@ -272,7 +273,8 @@ def test_every_slot_is_held_to_its_declared_roundings(registered) -> None:
         assert ratio(getattr(got, name) * (1 + 1e-3), one) > 1
 
     bars = [torch.randn(part.shape, generator=generator) for part in got]
-    back = bounds.coefficients_gradient(Approx.exact(x), params, *map(Approx.exact, bars), dialect, F32)
+    pre, post, res = map(Approx.exact, bars)
+    back = bounds.coefficients_gradient(Approx.exact(x), params, pre, post, res, dialect, F32)
     found, true = (gradients(x.to(dtype), params, bars, dialect) for dtype in (torch.float32, torch.float64))
     for one, mine, wanted in zip(back, found, true, strict=True):
         assert torch.allclose(one.value.reshape(wanted.shape), wanted, rtol=1e-9, atol=1e-9)
@@ -318,7 +320,7 @@ def _use(dialect: Dialect, field: str) -> None:
     elif field == "pre":
         bounds.squashed(Approx.exact(torch.randn(2, 3, generator=generator)), dialect.pre, dialect, F32)
     elif field == "dynamic":
-        bounds.stages.activated(Approx.exact(torch.randn(2, 3, generator=generator)), dialect, F32)
+        activated(Approx.exact(torch.randn(2, 3, generator=generator)), dialect, F32)
     else:
         bounds.normalised(Approx.exact(torch.randn(2, 2, 3, generator=generator)), None, dialect, F32)
 

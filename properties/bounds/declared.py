@@ -65,7 +65,7 @@ _ABSOLUTE = {"sigmoid": 6, "tanh": 4}
 """Functions that some formulas of are accurate absolutely alone, in units."""
 
 _PRODUCTS = frozenset({"mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"})
-_SUMS = frozenset({"sum", "cumsum"})
+_SUMS = frozenset({"sum", "cumsum", "mean"})
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,9 @@ def _added(formula: Formula, values: Sequence[Tensor], errors: Sequence[Tensor],
         tall = torch.cat([each, each[:1].expand(padded - tokens, *each.shape[1:])])
         return tall.repeat(at_once, *[1] * (each.ndim - 1))
 
+    def by_token(each: Tensor) -> Tensor:
+        return each.unflatten(0, (padded * at_once, -1)).flatten(1).sum(1) if each.numel() else torch.zeros(())
+
     inputs = [(copies(v), copies(e)) for v, e in zip(values, errors, strict=True)]
     taken = _taken_apart(formula, tuple(tuple(v.shape) for v, _ in inputs))
     found: list[Tensor] = []
@@ -201,7 +204,7 @@ def _added(formula: Formula, values: Sequence[Tensor], errors: Sequence[Tensor],
         total = torch.zeros(len(which), dtype=torch.float64)
         for each in zip(*ways, strict=True):
             slope, error = (functools.reduce(torch.maximum, parts) for parts in zip(*each, strict=True))
-            total = total + (slope * error).reshape(len(which), -1).sum(1)
+            total = total + by_token(slope * error)
         found.append(total.reshape(at_once, padded)[:, :tokens])
     return torch.cat(found)[:numbers].T.reshape(value.shape)
 
@@ -246,7 +249,7 @@ def _taken_apart(formula: Formula, shapes: tuple[tuple[int, ...], ...]) -> Graph
     from torch._decomp import get_decompositions  # as every compiler backend takes them
 
     composite = ["sigmoid_backward", "tanh_backward", "_softmax_backward_data", "_log_softmax_backward_data"]
-    composite += ["mean", "silu", "silu_backward", "softplus", "softplus_backward", "logaddexp"]
+    composite += ["silu_backward", "softplus_backward"]
     table: Any = get_decompositions([getattr(torch.ops.aten, name) for name in composite])
     noise = torch.Generator().manual_seed(0)
     given = [torch.randn(shape, generator=noise, dtype=torch.float64) for shape in shapes]
@@ -309,7 +312,7 @@ def _made(name: str, target: Callable[..., Any], args: Any, kwargs: Any, out: Te
         if name in _PRODUCTS:
             return r.dot(args[-1].shape[-2 if args[-1].ndim > 1 else -1] + 2) * sizes + r.tiny
         terms = args[0].shape[args[1]] if name == "cumsum" else max(1, args[0].numel() // max(1, out.numel()))
-        return r.gamma(terms) * sizes + r.tiny
+        return r.gamma(terms + (name == "mean")) * sizes + r.tiny
     if name in ("_softmax", "_log_softmax"):  # as `properties.bounds.softmax`
         relative = u * (args[0].shape[args[1]] + 8 + 4 * args[0].abs().amax(args[1], keepdim=True))
         return relative * (out if name == "_softmax" else torch.ones_like(out)) + r.tiny
@@ -320,6 +323,8 @@ def _made(name: str, target: Callable[..., Any], args: Any, kwargs: Any, out: Te
         return _of_matrices(out, r)
     if name in _ABSOLUTE:
         return torch.full_like(out, _ABSOLUTE[name] * u)
+    if name == "silu":
+        return _ABSOLUTE["sigmoid"] * u * args[0].abs()
     return (1 if name in _ONCE else _UNITS) * u * out.abs() + r.tiny
 
 

@@ -64,7 +64,7 @@ def coefficients_gradient(
     ones = Approx.exact(torch.ones(tokens))
     bias = contracted("tm,t->m", g, ones, tokens, r)
     by_gate = times(g, p, r)
-    edges = (slice(0, n), slice(n, 2 * n), slice(2 * n, 2 * n + size))
+    edges = (slice(0, n), slice(n, 2 * n), slice(2 * n, 2 * n + size))[: len(params.alpha)]
     alphas = [
         contracted("tm,t->", Approx(by_gate.value[:, e], by_gate.error[:, e]), ones, tokens * (e.stop - e.start), r)
         for e in edges
@@ -103,7 +103,7 @@ def coefficients_gradient(
 
 
 def _by_stream(packed: Tensor, n: int) -> Tensor:
-    """pre | post | res row-major [tokens, 2n + n*n] as the outputs of each stream's own projection, [tokens, n, 2 +
-    n]."""
-    parts = packed[:, :n, None], packed[:, n : 2 * n, None], packed[:, 2 * n :].unflatten(-1, (n, n))
+    """pre | post | res row-major [tokens, 2n + R] as the outputs of each stream's own projection, [tokens, n, 2 +
+    R/n]."""
+    parts = packed[:, :n, None], packed[:, n : 2 * n, None], packed[:, 2 * n :].unflatten(-1, (n, packed.shape[-1] // n - 2))
     return torch.cat(parts, -1)

@@ -90,8 +90,9 @@ def gated_logits(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Ap
 
 def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
     """alpha, repeated for every logit that it gates, [2n + R] in float64."""
-    sizes = torch.tensor([n, n, residual_size(n, dialect)])
-    return params.alpha.detach().double().cpu().repeat_interleave(sizes)
+    alpha = params.alpha.detach().double().cpu()
+    sizes = torch.tensor([n, n, residual_size(n, dialect)])[: len(alpha)]  # no gate of res where it has no logits
+    return alpha.repeat_interleave(sizes)
 
 
 def gated(p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
