@@ -105,5 +105,5 @@ def coefficients_gradient(
 def _by_stream(packed: Tensor, n: int) -> Tensor:
     """pre | post | res row-major [tokens, 2n + R] as the outputs of each stream's own projection, [tokens, n, 2 +
     R/n]."""
-    parts = packed[:, :n, None], packed[:, n : 2 * n, None], packed[:, 2 * n :].unflatten(-1, (n, packed.shape[-1] // n - 2))
-    return torch.cat(parts, -1)
+    res = packed[:, 2 * n :].unflatten(-1, (n, packed.shape[-1] // n - 2))
+    return torch.cat([packed[:, :n, None], packed[:, n : 2 * n, None], res], -1)
