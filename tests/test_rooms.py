@@ -22,8 +22,6 @@ STILL_LONG = {
     "properties/diagnosis/explanation.py",
     "properties/diagnosis/inference.py",
     "properties/diagnosis/projection.py",
-    "properties/laws/execution.py",
-    "properties/laws/execution_shapes.py",
     "properties/laws/gradient_calls.py",
     "properties/laws/manifold.py",
     "properties/targets/arrays.py",

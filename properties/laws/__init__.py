@@ -16,6 +16,7 @@ MODULES = (
     "execution",
     "execution_floods",
     "execution_poison",
+    "execution_strides",
     "execution_shapes",
     "device",
     "device_memory",

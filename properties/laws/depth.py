@@ -13,12 +13,12 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from properties import bounds
 from properties.bounds import Approx
-from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation, parameter_dtype
 from properties.core.law import Schedule
 from properties.core.premises import several_streams, where
 from properties.core.trial import Seen, Trial, wide
-from properties.laws import about, errors
+from properties.laws import about, calls, errors
 from properties.laws.block import SIZES, destination, one_call, permutation_params
 from properties.laws.premises import exact_axis, free_matrix, gated, normalised
 from properties.strategies import (
@@ -209,15 +209,7 @@ def stacks_leave_their_input_alone(trial: Trial, case: Case) -> None:
 
     Whoever recomputes activations, or ties the input to something else, needs it unchanged.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        h, params = place(case.h).clone(), map_tensors(place((*case.params, *case.head)), torch.clone)
-        target.stack(h, params, map_tensors(case.branches, place))
-        return (h, *(part for one in params for part in one if part is not None))
-
-    given = (case.h, *(part for one in (*case.params, *case.head) for part in one if part is not None))
-    for one, before in zip(trial.observe("stack", run), given, strict=True):
-        trial.holds("the input or a parameter after the call", torch.equal(one, before), "changed", "as before")
+    calls.leaves_arguments_alone(trial, calls.stack(trial, case, case.h))
 
 
 @about.stack("depth.stacks-have-no-memory", "identity", quiet_stacks, schedule=Schedule(cost=4, by_streams=False))
@@ -226,26 +218,7 @@ def stacks_have_no_memory(trial: Trial, case: Case) -> None:
 
     Calls are independent; a buffer, or a coefficient, that survives one is a bug in the next.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        params, branches = place((*case.params, *case.head)), map_tensors(case.branches, place)
-        storage = place(case.h).clone()
-        first = target.stack(storage, params, branches).detach().clone()
-        storage.copy_(place(case.other))
-        second = target.stack(storage, params, branches).detach().clone()
-        fresh = target.stack(place(case.other).clone(), map_tensors(params, torch.clone), branches).detach().clone()
-        again = target.stack(place(case.h).clone(), params, branches).detach().clone()
-        return first, second, fresh, again
-
-    first, second, fresh, again = trial.observe("stack", run)
-    slack = 2 * quiet_error(trial, case, case.other)
-    trial.near("a stack on a new h in old storage", second, wide(fresh), slack)
-    trial.near("a stack on the first h again", again, wide(first), 2 * quiet_error(trial, case, case.h))
-
-
-def quiet_error(trial: Trial, case: Case, h: Tensor) -> Tensor:
-    """The bound of a stack of `quiet_stacks` on h."""
-    return errors.stack(trial, h, case.n, case.params, case.head, *(branch(h) for branch in case.branches))
+    calls.has_no_memory(trial, calls.stack(trial, case, case.h), calls.stack(trial, case, case.other))
 
 
 @about.expand("depth.expand-copies", "identity", lambda s: stacked_cases(s), schedule=Schedule(cost=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,13 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from properties.core.case import BranchSpec, Case, map_tensors
-from properties.core.implementation import Implementation
+from properties.core.case import BranchSpec, Case
 from properties.core.law import Schedule
-from properties.core.trial import Trial, wide
-from properties.laws import about
-from properties.laws.depth import arrangements, quiet_error, quiet_stacks
-from properties.laws.device import flooded
+from properties.core.trial import Trial
+from properties.laws import about, calls
+from properties.laws.calls import Way, by_token, flooded
+from properties.laws.depth import arrangements, quiet_stacks
 from properties.strategies import Setting, noise, seeds
 
 DISTINCT = 3
@@ -30,6 +28,12 @@ def crowded_stacks(draw: DrawFn, setting: Setting) -> Case:
     case = draw(quiet_stacks(setting))
     h = torch.tensor(noise(draw(seeds), min(DISTINCT, setting.max_tokens), case.h.shape[-1])).to(setting.dtype)
     return case.with_(h=h, count=min(draw(st.sampled_from(setting.flood[-1:])), setting.max_tokens))
+
+
+def with_views(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a stack with branches whose outputs are views."""
+    h, params, branches = given
+    return h, params, [partial(apart, branch) for branch in branches]
 
 
 def apart(branch: BranchSpec, u: Tensor) -> Tensor:
@@ -52,21 +56,8 @@ def stacks_take_any_batch(trial: Trial, case: Case) -> None:
     Tokens are independent, whatever their arrangement: [batch, length, C] is the ordinary case, and an expand or a sum
     over the second axis is right without a batch only.
     """
-    ways = [*arrangements(trial.implementation), (f"{case.count} tokens", partial(flooded, count=case.count))]
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        params, branches = place((*case.params, *case.head)), map_tensors(case.branches, place)
-        h = place(case.h)
-        found = [target.stack(given(h), params, branches) for given in (torch.clone, *(one for _, one in ways))]
-        if trial.implementation.strided:
-            found.append(target.stack(h, params, [partial(apart, branch) for branch in branches]))
-        return tuple(found)
-
-    plain, *others = trial.observe("stack", run)
-    slack: Tensor = 2 * quiet_error(trial, case, case.h)
-    trial.holds("the shape", plain.shape == case.h.shape, str(plain.shape), str(case.h.shape))
-    ways += [("tokens whose branches return views", torch.clone)] if trial.implementation.strided else []
-    for (what, given), got in zip(ways, others, strict=True):
-        expected = given(wide(plain))
-        trial.holds(f"the shape for {what}", got.shape == expected.shape, str(got.shape), str(expected.shape))
-        trial.near(f"a stack of {what}", got, expected, given(slack))
+    ways = [by_token(what, arrange) for what, arrange in arrangements(trial.implementation)]
+    ways.append(by_token(f"{case.count} tokens", partial(flooded, count=case.count)))
+    if trial.implementation.strided:
+        ways.append(Way("tokens whose branches return views", with_views))
+    calls.does_not_see(trial, calls.stack(trial, case, case.h), ways)

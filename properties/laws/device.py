@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from torch import Tensor
 
-from mhc_ref import Mappings
-from properties.bounds import Coefficients
-from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import OnDevice, batch_invariant, deterministic
-from properties.core.trial import Trial, same_bits, wide
-from properties.laws import about, errors
+from properties.core.trial import Trial, same_bits
+from properties.laws import about, calls
 from properties.laws.block import SIZES
-from properties.laws.coefficients import agree
-from properties.laws.execution import FIXED
+from properties.laws.calls import FIXED, Place, constant, flooded
 from properties.strategies import (
     Setting,
     block_cases,
@@ -33,8 +27,6 @@ from properties.strategies import (
     streams,
     width_among,
 )
-
-Place = Callable[[Any], Any]
 
 DISTINCT = (7, 13, 31)
 """Numbers of different tokens in a flood: primes, so that a repeated token meets every position in a tile."""
@@ -63,16 +55,6 @@ def summed_floods(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(params=case.params._replace(phi=phi, alpha=torch.ones_like(case.params.alpha)))
 
 
-def flooded(tokens: Tensor, count: int) -> Tensor:
-    """The tokens over and over on their device, `count` altogether."""
-    return tokens[torch.arange(count, device=tokens.device) % tokens.shape[0]]
-
-
-def constant(x: Tensor) -> BranchSpec:
-    """A branch that gives ones."""
-    return BranchSpec("constant", torch.ones(x.shape[-1], dtype=x.dtype))
-
-
 @about.block("device.every-token-of-a-flood-is-computed", "oracle", floods, schedule=Schedule(cost=7, by_streams=False))
 def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     """Every one of thousands of tokens (on a GPU up to 131101) passes the block as the reference has it.
@@ -80,16 +62,8 @@ def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     Grids end, indices wrap and tails are floored at sizes that small tests never reach: 1024 threads, 65535 blocks.
     """
     branch = constant(case.x)
-
-    def run(target: Implementation, place: Place) -> Any:
-        return target.block(flooded(place(case.x), case.count), place(case.params), map_tensors(branch, place))
-
-    out: Tensor = trial.observe("block", run)
-    shape = (case.count, *case.x.shape[1:])
-    trial.contract("the shape of the block", tuple(out.shape) == shape, str(tuple(out.shape)), str(shape))
-    y = branch(case.x[..., 0, :])
-    exact, bound = trial.truth.block(case.x, case.params, y)[1], errors.block(trial, case.x, case.params, y)
-    trial.within("the block", out, flooded(exact, case.count), flooded(bound, case.count))
+    exact = trial.truth.block(case.x, case.params, branch(case.x[..., 0, :]))[1]
+    calls.is_computed_in_a_flood(trial, calls.block(trial, case.x, case.params, branch), (exact,), case.count)
 
 
 @about.block(
@@ -162,17 +136,7 @@ def mappings_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
 
     Both are roundings of the same exact mappings; nobody promises the same bits.
     """
-
-    def run(target: Implementation, place: Place) -> Any:
-        here, there = (target.mappings(*map(put, (case.x, case.params))) for put in (place, _copied))
-        return tuple(
-            tuple(torch.empty(0) if part is None else part.detach() for part in found)  # pyright: ignore[reportUnnecessaryComparison]  # what is not emitted
-            for found in (here, there)
-        )
-
-    here, there = (Mappings(*found) for found in trial.observe("mappings", run))
-    slack: Coefficients = errors.mappings(trial, case.x, case.params)
-    agree(trial, "here and on the CPU", here, there, slack, double=True)
+    calls.is_the_same_on_the_cpu(trial, calls.mappings(trial, case.x, case.params))
 
 
 @about.block(
@@ -186,19 +150,4 @@ def blocks_agree_with_those_of_the_cpu(trial: Trial, case: Case) -> None:
 
     As for mappings.
     """
-
-    def run(target: Implementation, place: Place) -> Any:
-        arguments = (case.x, case.params, case.branch)
-        return tuple(target.block(*map(put, arguments)).detach() for put in (partial(_placed, place), _copied))
-
-    here, there = trial.observe("block", run)
-    slack = 2 * errors.block(trial, case.x, case.params, case.branch(case.x[..., 0, :]))
-    trial.near("a block here and on the CPU", here, wide(there), slack)
-
-
-def _placed(place: Place, value: Any) -> Any:
-    return map_tensors(value, place)
-
-
-def _copied(value: Any) -> Any:
-    return map_tensors(value, torch.clone)
+    calls.is_the_same_on_the_cpu(trial, calls.block(trial, case.x, case.params, case.branch))

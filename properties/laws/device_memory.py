@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, OnDevice, strided, where
 from properties.core.trial import Trial, wide
-from properties.laws import about, errors
-from properties.laws.device import Place, constant, flooded
+from properties.laws import about, calls, errors
+from properties.laws.calls import Place, Way, constant, flooded
 from properties.laws.premises import depends_on_logits
 from properties.strategies import (
     MODERATE,
@@ -58,26 +59,22 @@ def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
     apply; a vectorised load from an address that is no multiple of 16 bytes faults, or reads the neighbours.
     """
     x: Tensor = case.x
-    branch, axes = constant(x), on_two_axes(x.shape[0])
+    axes = on_two_axes(x.shape[0])
 
-    def run(target: Implementation, place: Place) -> Any:
-        params, one, plain = place(case.params), map_tensors(branch, place), place(x)
-        four, five = plain.reshape(*axes, *x.shape[1:]), plain.reshape(1, *axes, *x.shape[1:])
+    def unaligned(plain: Tensor) -> Tensor:
         storage = plain.new_full((case.offset + plain.numel(),), 7.0)
-        unaligned = storage[case.offset :].view(plain.shape)
-        unaligned.copy_(plain)
-        arranged = (
-            plain.clone(),
-            four.contiguous(memory_format=torch.channels_last),
-            five.contiguous(memory_format=torch.channels_last_3d),
-            unaligned,
-        )
-        return tuple(target.block(one_of, params, one).reshape(plain.shape) for one_of in arranged)
+        return storage[case.offset :].view(plain.shape).copy_(plain)
 
-    plain, *others = trial.observe("block", run)
-    slack = 2 * errors.block(trial, x, case.params, branch(x[..., 0, :]))
-    for name, got in zip(("channels_last", "channels_last_3d", "an unaligned storage"), others, strict=True):
-        trial.near(f"a block on {name}", got, wide(plain), slack)
+    def way(what: str, arrange: Callable[[Tensor], Tensor]) -> Way:
+        return Way(what, lambda given: (arrange(given[0]), *given[1:]), read=lambda one: one.reshape(x.shape))
+
+    four, five = (*axes, *x.shape[1:]), (1, *axes, *x.shape[1:])
+    ways = (
+        way("channels_last", lambda one: one.reshape(four).contiguous(memory_format=torch.channels_last)),
+        way("channels_last_3d", lambda one: one.reshape(five).contiguous(memory_format=torch.channels_last_3d)),
+        way("an unaligned storage", unaligned),
+    )
+    calls.does_not_see(trial, calls.block(trial, x, case.params, constant(x)), ways)
 
 
 @st.composite
@@ -104,20 +101,8 @@ def every_output_is_written(trial: Trial, case: Case) -> None:
     An element that no thread writes, or a scratch buffer that is read before it is written, holds what was there: the
     right answer of the previous call, in a test that calls twice.
     """
-    x: Tensor = case.x
-    branch = constant(x)
-
-    def run(target: Implementation, place: Place) -> Any:
-        state, params, one = place(x), place(case.params), map_tensors(branch, place)
-        plain = target.block(state, params, one).detach().clone()
-        kept = [state.nbytes, params.phi.nbytes, 4 * x.shape[0] * x.shape[-2] ** 2, plain.nbytes]
-        with trial.here.poisoned(plain.device, kept):
-            poisoned = target.block(state, params, one).detach().clone()
-        return plain, poisoned
-
-    plain, poisoned = trial.observe("block", run)
-    slack = 2 * errors.block(trial, x, case.params, branch(x[..., 0, :]))
-    trial.near("a block in poisoned memory", poisoned, wide(plain), slack)
+    call = calls.block(trial, case.x, case.params, constant(case.x))
+    calls.is_written_throughout(trial, call, case.params.phi.nbytes, 4 * case.x.shape[0] * case.x.shape[-2] ** 2)
 
 
 @about.project(
@@ -133,16 +118,7 @@ def every_entry_is_written(trial: Trial, case: Case) -> None:
 
     As for blocks.
     """
-
-    def run(target: Implementation, place: Place) -> Any:
-        logits = place(case.logits)
-        plain = target.project(logits).detach().clone()
-        with trial.here.poisoned(plain.device, [logits.nbytes, plain.nbytes]):
-            poisoned = target.project(logits).detach().clone()
-        return plain, poisoned
-
-    plain, poisoned = trial.observe("project", run)
-    trial.near("h_res in poisoned memory", poisoned, wide(plain), 2 * errors.projected(trial, case.logits))
+    calls.is_written_throughout(trial, calls.projection(trial, case.logits))
 
 
 @st.composite

@@ -17,9 +17,8 @@ from properties.core.premises import HERE, OnDevice, autocast_safe, compilable, 
 from properties.core.trial import Trial, wide
 from properties.laws import about, errors
 from properties.laws.block import SIZES
+from properties.laws.calls import FIXED, Place
 from properties.laws.coefficients import agree
-from properties.laws.device import Place
-from properties.laws.execution import FIXED
 from properties.strategies import (
     Setting,
     block_cases,

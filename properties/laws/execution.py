@@ -1,11 +1,12 @@
 """Execution: calls are pure, alike and forgetful, and autograd's modes do not matter.
 
-What storage and shape must not change is in `execution_shapes`, what a poisoned input must show in `execution_poison`.
+What shapes must not change is in `execution_shapes`, what a poisoned input must show in `execution_poison`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,17 +15,15 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mhc_ref import Mappings, Params
-from properties.bounds import Approx
+from mhc_ref import Params
 from properties.core.case import Case, map_tensors
-from properties.core.implementation import Implementation, offers
+from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import deterministic, differentiable, where
-from properties.core.trial import Trial, same_bits, wide
+from properties.core.trial import Trial, wide
 from properties.core.truth import present
-from properties.laws import about, errors
+from properties.laws import about, calls, errors
 from properties.laws.block import SIZES
-from properties.laws.coefficients import agree
 from properties.laws.gradient_block import block_gradient
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import matrix_cases
@@ -41,12 +40,6 @@ from properties.strategies import (
     streams,
 )
 
-COUNTS = (1, 2, 3, 5, 7, 31, 65, 130)
-"""Numbers of tokens around the sizes of tiles, none a multiple of one."""
-
-FIXED = ("zero", "constant")
-"""Branches whose output does not depend on roundings of their input."""
-
 # -- purity ------------------------------------------------------------------------------------------------------------
 
 
@@ -58,14 +51,7 @@ def projection_leaves_its_input_alone(trial: Trial, case: Case) -> None:
 
     A kernel that works in place corrupts a bias that is used again in the next step.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        logits = place(case.logits).clone()
-        target.project(logits)
-        return logits
-
-    after = trial.observe("project", run)
-    trial.holds("logits after the call", torch.equal(after, case.logits), "changed", "as before")
+    calls.leaves_arguments_alone(trial, calls.projection(trial, case.logits))
 
 
 @about.mappings("execution.mappings-leave-their-input-alone", "contract", lambda s: coefficient_cases(s, most=2))
@@ -74,15 +60,7 @@ def mappings_leave_their_input_alone(trial: Trial, case: Case) -> None:
 
     The same parameters serve every step, and the state is still needed for the residual path.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        x, params = place(case.x).clone(), map_tensors(place(case.params), torch.clone)
-        target.mappings(x, params)
-        return (x, *present(params))
-
-    after = trial.observe("mappings", run)
-    for name, one, before in zip(("x", *Params._fields), after, (case.x, *present(case.params)), strict=False):
-        trial.holds(f"{name} after the call", torch.equal(one, before), "changed", "as before")
+    calls.leaves_arguments_alone(trial, calls.mappings(trial, case.x, case.params))
 
 
 @about.block("execution.blocks-leave-their-input-alone", "contract", lambda s: block_cases(s, most=2, scales=SIZES))
@@ -91,30 +69,7 @@ def blocks_leave_their_input_alone(trial: Trial, case: Case) -> None:
 
     Whoever recomputes activations, or reads the state before the block, needs it unchanged.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        x, params = place(case.x).clone(), map_tensors(place(case.params), torch.clone)
-        target.block(x, params, map_tensors(case.branch, place))
-        return (x, *present(params))
-
-    after = trial.observe("block", run)
-    for name, one, before in zip(("x", *Params._fields), after, (case.x, *present(case.params)), strict=False):
-        trial.holds(f"{name} after the call", torch.equal(one, before), "changed", "as before")
-
-
-def mixtures(trial: Trial, case: Case) -> list[tuple[str, tuple[Tensor, ...]]]:
-    """The calls that mix a case of `matrix_cases`: post, and pre where it is offered."""
-    calls: list[tuple[str, tuple[Tensor, ...]]] = [("post", (case.x, case.y, case.h_post, case.h_res))]
-    if "pre" in offers(trial.implementation):
-        calls.append(("pre", (case.x, case.h_post)))
-    return calls
-
-
-def mixture_bound(trial: Trial, case: Case, method: str) -> Approx:
-    """What `post` or `pre` of a case of `matrix_cases` must give, with its bound."""
-    if method == "pre":
-        return errors.pre(trial, case.x, case.h_post)
-    return errors.post(trial, case.x, case.h_res, case.y, case.h_post)
+    calls.leaves_arguments_alone(trial, calls.block(trial, case.x, case.params, case.branch))
 
 
 @about.post("execution.pre-and-post-leave-their-inputs-alone", "contract", matrix_cases, schedule=Schedule(cost=2))
@@ -123,21 +78,8 @@ def pre_and_post_leave_their_inputs_alone(trial: Trial, case: Case) -> None:
 
     The state is read by both, and the mappings are kept for the backward pass.
     """
-    for method, given in mixtures(trial, case):
-
-        def run(
-            target: Implementation,
-            place: Callable[[Any], Any],
-            method: str = method,
-            given: tuple[Tensor, ...] = given,
-        ) -> Any:
-            placed = tuple(place(one).clone() for one in given)
-            getattr(target, method)(*placed)
-            return placed
-
-        names = ("the state", "the branch output", "h_post", "h_res") if method == "post" else ("the state", "h_pre")
-        for name, after, before in zip(names, trial.observe(method, run), given, strict=True):
-            trial.holds(f"{name} after {method}", torch.equal(after, before), "changed", "as before")
+    for call in calls.mixtures(trial, case):
+        calls.leaves_arguments_alone(trial, call)
 
 
 # -- determinism and memory ------------------------------------------------------------------------------------------
@@ -154,13 +96,7 @@ def projection_is_deterministic(trial: Trial, case: Case) -> None:
 
     Declared by `deterministic`; races and atomic sums break it.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        logits = place(case.logits)
-        return tuple(target.project(logits).detach().clone() for _ in range(3))
-
-    first, *others = trial.observe("project", run)
-    trial.holds("the same call again", all(same_bits(first, other) for other in others), "other bits", "the same bits")
+    calls.repeats_bits(trial, calls.projection(trial, case.logits))
 
 
 @about.block(
@@ -171,13 +107,7 @@ def blocks_are_deterministic(trial: Trial, case: Case) -> None:
 
     Declared by `deterministic`.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        x, params, branch = place(case.x), place(case.params), map_tensors(case.branch, place)
-        return tuple(target.block(x, params, branch).detach().clone() for _ in range(3))
-
-    first, *others = trial.observe("block", run)
-    trial.holds("the same call again", all(same_bits(first, other) for other in others), "other bits", "the same bits")
+    calls.repeats_bits(trial, calls.block(trial, case.x, case.params, case.branch))
 
 
 @st.composite
@@ -197,19 +127,8 @@ def projection_has_no_memory(trial: Trial, case: Case) -> None:
 
     A result cached by address or shape, or a state kept between calls, shows here.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        storage = place(case.logits).clone()
-        first = target.project(storage).detach().clone()
-        storage.copy_(place(case.other))
-        second = target.project(storage).detach().clone()
-        fresh = target.project(place(case.other).clone()).detach().clone()
-        again = target.project(place(case.logits).clone()).detach().clone()
-        return first, second, fresh, again
-
-    first, second, fresh, again = trial.observe("project", run)
-    trial.near("h_res of new logits in old storage", second, wide(fresh), 2 * errors.projected(trial, case.other))
-    trial.near("h_res of the first logits again", again, wide(first), 2 * errors.projected(trial, case.logits))
+    call, other = calls.projection(trial, case.logits), calls.projection(trial, case.other)
+    (second,) = calls.has_no_memory(trial, call, other)
     expected = trial.truth.project(case.other)
     trial.within("h_res of new logits in old storage", second, expected, errors.projected(trial, case.other))
 
@@ -229,7 +148,13 @@ def another(draw: DrawFn, case: Case) -> Case:
 @st.composite
 def two_states(draw: DrawFn, setting: Setting) -> Case:
     """Two states of the same shape, each with parameters, for a block with a constant branch."""
-    return draw(another(draw(block_cases(setting, most=2, scales=SIZES, kinds=FIXED))))
+    return draw(another(draw(block_cases(setting, most=2, scales=SIZES, kinds=calls.FIXED))))
+
+
+def two_blocks(trial: Trial, case: Case) -> tuple[calls.Call, calls.Call]:
+    """The blocks of both states."""
+    first = calls.block(trial, case.x, case.params, case.branch)
+    return first, calls.block(trial, case.other, case.other_params, case.branch)
 
 
 @about.block("execution.blocks-have-no-memory", "identity", two_states, blind=about.ALIKE)
@@ -239,25 +164,7 @@ def blocks_have_no_memory(trial: Trial, case: Case) -> None:
     Calls are independent; a buffer that survives one is a bug in the next, and weights that were folded or cast once
     and kept by address go stale at the first step of an optimiser.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        params, branch = map_tensors(place(case.params), torch.clone), map_tensors(case.branch, place)
-        storage = place(case.x).clone()
-        first = target.block(storage, params, branch).detach().clone()
-        storage.copy_(place(case.other))
-        for old, new in zip(present(params), present(case.other_params), strict=True):
-            old.copy_(place(new))
-        second = target.block(storage, params, branch).detach().clone()
-        others = map_tensors(place(case.other_params), torch.clone)
-        fresh = target.block(place(case.other).clone(), others, branch).detach().clone()
-        again = target.block(place(case.x).clone(), place(case.params), branch).detach().clone()
-        return first, second, fresh, again
-
-    first, second, fresh, again = trial.observe("block", run)
-    y, z = case.branch(case.x[..., 0, :]), case.branch(case.other[..., 0, :])
-    slack = 2 * errors.block(trial, case.other, case.other_params, z)
-    trial.near("a block on new values in old storage", second, wide(fresh), slack)
-    trial.near("a block on the first values again", again, wide(first), 2 * errors.block(trial, case.x, case.params, y))
+    calls.has_no_memory(trial, *two_blocks(trial, case))
 
 
 @about.mappings(
@@ -273,34 +180,8 @@ def mappings_have_no_memory(trial: Trial, case: Case) -> None:
     Weights that were folded or cast once and kept by address go stale at the first step of an optimiser; what was
     returned is not changed by the next call; and the same call has the same bits where that is declared.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        emitted = [k for k, name in enumerate(Mappings._fields) if name in target.emits]
-
-        def kept(found: Any) -> tuple[Tensor, ...]:
-            return tuple(found[k].detach().clone() for k in emitted)
-
-        x, params = place(case.x).clone(), map_tensors(place(case.params), torch.clone)
-        returned = target.mappings(x, params)
-        first, twice = kept(returned), kept(target.mappings(x, params))
-        x.copy_(place(case.other))
-        for storage, value in zip(present(params), present(case.other_params), strict=True):
-            storage.copy_(place(value))
-        second = kept(target.mappings(x, params))
-        fresh = kept(target.mappings(place(case.other).clone(), map_tensors(place(case.other_params), torch.clone)))
-        again = kept(target.mappings(place(case.x).clone(), map_tensors(place(case.params), torch.clone)))
-        return first, twice, kept(returned), second, fresh, again
-
-    first, twice, later, second, fresh, again = trial.observe("mappings", run)
-    names = [name for name in Mappings._fields if name in trial.implementation.emits]
-    one = errors.mappings(trial, case.x, case.params).parts()
-    two = errors.mappings(trial, case.other, case.other_params).parts()
-    for k, name in enumerate(names):
-        if trial.implementation.deterministic:
-            trial.holds(f"h_{name} of the same call", same_bits(first[k], twice[k]), "other bits", "the same bits")
-        trial.holds(f"h_{name} after further calls", same_bits(first[k], later[k]), "changed", "as returned")
-        trial.near(f"h_{name} of new values in old storage", second[k], wide(fresh[k]), 2 * two[name].error)
-        trial.near(f"h_{name} of the first values again", again[k], wide(first[k]), 2 * one[name].error)
+    call = calls.mappings(trial, case.x, case.params)
+    calls.has_no_memory(trial, call, calls.mappings(trial, case.other, case.other_params), outputs=True)
 
 
 @about.post("execution.pre-and-post-have-no-memory", "identity", matrix_cases, schedule=Schedule(cost=2))
@@ -310,31 +191,10 @@ def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
     As for blocks, for implementations that offer the parts alone. The same call twice has the same bits where that is
     declared.
     """
-    for method, given in mixtures(trial, case):
-
-        def run(
-            target: Implementation,
-            place: Callable[[Any], Any],
-            method: str = method,
-            given: tuple[Tensor, ...] = given,
-        ) -> Any:
-            storage = tuple(place(one).clone() for one in given)
-            returned = getattr(target, method)(*storage)
-            first = returned.detach().clone()
-            twice = getattr(target, method)(*storage).detach().clone()
-            for one in storage[:-1]:  # h_res, which may have to be the identity, stays
-                one.mul_(-0.5)
-            second = getattr(target, method)(*storage).detach().clone()
-            fresh = getattr(target, method)(*(one.clone() for one in storage)).detach().clone()
-            return first, returned.detach().clone(), twice, second, fresh
-
-        first, later, twice, second, fresh = trial.observe(method, run)
-        trial.holds(f"the first output of {method} later on", same_bits(first, later), "changed", "as returned")
-        if trial.implementation.deterministic:
-            trial.holds(f"the same {method} again", same_bits(first, twice), "other bits", "the same bits")
-        # No product has grown, so the bound of the first values covers these.
-        slack = 2 * mixture_bound(trial, case, method).error
-        trial.near(f"{method} of new values in old storage", second, wide(fresh), slack)
+    for call in calls.mixtures(trial, case):
+        # h_res, which may have to be the identity, stays; products shrink, so the first bound covers these values.
+        halved = tuple(-0.5 * one for one in call.given[:-1])
+        calls.has_no_memory(trial, call, replace(call, given=(*halved, call.given[-1])), outputs=True)
 
 
 @about.block("execution.outputs-outlive-the-next-call", "contract", two_states, blind=about.ALIKE)
@@ -343,16 +203,7 @@ def outputs_outlive_the_next_call(trial: Trial, case: Case) -> None:
 
     An output buffer that is used again is still being read by whoever got it first.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        params, branch = place(case.params), map_tensors(case.branch, place)
-        first = target.block(place(case.x).clone(), params, branch)
-        copy = first.detach().clone()
-        target.block(place(case.other).clone(), params, branch)
-        return first.detach().clone(), copy
-
-    after, before = trial.observe("block", run)
-    trial.holds("the first output after a second call", same_bits(after, before), "changed", "as returned")
+    calls.outlives_the_next_call(trial, *two_blocks(trial, case))
 
 
 @about.project("execution.projections-outlive-the-next-call", "contract", two_projections, blind=about.ALIKE)
@@ -361,15 +212,8 @@ def projections_outlive_the_next_call(trial: Trial, case: Case) -> None:
 
     As for blocks.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        first = target.project(place(case.logits).clone())
-        copy = first.detach().clone()
-        target.project(place(case.other).clone())
-        return first.detach().clone(), copy
-
-    after, before = trial.observe("project", run)
-    trial.holds("the first h_res after a second call", same_bits(after, before), "changed", "as returned")
+    call, other = (calls.projection(trial, one) for one in (case.logits, case.other))
+    calls.outlives_the_next_call(trial, call, other)
 
 
 # -- autograd modes --------------------------------------------------------------------------------------------------
@@ -388,24 +232,7 @@ def gradient_mode_does_not_matter(trial: Trial, case: Case) -> None:
     A fused path that is taken without gradients only must compute the same (TileKernels #22 dropped the norm weight
     there).
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        x, params = place(case.x), place(case.params)
-        leaves = map_tensors(params, lambda t: t.clone().requires_grad_())
-        recorded = target.mappings(x.clone().requires_grad_(), leaves)
-        with torch.no_grad():
-            quiet = target.mappings(x, params)
-        with torch.inference_mode():
-            fast = target.mappings(x.clone(), params)
-        return tuple(
-            tuple(torch.empty(0) if part is None else part.detach().clone() for part in found)  # pyright: ignore[reportUnnecessaryComparison]  # what is not emitted
-            for found in (recorded, quiet, fast)
-        )
-
-    recorded, quiet, fast = (Mappings(*found) for found in trial.observe("mappings", run))
-    slack = errors.mappings(trial, case.x, case.params)
-    agree(trial, "under no_grad", quiet, recorded, slack, double=True)
-    agree(trial, "in inference mode", fast, recorded, slack, double=True)
+    calls.does_not_see_autograd(trial, calls.mappings(trial, case.x, case.params))
 
 
 @about.project(
@@ -422,26 +249,13 @@ def gradient_mode_does_not_change_h_res(trial: Trial, case: Case) -> None:
 
     As for mappings: two paths through one function.
     """
-
-    def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-        logits = place(case.logits)
-        recorded = target.project(logits.clone().requires_grad_())
-        with torch.no_grad():
-            quiet = target.project(logits)
-        with torch.inference_mode():
-            fast = target.project(logits.clone()).clone()
-        return recorded, quiet, fast
-
-    recorded, quiet, fast = trial.observe("project", run)
-    slack = 2 * errors.projected(trial, case.logits)
-    trial.near("h_res under no_grad", quiet, wide(recorded), slack)
-    trial.near("h_res in inference mode", fast, wide(recorded), slack)
+    calls.does_not_see_autograd(trial, calls.projection(trial, case.logits))
 
 
 @about.block(
     "execution.recomputation-does-not-matter",
     "identity",
-    lambda s: block_cases(s, most=2, scales=SIZES, kinds=FIXED),
+    lambda s: block_cases(s, most=2, scales=SIZES, kinds=calls.FIXED),
     differentiable,
     blind=about.ALIKE,
     schedule=Schedule(cost=1.5),

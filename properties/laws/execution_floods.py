@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from torch import Tensor
 
-from mhc_ref import Mappings
 from properties.core.case import Case
-from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import where
 from properties.core.trial import Trial
-from properties.laws import about, errors
-from properties.laws.device import DISTINCT, flooded, floods
-from properties.laws.execution import mixture_bound, mixtures
+from properties.laws import about, calls
+from properties.laws.device import DISTINCT, floods
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits
 from properties.strategies import Setting, noise, seeds, streams, width_among
-
-Place = Callable[[Any], Any]
 
 
 @st.composite
@@ -51,15 +43,8 @@ def every_matrix_of_a_flood_is_projected(trial: Trial, case: Case) -> None:
 
     As for blocks (`device.every-token-of-a-flood-is-computed`).
     """
-
-    def run(target: Implementation, place: Place) -> Any:
-        return target.project(flooded(place(case.logits), case.count))
-
-    out: Tensor = trial.observe("project", run)
-    exact, error = trial.truth.project(case.logits), errors.projected(trial, case.logits)
-    shape = (case.count, *exact.shape[1:])
-    trial.contract("the shape of h_res", tuple(out.shape) == shape, str(tuple(out.shape)), str(shape))
-    trial.within("h_res", out, flooded(exact, case.count), flooded(error, case.count))
+    exact = trial.truth.project(case.logits)
+    calls.is_computed_in_a_flood(trial, calls.projection(trial, case.logits), (exact,), case.count)
 
 
 @about.mappings(
@@ -74,20 +59,8 @@ def every_token_of_a_flood_has_its_mappings(trial: Trial, case: Case) -> None:
 
     As for blocks (`device.every-token-of-a-flood-is-computed`).
     """
-    emitted = [k for k, name in enumerate(Mappings._fields) if name in trial.implementation.emits]
-
-    def run(target: Implementation, place: Place) -> Any:
-        found = target.mappings(flooded(place(case.x), case.count), place(case.params))
-        return tuple(found[k] for k in emitted)
-
-    found = trial.observe("mappings", run)
-    exact, bound = trial.truth.mappings(case.x, case.params), errors.mappings(trial, case.x, case.params)
-    for k, got in zip(emitted, found, strict=True):
-        name = Mappings._fields[k]
-        error = bound.parts()[name].error
-        shape = (case.count, *error.shape[1:])
-        trial.contract(f"the shape of h_{name}", tuple(got.shape) == shape, str(tuple(got.shape)), str(shape))
-        trial.within(f"h_{name}", got, flooded(exact[k], case.count), flooded(error, case.count))
+    call, exact = calls.mappings(trial, case.x, case.params), trial.truth.mappings(case.x, case.params)
+    calls.is_computed_in_a_flood(trial, call, [exact[k] for k in call.parts], case.count)
 
 
 @st.composite
@@ -115,13 +88,6 @@ def every_token_of_a_flood_is_read_and_mixed(trial: Trial, case: Case) -> None:
 
     As for blocks (`device.every-token-of-a-flood-is-computed`).
     """
-    for method, given in mixtures(trial, case):
-
-        def run(target: Implementation, place: Place, method: str = method, given: tuple[Tensor, ...] = given) -> Any:
-            return getattr(target, method)(*(flooded(place(one), case.count) for one in given))
-
-        out: Tensor = trial.observe(method, run)
-        exact, bound = getattr(trial.truth, method)(*given), mixture_bound(trial, case, method).error
-        shape = (case.count, *exact.shape[1:])
-        trial.contract(f"the shape of {method}", tuple(out.shape) == shape, str(tuple(out.shape)), str(shape))
-        trial.within(method, out, flooded(exact, case.count), flooded(bound, case.count))
+    for call in calls.mixtures(trial, case):
+        exact = getattr(trial.truth, call.method)(*call.given)
+        calls.is_computed_in_a_flood(trial, call, (exact,), case.count)

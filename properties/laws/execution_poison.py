@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+from torch import Tensor
 
 from mhc_ref import Mappings
 from properties import bounds
 from properties.bounds import Approx
-from properties.core.case import BranchSpec, Case
+from properties.core.case import Case
 from properties.core.law import Schedule
 from properties.core.premises import several_streams, where
 from properties.core.trial import Trial, wide
-from properties.laws import about
-from properties.laws.execution import mixtures
+from properties.laws import about, calls
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, free_matrix, settled_by_one_stream
 from properties.strategies import (
@@ -26,6 +26,18 @@ from properties.strategies import (
     seeds,
     streams,
 )
+
+
+def is_neither_hidden_nor_spread(trial: Trial, what: str, out: Tensor, poisoned: int, asked: bool = True) -> None:
+    """What was made of a NaN or an infinity in one token is not finite there, if that is asked, but elsewhere."""
+    finite = torch.isfinite(out).flatten(1).all(1)
+    if asked:
+        hidden = bool(finite[poisoned])
+        trial.holds(
+            f"{what} of token {poisoned} with a NaN or an infinity", not hidden, "finite throughout", "not finite"
+        )
+    others = [k for k in range(len(finite)) if k != poisoned]
+    trial.holds(f"{what} of the other tokens", bool(finite[others].all()), "not finite", "finite")
 
 
 @st.composite
@@ -53,17 +65,8 @@ def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
     0 * NaN is NaN: the residual path sums over all streams of the token; nothing sums over tokens. Replacing it by a
     number hides a divergence from everybody downstream.
     """
-    branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
-    out, _ = trial.block(case.x, case.params, branch)
-    finite = torch.isfinite(out).flatten(1).all(1)
-    trial.holds(
-        f"token {case.poisoned} with a NaN or an infinity",
-        not bool(finite[case.poisoned]),
-        "finite everywhere",
-        "not finite",
-    )
-    others = [k for k in range(len(finite)) if k != case.poisoned]
-    trial.holds("the other tokens", bool(finite[others].all()), "not finite", "finite")
+    out, _ = trial.block(case.x, case.params, calls.constant(case.x))
+    is_neither_hidden_nor_spread(trial, "the block", out, case.poisoned)
 
 
 @about.mappings("execution.poison-reaches-the-mappings", "contract", poisoned_cases, schedule=Schedule(cost=2))
@@ -74,21 +77,12 @@ def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
     share is lost. Nothing is asked of a mapping that does not depend on its logits.
     """
     got = trial.mappings(case.x, case.params)
-    others = [k for k in range(case.x.shape[0]) if k != case.poisoned]
     alone = settled_by_one_stream(trial.dialect) if case.x.shape[-2] == 1 else frozenset[str]()
     for name in Mappings._fields:
         if name not in trial.implementation.emits or (name == "res" and depends_on_logits(trial.dialect)):
             continue
-        if name in alone:
-            continue
-        finite = torch.isfinite(getattr(got, name)).flatten(1).all(1)
-        trial.holds(
-            f"h_{name} of token {case.poisoned} with a NaN or an infinity",
-            not bool(finite[case.poisoned]),
-            "finite everywhere",
-            "not finite",
-        )
-        trial.holds(f"h_{name} of the other tokens", bool(finite[others].all()), "not finite", "finite")
+        if name not in alone:
+            is_neither_hidden_nor_spread(trial, f"h_{name}", getattr(got, name), case.poisoned)
 
 
 @st.composite
@@ -111,12 +105,8 @@ def poison_reaches_h_res(trial: Trial, case: Case) -> None:
     logits = case.logits.clone()
     flat = logits[case.poisoned].view(-1)
     flat[case.entry % flat.shape[0]] = float("nan")
-    finite = torch.isfinite(trial.project(logits)).flatten(1).all(1)
-    others = [k for k in range(len(finite)) if k != case.poisoned]
-    if flat.shape[0] > 1 or "res" not in settled_by_one_stream(trial.dialect):
-        what = f"h_res of matrix {case.poisoned} with a NaN"
-        trial.holds(what, not bool(finite[case.poisoned]), "finite", "not finite")
-    trial.holds("the other matrices", bool(finite[others].all()), "not finite", "finite")
+    asked = flat.shape[0] > 1 or "res" not in settled_by_one_stream(trial.dialect)
+    is_neither_hidden_nor_spread(trial, "h_res", trial.project(logits), case.poisoned, asked)
 
 
 @st.composite
@@ -140,16 +130,9 @@ def poison_passes_pre_and_post(trial: Trial, case: Case) -> None:
 
     Every stream enters both sums with a weight that is not 0.
     """
-    others = [k for k in range(case.x.shape[0]) if k != case.poisoned]
-    for method, given in mixtures(trial, case):
-        finite = torch.isfinite(getattr(trial, method)(*given)).flatten(1).all(1)
-        trial.holds(
-            f"{method} of token {case.poisoned} with a NaN or an infinity",
-            not bool(finite[case.poisoned]),
-            "finite everywhere",
-            "not finite",
-        )
-        trial.holds(f"{method} of the other tokens", bool(finite[others].all()), "not finite", "finite")
+    for call in calls.mixtures(trial, case):
+        out = getattr(trial, call.method)(*call.given)
+        is_neither_hidden_nor_spread(trial, call.method, out, case.poisoned)
 
 
 @st.composite
