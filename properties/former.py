@@ -29,7 +29,7 @@ _ROOMS = {
 _NOW = {f"properties.{name}": f"properties.{room}.{name}" for room, names in _ROOMS.items() for name in names.split()}
 for _shelf, _names in {
     "proofs": "closed_form manifold storage overflow learning",
-    "searches": "architecture ascent constrained entries foreign hypothesise logits dynamic blocks",
+    "searches": "architecture ascent entries foreign hypothesise logits dynamic blocks",
     "monitor": "emissions gains_file limits measures",
 }.items():
     for _name in _names.split():
@@ -37,6 +37,7 @@ for _shelf, _names in {
 _NOW["properties.explosion.monitor_arguments"] = "properties.explosion.monitor.arguments"
 _NOW["properties.explosion.request"] = "properties.explosion.questions.families"
 _NOW["properties.explosion.header"] = "properties.explosion.questions.stored"
+_NOW["properties.explosion.constrained"] = "properties.explosion.searches.divided"
 _NOW["properties.explosion.watching"] = "properties.explosion.monitor.hooks"
 _NOW["properties.explosion.picture"] = "properties.explosion.pictures.explosion"
 _NOW["properties.explosion.atlas_picture"] = "properties.explosion.pictures.atlas"

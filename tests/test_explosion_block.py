@@ -183,7 +183,7 @@ def test_blocks_and_overflows_are_saved_and_fail_again(tmp_path, family, options
         ("residual", {"gain": "nonfinite"}, "expected threshold 1"),
         ("mhc", {"gain": "nonfinite", "threshold": 1}, "the mixing of mhc is capped"),
         ("target:", {"gain": "forward"}, "expected target:TARGET"),
-        ("target:ref:HYPER_CONNECTIONS", {"gain": "forward"}, "expected 'sinkhorn'"),
+        ("target:ref:HYPER_CONNECTIONS", {"gain": "forward"}, "family hc searches"),
     ],
 )
 def test_questions_about_blocks_and_targets_are_refused_by_name(family, options, message):

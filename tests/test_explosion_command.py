@@ -258,7 +258,7 @@ def test_an_unconstrained_target_is_refused_with_the_family_that_there_is_for_it
         ("Skips", "project raised Skipped: not today"),
         ("Interrupts", "project raised KeyboardInterrupt"),
         ("Nothing", "project returned NoneType"),
-        ("Wrong", "expected real numbers of the same shape"),
+        ("Wrong", "expected real numbers of shape (1, 2, 2)"),
         ("Complex", "project returned torch.complex64"),
         ("Meta", "on meta"),
         ("Sparse", "torch.sparse_coo"),

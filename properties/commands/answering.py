@@ -33,7 +33,7 @@ def calls_a_stranger(words: Sequence[str]) -> bool:
         case ["identify"]:
             return any(":" in word and word.partition(":")[0] not in _OURS for word in words[1:])
         case ["explode"]:
-            return any(word.startswith("target:") for word in words[1:])
+            return any(word.startswith(("target:", "--impl")) for word in words[1:])
         case _:
             return False
 

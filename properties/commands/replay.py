@@ -75,26 +75,26 @@ def _explosion(
 ) -> Outcome:
     """The outcome for a file that `explode` saved."""
     from properties.engine.replay import ISOLATED, UNSEALED, Outcome
-    from properties.explosion import ExplosionFileError, load
+    from properties.explosion import ExplosionFileError
     from properties.explosion import replay as replay_explosion
+    from properties.explosion.files import about
     from properties.targets.target import TargetError
 
     try:
-        explosion = load(path)
+        family, named = about(path)
         without: list[tuple[str, object]] = [("--device", device)]
-        if explosion.request.family != "target":
+        if not named:
             others = (("--impl", target), ("--isolate", isolate), ("--trust", trust), ("--dialect", dialect))
             without += others
         idle = [option for option, given in without if given not in (None, False)]
         if idle:
-            kind = explosion.request.family
-            reason = f"{printable(str(path))} is an explosion of family {kind}, whose gain is computed on the CPU"
-            reason += "" if kind == "target" else " from the file alone"
+            reason = f"{printable(str(path))} is an explosion of family {family}, whose gain is computed on the CPU"
+            reason += "" if named else " from the file alone"
             return Outcome("ERROR", "explosion", f"{reason}: {' and '.join(idle)} would have no effect, leave it out")
-        if isolate and (explosion.request.target if target is None else target).startswith("proc:"):
+        if isolate and (named if target is None else target).startswith("proc:"):
             return Outcome("ERROR", "explosion", ISOLATED)
         found = replay_explosion(path, target=target, trust=trust, isolate=isolate, dialect=dialect)
     except (ExplosionFileError, TargetError) as error:
         return Outcome("ERROR", "explosion", message_of(error))
-    note = "" if explosion.checked else UNSEALED
+    note = "" if found.explosion.checked else UNSEALED
     return Outcome(found.verdict, "explosion", printable(str(found)) + note)

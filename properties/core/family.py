@@ -95,6 +95,9 @@ class Mix(Family):
         MOST_STREAMS: the largest n, or None.
         known: whether there is a formula. A mix without one is held to what it guarantees, and to nothing else.
         CAPTURABLE: whether its formula can be captured in a CUDA graph: it makes no tensor on the CPU.
+        explosions: a module with caps and a search that are sharper than what follows from the guarantees, by name
+            (`properties.explosion.searches.projected.Way`).
+        asked_as: the family of explosions that asks about it.
     """
 
     slot = "mix"
@@ -102,6 +105,8 @@ class Mix(Family):
     BY_STREAM = False
     MOST_STREAMS: int | None = None
     CAPTURABLE = True
+    explosions: str | None = None
+    asked_as: str = "mhc"
 
     def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
         """The shape of one token's logits."""

@@ -63,7 +63,7 @@ def explode_command(
         kept = _written("explode", lambda: save(found, save_to))
         lost, found = kept is None, kept or found
         if kept is not None:
-            line = printable(replay_line(Path(save_to), getattr(found.request, "target", "")))
+            line = printable(replay_line(Path(save_to), found.request.asked_of))
             typer.echo(f"saved to {printable(save_to)}; `{line}` runs it again", err=True)
     if found.found and plot is not None:
         drawn = _written("explode", lambda: draw(found, plot) or plot)

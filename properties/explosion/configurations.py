@@ -48,7 +48,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Projected(Chain):
-    """Mixing matrices, and the logits [n, n] that they were projected from: exact doubles."""
+    """Mixing matrices, and the logits that they were projected from: exact doubles, one axis of them as one row."""
 
     logits: tuple[Matrix, ...]
 
@@ -123,25 +123,35 @@ class Block:
 
 
 def exactly(doubles: Tensor) -> tuple[Matrix, ...]:
-    """Matrices [L, n, n] of doubles as the fractions that they are."""
-    return tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in doubles.tolist())
+    """L tables of doubles as the fractions that they are; what has one axis is one row."""
+    listed = doubles.reshape(len(doubles), -1, doubles.shape[-1]).tolist()
+    return tuple(tuple(tuple(map(Fraction, row)) for row in one) for one in listed)
 
 
 def tensor(operators: tuple[Matrix, ...]) -> Tensor:
-    """Matrices rounded to float64, [L, n, n]."""
+    """Tables of exact numbers rounded to float64, [L, rows, columns]."""
     return torch.tensor([[[float(entry) for entry in row] for row in one] for one in operators], dtype=torch.float64)
+
+
+def tables(value: Any, name: str) -> tuple[Matrix, ...]:
+    """L tables of exact numbers, all of one size, from a header."""
+    listed: list[Any] = list_of(value, name)
+    rows = len(list_of(listed[0], name)) if listed else 0
+    columns = len(list_of(listed[0][0], name)) if rows else 0
+    fits = 1 <= len(listed) <= DEEPEST and 1 <= rows * columns <= MOST_STREAMS**2
+    fits = fits and all(len(list_of(one, name)) == rows for one in listed)
+    fits = fits and all(len(list_of(row, name)) == columns for one in listed for row in one)
+    if not fits:
+        raise ValueError(f"{name} are not 1 to {DEEPEST} tables of one size, of 1 to {MOST_STREAMS**2} numbers")
+    return tuple(tuple(tuple(map(fraction_of, row)) for row in one) for one in listed)
 
 
 def matrices(value: Any, name: str) -> tuple[Matrix, ...]:
     """L matrices n x n of exact numbers, from a header."""
-    listed: list[Any] = list_of(value, name)
-    n = len(list_of(listed[0], name)) if listed else 0
-    square = 1 <= n <= MOST_STREAMS and len(listed) <= DEEPEST
-    square = square and all(len(list_of(one, name)) == n for one in listed)
-    square = square and all(len(list_of(row, name)) == n for one in listed for row in one)
-    if not square:
+    found = tables(value, name)
+    if len(found[0]) != len(found[0][0]):
         raise ValueError(f"{name} are not 1 to {DEEPEST} square matrices of 1 to {MOST_STREAMS} rows")
-    return tuple(tuple(tuple(map(fraction_of, row)) for row in one) for one in listed)
+    return found
 
 
 def operators_in(stored: Tensor | None, depth: int, n: int) -> tuple[Matrix, ...]:

@@ -11,18 +11,20 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
+from mhc_ref import Dialect
 from properties.core.implementation import Implementation
 from properties.explosion.answer import Answer
 from properties.explosion.composite import context, denominator, shown
-from properties.explosion.configurations import Chain, Projected, matrices, tensor
-from properties.explosion.questions.constrained import OfTarget
+from properties.explosion.configurations import Chain, Projected, matrices, tables, tensor
+from properties.explosion.questions.constrained import OfTarget, shaped
 from properties.explosion.questions.families import FAMILIES, stored, written
 from properties.explosion.questions.stored import object_of
 from properties.explosion.result import Explosion, Minimality
@@ -84,12 +86,35 @@ def load(path: str | Path) -> Explosion:
     """The explosion in `path`. Nothing that it names is run: the operators of a target are those that it gave then.
 
     Raises:
-        ExplosionFileError: no such file, a foreign one, a damaged one, or one whose tensors and header disagree.
+        ExplosionFileError: no such file, a foreign one, a damaged one, one whose tensors and header disagree, or one
+            about a mix from outside that is not known here.
     """
-    path = Path(path)
+    with _reading(path) as (header, sealing):
+        return _explosion(header, sealing, Path(path))
+
+
+def about(path: str | Path) -> tuple[str, str]:
+    """(family, target) of the explosion in `path`; a target only where one has a part in it.
+
+    That is the target whose matrices are asked for, or the one that declares the mixing. Nothing is run.
+
+    Raises:
+        ExplosionFileError: no such file, a foreign or a damaged one.
+    """
+    with _reading(path) as (header, _):
+        request = object_of(header["request"], "request")
+        family, target = request["family"], request.get("target") or request.get("impl") or ""
+        if not isinstance(family, str) or not isinstance(target, str):
+            raise TypeError("its family or its target is no text")
+        return family, target
+
+
+@contextmanager
+def _reading(path: str | Path) -> Generator[tuple[dict[str, Any], sealed.Sealed]]:
+    """The header and the tensors of a file; what is wrong with them ends in an ExplosionFileError."""
     named = printable(str(path))
     try:
-        found = sealed.read(path)
+        found = sealed.read(Path(path))
     except sealed.SealError as error:
         raise ExplosionFileError(str(error)) from error
     given = found.metadata.get("format")
@@ -100,9 +125,9 @@ def load(path: str | Path) -> Explosion:
     try:
         if given == FORMAT and not found.checked:
             raise ValueError("it has no checksum, which every file of its format has")
-        return _explosion(object_of(sealed.parsed(found.metadata["explosion"]), "it"), found, path)
+        yield object_of(sealed.parsed(found.metadata["explosion"]), "it"), found
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        # Of a header with values of any kind: what a request, a block or a fraction raises that is made of them.
+        # Of a header with values of any kind: what a question, a block or a fraction raises that is made of them.
         what = f"it has no {error}" if isinstance(error, KeyError) else message_of(error, 500)
         raise ExplosionFileError(f"{named}: its header is damaged: {what}") from error
 
@@ -115,11 +140,12 @@ def _explosion(header: dict[str, Any], sealing: sealed.Sealed, path: Path) -> Ex
     if held != asked.HOLDS:
         raise ValueError(f"it holds {' and '.join(sorted(held)) or 'nothing'}, and is about {asked.name}")
     searched = "logits" if "logits" in held else "operators"
-    exact = matrices(header[searched], searched)
+    exact = (tables if searched == "logits" else matrices)(header[searched], searched)
     if searched not in sealing.tensors or not torch.equal(sealing.tensors[searched], tensor(exact)):
         raise ValueError(f"its tensor `{searched}` is not what its header says; one of them was changed")
     found = asked.read(header, sealing.tensors)
-    sizes = {"depth": (found.depth, len(exact)), "streams": (found.streams, len(exact[0])), "width": (found.width,)}
+    streams = (found.streams,) if searched == "logits" else (found.streams, len(exact[0]))
+    sizes = {"depth": (found.depth, len(exact)), "streams": streams, "width": (found.width,)}
     for name, known in {**sizes, "entries": (asked.entries(found),)}.items():
         if set(known) != {answer[name]}:
             raise ValueError(f"its {name} {' and '.join(map(str, sorted({*known, answer[name]})))} at once")
@@ -182,22 +208,31 @@ def replay(
 
     An explosion of family target is asked of `target`, of which it may be fixed, or else of the target that the file
     names, where that comes with this package or `trust` allows it; with `isolate` in a process of its own. `dialect` is
-    the preset that a plain function claims.
+    the preset that a plain function claims. Of a mixing that a target declares (option `impl`) the declaration is asked
+    for in the same way.
 
     Raises:
         ExplosionFileError: see `load`; or the file names a target that is not run unasked; or the target does not take
             what the file holds.
         properties.targets.target.TargetError: the target cannot be found, or raises.
     """
-    explosion = load(path)
-    asked = explosion.request
-    if isinstance(asked, OfTarget):
-        if target is None and not trust and not built_in(asked.target):
-            raise ExplosionFileError(refusal(Path(path), asked.target))
-        try:
-            explosion = _asked_again(explosion, asked, target, _resolver(isolate, dialect), dialect)
-        except ValueError as error:
-            raise ExplosionFileError(f"{printable(str(path))}: {message_of(error)}") from error
+    family, named = about(path)
+    if named and target is None and not trust and not built_in(named):
+        raise ExplosionFileError(refusal(Path(path), named))
+    find = _resolver(isolate, dialect)
+    try:
+        if family == OfTarget.family:
+            explosion = load(path)
+            explosion = _asked_again(explosion, explosion.request, target, find, dialect)
+        elif named:
+            mixing = find(target or named, dialect).dialect  # which makes a family from outside known
+            explosion = _mixed_again(load(path), mixing)
+        else:
+            explosion = load(path)
+    except ExplosionFileError:
+        raise
+    except ValueError as error:
+        raise ExplosionFileError(f"{printable(str(path))}: {message_of(error)}") from error
     try:
         _affordable(explosion)
         exact = explosion.request.exact(explosion.configuration)
@@ -225,14 +260,23 @@ def _asked_again(
     if mixing.dtypes and asked.dtype not in mixing.dtypes:
         asked = dataclasses.replace(asked, dtype=mixing.dtypes[0])
         mixing = asked.mixing(find)
-    n = len(explosion.logits[0])
+    n = explosion.configuration.streams
     if mixing.streams is not None and n not in mixing.streams:
         accepted = ", ".join(map(str, mixing.streams))
         raise ValueError(f"the explosion has {n} streams; {asked.target} takes {accepted}")
-    operators = mixing.exact(tensor(explosion.logits))
+    operators = mixing.exact(shaped(explosion.logits, mixing, n))
     if any(not any(map(any, one)) for one in operators):  # what is not finite counts as zeros there
         raise ValueError(f"{asked.target} gives a matrix that is zero or not finite, of which no gain is taken")
     return dataclasses.replace(explosion, request=asked, configuration=Projected(operators, explosion.logits))
+
+
+def _mixed_again(explosion: Explosion, dialect: Dialect) -> Explosion:
+    """The explosion with the mixing of another dialect, for the same logits; ValueError where it takes others."""
+    asked, found = dataclasses.replace(explosion.request, dialect=dialect), explosion.configuration
+    if isinstance(found, Projected):
+        mixing = asked.mixing
+        found = Projected(mixing.exact(shaped(found.logits, mixing, found.streams)), found.logits)
+    return dataclasses.replace(explosion, request=asked, configuration=found)
 
 
 def _resolver(isolate: bool, dialect: str | None) -> Callable[..., Implementation]:

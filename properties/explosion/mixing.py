@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,27 +12,45 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import PRESETS, Dialect
 from mhc_ref.exact import Exact
-from properties.core.implementation import Implementation, parameter_dtype
+from mhc_ref.packing import logits_shape, streams_of_logits
+from mhc_ref.registry import outside
+from properties.core.family import mix_of
+from properties.core.implementation import Implementation, dtype_names, offers, parameter_dtype
 from properties.explosion.composite import DIGITS, Matrix, fraction
 from properties.explosion.configurations import exactly, tensor
 from properties.explosion.questions.options import DTYPES
+from properties.guards.faults import TargetFault, answered
+from properties.targets.target import TargetError, resolve
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Logits [..., n, n] in float64 to operators [..., n, n] in float64, and stacks [L, n, n] to exact ones.
+    """Logits [..., *shape] in float64 to operators [..., n, n] in float64, and stacks [L, *shape] to exact ones.
 
-    `exact` is what decides: of a dialect 50 digits from mpmath, of an implementation the numbers that it returned.
-    `streams` are the n that are accepted, None for all. `irrational`: what is exact was rounded to those 50 digits.
+    The shape of the logits of n streams is what the mix of `dialect` says. `exact` is what decides: of a dialect 50
+    digits from mpmath, of an implementation the numbers that it returned. `streams` are the n that are accepted, None
+    for all. `irrational`: what is exact was rounded to those 50 digits.
     """
 
     dialect: Dialect
     operators: Callable[[Tensor], Tensor]
     exact: Callable[[Tensor], tuple[Matrix, ...]]
-    streams: tuple[int, ...] | None = None
+    streams: Sequence[int] | None = None
     irrational: bool = False
     dtypes: tuple[str, ...] | None = None
     """The dtypes that an implementation declares, and that a search can be asked in; the one that is used first."""
+
+    def accepted(self, most: int) -> list[int]:
+        """The numbers of streams up to `most` that are accepted."""
+        return [n for n in range(1, most + 1) if self.streams is None or n in self.streams]
+
+    def shape(self, n: int) -> tuple[int, ...]:
+        """Of the logits of n streams."""
+        return tuple(mix_of(self.dialect).shape(n, self.dialect))
+
+    def zeros(self, depth: int, n: int) -> Tensor:
+        """Logits of 0, [depth, *shape]."""
+        return torch.zeros(depth, *self.shape(n), dtype=torch.float64)
 
 
 def stored_in(dtype: str, mixing: Mixing) -> Mixing:
@@ -41,17 +60,42 @@ def stored_in(dtype: str, mixing: Mixing) -> Mixing:
     def exact(logits: Tensor) -> tuple[Matrix, ...]:
         return exactly(tensor(mixing.exact(logits)).to(storage))
 
-    return Mixing(mixing.dialect, lambda logits: mixing.operators(logits).to(storage).double(), exact)
+    def operators(logits: Tensor) -> Tensor:
+        return mixing.operators(logits).to(storage).double()
+
+    return replace(mixing, operators=operators, exact=exact, irrational=False)
 
 
 def of_dialect(dialect: Dialect) -> Mixing:
+    """The mixing that a dialect describes, by the formulas of its mix.
+
+    Of both, operators and exact ones, properties.targets.target.TargetError: a mix from outside raised, or what it
+    returned are no matrices.
+    """
+    mix = mix_of(dialect)
+    asked = _asked_outside if outside("mix", dialect.residual) else _asked_own
+
     def operators(logits: Tensor) -> Tensor:
-        if dialect.residual == "permutations":  # which comes here with n = 1 only, where it has one logit
-            return torch.ones_like(logits)
-        emitted = mhc_ref.project(logits, dialect)
+        emitted = asked(dialect, lambda: mhc_ref.project(logits, dialect))
         return emitted.mT if dialect.transposed else emitted
 
-    return Mixing(dialect, operators, lambda logits: _exactly(logits, dialect), irrational=True)
+    def exact(logits: Tensor) -> tuple[Matrix, ...]:
+        return asked(dialect, lambda: _exactly(logits, dialect))
+
+    streams = None if mix.MOST_STREAMS is None else range(1, mix.MOST_STREAMS + 1)
+    return Mixing(dialect, operators, exact, streams, irrational=True)
+
+
+def _asked_own(dialect: Dialect, call: Callable[[], Any]) -> Any:
+    return call()
+
+
+def _asked_outside(dialect: Dialect, call: Callable[[], Any]) -> Any:
+    """What formulas of somebody else give."""
+    try:
+        return answered(call)
+    except TargetFault as fault:
+        raise TargetError(f"the mix {dialect.residual!r}: its formula raised {fault}") from fault.error
 
 
 def of_target(
@@ -74,9 +118,6 @@ def of_target(
         properties.targets.target.TargetError: the target cannot be resolved, or raised when it was called, or what it
             returned are no matrices.
     """
-    from properties.core.implementation import dtype_names, offers
-    from properties.targets.target import resolve
-
     implementation = (find or resolve)(target, None if claimed is None else _preset_like(claimed))
     dialect = implementation.dialect
     if claimed is not None and implementation.dialect_given:
@@ -85,14 +126,11 @@ def of_target(
         raise ValueError(
             f"dialect is given, and has no effect: {target} declares what it computes; it is for plain functions"
         )
-    if dialect.residual == "unconstrained":
+    mix = mix_of(dialect)
+    if mix.asked_as != "mhc":
         raise ValueError(
-            f"{target} declares residual='unconstrained'; expected 'sinkhorn'. Its logits are its mixing, so that one "
-            "sub-layer reaches every threshold; family hc searches mixing whose entries are bounded"
-        )
-    if dialect.residual != "sinkhorn":
-        raise ValueError(
-            f"{target} declares residual={dialect.residual!r}; expected 'sinkhorn': its logits are no matrices [n, n]"
+            f"{target} declares residual={dialect.residual!r}: its logits are its mixing, so that one sub-layer "
+            f"reaches every threshold; family {mix.asked_as} searches mixing whose entries are bounded"
         )
     if "project" not in offers(implementation):
         raise ValueError(f"{target} offers no projection of logits, which the search needs")
@@ -114,8 +152,6 @@ def of_target(
 
 def _emitted(implementation: Implementation, target: str, logits: Tensor) -> Tensor:
     """What an implementation makes of logits [..., n, n], in float64."""
-    from properties.guards.faults import TargetFault, answered
-    from properties.targets.target import TargetError
 
     def project() -> Tensor:
         with torch.no_grad():
@@ -128,9 +164,11 @@ def _emitted(implementation: Implementation, target: str, logits: Tensor) -> Ten
         raise TargetError(f"{target}: project raised {fault} for {shown}") from fault.error
     if not isinstance(emitted, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TargetError(f"{target}: project returned {type(emitted).__name__} for {shown}; expected a tensor")
-    if emitted.shape != logits.shape or emitted.is_complex() or emitted.layout != torch.strided or emitted.is_meta:
+    n = streams_of_logits(logits.shape, implementation.dialect)
+    expected = (*logits.shape[: logits.ndim - len(logits_shape(n, implementation.dialect))], n, n)
+    if emitted.shape != expected or emitted.is_complex() or emitted.layout != torch.strided or emitted.is_meta:
         what = f"{emitted.dtype} {tuple(emitted.shape)} on {emitted.device}, {emitted.layout}"
-        raise TargetError(f"{target}: project returned {what} for {shown}; expected real numbers of the same shape")
+        raise TargetError(f"{target}: project returned {what} for {shown}; expected real numbers of shape {expected}")
     return emitted.detach().to("cpu", torch.float64)
 
 
@@ -147,7 +185,7 @@ def _exactly(logits: Tensor, dialect: Dialect) -> tuple[Matrix, ...]:
     found: dict[str, Matrix] = {}
     for one in logits.tolist():
         if str(one) not in found:
-            emitted = oracle.project([one[0][0]] if dialect.residual == "permutations" else one)
+            emitted = oracle.project(one)
             rows = zip(*emitted, strict=True) if dialect.transposed else emitted
-            found[str(one)] = tuple(tuple(fraction(entry) for entry in row) for row in rows)
+            found[str(one)] = tuple(tuple(fraction(oracle.mp.mpf(entry)) for entry in row) for row in rows)
     return tuple(found[str(one)] for one in logits.tolist())

@@ -19,6 +19,7 @@ class Unconstrained(Mix):
     source = "arXiv 2409.19606"
     BY_STREAM = formulas.BY_STREAM
     MOST_STREAMS = formulas.MOST_STREAMS
+    asked_as = "hc"
 
     def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
         return formulas.shape(n, dialect)

@@ -30,10 +30,12 @@ import torch
 
 from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
-from properties.explosion.proofs.manifold import flipped
+from properties.explosion.proofs.caps import applied, largest
 
 Leaving = Literal["explode", "vanish", "not finite"]
 KINDS: tuple[Leaving, ...] = ("not finite", "explode", "vanish")
+
+_AXES: tuple[Literal["row", "column"], ...] = ("row", "column")
 
 FAINTEST = 0.01
 """The smallest gain that passes where neither a dialect nor a bound says anything."""
@@ -67,10 +69,8 @@ def limits(dialect: Dialect | None, n: int, bound: float | None = None, floor: f
     largest = limits_of(dialect, n) if bound is None else {"forward": bound, "backward": bound}
     exact: tuple[Literal["row", "column"], ...] = ()
     if floor is None and bound is None and dialect is not None and largest:
-        if dialect.residual != "sinkhorn":
-            exact = ("row", "column")
-        elif not dialect.denominator_eps:
-            exact = ("column",) if flipped(dialect) else ("row",)
+        held = applied(dialect)
+        exact = tuple(axis for axis in _AXES if held.nonnegative and axis in held.sums)
     if floor is None:
         floor = FAINTEST
         if bound is not None and bound > 1:
@@ -83,16 +83,12 @@ def limits(dialect: Dialect | None, n: int, bound: float | None = None, floor: f
 def limits_of(dialect: Dialect | None, n: int) -> dict[str, float]:
     """The largest forward and backward gain of a dialect's operators and of their products; {} where there is none.
 
-    `properties.explosion.proofs.manifold` has the proofs: the sums that are normalised last are at most 1, the others
-    below n; a mixture of permutations has both at 1.
+    They follow from what the mix guarantees, and `properties.explosion.proofs.caps` has the proofs. Sums that are
+    capped are at most 1, those on the other axis at most n; without a cap those of what does not expand are at most
+    sqrt(n).
     """
-    if dialect is None or dialect.residual == "unconstrained":
-        return {}
-    if dialect.residual != "sinkhorn":
-        return {"forward": 1.0, "backward": 1.0}
-    if not dialect.iterations:
-        return {}
-    return {"forward": float(n), "backward": 1.0} if flipped(dialect) else {"forward": 1.0, "backward": float(n)}
+    caps = {} if dialect is None else largest(applied(dialect), n)
+    return {name: caps[name].value for name in ("forward", "backward") if name in caps}
 
 
 def roundoff(dtype: torch.dtype, n: int, logs: float, multiplied: torch.dtype) -> float:

@@ -32,16 +32,24 @@ branch is computed in float64.
 
 from __future__ import annotations
 
+import functools
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from mhc_ref import Dialect
+from mhc_ref.exact import Exact
+from mhc_ref.packing import residual_size
+from properties.core.family import gate_of
 from properties.explosion.answer import Answer
-from properties.explosion.composite import context, decimal, number
+from properties.explosion.composite import DIGITS, context, decimal, number
 
 if TYPE_CHECKING:
     from properties.explosion.questions.blocks import Blocks
+
+OPEN = 60
+"""A gate logit whose sigmoid is 1 in float64, and in 50 digits falls short of it by 1e-26."""
 
 
 def least_depth(question: Blocks) -> int | None:
@@ -132,9 +140,31 @@ def peak(question: Blocks, depth: int, n: int, width: int) -> Any:
     return max(u, y, a + write * y)
 
 
+@functools.cache
+def gates(dialect: Dialect, n: int, logit: int) -> tuple[Any, Any]:
+    """What n streams are read with in all, and what each is written with, for gate logits that are all alike."""
+    exact, size = Exact(dialect, DIGITS), residual_size(n, dialect)
+    rows, columns = (1, 2 + size // n) if dialect.shared_projection else (n, 2 * n + size)
+    phi = [[0] * columns for _ in range(rows)]
+    static = SimpleNamespace(phi=phi, bias=[logit] * 2 * n + [0] * size, alpha=[1, 1, 1], norm_weight=None)
+    pre, post, _ = exact.mappings([[1]] * n, static)
+    return sum(pre), post[0]
+
+
+def opening(dialect: Dialect) -> bool:
+    """Whether gates are numbers between 0 and 1, each by itself, so that the envelopes hold."""
+    return all(gate_of(name).unit_range and not gate_of(name).alone for name in (dialect.pre, dialect.post))
+
+
 def excludes(question: Blocks, limit: Any) -> bool:
-    """Whether the threshold is out of reach. Gates are never quite open; a post-norm without eps attains its bound."""
-    attained = question.norm == "post" and not question.dialect.rms_eps
+    """Whether the threshold is out of reach. A post-norm without eps attains its bound; otherwise that takes gates that
+    are quite open, as a sigmoid never is."""
+    d = question.dialect
+    if question.norm == "post":
+        attained = not d.rms_eps
+    else:
+        read, write = gates(d, 1, OPEN)
+        attained = read >= 1 + context().mpf(d.pre_eps) and write >= d.post_scale
     goal = question.threshold if isinstance(limit, Fraction) else number(question.threshold)
     return bool(goal > limit if attained else goal >= limit)
 

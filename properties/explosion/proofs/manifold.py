@@ -32,13 +32,13 @@ g^L and may be attained; what is said of two streams at several depths does not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from mhc_ref import Dialect
 from properties.explosion.answer import Answer
 from properties.explosion.composite import decimal, powered
+from properties.explosion.proofs.caps import Cap
 from properties.explosion.proofs.closed_form import smallest_exponent
 from properties.explosion.proofs.storage import growth
 
@@ -70,32 +70,13 @@ def normalised(dialect: Dialect) -> bool:
     return bool(dialect.iterations) and not dialect.denominator_eps
 
 
-@dataclass(frozen=True)
-class Cap:
-    """The gain is at most `limit`, below it where `strict`. For the spectral norm `limit` is of its square."""
-
-    limit: Fraction
-    strict: bool
-    why: str
-
-    def excludes(self, question: ConstrainedMixing) -> bool:
-        goal = question.threshold**2 if question.gain == "spectral" else question.threshold
-        return goal > self.limit or (self.strict and goal == self.limit)
-
-    def sentence(self, question: ConstrainedMixing) -> str:
-        value = (
-            f"the square root of {decimal(self.limit, 12)}" if question.gain == "spectral" else decimal(self.limit, 12)
-        )
-        relation = "stays below" if self.strict else "is at most"
-        return f"the {question.gain} gain {relation} {value}: {self.why}"
-
-
 def cap(question: ConstrainedMixing, n: int, depth: int | None) -> Cap:
     """The smallest proved cap of n streams and `depth` sub-layers, of any depth for None.
 
     Not for an exp start without iterations, which has none.
     """
     dialect, about = question.dialect, axis(question)
+    squared = about == "spectral"
     grown = growth(question, n)  # 1, unless the matrices are stored in a short dtype
     rows = grown ** (depth or question.max_depth)
     stored = f" as they are stored in {question.dtype}" if question.stored else ""
@@ -112,14 +93,14 @@ def cap(question: ConstrainedMixing, n: int, depth: int | None) -> Cap:
     if normalised(dialect) and n == 2 and depth is not None and (depth == 1 or not stored):
         k = Fraction(1, 2 * dialect.iterations)
         why = f"with 2 streams a sub-layer moves less than 1/(2t) = {decimal(k)} of the mass that is still elsewhere"
-        return Cap((2 - (1 - k) ** depth) * rows ** _power(about), not stored, why + stored)
+        return Cap((2 - (1 - k) ** depth) * rows ** _power(about), not stored, why + stored, squared)
     if normalised(dialect) and depth == 1:
         why = "a column that sums to 1 before its rows are normalised sums to less than n - 1 + 1/n after"
-        return Cap((n - 1 + Fraction(1, n)) * rows ** _power(about), not stored, why + stored)
+        return Cap((n - 1 + Fraction(1, n)) * rows ** _power(about), not stored, why + stored, squared)
     sums = f"the rows of every composite are {'not negative' if stored else 'positive'}"
     sums = f"{sums} and sum to at most {decimal(rows, 12)}{stored}"
     end = f"is at most {decimal(n * rows, 12)}" if stored else f"stays below {decimal(n * rows, 12)}"
-    return Cap(n * rows ** _power(about), not stored, f"{sums}, so a column of n = {n} entries {end}")
+    return Cap(n * rows ** _power(about), not stored, f"{sums}, so a column of n = {n} entries {end}", squared)
 
 
 def _power(about: Axis) -> int:
@@ -130,8 +111,6 @@ def _power(about: Axis) -> int:
 def answer(question: ConstrainedMixing) -> Answer | None:
     """What follows without a search; None where one is needed."""
     dialect, threshold = question.dialect, question.threshold
-    if dialect.residual != "sinkhorn":
-        return _constant(question)
     if threshold == 0:
         return Answer(None, None, True, "Finite logits give positive entries only, and so every gain is above 0.")
     if dialect.iterations == 0:
@@ -145,21 +124,12 @@ def answer(question: ConstrainedMixing) -> Answer | None:
 
 def _above_every_cap(question: ConstrainedMixing) -> Answer | None:
     most = 1 if axis(question) == "rows" else question.max_streams
-    if all(cap(question, n, None).excludes(question) for n in range(1, question.max_streams + 1)):
-        where = (
-            f"Up to depth {question.max_depth}"
-            if question.stored or not question.dialect.iterations
-            else "At every depth"
-        )
-        return Answer(None, None, True, f"{where} {cap(question, most, None).sentence(question)}.")
+    caps = [cap(question, n, None) for n in range(1, question.max_streams + 1)]
+    if all(one.excludes(question) for one in caps):
+        limited = question.stored or not question.dialect.iterations
+        where = f"Up to depth {question.max_depth}" if limited else "At every depth"
+        return Answer(None, None, True, f"{where} {caps[most - 1].sentence(question)}.")
     return None
-
-
-def _constant(question: ConstrainedMixing) -> Answer:
-    """Permutation mixtures and the identity."""
-    why = "Every row and every column sums to 1, whatever the logits, so all gains of every product are 1"
-    possible = question.threshold <= 1 if question.direction == "explode" else question.threshold >= 1
-    return Answer(1, 1, True, f"{why}.") if possible else Answer(None, None, True, f"{why}.")
 
 
 def _softmax(question: ConstrainedMixing) -> Answer | None:

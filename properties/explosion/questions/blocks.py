@@ -15,6 +15,8 @@ from torch import Tensor
 from properties.explosion.answer import Answer
 from properties.explosion.composite import Matrix, decimal, number
 from properties.explosion.configurations import Block
+from properties.explosion.proofs import envelopes
+from properties.explosion.proofs.caps import applied
 from properties.explosion.proofs.envelopes import envelope, least_depth
 from properties.explosion.questions.options import (
     BRANCH,
@@ -26,7 +28,7 @@ from properties.explosion.questions.options import (
     NORMS,
     asked,
 )
-from properties.explosion.questions.projecting import Projecting
+from properties.explosion.questions.projecting import Declared
 from properties.explosion.questions.question import written_matrices
 from properties.explosion.searches import blocks
 from properties.explosion.searches.hunt import Hunt
@@ -34,7 +36,7 @@ from properties.explosion.searches.hypothesise import Clock, smallest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blocks(Projecting[Block]):
+class Blocks(Declared[Block]):
     """x' = A x + h_post^T F(h_pre x): a linear, relu, gated or attention branch of norm `branch_bound`, and a norm."""
 
     family = "block"
@@ -80,10 +82,9 @@ class Blocks(Projecting[Block]):
             raise ValueError(
                 "gradient of a normalisation with rms_eps 0: at 0 there is none; expected a dialect with rms_eps"
             )
-        last = dialect.last_axis if dialect.iterations else dialect.start_axis
-        turned = dialect.residual == "sinkhorn" and (last == "row") == dialect.transposed
-        unheld = dialect.residual == "unconstrained" or (dialect.residual == "sinkhorn" and not dialect.iterations)
-        if turned or unheld or (dialect.pre, dialect.post) != ("sigmoid", "sigmoid"):
+        held = applied(dialect)
+        alike = "row" in held.sums or held.equivariant  # so that logits of 0 give rows of one sum
+        if not (held.nonnegative and "row" in held.capped and alike and envelopes.opening(dialect)):
             raise ValueError(
                 "block needs a dialect whose applied rows are normalised and whose gates are sigmoids, such as "
                 "PAPER, DEEPSEEK_V4, MHC_LITE or RESIDUAL"
@@ -149,7 +150,7 @@ class Blocks(Projecting[Block]):
         goal = number(self.threshold)
 
         def reached(depth: int) -> bool:
-            block = Block(blocks.OPEN, blocks.OPEN, self.branch_bound, depth, n, 1)
+            block = Block(envelopes.OPEN, envelopes.OPEN, self.branch_bound, depth, n, 1)
             return bool(blocks.value(self, block) >= goal)
 
         clock.best = "nothing yet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from mhc_ref import Dialect
+from properties.core.family import mix_of
 from properties.explosion.answer import Answer
-from properties.explosion.configurations import Projected, exactly, matrices, operators_in, tensor
+from properties.explosion.composite import Matrix
+from properties.explosion.configurations import Projected, exactly, operators_in, tables, tensor
 from properties.explosion.mixing import Mixing, of_dialect, of_target, stored_in
-from properties.explosion.proofs import manifold
-from properties.explosion.questions.options import CLAIMED, DTYPE, TARGET, asked
-from properties.explosion.questions.projecting import Projecting
+from properties.explosion.questions.options import CLAIMED, DTYPE, MOST_STREAMS, TARGET, asked
+from properties.explosion.questions.projecting import Declared, Projecting
 from properties.explosion.questions.question import LinearQuestion, written_matrices
-from properties.explosion.searches import constrained
+from properties.explosion.questions.stored import integer_of, object_of
+from properties.explosion.searches import projected
 from properties.explosion.searches.entries import complexity
 from properties.explosion.searches.foreign import smallest_stack
 from properties.explosion.searches.hunt import Hunt, deadline
@@ -46,18 +49,20 @@ class LogitsQuestion(Projecting[Projected], LinearQuestion[Projected]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConstrainedMixing(LogitsQuestion):
+class ConstrainedMixing(Declared[Projected], LogitsQuestion):
     """Any finite logits, projected by `dialect`; matrices are stored in `dtype`."""
 
     family = FORM = "mhc"
 
     def check(self) -> None:
         super().check()
-        if self.dialect.residual == "unconstrained":
+        mix = mix_of(self.dialect)
+        if mix.asked_as != self.family:
             raise ValueError(
-                "the dialect's residual is 'unconstrained'; expected a constrained one. For it there is family hc"
+                f"the dialect's residual is {self.dialect.residual!r}; expected a constrained one. For it there is "
+                f"family {mix.asked_as}"
             )
-        if self.stored and (self.dialect.residual != "sinkhorn" or not self.dialect.iterations):
+        if self.stored and not projected.way_of(self.dialect).stores(self.dialect):
             raise ValueError(
                 f"dtype is {self.dtype!r}; expected float64 for a dialect without Sinkhorn iterations: stored "
                 "matrices are searched where a division normalises them"
@@ -84,19 +89,19 @@ class ConstrainedMixing(LogitsQuestion):
         def keep(known: Answer, logits: Tensor) -> None:
             hunt.promise(known, lambda: Projected(mixing.exact(logits), exactly(logits)))
 
-        return constrained.solve(self, mixing, hunt.clock, keep)
+        return projected.solve(self, mixing, hunt.clock, keep)
 
     def bounds(self, found: Projected) -> list[float]:
-        if self.direction == "vanish" or (self.dialect.iterations == 0 and self.dialect.start == "exp"):
-            return []
-        limits = [float(manifold.cap(self, found.streams, depth).limit) for depth in range(1, found.depth + 1)]
-        return [limit**0.5 for limit in limits] if manifold.axis(self) == "spectral" else limits
+        way = projected.way_of(self.dialect)
+        caps = [way.cap(self, found.streams, depth) for depth in range(1, found.depth + 1)]
+        return [] if self.direction == "vanish" else [one.value for one in caps if one is not None]
 
     def read(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Projected:
-        logits = matrices(header["logits"], "logits")
-        if (self.dialect.iterations + 1) * len(set(logits)) * len(logits[0]) ** 2 > _MOST_HALF_STEPS:
+        logits, mixing = tables(header["logits"], "logits"), self.mixing
+        n = integer_of(object_of(header["answer"], "answer")["streams"], "streams", 1, MOST_STREAMS)
+        if (self.dialect.iterations + 1) * len(set(logits)) * n**2 > _MOST_HALF_STEPS:
             raise ValueError("its projection in 50 digits would take too long")
-        return Projected(self.mixing.exact(tensor(logits)), logits)
+        return Projected(mixing.exact(shaped(logits, mixing, n)), logits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,10 @@ class OfTarget(LogitsQuestion):
     def name(self) -> str:
         return f"target:{self.target}"
 
+    @property
+    def asked_of(self) -> str:
+        return self.target
+
     def check(self) -> None:
         super().check()
         if not self.target:
@@ -154,7 +163,7 @@ class OfTarget(LogitsQuestion):
                 hunt.promise(known, lambda: settled.steady(held))
 
             known, start = smallest_stack(settled, mixing, hunt.clock)
-            return constrained.simplified(settled, mixing, hunt.clock, keep, known, start)
+            return projected.simplified(settled, mixing, hunt.clock, keep, known, start)
 
     def steady(self, found: Projected) -> Projected:
         """The same; TargetError where it is not what was found, for the target was called again."""
@@ -174,5 +183,16 @@ class OfTarget(LogitsQuestion):
         return dtypes[0] if dtypes else "float64"
 
     def read(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Projected:
-        logits = matrices(header["logits"], "logits")
-        return Projected(operators_in(tensors.get("operators"), len(logits), len(logits[0])), logits)
+        logits = tables(header["logits"], "logits")
+        n = integer_of(object_of(header["answer"], "answer")["streams"], "streams", 1, MOST_STREAMS)
+        return Projected(operators_in(tensors.get("operators"), len(logits), n), logits)
+
+
+def shaped(logits: tuple[Matrix, ...], mixing: Mixing, n: int) -> Tensor:
+    """Logits of n streams [L, *shape] as a mixing takes them; ValueError where it takes others."""
+    if mixing.streams is not None and n not in mixing.streams:
+        raise ValueError(f"the explosion has {n} streams; the mixing takes {', '.join(map(str, mixing.streams))}")
+    shape = mixing.shape(n)
+    if math.prod(shape) != len(logits[0]) * len(logits[0][0]):
+        raise ValueError(f"{len(logits[0])} x {len(logits[0][0])} logits are no {shape} of {n} streams")
+    return tensor(logits).view(len(logits), *shape)

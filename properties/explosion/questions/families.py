@@ -71,7 +71,8 @@ def _idle(kind: type[Question[Any]], name: str) -> str:
     lacks = kind.LACKS.get(name, OPTIONS[name].lacks)
     having = [one.FORM.partition("[")[0].removesuffix(":TARGET") for one in FAMILIES if name in one.options()]
     others = f"{', '.join(having[:-1])} and {having[-1]}" if len(having) > 1 else having[0]
-    return f"{name} is given, and has no effect: {kind.FORM.partition('[')[0]} {lacks}; it is an option of {others}"
+    said = kind.FORM.partition("[")[0].removesuffix(":TARGET")
+    return f"{name} is given, and has no effect: {said} {lacks}; it is an option of {others}"
 
 
 def stored(fields: Mapping[str, Any]) -> Question[Any]:

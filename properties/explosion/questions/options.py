@@ -170,6 +170,12 @@ def _dialect(given: Any, name: str) -> Dialect:
     return PRESETS[given]
 
 
+def _target(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is {value!r}; expected a target, such as ref:PAPER or mine.py:Mine")
+    return value
+
+
 def _kept(kind: type | tuple[type, ...]) -> Callable[[Any, str], Any]:
     def stored(value: Any, name: str) -> Any:
         if not isinstance(value, kind):
@@ -261,6 +267,13 @@ ITERATIONS = Option(
     _kept(int),
     help=f"iterations of the projection, instead of the dialect's, up to {MOST_ITERATIONS}",
     kind=int,
+    lacks="has no projection",
+)
+IMPL = Option(
+    _target,
+    _kept(str),
+    default="",
+    help="mhc, block: the mixing that this TARGET declares, its family from outside included, instead of a dialect",
     lacks="has no projection",
 )
 DTYPE = Option(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mhc_ref import PAPER, Dialect
+import torch
+
+from mhc_ref import PAPER, Dialect, project
+from mhc_ref.packing import logits_shape
 from properties.explosion.configurations import Configuration
-from properties.explosion.questions.options import DIALECT, ITERATIONS, MOST_ITERATIONS, Option, asked
+from properties.explosion.questions.options import DIALECT, IMPL, ITERATIONS, MOST_ITERATIONS, Option, asked
 from properties.explosion.questions.question import Question
+from properties.targets.target import resolve
 
 C = TypeVar("C", bound=Configuration)
 
@@ -40,8 +45,32 @@ class Projecting(Question[C]):
     @classmethod
     def iterates(cls, dialect: Dialect, *, claimed: bool) -> None:
         """ValueError where other iterations change nothing; `claimed`: the dialect was asked for."""
-        if dialect.residual != "sinkhorn":
+        logits = (
+            torch.arange(math.prod(logits_shape(3, dialect)), dtype=torch.float64).sin().view(logits_shape(3, dialect))
+        )
+        once, twice = (project(logits, dialect.with_(iterations=count)) for count in (1, 2))
+        if torch.equal(once, twice):
             raise ValueError(
                 f"iterations is given, and has no effect: {cls.family} has residual {dialect.residual!r} here; "
-                "expected one with Sinkhorn iterations"
+                "expected one that iterates, as Sinkhorn does"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared(Projecting[C]):
+    """A question about the mixing of a dialect, which is given or declared by a target."""
+
+    impl: str = field(**asked(IMPL))
+
+    @property
+    def asked_of(self) -> str:
+        return self.impl
+
+    @classmethod
+    def folded(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        fields = dict(given)
+        if "impl" in fields:
+            if "dialect" in fields:
+                raise ValueError("dialect and impl are given; expected one of them: a target declares what it computes")
+            fields["dialect"] = resolve(fields["impl"]).dialect  # its family from outside is known from then on
+        return super().folded(fields)

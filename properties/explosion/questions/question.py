@@ -97,6 +97,11 @@ class Question(ABC, Generic[C]):
         return self.FORM
 
     @property
+    def asked_of(self) -> str:
+        """The target that has a part in it: whose matrices are asked for, or which declares the mixing. "" for none."""
+        return ""
+
+    @property
     def sign(self) -> str:
         return ">=" if self.direction == "explode" else "<="
 

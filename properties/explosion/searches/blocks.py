@@ -15,20 +15,21 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Dialect, Params
-from mhc_ref.exact import Exact
 from mhc_ref.packing import residual_size
 from properties.explosion.answer import Answer
-from properties.explosion.composite import DIGITS, Matrix, context, fraction, number
+from properties.explosion.composite import Matrix, context, number
 from properties.explosion.configurations import Block
+from properties.explosion.mixing import of_dialect
 from properties.explosion.proofs.envelopes import (
+    OPEN,
     envelope,
     excludes,
+    gates,
     impossible,
     least_depth,
     peak,
     shape,
     short,
-    sigmoid,
     why,
 )
 from properties.explosion.searches.entries import simpler
@@ -37,9 +38,6 @@ from properties.explosion.searches.hypothesise import Clock, smallest
 
 if TYPE_CHECKING:
     from properties.explosion.questions.blocks import Blocks
-
-OPEN = 60
-"""A gate logit whose sigmoid is 1 in float64, and in 50 digits falls short of it by 1e-26."""
 
 
 def solve(question: Blocks, hunt: Hunt[Block]) -> Answer:
@@ -83,8 +81,8 @@ def value(question: Blocks, block: Block) -> Any:
     """
     mp = context()
     d = question.dialect
-    read = block.streams * (sigmoid(block.pre, mp) + mp.mpf(d.pre_eps))
-    write = mp.mpf(d.post_scale) * sigmoid(block.post, mp) * number(block.weight)
+    read = mp.mpf(gates(d, block.streams, block.pre)[0])
+    write = mp.mpf(gates(d, block.streams, block.post)[1]) * number(block.weight)
     kept = number(sum(residual_operators(question, block)[0][0], Fraction(0)))
     if question.gain == "gradient":
         slope = read if question.norm == "none" else read / (mp.sqrt(d.rms_eps) if d.rms_eps_inside else d.rms_eps)
@@ -147,10 +145,8 @@ def residual_operators(question: Blocks, block: Block) -> tuple[Matrix, ...]:
 
 @functools.cache
 def _at_zero(n: int, dialect: Dialect) -> Matrix:
-    logits = [0] * residual_size(n, dialect) if dialect.residual == "permutations" else [[0] * n for _ in range(n)]
-    emitted = Exact(dialect, DIGITS).project(logits)
-    rows = zip(*emitted, strict=True) if dialect.transposed else emitted
-    return tuple(tuple(fraction(entry) for entry in row) for row in rows)
+    mixing = of_dialect(dialect)
+    return mixing.exact(mixing.zeros(1, n))[0]
 
 
 def measured(question: Blocks, block: Block) -> float:

@@ -41,10 +41,11 @@ class Order:
     columns: tuple[int, ...]
 
 
-def orders(n: int) -> SearchStrategy[Order]:
-    lines = st.permutations(range(n)).map(tuple)
-    quota = st.sampled_from([n * n, n, 2, 1])
-    return st.builds(Order, from_output=st.booleans(), quota=quota, rows=lines, columns=lines)
+def orders(rows: int, columns: int) -> SearchStrategy[Order]:
+    """The orders of matrices of so many rows and columns."""
+    down, across = (st.permutations(range(lines)).map(tuple) for lines in (rows, columns))
+    quota = st.sampled_from([rows * columns, columns, 2, 1])
+    return st.builds(Order, from_output=st.booleans(), quota=quota, rows=down, columns=across)
 
 
 def simplest_entries(
@@ -64,11 +65,11 @@ def simplest_entries(
         return complexity(result, origin), result
 
     examples = max(8, min(50, _ENTRIES_VISITED // (2 * depth * n * n)))
-    return by_order(n, judged, seed=seed, clock=clock, examples=examples)
+    return by_order((n, n), judged, seed=seed, clock=clock, examples=examples)
 
 
 def by_order(
-    n: int,
+    size: tuple[int, int],
     judged: Callable[[Order], tuple[tuple[float, ...], T]],
     *,
     seed: int,
@@ -81,15 +82,16 @@ def by_order(
     many again.
     """
     cache: dict[Order, tuple[tuple[float, ...], T]] = {}
-    order: Order | None = Order(True, n * n, tuple(range(n)), tuple(range(n)))
+    rows, columns = size
+    order: Order | None = Order(True, rows * columns, tuple(range(rows)), tuple(range(columns)))
     while order is not None:
         score, best = cache[order] if order in cache else judged(order)
         clock.best = f"{score[0]:g} non-trivial entries"
         yield best
-        if n == 1 or not examples:  # one stream: a product of numbers, in any order
+        if rows * columns == 1 or not examples:  # a product of numbers, in any order
             return
         better = partial(_better, judged, score, cache, len(cache) + 2 * examples)
-        order = smallest(orders(n), better, seed=seed, clock=clock, examples=examples)
+        order = smallest(orders(rows, columns), better, seed=seed, clock=clock, examples=examples)
 
 
 def _better(

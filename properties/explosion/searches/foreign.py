@@ -16,9 +16,9 @@ from torch import Tensor
 from properties.explosion.answer import Answer
 from properties.explosion.mixing import Mixing
 from properties.explosion.questions.question import float_gain
-from properties.explosion.searches.ascent import Concentration
 from properties.explosion.searches.hypothesise import Clock
 from properties.explosion.searches.logits import reached
+from properties.explosion.searches.projected import way_of
 
 if TYPE_CHECKING:
     from properties.explosion.questions.constrained import OfTarget
@@ -29,9 +29,7 @@ class Stack:
 
     def __init__(self, question: OfTarget, mixing: Mixing, n: int, clock: Clock) -> None:
         self._question = question
-        ascended = Concentration(mixing.dialect, n, question.seed, clock)
-        ascended.extend()
-        self._pool = torch.cat([ascended.logits(), ascended.pool()])
+        self._pool = way_of(mixing.dialect).pool(mixing, n, question.seed, clock)
         self._operators = mixing.operators(self._pool)
         self._logits: list[Tensor] = []
         self._product = torch.eye(n, dtype=torch.float64)
@@ -66,12 +64,12 @@ def smallest_stack(question: OfTarget, mixing: Mixing, clock: Clock) -> tuple[An
     stacks: dict[int, Stack] = {}
     best: dict[int, float] = {}
     clock.stage = "depth"
-    accepted = [n for n in range(1, question.max_streams + 1) if mixing.streams is None or n in mixing.streams]
+    accepted = mixing.accepted(question.max_streams)
     if not accepted:
         raise ValueError(
             f"{question.target} accepts {mixing.streams} streams; expected some up to {question.max_streams}"
         )
-    mixing.operators(torch.zeros(1, accepted[0], accepted[0], dtype=torch.float64))  # what cannot be called ends here
+    mixing.operators(mixing.zeros(1, accepted[0]))  # what cannot be called ends here
     for depth, n in itertools.product(range(1, question.max_depth + 1), accepted):
         clock.tick()
         if n not in stacks:

@@ -45,10 +45,10 @@ def confirmed(logits: Tensor, question: LogitsQuestion, mixing: Mixing) -> bool:
     Operators from mpmath are right to 50 digits, so with several streams a gain within 1e-45 of the threshold does not
     count: at the limit of infinite logits it would be rounding that decides.
     """
-    goal = question.threshold
-    if mixing.irrational and logits.shape[-1] > 1:
+    goal, operators = question.threshold, mixing.exact(logits)
+    if mixing.irrational and len(operators[0]) > 1:
         goal *= 1 + _DOUBT if question.direction == "explode" else 1 - _DOUBT
-    return reaches(composite(mixing.exact(logits)), question.gain, goal, question.direction)
+    return reaches(composite(operators), question.gain, goal, question.direction)
 
 
 def product(stack: Tensor) -> Tensor:
@@ -60,8 +60,8 @@ def product(stack: Tensor) -> Tensor:
 
 
 def simplest_logits(start: Tensor, question: LogitsQuestion, mixing: Mixing, clock: Clock) -> Iterator[Tensor]:
-    """Logits [L, n, n] that still reach the threshold with few that are not 0, and those simple; ever better ones."""
-    depth, n = start.shape[:2]
+    """Logits [L, *shape] that still reach the threshold with few that are not 0, and those simple; ever better ones."""
+    rows, columns = _table(start).shape[1:]
 
     def judged(order: Order) -> tuple[tuple[float, ...], Tensor]:
         reduction = _Reduction(start, question, mixing, clock)
@@ -70,8 +70,13 @@ def simplest_logits(start: Tensor, question: LogitsQuestion, mixing: Mixing, clo
         reduction.visit(order, simpler_logits)
         return complexity(reduction.logits), reduction.logits
 
-    examples = min(10, _LOGITS_VISITED // (depth * n * n))
-    return by_order(n, judged, seed=question.seed, clock=clock, examples=examples if examples >= 5 else 0)
+    examples = min(10, _LOGITS_VISITED // start.numel())
+    return by_order((rows, columns), judged, seed=question.seed, clock=clock, examples=examples if examples >= 5 else 0)
+
+
+def _table(logits: Tensor) -> Tensor:
+    """Logits [L, *shape] as L tables; those of one axis are one row."""
+    return logits.view(len(logits), -1, logits.shape[-1])
 
 
 def complexity(logits: Tensor) -> tuple[float, ...]:
@@ -108,7 +113,7 @@ class _Reduction:
     def visit(self, order: Order, values: Callable[[float], list[float]]) -> bool:
         """Replace logits by the first of `values` that keeps the threshold; whether anything changed."""
         changed = False
-        stack = self._mixing.operators(self.logits)
+        stack, tables = self._mixing.operators(self.logits), _table(self.logits)
         depth = len(stack)
         for layer in reversed(range(depth)) if order.from_output else range(depth):
             above = product(torch.cat([torch.eye(stack.shape[-1], dtype=stack.dtype)[None], stack[layer + 1 :]]))
@@ -116,15 +121,16 @@ class _Reduction:
             left = order.quota
             for i, j in itertools.product(order.rows, order.columns):
                 self._clock.tick()
-                number = self.logits[layer, i, j].item()
+                number = tables[layer, i, j].item()
                 candidates = values(number) if number and left else []
                 if not candidates:
                     continue
-                trial = self.logits[layer].repeat(len(candidates), 1, 1)
+                trial = tables[layer].repeat(len(candidates), 1, 1)
                 trial[:, i, j] = torch.tensor(candidates, dtype=trial.dtype)
-                enough = reached(above @ self._mixing.operators(trial) @ below, self._question)
+                tried = trial.view(-1, *self.logits.shape[1:])
+                enough = reached(above @ self._mixing.operators(tried) @ below, self._question)
                 if enough.any():
-                    self.logits[layer] = trial[int(enough.int().argmax())]
+                    self.logits[layer] = tried[int(enough.int().argmax())]
                     changed, left = True, left - 1
-            stack[layer] = self._mixing.operators(self.logits[layer])
+            stack[layer] = self._mixing.operators(self.logits[layer : layer + 1])[0]
         return changed

@@ -20,6 +20,7 @@ class Sinkhorn(Mix):
     source = "arXiv 2512.24880 eq. (8)-(9)"
     BY_STREAM = formulas.BY_STREAM
     MOST_STREAMS = formulas.MOST_STREAMS
+    explosions = "properties.explosion.searches.divided"
 
     def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
         return formulas.shape(n, dialect)

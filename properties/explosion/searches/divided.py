@@ -1,66 +1,73 @@
-"""The search over constrained mixing (family mhc): any dialect, finite logits of any size."""
+"""The search over mixing whose lines are divided by their sums in turn: sharper than what its guarantees say.
+
+A way of searching, as `searches.projected.Way` says; the caps and their proofs are in `proofs.manifold`.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mhc_ref import Dialect
 from properties.explosion.answer import Answer
 from properties.explosion.composite import decimal
 from properties.explosion.mixing import Mixing
-from properties.explosion.proofs.manifold import answer, axis, cap, normalised
+from properties.explosion.proofs import manifold
+from properties.explosion.proofs.caps import Cap
+from properties.explosion.proofs.manifold import answer, axis, normalised
 from properties.explosion.proofs.storage import growth
 from properties.explosion.questions.question import float_gain
 from properties.explosion.searches.ascent import Concentration, climbed
 from properties.explosion.searches.drift import drifting
 from properties.explosion.searches.hypothesise import Clock
-from properties.explosion.searches.logits import confirmed, may_reach, product, reached, simplest_logits
+from properties.explosion.searches.logits import confirmed, reached
+from properties.explosion.searches.projected import explored
 
 if TYPE_CHECKING:
-    from properties.explosion.questions.constrained import ConstrainedMixing, LogitsQuestion
+    from properties.explosion.questions.constrained import ConstrainedMixing
 
 _FAR = 700.0
 """A logit whose exponential float64 holds, and which is beyond every threshold that can be asked for."""
 
-Keep = Callable[[Answer, Tensor], None]
+__all__ = ["answer", "cap", "pool", "smallest", "start", "stores"]
 
 
-def solve(question: ConstrainedMixing, mixing: Mixing, clock: Clock, keep: Keep) -> Answer:
-    """What is known in the end. It is given to `keep` together with logits [L, n, n] that reach the threshold, as soon
-    as there are any, and again with ever simpler ones.
-    """
-    if (known := answer(question)) is None:
-        clock.stage = "depth"
-        rows_drift = axis(question) == "rows" and question.direction == "explode"
-        if question.stored and (rows_drift or (question.direction == "vanish" and normalised(question.dialect))):
-            known, start = _drifted(question, mixing, clock)
-        else:
-            known, start = (_fading if question.direction == "vanish" else _exploding)(question, mixing, clock)
-    else:
-        start = _start(question, mixing, known)
-    return simplified(question, mixing, clock, keep, known, start)
+def stores(dialect: Dialect) -> bool:
+    """Whether matrices are searched that are stored in a short dtype: where a division normalises them."""
+    return bool(dialect.iterations)
 
 
-def simplified(
-    question: LogitsQuestion, mixing: Mixing, clock: Clock, keep: Keep, known: Answer, start: Tensor | None
-) -> Answer:
-    """What is known, given to `keep` with `start` and with ever simpler logits that reach the threshold too."""
-    if start is None:
-        return known
-    keep(known, start)
-    clock.stage = "logits"
-    for better in simplest_logits(start, question, mixing, clock):
-        if confirmed(better, question, mixing):
-            keep(known, better)
-    return known
+def cap(question: ConstrainedMixing, n: int, depth: int | None) -> Cap | None:
+    """The smallest proved cap; exponentials that nothing divides have none."""
+    undivided = question.dialect.start == "exp" and not question.dialect.iterations
+    return None if undivided else manifold.cap(question, n, depth)
 
 
-def _start(question: ConstrainedMixing, mixing: Mixing, known: Answer) -> Tensor | None:
+def pool(mixing: Mixing, n: int, seed: int, clock: Clock) -> Tensor:
+    """The logits with which the dialect concentrates best, the patterns, and random ones."""
+    ascended = Concentration(mixing.dialect, n, seed, clock)
+    ascended.extend()
+    return torch.cat([ascended.logits(), ascended.pool()])
+
+
+def smallest(question: ConstrainedMixing, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
+    """The smallest depth and streams that are found, with logits, where `answer` leaves it to a search."""
+    rows_drift = axis(question) == "rows" and question.direction == "explode"
+    if question.stored and (rows_drift or (question.direction == "vanish" and normalised(question.dialect))):
+        return _drifted(question, mixing, clock)
+    if question.direction == "vanish":
+        return _fading(question, mixing, clock)
+    # Row sums of at most 1: a longer product has smaller ones.
+    deepest = 1 if axis(question) == "rows" else question.max_depth
+    return explored(
+        question, mixing, clock, cap, lambda n: Concentration(question.dialect, n, question.seed, clock), deepest
+    )
+
+
+def start(question: ConstrainedMixing, mixing: Mixing, known: Answer) -> Tensor | None:
     """Logits for an architecture that is known to be enough: zeros, or far from it where nothing is normalised."""
     if known.depth is None or known.streams is None:
         return None
@@ -69,52 +76,6 @@ def _start(question: ConstrainedMixing, mixing: Mixing, known: Answer) -> Tensor
         return zeros
     far = math.copysign(_FAR, 1 if question.direction == "explode" else -1)
     return zeros + far
-
-
-def _exploding(question: ConstrainedMixing, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
-    """The first (depth, streams) in lexicographic order that is reached."""
-    stacks: dict[int, Concentration] = {}
-    open_questions: list[str] = []
-    excluded: dict[int, str] = {}
-    for depth, n in itertools.product(range(1, question.max_depth + 1), range(1, question.max_streams + 1)):
-        clock.tick()
-        limit = cap(question, n, depth)
-        if limit.excludes(question):
-            excluded[n] = (
-                f"with {depth} sub-layer{'s' * (depth > 1)} of {n} stream{'s' * (n > 1)} {limit.sentence(question)}"
-            )
-            continue
-        if axis(question) == "rows" and depth > 1:
-            open_questions = open_questions or [f"depth {depth} with {n} streams"]
-            break  # row sums of at most 1: a longer product has smaller ones
-        while n not in stacks or stacks[n].depth < depth:
-            stacks.setdefault(n, Concentration(question.dialect, n, question.seed, clock)).extend()
-        for start in (torch.zeros(depth, n, n, dtype=torch.float64), stacks[n].logits()):
-            if may_reach(start, question, mixing) and confirmed(start, question, mixing):
-                return _answer(question, depth, n, excluded, open_questions), start
-        value = float_gain(product(mixing.operators(stacks[n].logits())), question.gain).item()
-        if len(open_questions) < 1:
-            open_questions.append(f"depth {depth} with {n} streams (the search reached {value:.6g} there)")
-        clock.best = f"{value:.6g} at depth {depth}, {n} streams"
-    if not open_questions:
-        sublayers = f"{question.max_depth} sub-layer{'s' * (question.max_depth > 1)}"
-        return Answer(None, None, True, f"{_because(excluded)} More than {sublayers} were not asked for."), None
-    return Answer(None, None, False, f"Neither found nor proved impossible, first at {open_questions[0]}. "), None
-
-
-def _answer(
-    question: ConstrainedMixing, depth: int, n: int, excluded: dict[int, str], open_questions: list[str]
-) -> Answer:
-    why = _because(excluded) if excluded else "It is the smallest architecture there is."
-    if open_questions:
-        return Answer(depth, n, False, f"{why} Not proved impossible: {open_questions[0]}.")
-    return Answer(depth, n, True, why)
-
-
-def _because(excluded: dict[int, str]) -> str:
-    reasons = [excluded[n] for n in sorted(excluded) if n > 1] or list(excluded.values())
-    text = "; ".join(reasons)
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _drifted(question: ConstrainedMixing, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:
