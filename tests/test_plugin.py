@@ -157,8 +157,10 @@ def test_the_report_holds_what_was_run_and_nothing_else(laws: pytest.Pytester) -
     assert sum(total[status] for status in STATUSES) == total["runs"] == len(found["runs"])
     result.stdout.fnmatch_lines(
         [
-            "Right float32 cpu * 1 of 1 laws; worst ratio * (manifold.last-axis-sums)",
-            "ref:LIGER bfloat16 cpu * 0 of 1 laws; nothing exercised",
+            "Right float32 cpu * 1 of 1 laws",
+            "    worst ratio * (manifold.last-axis-sums)",
+            "ref:LIGER bfloat16 cpu * 0 of 1 laws",
+            "    nothing exercised",
             "1 of 1 laws exercised, 0 not applicable, 0 silently absent",
             f"report: {laws.path / 'out' / 'report.json'}",
         ]
@@ -540,6 +542,16 @@ LINES = [
 def test_the_denominator_reads_like_this() -> None:
     total = totals(LINES, len(LINES) + 1)
     recorded("denominator.txt", "\n".join([*table(LINES), *why_not(LINES), sentence(total)]))
+
+
+def test_the_summary_fits_a_terminal() -> None:
+    name, law = "published:transformers-deepseek-v4", f"device.{'a-long-name-' * 3}"
+    long = [dataclasses.replace(one, implementation=name, law=f"{law}{k}") for k, one in enumerate(LINES)]
+    reason = "the dialect of it declares another " * 5
+    told = why_not([dataclasses.replace(LINES[2], law="block.x", reason=reason)])
+    for text in (*table(long), *why_not(long), *told):
+        assert len(text) <= 80, text
+    assert " ".join(" ".join(told).split()) == f"not applicable: block.x: {reason.strip()}"
 
 
 def test_totals_count_every_status_once() -> None:

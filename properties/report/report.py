@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,10 @@ NOTHING_EXERCISED = 5
 """Exit status of a run that exercised no law: pytest's own where no test was run."""
 ERROR_ONLY = 3
 """Exit status of a run in which no law failed but the harness did."""
+
+
+WIDTH = 80
+"""Characters in a line of the summary, where names allow that."""
 
 
 class ReportError(Exception):
@@ -114,9 +119,10 @@ def sentence(total: dict[str, Any]) -> str:
 
 
 def table(lines: list[Line]) -> list[str]:
-    """A line for each run: counts, and the worst ratio with the law that it belongs to."""
-    found: list[str] = []
-    for run in runs(lines):
+    """For each run counts, and the worst ratio with its law; each in two lines where one would be too long."""
+    found: list[tuple[str, str]] = []
+    labels = [f"{run['implementation']} {run['dtype']} {run['device']}" for run in runs(lines)]
+    for label, run in zip(labels, runs(lines), strict=True):
         laws: dict[str, Any] = run["laws"]
         counts = Counter(entry["status"] for entry in laws.values())
         ratios = {
@@ -127,9 +133,15 @@ def table(lines: list[Line]) -> list[str]:
         worst = f"worst ratio {ratios[law]:.3g} ({law})" if law else "nothing exercised"
         failed = f", {counts['failed']} FAILED" if counts["failed"] else ""
         broken = f", {counts['error']} harness errors" if counts["error"] else ""
-        label = f"{run['implementation']} {run['dtype']} {run['device']}"
-        found.append(f"{label:<44} {exercised:>2} of {len(laws)} laws{failed}{broken}; {worst}")
-    return found
+        counted = f"{label:<{max(map(len, labels))}} {exercised:>3} of {len(laws)} laws{failed}{broken}"
+        found.append((counted, worst))
+    if all(len(f"{counted}; {worst}") <= WIDTH for counted, worst in found):
+        return [f"{counted}; {worst}" for counted, worst in found]
+    return [line for counted, worst in found for line in (*_wrapped(counted), f"    {worst}")]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def why_not(lines: list[Line], most: int = 12) -> list[str]:
@@ -139,8 +151,9 @@ def why_not(lines: list[Line], most: int = 12) -> list[str]:
     for line in lines:
         if line.law not in exercised:
             reasons.setdefault(line.law, set()).add(line.reason)
-    shown = [f"not applicable: {law}: {'; '.join(sorted(why))}" for law, why in reasons.items()]
-    return shown[:most] + ([f"... and {len(shown) - most} more in report.json"] if len(shown) > most else [])
+    shown = [_wrapped(f"not applicable: {law}: {'; '.join(sorted(why))}") for law, why in reasons.items()]
+    more = [f"... and {len(shown) - most} more in report.json"] if len(shown) > most else []
+    return [*(line for lines in shown[:most] for line in lines), *more]
 
 
 def _number(ratio: float | None) -> float:
