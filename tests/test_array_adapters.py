@@ -12,11 +12,11 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import PAPER, Params
+from properties.arrays import NumPy, from_arrays, library
 from properties.core.implementation import Implementation
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.guards.faults import AdapterError, HarnessError
-from properties.targets.arrays import NumPy, from_arrays, library
 
 
 def sinkhorn(logits: Any) -> Any:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import PAPER, Params
+from properties.arrays import NumPy, from_arrays, library
 from properties.core.implementation import Absent, Implementation, offers
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, Verdict, examine
-from properties.targets.arrays import NumPy, from_arrays, library
 
 
 def sinkhorn(logits: Any, iterations: int = 20) -> Any:

@@ -24,8 +24,6 @@ STILL_LONG = {
     "properties/diagnosis/projection.py",
     "properties/laws/gradient_calls.py",
     "properties/laws/manifold.py",
-    "properties/targets/arrays.py",
-    "properties/targets/process/supervised.py",
 }
 """Files that are still to be split."""
 

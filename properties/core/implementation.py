@@ -179,7 +179,8 @@ class Reference(Implementation):
         self.dialect = dialect
         self.name = name
         self.graph_capturable = mix_of(dialect).CAPTURABLE
-        self.streams = accepted(dialect)
+        if (streams := accepted(dialect)) != Declared.streams:
+            self.streams = streams
 
     def project(self, logits: Tensor) -> Tensor:
         with without_autocast(logits):

@@ -6,7 +6,8 @@ are read here, under guard, and nowhere else before that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from properties.core.declaration import TABLE, Declaration, DeclarationError, settled
 from properties.core.implementation import METHODS, Implementation, offers, overrides
@@ -37,6 +38,24 @@ def settle(implementation: Implementation) -> Declaration:
             "expected it to return the same implementation with those fields of the dialect changed"
         )
     return declared
+
+
+def declare(implementation: Implementation, adapter: str, values: Mapping[str, Any]) -> None:
+    """Declare what somebody gave to an adapter, which messages call by its name.
+
+    Raises:
+        TypeError: a name that is not in the table.
+        ValueError: a value that cannot be used.
+    """
+    strange = sorted(values.keys() - TABLE)
+    if strange:
+        raise TypeError(f"{adapter}: {', '.join(strange)} is no attribute of Implementation")
+    for name, value in values.items():
+        setattr(implementation, name, value)
+    try:
+        settle(implementation)
+    except DeclarationError as error:
+        raise ValueError(f"{adapter}: {error}") from error
 
 
 def _settle(implementation: Implementation, name: str) -> None:

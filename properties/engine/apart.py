@@ -24,7 +24,7 @@ from properties.engine.subject import Profile, Subject, Verdict
 from properties.guards.printable import message_of
 from properties.guards.stopping import end_with
 from properties.targets.isolation import isolated
-from properties.targets.process.supervised import ended
+from properties.targets.process.life import ended
 from properties.targets.target import TargetError, resolve
 
 

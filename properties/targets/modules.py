@@ -2,7 +2,7 @@
 
     # mine.py
     from mhc_ref import DEEPSEEK_V4
-    from properties.targets.modules import from_module
+    from properties.modules import from_module
 
     target = from_module(
         lambda n, C: MyHyperConnection(streams=n, dim=C),
@@ -37,9 +37,8 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from mhc_ref import Branch, Dialect, Mappings, Params
-from properties.core.declaration import TABLE, DeclarationError
 from properties.core.implementation import Implementation
-from properties.core.settling import settle
+from properties.core.settling import declare
 from properties.guards.faults import AdapterError, HarnessError, TargetFault, answered, described
 from properties.guards.interruption import Interrupted
 from properties.guards.printable import shown
@@ -84,30 +83,20 @@ def from_module(
             limit that cannot be used.
         AdapterError: the module cannot be made, or cannot be called as is said here; the message names what to declare.
     """
-    _check_arguments(make, dialect, computes, token_axes, limits)
+    _check_arguments(make, dialect, computes, token_axes)
     naming = Naming(names, constants, dialect)
     if limits.get("norm_weight") and not naming.norm_weight:
         raise ValueError("from_module: norm_weight=True is declared, and no parameter is named for norm_weight")
     kind = {"mappings": _Mapping, "block": _Block}[computes]
     made = kind(make, naming, call, tune, token_axes)
     declared = {"norm_weight": naming.norm_weight, "zero_tokens": token_axes != 0, **limits, "dialect": dialect}
-    for attribute, value in declared.items():
-        setattr(made, attribute, value)
-    try:
-        settle(made)
-    except DeclarationError as error:
-        raise ValueError(f"from_module: {error}") from error
+    declare(made, "from_module", declared)
     rehearse(made)
     made.name = made.name or made.kind
     return made
 
 
-def _check_arguments(
-    make: object, dialect: object, computes: object, token_axes: object, limits: Mapping[str, Any]
-) -> None:
-    strange = sorted(set(limits) - set(TABLE))
-    if strange:
-        raise TypeError(f"from_module: {', '.join(strange)} is no attribute of Implementation")
+def _check_arguments(make: object, dialect: object, computes: object, token_axes: object) -> None:
     if isinstance(make, nn.Module) or not callable(make):
         raise TypeError(
             f"from_module: make is {type(make).__name__}; expected a function of n and C that makes a module of that "

@@ -21,8 +21,8 @@ from properties.core.implementation import Absent, Implementation
 from properties.guards.printable import message_of
 from properties.targets.process.description import declared
 from properties.targets.process.guardian import die_with
+from properties.targets.process.life import ended
 from properties.targets.process.peer import Message, Peer
-from properties.targets.process.supervised import ended
 from properties.targets.target import TargetError, resolve
 
 _CLOSED = 213

@@ -18,7 +18,8 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import Mappings, Params
 from properties.core.implementation import Implementation
-from properties.targets.arrays import Mlx, called
+from properties.targets.array_libraries import Mlx
+from properties.targets.arrays import called
 
 SETTINGS = {"iterations": "hc_sinkhorn_iters", "rms_eps": "rms_norm_eps"}
 """Dialect field -> the field of `ModelArgs` that sets it. hc_eps sets three of ours together."""
