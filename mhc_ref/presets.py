@@ -61,6 +61,16 @@ class Presets(Mapping[str, Dialect]):
         self._fields = fields
         self._made: dict[str, Dialect] = {}
 
+    @property
+    def first(self) -> str:
+        """The name of the preset that is meant where none is named."""
+        return next(iter(self), "")
+
+    @property
+    def default(self) -> Dialect:
+        """The dialect that is meant where none is named: the first preset's."""
+        return self[self.first] if self.first else Dialect()
+
     def __getitem__(self, name: str) -> Dialect:
         if name not in self._made:
             fields = dict(self._fields[name])

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from mhc_ref import PAPER, Branch, Dialect, Mappings, Params, registry
+from mhc_ref import PRESETS, Branch, Dialect, Mappings, Params, registry
 from mhc_ref.dialect import Axis
 from mhc_ref.projection import compute_dtype, logits_shape, streams_of_logits
 from properties.catalogue.deviations.catalogue import find, title
@@ -296,12 +296,12 @@ for _name in dict.fromkeys(name for _, name in registry.BUILT_IN):
 
 
 def build(name: str, dialect: Dialect | None = None) -> Implementation:
-    """The control of that name in a dialect, PAPER where none is given.
+    """The control of that name in a dialect, the first preset where none is given.
 
     Raises:
         LookupError: there is none of that name, or it computes what `linear` does in the dialect.
     """
-    found, dialect = find(CATALOGUE, name, "control"), dialect or PAPER
+    found, dialect = find(CATALOGUE, name, "control"), dialect or PRESETS.default
     if not found.applies(dialect):
         raise LookupError(f"{name} is no other arithmetic for {title(dialect)}. It is: {found.statement}")
     return found.make(dialect)

@@ -1,6 +1,6 @@
 """What a law costs: examples per second, and the shares of implementation, reference, bounds and everything else.
 
-    mhc-properties bench [--law manifold] [--impl ref:PAPER] [--device cuda]        (make bench)
+    mhc-properties bench [--law manifold] [--impl ref] [--device cuda]        (make bench)
 
 Then, of a sample of the deviations, the time until the first law fails; and, of the laws on one worker and on two, the
 time that the second one saves and the memory that each takes.
@@ -176,7 +176,7 @@ def wall_time(workers: int, impl: str, law: str) -> tuple[float, float]:
 
 
 def main(
-    impl: Annotated[str, typer.Option(help="TARGET")] = "ref:PAPER",
+    impl: Annotated[str, typer.Option(help="TARGET")] = "ref",
     law: Annotated[str, typer.Option(help="only laws whose id begins so")] = "",
     dtype: Annotated[str, typer.Option(help="of the state")] = "float32",
     examples: Annotated[int, typer.Option(min=1, help="examples a law")] = 100,

@@ -274,7 +274,7 @@ def dialects() -> dict[str, Dialect]:
     from mhc_ref import PRESETS
     from properties.catalogue.deviations import ELSEWHERE
 
-    return {**{title: PRESETS[title] for title in PRESET_ORDER}, **ELSEWHERE}
+    return {**{title: PRESETS[title] for title in PRESET_ORDER if title in PRESETS}, **ELSEWHERE}
 
 
 def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = (), place: str = "cpu") -> list[Task]:
@@ -288,7 +288,7 @@ def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()
         if not wanted("deviation", name, only) or (deviation.needs and device_of(place).lacks(deviation.needs)):
             continue
         found.append(Task("deviation", name, *home(name), examples, stop, laws, place))
-    for preset in ("PAPER", "DEEPSEEK_V4"):
+    for preset in [name for name in ("PAPER", "DEEPSEEK_V4") if name in PRESETS]:
         for name in controls.CATALOGUE:
             if not wanted("control", name, only):
                 continue

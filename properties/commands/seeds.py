@@ -43,7 +43,7 @@ def runs(seeds: int, examples: int, only: list[str], laws: tuple[str, ...] = (),
         frames[name] = [
             (preset, dtype, n)
             for preset in PRESETS
-            if control.applies(DIALECTS[preset])
+            if preset in DIALECTS and control.applies(DIALECTS[preset])
             for built in [controls.build(name, DIALECTS[preset])]
             for dtype in dtypes_of(built)
             for n in built.streams

@@ -31,10 +31,11 @@ def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -
 
     A published implementation whose library is not installed is named, not passed over.
     """
+    from mhc_ref import PRESETS
     from properties.explosion import find_minimal
     from properties.plugin.launch import QUIET, launch
 
-    targets: list[str] = list(TARGETS)
+    targets = [target for target in TARGETS if target.removeprefix("ref:") in PRESETS]
     for library, target in PUBLISHED.items():
         if importlib.util.find_spec(library):
             targets.append(target)

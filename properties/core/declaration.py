@@ -52,7 +52,7 @@ class Declared:
     name: Annotated[str, Name("stands in reports and test ids; the class name if left empty", required=True)] = ""
     dialect: Annotated[
         Dialect, Choices("the declared choices; what is computed is judged against them", required=True)
-    ] = mhc_ref.PAPER
+    ] = mhc_ref.PRESETS.default
     streams: Annotated[
         Sequence[int],
         Streams("the n that are accepted", "the accepted numbers of streams, such as (2, 4)", required=True),

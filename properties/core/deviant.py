@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from mhc_ref import PAPER, Dialect, Mappings, Params
+from mhc_ref import PRESETS, Dialect, Mappings, Params
 from mhc_ref.block import check_params, squash
 from mhc_ref.dialect import FIELDS, Axis
 from mhc_ref.packing import logits_shape, most_streams, residual_size
@@ -38,7 +38,7 @@ class Deviant(Implementation):
     """Of a class with a family's steps put under it, the class alone."""
 
     def __new__(
-        cls, dialect: Dialect = PAPER, name: str = "", change: Callable[[Dialect], Dialect] | None = None
+        cls, dialect: Dialect = PRESETS.default, name: str = "", change: Callable[[Dialect], Dialect] | None = None
     ) -> Self:
         if cls.asked_for is not None:  # a copy
             return super().__new__(cls)
@@ -47,7 +47,7 @@ class Deviant(Implementation):
         return super().__new__(cast("type[Self]", _over(cls, steps)) if steps else cls)
 
     def __init__(
-        self, dialect: Dialect = PAPER, name: str = "", change: Callable[[Dialect], Dialect] | None = None
+        self, dialect: Dialect = PRESETS.default, name: str = "", change: Callable[[Dialect], Dialect] | None = None
     ) -> None:
         self.dialect = dialect
         self.name = name

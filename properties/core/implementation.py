@@ -175,7 +175,7 @@ class Reference(Implementation):
     compilable = True
     autocast_safe = True
 
-    def __init__(self, dialect: Dialect = mhc_ref.PAPER, name: str = "ref:PAPER") -> None:
+    def __init__(self, dialect: Dialect = mhc_ref.PRESETS.default, name: str = f"ref:{mhc_ref.PRESETS.first}") -> None:
         self.dialect = dialect
         self.name = name
         self.graph_capturable = mix_of(dialect).CAPTURABLE

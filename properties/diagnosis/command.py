@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from mhc_ref import PRESETS
 from properties.core.device import device_of
 from properties.core.implementation import Implementation
 from properties.diagnosis.diagnose import NoVerdict, identify
@@ -66,4 +67,4 @@ def _found(
     try:
         return make(target, None), True
     except TargetError:  # a plain function, or nothing that can be used: then this says so again
-        return make(target, "PAPER"), False
+        return make(target, PRESETS.first), False

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from mhc_ref import PAPER, PRESETS, Dialect
+from mhc_ref import PRESETS, Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.deviant import redialected
 from properties.diagnosis.inference import Finding, joined
@@ -60,7 +60,7 @@ class Identification:
     used: dict[str, tuple[str, ...]]
     calls: int
     seconds: float = field(compare=False)
-    dialect: Dialect = PAPER
+    dialect: Dialect = PRESETS.default
 
     @property
     def deviation(self) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mhc_ref import PAPER, PRESETS, Dialect
+from mhc_ref import PRESETS, Dialect
 from properties.bounds import Rounding
 from properties.core.trial import wide
 from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
@@ -27,7 +27,7 @@ from properties.guards.faults import TargetFault
 
 Status = Literal["certain", "undetermined", "contradictory"]
 
-FIELDS = tuple(PAPER.fields())
+FIELDS = tuple(PRESETS.default.fields())
 CHOICES: dict[str, tuple[Any, ...]] = {
     "residual": ("sinkhorn", "unconstrained", "identity"),
     "last_axis": ("row", "column"),
@@ -125,7 +125,7 @@ def joined(base: Dialect, values: dict[str, Any]) -> Dialect:
 
 def infer(view: View, declared: Dialect | None) -> Inference:
     """Ask for one group of fields after the other."""
-    base = declared or PAPER
+    base = declared or PRESETS.default
     target = view.implementation
     inference = Inference(view.frame, view, {}, [], Predictions(target.mixing, products=target.products))
     packing = _packing(view)
@@ -182,7 +182,7 @@ def _settle(inference: Inference, names: Sequence[str], found: list[Candidate] |
 
     def distance(one: Candidate) -> tuple[int, int, float]:
         far = [name for name in one.fields if not _same(one, name, getattr(base, name))]
-        plain = [name for name in one.fields if one.fields[name] != getattr(PAPER, name)]
+        plain = [name for name in one.fields if one.fields[name] != getattr(PRESETS.default, name)]
         return len(far), len(plain), one.ratio
 
     best = min(found, key=distance)

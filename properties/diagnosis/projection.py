@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from mhc_ref import PAPER, Dialect
+from mhc_ref import PRESETS, Dialect
 from mhc_ref.dialect import Axis
 from properties import bounds
 from properties.bounds import Approx, Rounding
@@ -42,7 +42,7 @@ class Candidate:
     estimates: dict[str, Estimate] = field(default_factory=lambda: {})
     ratio: float = 0.0
 
-    def dialect(self, base: Dialect = PAPER) -> Dialect:
+    def dialect(self, base: Dialect = PRESETS.default) -> Dialect:
         """`base` with these values."""
         return base.with_(**self.fields)
 
@@ -124,7 +124,7 @@ def fit(
         fields = {"residual": "sinkhorn", "last_axis": last, "start": "exp" if start == "exp" else "softmax"}
         fields["start_axis"] = start if start != "exp" else "row"
         for denominator in ("add", "clamp"):
-            found += seen.completed(PAPER.with_(**fields, rms_eps=0.0, denominator=denominator))
+            found += seen.completed(PRESETS.default.with_(**fields, rms_eps=0.0, denominator=denominator))
     return _without_repetition(found)
 
 

@@ -148,7 +148,7 @@ def correct() -> Iterator[tuple[str, Implementation]]:
 
 def home(name: str) -> tuple[str, Dialect]:
     """The dialect in which a deviation is shown."""
-    known = {**{title: PRESETS[title] for title in PREFERRED}, **ELSEWHERE}
+    known = {**{title: PRESETS[title] for title in PREFERRED if title in PRESETS}, **ELSEWHERE}
     return next((title, dialect) for title, dialect in known.items() if CATALOGUE[name].applies(dialect))
 
 

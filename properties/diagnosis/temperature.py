@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from mhc_ref import PAPER, Dialect
+from mhc_ref import PRESETS, Dialect
 from properties.bounds import Rounding
 from properties.core.trial import wide
 from properties.diagnosis.estimate import Estimate
@@ -46,7 +46,7 @@ def fit_tempered(
     found: list[Candidate] = []
     for last, start in itertools.product(("row", "column"), ("exp", "row", "column")):
         fields = {"residual": "sinkhorn", "last_axis": last, "start": "exp" if start == "exp" else "softmax"}
-        dialect = PAPER.with_(**fields, start_axis=start if start != "exp" else "row", rms_eps=0.0)
+        dialect = PRESETS.default.with_(**fields, start_axis=start if start != "exp" else "row", rms_eps=0.0)
         begun = dialect.with_(entry_eps=seen.entry_eps(dialect).shortest())
         value = _unbent(matrix, wide(probe), begun, rough)
         temperature = Estimate.around(value, error * value)

@@ -177,7 +177,7 @@ def _preset_like(dialect: Dialect) -> str:
     exactly = [name for name, one in PRESETS.items() if one == dialect]
     like = (dialect.residual, dialect.transposed)
     alike = [name for name, one in PRESETS.items() if (one.residual, one.transposed) == like]
-    return (exactly + alike + ["PAPER"])[0]
+    return (exactly + alike + [PRESETS.first])[0]
 
 
 def _exactly(logits: Tensor, dialect: Dialect) -> tuple[Matrix, ...]:

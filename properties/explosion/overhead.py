@@ -22,7 +22,7 @@ import typer
 from torch import Tensor, nn
 
 import mhc_ref
-from mhc_ref import PAPER, Mappings, Params
+from mhc_ref import PRESETS, Mappings, Params
 from properties.explosion.monitor import Monitor
 from properties.guards.printable import message_of
 
@@ -40,7 +40,7 @@ class HyperConnection(nn.Module):
         self.alpha = nn.Parameter(torch.full((3,), 0.01))
 
     def forward(self, x: Tensor) -> Mappings:
-        return mhc_ref.mappings(x, Params(self.phi, self.bias, self.alpha), PAPER)
+        return mhc_ref.mappings(x, Params(self.phi, self.bias, self.alpha), PRESETS.default)
 
 
 class Attention(nn.Module):
@@ -68,7 +68,7 @@ class SubLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.connection(x)
-        return mhc_ref.post(x, self.branch(mhc_ref.pre(x, h.pre)), h.post, h.res, PAPER)
+        return mhc_ref.post(x, self.branch(mhc_ref.pre(x, h.pre)), h.post, h.res, PRESETS.default)
 
 
 class Decoder(nn.Module):
@@ -114,8 +114,8 @@ def measured(
     folder = TemporaryDirectory()
     path = Path(folder.name) / "monitor.jsonl"
     seconds: dict[str, list[float]] = {"without": [], "with": [], "every 10": []}
-    watched = Monitor(model, path, modules=[HyperConnection], dialect=PAPER, tokens=sampled)
-    tenth = Monitor(model, path, modules=[HyperConnection], dialect=PAPER, tokens=sampled, every=10)
+    watched = Monitor(model, path, modules=[HyperConnection], dialect=PRESETS.default, tokens=sampled)
+    tenth = Monitor(model, path, modules=[HyperConnection], dialect=PRESETS.default, tokens=sampled, every=10)
     for turn in range(_WARM_UP + rounds):
         for name, monitor in (("without", None), ("with", watched), ("every 10", tenth)):
             with monitor or nullcontext():

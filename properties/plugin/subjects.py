@@ -46,6 +46,7 @@ def subjects(config: pytest.Config) -> list[Subject]:
 def _find_subjects(config: pytest.Config) -> list[Subject]:
     import torch
 
+    from mhc_ref import PRESETS
     from properties.core.device import device_of
     from properties.core.implementation import dtype_names
     from properties.engine.subject import Subject
@@ -65,7 +66,7 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
             raise pytest.UsageError(f"--dialect: {error}") from None
     found: list[Subject] = []
     names: set[str] = set()
-    for target in option(config, "impl") or DEFAULT_TARGETS:
+    for target in option(config, "impl") or [one for one in DEFAULT_TARGETS if one.removeprefix("ref:") in PRESETS]:
         try:
             implementation = (isolated if option(config, "isolate") else resolve)(target, dialect)
         except TargetError as error:

@@ -1,7 +1,7 @@
 """For somebody's own `@given` tests: the inputs of the laws, by plain arguments.
 
 docs/strategies.md has what they reach. They are the strategies that the laws draw from. Structure is drawn first and
-shrinks first: to one stream, one channel, one token, one block, the dialect `PAPER`, a matrix of zeros with the entries
+shrinks first: to one stream, one channel, one token, one block, the first preset, a matrix of zeros with the entries
 that matter, a ramp for a state.
 """
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
-from mhc_ref import PAPER, PRESETS, Dialect, Params, registry
+from mhc_ref import PRESETS, Dialect, Params, registry
 from mhc_ref.packing import most_streams
 from properties.core.case import BranchSpec
 from properties.strategies.coefficients import GATES, branch_of, params_of
@@ -71,7 +71,7 @@ def dialects(draw: DrawFn, *, also: Sequence[Any] = (), most_changes: int = 3) -
         also: families from outside (`properties.families`) that may be chosen besides our own, each with its fields.
         most_changes: how many fields differ from the preset, at most. Values that contradict each other are left out.
     """
-    dialect = draw(among(PAPER, *(one for one in PRESETS.values() if one != PAPER)))
+    dialect = draw(among(PRESETS.default, *(one for one in PRESETS.values() if one != PRESETS.default)))
     named = {
         field: tuple(name for where, name in registry.BUILT_IN if where == slot)
         + tuple(registry.register(one).name for one in also if one.slot == slot)
@@ -93,7 +93,7 @@ def _changed(dialect: Dialect, field: str, value: Any) -> Dialect:
 
 
 def sizes(
-    dialect: Dialect = PAPER,
+    dialect: Dialect = PRESETS.default,
     *,
     streams: Collection[int] = STREAMS,
     channels: Collection[int] = tuple(c for c in CHANNELS if c <= 33),
@@ -123,7 +123,7 @@ def depths(most: int = 6) -> SearchStrategy[int]:
 
 
 def logits(
-    dialect: Dialect = PAPER,
+    dialect: Dialect = PRESETS.default,
     n: int = 3,
     *,
     tokens: int | None = None,
@@ -164,11 +164,11 @@ def states(
             the compute dtype represents.
     """
     least, most = _counted(tokens)
-    return states_of(_frame(PAPER, n, dtype), n, channels, least=least, most=most, scales=tuple(scales))
+    return states_of(_frame(PRESETS.default, n, dtype), n, channels, least=least, most=most, scales=tuple(scales))
 
 
 def parameters(
-    dialect: Dialect = PAPER,
+    dialect: Dialect = PRESETS.default,
     n: int = 3,
     channels: int = 7,
     *,
@@ -193,7 +193,7 @@ def parameters(
 
 def branches(channels: int = 7, *, dtype: torch.dtype = torch.float32) -> SearchStrategy[BranchSpec]:
     """A branch F, called with [..., C]: 0, u, w u, w or w tanh(u); shrinks to 0. w [C] is in the dtype of the state."""
-    return branch_of(_frame(PAPER, 1, dtype), channels)
+    return branch_of(_frame(PRESETS.default, 1, dtype), channels)
 
 
 def cotangents(*shape: int, dtype: torch.dtype = torch.float32) -> SearchStrategy[Tensor]:
@@ -207,7 +207,7 @@ def cotangents(*shape: int, dtype: torch.dtype = torch.float32) -> SearchStrateg
 @st.composite
 def blocks(
     draw: DrawFn,
-    dialect: Dialect = PAPER,
+    dialect: Dialect = PRESETS.default,
     *,
     streams: Collection[int] = STREAMS,
     channels: Collection[int] = (1, 2, 3, 7, 9, 17),

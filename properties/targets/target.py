@@ -74,7 +74,7 @@ def resolve(target: str, dialect: str | None = None) -> Implementation:
         preset(dialect)
     kind, _, rest = target.partition(":")
     if target == "ref":
-        found: Any = Reference(PRESETS["PAPER"], "ref:PAPER")
+        found: Any = Reference(PRESETS.default, f"ref:{PRESETS.first}")
     elif kind == "ref":
         found = Reference(preset(rest), target)
     elif kind == "published":

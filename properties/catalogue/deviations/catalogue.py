@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
-from mhc_ref import PAPER, PRESETS, Dialect, registry
+from mhc_ref import PRESETS, Dialect, registry
 from properties.catalogue.deviations import (
     backward,
     collapse,
@@ -53,8 +53,8 @@ TOPICS = (
 )
 
 ELSEWHERE: dict[str, Dialect] = {
-    "PAPER with rms eps 1e-3 outside": PRESETS["PAPER"].with_(rms_eps=1e-3, rms_eps_inside=False),
-    "PAPER with 3 iterations": PRESETS["PAPER"].with_(iterations=3),
+    f"{PRESETS.first} with rms eps 1e-3 outside": PRESETS.default.with_(rms_eps=1e-3, rms_eps_inside=False),
+    f"{PRESETS.first} with 3 iterations": PRESETS.default.with_(iterations=3),
 }
 """Dialects, by a title, in which those deviations show that no preset shows."""
 
@@ -149,26 +149,26 @@ def _formula(family: Any, wrong: Callable[..., Any]) -> type[Deviant]:
 
 
 def build(name: str, dialect: Dialect | None = None) -> Implementation:
-    """The wrong implementation of that name, declaring `dialect`: by default PAPER, or where it is no deviation of that
-    the plainest dialect of the family from outside that lists it.
+    """The wrong implementation of that name, declaring `dialect`: by default the first preset, or where it is no
+    deviation of that the plainest dialect of the family from outside that lists it.
 
     Raises:
         LookupError: there is none of that name, or it makes no difference for the dialect.
     """
     found = find(CATALOGUE | HIDDEN, name, "deviation")
     if dialect is None:
-        dialect = next((one for one in (PAPER, *_plainest()) if found.applies(one)), PAPER)
+        dialect = next((one for one in (PRESETS.default, *_plainest()) if found.applies(one)), PRESETS.default)
     if not found.applies(dialect):
         raise LookupError(f"{name} makes no difference for {title(dialect)}. It is: {found.slip}")
     return found.make(dialect)
 
 
 def _plainest() -> Iterator[Dialect]:
-    """PAPER with each family from outside."""
+    """The first preset with each family from outside."""
     for field, slot in registry.SLOTS.items():
         for name in registry.names(slot):
             if (slot, name) not in registry.BUILT_IN:
-                yield PAPER.with_(**{field: name})
+                yield PRESETS.default.with_(**{field: name})
 
 
 Entry = TypeVar("Entry")
@@ -184,9 +184,9 @@ def find(catalogue: Mapping[str, Entry], name: str, noun: str) -> Entry:
 
 
 def title(dialect: Dialect) -> str:
-    """The preset's name, or what distinguishes the dialect from PAPER."""
+    """The preset's name, or what distinguishes the dialect from the first of them."""
     for name, preset in PRESETS.items():
         if preset == dialect:
             return name
-    fields = dialect.difference(PRESETS["PAPER"])
-    return "PAPER with " + ", ".join(f"{field}={mine!r}" for field, (mine, _) in fields.items())
+    fields = dialect.difference(PRESETS.default)
+    return f"{PRESETS.first} with " + ", ".join(f"{field}={mine!r}" for field, (mine, _) in fields.items())

@@ -10,18 +10,17 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, Dialect
-
 Chooser = Iterable[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
 
 
 class Emission(NamedTuple):
-    """What a known library's module gives away: A from its output or one of its functions, and x from its input."""
+    """What a known library's module gives away: A from its output or one of its functions, and x from its input;
+    and the name of its preset."""
 
     operator: Callable[[Any], Tensor] | None
     function: str | None
     streams: Callable[[nn.Module, Tensor], Tensor]
-    dialect: Dialect
+    dialect: str
 
 
 def _as_given(module: nn.Module, x: Tensor) -> Tensor:
@@ -37,13 +36,13 @@ def _second(output: Any) -> Tensor:
     return output[1]
 
 
-_DEEPSEEK = Emission(_second, None, _as_given, DEEPSEEK_V4)
+_DEEPSEEK = Emission(_second, None, _as_given, "DEEPSEEK_V4")
 KNOWN: Mapping[str, Emission] = {
     # transformers 5.23.0: (h_post, h_res, branch input); the decoder layer applies the transpose of h_res.
     "DeepseekV4HyperConnection": _DEEPSEEK,
     "Glm5NextTextHyperConnection": _DEEPSEEK,
     # hyper-connections 0.4.11: '... s t, ... s d -> ... t d' with what residual_mix_constraint_fn returns.
-    "ManifoldConstrainedHyperConnections": Emission(None, "residual_mix_constraint_fn", _streams_first, LUCIDRAINS),
+    "ManifoldConstrainedHyperConnections": Emission(None, "residual_mix_constraint_fn", _streams_first, "LUCIDRAINS"),
 }
 """Modules that need no description, by the name of their class."""
 

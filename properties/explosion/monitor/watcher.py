@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mhc_ref import Dialect
+from mhc_ref import PRESETS, Dialect
 from properties.explosion.monitor import arguments as read
 from properties.explosion.monitor.emissions import KNOWN, Chooser, chosen, first_argument, square
 from properties.explosion.monitor.gains_file import GainsFile
@@ -295,7 +295,7 @@ class Monitor:
 
     def _attach(self, name: str, module: nn.Module) -> None:
         known = KNOWN.get(type(module).__name__)
-        dialect = self._dialect or (known.dialect if known is not None else None)
+        dialect = self._dialect or (PRESETS.get(known.dialect) if known is not None else None)
 
         def entering(module: nn.Module, arguments: Any, options: Any) -> None:
             """Before the module runs, which may write into its argument."""

@@ -11,7 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from mhc_ref import PAPER, PRESETS, Dialect
+from mhc_ref import PRESETS, Dialect
 from properties.explosion.questions.stored import fraction_of, integer_of, object_of
 
 Number: TypeAlias = int | float | str | Decimal | Fraction
@@ -258,8 +258,8 @@ DIALECT = Option(
     _dialect,
     _stored_dialect,
     lambda value: {"dialect": value.fields()},
-    default=PAPER,
-    help=f"mhc, block, and what a plain function claims: {', '.join(PRESETS)}; PAPER by default",
+    default=PRESETS.default,
+    help=f"mhc, block, and what a plain function claims: {', '.join(PRESETS)}; {PRESETS.first} by default",
     lacks="has no projection",
 )
 ITERATIONS = Option(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mhc_ref import PAPER, Dialect, project
+from mhc_ref import PRESETS, Dialect, project
 from mhc_ref.packing import logits_shape
 from properties.explosion.configurations import Configuration
 from properties.explosion.questions.options import DIALECT, IMPL, ITERATIONS, MOST_ITERATIONS, Option, asked
@@ -32,7 +32,7 @@ class Projecting(Question[C]):
     @classmethod
     def folded(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         fields = dict(given)
-        dialect, iterations = fields.get("dialect", PAPER), fields.pop("iterations", None)
+        dialect, iterations = fields.get("dialect", PRESETS.default), fields.pop("iterations", None)
         if iterations is not None:
             cls.iterates(dialect, claimed="dialect" in fields)
             dialect = dialect.with_(iterations=iterations)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import mhc_ref
-from mhc_ref import HYPER_CONNECTIONS, Params
+from mhc_ref import PRESETS, Params
 from properties.explosion.answer import Answer
 from properties.explosion.composite import Matrix, context, decimal, fraction, number, powered, shown
 from properties.explosion.configurations import Dynamic
@@ -153,7 +153,8 @@ def measured(question: DynamicMixing, one: Dynamic) -> float:
     bias = torch.cat([torch.zeros(2 * n, dtype=of), torch.eye(n, dtype=of).flatten()])
     alpha = torch.tensor([0.0, 0.0, float(question.bound)], dtype=of)
     x = torch.tensor([[float(entry)] for entry in one.input], dtype=storage)
+    dialect = PRESETS["HYPER_CONNECTIONS"]
     for _ in range(one.depth):
-        x = mhc_ref.block(x, Params(phi, bias, alpha), torch.zeros_like, HYPER_CONNECTIONS)
+        x = mhc_ref.block(x, Params(phi, bias, alpha), torch.zeros_like, dialect)
     largest = x.double().abs().max().item()
     return largest if math.isfinite(largest) else math.inf
