@@ -12,7 +12,7 @@ from snapshots import recorded
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, MHC_LITE, PAPER, PRESETS
 from properties.core.implementation import Implementation, Projection, Reference, dtype_names, offers
-from properties.targets.target import TargetError, resolve
+from properties.targets.target import TargetError, module_name, resolve
 
 ZOO = """
 import torch
@@ -232,6 +232,11 @@ def test_the_import_path_is_left_as_it_was(zoo: Path) -> None:
     with pytest.raises(TargetError):
         resolve("raises.py:x")
     assert sys.path == before
+
+
+def test_the_module_of_a_file_has_the_same_name_in_every_process() -> None:
+    assert module_name(Path("/models/mine.py")) == "_mhc_target_mine_0c908632978892b2"
+    assert module_name(Path("/models/mine.py")) != module_name(Path("/other/mine.py"))
 
 
 def test_a_file_that_failed_to_import_is_read_again_once_it_is_mended(zoo: Path) -> None:

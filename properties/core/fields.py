@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from mhc_ref import PRESETS, Dialect
 from mhc_ref.dialect import FIELDS
 from properties.guards.printable import printable, shown
@@ -179,7 +181,7 @@ class Flag(Field[bool]):
     """Yes or no."""
 
     def settled(self, given: Any) -> bool:
-        if not isinstance(given, bool) and type(given).__name__ not in ("bool", "bool_"):  # numpy's has either name
+        if not isinstance(given, (bool, np.bool_)):
             raise Unfit(f" is {shown(given)}; expected True or False")
         return bool(given)
 

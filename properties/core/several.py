@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,7 +108,7 @@ def dtype_of(entry: object) -> torch.dtype | None:
     """The dtype that a torch dtype, a NumPy one or a name means; None where it means none."""
     if isinstance(entry, torch.dtype):
         return entry
-    named = isinstance(entry, str) or type(entry).__module__.partition(".")[0] == "numpy"
+    named = isinstance(entry, (str, np.dtype))
     found = getattr(torch, str(entry).removeprefix("torch."), None) if named else None
     return found if isinstance(found, torch.dtype) else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -197,7 +198,7 @@ def _file_module(path: Path, target: str) -> ModuleType:
         raise TargetError(f"{target}: {path} cannot be looked up: {message_of(error)}") from error
     if not there:
         raise TargetError(f"{target}: there is no file {path} (looked from {_folder()})")
-    name = f"_mhc_target_{resolved.stem}_{abs(hash(str(resolved))):x}"
+    name = module_name(resolved)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, resolved)
@@ -213,6 +214,11 @@ def _file_module(path: Path, target: str) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return module
+
+
+def module_name(path: Path) -> str:
+    """What the module of a file is called, the same in every process: workers know its classes by it."""
+    return f"_mhc_target_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
 
 
 def _module(name: str, target: str) -> ModuleType:
