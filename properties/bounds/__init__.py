@@ -27,7 +27,7 @@ from properties.bounds.arithmetic import (
 )
 from properties.bounds.block import Coefficients
 from properties.bounds.gradients import Pullback, coefficients_gradient
-from properties.bounds.projection import projection, projection_gradient, pullback_norm
+from properties.bounds.projection import held, projection, projection_gradient, pullback_norm
 from properties.bounds.stages import (
     gated,
     gated_logits,
@@ -54,6 +54,7 @@ __all__ = [
     "gated",
     "gated_logits",
     "gates",
+    "held",
     "normalised",
     "plus",
     "projected",

@@ -18,6 +18,13 @@ def projection(logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
     return mix.bound(logits, dialect, r) if mix.roundings is None else declared.projection(mix, logits, dialect, r)
 
 
+def held(got: Tensor, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
+    """What an emitted h_res [tokens, n, n] is held to where only guarantees are asked of it: `projection`, or where
+    there is no formula what the mix says of `got`."""
+    mix = mix_of(dialect)
+    return projection(logits, dialect, r) if mix.known else mix.held(got, logits, dialect, r)
+
+
 def projection_gradient(logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
     """The pullback of `projection`: d <cotangent, h_res> / d logits, shaped like the logits."""
     mix = _trusted(logits, dialect)
@@ -37,7 +44,7 @@ def _trusted(logits: Approx, dialect: Dialect) -> Mix:
     def pull(z: Approx, bar: Approx) -> Approx:
         return projection_gradient(z, bar, dialect, IN_FLOAT64)
 
-    if mix.is_outside:
+    if mix.is_outside and mix.known:
         must_hold(mix, dialect, tuple(shape[1:]), streams_of_logits(shape, dialect), value, pull)
     return mix
 

@@ -13,6 +13,7 @@ from mhc_ref.projection import streams_of_logits
 from mhc_ref.registry import Field, register
 from properties.core.family import Guarantees, Mix
 from properties.core.rounding import INF, Approx, Projection, Rounding
+from properties.guards.faults import HarnessError
 
 WORDS: Mapping[str, tuple[dict[str, Any], str]] = {
     "non-negative": ({"nonnegative": True}, "no entry is below 0"),
@@ -62,6 +63,14 @@ class Claims(Mix):
     def entry(self, dialect: Dialect) -> int:
         """How often an entry may have been rounded."""
         return self.each
+
+    def exact(self, *asked: Any) -> Any:
+        """Nobody knows what is exact.
+
+        Raises:
+            HarnessError: always; no law may ask.
+        """
+        raise HarnessError(f"the mix family {self.name!r} has no formula: what M is exactly cannot be asked")
 
     def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
         """No value, which nobody knows; an error where the claims keep every entry within 1."""

@@ -3,6 +3,7 @@
 MODULES = (
     "manifold",
     "mixing",
+    "guarantees",
     "coefficients",
     "block",
     "depth",

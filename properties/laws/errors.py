@@ -19,6 +19,11 @@ def projection(trial: Trial, logits: Tensor) -> bounds.Projection:
     return bounds.projection(Approx.exact(logits), trial.dialect, trial.rounding)
 
 
+def held(trial: Trial, got: Tensor, logits: Tensor) -> bounds.Projection:
+    """Of an emitted h_res [tokens, n, n] that is held to what its mix guarantees, whether or not there is a formula."""
+    return bounds.held(got, Approx.exact(logits), trial.dialect, trial.rounding)
+
+
 def projected(trial: Trial, logits: Tensor) -> Tensor:
     """The error of h_res of logits on any number of axes."""
     kept = 1 if trial.dialect.residual == "permutations" else 2

@@ -1,0 +1,173 @@
+"""Laws of guarantees: of every mix that claims one, sharp for what nearly keeps it, and never against one that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mhc_ref import MHC_LITE, PAPER, PRESETS, RESIDUAL, Dialect
+from properties.core.family import guarantees_of
+from properties.core.guarantees import Guarantees
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.families import claims
+
+LAWS = {name: law for name, law in all_laws().items() if law.module == "properties.laws.guarantees"}
+QUICK = Profile(examples=12, derandomise=True, shrink=False)
+
+
+def cayley(z: Tensor) -> Tensor:
+    skew, one = z - z.mT, torch.eye(z.shape[-1], dtype=z.dtype)
+    skew = skew / (1 + skew.abs().amax((-1, -2), keepdim=True))
+    return torch.linalg.solve(one - skew, one + skew)
+
+
+def halved(z: Tensor) -> Tensor:
+    """The mean of the identity and rows of shares."""
+    return (torch.eye(z.shape[-1], dtype=z.dtype) + z.softmax(-1)) / 2
+
+
+def small(z: Tensor) -> Tensor:
+    """Signed, with absolute sums of at most 1 on both axes."""
+    return z.tanh() / z.shape[-1]
+
+
+def emitting(function: Callable[[Tensor], Tensor], *said: str, roundings: int = 64) -> Implementation:
+    class Emitting(Implementation):
+        dialect = claims(*said, roundings=roundings)
+        dtypes = (torch.float32,)
+        streams = (1, 2, 3, 4)
+
+        def project(self, logits: Tensor) -> Tensor:
+            return function(logits)
+
+        def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+            return h_res @ x + h_post.unsqueeze(-1) * y.unsqueeze(-2)
+
+    return Emitting()
+
+
+def times(factor: float, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda z: factor * function(z)
+
+
+def named(z: Tensor) -> Tensor:
+    """Stream 0 is special."""
+    weight = torch.ones(z.shape[-1], dtype=z.dtype)
+    weight[0] = 1 + 1e-4
+    return cayley(z * weight)
+
+
+def uneven(z: Tensor) -> Tensor:
+    """What a row has too much, another has too little."""
+    off = torch.zeros_like(z)
+    off[..., 0, :] = 1e-4
+    return halved(z) + off
+
+
+SEEN: dict[str, tuple[tuple[str, ...], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "manifold.no-entry-is-negative": (("non-negative",), halved, lambda z: halved(z) - 1e-4),
+    "manifold.claimed-sums-are-one": (("rows sum to 1",), halved, times(1 + 1e-4, halved)),
+    "manifold.claimed-sums-stay-below-one": (
+        ("rows sum to at most 1",),
+        lambda z: z.softmax(-1) * z.sign(),
+        lambda z: z.softmax(-1) * (1 + 1e-4),
+    ),
+    "manifold.orthogonal-matrices-preserve-norms": (("orthogonal",), cayley, times(1 + 1e-4, cayley)),
+    "manifold.matrices-do-not-expand": (("non-expansive",), small, times(1 + 1e-4, cayley)),
+    "manifold.constant-matrices-ignore-their-logits": (("constant",), torch.ones_like, lambda z: 1 + 1e-4 * z.tanh()),
+    "manifold.streams-have-no-names": (("orthogonal", "streams have no names"), cayley, named),
+    "mixing.claimed-sums-are-conserved": (("rows sum to 1",), halved, uneven),
+    "mixing.composites-do-not-expand": (("orthogonal",), cayley, times(1 - 1e-5, cayley)),
+}
+"""Law -> claims, a mix that keeps them, and one that nearly does."""
+
+
+def verdict(law: str, implementation: Implementation, directory: Path) -> Verdict:
+    subject = Subject("emitting", implementation, torch.float32, torch.device("cpu"))
+    return examine(LAWS[law], subject, QUICK, directory=directory)
+
+
+def test_every_law_of_a_guarantee_is_tried() -> None:
+    assert set(SEEN) == set(LAWS)
+
+
+@pytest.mark.parametrize("law", SEEN)
+def test_what_keeps_its_claim_passes_and_what_nearly_does_is_caught(law: str, tmp_path: Path) -> None:
+    said, right, wrong = SEEN[law]
+    found = verdict(law, emitting(right, *said), tmp_path)
+    assert found.status == "passed", found.message
+    assert verdict(law, emitting(wrong, *said), tmp_path).status == "failed"
+
+
+@pytest.mark.parametrize("law", SEEN)
+def test_an_entry_that_is_no_number_keeps_no_claim(law: str, tmp_path: Path) -> None:
+    said, right, _ = SEEN[law]
+
+    def hollow(z: Tensor) -> Tensor:
+        found = right(z).clone()
+        found[..., 0, 0] = torch.nan
+        return found
+
+    assert verdict(law, emitting(hollow, *said), tmp_path).status == "failed"
+
+
+APPLY: dict[str, set[str]] = {
+    "PAPER": set(),
+    "DEEPSEEK_V4": set(),
+    "LIGER": set(),
+    "LUCIDRAINS": set(),
+    "HYPER_CONNECTIONS": set(),
+    "MHC_LITE": {
+        "manifold.no-entry-is-negative",
+        "manifold.claimed-sums-are-one",
+        "manifold.matrices-do-not-expand",
+        "mixing.claimed-sums-are-conserved",
+        "mixing.composites-do-not-expand",
+    },
+    "RESIDUAL": {"manifold.constant-matrices-ignore-their-logits"},
+}
+"""Preset -> the laws of guarantees that say what no law about its formula says."""
+
+
+@pytest.mark.parametrize("preset", APPLY)
+def test_a_law_is_asked_where_it_is_claimed_and_nobody_says_it_already(preset: str) -> None:
+    one = Reference(PRESETS[preset])
+    assert {name for name, law in LAWS.items() if law.inapplicable(one, torch.float32) is None} == APPLY[preset]
+
+
+@pytest.mark.parametrize("law", sorted(APPLY["MHC_LITE"] | APPLY["RESIDUAL"]))
+def test_our_own_families_keep_what_they_claim(law: str, tmp_path: Path) -> None:
+    dialect = RESIDUAL if law in APPLY["RESIDUAL"] else MHC_LITE
+    found = verdict(law, Reference(dialect), tmp_path)
+    assert found.status == "passed", found.message
+
+
+@pytest.mark.parametrize(
+    ("given", "follows"),
+    [
+        ({"identity": True}, {"orthogonal": True, "nonexpansive": True, "constant": True, "capped": {"row", "column"}}),
+        ({"sums": {"row"}}, {"capped": set(), "nonexpansive": False}),
+        ({"sums": {"row", "column"}, "nonnegative": True}, {"nonexpansive": True, "orthogonal": False}),
+        ({"equivariant": True}, {"conjugate": True, "scaled": False}),
+    ],
+)
+def test_guarantees_follow_from_each_other(given: dict[str, Any], follows: dict[str, Any]) -> None:
+    found = Guarantees(**given)
+    assert {name: getattr(found, name) for name in follows} == follows
+
+
+def test_without_an_iteration_sinkhorn_guarantees_little() -> None:
+    for dialect, last, shift in ((PAPER, "row", "column"), (PAPER.with_(iterations=0), "", "")):
+        held = guarantees_of(dialect)
+        assert (held.last, held.shift, held.nonnegative, held.scaled) == (last, shift, True, True)
+        assert held.sums == ({last} if last else set())
+        assert not held.nonexpansive
+    assert guarantees_of(Dialect(denominator_eps=1e-6)).sums == set()
+    assert guarantees_of(Dialect(denominator_eps=1e-6)).capped == {"row"}
