@@ -35,6 +35,7 @@ class Turn(Mix):
     """Of n logits the first turns two streams: [[c, -s], [s, c]] with t = z/2, c = (1 - t^2)/(1 + t^2)."""
 
     name = "explosion_turn"
+    roundings = 8
 
     def shape(self, n, dialect):
         return (n,)
@@ -255,6 +256,22 @@ def test_a_monitor_takes_its_limits_from_guarantees(mixes):
     monitor.record(torch.tensor([[[0.9, 0.9], [0.1, 0.1]]], dtype=torch.float64))
     monitor.record(torch.tensor([[[1.0, 1.0], [0.1, 0.1]]], dtype=torch.float64))
     assert [row["leaves"] for row in monitor.flush()] == [None, "explode"]
+
+
+def test_a_monitor_leaves_what_is_orthogonal_in_peace_and_names_what_is_not(mixes):
+    """Streams turned by 45 degrees have sums of sqrt(2), which is the limit; in float32 roundings pass it."""
+    turn = Dialect(residual=mixes["Turn"]())
+    turned = turn_of(mixes, 2 * 0.41421356237309503, torch.float32)
+    for scale, leaves in ((1.0, None), (1.001, "explode")):
+        monitor = Monitor(dialect=turn)
+        for _ in range(30):
+            monitor.record(scale * turned)
+        assert {row["leaves"] for row in monitor.flush()} >= {leaves}
+        assert (monitor.left is None) == (leaves is None)
+
+
+def turn_of(mixes: Any, logit: float, dtype: torch.dtype) -> torch.Tensor:
+    return mixes["Turn"]().project(torch.tensor([[logit, 0.0]], dtype=dtype), Dialect(residual=mixes["Turn"]()))
 
 
 def test_the_command_asks_the_mixing_that_a_target_declares(theirs, tmp_path):

@@ -1,5 +1,6 @@
 """Explosion files of the release before questions were classes: every question in them holds the options of all."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from properties.explosion import FORMAT, ExplosionFileError, find_minimal, load, replay, save
+from properties.explosion.command import explode_command
 from properties.explosion.configurations import matrices, tensor
 from properties.explosion.questions.families import FAMILIES, OPTIONS, ask, stored, written
 from properties.guards import sealed
@@ -86,6 +88,12 @@ def test_a_question_survives_its_file_and_names_its_own_options_only(question: A
 def test_every_family_is_a_class_of_questions_and_every_option_is_one_of_them():
     assert {type(question) for question in QUESTIONS} == set(FAMILIES)
     assert set(OPTIONS) == {name for one in FAMILIES for name, option in one.options().items() if option.help}
+
+
+def test_the_command_takes_the_options_of_the_questions_and_no_list_of_its_own():
+    taken = inspect.signature(explode_command).parameters
+    assert set(taken) == {"family", "threshold", "as_json", "plot", "save_to", *OPTIONS}
+    assert all(taken[name].default is None for name in OPTIONS)
 
 
 @pytest.mark.parametrize("family", ["residual", "hc", "hc:dynamic", "mhc", "block", "target:ref"])

@@ -16,8 +16,8 @@ and it is the largest absolute row sum that is held against it: if that is small
 Rounding. A sum that is 1 comes out within a factor of 1 -+ u_l of it for layer l, hence within the product of these
 factors in a composite of non-negative matrices. u_l is one unit of the emitted dtype where that is a short one (plus
 n/2 of its smallest numbers, where entries underflow), and (n + 1 + 2 max |log A_ij|) units of float32 (float64 for
-float64): a sum, a division, and a logarithm as large as that where the implementation works in logs; and n units of the
-dtype in which the monitor multiplies.
+float64): a sum, a division, and a logarithm as large as that where the implementation works in logs; n times the number
+of roundings that a mix from outside declares of an entry; and n units of the dtype in which the monitor multiplies.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import torch
 
 from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
+from properties.core.family import mix_of
 from properties.explosion.proofs.caps import applied, largest
 
 Leaving = Literal["explode", "vanish", "not finite"]
@@ -91,13 +92,14 @@ def limits_of(dialect: Dialect | None, n: int) -> dict[str, float]:
     return {name: caps[name].value for name in ("forward", "backward") if name in caps}
 
 
-def roundoff(dtype: torch.dtype, n: int, logs: float, multiplied: torch.dtype) -> float:
-    """u_l of a layer that emits `dtype` and whose composites are multiplied in `multiplied`."""
+def roundoff(dtype: torch.dtype, n: int, logs: float, multiplied: torch.dtype, dialect: Dialect | None = None) -> float:
+    """u_l of a layer that emits `dtype` by the mix of `dialect`; composites are multiplied in `multiplied`."""
     if not dtype.is_floating_point:
         return n * torch.finfo(multiplied).eps
     compute, info = compute_dtype(dtype), torch.finfo(dtype)
     stored = 0.0 if dtype == compute else info.eps / 2 + n * info.smallest_normal * info.eps / 2
-    return stored + (n + 1 + 2 * logs) * torch.finfo(compute).eps / 2 + n * torch.finfo(multiplied).eps / 2
+    declared = 0 if dialect is None else n * (mix_of(dialect).roundings or 0)
+    return stored + (n + 1 + 2 * logs + declared) * torch.finfo(compute).eps / 2 + n * torch.finfo(multiplied).eps / 2
 
 
 class Judge:

@@ -61,7 +61,7 @@ def rows_of(
         to = limits(dialect, n)
         finite = math.isfinite(size) and not (layer.entered is not None and not math.isfinite(largest))
         if alone is not None:
-            u = roundoff(layer.emitted, n, alone.logs, layer.operator.dtype)
+            u = roundoff(layer.emitted, n, alone.logs, layer.operator.dtype, dialect)
             leaves = judge.leaving(alone, product, finite, to, u)
         elif not finite:
             leaves = "not finite"

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from properties.explosion.questions.constrained import LogitsQuestion
 
 _TURNED = {"row": "column", "column": "row"}
-_LINES = {"forward": "row", "signed": "row", "backward": "column"}
-"""The axis of A whose sums a gain is about."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,8 @@ def answer(question: LogitsQuestion) -> Answer | None:
             why = f"every {lines} of A sums to exactly 1" if held.sums else "A is orthogonal"
             return Answer(None, None, True, f"The mixing guarantees that {why}, so no gain of a product is below 1.")
         return None
-    caps = [cap(question, n, None) for n in range(1, question.max_streams + 1)]
+    most = min(question.max_streams, mix_of(question.dialect).MOST_STREAMS or question.max_streams)
+    caps = [cap(question, n, None) for n in range(1, most + 1)]
     excluding = [one for one in caps if one is not None and one.excludes(question)]
     if len(excluding) < len(caps):
         return None
