@@ -27,7 +27,7 @@ from properties.catalogue.controls import CATALOGUE, build
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation, Reference, parameter_dtype
 from properties.core.trial import FloatTruth, LawBroken, Trial, wide
-from properties.laws.gradient_block import block_gradient
+from properties.laws import errors
 from properties.laws.manifold import odds, started_logarithms
 
 CPU = torch.device("cpu")
@@ -240,7 +240,9 @@ def block_gradient_findings(
     case = block_case(dialect, dtype, n, channels, tokens, seed)
     parts = [part for part in case.params if part is not None]
     controls = controls_for(dialect, products)
-    bound = block_gradient(case, trial_of(next(iter(controls.values())), dtype))
+    bound = errors.block_gradient(
+        trial_of(next(iter(controls.values())), dtype), case.x, case.params, case.branch, case.cotangent
+    )
     for name, control in controls.items():
         leaves = [part.clone().requires_grad_() for part in (case.x, *parts)]
         out = control.block(leaves[0], Params(*leaves[1:]), case.branch)
@@ -563,7 +565,9 @@ def test_gradient_values_of_coefficients_are_those_of_autograd(title: str, n: in
 def test_gradient_values_of_a_block_are_those_of_autograd(title: str, n: int) -> None:
     dialect = {**PRESETS, **DIALECTS}[title]
     case = block_case(dialect, torch.float64, n, 3, 6, 0)
-    bound = block_gradient(case, trial_of(Reference(dialect), torch.float64))
+    bound = errors.block_gradient(
+        trial_of(Reference(dialect), torch.float64), case.x, case.params, case.branch, case.cotangent
+    )
     leaves = [part.clone().requires_grad_() for part in (case.x, *case.params)]
     out = mhc_ref.block(leaves[0], Params(*leaves[1:]), case.branch, dialect)
     exact = torch.autograd.grad(out, leaves, case.cotangent, allow_unused=True, materialize_grads=True)

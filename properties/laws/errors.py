@@ -5,13 +5,18 @@ States are [tokens, n, C]; what a call is given is exact, unless it comes as an 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from mhc_ref import Params
 from properties import bounds
-from properties.bounds import Approx
+from properties.bounds import INF, Approx, Pullback
 from properties.bounds.block import Coefficients
+from properties.core.case import BranchSpec, Case
 from properties.core.trial import Trial
+from properties.laws.premises import mixes
 
 
 def projection(trial: Trial, logits: Tensor) -> bounds.Projection:
@@ -80,3 +85,36 @@ def collapse(trial: Trial, x: Tensor | Approx, head: Params | None = None) -> Ap
     """Of the one stream of x."""
     state = x if isinstance(x, Approx) else Approx.exact(x)
     return bounds.stack.collapsed(state, trial.dialect, trial.rounding, head)
+
+
+def mappings_gradient(trial: Trial, x: Tensor, params: Params, cotangents: Sequence[Tensor]) -> Pullback:
+    """Of the gradients of the mappings by x and the parameters, for cotangents of h_pre, h_post and h_res."""
+    pre, post, res = (Approx.exact(bar) for bar in cotangents)
+    found = bounds.coefficients_gradient(Approx.exact(x), params, pre, post, res, trial.dialect, trial.rounding)
+    return found._replace(x=bounds.stored(found.x, trial.rounding))
+
+
+def block_gradient(trial: Trial, x: Tensor, params: Params, branch: BranchSpec, cotangent: Tensor) -> Pullback:
+    """Of the gradients of a block by x and the parameters; the branch is one whose derivative is known."""
+    state, g = Approx.exact(x), Approx.exact(cotangent)
+    return bounds.pullback.block(state, params, branch, g, trial.dialect, trial.rounding)
+
+
+def by_parameters(found: Pullback, x: Tensor, params: Params) -> list[Tensor]:
+    """The errors of the gradients by x and by every parameter that there is, in its shape."""
+    inputs = (x, *(part for part in params if part is not None))
+    return [part.error.reshape(one.shape) for part, one in zip(found, inputs, strict=False)]
+
+
+def mixture_gradient(trial: Trial, case: Case, method: str, cotangent: Tensor) -> dict[str, Approx]:
+    """The gradient of post or of pre by each factor, in its shape, for a cotangent [tokens, n, C] or [tokens, C].
+
+    `case` has x [tokens, n, C], y [tokens, C], h_post [tokens, n], which serves as h_pre too, and h_res [tokens, n, n].
+    """
+    if method == "pre":
+        return bounds.pullback.pre(case.x, case.h_post, cotangent, trial.rounding)
+    given = (case.x, case.y, case.h_post, case.h_res)
+    found = bounds.pullback.post(*given, cotangent, trial.dialect, trial.rounding)
+    if mixes(trial.dialect):  # the identity need not be read
+        found["h_res"] = Approx(found["h_res"].value, torch.full_like(found["h_res"].error, INF))
+    return found

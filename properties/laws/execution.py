@@ -24,7 +24,6 @@ from properties.core.trial import Trial, wide
 from properties.core.truth import present
 from properties.laws import about, calls, errors
 from properties.laws.block import SIZES
-from properties.laws.gradient_block import block_gradient
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import matrix_cases
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
@@ -303,7 +302,7 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
     trial.near("the output in inference mode", fast, wide(found[0]), slack)
     if mixes_in_compute_dtype(trial.implementation, trial.dtype):
         return
-    bounded = block_gradient(case.with_(cotangent=ramp(case.x)), trial)
+    bounded = errors.block_gradient(trial, case.x, case.params, case.branch, ramp(case.x))
     for name, kept, again, bound in zip(NAMES, found[1:half], found[half + 1 :], bounded, strict=False):
         trial.near(
             f"the gradient by {name} under recomputation", again, wide(kept), 2 * bound.error.reshape(kept.shape)

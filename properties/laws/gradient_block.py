@@ -11,17 +11,17 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties import bounds
-from properties.bounds import INF, Approx, Pullback
+from properties.bounds import INF, Approx
 from properties.core.case import BranchSpec, Case, map_tensors
-from properties.core.implementation import Implementation, offers
+from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import differentiable
 from properties.core.trial import Trial, wide
 from properties.core.truth import present
-from properties.laws import about, errors
+from properties.laws import about, errors, pulls
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import matrix_cases
-from properties.laws.premises import mixes, mixes_in_compute_dtype
+from properties.laws.premises import mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, branch_of, coefficient_cases, cotangent_for
 
 
@@ -32,12 +32,6 @@ def block_pulls(draw: DrawFn, setting: Setting) -> Case:
     case = draw(coefficient_cases(small, most=2, scales=(1.0, 30.0), patterns=TAME))
     branch = draw(branch_of(setting, case.x.shape[-1], ("zero", "identity", "scale", "constant")))
     return case.with_(branch=branch, cotangent=draw(cotangent_for(tuple(case.x.shape), setting.dtype)))
-
-
-def block_gradient(case: Case, trial: Trial) -> Pullback:
-    """The pullback of the case's cotangent by its state and its parameters."""
-    state, g = Approx.exact(case.x), Approx.exact(case.cotangent)
-    return bounds.pullback.block(state, case.params, case.branch, g, trial.dialect, trial.rounding)
 
 
 @about.block(
@@ -61,27 +55,9 @@ def block_pulls_back_to_state_and_parameters(trial: Trial, case: Case) -> None:
     trial.judge_exactly()
     got = trial.pull("block", [case.x, *present(case.params)], [case.cotangent], run)
     exact = trial.truth.layers_vjp(case.x, [case.params], [case.branch], case.cotangent)
-    bound = block_gradient(case, trial)
+    bound = errors.block_gradient(trial, case.x, case.params, case.branch, case.cotangent)
     for name, one, value in zip(NAMES, got, exact, strict=False):
         trial.within(f"the gradient by {name}", one, value, getattr(bound, name).error.reshape(value.shape))
-
-
-FACTORS = {"post": ("x", "y", "h_post", "h_res"), "pre": ("x", "h_pre")}
-"""What post and pre multiply, in the order of their arguments."""
-
-
-def mixture_pullback(trial: Trial, case: Case, method: str, cotangent: Tensor) -> dict[str, Approx]:
-    """The gradient of post or of pre by each factor, in its shape, for a cotangent [tokens, n, C] or [tokens, C].
-
-    `case` has x [tokens, n, C], y [tokens, C], h_post [tokens, n], which serves as h_pre too, and h_res [tokens, n, n].
-    """
-    if method == "pre":
-        return bounds.pullback.pre(case.x, case.h_post, cotangent, trial.rounding)
-    given = (case.x, case.y, case.h_post, case.h_res)
-    found = bounds.pullback.post(*given, cotangent, trial.dialect, trial.rounding)
-    if mixes(trial.dialect):  # the identity need not be read
-        found["h_res"] = Approx(found["h_res"].value, torch.full_like(found["h_res"].error, INF))
-    return found
 
 
 @st.composite
@@ -108,19 +84,16 @@ def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
     by a state, which may be the sum of a contribution from every stream, is rounded to the state's dtype once for each.
     """
     trial.judge_exactly()
-    for k, (method, factors) in enumerate(FACTORS.items()):
-        if method not in offers(trial.implementation):
-            continue
+    for pulled in pulls.mixtures(trial, case):
+        method, given = pulled.method, pulled.inputs
 
-        def run(target: Implementation, *parts: Tensor, method: str = method) -> Any:
-            return getattr(target, method)(*parts)
+        def run(target: Implementation, *parts: Tensor, pulled: pulls.Pulled = pulled) -> Any:
+            return pulled.function(target, parts)
 
-        given = (case.x, case.y, case.h_post, case.h_res) if method == "post" else (case.x, case.h_post)
-        got = trial.pull(method, given, [case.cotangents[k]], run)
-        exact = getattr(trial.truth, f"{method}_vjp")(*given, case.cotangents[k])
-        bound = mixture_pullback(trial, case, method, case.cotangents[k])
-        for factor, one, value in zip(factors, got, exact, strict=True):
-            trial.within(f"the gradient of {method} by {factor}", one, value, bound[factor].error)
+        got = trial.pull(method, given, pulled.cotangents, run)
+        exact = getattr(trial.truth, f"{method}_vjp")(*given, *pulled.cotangents)
+        for factor, one, value, error in zip(pulled.names, got, exact, pulled.errors(pulled.cotangents), strict=True):
+            trial.within(f"the gradient of {method} by {factor}", one, value, error)
 
 
 @about.block(

@@ -7,8 +7,6 @@ of one implementation are compared, within the bounds of both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,185 +14,24 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from mhc_ref import Mappings, Params
 from mhc_ref.packing import residual_size
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case, map_tensors
-from properties.core.implementation import Implementation, offers
+from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, differentiable, where
-from properties.core.trial import Trial, outputs_of, same_bits, wide
-from properties.core.truth import present, pulled_back
-from properties.laws import about, errors
+from properties.core.trial import Trial
+from properties.core.truth import pulled_back
+from properties.laws import about, errors, pulls
+from properties.laws.calls import Place
 from properties.laws.gradient import projection_pulls
-from properties.laws.gradient_block import FACTORS, block_gradient, mixing_pulls, mixture_pullback
-from properties.laws.gradient_mappings import NAMES
+from properties.laws.gradient_block import mixing_pulls
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, branch_of, noise, params_of, seeds, streams, width_among
 
-Place = Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """A method to be differentiated.
-
-    Attributes:
-        method: its name.
-        names: of its inputs.
-        inputs: what it is given; the first `by_token` of them have a token axis in front, the rest are parameters.
-        cotangents: one for each output.
-        function: (implementation, *inputs) -> a tensor or a tuple.
-        errors: cotangents -> the bound of the gradient by each input.
-        still: inputs that no other forward pass may change.
-    """
-
-    method: str
-    names: tuple[str, ...]
-    inputs: tuple[Tensor, ...]
-    by_token: int
-    cotangents: tuple[Tensor, ...]
-    function: Callable[..., Any]
-    errors: Callable[[tuple[Tensor, ...]], list[Tensor]]
-    still: tuple[str, ...] = ()
-
-
-def project_pulled(trial: Trial, case: Case) -> Pulled:
-    """project, of a case of `projection_pulls`."""
-
-    def function(target: Implementation, z: Tensor) -> Tensor:
-        return target.project(z)
-
-    return Pulled(
-        "project",
-        ("the logits",),
-        (case.logits,),
-        1,
-        (case.cotangent,),
-        function,
-        lambda bars: [errors.projection_gradient(trial, case.logits, bars[0]).error],
-    )
-
-
-def mappings_pulled(trial: Trial, case: Case) -> Pulled:
-    """mappings, of a case of `many_states`."""
-    emitted = [k for k, name in enumerate(Mappings._fields) if name in trial.implementation.emits]
-    inputs = (case.x, *present(case.params))
-
-    def function(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
-        found = target.mappings(x, Params(*parts))
-        return tuple(found[k] for k in emitted)
-
-    def errors(bars: tuple[Tensor, ...]) -> list[Tensor]:
-        given = dict(zip(emitted, bars, strict=True))
-        full = [Approx.exact(given.get(k, torch.zeros_like(bar))) for k, bar in enumerate(case.cotangents)]
-        found = bounds.coefficients_gradient(
-            Approx.exact(case.x), case.params, full[0], full[1], full[2], trial.dialect, trial.rounding
-        )
-        found = found._replace(x=bounds.stored(found.x, trial.rounding))
-        return [part.error.reshape(one.shape) for part, one in zip(found, inputs, strict=False)]
-
-    names = NAMES[: len(inputs)]
-    return Pulled("mappings", names, inputs, 1, tuple(case.cotangents[k] for k in emitted), function, errors)
-
-
-def block_pulled(trial: Trial, case: Case) -> Pulled:
-    """A block, of a case of `many_blocks`."""
-    inputs = (case.x, *present(case.params))
-
-    def function(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
-        return target.block(x, Params(*parts), map_tensors(case.branch, lambda part: part.to(x.device)))
-
-    def errors(bars: tuple[Tensor, ...]) -> list[Tensor]:
-        found = block_gradient(case.with_(cotangent=bars[0]), trial)
-        return [part.error.reshape(one.shape) for part, one in zip(found, inputs, strict=False)]
-
-    names = NAMES[: len(inputs)]
-    return Pulled("block", names, inputs, 1, (case.cotangent,), function, errors)
-
-
-def mixtures_pulled(trial: Trial, case: Case) -> list[Pulled]:
-    """post, and pre where it is offered, of a case of `mixing_pulls`."""
-    found: list[Pulled] = []
-    for k, (method, inputs) in enumerate(
-        (("post", (case.x, case.y, case.h_post, case.h_res)), ("pre", (case.x, case.h_post)))
-    ):
-        if method not in offers(trial.implementation):
-            continue
-
-        def function(target: Implementation, *parts: Tensor, method: str = method) -> Any:
-            return getattr(target, method)(*parts)
-
-        def errors(bars: tuple[Tensor, ...], method: str = method) -> list[Tensor]:
-            return [part.error for part in mixture_pullback(trial, case, method, bars[0]).values()]
-
-        bars = (case.cotangents[k],)
-        found.append(Pulled(method, FACTORS[method], inputs, len(inputs), bars, function, errors, ("h_res",)))
-    return found
-
-
 # -- what autograd may do ---------------------------------------------------------------------------------------------
-
-
-def judge_calls(trial: Trial, pulled: Pulled) -> None:
-    """Compare the gradients of one pass with those under other circumstances."""
-    names = pulled.names
-
-    def run(target: Implementation, place: Place) -> Any:
-        def leaves(asked: Callable[[int], bool] = lambda k: True) -> list[Tensor]:
-            return [place(one).clone().requires_grad_(asked(k)) for k, one in enumerate(pulled.inputs)]
-
-        def fresh(bars: list[Tensor | None], asked: Callable[[int], bool] = lambda k: True) -> tuple[Tensor, ...]:
-            given = leaves(asked)
-            return tuple(pulled_back(outputs_of(pulled.function(target, *given)), given, bars))
-
-        def between(keep: bool) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...]]:
-            """A backward pass after another forward pass, as of the next layer or of the next part of a batch."""
-            given = leaves()
-            outputs = outputs_of(pulled.function(target, *given))
-            bars = [place(bar).to(o.dtype).clone() for bar, o in zip(pulled.cotangents, outputs, strict=True)]
-            other = [one if name in pulled.still else one * 0.5 for one, name in zip(leaves(), names, strict=True)]
-            outputs_of(pulled.function(target, *other))
-            found = pulled_back(outputs, given, [*bars], keep=keep)
-            first = tuple(one.clone() for one in found)
-            if keep:
-                again["a second time"] = tuple(pulled_back(outputs, given, [*bars]))
-            return bars, found, first
-
-        again: dict[str, tuple[Tensor, ...]] = {}
-        try:
-            bars, found, first = between(keep=True)
-        except RuntimeError:  # buffers donated by a compiler, say: a graph that refuses to be kept gives nothing wrong
-            bars, found, first = between(keep=False)
-        kept = [place(bar).to(used.dtype) for bar, used in zip(pulled.cotangents, bars, strict=True)]
-        spaced: list[Tensor | None] = [torch.stack([bar, bar - 1], -1)[..., 0] for bar in bars]
-        again["for cotangents that are not contiguous"] = fresh(spaced)
-        again["for the outputs that are used alone"] = fresh([bar if bool(bar.any()) else None for bar in bars])
-        wide_bars: list[Tensor | None] = [bar[..., :1].expand(bar.shape) for bar in bars]
-        copied = fresh([None if bar is None else bar.contiguous() for bar in wide_bars])
-        expanded = fresh(wide_bars)
-        alone = tuple(fresh([*bars], lambda k, j=j: k == j)[0] for j in range(len(names)))
-        last = len(names) - 1
-        frozen = fresh([*bars], lambda k: k != last) if last else ()
-        return first, tuple(found), (tuple(bars), tuple(kept)), tuple(again.items()), (expanded, copied), alone, frozen
-
-    first, later, (bars, kept), again, (expanded, copied), alone, frozen = trial.observe(pulled.method, run)
-    what = f"the gradient of {pulled.method} by"
-    for bar, before in zip(bars, kept, strict=True):
-        changed = not torch.equal(bar, before)
-        trial.holds(f"a cotangent after the backward pass of {pulled.method}", not changed, "changed", "as before")
-    for name, one, before in zip(names, later, first, strict=True):
-        trial.holds(f"{what} {name} after further backward passes", same_bits(one, before), "changed", "as returned")
-    slack = [2 * error for error in pulled.errors(pulled.cotangents)]
-    others = (("with no other input asking for one", alone), (f"with {names[-1]} asking for none", frozen))
-    for circumstance, found in (*again, *others):
-        for name, one, other, error in zip(names, found, first, slack, strict=False):  # nothing of what asks for none
-            trial.near(f"{what} {name} {circumstance}", one, wide(other), error)
-    wide_bars = tuple(bar[..., :1].expand(bar.shape).contiguous() for bar in pulled.cotangents)
-    for name, one, other, error in zip(names, expanded, copied, pulled.errors(wide_bars), strict=True):
-        trial.near(f"{what} {name} for an expanded cotangent", one, wide(other), 2 * error)
 
 
 @about.project(
@@ -213,7 +50,7 @@ def projection_pulls_back_however_it_is_called(trial: Trial, case: Case) -> None
     gradient of every sum, which autograd expands from one number; one that writes to its cotangent or to what it saved
     corrupts other gradients, and one that saves outside the graph takes the values of the last call.
     """
-    judge_calls(trial, project_pulled(trial, case))
+    pulls.does_not_see_how_it_is_called(trial, pulls.projection(trial, case))
 
 
 @about.mappings(
@@ -231,7 +68,7 @@ def mappings_pull_back_however_they_are_called(trial: Trial, case: Case) -> None
     As for projections. Frozen parameters are usual in fine-tuning (PaddleFleet #1793), and an output that nobody uses
     has no cotangent (Liger #1402).
     """
-    judge_calls(trial, mappings_pulled(trial, case))
+    pulls.does_not_see_how_it_is_called(trial, pulls.mappings(trial, case))
 
 
 @about.block(
@@ -249,7 +86,7 @@ def blocks_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
 
     As for projections.
     """
-    judge_calls(trial, block_pulled(trial, case))
+    pulls.does_not_see_how_it_is_called(trial, pulls.block(trial, case))
 
 
 @about.post(
@@ -267,8 +104,8 @@ def pre_and_post_pull_back_however_they_are_called(trial: Trial, case: Case) -> 
 
     As for projections.
     """
-    for pulled in mixtures_pulled(trial, case):
-        judge_calls(trial, pulled)
+    for pulled in pulls.mixtures(trial, case):
+        pulls.does_not_see_how_it_is_called(trial, pulled)
 
 
 # -- many tokens ------------------------------------------------------------------------------------------------------
@@ -344,38 +181,6 @@ def many_mixtures(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, y=y, h_post=h_post.to(dtype), h_res=h_res, cotangents=tuple(bars))
 
 
-def judge_parts(trial: Trial, pulled: Pulled) -> None:
-    """Compare the gradients of a batch with those of the same tokens on two axes, and in parts."""
-    count = pulled.inputs[0].shape[0]
-    middle = (count + 1) // 2
-    spans = [(0, middle), *([(middle, count)] if middle < count else [])]
-    spans += [(0, 0)] if trial.implementation.zero_tokens else []
-    pair = (2, count // 2) if count % 2 == 0 else (1, count)  # odd where a call takes few tokens
-
-    def run(target: Implementation, place: Place) -> Any:
-        def gradients(arrange: Callable[[Tensor], Tensor]) -> list[Tensor]:
-            tokens = [arrange(place(one)) for one in pulled.inputs[: pulled.by_token]]
-            given = [one.clone().requires_grad_() for one in (*tokens, *map(place, pulled.inputs[pulled.by_token :]))]
-            outputs = outputs_of(pulled.function(target, *given))
-            return pulled_back(outputs, given, [arrange(place(bar)) for bar in pulled.cotangents])
-
-        whole = gradients(lambda one: one)
-        paired = gradients(lambda one: one.reshape(*pair, *one.shape[1:]))
-        parts = [gradients(lambda one, a=a, b=b: one[a:b]) for a, b in spans]
-        joined = [
-            torch.cat(each) if k < pulled.by_token else torch.stack([one.double() for one in each]).sum(0)
-            for k, each in enumerate(zip(*parts, strict=True))
-        ]
-        shaped = [one.reshape(before.shape) for one, before in zip(paired, whole, strict=True)]
-        return tuple(whole), tuple(shaped), tuple(joined)
-
-    whole, paired, joined = trial.observe(pulled.method, run)
-    for k, (name, error) in enumerate(zip(pulled.names, pulled.errors(pulled.cotangents), strict=True)):
-        what = f"the gradient of {pulled.method} by {name} for {count} tokens"
-        trial.near(f"{what}, against its parts", whole[k], wide(joined[k]), 2 * error)
-        trial.near(f"{what} on two axes", paired[k], wide(whole[k]), 2 * error)
-
-
 @about.project(
     "gradient.every-matrix-pulls-back",
     "identity",
@@ -391,7 +196,7 @@ def every_matrix_pulls_back(trial: Trial, case: Case) -> None:
     Matrices are independent backwards too: tails and tiles of a backward pass are not those of the forward one
     (Megatron #7524).
     """
-    judge_parts(trial, project_pulled(trial, case))
+    pulls.is_that_of_its_parts(trial, pulls.projection(trial, case))
 
 
 @about.mappings(
@@ -408,7 +213,7 @@ def every_token_pulls_back_through_the_mappings(trial: Trial, case: Case) -> Non
     A parameter's gradient is a sum over all tokens, on however many axes they lie; over no token it is 0. A reduction
     over one axis, over full tiles or over the first few tokens is another.
     """
-    judge_parts(trial, mappings_pulled(trial, case))
+    pulls.is_that_of_its_parts(trial, pulls.mappings(trial, case))
 
 
 @about.block(
@@ -425,7 +230,7 @@ def every_token_pulls_back_through_a_block(trial: Trial, case: Case) -> None:
 
     As for mappings.
     """
-    judge_parts(trial, block_pulled(trial, case))
+    pulls.is_that_of_its_parts(trial, pulls.block(trial, case))
 
 
 @about.post(
@@ -442,8 +247,8 @@ def every_token_pulls_back_through_pre_and_post(trial: Trial, case: Case) -> Non
 
     As for projections.
     """
-    for pulled in mixtures_pulled(trial, case):
-        judge_parts(trial, pulled)
+    for pulled in pulls.mixtures(trial, case):
+        pulls.is_that_of_its_parts(trial, pulled)
 
 
 # -- the branch -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from mhc_ref import Params
+from mhc_ref import Mappings, Params
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
@@ -18,7 +18,7 @@ from properties.core.law import Schedule
 from properties.core.premises import differentiable, several_streams
 from properties.core.trial import Trial, wide
 from properties.core.truth import present
-from properties.laws import about
+from properties.laws import about, errors
 from properties.strategies import TAME, Setting, coefficient_cases, cotangent_for, seeds
 
 GENTLE = (1.0, 30.0, 1e-3, 1e-4, 1e6, 1e-12, 0.0)
@@ -42,9 +42,15 @@ def coefficient_pulls(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(cotangents=pulls)
 
 
+def cotangents_of(trial: Trial, case: Case) -> list[Tensor]:
+    """The cotangents of all mappings, zeros for those that are not emitted."""
+    emits = trial.implementation.emits
+    return [bar if name in emits else 0 * bar for name, bar in zip(Mappings._fields, case.cotangents, strict=True)]
+
+
 def pull_coefficients(trial: Trial, case: Case) -> list[Tensor]:
     """The implementation's gradients by x and every parameter."""
-    emitted = [k for k, name in enumerate(("pre", "post", "res")) if name in trial.implementation.emits]
+    emitted = [k for k, name in enumerate(Mappings._fields) if name in trial.implementation.emits]
 
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
         found = target.mappings(x, Params(*parts))
@@ -68,16 +74,9 @@ def mappings_pull_back_to_state_and_parameters(trial: Trial, case: Case) -> None
     (`bounds.coefficients_gradient`).
     """
     trial.judge_exactly()
-    got = pull_coefficients(trial, case)
-    bars = [
-        Approx.exact(bar if name in trial.implementation.emits else torch.zeros_like(bar))
-        for name, bar in zip(("pre", "post", "res"), case.cotangents, strict=True)
-    ]
-    bound = bounds.coefficients_gradient(
-        Approx.exact(case.x), case.params, bars[0], bars[1], bars[2], trial.dialect, trial.rounding
-    )
-    bound = bound._replace(x=bounds.stored(bound.x, trial.rounding))
-    exact = trial.truth.mappings_vjp(case.x, case.params, [wide(bar.value) for bar in bars])
+    got, bars = pull_coefficients(trial, case), cotangents_of(trial, case)
+    bound = errors.mappings_gradient(trial, case.x, case.params, bars)
+    exact = trial.truth.mappings_vjp(case.x, case.params, [wide(bar) for bar in bars])
     for name, one, value in zip(NAMES, got, exact, strict=False):
         trial.within(f"the gradient by {name}", one, value, getattr(bound, name).error.reshape(value.shape))
 
@@ -97,14 +96,9 @@ def every_parameter_learns(trial: Trial, case: Case) -> None:
     none. An entry is asked for where the exact gradient exceeds its bound.
     """
     got = pull_coefficients(trial, case)
-    bars = [Approx.exact(bar) for bar in case.cotangents]
-    emits = trial.implementation.emits
-    bars = [
-        bar if name in emits else Approx.exact(torch.zeros_like(bar.value))
-        for name, bar in zip(("pre", "post", "res"), bars, strict=True)
-    ]
+    pre, post, res = (Approx.exact(bar) for bar in cotangents_of(trial, case))
     bound = bounds.coefficients_gradient(
-        Approx.exact(case.x), case.params, bars[0], bars[1], bars[2], trial.dialect, trial.rounding
+        Approx.exact(case.x), case.params, pre, post, res, trial.dialect, trial.rounding
     )
     for name, one in zip(NAMES, got, strict=False):
         expected: Approx = getattr(bound, name)

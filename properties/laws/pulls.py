@@ -1,0 +1,204 @@
+"""Pullbacks of a method as values, and what autograd may do that must not matter to one, nor how many tokens share one.
+
+A law about it is a row, as in `properties.laws.calls`. Values are not moved, and no reference is involved: gradients of
+one implementation are compared, within the bounds of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Params
+from properties.core.case import Case, map_tensors
+from properties.core.implementation import Implementation
+from properties.core.trial import Trial, outputs_of, same_bits, wide
+from properties.core.truth import pulled_back
+from properties.laws import calls, errors
+from properties.laws.calls import Call, Place
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A call to be differentiated by every tensor that it is given.
+
+    Attributes:
+        call: the call.
+        cotangents: one for each output.
+        errors: cotangents -> the bound of the gradient by each input.
+        still: names of inputs that no other forward pass may change.
+    """
+
+    call: Call
+    cotangents: tuple[Tensor, ...]
+    errors: Callable[[tuple[Tensor, ...]], list[Tensor]]
+    still: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+        return self.call.method
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its inputs."""
+        return tuple(name for name, _ in self.call.tensors(self.call.given))
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What it is given; the first `by_token` of them have a token axis in front, the rest are parameters."""
+        return tuple(one for _, one in self.call.tensors(self.call.given))
+
+    @property
+    def by_token(self) -> int:
+        """How many of its inputs have a token axis."""
+        return sum(isinstance(one, Tensor) for one in self.call.given)
+
+    def function(self, target: Implementation, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs for other inputs."""
+        left = iter(inputs)
+
+        def filled(one: Any) -> Any:
+            if isinstance(one, Tensor):
+                return next(left)
+            if isinstance(one, Params):
+                return Params(*(None if part is None else next(left) for part in one))  # pyright: ignore[reportArgumentType]
+            return map_tensors(one, lambda part: part.to(inputs[0].device))
+
+        return tuple(outputs_of(self.call.on(target, [filled(one) for one in self.call.given])))
+
+
+def projection(trial: Trial, case: Case) -> Pulled:
+    """`project`, of logits and a cotangent."""
+    call = calls.projection(trial, case.logits)
+    return Pulled(call, (case.cotangent,), lambda bars: [errors.projection_gradient(trial, case.logits, bars[0]).error])
+
+
+def mappings(trial: Trial, case: Case) -> Pulled:
+    """`mappings`, of x, params and a cotangent of each."""
+    call = calls.mappings(trial, case.x, case.params)
+
+    def bound(bars: tuple[Tensor, ...]) -> list[Tensor]:
+        given = dict(zip(call.parts, bars, strict=True))
+        every = [given.get(k, torch.zeros_like(bar)) for k, bar in enumerate(case.cotangents)]
+        return errors.by_parameters(errors.mappings_gradient(trial, case.x, case.params, every), case.x, case.params)
+
+    return Pulled(call, tuple(case.cotangents[k] for k in call.parts), bound)
+
+
+def block(trial: Trial, case: Case) -> Pulled:
+    """A block, of x, params, a branch whose derivative is known, and a cotangent."""
+    call = calls.block(trial, case.x, case.params, case.branch)
+
+    def bound(bars: tuple[Tensor, ...]) -> list[Tensor]:
+        found = errors.block_gradient(trial, case.x, case.params, case.branch, bars[0])
+        return errors.by_parameters(found, case.x, case.params)
+
+    return Pulled(call, (case.cotangent,), bound)
+
+
+def mixtures(trial: Trial, case: Case) -> list[Pulled]:
+    """post, and pre where it is offered, of x, y, h_post, h_res and cotangents of both."""
+    found: list[Pulled] = []
+    for call in calls.mixtures(trial, case):
+
+        def bound(bars: tuple[Tensor, ...], method: str = call.method) -> list[Tensor]:
+            return [part.error for part in errors.mixture_gradient(trial, case, method, bars[0]).values()]
+
+        found.append(Pulled(call, (case.cotangents[call.method == "pre"],), bound, ("h_res",)))
+    return found
+
+
+def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
+    """Compare the gradients of one pass with those under other circumstances."""
+    names = pulled.names
+
+    def run(target: Implementation, place: Place) -> Any:
+        def leaves(asked: Callable[[int], bool] = lambda k: True) -> list[Tensor]:
+            return [place(one).clone().requires_grad_(asked(k)) for k, one in enumerate(pulled.inputs)]
+
+        def fresh(bars: list[Tensor | None], asked: Callable[[int], bool] = lambda k: True) -> tuple[Tensor, ...]:
+            given = leaves(asked)
+            return tuple(pulled_back(pulled.function(target, given), given, bars))
+
+        def between(keep: bool) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...]]:
+            """A backward pass after another forward pass, as of the next layer or of the next part of a batch."""
+            given = leaves()
+            outputs = pulled.function(target, given)
+            bars = [place(bar).to(o.dtype).clone() for bar, o in zip(pulled.cotangents, outputs, strict=True)]
+            other = [one if name in pulled.still else one * 0.5 for one, name in zip(leaves(), names, strict=True)]
+            pulled.function(target, other)
+            found = pulled_back(outputs, given, [*bars], keep=keep)
+            first = tuple(one.clone() for one in found)
+            if keep:
+                again["a second time"] = tuple(pulled_back(outputs, given, [*bars]))
+            return bars, found, first
+
+        again: dict[str, tuple[Tensor, ...]] = {}
+        try:
+            bars, found, first = between(keep=True)
+        except RuntimeError:  # buffers donated by a compiler, say: a graph that refuses to be kept gives nothing wrong
+            bars, found, first = between(keep=False)
+        kept = [place(bar).to(used.dtype) for bar, used in zip(pulled.cotangents, bars, strict=True)]
+        spaced: list[Tensor | None] = [torch.stack([bar, bar - 1], -1)[..., 0] for bar in bars]
+        again["for cotangents that are not contiguous"] = fresh(spaced)
+        again["for the outputs that are used alone"] = fresh([bar if bool(bar.any()) else None for bar in bars])
+        wide_bars: list[Tensor | None] = [bar[..., :1].expand(bar.shape) for bar in bars]
+        copied = fresh([None if bar is None else bar.contiguous() for bar in wide_bars])
+        expanded = fresh(wide_bars)
+        alone = tuple(fresh([*bars], lambda k, j=j: k == j)[0] for j in range(len(names)))
+        last = len(names) - 1
+        frozen = fresh([*bars], lambda k: k != last) if last else ()
+        return first, tuple(found), (tuple(bars), tuple(kept)), tuple(again.items()), (expanded, copied), alone, frozen
+
+    first, later, (bars, kept), again, (expanded, copied), alone, frozen = trial.observe(pulled.method, run)
+    what = f"the gradient of {pulled.method} by"
+    for bar, before in zip(bars, kept, strict=True):
+        changed = not torch.equal(bar, before)
+        trial.holds(f"a cotangent after the backward pass of {pulled.method}", not changed, "changed", "as before")
+    for name, one, before in zip(names, later, first, strict=True):
+        trial.holds(f"{what} {name} after further backward passes", same_bits(one, before), "changed", "as returned")
+    slack = [2 * error for error in pulled.errors(pulled.cotangents)]
+    others = (("with no other input asking for one", alone), (f"with {names[-1]} asking for none", frozen))
+    for circumstance, found in (*again, *others):
+        for name, one, other, error in zip(names, found, first, slack, strict=False):  # nothing of what asks for none
+            trial.near(f"{what} {name} {circumstance}", one, wide(other), error)
+    wide_bars = tuple(bar[..., :1].expand(bar.shape).contiguous() for bar in pulled.cotangents)
+    for name, one, other, error in zip(names, expanded, copied, pulled.errors(wide_bars), strict=True):
+        trial.near(f"{what} {name} for an expanded cotangent", one, wide(other), 2 * error)
+
+
+def is_that_of_its_parts(trial: Trial, pulled: Pulled) -> None:
+    """Compare the gradients of a batch with those of the same tokens on two axes, and in parts."""
+    count = pulled.inputs[0].shape[0]
+    middle = (count + 1) // 2
+    spans = [(0, middle), *([(middle, count)] if middle < count else [])]
+    spans += [(0, 0)] if trial.implementation.zero_tokens else []
+    pair = (2, count // 2) if count % 2 == 0 else (1, count)  # odd where a call takes few tokens
+
+    def run(target: Implementation, place: Place) -> Any:
+        def gradients(arrange: Callable[[Tensor], Tensor]) -> list[Tensor]:
+            tokens = [arrange(place(one)) for one in pulled.inputs[: pulled.by_token]]
+            given = [one.clone().requires_grad_() for one in (*tokens, *map(place, pulled.inputs[pulled.by_token :]))]
+            outputs = pulled.function(target, given)
+            return pulled_back(outputs, given, [arrange(place(bar)) for bar in pulled.cotangents])
+
+        whole = gradients(lambda one: one)
+        paired = gradients(lambda one: one.reshape(*pair, *one.shape[1:]))
+        parts = [gradients(lambda one, a=a, b=b: one[a:b]) for a, b in spans]
+        joined = [
+            torch.cat(each) if k < pulled.by_token else torch.stack([one.double() for one in each]).sum(0)
+            for k, each in enumerate(zip(*parts, strict=True))
+        ]
+        shaped = [one.reshape(before.shape) for one, before in zip(paired, whole, strict=True)]
+        return tuple(whole), tuple(shaped), tuple(joined)
+
+    whole, paired, joined = trial.observe(pulled.method, run)
+    for k, (name, error) in enumerate(zip(pulled.names, pulled.errors(pulled.cotangents), strict=True)):
+        what = f"the gradient of {pulled.method} by {name} for {count} tokens"
+        trial.near(f"{what}, against its parts", whole[k], wide(joined[k]), 2 * error)
+        trial.near(f"{what} on two axes", paired[k], wide(whole[k]), 2 * error)
