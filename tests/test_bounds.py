@@ -28,7 +28,7 @@ from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation, Reference, parameter_dtype
 from properties.core.trial import FloatTruth, LawBroken, Trial, wide
 from properties.laws import errors
-from properties.laws.manifold import odds, started_logarithms
+from properties.laws.manifold_identities import odds, started_logarithms
 
 CPU = torch.device("cpu")
 

@@ -2,6 +2,7 @@
 
 MODULES = (
     "manifold",
+    "manifold_identities",
     "mixing",
     "guarantees",
     "coefficients",

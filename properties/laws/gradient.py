@@ -14,7 +14,7 @@ from properties.core.implementation import Implementation
 from properties.core.premises import differentiable, several_streams, where
 from properties.core.trial import Trial, magnitude, wide
 from properties.laws import about, errors
-from properties.laws.manifold import exact_shift
+from properties.laws.manifold_identities import exact_shift
 from properties.laws.premises import (
     DIM,
     depends_on_logits,
