@@ -16,36 +16,42 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
 
-_ROOMS = {
-    "guards": "printable interruption faults plain whole surroundings sealed stopping answer one_object",
-    "core": "case implementation device law trial truth",
-    "targets": "target naming rehearsal tokens isolation trust process published",
-    "catalogue": "deviations controls",
-    "engine": "runner counterexample fitting known known_file names apart",
-    "plugin": "gathering launch",
-    "commands": "kill seeds bench ratios verify replay",
+_MOVED = {
+    "properties": {
+        "guards": "printable interruption faults plain whole surroundings sealed stopping answer one_object",
+        "core": "case implementation device law trial truth",
+        "targets": "target naming rehearsal tokens isolation trust process published",
+        "catalogue": "deviations controls",
+        "engine": "runner counterexample fitting known known_file names apart",
+        "plugin": "gathering launch",
+        "commands": "kill seeds bench ratios verify replay",
+    },
+    "properties.explosion": {
+        "proofs": "closed_form manifold storage overflow learning",
+        "searches": "architecture ascent entries foreign hypothesise logits dynamic blocks",
+        "monitor": "emissions gains_file limits measures",
+    },
 }
+"""Package -> the part of it in which these modules lie now, under the same name."""
 
-_NOW = {f"properties.{name}": f"properties.{room}.{name}" for room, names in _ROOMS.items() for name in names.split()}
-for _shelf, _names in {
-    "proofs": "closed_form manifold storage overflow learning",
-    "searches": "architecture ascent entries foreign hypothesise logits dynamic blocks",
-    "monitor": "emissions gains_file limits measures",
-}.items():
-    for _name in _names.split():
-        _NOW[f"properties.explosion.{_name}"] = f"properties.explosion.{_shelf}.{_name}"
-_NOW["properties.explosion.monitor_arguments"] = "properties.explosion.monitor.arguments"
-_NOW["properties.explosion.request"] = "properties.explosion.questions.families"
-_NOW["properties.explosion.header"] = "properties.explosion.questions.stored"
-_NOW["properties.explosion.constrained"] = "properties.explosion.searches.divided"
-_NOW["properties.explosion.watching"] = "properties.explosion.monitor.hooks"
-_NOW["properties.explosion.picture"] = "properties.explosion.pictures.explosion"
-_NOW["properties.explosion.atlas_picture"] = "properties.explosion.pictures.atlas"
-_NOW["properties.published.table"] = "properties.commands.conformance_table"
-_NOW["properties.declarations"] = "properties.core.settling"
-_NOW["properties.bounds.rounding"] = "properties.core.rounding"
-_NOW["properties.deviations.deviant"] = "properties.core.deviant"
-_NOW["properties.deviations.iterations"] = "properties.families.deviations.sinkhorn.fields"
+_RENAMED = {
+    "bounds.rounding": "core.rounding",
+    "bounds.scaling": "families.sinkhorn.forwards",
+    "declarations": "core.settling",
+    "deviations.deviant": "core.deviant",
+    "deviations.iterations": "families.deviations.sinkhorn.fields",
+    "explosion.atlas_picture": "explosion.pictures.atlas",
+    "explosion.constrained": "explosion.searches.divided",
+    "explosion.header": "explosion.questions.stored",
+    "explosion.monitor_arguments": "explosion.monitor.arguments",
+    "explosion.picture": "explosion.pictures.explosion",
+    "explosion.request": "explosion.questions.families",
+    "explosion.watching": "explosion.monitor.hooks",
+    "process.__main__": "commands.process",
+    "published.__main__": "commands.conformance",
+    "published.table": "commands.conformance_table",
+}
+"""What has another name now, both within `properties`."""
 
 COMMANDS = {
     "properties.kill": "kill",
@@ -56,8 +62,14 @@ COMMANDS = {
     "properties.process.__main__": "process",
 }
 """What was a program, ``python -m NAME``, is a command of `mhc-properties` now."""
-_NOW["properties.published.__main__"] = "properties.commands.conformance"
-_NOW["properties.process.__main__"] = "properties.commands.process"
+
+_NOW = {
+    f"{package}.{name}": f"{package}.{part}.{name}"
+    for package, parts in _MOVED.items()
+    for part, names in parts.items()
+    for name in names.split()
+}
+_NOW |= {f"properties.{name}": f"properties.{present}" for name, present in _RENAMED.items()}
 
 
 def now(name: str) -> str | None:

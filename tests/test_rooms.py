@@ -6,6 +6,7 @@ import sys
 import tomllib
 import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from properties.former import _NOW, now
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mhc_ref", "properties")
 LONGEST = 400
+MODULES_BEFORE = (ROOT / "tests" / "modules_of_0_2.txt").read_text().split()
 SAID = "Longer than 400 lines:"
 
 STILL_LONG = {
@@ -70,6 +72,15 @@ def test_a_former_name_imports_what_is_there_now(former):
     with pytest.warns(DeprecationWarning, match=rf"^{re.escape(former)} is {re.escape(_NOW[former])} now"):
         found = import_module(former)
     assert found is import_module(_NOW[former])
+
+
+def test_every_module_of_the_last_release_is_found():
+    """Under its name or as a former one; nothing is imported for it but the packages that it lies in."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        lost = [name for name in MODULES_BEFORE if find_spec(name) is None]
+    assert lost == []
+    assert len(MODULES_BEFORE) > 150
 
 
 def test_a_name_that_never_was_is_no_former_name():

@@ -164,7 +164,9 @@ def until_caught(count: int) -> dict[str, float]:
 
 def wall_time(workers: int, impl: str, law: str) -> tuple[float, float]:
     """Seconds of `pytest --pyargs properties -n WORKERS`, and the MiB of the largest of its processes."""
-    command = [sys.executable, "-m", "pytest", "--pyargs", "properties", "-q", "-p", "no:cacheprovider"]
+    from properties.plugin.launch import LAWS_ALONE
+
+    command = [sys.executable, "-m", "pytest", *LAWS_ALONE]
     command += ["-n", str(workers), "--impl", impl, "--law", law, "--hypothesis-profile", "ci"]
     began = time.perf_counter()
     with subprocess.Popen(command, cwd=mkdtemp(prefix="mhc-bench-"), stdout=subprocess.DEVNULL) as process:

@@ -48,7 +48,7 @@ def check(
     Exit 0: every exercised law holds or fails as known; 1: a law failed; 2 and above: the harness could not run,
     nothing was exercised, or the run left no whole report.
     """
-    from properties.plugin.launch import QUIET, launch
+    from properties.plugin.launch import LAWS_ALONE, launch
     from properties.plugin.options import most_workers
 
     if not re.fullmatch(r"auto|logical|[0-9]{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
@@ -59,9 +59,7 @@ def check(
         refuse(f"--report {printable(report, 60)!r}: expected the name of a folder", as_json)
     kept = _known_so_far(write_known, as_json) if write_known is not None else []
     where = Path(report).absolute()
-    arguments = ["--pyargs", "properties", "-q", "-p", "no:cacheprovider", *QUIET]
-    # The project in whose folder this runs has a say about its own tests only.
-    arguments += ["--noconftest", "-o", "addopts=", "-n", workers, "--device", device.value, f"--report={where}"]
+    arguments = [*LAWS_ALONE, "-n", workers, "--device", device.value, f"--report={where}"]
     arguments += ["--hypothesis-profile", profile.value]
     # With the sign of equality nothing that somebody gives is taken for an option.
     arguments += [f"--impl={target}" for target in targets]

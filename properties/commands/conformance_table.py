@@ -20,7 +20,7 @@ from pathlib import Path
 from properties.core.law import FAMILIES
 from properties.engine.known import Known
 from properties.guards.stopping import PARENT
-from properties.plugin.launch import QUIET
+from properties.plugin.launch import LAWS_ALONE
 from properties.report.report import Line, ReportError, lines_of
 from properties.report.report import read as report_of
 
@@ -57,9 +57,7 @@ def run(name: str, report: Path, *, known: Path | None, profile: str = "ci", see
     """The laws on `published:name` in a process of its own; report.json and counterexamples go to `report`."""
     path = report / "report.json"
     path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "--pyargs", "properties", "-q", "-p", "no:cacheprovider", *QUIET]
-    # As `mhc-properties check` does: what stands in somebody's pytest configuration is about their own tests.
-    command += ["--noconftest", "-o", "addopts=", "-o", "filterwarnings=", "--tb=no"]
+    command = [sys.executable, "-m", "pytest", *LAWS_ALONE, "-o", "filterwarnings=", "--tb=no"]
     command += ["--impl", f"published:{name}", "--report", str(report), "--hypothesis-profile", profile]
     command += ["--known", str(known)] if known else []
     command += ["--hypothesis-seed", str(seed)] if seed is not None else []

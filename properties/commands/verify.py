@@ -33,7 +33,7 @@ def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -
     """
     from mhc_ref import PRESETS
     from properties.explosion import find_minimal
-    from properties.plugin.launch import QUIET, launch
+    from properties.plugin.launch import LAWS_ALONE, launch
 
     targets = [target for target in TARGETS if target.removeprefix("ref:") in PRESETS]
     for library, target in PUBLISHED.items():
@@ -42,24 +42,7 @@ def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -
         else:
             missing = f"{library} is not installed (pip install 'mhc-properties[published]')"
             typer.echo(f"{target} is left out: {missing}", err=as_json)
-    arguments = [
-        "--pyargs",
-        "properties",
-        "-q",
-        "-n",
-        "auto",
-        "-p",
-        "no:cacheprovider",
-        *QUIET,
-        # As for check: the project in whose folder this runs has a say about its own tests only.
-        "--noconftest",
-        "-o",
-        "addopts=",
-        "--report",
-        str(directory),
-    ]
-    for target in targets:
-        arguments += ["--impl", target]
+    arguments = [*LAWS_ALONE, "-n", "auto", f"--report={directory}", *(f"--impl={target}" for target in targets)]
     with progress_on_stderr(as_json):
         outcome = launch(arguments, directory.absolute())
     found = [find_minimal(family, **options) for family, options in EXPLOSIONS]  # pyright: ignore[reportArgumentType]  # a table of keyword arguments

@@ -21,10 +21,10 @@ from properties.core.implementation import Implementation
 from properties.core.law import Law, all_laws
 from properties.engine.runner import examine
 from properties.engine.subject import Profile, Subject, Verdict
+from properties.guards.child import ended
 from properties.guards.printable import message_of
 from properties.guards.stopping import end_with
 from properties.targets.isolation import isolated
-from properties.targets.process.life import ended
 from properties.targets.target import TargetError, resolve
 
 

@@ -74,13 +74,14 @@ class Forwarding:
 
 
 def ended(status: int) -> str:
-    """The words for an exit status; negative ones are signals."""
+    """The words for an exit status; negative ones are signals, as in `subprocess`."""
     if status >= 0:
         return f"exited with status {status}"
     try:
-        return f"was killed by {signal.Signals(-status).name}"
+        name = signal.Signals(-status).name
     except ValueError:
-        return f"was killed by signal {-status}"
+        name = f"signal {-status}"
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 def say(text: str) -> None:

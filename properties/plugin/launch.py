@@ -26,12 +26,16 @@ from properties.guards.stopping import PARENT
 from properties.plugin.gathering import JOURNAL, Journal, entry
 from properties.report.report import Line, ReportError, exit_code, read, sentence, table, write
 
-QUIET = (
+LAWS_ALONE = (
+    *("--pyargs", "properties", "-q", "-p", "no:cacheprovider"),
+    # The project in whose folder this runs has a say about its own tests only.
+    *("--noconftest", "-o", "addopts="),
+    # pytest that is started from Python finds modules imported that it would like to rewrite, to no harm; and a signal
+    # that falls into a callback of the garbage collector is noted there already, so that no traceback has to tell.
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
     *("-W", "ignore::pytest.PytestUnraisableExceptionWarning"),
 )
-"""For a pytest that is started from Python: it finds modules imported that it would like to rewrite, to no harm; and a
-signal that falls into a callback of the garbage collector is noted there already, so that no traceback has to tell."""
+"""The arguments of a pytest that runs the laws and nothing else; targets, workers and the report come behind them."""
 
 _PYTEST_USAGE = 4
 _LIVES = 20

@@ -70,7 +70,7 @@ def _process_of(node: Any) -> subprocess.Popen[bytes] | None:
 
 def _ending_of(report: pytest.TestReport) -> str:
     """How the worker of a report ended, in words."""
-    from properties.targets.process.life import ended
+    from properties.guards.child import ended
 
     process = _process_of(getattr(report, "node", None))
     if process is None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from properties.guards.child import ended
 from properties.guards.printable import printable
 
 _GUARDIAN = Path(__file__).with_name("guardian.py")
@@ -220,14 +221,3 @@ class Life:
         before = self._words
         self._listen()
         return self._words != before
-
-
-def ended(status: int) -> str:
-    """The words for an exit status; negative ones are signals, as in `subprocess`."""
-    if status >= 0:
-        return f"exited with status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

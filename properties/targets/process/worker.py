@@ -18,10 +18,10 @@ import torch
 
 from properties.core.device import hold
 from properties.core.implementation import Absent, Implementation
+from properties.guards.child import ended
 from properties.guards.printable import message_of
 from properties.targets.process.description import declared
 from properties.targets.process.guardian import die_with
-from properties.targets.process.life import ended
 from properties.targets.process.peer import Message, Peer
 from properties.targets.target import TargetError, resolve
 
