@@ -64,12 +64,14 @@ COMMANDS = {
 """What was a program, ``python -m NAME``, is a command of `mhc-properties` now."""
 
 _NOW = {
-    f"{package}.{name}": f"{package}.{part}.{name}"
-    for package, parts in _MOVED.items()
-    for part, names in parts.items()
-    for name in names.split()
+    **{
+        f"{package}.{name}": f"{package}.{part}.{name}"
+        for package, parts in _MOVED.items()
+        for part, names in parts.items()
+        for name in names.split()
+    },
+    **{f"properties.{name}": f"properties.{present}" for name, present in _RENAMED.items()},
 }
-_NOW |= {f"properties.{name}": f"properties.{present}" for name, present in _RENAMED.items()}
 
 
 def now(name: str) -> str | None:
