@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,18 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties import Implementation
+from properties.core.case import Case
 from properties.core.family import mix_of
+from properties.core.implementation import Projection
 from properties.core.law import all_laws
 from properties.core.rounding import Approx, Rounding
+from properties.diagnosis.diagnose import NoVerdict, identify
+from properties.diagnosis.failure import explain_failure
+from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.families import claims
 from properties.targets.target import TargetError, resolve
 
+CPU = torch.device("cpu")
 FLOAT32 = Rounding.of(torch.float32)
 
 
@@ -90,3 +97,66 @@ def test_what_was_emitted_is_held_to_roundings_of_its_largest_entry() -> None:
     held = mix_of(dialect).held(got, Approx.exact(torch.zeros(1, 2, 2)), dialect, FLOAT32)
     assert held.error.tolist() == [[[12 * FLOAT32.unit] * 2] * 2]
     assert held.line.tolist() == [[24 * FLOAT32.unit] * 2]
+
+
+def examined(law: str, project: Callable[[Tensor], Tensor], said: str, where: Path) -> Verdict:
+    """The verdict of a law on a function that claims something."""
+    target = Projection(project, claims(*said.split(","), roundings=64), "mine")
+    profile = Profile(10, derandomise=True, shrink=False)
+    return examine(all_laws()[law], Subject("mine", target, torch.float32, CPU), profile, directory=where)
+
+
+def rotation(logits: Tensor) -> Tensor:
+    """The Cayley transform of a skew matrix, whose size is held below 1."""
+    skew = (logits - logits.mT).clamp(-1, 1)
+    eye = torch.eye(logits.shape[-1], dtype=logits.dtype)
+    return torch.linalg.solve(eye - skew, eye + skew)
+
+
+def clipped(logits: Tensor) -> Tensor:
+    """Rows of shares, of whose gradient the largest entries are cut off."""
+    shares = logits.softmax(-1)
+    if shares.requires_grad:
+        shares.register_hook(lambda bar: bar.clamp(-1, 1))
+    return shares
+
+
+GUARANTEES = [
+    ("manifold.no-entry-is-negative", "non-negative", lambda z: z.softmax(-1), lambda z: z.softmax(-1) - 1e-4),
+    ("manifold.claimed-sums-are-one", "rows sum to 1", lambda z: z.softmax(-1), lambda z: z.sigmoid()),
+    ("manifold.claimed-sums-are-one", "columns sum to 1", lambda z: z.softmax(-2), lambda z: z.softmax(-1)),
+    ("manifold.claimed-sums-stay-below-one", "rows sum to at most 1", lambda z: -0.5 * z.softmax(-1), torch.tanh),
+    ("manifold.orthogonal-matrices-preserve-norms", "orthogonal", rotation, lambda z: rotation(z).abs()),
+    ("manifold.matrices-do-not-expand", "non-expansive", lambda z: rotation(z) * 0.5, lambda z: rotation(z) * 1.001),
+    ("manifold.streams-have-no-names", "orthogonal, streams have no names", rotation, lambda z: rotation(z.triu())),
+    ("gradient.pullback-is-homogeneous", "rows sum to 1", lambda z: z.softmax(-1), clipped),
+]
+
+
+@pytest.mark.parametrize(
+    ("law", "said", "right", "wrong"), GUARANTEES, ids=[f"{one[1]}: {one[0]}" for one in GUARANTEES]
+)
+def test_a_claim_is_held_to(
+    law: str, said: str, right: Callable[[Tensor], Tensor], wrong: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    kept = examined(law, right, said, tmp_path)
+    assert (kept.status, kept.worst_ratio <= 1) == ("passed", True), kept.message
+    assert examined(law, wrong, said, tmp_path).status == "failed"
+
+
+def test_there_is_nothing_to_identify_without_a_formula() -> None:
+    with pytest.raises(NoVerdict, match="it claims guarantees of h_res only, and there is no formula"):
+        identify(Softmax())
+    law, subject = all_laws()["manifold.claimed-sums-are-one"], Subject("mine", Softmax(), torch.float32, CPU)
+    told = explain_failure(law, subject, Case(logits=torch.zeros(1, 2, 2)))
+    assert told.startswith("diagnosis: none: ")
+    assert "it claims guarantees of h_res only" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", ["rows sum to 1, non-negative", "non-negative"])
+def test_no_law_of_a_claim_alone_ends_in_an_error(said: str, tmp_path: Path) -> None:
+    """Laws that ask for more than is claimed say that they do not apply; nothing is accused, nothing fails for us."""
+    statuses = {law: examined(law, lambda z: z.softmax(-1), said, tmp_path).status for law in all_laws()}
+    assert {status for status in statuses.values()} == {"passed", "not-applicable"}, statuses
+    assert len([law for law, status in statuses.items() if status == "passed"]) >= 10

@@ -9,6 +9,7 @@ import torch
 from mhc_ref import PRESETS, Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.deviant import redialected
+from properties.core.family import mix_of
 from properties.core.implementation import Implementation
 from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
 from properties.diagnosis.budget import Budget
@@ -27,7 +28,8 @@ from properties.guards.surroundings import told, usual
 
 
 class NoVerdict(Exception):  # as a crash is neither the harness's error nor an answer
-    """The target crashed, hung or left while it was asked: nothing can be said about what it computes."""
+    """Nothing can be said about what the target computes: it crashed, hung or left while it was asked, or it has no
+    formula, and claims guarantees only."""
 
 
 @told()
@@ -53,11 +55,14 @@ def identify(
         seconds: of computing, after which the search for slips ends; whatever was found until then is reported.
 
     Raises:
-        NoVerdict: a call did not come back, because the target's process died or hung, or the target tried to leave.
+        NoVerdict: its dialect claims guarantees only, so that there is no formula to look for; or a call did not come
+            back, because the target's process died or hung, or the target tried to leave.
         HarnessError: a branch of ours or an adapter failed. Any other exception is a fault of this code as well:
             whatever the target raises is one of its answers.
     """
     begun, budget = time.monotonic(), Budget(seconds)
+    if reason := _formulaless(against or implementation.dialect):
+        raise NoVerdict(f"{implementation.name}: no verdict: {reason}")
     view = View(implementation, Frame.of(implementation, dtype, device))
     stated = against or (implementation.dialect if declared else None)
     try:
@@ -68,6 +73,13 @@ def identify(
             return _Diagnosis(view, inference, near, found, begun, budget, hidden).result()
     except Unanswered as failure:
         raise NoVerdict(f"{implementation.name}: no verdict: call {view.calls}, {failure}") from failure
+
+
+def _formulaless(dialect: Dialect) -> str:
+    """Why there is nothing to look for in a dialect; empty where there is."""
+    if mix_of(dialect).known:
+        return ""
+    return "it claims guarantees of h_res only, and there is no formula to compare with"
 
 
 def _nearest(inference: Inference) -> list[Dialect]:

@@ -10,6 +10,7 @@ import torch
 from mhc_ref import Dialect
 from properties.catalogue.deviations import Deviant
 from properties.core.case import Case
+from properties.core.family import mix_of
 from properties.core.implementation import Implementation
 from properties.core.law import Law
 from properties.core.trial import LawBroken, NoRoom
@@ -41,7 +42,8 @@ def explain_failure(law: Law, subject: Subject, case: Case, *, seconds: float = 
         try:
             return _explained(law, subject, case, seconds)
         except NoVerdict as error:
-            return f"diagnosis: none, as the target did not answer while it was asked: {error}"
+            asked = mix_of(subject.implementation.dialect).known
+            return f"diagnosis: none{', as the target did not answer while it was asked' * asked}: {error}"
         except Interrupted as stop:
             if stop.final:
                 raise

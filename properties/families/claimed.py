@@ -64,6 +64,14 @@ class Claims(Mix):
         """How often an entry may have been rounded."""
         return self.each
 
+    def project(self, logits: Tensor, dialect: Dialect) -> Tensor:
+        """Nobody knows what is computed.
+
+        Raises:
+            HarnessError: always; no law may ask.
+        """
+        raise HarnessError(f"the mix family {self.name!r} has no formula: what M is cannot be computed")
+
     def exact(self, *asked: Any) -> Any:
         """Nobody knows what is exact.
 

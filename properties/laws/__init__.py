@@ -15,6 +15,7 @@ MODULES = (
     "gradient_depth",
     "gradient_ends",
     "gradient_mappings",
+    "gradient_guarantees",
     "execution",
     "execution_floods",
     "execution_poison",
