@@ -1,4 +1,4 @@
-"""CONTRIBUTING says where a change goes, and what it names is there."""
+"""CONTRIBUTING says where a change goes, README which rooms there are, and what they name is there."""
 
 from __future__ import annotations
 
@@ -41,3 +41,10 @@ def test_a_family_to_copy_is_a_file_in_each_of_its_places() -> None:
     assert len(folders) == 3
     for folder in folders:
         assert (ROOT / folder / name).is_file()
+
+
+def test_the_readme_names_every_room() -> None:
+    parts = (ROOT / "README.md").read_text().partition("## The parts")[2].partition("| page |")[0]
+    named = {name.removeprefix("properties/") for name in re.findall(r"`([\w/]+)/`", parts)} - {"mhc_ref", "properties"}
+    rooms = {path.name for path in (ROOT / "properties").iterdir() if (path / "__init__.py").is_file()}
+    assert named - {"mhc_ref/exact"} == rooms

@@ -1,1 +1,1 @@
-"""What the command line does beyond parsing it: verify, replay, kill, seeds, bench, conformance."""
+"""The commands of `mhc-properties`, a file each: options, help, what it does. `properties.cli` lists them."""
