@@ -193,7 +193,10 @@ def test_what_the_guarantees_exclude_is_impossible_by_name(mixes, mix, threshold
         ("Turn", "1", {"gain": "spectral"}, (1, 1), "proved"),
         ("Send", "1.9", {}, (1, 2), "proved"),
         pytest.param("Send", "2.5", {"max_streams": 3}, (1, 3), "proved", marks=pytest.mark.slow),
-        ("Send", "0.2", {"fields": {"kept": 0.5}, "direction": "vanish", "max_streams": 1}, (3, 1), "searched"),
+        pytest.param(
+            *("Send", "0.2", {"fields": {"kept": 0.5}, "direction": "vanish", "max_streams": 1}, (3, 1), "searched"),
+            marks=pytest.mark.slow,
+        ),
         ("Fixed", "8", {"max_streams": 2}, (6, 2), "proved"),  # 1.5^6 = 11.4
         ("Free", "7", {}, (1, 1), "proved"),
     ],
@@ -313,3 +316,13 @@ def test_a_claim_without_a_formula_is_answered_by_its_caps_alone(mixes):
     assert find_minimal("mhc", "1.01", gain="backward", dialect=dialect).impossible
     with pytest.raises(ValueError, match="has no formula to be searched"):
         find_minimal("mhc", "1.5", dialect=dialect)
+
+
+def test_a_block_with_mixing_from_outside_grows_as_its_rows_allow(mixes):
+    """Rows that sum to 1 add nothing, whatever made them: the branch grows as it does beside the identity."""
+    dialect = Dialect(residual=mixes["Send"](), transposed=True)
+    found = find_minimal("block", 30, dialect=dialect, max_streams=2)
+    assert (found.depth, found.streams, found.minimality) == (3, 2, "proved")
+    assert found.proof == find_minimal("block", 30, dialect=RESIDUAL, max_streams=2).proof
+    with pytest.raises(ValueError, match="applied rows are normalised"):
+        find_minimal("block", 30, dialect=dialect.with_(transposed=False))
