@@ -42,7 +42,7 @@ _RENAMED = {
     "deviations.iterations": "families.deviations.sinkhorn.fields",
     "explosion.atlas_picture": "explosion.pictures.atlas",
     "explosion.constrained": "explosion.searches.divided",
-    "explosion.header": "explosion.questions.stored",
+    "explosion.header": "explosion.stored",
     "explosion.monitor_arguments": "explosion.monitor.arguments",
     "explosion.picture": "explosion.pictures.explosion",
     "explosion.request": "explosion.questions.families",

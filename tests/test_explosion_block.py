@@ -13,9 +13,9 @@ from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, MHC_LITE, PAPER, RESI
 from mhc_ref.exact import Exact
 from properties.explosion import PictureError, draw, find_minimal, load, replay, save
 from properties.explosion.configurations import Block
+from properties.explosion.options import BRANCHES, NORMS
 from properties.explosion.proofs.envelopes import envelope, steepest
 from properties.explosion.questions.families import ask
-from properties.explosion.questions.options import BRANCHES, NORMS
 from properties.explosion.searches.blocks import activations, branch_output, params, value
 
 

@@ -23,12 +23,12 @@ from fractions import Fraction
 from typing import Any
 
 from properties.explosion.composite import decimal
+from properties.explosion.options import Number, exact, seconds
 from properties.explosion.proofs.manifold import answer as constrained_answer
 from properties.explosion.questions.blocks import Blocks
 from properties.explosion.questions.constrained import ConstrainedMixing
 from properties.explosion.questions.families import ask
 from properties.explosion.questions.linear import BoundedQuestion
-from properties.explosion.questions.options import Number, exact, seconds
 from properties.explosion.searches.hypothesise import BudgetSpent, Clock
 
 DEVIATIONS: tuple[str, ...] = ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from properties.explosion.composite import Matrix
-from properties.explosion.questions.options import DEEPEST, MOST_STREAMS
-from properties.explosion.questions.stored import fraction_of, integer_of, list_of, object_of
+from properties.explosion.options import DEEPEST, MOST_STREAMS
+from properties.explosion.stored import fraction_of, integer_of, list_of, object_of
 
 _MOST_NUMBERS = 10**8
 """Numbers of parameters in one block."""

@@ -26,9 +26,9 @@ from properties.explosion.composite import context, denominator, shown
 from properties.explosion.configurations import Chain, Projected, matrices, tables, tensor
 from properties.explosion.questions.constrained import OfTarget, shaped
 from properties.explosion.questions.families import FAMILIES, stored, written
-from properties.explosion.questions.stored import object_of
 from properties.explosion.result import Explosion, Minimality
 from properties.explosion.searches.hunt import Stopped
+from properties.explosion.stored import object_of
 from properties.guards import sealed
 from properties.guards.printable import message_of, printable
 from properties.targets.trust import built_in, refusal

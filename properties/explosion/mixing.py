@@ -18,7 +18,7 @@ from properties.core.family import mix_of
 from properties.core.implementation import Implementation, dtype_names, offers, parameter_dtype
 from properties.explosion.composite import DIGITS, Matrix, fraction
 from properties.explosion.configurations import exactly, tensor
-from properties.explosion.questions.options import DTYPES
+from properties.explosion.options import DTYPES
 from properties.guards.faults import TargetFault, answered
 from properties.targets.target import TargetError, resolve
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from properties.explosion.composite import context, shown
+from properties.explosion.options import Number
 from properties.explosion.questions.families import ask
-from properties.explosion.questions.options import Number
 from properties.explosion.questions.question import Question
 from properties.explosion.result import Explosion
 from properties.explosion.searches.hunt import Hunt, one_thread

@@ -15,10 +15,7 @@ from torch import Tensor
 from properties.explosion.answer import Answer
 from properties.explosion.composite import Matrix, decimal, number
 from properties.explosion.configurations import Block
-from properties.explosion.proofs import envelopes
-from properties.explosion.proofs.caps import applied
-from properties.explosion.proofs.envelopes import envelope, least_depth
-from properties.explosion.questions.options import (
+from properties.explosion.options import (
     BRANCH,
     BRANCH_BOUND,
     BRANCHES,
@@ -28,6 +25,9 @@ from properties.explosion.questions.options import (
     NORMS,
     asked,
 )
+from properties.explosion.proofs import envelopes
+from properties.explosion.proofs.caps import applied
+from properties.explosion.proofs.envelopes import envelope, least_depth
 from properties.explosion.questions.projecting import Declared
 from properties.explosion.questions.question import written_matrices
 from properties.explosion.searches import blocks

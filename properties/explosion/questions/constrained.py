@@ -15,14 +15,14 @@ from properties.explosion.answer import Answer
 from properties.explosion.composite import Matrix
 from properties.explosion.configurations import Projected, exactly, operators_in, tables, tensor
 from properties.explosion.mixing import Mixing, of_dialect, of_target, stored_in
-from properties.explosion.questions.options import CLAIMED, DTYPE, MOST_STREAMS, TARGET, asked
+from properties.explosion.options import CLAIMED, DTYPE, MOST_STREAMS, TARGET, asked
 from properties.explosion.questions.projecting import Declared, Projecting
 from properties.explosion.questions.question import LinearQuestion, written_matrices
-from properties.explosion.questions.stored import integer_of, object_of
 from properties.explosion.searches import projected
 from properties.explosion.searches.entries import complexity
 from properties.explosion.searches.foreign import smallest_stack
 from properties.explosion.searches.hunt import Hunt, deadline
+from properties.explosion.stored import integer_of, object_of
 from properties.targets.target import TargetError
 
 _MOST_HALF_STEPS = 10**7

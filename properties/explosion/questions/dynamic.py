@@ -14,7 +14,7 @@ from mhc_ref.gain import prefixes
 from properties.explosion.answer import Answer
 from properties.explosion.composite import Matrix, decimal, number
 from properties.explosion.configurations import Dynamic, tensor
-from properties.explosion.questions.options import GAIN, IDENTITY_BOUND, asked
+from properties.explosion.options import GAIN, IDENTITY_BOUND, asked
 from properties.explosion.questions.question import Question, written_matrices
 from properties.explosion.searches import dynamic
 from properties.explosion.searches.hunt import Hunt

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from properties.explosion.options import THRESHOLD, Number, Option
 from properties.explosion.questions.blocks import Blocks
 from properties.explosion.questions.constrained import ConstrainedMixing, OfTarget
 from properties.explosion.questions.dynamic import DynamicMixing
 from properties.explosion.questions.linear import BoundedMixing, ResidualChain
-from properties.explosion.questions.options import THRESHOLD, Number, Option
 from properties.explosion.questions.question import Question
 
 FAMILIES: tuple[type[Question[Any]], ...] = (

@@ -14,8 +14,7 @@ from torch import Tensor
 from properties.explosion.answer import Answer
 from properties.explosion.composite import decimal, measure
 from properties.explosion.configurations import Chain, matrices
-from properties.explosion.proofs import closed_form, overflow
-from properties.explosion.questions.options import (
+from properties.explosion.options import (
     BRANCH_BOUND,
     ENTRY_BOUND,
     IDENTITY_BOUND,
@@ -24,6 +23,7 @@ from properties.explosion.questions.options import (
     one_stream,
     stored_one_stream,
 )
+from properties.explosion.proofs import closed_form, overflow
 from properties.explosion.questions.question import LinearQuestion, written_matrices
 from properties.explosion.searches import bounded
 from properties.explosion.searches.architecture import searched_depth

@@ -12,7 +12,7 @@ import torch
 from mhc_ref import PRESETS, Dialect, project
 from mhc_ref.packing import logits_shape
 from properties.explosion.configurations import Configuration
-from properties.explosion.questions.options import DIALECT, IMPL, ITERATIONS, MOST_ITERATIONS, Option, asked
+from properties.explosion.options import DIALECT, IMPL, ITERATIONS, MOST_ITERATIONS, Option, asked
 from properties.explosion.questions.question import Question
 from properties.targets.target import resolve
 

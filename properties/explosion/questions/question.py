@@ -12,12 +12,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from mhc_ref.gain import gains, prefixes, suffixes
+from mhc_ref.gain import prefixes, suffixes
 from mhc_ref.projection import compute_dtype
 from properties.explosion.answer import Answer
-from properties.explosion.composite import Matrix, composite, decimal, exact_gain, measure, reaches
+from properties.explosion.composite import Matrix, composite, decimal, exact_gain, reaches
 from properties.explosion.configurations import Chain, Configuration, tensor
-from properties.explosion.questions.options import (
+from properties.explosion.float_gain import float_gain
+from properties.explosion.options import (
     BUDGET,
     DIRECTION,
     DTYPE,
@@ -193,12 +194,6 @@ class LinearQuestion(Question[K]):
         # A backward composite grows from the output: what a gradient has passed after so many sub-layers.
         composites = suffixes(stack).flip(0) if self.gain == "backward" else prefixes(stack)
         return float_gain(composites, self.gain).tolist()
-
-
-def float_gain(composed: Tensor, gain: str) -> Tensor:
-    """The gain of composites [..., n, n] in float64."""
-    found = gains(composed)
-    return found.forward_signed if gain == "signed" else getattr(found, measure(gain))
 
 
 def worst_input(composite: Tensor, gain: str) -> Tensor:

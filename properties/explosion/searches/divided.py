@@ -14,12 +14,12 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.explosion.answer import Answer
 from properties.explosion.composite import decimal
+from properties.explosion.float_gain import float_gain
 from properties.explosion.mixing import Mixing
 from properties.explosion.proofs import manifold
 from properties.explosion.proofs.caps import Cap
 from properties.explosion.proofs.manifold import answer, axis, normalised
 from properties.explosion.proofs.storage import growth
-from properties.explosion.questions.question import float_gain
 from properties.explosion.searches.ascent import Concentration, climbed
 from properties.explosion.searches.drift import drifting
 from properties.explosion.searches.hypothesise import Clock

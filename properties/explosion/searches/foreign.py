@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from properties.explosion.answer import Answer
+from properties.explosion.float_gain import float_gain
 from properties.explosion.mixing import Mixing
-from properties.explosion.questions.question import float_gain
 from properties.explosion.searches.hypothesise import Clock
 from properties.explosion.searches.logits import reached
 from properties.explosion.searches.projected import way_of

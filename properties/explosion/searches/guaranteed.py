@@ -15,9 +15,9 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.explosion.answer import Answer
 from properties.explosion.composite import composite, decimal, reaches
+from properties.explosion.float_gain import float_gain
 from properties.explosion.mixing import Mixing
 from properties.explosion.proofs.caps import answer, applied, cap
-from properties.explosion.questions.question import float_gain
 from properties.explosion.searches.ascent import climbed
 from properties.explosion.searches.hypothesise import Clock
 from properties.explosion.searches.projected import explored

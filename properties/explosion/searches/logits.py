@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from properties.explosion.composite import composite, reaches
+from properties.explosion.float_gain import float_gain
 from properties.explosion.mixing import Mixing
-from properties.explosion.questions.question import float_gain
 from properties.explosion.searches.entries import Order, by_order, intricacy
 from properties.explosion.searches.hypothesise import Clock
 

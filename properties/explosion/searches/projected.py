@@ -17,9 +17,9 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.core.family import mix_of
 from properties.explosion.answer import Answer
+from properties.explosion.float_gain import float_gain
 from properties.explosion.mixing import Mixing
 from properties.explosion.proofs.caps import Cap
-from properties.explosion.questions.question import float_gain
 from properties.explosion.searches.hypothesise import Clock
 from properties.explosion.searches.logits import confirmed, may_reach, product, simplest_logits
 

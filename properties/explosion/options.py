@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 from mhc_ref import PRESETS, Dialect
-from properties.explosion.questions.stored import fraction_of, integer_of, object_of
+from properties.explosion.stored import fraction_of, integer_of, object_of
 
 Number: TypeAlias = int | float | str | Decimal | Fraction
 """A number as a user writes it. A float stands for the shortest decimal that names it: 0.1 is one tenth."""
