@@ -14,8 +14,9 @@ from mhc_ref import Dialect, Params
 from properties.bounds.arithmetic import contracted, plus, stored, times
 from properties.bounds.block import applied, coefficients, operator_of, passed, slope_of
 from properties.bounds.gradients import Pullback, coefficients_gradient
-from properties.bounds.stack import copies, share, states
+from properties.bounds.stack import begun, states
 from properties.core.case import BranchSpec
+from properties.core.family import begin_of, end_of
 from properties.core.rounding import Approx, Rounding
 
 
@@ -124,12 +125,12 @@ def layers(
 def collapse(
     state: Approx, cotangent: Tensor, dialect: Dialect, r: Rounding, head: Params | None = None
 ) -> Pullback | Approx:
-    """The pullback of a collapse for a cotangent [tokens, C]: by the streams [tokens, n, C] for a sum or a mean, and
-    by the parameters of a head as well where there is one."""
+    """The pullback of a collapse for a cotangent [tokens, C]: by the streams [tokens, n, C], and by the parameters
+    of a head as well where there is one."""
     g = Approx.exact(cotangent)
     if head is not None:
         return read(state, head, coefficients(state, head, dialect, r).pre, g, dialect, r)
-    weights = torch.full(state.value.shape[:-1], share(state.value.shape[-2], dialect), dtype=torch.float64)
+    weights = end_of(dialect).weights(state.value.shape[-2], dialect).expand(state.value.shape[:-1]).contiguous()
     return stored(contracted("tn,tc->tnc", Approx.exact(weights), g, 1, r), r)
 
 
@@ -147,8 +148,9 @@ def stack(
 
     n copies send n gradients back, which a state below float32 adds up in its own dtype: at most n roundings.
     """
-    before = states(copies(h, n), params, branches, dialect, r)
+    before = states(begun(h, n, dialect, r), params, branches, dialect, r)
     end = collapse(before[-1], cotangent, dialect, r, *head)
     found = layers(before, params, branches, end if isinstance(end, Approx) else stored(end.x, r), dialect, r)
-    by_h = summed_in_the_state("n,tnc->tc", Approx.exact(torch.ones(n)), found[0].x, n, n, r)
+    weights = Approx.exact(begin_of(dialect).weights(n, dialect))
+    by_h = summed_in_the_state("n,tnc->tc", weights, found[0].x, n, n, r)
     return by_h, [*found, *([end] if isinstance(end, Pullback) else [])]

@@ -11,13 +11,20 @@ from mhc_ref import Dialect, Params
 from properties.bounds.arithmetic import stored, weighted_sum
 from properties.bounds.block import coefficients, passed, read, step
 from properties.core.case import BranchSpec
+from properties.core.family import begin_of, end_of
 from properties.core.rounding import Approx, Rounding
 
 
-def copies(h: Tensor, n: int) -> Approx:
-    """How a stack begins: n copies of h [..., C], [..., n, C]."""
-    wide = h.detach().to("cpu", torch.float64)
-    return Approx.exact(wide.unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]).contiguous())
+def begun(h: Tensor, n: int, dialect: Dialect, r: Rounding) -> Approx:
+    """How a stack begins: h [..., C] as the dialect has it, [..., n, C]."""
+    weights = begin_of(dialect).weights(n, dialect).unsqueeze(-1)
+    streams = h.detach().to("cpu", torch.float64).unsqueeze(-2) * weights
+    exactly = Approx.exact(streams.contiguous())
+    return (
+        exactly
+        if bool(((weights == 0) | (weights == 1)).all())
+        else stored(Approx(streams, r.unit * streams.abs() + r.tiny), r)
+    )
 
 
 def states(
@@ -39,19 +46,17 @@ def after(state: Approx, params: Sequence[Params], outputs: Sequence[Tensor], di
 
 
 def collapsed(state: Approx, dialect: Dialect, r: Rounding, head: Params | None = None) -> Approx:
-    """The declared sum or mean over streams, or the gated sum of a head, with its bound.
+    """The weighted sum over streams that the dialect declares, with its bound: by fixed weights, or the h_pre of a
+    head.
 
     Raises:
         ValueError: the dialect collapses by a head, and there are no parameters of one.
     """
-    if dialect.collapse == "head":
+    end, n = end_of(dialect), state.value.shape[-2]
+    weights = end.weights(n, dialect)
+    if end.HEAD:
         if head is None:
-            raise ValueError("collapse='head' needs the parameters of the head")
+            raise ValueError(f"collapse={dialect.collapse!r} needs the parameters of the head")
         return read(state, coefficients(state, head, dialect, r).pre, r)
-    weights = torch.full(state.value.shape[:-1], share(state.value.shape[-2], dialect), dtype=torch.float64)
-    return stored(weighted_sum(Approx.exact(weights), state, r, extra=2), r)
-
-
-def share(n: int, dialect: Dialect) -> float:
-    """The weight of each stream in a sum or a mean."""
-    return 1.0 if dialect.collapse == "sum" else 1.0 / n
+    each = Approx.exact(weights.expand(state.value.shape[:-1]).contiguous())
+    return stored(weighted_sum(each, state, r, extra=2), r)

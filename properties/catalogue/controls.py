@@ -21,7 +21,7 @@ from mhc_ref.dialect import Axis
 from mhc_ref.projection import compute_dtype, logits_shape, streams_of_logits
 from properties.catalogue.deviations.catalogue import find, title
 from properties.core.deviant import DIM, Deviant, nearest_tf32, through_tf32
-from properties.core.family import beside, mix_of
+from properties.core.family import beside, mix_of, norm_of
 from properties.core.implementation import Implementation, without_autocast
 from properties.core.slips import Control, Controls
 
@@ -157,7 +157,7 @@ class NormAfterMatmul(Deviant):
         weight = params.norm_weight
         rms = self.rms(self.mean_square(x))
         if not self.computed.shared_projection:
-            if self.computed.norm_over == "stream":
+            if norm_of(self.computed).OVER != (-2, -1):
                 return super().projected(x, params)
             return self.matmul(x, params.phi if weight is None else weight.unsqueeze(-1) * params.phi) / rms.squeeze(-1)
         weighted = x if weight is None else x * weight.view(x.shape[-2:])

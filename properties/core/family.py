@@ -243,20 +243,60 @@ class Norm(Family):
 
 
 class Begin(Family):
-    """How the streams begin (`Dialect.expand`)."""
+    """How the streams begin (`Dialect.expand`): each as a multiple of h."""
 
     slot = "begin"
 
+    def expand(self, h: Tensor, n: int, dialect: Dialect) -> Tensor:
+        """[..., C] -> [..., n, C], in torch, in the dtype of h."""
+        return self._formula("expand")(h, n, dialect)
+
+    def weights(self, n: int, dialect: Dialect) -> Tensor:
+        """What multiple of h each stream begins as, [n], float64: read off the formula.
+
+        Raises:
+            HarnessError: the formula does something else.
+        """
+        probe = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
+        out = self.expand(probe, n, dialect)
+        found = out[..., 0]
+        if not torch.equal(out, found.unsqueeze(-1) * probe):
+            raise HarnessError(
+                f"the begin family {self.name!r} makes of h no multiples of h, which no bound is known for"
+            )
+        return found
+
 
 class End(Family):
-    """How the streams become one (`Dialect.collapse`).
+    """How the streams become one (`Dialect.collapse`): as a sum with fixed weights, or with those of a read gate.
 
     Attributes:
-        HEAD: whether it has parameters of its own.
+        HEAD: whether it has parameters of its own, whose h_pre are the weights.
     """
 
     slot = "end"
     HEAD = False
+
+    def collapse(self, x: Tensor, dialect: Dialect, h_pre: Tensor | None) -> Tensor:
+        """[..., n, C] -> [..., C], in torch, in the dtype of x; h_pre [..., n] where it has parameters."""
+        return self._formula("collapse")(x, dialect, h_pre)
+
+    def weights(self, n: int, dialect: Dialect) -> Tensor:
+        """The weight of each stream in the sum, [n], float64: read off the formula, where it has parameters for some
+        h_pre.
+
+        Raises:
+            HarnessError: the formula does something else.
+        """
+        probe = torch.linspace(-2, 3, 3 * n, dtype=torch.float64).view(n, 3)
+        gates = torch.linspace(0.5, 1.5, n, dtype=torch.float64) if self.HEAD else None
+        found = self.collapse(torch.eye(n, dtype=torch.float64), dialect, gates)
+        terms = found.unsqueeze(-1) * probe
+        off = (self.collapse(probe, dialect, gates) - terms.sum(0)).abs()
+        sums = bool((off <= 2 * n * torch.finfo(torch.float64).eps * terms.abs().sum(0)).all())
+        if not sums or (gates is not None and not torch.equal(found, gates)):
+            raise HarnessError(f"the end family {self.name!r} makes no sum of the streams that a bound is known for")
+        return found
 
 
 def family(slot: str, name: str) -> Any:

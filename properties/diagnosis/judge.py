@@ -94,8 +94,8 @@ class Judge:
         return [*read, x if isinstance(x, Approx) else Approx.exact(x)]
 
     def expand(self, h: Tensor, n: int) -> Approx:
-        """n copies."""
-        return stack.copies(h, n)
+        """The streams as they begin."""
+        return stack.begun(h, n, self.dialect, self.rounding)
 
     def collapse(self, x: Tensor | Approx, head: Params | None = None) -> Approx:
         """The one stream of x."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import params_shapes, residual_size
+from mhc_ref.packing import logits_shape, params_shapes, residual_size, streams_of_logits
 from properties.core.case import BranchSpec, Case, MissingValue
 from properties.core.device import DEVICES
 from properties.core.implementation import Implementation, Reference, dtype_names, parameter_dtype
@@ -115,18 +115,18 @@ def _sizes(values: dict[str, Any], dialect: Dialect) -> Sizes:
             raise _Misfit(f"n is {_short(n)}; expected a number of streams from 1 to {MOST['n']}")
         _small(max(tokens, _count(values)), n, channels)
         return Sizes(tokens, n, channels, _coefficients(n, dialect))
-    if "logits" in values and dialect.residual == "permutations":
-        tokens, size = _axes("logits", values["logits"], 2)
-        n = next((n for n in range(1, 6) if math.factorial(n) == size), None)
-        if n is None:
-            raise _Misfit(f"logits have {size} coefficients; a mixture of permutations has n! of them, n at most 5")
+    if "logits" in values:
+        tokens, *shape = _axes("logits", values["logits"])
+        try:
+            n = streams_of_logits(shape, dialect)
+        except ValueError as error:
+            raise _Misfit(str(error)) from error
         _small(max(tokens, _count(values)), n, n)
-        return Sizes(tokens, n, None, size)
-    if "logits" in values or "matrix" in values:
-        name = "logits" if "logits" in values else "matrix"
-        tokens, n, _ = _axes(name, values[name], 3)
+        return Sizes(tokens, n, None, _coefficients(n, dialect))
+    if "matrix" in values:
+        tokens, n, _ = _axes("matrix", values["matrix"], 3)
         _small(max(tokens, _count(values)), n, n)
-        return Sizes(tokens, n, None, n * n)
+        return Sizes(tokens, n, None, _coefficients(n, dialect))
     return Sizes(None, None, None, None)
 
 
@@ -141,16 +141,18 @@ def _small(tokens: int, n: int, channels: int) -> None:
         raise _Misfit(f"{tokens} tokens of {n} x {channels} numbers are far more than any law draws")
 
 
-def _axes(name: str, value: Any, axes: int) -> tuple[int, ...]:
-    if not isinstance(value, Tensor) or value.ndim != axes:
-        raise _Misfit(f"{name} is {_short(value)}; expected a tensor of {axes} axes")
+def _axes(name: str, value: Any, axes: int = 0) -> tuple[int, ...]:
+    """The sizes of a tensor of so many axes, or of at least two."""
+    if not isinstance(value, Tensor) or (value.ndim != axes if axes else value.ndim < 2):
+        raise _Misfit(f"{name} is {_short(value)}; expected a tensor of {axes or 'two or more'} axes")
     return tuple(value.shape)
 
 
 def _coefficients(n: int, dialect: Dialect) -> int:
-    if dialect.residual == "permutations" and n > 5:
-        raise _Misfit(f"n is {n}; a mixture of permutations has at most 5 streams")
-    return residual_size(n, dialect)
+    try:
+        return residual_size(n, dialect)
+    except ValueError as error:  # the mix is not for so many streams
+        raise _Misfit(str(error)) from error
 
 
 def _check(name: str, value: Any, values: dict[str, Any], sizes: Sizes, dialect: Dialect, dtype: torch.dtype) -> None:
@@ -158,8 +160,7 @@ def _check(name: str, value: Any, values: dict[str, Any], sizes: Sizes, dialect:
         letters, kind = TENSORS[name]
         _tensor(name, value, sizes.shape(letters), kind, dtype)
     elif name == "logits":
-        letters = "T R" if dialect.residual == "permutations" else "T n n"
-        _tensor(name, value, sizes.shape(letters), PARAMETERS, dtype)
+        _tensor(name, value, _logits(sizes, dialect), PARAMETERS, dtype)
     elif name == "shift":
         _tensor(name, value, (sizes.n,), WIDE, dtype)
     elif name in ("other", "cotangent"):
@@ -183,6 +184,11 @@ def _check(name: str, value: Any, values: dict[str, Any], sizes: Sizes, dialect:
             _order(place, one, sizes.n)
     else:
         _plain(name, value, sizes)
+
+
+def _logits(sizes: Sizes, dialect: Dialect) -> tuple[int | None, ...]:
+    """The shape of the logits of a case."""
+    return (sizes.T, *logits_shape(sizes.n or 1, dialect))
 
 
 def _plain(name: str, value: Any, sizes: Sizes) -> None:
@@ -223,10 +229,9 @@ def _following(
     if first is None:
         raise _Misfit(f"there is {name}, and none of {', '.join(FOLLOWING)} that it belongs to")
     if first == "logits":
-        letters = "T R" if dialect.residual == "permutations" and name == "other" else "T n n"
+        shape = _logits(sizes, dialect) if name == "other" else sizes.shape("T n n")
     else:
-        letters = TENSORS[first][0]
-    shape = sizes.shape(letters)
+        shape = sizes.shape(TENSORS[first][0])
     if name == "other":
         kind = PARAMETERS if first == "logits" else STATE
         _tensor(name, value, (None, *shape[1:]), kind, dtype)

@@ -62,7 +62,7 @@ def judge_stack(trial: Trial, case: Case, out: Tensor, seen: list[Seen]) -> None
     """Hold a stack, and what its branches read, to the truth; `case` has h, n, params and the head's."""
     one_call(trial, seen, len(case.params))
     inputs, exact = trial.truth.stack(case.h, case.n, (*case.params, *case.head), [one.y for one in seen])
-    state = follow(trial, bounds.stack.copies(case.h, case.n), case.params, seen, inputs)
+    state = follow(trial, bounds.stack.begun(case.h, case.n, trial.dialect, trial.rounding), case.params, seen, inputs)
     trial.within("the stack", out, exact, errors.collapse(trial, state, *case.head).error)
 
 
@@ -223,18 +223,20 @@ def stacks_have_no_memory(trial: Trial, case: Case) -> None:
 
 @about.expand("depth.expand-copies", "identity", lambda s: stacked_cases(s), schedule=Schedule(cost=2))
 def expand_copies(trial: Trial, case: Case) -> None:
-    """expand(h, n) is n copies of h, bit for bit, on however many token axes.
+    """expand(h, n) begins the streams as the dialect says, copies of h bit for bit, on however many token axes.
 
     Copying rounds nothing.
     """
     h: Tensor = case.h
-    copies = bounds.stack.copies(h, case.n).value
-    exact = torch.zeros(1, dtype=torch.float64)
-    trial.within("an expanded stream", trial.expand(h, case.n), copies, exact)
+    begun = bounds.stack.begun(h, case.n, trial.dialect, trial.rounding)
+    streams, error = begun.value, begun.error
+    trial.within("an expanded stream", trial.expand(h, case.n), streams, error)
     for what, given in arrangements(trial.implementation):
         got: Tensor = trial.observe("expand", lambda target, place, given=given: target.expand(given(place(h)), case.n))
-        trial.holds(f"the shape of {what}", got.shape == given(copies).shape, str(got.shape), str(given(copies).shape))
-        trial.within(f"an expanded stream of {what}", got, given(copies), exact)
+        trial.holds(
+            f"the shape of {what}", got.shape == given(streams).shape, str(got.shape), str(given(streams).shape)
+        )
+        trial.within(f"an expanded stream of {what}", got, given(streams), given(error))
 
 
 Arrange = Callable[[Tensor], Tensor]

@@ -77,7 +77,9 @@ def block(trial: Trial, x: Tensor, params: Params, y: Tensor) -> Tensor:
 
 def stack(trial: Trial, h: Tensor, n: int, params: tuple[Params, ...], head: tuple[Params, ...], *y: Tensor) -> Tensor:
     """The error of a stack whose branches gave these outputs."""
-    state = bounds.stack.after(bounds.stack.copies(h, n), params, y, trial.dialect, trial.rounding)
+    state = bounds.stack.after(
+        bounds.stack.begun(h, n, trial.dialect, trial.rounding), params, y, trial.dialect, trial.rounding
+    )
     return collapse(trial, state, *head).error
 
 

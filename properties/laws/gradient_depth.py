@@ -187,7 +187,7 @@ def constant_stacks_pull_back_as_they_push_forward(trial: Trial, case: Case) -> 
 
     back = trial.pull("stack", [case.h], [case.cotangent], run)[0]
     there, _ = trial.stack(case.cotangent, every, case.branches)
-    begun = bounds.stack.copies(case.cotangent, case.n)
+    begun = bounds.stack.begun(case.cotangent, case.n, trial.dialect, trial.rounding)
     states = bounds.stack.states(begun, case.params, case.branches, trial.dialect, trial.rounding)
     pushed = errors.collapse(trial, states[-1], *case.head)
     by_h, _ = stack_pullback(trial, case)

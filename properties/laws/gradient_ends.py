@@ -12,6 +12,7 @@ from mhc_ref import Params
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
+from properties.core.family import begin_of
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import differentiable
@@ -42,7 +43,8 @@ def end_pulls(draw: DrawFn, setting: Setting) -> Case:
 def expand_sums_its_cotangents(trial: Trial, case: Case) -> None:
     """The gradient by what expand copied is the sum of the cotangents of all its copies.
 
-    <expand(h), g> = <h, sum_i g_i>. A state below float32 may add them up in its own dtype, n roundings at most.
+    <expand(h), g> = <h, sum_i b_i g_i> where stream i begins as b_i h. A state below float32 may add them up in its own
+    dtype, n roundings at most.
     """
     r, g = trial.rounding, Approx.exact(case.cotangent)
     n = case.x.shape[-2]
@@ -51,8 +53,9 @@ def expand_sums_its_cotangents(trial: Trial, case: Case) -> None:
         return target.expand(h, n)
 
     got = trial.pull("expand", [case.x[..., 0, :]], [case.cotangent], run)[0]
-    error = (r.gamma(n) + n * r.state_unit) * g.value.abs().sum(-2)
-    expected = bounds.stored(Approx(g.value.sum(-2), error), r)
+    each = begin_of(trial.dialect).weights(n, trial.dialect).unsqueeze(-1) * g.value
+    error = (r.gamma(n) + n * r.state_unit) * each.abs().sum(-2)
+    expected = bounds.stored(Approx(each.sum(-2), error), r)
     trial.within("the gradient by h", got, expected.value, expected.error)
 
 
