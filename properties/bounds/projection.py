@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mhc_ref import Dialect
-from mhc_ref.projection import streams_of_logits
+from mhc_ref.packing import streams_of_logits
 from properties.bounds import declared
 from properties.bounds.agreement import IN_FLOAT64, must_hold
 from properties.core.family import Mix, mix_of

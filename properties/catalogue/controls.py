@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import PRESETS, Branch, Dialect, Mappings, Params, registry
 from mhc_ref.dialect import Axis
-from mhc_ref.projection import compute_dtype, logits_shape, streams_of_logits
+from mhc_ref.packing import logits_shape, streams_of_logits
+from mhc_ref.projection import compute_dtype
 from properties.catalogue.deviations.catalogue import find, title
 from properties.core.deviant import DIM, Deviant, nearest_tf32, through_tf32
 from properties.core.family import beside, mix_of, norm_of
