@@ -4,6 +4,7 @@ draws examples or asks questions."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mhc_ref import LIGER, PAPER, Dialect, Params, registry
 from properties.core.case import Case, streams_of
 from properties.core.declaration import TABLE, Declaration, DeclarationError, Declared
 from properties.core.family import Mix
-from properties.core.fields import Count, Unfit, fits, wanted
+from properties.core.fields import Count, Flag, Fraction, Unfit, fits, wanted
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
 from properties.core.settling import settle
@@ -101,6 +102,15 @@ def test_a_limit_of_the_table_reaches_strategies_and_diagnosis(tile: str) -> Non
     assert isinstance(setting, Setting)
     assert getattr(setting, tile) == getattr(Frame.of(mine), tile) == 8
     assert setting != setting.with_(tile=4)
+
+
+def test_no_other_file_lists_what_may_be_declared() -> None:
+    """A premise of laws is a line for each flag that a law asks for; apart from these, a list is somebody's copy."""
+    package = Path(schema.__file__).parents[2]
+    limits = {name for name, field in TABLE.items() if isinstance(field, (Flag, Count, Fraction))}
+    written = {path: set(re.findall(r"\w+", path.read_text())) for path in package.rglob("*.py")}
+    listing = {path.relative_to(package).as_posix() for path, words in written.items() if len(words & limits) > 8}
+    assert listing == {"core/declaration.py", "core/premises.py"}
 
 
 # -- a declaration ----------------------------------------------------------------------------------------------------
@@ -205,6 +215,27 @@ def test_help_says_what_may_be_declared() -> None:
 def test_what_a_field_tells_is_what_another_process_takes(name: str) -> None:
     field, value = TABLE[name], getattr(Reference(LIGER), name)
     assert field.taken(json.loads(json.dumps(field.told(value)))) == value
+
+
+class Tempered(Mix):
+    name = "tempered"
+    FIELDS = {"tau": registry.Field(1.0, lambda tau: tau > 0, "above 0")}  # noqa: RUF012
+
+    def project(self, logits: Tensor, dialect: Dialect) -> Tensor:
+        return (logits / dialect.tau).softmax(-1)
+
+
+def test_fields_that_a_family_brings_cross_with_the_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_outside", {})
+    kind, dialect = TABLE["dialect"], Dialect(residual=Tempered(), tau=0.5)
+    told = json.loads(json.dumps(kind.told(dialect)))
+    assert told["tau"] == 0.5
+    assert kind.taken(told) == kind.read(told) == dialect
+    for wrong in ({"own": {"tau": 2}}, {"heat": 3}, told | {"heat": 3}):
+        with pytest.raises(Unfit, match=r"^: Dialect has no field '(own|heat)'"):
+            kind.read(wrong)
+    with pytest.raises(Unfit, match=r"^: Dialect.tau is -1; expected above 0"):
+        kind.read(told | {"tau": -1})
 
 
 @pytest.mark.parametrize("name", [name for name, field in TABLE.items() if field.served])

@@ -135,7 +135,7 @@ DESCRIPTION: dict[str, Any] = {
         ({"dialect": ["PAPER"]}, "dialect is ['PAPER']"),
         ({"dialect": {"preset": ["PAPER"]}}, "dialect is preset ['PAPER']"),
         ({"dialect": {"preset": {}}}, "dialect is preset {}"),
-        ({"dialect": {"\x1b[31m": 1}}, r"dialect has ['\x1b[31m']"),
+        ({"dialect": {"\x1b[31m": 1}}, r"dialect: Dialect has no field '\x1b[31m'"),
         ({"dialect": {"iterations": 10**6}}, "iterations is 1000000; at most 1000 are verified"),
         ({"dialect": {"iterations": True}}, "Dialect.iterations is True"),
         ({"dialect": {"iterations": "20"}}, "Dialect.iterations is '20'"),
