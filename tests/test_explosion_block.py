@@ -181,7 +181,7 @@ def test_blocks_and_overflows_are_saved_and_fail_again(tmp_path, family, options
         ("block", {"dialect": HYPER_CONNECTIONS}, "applied rows are normalised"),
         ("block", {"iterations": 0}, "applied rows are normalised"),
         ("residual", {"gain": "nonfinite"}, "expected threshold 1"),
-        ("mhc", {"gain": "nonfinite", "threshold": 1}, "the mixing of mhc is capped"),
+        ("mhc", {"gain": "nonfinite", "threshold": 1}, "overflow is not searched in mhc"),
         ("target:", {"gain": "forward"}, "expected target:TARGET"),
         ("target:ref:HYPER_CONNECTIONS", {"gain": "forward"}, "family hc searches"),
     ],

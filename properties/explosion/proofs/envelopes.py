@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from mhc_ref import Dialect
 from mhc_ref.exact import Exact
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import params_shapes
 from properties.core.family import gate_of
 from properties.explosion.answer import Answer
 from properties.explosion.composite import DIGITS, context, decimal, number
@@ -143,10 +143,12 @@ def peak(question: Blocks, depth: int, n: int, width: int) -> Any:
 @functools.cache
 def gates(dialect: Dialect, n: int, logit: int) -> tuple[Any, Any]:
     """What n streams are read with in all, and what each is written with, for gate logits that are all alike."""
-    exact, size = Exact(dialect, DIGITS), residual_size(n, dialect)
-    rows, columns = (1, 2 + size // n) if dialect.shared_projection else (n, 2 * n + size)
-    phi = [[0] * columns for _ in range(rows)]
-    static = SimpleNamespace(phi=phi, bias=[logit] * 2 * n + [0] * size, alpha=[1, 1, 1], norm_weight=None)
+    exact, shapes = Exact(dialect, DIGITS), params_shapes(n, 1, dialect)
+    rows, columns = shapes.phi
+    bias = [logit] * 2 * n + [0] * (shapes.bias[0] - 2 * n)
+    static = SimpleNamespace(
+        phi=[[0] * columns for _ in range(rows)], bias=bias, alpha=[1] * shapes.alpha[0], norm_weight=None
+    )
     pre, post, _ = exact.mappings([[1]] * n, static)
     return sum(pre), post[0]
 

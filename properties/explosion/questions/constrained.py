@@ -38,7 +38,7 @@ class LogitsQuestion(Projecting[Projected], LinearQuestion[Projected]):
     def check(self) -> None:
         if self.gain == "nonfinite":
             raise ValueError(
-                f"gain is 'nonfinite'; expected family residual, hc or block: the mixing of {self.family} is capped"
+                f"gain is 'nonfinite'; expected family residual, hc or block: overflow is not searched in {self.family}"
             )
 
     def entries(self, found: Projected) -> int:

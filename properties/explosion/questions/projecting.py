@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from mhc_ref import PRESETS, Dialect, project
-from mhc_ref.packing import logits_shape
+from mhc_ref import PRESETS, Dialect
 from properties.explosion.configurations import Configuration
+from properties.explosion.mixing import of_dialect
 from properties.explosion.options import DIALECT, IMPL, ITERATIONS, MOST_ITERATIONS, Option, asked
 from properties.explosion.questions.question import Question
 from properties.targets.target import resolve
@@ -45,10 +45,10 @@ class Projecting(Question[C]):
     @classmethod
     def iterates(cls, dialect: Dialect, *, claimed: bool) -> None:
         """ValueError where other iterations change nothing; `claimed`: the dialect was asked for."""
-        logits = (
-            torch.arange(math.prod(logits_shape(3, dialect)), dtype=torch.float64).sin().view(logits_shape(3, dialect))
-        )
-        once, twice = (project(logits, dialect.with_(iterations=count)) for count in (1, 2))
+        mixing = of_dialect(dialect)
+        n = mixing.accepted(3)[-1]
+        logits = torch.arange(math.prod(mixing.shape(n)), dtype=torch.float64).sin().view(1, *mixing.shape(n))
+        once, twice = (of_dialect(dialect.with_(iterations=count)).operators(logits) for count in (1, 2))
         if torch.equal(once, twice):
             raise ValueError(
                 f"iterations is given, and has no effect: {cls.family} has residual {dialect.residual!r} here; "

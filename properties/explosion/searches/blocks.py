@@ -15,7 +15,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import params_shapes
 from properties.explosion.answer import Answer
 from properties.explosion.composite import Matrix, context, number
 from properties.explosion.configurations import Block
@@ -131,11 +131,10 @@ def branch_output(question: Blocks, block: Block, u: Tensor) -> Tensor:
 
 def params(block: Block, dialect: Dialect, dtype: torch.dtype = torch.float64) -> Params:
     """The static parameters of every sub-layer: phi = 0, gates and zero residual logits as the bias."""
-    n, width, size = block.streams, block.width, residual_size(block.streams, dialect)
-    shape = (width, 2 + n) if dialect.shared_projection else (n * width, 2 * n + size)
+    shapes, n = params_shapes(block.streams, block.width, dialect), block.streams
     of = torch.float64 if dtype == torch.float64 else torch.float32
-    bias = torch.tensor([block.pre] * n + [block.post] * n + [0] * size, dtype=of)
-    return Params(torch.zeros(shape, dtype=of), bias, torch.ones(3, dtype=of))
+    bias = torch.tensor([block.pre] * n + [block.post] * n + [0] * (shapes.bias[0] - 2 * n), dtype=of)
+    return Params(torch.zeros(shapes.phi, dtype=of), bias, torch.ones(shapes.alpha, dtype=of))
 
 
 def residual_operators(question: Blocks, block: Block) -> tuple[Matrix, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,13 +79,14 @@ def solve(question: ConstrainedMixing, mixing: Mixing, clock: Clock, keep: Keep)
     soon as there are any, and again with ever simpler ones.
 
     Raises:
-        ValueError: the mix has no formula, and its guarantees alone do not answer.
+        ValueError: the mix has no formula or no logits, and its guarantees alone do not answer.
     """
     way, mix = way_of(question.dialect), mix_of(question.dialect)
     known = way.answer(question)
-    if not mix.known and (known is None or known.depth is not None):
+    lacks = "formula" if not mix.known else "logits" if not math.prod(mixing.shape(1)) else ""
+    if lacks and (known is None or known.depth is not None):
         raise ValueError(
-            f"the mix {mix.name!r} has no formula to be searched, and its guarantees do not exclude the threshold; "
+            f"the mix {mix.name!r} has no {lacks} to be searched, and its guarantees do not exclude the threshold; "
             "expected a threshold beyond its caps, or target:TARGET, which asks an implementation"
         )
     if known is None:
