@@ -14,6 +14,8 @@ CHANGES = {
     "a control",
     "a family",
     "a limit that targets may declare",
+    "a question of `explode`",
+    "a cap sharper than what a mix guarantees",
     "an adapter",
     "a command",
 }

@@ -104,7 +104,7 @@ def _threshold(value: Any, name: str) -> Fraction:
 def _one_of(*allowed: str, called: str = "") -> Callable[[Any, str], str]:
     def read(value: Any, name: str) -> str:
         if not isinstance(value, str) or value not in allowed:
-            raise ValueError(f"{called or name} is {value!r}; expected one of {', '.join(allowed)}")
+            raise ValueError(f"{called or name} is {repr(value)[:80]}; expected one of {', '.join(allowed)}")
         return value
 
     return read
@@ -185,15 +185,6 @@ def _kept(kind: type | tuple[type, ...]) -> Callable[[Any, str], Any]:
     return stored
 
 
-def _chosen(*allowed: str) -> Callable[[Any, str], str]:
-    def stored(value: Any, name: str) -> str:
-        if value not in allowed:
-            raise ValueError(f"{name} is {repr(value)[:80]}; expected one of {', '.join(allowed)}")
-        return value
-
-    return stored
-
-
 def _stored_limit(value: Any, name: str) -> int:
     return integer_of(value, name, 1, 2**63)
 
@@ -209,13 +200,13 @@ def _fraction_written(value: Fraction | None) -> Any:
 THRESHOLD = Option(exact, _threshold, _fraction_written)
 GAIN = Option(
     _one_of(*GAINS),
-    _chosen(*GAINS),
+    _one_of(*GAINS),
     default="forward",
     help=f"{', '.join(GAINS)}; forward, of block and hc:dynamic activation",
 )
 DIRECTION = Option(
     _one_of(*DIRECTIONS),
-    _chosen(*DIRECTIONS),
+    _one_of(*DIRECTIONS),
     default="explode",
     help=f"{DIRECTIONS[0]}: gain >= threshold; {DIRECTIONS[1]}: <=; explode by default",
 )
@@ -278,7 +269,7 @@ IMPL = Option(
 )
 DTYPE = Option(
     _one_of(*DTYPES),
-    _chosen(*DTYPES),
+    _one_of(*DTYPES),
     default="float64",
     help=f"{', '.join(DTYPES)}; float64, of a target the first that it declares",
 )
@@ -286,8 +277,8 @@ SEED = Option(a_seed, _kept(int), default=0, help="equal seeds give equal answer
 BUDGET = Option(seconds, _kept((float, int)), default=60.0, help="seconds; 60 by default", kind=float)
 
 # Parts of the name of a family.
-BRANCH = Option(_one_of(*BRANCHES, called="the branch of block"), _chosen(*BRANCHES), default="linear")
-NORM = Option(_one_of(*NORMS, called="the norm of block"), _chosen(*NORMS), default="none")
+BRANCH = Option(_one_of(*BRANCHES, called="the branch of block"), _one_of(*BRANCHES), default="linear")
+NORM = Option(_one_of(*NORMS, called="the norm of block"), _one_of(*NORMS), default="none")
 TARGET = Option(_kept(str), _kept(str), default="")
 CLAIMED = Option(_kept(bool), _kept(bool), default=False)
 DYNAMIC = Option(_kept(bool), _kept(bool), default=False)
