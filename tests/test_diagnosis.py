@@ -22,10 +22,11 @@ from properties.catalogue import controls
 from properties.catalogue.deviations import CATALOGUE, Deviant, build
 from properties.core.case import Case
 from properties.core.deviant import redialected
+from properties.core.estimate import Estimate
 from properties.diagnosis import Identification, explain_failure, identify, identify_command
 from properties.diagnosis.composing import compose
-from properties.diagnosis.estimate import Estimate
-from properties.diagnosis.inference import FIELDS, Inference, infer
+from properties.diagnosis.findings import Inference
+from properties.diagnosis.inference import infer
 from properties.diagnosis.table import home, row
 from properties.diagnosis.view import Frame, View
 from properties.families.controls.sinkhorn import Reciprocal
@@ -70,7 +71,7 @@ def test_a_preset_is_identified(name: str) -> None:
     assert not found.differs
     assert found.headline() == f"like {name}"
     assert 0 <= found.residual_ratio <= 1
-    assert {field: one.value for field, one in found.findings.items()} == vars(PRESETS[name])
+    assert {field: one.value for field, one in found.findings.items()} == PRESETS[name].fields()
     assert all(one.status != "contradictory" for one in found.findings.values())
 
 
@@ -315,7 +316,7 @@ def transposed() -> Identification:
 def test_the_json_has_the_pinned_form(transposed: Identification) -> None:
     told = json.loads(json.dumps(transposed.to_json(), allow_nan=False))
     assert set(told) == {"dialect", "differs_from", "deviation", "residual_ratio", "calls"}
-    assert list(told["dialect"]) == list(FIELDS)
+    assert list(told["dialect"]) == list(PAPER.fields())
     assert all(set(one) == {"value", "certain"} for one in told["dialect"].values())
     assert told["dialect"]["transposed"] == {"value": False, "certain": True}
     assert told["differs_from"] == {

@@ -17,22 +17,23 @@ import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Branch, Dialect, Params
 from properties.bounds import Rounding
 from properties.core.case import BranchSpec, Case
+from properties.core.estimate import Estimate
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
+from properties.core.questions import questions
 from properties.diagnosis import explain_failure, failure, identify, identify_command
 from properties.diagnosis.answers import Predictions, alike, answer
 from properties.diagnosis.circumstances import gradients
 from properties.diagnosis.coefficients import Gates
-from properties.diagnosis.estimate import Estimate
 from properties.diagnosis.exam import forward
 from properties.diagnosis.explanation import Search
 from properties.diagnosis.judge import Judge, Unanswerable
-from properties.diagnosis.projection import Seen, measured, questions
 from properties.diagnosis.reading import Reader, Reading
 from properties.diagnosis.stages import first_bad_stage
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import BadOutput, Frame, View
 from properties.engine.runner import Subject
+from properties.families.fits.sinkhorn.seen import Seen, measured
 from properties.guards.faults import HarnessError
 
 
@@ -155,7 +156,7 @@ def test_a_branch_of_ours_that_fails_is_no_answer(monkeypatch: pytest.MonkeyPatc
 
 
 OURS = {
-    "the fields of the projection": "properties.diagnosis.inference.fit",
+    "the fields of the projection": "properties.diagnosis.matrices.stages",
     "the fields of the coefficients": "properties.diagnosis.inference.Gates",
     "the norm": "properties.diagnosis.inference.Norm.candidates",
     "the packing": "properties.diagnosis.reading.Reader.gates",
@@ -198,7 +199,7 @@ def test_a_dialect_that_takes_other_inputs_cannot_answer_and_every_other_one_doe
 
 def test_parameters_packed_for_another_dialect_are_said_to_be() -> None:
     probe = next(one for one in forward(view_of(Reference(LUCIDRAINS)).frame, 1) if one.stage == "block")
-    with pytest.raises(Unanswerable, match="phi of shape"):
+    with pytest.raises(Unanswerable, match=r"Params.phi has shape .*; a state of 3 streams"):
         probe.expect(Judge(PAPER, torch.float64), *probe.inputs)
 
 
@@ -206,8 +207,8 @@ LAW, CASE = all_laws()["manifold.odds-ratios"], Case(logits=torch.zeros(1, 3, 3,
 
 
 def explained(monkeypatch: pytest.MonkeyPatch, fit: Callable[..., Any]) -> str:
-    monkeypatch.setattr(failure, "_KNOWN", {})
-    monkeypatch.setattr("properties.diagnosis.inference.fit", fit)
+    monkeypatch.setattr(failure, "_KNOWN", [])
+    monkeypatch.setattr("properties.diagnosis.matrices.stages", fit)
     return explain_failure(LAW, Subject("x", Projects(torch.cos), torch.float64, torch.device("cpu")), CASE)
 
 
@@ -237,7 +238,7 @@ def test_an_interrupt_during_a_diagnosis_ends_the_run(monkeypatch: pytest.Monkey
 def test_identify_that_fails_in_our_code_exits_with_2_and_accuses_nobody(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("properties.diagnosis.inference.fit", raising(KeyError("start")))
+    monkeypatch.setattr("properties.diagnosis.matrices.stages", raising(KeyError("start")))
     assert identify_command("ref:PAPER", as_json=True) == 2
     out, err = capsys.readouterr()
     found = json.loads(out)
@@ -278,7 +279,7 @@ def test_a_scale_whose_bar_reaches_0_is_no_scale_of_0() -> None:
     gates = Gates(Reader(view_of(Reference(PAPER))), Rounding.of(torch.float64))
     read = gates.read["post"]
     gates.read["post"] = Reading(read.value, torch.full_like(read.error, 10.0))
-    found = gates.formulas("post")
+    found = gates.formulas("post", PAPER)
     assert found
     for one in found:
         PAPER.with_(**one.fields)

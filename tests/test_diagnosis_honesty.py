@@ -26,13 +26,13 @@ from properties.diagnosis.composing import compose, orders
 from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.inference import infer
 from properties.diagnosis.measured import Measured
-from properties.diagnosis.projection import fit
 from properties.diagnosis.stages import _Stages
-from properties.diagnosis.temperature import fit_tempered
 from properties.diagnosis.ties import Tie, apart, breaker
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, View
 from properties.diagnosis.words import difference_in_words
+from properties.families.fits.sinkhorn.fields import fit
+from properties.families.fits.sinkhorn.temperature import fit_tempered
 from properties.targets.process.protocol import ProcessDied
 from properties.targets.published import ADAPTERS
 
@@ -289,10 +289,10 @@ def test_every_field_has_words_for_its_values() -> None:
         "expand": ("copies",),
         "collapse": ("sum", "mean", "head"),
     }
-    assert set(values) == set(vars(PAPER))
+    assert set(values) == set(PAPER.fields())
     told = [
         f"{name} = {value!r}: {difference_in_words({name: (None, value)})[0]}"
-        for name in vars(PAPER)
+        for name in PAPER.fields()
         for value in values[name]
     ]
     recorded("difference-in-words.txt", "\n".join(told))

@@ -18,6 +18,7 @@ from properties.diagnosis.exam import forward
 from properties.diagnosis.stages import first_bad_stage
 from properties.diagnosis.table import home
 from properties.diagnosis.view import Frame, View
+from properties.families.steps.sinkhorn import SinkhornSteps
 
 
 class Foreign(Deviant):
@@ -140,7 +141,7 @@ class SigmoidTemperature(Foreign):
         return (1.702 * logits).sigmoid()
 
 
-class DampedIteration(Foreign):
+class DampedIteration(Foreign, SinkhornSteps):
     """Every half-step goes nine tenths of the way."""
 
     stage = "projection"

@@ -27,15 +27,6 @@ UNMISTAKABLE = {"sinkhorn", "permutations", "unconstrained", "copies"}
 """Names that mean nothing else; "identity" is a kind of law and of branch, "softmax" a start, "streams" a word."""
 
 STILL_NAMING = {
-    "properties/diagnosis/circumstances.py",
-    "properties/diagnosis/coefficients.py",
-    "properties/diagnosis/inference.py",
-    "properties/diagnosis/judge.py",
-    "properties/diagnosis/projection.py",
-    "properties/diagnosis/stages.py",
-    "properties/diagnosis/temperature.py",
-    "properties/diagnosis/view.py",
-    "properties/diagnosis/words.py",
     "properties/laws/block.py",
     "properties/laws/coefficients.py",
     "properties/laws/depth.py",

@@ -22,9 +22,9 @@ from mhc_ref.packing import logits_shape, streams_of_logits
 from mhc_ref.projection import compute_dtype
 from properties.catalogue.deviations.catalogue import find, title
 from properties.core.deviant import DIM, Deviant, nearest_tf32, through_tf32
-from properties.core.family import beside, mix_of, norm_of
+from properties.core.family import beside, mix_of
 from properties.core.implementation import Implementation, without_autocast
-from properties.core.slips import Control, Controls
+from properties.core.slips import Control, Controls, by_rms
 
 CONTROLS = Controls()
 control = CONTROLS.control
@@ -150,7 +150,7 @@ class Compensated(Summed):
 # The formula of a step
 
 
-@control("norm-after-matmul")
+@control("norm-after-matmul", by_rms)
 class NormAfterMatmul(Deviant):
     """The state is projected first and divided by its rms afterwards, mHC eq. (14)-(16), the weight folded into phi."""
 
@@ -158,7 +158,7 @@ class NormAfterMatmul(Deviant):
         weight = params.norm_weight
         rms = self.rms(self.mean_square(x))
         if not self.computed.shared_projection:
-            if norm_of(self.computed).OVER != (-2, -1):
+            if self.norm_axes() == (-1,):
                 return super().projected(x, params)
             return self.matmul(x, params.phi if weight is None else weight.unsqueeze(-1) * params.phi) / rms.squeeze(-1)
         weighted = x if weight is None else x * weight.view(x.shape[-2:])

@@ -19,6 +19,7 @@ from mhc_ref.dialect import FIELDS, Axis
 from mhc_ref.packing import logits_shape, most_streams, residual_size
 from mhc_ref.projection import compute_dtype
 from mhc_ref.registry import formulas
+from mhc_ref.stack import has_head
 from properties.core.family import norm_of, steps_of
 from properties.core.implementation import Implementation
 
@@ -90,7 +91,8 @@ class Deviant(Implementation):
         n = x.shape[-2]
         dynamic = self.split(self.dynamic(self.projected(x, params)), n)
         static = self.split(params.bias, n)
-        return [self.gated(*parts) for parts in zip(dynamic, params.alpha, static, strict=True)]
+        gates = params.alpha if len(params.alpha) == 3 else torch.cat([params.alpha, params.alpha.new_ones(1)])
+        return [self.gated(*parts) for parts in zip(dynamic, gates, static, strict=True)]
 
     def projected(self, x: Tensor, params: Params) -> Tensor:
         return self.matmul(self.normalised(x, params.norm_weight), params.phi)
@@ -173,7 +175,12 @@ class Deviant(Implementation):
         return formulas("begin", self.computed.expand).expand(h, n, self.computed)
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
-        return formulas("end", self.computed.collapse).collapse(self.widened(x), self.computed, params).to(x.dtype)
+        h_pre = None
+        if has_head(self.computed):
+            if params is None:
+                raise ValueError(f"collapse={self.computed.collapse!r} needs the parameters of the head")
+            h_pre = self.head(self.widened(x), params)
+        return formulas("end", self.computed.collapse).collapse(self.widened(x), self.computed, h_pre).to(x.dtype)
 
     def head(self, x: Tensor, params: Params) -> Tensor:
         """The weights of the streams in the final gated sum."""

@@ -163,15 +163,25 @@ class Gate(Family):
     Attributes:
         alone: for n = 1 the only gate is a number, whatever its logit, so that nothing needs to read that.
         unit_range: every gate lies between 0 and 1 to 8 units of roundoff, however large its logit is.
+        relative: only the differences of its logits show.
     """
 
     slot = "gate"
     alone: bool = False
     unit_range: bool = False
+    relative: bool = False
 
     def gates(self, logits: Tensor, dialect: Dialect) -> Tensor:
         """[..., n] -> [..., n], in torch, in the dtype of the logits."""
         return self._formula("gates")(logits, dialect)
+
+    def inverse(self, gates: Tensor, dialect: Dialect) -> Tensor | None:
+        """The logits of gates, for identify; without their mean where it is `relative`. None: there is no inverse."""
+        return None
+
+    def slope(self, logits: Tensor, gates: Tensor, dialect: Dialect) -> Tensor:
+        """How fast each gate grows with its own logit, where it has an inverse."""
+        return torch.ones_like(gates)
 
     def at_zero(self, n: int, dialect: Dialect) -> float:
         """Every gate for logits of 0."""
@@ -199,6 +209,14 @@ class Dynamic(Family):
     def activate(self, products: Tensor, dialect: Dialect) -> Tensor:
         """[..., m] -> [..., m], in torch, in the dtype of the products."""
         return self._formula("activate")(products, dialect)
+
+    def inverse(self, activated: Tensor, dialect: Dialect) -> Tensor | None:
+        """The products of what was made of them, for identify; None where it never gives such values."""
+        return activated if self.passes else None
+
+    def slope(self, activated: Tensor, dialect: Dialect) -> Tensor:
+        """How fast it grows where it gives these values."""
+        return torch.ones_like(activated)
 
     def bound(self, products: Approx, dialect: Dialect, r: Rounding) -> Approx:
         """What is made of the products [tokens, m]."""

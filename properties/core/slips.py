@@ -13,7 +13,7 @@ import torch
 from mhc_ref import Dialect
 from properties.core.deviant import Deviant
 from properties.core.device import Feature
-from properties.core.family import mix_of
+from properties.core.family import mix_of, norm_of
 from properties.core.implementation import Implementation
 
 Kind = Literal[
@@ -87,6 +87,11 @@ def constrains(dialect: Dialect) -> bool:
     """h_res depends on its logits, and lies on a manifold."""
     found = mix_of(dialect).guarantees(dialect)
     return mixes(dialect) and (found.nonnegative or found.nonexpansive or bool(found.sums))
+
+
+def by_rms(dialect: Dialect) -> bool:
+    """The state is divided by a root of a mean of squares."""
+    return norm_of(dialect).OVER is not None
 
 
 # Lists

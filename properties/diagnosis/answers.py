@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.bounds import Approx, Rounding
+from properties.core.estimate import ratio
 from properties.core.implementation import Mixing, Products
-from properties.diagnosis.judge import Judge, Unanswerable, ratio
+from properties.diagnosis.judge import Judge, Unanswerable
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import BadOutput, View
 from properties.guards.faults import TargetFault
@@ -21,7 +22,7 @@ SINGLE = Rounding(2.0**-24 + 2.0**-53, torch.finfo(torch.float32).tiny, 2.0**-24
 """float64 states of which everything is computed in float32."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
     """What came back for a probe: tensors, or in their place what was raised, by the name of its class; see `told`."""
 
@@ -59,15 +60,13 @@ class Predictions:
         self._mixing: Mixing = mixing
         self._products: Products = products
         self._double = double
-        self._found: dict[tuple[int, Dialect], list[Approx] | None] = {}
+        self._found: dict[tuple[Probe, Dialect], list[Approx] | None] = {}
         self._judges: dict[tuple[Dialect, torch.dtype], Judge] = {}
-        self._probes: dict[int, Probe] = {}
 
     def of(self, probe: Probe, dialect: Dialect) -> list[Approx] | None:
         """Values with bounds; None where the dialect cannot answer."""
-        key = (id(probe), dialect)
+        key = (probe, dialect)
         if key not in self._found:
-            self._probes[id(probe)] = probe  # keeps the id taken
             place = (dialect, probe.dtype)
             if place not in self._judges:
                 own = self._double if probe.dtype == torch.float64 else None

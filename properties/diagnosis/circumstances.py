@@ -10,6 +10,7 @@ from torch import Tensor
 from mhc_ref import Params
 from properties.bounds import Approx
 from properties.core.case import BranchSpec
+from properties.core.family import mix_of
 from properties.diagnosis import probe
 from properties.diagnosis.exam import Source, ends_as_declared
 from properties.diagnosis.judge import Judge
@@ -147,7 +148,7 @@ def _projections(source: Source, n: int) -> Iterator[Probe]:
 
     def reached(judge: Judge, z: Tensor) -> list[Approx]:
         first = torch.arange(len(z)) == 0
-        return [Approx.exact((first & (judge.dialect.residual != "identity")).to(z.dtype))]
+        return [Approx.exact((first & (not mix_of(judge.dialect).guarantees(judge.dialect).constant)).to(z.dtype))]
 
     yield Probe("a NaN among the logits", "execution", source.dtype, (z,), poisoned, reached, (False,))
     if source.frame.strided:

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mhc_ref import Dialect, Params
+from mhc_ref import Dialect, Params, registry
 from mhc_ref.block import squash
 from properties import bounds
-from properties.bounds import Approx, Rounding
-from properties.diagnosis.estimate import Estimate
-from properties.diagnosis.judge import ratio
-from properties.diagnosis.projection import Candidate
+from properties.core.estimate import Candidate, Estimate, ratio
+from properties.core.family import dynamic_of, gate_of
+from properties.core.rounding import Approx, Rounding
+from properties.diagnosis.findings import joined
+from properties.diagnosis.own_fields import Values, declared_values, fitted
 from properties.diagnosis.reading import Reader, Reading
-
-KINDS: tuple[str, ...] = ("sigmoid", "softmax", "linear")
 
 
 class Gates:
@@ -49,28 +50,53 @@ class Gates:
             if all(name in each for each in seen)
         }
 
-    def formulas(self, name: str) -> list[Candidate] | None:
-        """The formulas that reproduce h_pre or h_post; None where it is not seen."""
+    def formulas(self, name: str, base: Dialect) -> list[Candidate] | None:
+        """The gates that reproduce h_pre or h_post; None where it is not seen."""
         if name not in self.read:
             return None
-        sign = 1.0 if name == "pre" else -1.0
-        read, z = self.read[name], sign * torch.stack(self.logits)
-        return [found for kind in KINDS if (found := self._formula(name, kind, z, read))]
+        found: list[Candidate] = []
+        for kind in registry.names("gate"):
+            own = gate_of(kind).FIELDS
+            plain = joined(base, {name: kind})
+            of = partial(self._made, name, kind, plain)
+            if not own:
+                found += [one for one in [of({})] if one is not None and one.ratio <= 1]
+                continue
 
-    def _formula(self, name: str, kind: str, z: Tensor, read: Reading) -> Candidate | None:
-        value = read.value
-        low, high, peak = (1, 2, 3) if name == "pre" else (2, 1, 3)
+            def ratio_of(values: Values, of: Callable[[Values], Candidate | None] = of) -> float:
+                made = of(values)
+                return math.inf if made is None else made.ratio
+
+            def residual(values: Values, of: Callable[[Values], float] = ratio_of) -> Tensor:
+                return torch.tensor([of(values)], dtype=torch.float64)
+
+            for one in fitted(own, declared_values(own, base), residual, ratio_of):
+                made = of(one.fields)
+                if made is not None:
+                    fields, estimates = made.fields | one.fields, made.estimates | one.estimates
+                    found.append(Candidate(fields, estimates, made.ratio))
+        return found
+
+    def _made(self, name: str, kind: str, base: Dialect, values: Values) -> Candidate | None:
+        """A gate with the eps or the scale that is read off where it is least or largest; None where there is none."""
+        try:
+            dialect = base.with_(**{name: kind}, **values)
+        except (ValueError, TypeError):
+            return None
+        read, z = self.read[name], (1.0 if name == "pre" else -1.0) * torch.stack(self.logits)
+        value, shares = read.value, squash(z, kind, dialect)
+        sizes = shares.abs().flatten().tolist()
         unit = 2 * self.rounding.unit
         if name == "pre":
-            at = {"sigmoid": (low, 0), "softmax": (peak, len(z[0]) - 1), "linear": (0, 0)}[kind]
-            offset = float(value[at] - squash(z, kind, Dialect())[at])
+            at = divmod(sizes.index(min(sizes)), z.shape[-1])
+            offset = float(value[at] - shares[at])
             eps = Estimate.around(offset, unit * (1 + abs(offset)) + float(read.error[at]))
             if eps.high < 0 or offset < -unit - float(read.error[at]):
                 return None
             fields, estimates, scale, shift = {"pre": kind, "pre_eps": eps.shortest()}, {"pre_eps": eps}, 1.0, eps
         else:
-            at = {"sigmoid": (high, 0), "softmax": (high, 0), "linear": (4, 0)}[kind]
-            reach = float(squash(z, kind, Dialect())[at])
+            at = divmod(sizes.index(max(sizes)), z.shape[-1])
+            reach = float(shares[at])
             size = float(value[at]) / reach if reach else 0.0
             if size <= 0 or not math.isfinite(size):
                 return None
@@ -78,22 +104,9 @@ class Gates:
             scale = scaling.shortest() or size  # a bar that reaches 0 admits what is no scale
             fields, estimates = {"post": kind, "post_scale": scale}, {"post_scale": scaling}
             shift = Estimate.below(0.0)
-        exact = bounds.squashed(Approx.exact(z), kind, Dialect(), self.rounding)
+        exact = bounds.squashed(Approx.exact(z), kind, dialect, self.rounding)
         exact = bounds.affine(exact, scale, shift.shortest(), self.rounding)
-        worst = ratio(value, exact.value, exact.error + read.error)
-        return Candidate(fields, estimates, worst) if worst <= 1 else None
-
-
-def inverse(h: Tensor, kind: str, scale: float, shift: float) -> Tensor:
-    """The logits of a gate; those of a softmax, which determines their differences, without their mean."""
-    share = (h - shift) / scale
-    if kind == "sigmoid":
-        return torch.logit(share)
-    return share if kind == "linear" else _centred(share.log())
-
-
-def _centred(logits: Tensor) -> Tensor:
-    return logits - logits.mean(-1, keepdim=True)
+        return Candidate(fields, estimates, ratio(value, exact.value, exact.error + read.error))
 
 
 class Norm:
@@ -119,35 +132,36 @@ class Norm:
         parts = [reader.gates(sizes, params)[window] for sizes in self.sizes.split(frame.max_tokens)]
         read = Reading(torch.cat([one.value for one in parts]), torch.cat([one.error for one in parts]))
         kind, scale, shift = (gates.pre, 1.0, gates.pre_eps) if window == "pre" else (gates.post, gates.post_scale, 0.0)
-        self.logits = inverse(read.value, kind, scale, shift)
-        self.kind = kind
-        slope = torch.ones_like(read.value)
-        if kind == "sigmoid":
-            slope = self.logits.sigmoid() * (1 - self.logits.sigmoid())
-        elif kind == "softmax":
-            slope, self.full = (read.value - shift) / scale, _centred(self.full)
+        self.gate, self.base = gate_of(kind), gates
+        shares = (read.value - shift) / scale
+        self.logits = self.gate.inverse(shares, gates)
+        if self.logits is None:
+            return
+        slope = self.gate.slope(self.logits, shares, gates)
+        if self.gate.relative:
+            self.full = self.full - self.full.mean(-1, keepdim=True)
         self.error = (read.error + 8 * rounding.unit * (1 + read.value.abs())) / scale / slope
 
     def candidates(self) -> list[Candidate]:
         """dynamic, rms_eps and its place, as far as logits of one state at many sizes show them."""
-        if not bool(torch.isfinite(self.logits).all()):
+        if self.logits is None or not bool(torch.isfinite(self.logits).all()):
             return []
         found: list[Candidate] = []
-        for dynamic, inside in itertools.product(("linear", "tanh"), (True, False)):
-            one = self._candidate(dynamic, inside)
+        for dynamic, inside in itertools.product(registry.names("dynamic"), (True, False)):
+            one = self._candidate(dynamic, inside, self.logits)
             if one is not None:
                 found.append(one)
         return found
 
-    def _candidate(self, dynamic: str, inside: bool) -> Candidate | None:
-        if dynamic == "tanh" and self.kind == "softmax":
-            return None  # the tanh is taken of logits of which only differences are seen
-        full, logits, error = self.full, self.logits, self.error + 40 * self.rounding.unit
-        if dynamic == "tanh":
-            if bool((logits.abs() >= 1).any()):
-                return None
-            error = error / (1 - logits.square())
-            logits = logits.atanh()
+    def _candidate(self, dynamic: str, inside: bool, activated: Tensor) -> Candidate | None:
+        chosen = joined(self.base, {"dynamic": dynamic})
+        family = dynamic_of(chosen)
+        if self.gate.relative and not family.passes:
+            return None  # it acts on logits of which only differences are seen
+        full, logits = self.full, family.inverse(activated, chosen)
+        if logits is None:
+            return None
+        error = (self.error + 40 * self.rounding.unit) / family.slope(activated, chosen)
         weight = full.abs() / full.abs().sum()
         share = (logits / full * weight).sum(-1)  # c / rms of a state of rms c
         noise = (error / full.abs() * weight).sum(-1)

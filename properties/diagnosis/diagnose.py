@@ -17,8 +17,9 @@ from properties.diagnosis.circumstances import coarse, executions, gradients
 from properties.diagnosis.composing import compose
 from properties.diagnosis.exam import forward
 from properties.diagnosis.explanation import Explanation, Outcome, Search
+from properties.diagnosis.findings import Finding, Inference, choices, joined, value_of
 from properties.diagnosis.identification import Identification, redialects, title
-from properties.diagnosis.inference import CHOICES, FIELDS, Finding, Inference, infer, joined
+from properties.diagnosis.inference import infer
 from properties.diagnosis.stages import first_bad_stage, precisions
 from properties.diagnosis.ties import Tie, apart, breaker, decided
 from properties.diagnosis.usage import used
@@ -87,7 +88,7 @@ def _nearest(inference: Inference) -> list[Dialect]:
     certain = {name: one.value for name, one in inference.findings.items() if one.certain}
 
     def disagreement(dialect: Dialect) -> int:
-        return sum(getattr(dialect, name) != value for name, value in certain.items())
+        return sum(value_of(dialect, name) != value for name, value in certain.items())
 
     least = min(disagreement(dialect) for dialect in PRESETS.values())
     return [dialect for dialect in PRESETS.values() if disagreement(dialect) == least]
@@ -260,13 +261,13 @@ class _Diagnosis:
     def _findings(
         self, search: Search, dialect: Dialect, chosen: Explanation | None, slipped: bool
     ) -> dict[str, Finding]:
-        findings = dict(self.inference.findings)
-        for name in FIELDS:
-            value = getattr(dialect, name)
-            hidden = chosen is not None and findings[name].status == "contradictory"
-            if findings[name].value != value or hidden:
-                findings[name] = self._unmeasured(search, dialect, name, slipped)
-        return {name: findings[name] for name in FIELDS}
+        found = dict(self.inference.findings)
+        for name, value in dialect.fields().items():
+            one = found.get(name)
+            hidden = chosen is not None and one is not None and one.status == "contradictory"
+            if one is None or one.value != value or hidden:
+                found[name] = self._unmeasured(search, dialect, name, slipped)
+        return {name: found[name] for name in dialect.fields()}
 
     def _others(self, search: Search, same: list[str]) -> list[str]:
         """Named changes of other fields that reproduce everything as well."""
@@ -288,13 +289,13 @@ class _Diagnosis:
 
     def _unmeasured(self, search: Search, dialect: Dialect, name: str, slipped: bool) -> Finding:
         """A field that was not measured: where it has few values, those that reproduce everything as well are told."""
-        value = getattr(dialect, name)
+        value = value_of(dialect, name)
         if slipped:
             return Finding(value, "undetermined", "as declared: what was measured belongs to the slip")
-        if name not in CHOICES:
+        if not (few := choices(dialect, name)):
             return Finding(value, "undetermined", "it could not be measured; with this value everything is reproduced")
-        others = [joined(dialect, {name: other}) for other in CHOICES[name] if other != value]
-        fitting = [getattr(one, name) for one in others if one != dialect and not search.failing(one)]
+        others = [joined(dialect, {name: other}) for other in few if other != value]
+        fitting = [value_of(one, name) for one in others if one != dialect and not search.failing(one)]
         if fitting:
             return Finding(value, "undetermined", f"{' or '.join(map(repr, fitting))} does as well")
         return Finding(value, "certain")

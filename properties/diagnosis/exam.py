@@ -61,7 +61,7 @@ class Source:
         parts = Params(
             self.normal(rows, columns, seed=seed + 1) * scale / math.sqrt(rows),
             self.normal(size, seed=seed + 2) * scale,
-            torch.tensor([0.7, 1.3, 1.6], dtype=torch.float64),
+            torch.tensor([0.7, 1.3, 1.6], dtype=torch.float64)[: 3 if self.frame.residual_size(n) else 2],
             0.5 + self.normal(n * channels, seed=seed + 3).square() if weight and self.frame.norm_weight else None,
         )
         return map_tensors(parts, lambda t: t.to(parameter_dtype(self.dtype)))
@@ -77,14 +77,13 @@ class Source:
 
     def logits(self, tokens: int, n: int, scale: float, seed: int = 0) -> Tensor:
         """What `project` takes."""
-        shape = (tokens, self.frame.residual_size(n)) if self.frame.permutations else (tokens, n, n)
-        return (scale * self.normal(*shape, seed=seed)).to(parameter_dtype(self.dtype))
+        return (scale * self.normal(tokens, *self.frame.logits_shape(n), seed=seed)).to(parameter_dtype(self.dtype))
 
 
 def edges(source: Source, n: int) -> Tensor:
     """Logits at which an implementation leaves the easy ground: starved lines, huge offsets, no total support."""
     frame = source.frame
-    if frame.permutations:
+    if frame.logits_shape(n) != (n, n):
         return torch.cat([source.logits(2, n, 40.0, seed=31), source.logits(1, n, 1.0, seed=32) + 1000])
     z = source.logits(9, n, 1.0, seed=33)
     if n == 1:
@@ -104,7 +103,7 @@ def edges(source: Source, n: int) -> Tensor:
 def forward(frame: Frame, seed: int) -> list[Probe]:
     """Questions about values, in the finest dtype, the cheapest first."""
     source = Source(frame, seed, frame.dtype)
-    usable = [n for n in frame.streams if n <= (4 if frame.permutations else 5)] or list(frame.streams[:1])
+    usable = [n for n in frame.streams if n <= 5 and frame.residual_size(n) <= 25] or list(frame.streams[:1])
     first, second = usable[0], usable[1] if len(usable) > 1 else usable[0]
     found = [*_parts(source, first, second)]
     if "mappings" in frame.own:

@@ -10,28 +10,20 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, field
 
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant, Kind
-from properties.core.case import BranchSpec, map_tensors
 from properties.core.deviant import redialected
+from properties.core.estimate import Estimate
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.composing import compose, orders, remembers
-from properties.diagnosis.estimate import Estimate
-from properties.diagnosis.inference import joined
+from properties.diagnosis.findings import joined
 from properties.diagnosis.measured import TEMPERATURE, Measured, candidates
-from properties.diagnosis.probe import Probe
+from properties.diagnosis.pairs import TIERS, Cells, one_of_each_stage
+from properties.diagnosis.sensitivity import again, sensitivity
 from properties.diagnosis.view import View
-from properties.guards.faults import TargetFault
-
-COMPOSITE = ("block", "depth", "precision", "execution")
-"""Stages whose answers are made of the others'."""
-
 
 TELLING: dict[Kind, tuple[str, ...]] = {
     "scaling": ("mappings", "block"),
@@ -252,13 +244,13 @@ class Search:
         the first ratio above `limit`."""
         if remembers(made):
             other = View(made, self.frame)
-            _again(other, self.view.log[: self.begin])
+            again(other, self.view.log[: self.begin])
             return self._compared(self.answers, other, base, limit)
         return self._compared([*failing, *self._rest(failing)], View(made, self.frame), base, limit)
 
     def _rest(self, failing: Sequence[Answer]) -> list[Answer]:
-        chosen = {id(one) for one in failing}
-        return [one for one in self.answers if id(one) not in chosen]
+        chosen = set(failing)
+        return [one for one in self.answers if one not in chosen]
 
     def confirmed(self, names: tuple[str, ...], base: Dialect) -> float:
         """The worst ratio on fresh questions."""
@@ -267,7 +259,7 @@ class Search:
         assert made is not None
         other = View(made, self.frame)
         if remembers(made):
-            _again(other, self.view.log[: self._mark])
+            again(other, self.view.log[: self._mark])
         return self._compared(fresh, other, base)
 
     def _compared(
@@ -277,7 +269,7 @@ class Search:
         for given in answers:
             found = answer(given.probe, other)
             slack = self.predictions.of(given.probe, base)
-            worst = max(worst, alike(given, found, slack, _sensitivity(given.probe, other, edge)))
+            worst = max(worst, alike(given, found, slack, sensitivity(given.probe, other, edge)))
             if worst > limit:
                 break
         return worst
@@ -286,7 +278,7 @@ class Search:
         """Two slips at a time: what a target does wrong in one stage is one of them, or both together."""
         outcome = Outcome()
         failing = self.failing(base)
-        cells = Cells(self, base, _one_of_each_stage(failing))
+        cells = Cells(self, base, one_of_each_stage(failing))
         clean: dict[str, bool] = {}
         tried: set[tuple[str, str]] = set()
         for tier in range(TIERS):
@@ -313,106 +305,3 @@ class Search:
         if made is None or remembers(made):
             return made is not None
         return self._compared(self._rest(failing), View(made, self.frame), base) <= 1
-
-
-TIERS = 4
-
-
-class Cells:
-    """What each slip does to each of some answers that a dialect does not explain, found out when it is asked for."""
-
-    def __init__(self, search: Search, base: Dialect, chosen: list[Answer]) -> None:
-        self.search, self.base, self.chosen = search, base, chosen
-        made = {name: compose((name,), base) for name in CATALOGUE} if chosen else {}
-        self.made = {name: one for name, one in made.items() if one is not None}
-        self.names = list(self.made)
-        self.memory = {name for name, one in self.made.items() if remembers(one)}
-        self._replayed: dict[str, dict[int, Answer]] = {}
-        self._cells: dict[tuple[str, int], tuple[bool, bool]] = {}
-
-    def fits(self, names: tuple[str, str], tier: int) -> bool:
-        """Whether two slips may be what is wrong. Tier 0: each answer is given by one of them; 1: or it is composed of
-        others and one of them moves it; 2: or both of them move it; 3: or one of them remembers, which composes all."""
-        memory = tier >= 3 and any(name in self.memory for name in names)
-        for k, given in enumerate(self.chosen):
-            if any(self._cell(name, k)[0] for name in names):
-                continue
-            moved = [self._cell(name, k)[1] for name in names] if tier else [False]
-            composed = memory or given.probe.stage in COMPOSITE
-            if not (tier >= 1 and composed and any(moved)) and not (tier >= 2 and all(moved)):
-                return False
-        return True
-
-    def open(self, names: tuple[str, str]) -> list[Answer]:
-        """The answers that neither gives: where a pair that is wrong shows soonest."""
-        return [one for k, one in enumerate(self.chosen) if not any(self._cell(name, k)[0] for name in names)]
-
-    def _cell(self, name: str, k: int) -> tuple[bool, bool]:
-        """Whether a slip gives an answer, and whether it changes it at all."""
-        if (name, k) not in self._cells:
-            made, given = self.made[name], self.chosen[k]
-            view = View(made, self.search.frame)
-            other = self._again(name, given) if name in self.memory else answer(given.probe, view)
-            predictions = self.search.predictions
-            slack = predictions.of(given.probe, self.base)
-            gives = alike(given, other, slack, _sensitivity(given.probe, view)) <= 1
-            self._cells[name, k] = gives, gives or predictions.ratio(other, self.base) > 1
-        return self._cells[name, k]
-
-    def _again(self, name: str, given: Answer) -> Answer:
-        """The answer of a slip that remembers, after all that was asked before."""
-        if name not in self._replayed:
-            view = View(self.made[name], self.search.frame)
-            _again(view, self.search.view.log[: self.search.begin])
-            self._replayed[name] = {id(one): answer(one.probe, view) for one in self.search.answers}
-        return self._replayed[name][id(given)]
-
-
-def _again(view: View, log: Sequence[tuple[str, tuple[object, ...], tuple[BranchSpec, ...]]]) -> None:
-    for asked in list(log):
-        try:
-            view.ask(*asked)
-        except TargetFault:  # what raised for the target may raise here
-            continue
-
-
-def _one_of_each_stage(answers: Sequence[Answer]) -> list[Answer]:
-    """The first failing answer of every stage; of the circumstances, which have little in common, a few."""
-    found: dict[tuple[str, int], Answer] = {}
-    for k, one in enumerate(answers):
-        found.setdefault((one.probe.stage, k if one.probe.stage == "execution" else 0), one)
-    return list(found.values())[:10]
-
-
-def _sensitivity(probe: Probe, view: View, edge: View | None = None) -> Callable[[Answer], list[Tensor]]:
-    """What a few units of rounding, in the inputs and in the answers, make of the answers of an implementation.
-
-    The declared dialect's bound knows nothing of what a slip amplifies: a line of logits multiplied by 20, a state that
-    is not normalised.
-    """
-
-    def measure(found: Answer) -> list[Tensor]:
-        unit = torch.finfo(torch.float64 if probe.dtype == torch.float64 else torch.float32).eps
-        own = [32 * unit * value.double().abs().nan_to_num(0, 0, 0) for value in found.values]
-        if edge is not None and len(far := answer(probe, edge).values) == len(own):
-            own = [o + (_plain(a) - _plain(b)).abs() for o, a, b in zip(own, found.values, far, strict=True)]
-        implementation = view.implementation
-        if isinstance(implementation, Deviant) and remembers(implementation):
-            return own  # asking again would change what it remembers
-        generator = torch.Generator().manual_seed(3)
-
-        def shaken(value: Tensor) -> Tensor:
-            noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-            return (value.double() * (1 + 4 * unit * noise)).to(value.dtype)
-
-        moved = answer(replace(probe, inputs=tuple(map_tensors(one, shaken) for one in probe.inputs)), view)
-        if moved.error or len(moved.values) != len(found.values):
-            return own
-        pairs = zip(own, found.values, moved.values, strict=True)
-        return [o + 8 * (a.double() - b.double()).abs().nan_to_num(0, 0, 0) for o, a, b in pairs]
-
-    return measure
-
-
-def _plain(value: Tensor) -> Tensor:
-    return value.double().nan_to_num(0, 0, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,15 +16,25 @@ from properties.core.law import Law
 from properties.core.trial import LawBroken, NoRoom
 from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import NoVerdict, identify
+from properties.diagnosis.findings import joined
 from properties.diagnosis.identification import Identification, redialects
-from properties.diagnosis.inference import joined
 from properties.engine.runner import Subject
 from properties.guards.faults import HarnessError, described, placed
 from properties.guards.interruption import Interrupted, settled, watched
 from properties.guards.surroundings import told, usual
 
-_KNOWN: dict[tuple[int, torch.dtype | None, str], tuple[Implementation, Identification | Exception]] = {}
-"""One implementation breaks many laws for one reason: it is asked once. Held, so that no id is used twice."""
+
+@dataclass(frozen=True)
+class _Known:
+    """What was found out of an implementation, in its finest dtype or in the one named, on a type of device."""
+
+    implementation: Implementation
+    place: tuple[torch.dtype | None, str]
+    told: Identification | Exception
+
+
+_KNOWN: list[_Known] = []
+"""One implementation breaks many laws for one reason: it is asked once."""
 
 
 @told()
@@ -77,18 +87,19 @@ def _explained(law: Law, subject: Subject, case: Case, seconds: float) -> str:
 def _identified(subject: Subject, seconds: float) -> Identification:
     # the finest dtype tells most; the coarser ones, but for float16, are part of its exam
     dtype = torch.float16 if subject.dtype == torch.float16 else None
-    key = (id(subject.implementation), dtype, subject.device.type)
-    if key not in _KNOWN:
-        implementation = subject.implementation
+    implementation, place = subject.implementation, (dtype, subject.device.type)
+    # by identity: what the classes of targets make of == and hash is not asked
+    known = next((one for one in _KNOWN if one.implementation is implementation and one.place == place), None)
+    if known is None:
         try:
             told = identify(implementation, dtype=dtype, device=subject.device.type, seconds=seconds, hidden=0)
         except Exception as error:  # a target that hung once is not asked again, and what failed once will fail again
             told = error
-        _KNOWN[key] = (implementation, told)
-    found = _KNOWN[key][1]
-    if isinstance(found, Exception):
-        raise found
-    return found
+        known = _Known(implementation, place, told)
+        _KNOWN.append(known)
+    if isinstance(known.told, Exception):
+        raise known.told
+    return known.told
 
 
 def _cause(found: Identification) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from mhc_ref import PRESETS, Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.deviant import redialected
-from properties.diagnosis.inference import Finding, joined
+from properties.diagnosis.findings import Finding, joined
 from properties.diagnosis.measured import Measured
 from properties.diagnosis.ties import Tie
 from properties.diagnosis.words import difference_in_words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import params_shapes
+from mhc_ref.block import check_params
+from mhc_ref.packing import logits_shape, streams_of_logits
+from mhc_ref.stack import has_head
 from properties import bounds
 from properties.bounds import Approx, Rounding, block, pullback, stack
 from properties.core.case import BranchSpec
@@ -39,9 +41,10 @@ class Judge:
 
     def _accept(self, x: Tensor | Approx, params: Params) -> None:
         n, channels = (x.value if isinstance(x, Approx) else x).shape[-2:]
-        shape = params_shapes(n, channels, self.dialect).phi
-        if tuple(params.phi.shape) != shape:
-            raise Unanswerable(f"phi of shape {tuple(params.phi.shape)}; the dialect takes {shape}")
+        try:
+            check_params(params, n, channels, self.dialect)
+        except ValueError as error:
+            raise Unanswerable(str(error)) from error
 
     def project(self, logits: Tensor) -> Approx:
         """h_res.
@@ -49,17 +52,14 @@ class Judge:
         Raises:
             Unanswerable: here and below, where the inputs are packed for another dialect.
         """
-        mixture = self.dialect.residual == "permutations"
-        square = logits.ndim > 1 and logits.shape[-2] == logits.shape[-1]
-        if not (_is_factorial(logits.shape[-1]) if mixture else square):
-            raise Unanswerable(f"logits of shape {tuple(logits.shape)} for residual={self.dialect.residual!r}")
-        if self.dialect.residual == "permutations":
-            found = bounds.projection(Approx.exact(logits), self.dialect, self.rounding)
-        else:
-            flat = wide(logits).reshape(-1, *logits.shape[-2:])
-            found = bounds.projection(Approx.exact(flat), self.dialect, self.rounding)
-        batch = logits.shape[: -1 if self.dialect.residual == "permutations" else -2]
-        shape = (*batch, *found.value.shape[-2:])
+        try:
+            n = streams_of_logits(logits.shape, self.dialect)
+        except ValueError as error:
+            raise Unanswerable(str(error)) from error
+        one = logits_shape(n, self.dialect)
+        batch = logits.shape[: logits.ndim - len(one)]
+        found = bounds.projection(Approx.exact(wide(logits).reshape(-1, *one)), self.dialect, self.rounding)
+        shape = (*batch, n, n)
         return Approx(found.value.reshape(shape), found.error.reshape(shape))
 
     def mappings(self, x: Tensor | Approx, params: Params) -> list[Approx]:
@@ -101,9 +101,9 @@ class Judge:
         """The one stream of x."""
         state = _flat(x)
         tokens = (x.value if isinstance(x, Approx) else x).shape[:-2]
-        if self.dialect.collapse == "head":
+        if has_head(self.dialect):
             if head is None:
-                raise Unanswerable("collapse='head' needs the parameters of the head")
+                raise Unanswerable(f"collapse={self.dialect.collapse!r} needs the parameters of the head")
             self._accept(x, head)
         return _shaped(stack.collapsed(state, self.dialect, self.rounding, head), tokens)
 
@@ -128,23 +128,20 @@ class Judge:
         self, h: Tensor, n: int, params: Sequence[Params], branches: Sequence[BranchSpec], cotangent: Tensor
     ) -> list[Approx]:
         """d <cotangent, stack> / d h and every parameter that there is, layer by layer; the head's last."""
-        blocks, head = tuple(params[: len(branches)]), tuple(params[len(branches) :])
-        if self.dialect.collapse == "head" and not head:
-            raise Unanswerable("collapse='head' needs the parameters of the head")
+        blocks, given = tuple(params[: len(branches)]), tuple(params[len(branches) :])
+        if has_head(self.dialect) and not given:
+            raise Unanswerable(f"collapse={self.dialect.collapse!r} needs the parameters of the head")
+        head = given if has_head(self.dialect) else ()
         for one in params:
             self._accept(h.unsqueeze(-2).expand(*h.shape[:-1], n, h.shape[-1]), one)
         by_h, found = pullback.stack(h, n, blocks, branches, head, cotangent, self.dialect, self.rounding)
         every = [
-            getattr(back, name)
-            for one, back in zip(params, found, strict=True)
+            Approx.exact(torch.zeros_like(part)) if back is None else getattr(back, name)
+            for one, back in itertools.zip_longest(params, found)  # nothing reads a head where the dialect has none
             for name, part in one._asdict().items()
             if part is not None
         ]
         return [bounds.stored(by_h, self.rounding), *every]
-
-
-def _is_factorial(count: int) -> bool:
-    return any(math.factorial(n) == count for n in range(1, 9))
 
 
 def _flat(x: Tensor | Approx) -> Approx:
@@ -156,19 +153,3 @@ def _flat(x: Tensor | Approx) -> Approx:
 def _shaped(part: Approx, tokens: torch.Size) -> Approx:
     shape = (*tokens, *part.value.shape[1:])
     return Approx(part.value.reshape(shape), part.error.reshape(shape))
-
-
-def ratio(got: Tensor, value: Tensor, error: Tensor) -> float:
-    """The largest error / bound; inf for another shape, and where only one of the two is finite."""
-    if got.shape != value.shape:
-        return math.inf
-    if not got.numel():
-        return 0.0
-    got, value, error = wide(got), wide(value), wide(error)
-    claimed = torch.isfinite(error)
-    agree = torch.isfinite(got) & torch.isfinite(value)
-    same = (got == value) | (torch.isnan(got) & torch.isnan(value))
-    difference = (torch.where(agree, got, 0.0) - torch.where(agree, value, 0.0)).abs()
-    each = torch.where(difference == 0, 0.0, difference / torch.where(claimed, error, 1.0))
-    each = torch.where(agree, each, torch.where(same, 0.0, math.inf))
-    return float(torch.where(claimed, each, 0.0).nan_to_num(nan=math.inf, posinf=math.inf).max())

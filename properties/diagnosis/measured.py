@@ -16,9 +16,9 @@ import mhc_ref
 from mhc_ref import Dialect
 from properties.bounds import Approx
 from properties.catalogue.deviations import Deviant
+from properties.core.estimate import Estimate
 from properties.core.trial import wide
 from properties.diagnosis.answers import Answer, Predictions, answer
-from properties.diagnosis.estimate import Estimate
 from properties.diagnosis.view import Frame, View
 
 

@@ -17,7 +17,7 @@ from properties.diagnosis.judge import Judge
 from properties.diagnosis.view import MAPPINGS, View
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probe:
     """One question, put to the target and to every implementation that might explain it.
 

@@ -18,9 +18,11 @@ from properties.bounds import Approx, Rounding
 from properties.catalogue.deviations import CATALOGUE
 from properties.core.case import BranchSpec
 from properties.core.deviant import redialected
+from properties.core.estimate import ratio
+from properties.core.family import dynamic_of
 from properties.core.trial import wide
 from properties.diagnosis.answers import Answer, Predictions
-from properties.diagnosis.judge import Judge, Unanswerable, ratio
+from properties.diagnosis.judge import Judge, Unanswerable
 from properties.diagnosis.view import MAPPINGS, Frame, View
 from properties.guards.faults import TargetFault
 
@@ -125,7 +127,7 @@ class _Stages:
             return True
         if not self._differ(self._look(self._one(), still), self._look(self._one(), self._static(0 * bias))):
             return True
-        if self.dialect.dynamic == "tanh":
+        if not dynamic_of(self.dialect).passes:
             return False
         x, phi = self._normal(3, n, self.channels).to(self.frame.dtype), self._phi()
         plain = self._static(0 * bias)

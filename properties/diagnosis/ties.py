@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from mhc_ref import Dialect
+from mhc_ref.packing import most_streams
 from properties.catalogue.deviations import Deviant
 from properties.core.implementation import METHODS
 from properties.diagnosis.answers import Answer, Predictions, alike, answer
@@ -40,7 +41,7 @@ def wide_frame(frame: Frame) -> Frame:
     return frame.with_(
         dtype=torch.float64,
         coarse=(torch.float32, torch.bfloat16),
-        streams=(3, 4, 2) if frame.permutations else (3, 4, 2, 5, 1, 8),
+        streams=tuple(n for n in (3, 4, 2, 5, 1, 8) if n <= (most_streams(frame.packing) or n)),
         offered=frozenset(METHODS),
         own=frozenset(METHODS),
         emits=MAPPINGS,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.packing import logits_shape, params_shapes, residual_size, streams_of_logits
+from mhc_ref.stack import has_head
 from properties.core.case import BranchSpec
 from properties.core.declaration import Declaration
 from properties.core.implementation import METHODS, Implementation, offers, parameter_dtype
@@ -80,14 +81,9 @@ class Frame(Declaration):
         return self.packing.shared_projection
 
     @property
-    def permutations(self) -> bool:
-        """Residual logits are n! coefficients."""
-        return self.packing.residual == "permutations"
-
-    @property
     def head(self) -> bool:
         """The streams are collapsed with parameters of a head."""
-        return self.dialect.collapse == "head"
+        return has_head(self.dialect)
 
     @property
     def n(self) -> int:
@@ -111,6 +107,10 @@ class Frame(Declaration):
     def phi_shape(self, n: int, channels: int) -> tuple[int, int]:
         """As the target packs it."""
         return params_shapes(n, channels, self.packing).phi
+
+    def logits_shape(self, n: int) -> tuple[int, ...]:
+        """Of the residual logits of one token."""
+        return tuple(logits_shape(n, self.packing))
 
 
 class View:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from mhc_ref import Dialect
 from properties.core.family import Dynamic, Gate
 from properties.core.rounding import Approx, Rounding
@@ -11,8 +13,12 @@ class LinearGate(Gate):
     """Hyper-connections, arXiv 2409.19606."""
 
     name = "linear"
-    words = "its logits as they are"
+    words = "its logits"
     source = "arXiv 2409.19606"
+
+    def inverse(self, gates: Tensor, dialect: Dialect) -> Tensor:
+        """The gates themselves."""
+        return gates
 
     def at_zero(self, n: int, dialect: Dialect) -> float:
         """0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.bounds.arithmetic import capped, times
@@ -17,6 +18,14 @@ class Sigmoid(Gate):
     words = "a sigmoid"
     source = "arXiv 2512.24880 eq. (8)"
     unit_range = True
+
+    def inverse(self, gates: Tensor, dialect: Dialect) -> Tensor:
+        """log(s / (1 - s))."""
+        return torch.logit(gates)
+
+    def slope(self, logits: Tensor, gates: Tensor, dialect: Dialect) -> Tensor:
+        """s (1 - s)."""
+        return logits.sigmoid() * (1 - logits.sigmoid())
 
     def at_zero(self, n: int, dialect: Dialect) -> float:
         """The middle."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from mhc_ref import Dialect
 from properties import bounds
 from properties.core.family import Gate
@@ -12,8 +14,17 @@ class Softmax(Gate):
     """exp(z_i) / sum_j exp(z_j)."""
 
     name = "softmax"
-    words = "a softmax over the streams"
+    words = "a softmax"
     alone = True
+    relative = True
+
+    def inverse(self, gates: Tensor, dialect: Dialect) -> Tensor:
+        """log s without its mean."""
+        return gates.log() - gates.log().mean(-1, keepdim=True)
+
+    def slope(self, logits: Tensor, gates: Tensor, dialect: Dialect) -> Tensor:
+        """s, but for what the sum of all adds."""
+        return gates
 
     def at_zero(self, n: int, dialect: Dialect) -> float:
         """Equal shares."""

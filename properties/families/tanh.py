@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from mhc_ref import Dialect
 from properties.bounds.arithmetic import capped, times
 from properties.core.family import Dynamic
@@ -14,6 +16,14 @@ class Tanh(Dynamic):
     name = "tanh"
     words = "the dynamic part passes a tanh"
     source = "arXiv 2409.19606 eq. (10)-(13)"
+
+    def inverse(self, activated: Tensor, dialect: Dialect) -> Tensor | None:
+        """artanh, of what lies between -1 and 1."""
+        return None if bool((activated.abs() >= 1).any()) else activated.atanh()
+
+    def slope(self, activated: Tensor, dialect: Dialect) -> Tensor:
+        """1 - tanh^2."""
+        return 1 - activated.square()
 
     def bound(self, products: Approx, dialect: Dialect, r: Rounding) -> Approx:
         """tanh is 1-Lipschitz and absolutely accurate to 4 units."""

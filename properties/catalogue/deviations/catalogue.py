@@ -167,7 +167,8 @@ def _plainest() -> Iterator[Dialect]:
     """The first preset with each family from outside."""
     for field, slot in registry.SLOTS.items():
         for name in registry.names(slot):
-            if (slot, name) not in registry.BUILT_IN:
+            theirs = registry.outside(slot, name)
+            if theirs is not None and getattr(theirs, "known", True):
                 yield PRESETS.default.with_(**{field: name})
 
 

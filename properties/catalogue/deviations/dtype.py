@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mhc_ref import Mappings, Params
 from properties.core.deviant import Deviant, through, through_tf32, with_gradient_of
-from properties.core.slips import MUTATION, Slips, constrains, mixes
+from properties.core.slips import MUTATION, Slips, by_rms, constrains, mixes
 
 SLIPS = Slips()
 precision = SLIPS.step("dtype")
@@ -94,7 +94,7 @@ class Bfloat16ForTf32(Deviant):
         return super().matmul(through(state, torch.bfloat16), through(phi, torch.bfloat16))
 
 
-@precision("rms-in-bfloat16", f"{MUTATION}: a reduction in the dtype of its operand")
+@precision("rms-in-bfloat16", f"{MUTATION}: a reduction in the dtype of its operand", by_rms)
 class RmsInBfloat16(Deviant):
     """The mean square is kept in bfloat16."""
 

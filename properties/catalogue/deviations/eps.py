@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips
+from properties.core.slips import MUTATION, Slips, by_rms
 
 SLIPS = Slips()
 eps = SLIPS.step("eps")
@@ -23,30 +23,32 @@ eps_dialect(
     "The root mean square has no eps.",
     "mHC eq. (15) as printed; TileOPs #715 (bug 33)",
     lambda d: d.with_(rms_eps=0.0),
+    by_rms,
 )
 eps_dialect(
     "rms-eps-1e-5",
     "The eps of the norm is 1e-5, the library's default.",
     "MaxText, Pallas kernel of mHC-lite, default 1e-5",
     lambda d: d.with_(rms_eps=1e-5),
+    by_rms,
 )
 eps_dialect(
     "rms-eps-outside",
     "The eps of the norm is added outside the root.",
     "Megatron-LM 023f5cf; TileOPs",
     lambda d: d.with_(rms_eps_inside=False),
-    lambda d: d.rms_eps > 0,
+    lambda d: by_rms(d) and d.rms_eps > 0,
 )
 eps_dialect(
     "rms-eps-inside",
     "The eps of the norm is added inside the root, where outside is declared.",
     "Megatron-LM, single-pass against the other path",
     lambda d: d.with_(rms_eps_inside=True),
-    lambda d: d.rms_eps > 0,
+    lambda d: by_rms(d) and d.rms_eps > 0,
 )
 
 
-@eps("rms-eps-on-sum", MUTATION, lambda d: d.rms_eps > 0 and d.rms_eps_inside)
+@eps("rms-eps-on-sum", MUTATION, lambda d: by_rms(d) and d.rms_eps > 0 and d.rms_eps_inside)
 class RmsEpsOnSum(Deviant):
     """The eps of the norm is added to the sum of squares before it is divided by their number."""
 
@@ -56,7 +58,7 @@ class RmsEpsOnSum(Deviant):
         return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
 
 
-@eps("rms-eps-clamped", MUTATION, lambda d: d.rms_eps > 0 and d.rms_eps_inside)
+@eps("rms-eps-clamped", MUTATION, lambda d: by_rms(d) and d.rms_eps > 0 and d.rms_eps_inside)
 class RmsEpsClamped(Deviant):
     """The mean square is raised to at least the eps instead of by the eps."""
 

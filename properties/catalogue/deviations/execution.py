@@ -8,7 +8,7 @@ from torch import Tensor
 from mhc_ref import Mappings, Params
 from properties.core.deviant import Deviant
 from properties.core.family import dynamic_of
-from properties.core.slips import MUTATION, Slips, constrains, mixes
+from properties.core.slips import MUTATION, Slips, by_rms, constrains, mixes
 
 SLIPS = Slips()
 execution = SLIPS.step("execution")
@@ -186,7 +186,7 @@ class Token0ForAll(Deviant):
         return Mappings(*(flat_tokens(m, a)[0].expand(m.shape) for m, a in zip(found, (1, 1, 2), strict=True)))
 
 
-@execution("norm-over-tokens", MUTATION)
+@execution("norm-over-tokens", MUTATION, by_rms)
 class NormOverTokens(Deviant):
     """The root mean square is taken over all tokens of the batch."""
 
@@ -269,7 +269,7 @@ class PreviousCoefficients(Deviant):
         return found._replace(res=stale) if stale is not None and agrees else found
 
 
-@execution("accumulator-not-cleared", "TileOPs: the fragment xsqr is never cleared (bug 58)")
+@execution("accumulator-not-cleared", "TileOPs: the fragment xsqr is never cleared (bug 58)", by_rms)
 class AccumulatorNotCleared(Deviant):
     """The mean square of a call begins at what the previous call left."""
 

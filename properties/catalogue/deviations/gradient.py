@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Branch, Mappings, Params
 from properties.core.deviant import Deviant, with_gradient_of
-from properties.core.slips import MUTATION, Slips, mixes
+from properties.core.slips import MUTATION, Slips, by_rms, mixes
 
 SLIPS = Slips()
 gradient = SLIPS.step("gradient")
@@ -76,7 +76,7 @@ class DynamicPathDetached(Deviant):
         return super().projected(x.detach(), params)
 
 
-@gradient("rms-detached", MUTATION)
+@gradient("rms-detached", MUTATION, by_rms)
 class RmsDetached(Deviant):
     """The root mean square is a constant for the backward pass."""
 
@@ -84,7 +84,7 @@ class RmsDetached(Deviant):
         return super().rms(mean_square.detach())
 
 
-@gradient("rms-backward-eps", "PaddleFleet #1055, Megatron #4527 (bug 21)", lambda d: d.rms_eps != 1e-8)
+@gradient("rms-backward-eps", "PaddleFleet #1055, Megatron #4527 (bug 21)", lambda d: by_rms(d) and d.rms_eps != 1e-8)
 class RmsBackwardEps(Deviant):
     """The backward pass of the norm has an eps of 1e-8 of its own."""
 

@@ -10,7 +10,7 @@ from mhc_ref import Dialect, Params
 from mhc_ref.registry import names
 from properties.core.deviant import Deviant
 from properties.core.family import family, norm_of
-from properties.core.slips import MUTATION, Slips, mixes
+from properties.core.slips import MUTATION, Slips, by_rms, mixes
 
 SLIPS = Slips()
 normalisation = SLIPS.step("normalisation")
@@ -32,7 +32,7 @@ normalisation_dialect(
 )
 
 
-@normalisation("norm-missing", "vLLM #42810, #42893 (bug 16); passes TileKernels' forward test")
+@normalisation("norm-missing", "vLLM #42810, #42893 (bug 16); passes TileKernels' forward test", by_rms)
 class NormMissing(Deviant):
     """The state is projected without being normalised."""
 
@@ -48,7 +48,7 @@ class LayerNorm(Deviant):
         return super().normalised(x - x.mean(self.norm_axes(), keepdim=True), weight)
 
 
-@normalisation("l2-norm", f"{MUTATION}: F.normalize without its sqrt(dim)")
+@normalisation("l2-norm", f"{MUTATION}: F.normalize without its sqrt(dim)", by_rms)
 class L2Norm(Deviant):
     """The state is divided by its 2-norm instead of its root mean square."""
 
@@ -56,7 +56,7 @@ class L2Norm(Deviant):
         return x.square().sum(self.norm_axes(), keepdim=True)
 
 
-@normalisation("norm-unbiased", MUTATION)
+@normalisation("norm-unbiased", MUTATION, by_rms)
 class NormUnbiased(Deviant):
     """The mean square divides by one number too few, as the unbiased variance does."""
 
@@ -66,7 +66,7 @@ class NormUnbiased(Deviant):
         )
 
 
-@normalisation("norm-missing-root", MUTATION)
+@normalisation("norm-missing-root", MUTATION, by_rms)
 class NormMissingRoot(Deviant):
     """The state is divided by its mean square, the root having been forgotten."""
 

@@ -1,4 +1,4 @@
-"""From matrices to the fields of the projection: residual, axes, start, iterations, eps.
+"""From matrices to the fields of Sinkhorn: axes, start, iterations, eps.
 
 No field is guessed from a list. entry_eps is read off an odds ratio, which no scaling of rows and columns changes
 (docs/mathematics.md); iterations off [[1, 1], [0, 1]], whose sums are 2t/(2t+1) and (2t+2)/(2t+1) after t of them; the
@@ -8,131 +8,24 @@ are few: each combination is completed in this way, and kept where it reproduces
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 import mhc_ref
-from mhc_ref import PRESETS, Dialect
-from mhc_ref.dialect import Axis
+from mhc_ref import Dialect
 from properties import bounds
-from properties.bounds import Approx, Rounding
-from properties.core.trial import wide
-from properties.diagnosis.estimate import Estimate, logit
-from properties.diagnosis.judge import ratio
+from properties.core.deviant import DIM
+from properties.core.estimate import Candidate, Estimate, Matrices, logit, ratio
+from properties.core.questions import Questions, starve, with_depths
+from properties.core.rounding import Approx, Rounding
+from properties.core.truth import wide
+from properties.families.fits.sinkhorn.recurrence import trajectory, zero_of
 
-DIM: dict[Axis, int] = {"row": -1, "column": -2}
 MOST_ITERATIONS = 400
 """Above it the triangular matrix is as good as converged for every eps that is in use."""
-
-Matrices = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""logits [k, n, n] -> the matrices in float64, and the error that reading them off added to the target's own."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Values of some fields that reproduce what was observed; measured fields have an estimate beside the value."""
-
-    fields: dict[str, Any]
-    estimates: dict[str, Estimate] = field(default_factory=lambda: {})
-    ratio: float = 0.0
-
-    def dialect(self, base: Dialect = PRESETS.default) -> Dialect:
-        """`base` with these values."""
-        return base.with_(**self.fields)
-
-
-@dataclass(frozen=True)
-class Questions:
-    """The logits that are asked for, [k, n, n], and which of them is which."""
-
-    logits: Tensor
-    diagonal: int
-    triangular: slice
-    starved: dict[Axis, slice]
-    depths: dict[Axis, list[float]]
-    base: Tensor
-
-
-def starve(base: Tensor, axis: Axis, depths: list[float]) -> Tensor:
-    """The first line of an axis lowered by every depth."""
-    lines = base.repeat(len(depths), 1, 1)
-    lines[:, 0] -= torch.tensor(depths, dtype=torch.float64).unsqueeze(-1)
-    return lines if axis == "row" else lines.mT
-
-
-def questions(n: int, depth: float, dtype: torch.dtype, ladder: int = 25) -> Questions:
-    """Diagonal, triangular, random, shifted and starved logits, and some at which the iteration is slow to converge."""
-    eye = torch.eye(n, dtype=torch.float64)
-    diagonal = [-(1 - eye) * a for a in (8.0, 16.0, depth)]
-    corner = torch.zeros(n, n, dtype=torch.float64)
-    corner[1, 0] = -depth
-    corner[2:, :2], corner[:2, 2:] = -depth, -depth
-    if n > 3:
-        corner[2:, 2:] -= depth * (1 - torch.eye(n - 2))
-    triangular = [corner, corner.T]
-    noise = torch.randn(5, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    line = torch.linspace(-3, 4, n, dtype=torch.float64)
-    scaled = noise[:4] * torch.tensor([1.0, 2, 4, 8], dtype=torch.float64).view(-1, 1, 1)
-    random = [*scaled, noise[0] + line, noise[0] + line.unsqueeze(-1)]
-    depths = torch.linspace(0, depth, ladder).tolist()
-    rows, columns = starve(noise[4], "row", depths), starve(noise[4], "column", depths)
-    slow = torch.randn(4, n, n, generator=torch.Generator().manual_seed(50 + n), dtype=torch.float64)
-    slow[0] -= 30 * torch.ones(n, n).triu(1)
-    slow[1] -= 30 * torch.ones(n, n).tril(-1)
-    slow[2:] *= 8
-    slow[2, 0] -= 20
-    slow[3, :, 0] -= 20
-    parts = [torch.stack(diagonal), torch.stack(triangular), torch.stack(random), rows, columns, slow]
-    logits = torch.cat(parts).to(dtype)
-    after = [0, *itertools.accumulate(len(part) for part in parts)]
-    return Questions(
-        logits,
-        diagonal=2,
-        triangular=slice(after[1], after[2]),
-        starved={"row": slice(after[3], after[4]), "column": slice(after[4], after[5])},
-        depths={"row": depths, "column": depths},
-        base=noise[4],
-    )
-
-
-def fit(
-    read: Matrices,
-    n: int,
-    rounding: Rounding,
-    depth: float,
-    dtype: torch.dtype,
-    most: int,
-    declared: Dialect | None = None,
-) -> list[Candidate]:
-    """Every combination of the projection's fields that reproduces the target's matrices within the bound."""
-    asked = questions(n, depth, dtype, ladder=25 if most >= 64 else 7)
-    chunks = [read(part) for part in asked.logits.split(max(1, most))]
-    eps = declared.denominator_eps if declared is not None and declared.denominator == "clamp" else 0.0
-    seen = Seen(asked, torch.cat([a for a, _ in chunks]), torch.cat([b for _, b in chunks]), rounding, clamp=eps)
-    plain = list(seen.plain())
-    if plain:
-        return plain
-    seen = seen.refined(read, 4 if most < 64 else min(most, 16))
-    found: list[Candidate] = []
-    for last, start in itertools.product(("row", "column"), ("exp", "row", "column")):
-        fields = {"residual": "sinkhorn", "last_axis": last, "start": "exp" if start == "exp" else "softmax"}
-        fields["start_axis"] = start if start != "exp" else "row"
-        for denominator in ("add", "clamp"):
-            found += seen.completed(PRESETS.default.with_(**fields, rms_eps=0.0, denominator=denominator))
-    return _without_repetition(found)
-
-
-def _without_repetition(found: list[Candidate]) -> list[Candidate]:
-    kept: dict[tuple[Any, ...], Candidate] = {}
-    for one in found:
-        kept.setdefault(tuple(sorted(one.fields.items())), one)
-    return list(kept.values())
 
 
 @dataclass(frozen=True)
@@ -165,17 +58,8 @@ class Seen:
                 at = lines.start + fallen
                 matrices = torch.cat([matrices[:at], value, matrices[at:]])
                 reading = torch.cat([reading[:at], error, reading[at:]])
-                asked = _with_depths(asked, axis, fallen, between, logits)
+                asked = with_depths(asked, axis, fallen, between, logits)
         return replace(self, asked=asked, matrices=matrices, reading=reading)
-
-    def plain(self) -> Iterator[Candidate]:
-        """No projection at all: the logits themselves, or the identity."""
-        z = wide(self.asked.logits)
-        slack = self.reading + 4 * self.rounding.unit * (1 + z.abs())
-        if ratio(self.matrices, z, slack) <= 1:
-            yield Candidate({"residual": "unconstrained"})
-        if ratio(self.matrices, torch.eye(z.shape[-1], dtype=torch.float64).expand_as(z), slack) <= 1:
-            yield Candidate({"residual": "identity"})
 
     def completed(self, dialect: Dialect) -> list[Candidate]:
         """The dialect with its eps and its iterations, where it then reproduces everything."""
@@ -281,14 +165,14 @@ class Seen:
         if not visible and observed > 0.5:
             if rough.denominator_eps:
                 return self._feasible(rough)
-            limit = _root(lambda e: self._line(z, rough, e) - 1 + error, low, high, steps=24)
+            limit = zero_of(lambda e: self._line(z, rough, e) - 1 + error, low, high, steps=24)
             return self._feasible(rough, most=math.exp(limit))
         target = logit(min(max(observed, 1e-300), 1 - 1e-16))
 
         def missed(log_eps: float) -> float:
             return logit(min(max(self._line(z, rough, log_eps), 1e-300), 1 - 1e-16)) - target
 
-        root = _root(missed, low, high)
+        root = zero_of(missed, low, high)
         step = 1e-3
         slope = abs(missed(root + step) - missed(root - step)) / (2 * step)
         moved = error / max(observed * (1 - observed), 1e-300) / max(slope, 1e-3)
@@ -325,7 +209,7 @@ class Seen:
             z = self.asked.logits[self.asked.diagonal : self.asked.diagonal + 1]
             observed = float(self.matrices[self.asked.diagonal].sum(DIM[rough.last_axis]).mean())
             low, high = math.log(value / 2), math.log(2 * value)
-            root = _root(lambda e: self._line(z, rough, e) - observed, low, high)
+            root = zero_of(lambda e: self._line(z, rough, e) - observed, low, high)
             return Estimate.around(math.exp(root), error)
         if rough.denominator == "clamp":
             high = min(most, 0.5)
@@ -375,67 +259,3 @@ def measured(dialect: Dialect, denominator: Estimate) -> Dialect | None:
         if math.isfinite(eps) and (dialect.denominator == "add" or eps < 1):
             return dialect.with_(denominator_eps=eps)
     return None
-
-
-def _with_depths(asked: Questions, axis: Axis, at: int, depths: list[float], logits: Tensor) -> Questions:
-    start = asked.starved[axis].start + at
-    more = len(depths)
-
-    def moved(lines: slice, own: bool) -> slice:
-        late = lines.start > start
-        return slice(lines.start + more * late, lines.stop + more * (late or own))
-
-    own = [*asked.depths[axis][:at], *depths, *asked.depths[axis][at:]]
-    return replace(
-        asked,
-        logits=torch.cat([asked.logits[:start], logits, asked.logits[start:]]),
-        starved={name: moved(lines, name == axis) for name, lines in asked.starved.items()},
-        depths=asked.depths | {axis: own},
-    )
-
-
-def trajectory(logits: Tensor, dialect: Dialect, most: int) -> Iterator[Tensor]:
-    """M after 0, 1, 2, ... iterations, in the log domain; the same recurrence as `mhc_ref.project`."""
-    yield mhc_ref.project(logits, dialect.with_(iterations=0))
-    if dialect.start == "softmax":
-        log_m = logits.log_softmax(DIM[dialect.start_axis])
-    else:
-        log_m = logits - logits.amax(DIM[dialect.first_axis], keepdim=True)
-    if dialect.entry_eps:
-        log_m = torch.logaddexp(log_m, log_m.new_tensor(math.log(dialect.entry_eps)))
-    log_eps = log_m.new_tensor(math.log(dialect.denominator_eps) if dialect.denominator_eps else -math.inf)
-    skip = dialect.softmax_is_first_half_step
-    for count in range(most):
-        for axis in (dialect.first_axis, dialect.last_axis):
-            if skip and count == 0 and axis == dialect.first_axis:
-                continue
-            log_sum = log_m.logsumexp(DIM[axis], keepdim=True)
-            add = dialect.denominator == "add"
-            log_m = log_m - (torch.logaddexp(log_sum, log_eps) if add else log_sum.maximum(log_eps))
-        yield log_m.exp()
-
-
-def _root(function: Callable[[float], float], low: float, high: float, steps: int = 48) -> float:
-    """The zero of a decreasing function, by bisection, then by secants that stay inside; an end if there is none."""
-    at_low, at_high = function(low), function(high)
-    if at_low <= 0:
-        return low
-    if at_high >= 0:
-        return high
-    side = 0
-    for step in range(steps):
-        guess = (low + high) / 2
-        if step > 6 and steps > 24 and math.isfinite(at_low - at_high):
-            guess = min(max((low * at_high - high * at_low) / (at_high - at_low), low), high)
-        value = function(guess)
-        if value == 0 or high - low <= 4e-16 * abs(low + high):
-            return guess
-        if value > 0:
-            low, at_low = guess, value
-            at_high = at_high / 2 if side == 1 else at_high  # Illinois: or one end would never move
-            side = 1
-        else:
-            high, at_high = guess, value
-            at_low = at_low / 2 if side == -1 else at_low
-            side = -1
-    return (low + high) / 2

@@ -16,17 +16,24 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import PRESETS, Dialect
-from properties.bounds import Rounding
-from properties.core.trial import wide
-from properties.diagnosis.estimate import Estimate
-from properties.diagnosis.projection import Candidate, Matrices, Seen, questions
+from properties.core.estimate import Candidate, Estimate, Matrices
+from properties.core.questions import questions
+from properties.core.rounding import Rounding
+from properties.core.truth import wide
+from properties.families.fits.sinkhorn.seen import Seen
 
 BENT = 1e-2
 """Odds ratios that are further from a line than this, relatively, come from no temperature."""
 
 
 def fit_tempered(
-    read: Matrices, n: int, rounding: Rounding, depth: float, dtype: torch.dtype, most: int
+    read: Matrices,
+    n: int,
+    rounding: Rounding,
+    depth: float,
+    dtype: torch.dtype,
+    most: int,
+    declared: Dialect | None = None,
 ) -> list[Candidate]:
     """Every combination of the projection's fields that, with some temperature, reproduces the target's matrices.
 
