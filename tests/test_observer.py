@@ -11,12 +11,15 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import LIGER, Branch, Dialect, Mappings, Params
+from properties.commands.bench import STAGES, cost
 from properties.core.case import BranchSpec
 from properties.core.implementation import METHODS, Implementation, Reference
 from properties.core.judging import ContractBroken
+from properties.core.law import all_laws
 from properties.core.trial import Trial
 from properties.core.truth import FloatTruth
 from properties.diagnosis.view import BadOutput, Frame, View
+from properties.engine.subject import Profile, Subject
 from properties.guards.faults import HarnessError, TargetFault
 
 F64, CPU = torch.float64, torch.device("cpu")
@@ -150,3 +153,10 @@ def test_dtypes_are_a_matter_of_laws() -> None:
     with pytest.raises(ContractBroken, match=r"pre is torch.float32; expected torch.float64 for a torch.float64 state"):
         trial_of(Narrow(LIGER)).pre(x, h_pre)
     assert view_of(Narrow(LIGER)).call("pre", x, h_pre).dtype == torch.float32
+
+
+def test_the_bench_sees_every_stage_of_a_law() -> None:
+    """It watches what everybody calls through: the observer, the truths, and the bounds by the names of their room."""
+    subject = Subject("ref:LIGER", Reference(LIGER), torch.float32, CPU)
+    found = cost(all_laws()["block.agrees-with-oracle"], subject, Profile(examples=2, derandomise=True))
+    assert {stage: seconds > 0 for stage, seconds in found.seconds.items()} == dict.fromkeys(STAGES, True)

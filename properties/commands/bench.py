@@ -14,6 +14,7 @@ per second with those of the same laws on the CPU.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import os
 import resource
@@ -81,18 +82,8 @@ def watching(clock: Clock) -> Generator[None]:
     for kind in (truth.FloatTruth, exact_truth.ExactTruth):
         questions = [name for name in vars(truth.Truth) if callable(vars(truth.Truth)[name]) and name[0] != "_"]
         places += [(kind, name, "reference") for name in questions]
-    names = (
-        "projection",
-        "gated_logits",
-        "projected",
-        "squashed",
-        "weighted_sum",
-        "contracted",
-        "times",
-        "plus",
-        "stored",
-    )
-    places += [(bounds, name, "bounds") for name in (*names, "coefficients_gradient", "projection_gradient", "affine")]
+    for owner in (bounds, bounds.block, bounds.stack, bounds.pullback):
+        places += [(owner, name, "bounds") for name, made in vars(owner).items() if inspect.isfunction(made)]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
     for (owner, name, stage), (_, _, original) in zip(places, kept, strict=True):
         setattr(owner, name, clock.timed(stage, original))
