@@ -173,6 +173,19 @@ def test_a_family_of_another_slot_is_refused() -> None:
         Dialect(pre=Tempered())
 
 
+def test_what_a_family_cannot_go_with_is_said_in_its_words() -> None:
+    needs_tanh = family(conflict=lambda dialect: None if dialect.dynamic == "tanh" else "plain needs dynamic='tanh'")
+    assert Dialect(residual=needs_tanh, dynamic="tanh").residual == "plain"
+    with pytest.raises(ValueError, match="plain needs dynamic='tanh'"):
+        Dialect(residual="plain")
+
+
+def test_a_projection_is_shared_where_logits_belong_to_streams() -> None:
+    assert Dialect(residual=Tempered(), shared_projection=True).shared_projection
+    with pytest.raises(ValueError, match="shared_projection=True conflicts with residual='plain': a shared projection"):
+        Dialect(residual=family(), shared_projection=True)
+
+
 SOURCE = """
 class Mine:
     slot, name = "mix", "mine"

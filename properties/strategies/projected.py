@@ -46,6 +46,8 @@ def token_logits(setting: Setting, n: int, patterns: tuple[str, ...] = tuple(PAT
     shape = mix.shape(n, dialect)
     if shape == (n, n):
         usual = logit_matrix(n, mix.patterns(dialect, patterns), axis=shift_axis(dialect), stretch=setting.stretch)
+    elif 0 in shape:
+        usual = st.just(np.zeros(shape))
     else:
         usual = st.tuples(seeds, levels, changes(shape)).map(
             lambda drawn: changed(noise(drawn[0], *shape) * (0, 0.5, 1, 2, 4, 8, 16, 40)[drawn[1]], drawn[2])
@@ -69,7 +71,7 @@ def logits_of(
     most = min(most, setting.max_tokens)
     tokens = draw(st.lists(token_logits(setting, n, patterns), min_size=min(least, most), max_size=most))
     shape = mix_of(setting.dialect).shape(n, setting.dialect)
-    return torch.tensor(np.array(tokens).reshape(-1, *shape), dtype=setting.parameter_dtype)
+    return torch.tensor(np.array(tokens).reshape(len(tokens), *shape), dtype=setting.parameter_dtype)
 
 
 @kept

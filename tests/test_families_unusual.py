@@ -1,4 +1,7 @@
-"""Beginnings and ends from outside: bounds read their weights off the formulas, and laws hold them to these."""
+"""Families from outside that are unlike those of today: other beginnings and ends, a mix without logits.
+
+Bounds read the weights of beginnings and ends off their formulas, and laws hold them to these.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import PRESETS, Dialect, registry
-from properties.core.family import Begin, End, begin_of, end_of
+from properties.core.family import Begin, End, Guarantees, Mix, begin_of, end_of
 from properties.core.implementation import Reference
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, Verdict, examine
@@ -75,6 +78,27 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_outside", {})
 
 
+class Halved(Mix):
+    """Every stream is halved, whatever the state: phi [n*C, 2n], bias [2n], alpha [2]."""
+
+    name = "halved"
+    BY_STREAM = True
+    roundings = 1
+
+    def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
+        return (n, 0)
+
+    def project(self, logits: Tensor, dialect: Dialect) -> Tensor:
+        n = logits.shape[-2]
+        return (torch.eye(n) / 2).to(logits).expand(*logits.shape[:-2], n, n)
+
+    def exact(self, z: list[Any], n: int, dialect: Dialect, real: Any) -> list[list[Any]]:
+        return [[real.mp.one / 2 if i == j else real.mp.zero for j in range(n)] for i in range(n)]
+
+    def guarantees(self, dialect: Dialect) -> Guarantees:
+        return Guarantees(nonnegative=True, capped=frozenset({"row", "column"}), constant=True)
+
+
 def judged(law: str, target: Reference, dtype: torch.dtype, folder: Path) -> Verdict:
     target.streams = (3,)
     subject = Subject("ends", target, dtype, torch.device("cpu"))
@@ -87,6 +111,14 @@ def test_ends_from_outside_are_held_to_their_formulas(law: str, tmp_path: Path) 
     for dtype in (torch.float32, torch.float64):
         verdict = judged(law, Reference(dialect), dtype, tmp_path)
         assert (verdict.status, verdict.reason) == ("passed", "")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_mix_without_logits_is_held_to_the_laws(shared: bool, tmp_path: Path) -> None:
+    dialect = PRESETS.default.with_(residual=Halved(), shared_projection=shared)
+    for law in ("coefficients.agrees-with-oracle", "block.agrees-with-oracle", "manifold.claimed-sums-stay-below-one"):
+        verdict = judged(law, Reference(dialect), torch.float32, tmp_path)
+        assert (verdict.status, verdict.reason) == ("passed", ""), law
 
 
 @pytest.mark.parametrize("law", LAWS[:2])
