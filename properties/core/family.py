@@ -94,6 +94,8 @@ class Mix(Family):
         BY_STREAM: whether stream s gives line s of the logits, so that a projection can be shared.
         MOST_STREAMS: the largest n, or None.
         known: whether there is a formula. A mix without one is held to what it guarantees, and to nothing else.
+        fits: how its fields are read off the matrices of a target (`properties.core.estimate.Fit`), where it takes more
+            than to fit those that it brings; each is tried where the ones before find nothing.
         CAPTURABLE: whether its formula can be captured in a CUDA graph: it makes no tensor on the CPU.
         explosions: a module with caps and a search that are sharper than what follows from the guarantees, by name
             (`properties.explosion.searches.projected.Way`).
@@ -105,6 +107,7 @@ class Mix(Family):
     BY_STREAM = False
     MOST_STREAMS: int | None = None
     CAPTURABLE = True
+    fits: tuple[Any, ...] | None = None
     explosions: str | None = None
     asked_as: str = "mhc"
 
