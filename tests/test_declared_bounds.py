@@ -14,7 +14,8 @@ from mhc_ref import PAPER, Dialect, registry
 from properties import bounds
 from properties.bounds import Approx, Rounding, declared
 from properties.bounds.stages import activated
-from properties.families import Dynamic, Gate, Guarantees, Mix, Norm
+from properties.core.family import mix_of
+from properties.families import Begin, Dynamic, End, Gate, Guarantees, Mix, Norm
 from properties.guards.faults import HarnessError
 
 F32 = Rounding.of(torch.float32)
@@ -59,6 +60,19 @@ def product(p: Tensor, other: Callable[[Tensor], Tensor]) -> Tensor:
 
 class Cayley(Mix):
     """M = (I - S)^-1 (I + S), S = Z - Z^T."""
+
+    def exact(self, z, n, dialect, real):
+        """By elimination without pivots, which a positive definite I - S does not need."""
+        skew = [[z[i * n + j] - z[j * n + i] for j in range(n)] for i in range(n)]
+        left = [[(i == j) - skew[i][j] for j in range(n)] for i in range(n)]
+        right = [[(i == j) + skew[i][j] for j in range(n)] for i in range(n)]
+        for k in range(n):
+            for i in range(n):
+                if i != k:
+                    ratio = left[i][k] / left[k][k]
+                    left[i] = [a - ratio * b for a, b in zip(left[i], left[k], strict=True)]
+                    right[i] = [a - ratio * b for a, b in zip(right[i], right[k], strict=True)]
+        return [[a / left[k][k] for a in right[k]] for k in range(n)]
 
     name = "test_cayley"
     words = "a Cayley transform"
@@ -243,6 +257,33 @@ class Centred(Norm):
         return found
 
 
+class Damped(Begin):
+    """Streams that begin as tanh(h) / 2^i."""
+
+    name = "test_damped"
+    roundings = 4
+
+    def expand(self, h: Tensor, n: int, dialect: Dialect) -> Tensor:
+        return torch.stack([h.tanh() / 2**i for i in range(n)], -2)
+
+    def exact(self, h, n, dialect, real):
+        return [[real.tanh(a) / 2**i for a in h] for i in range(n)]
+
+
+class Length(End):
+    """The root of the mean square over the streams."""
+
+    name = "test_length"
+    roundings = 4
+
+    def collapse(self, x: Tensor, dialect: Dialect, h_pre: Tensor | None) -> Tensor:
+        return (x.square().mean(-2) + 1e-6).sqrt()
+
+    def exact(self, x, h_pre, dialect, real):
+        columns = zip(*x, strict=True)
+        return [real.sqrt(real.sum([a * a for a in column]) / len(x) + real.mp.mpf(1e-6)) for column in columns]
+
+
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], type]:
     """Registers families for the time of a test."""
@@ -281,6 +322,32 @@ def test_every_slot_is_held_to_its_declared_roundings(registered) -> None:
         assert ratio(mine.reshape(one.value.shape), one) <= 1
 
 
+def test_the_ends_of_a_stack_are_held_to_their_declared_roundings(registered) -> None:
+    dialect = PAPER.with_(expand=registered(Damped).name, collapse=registered(Length).name)
+    generator = torch.Generator().manual_seed(4)
+    h, bar = torch.randn(3, 5, generator=generator), torch.randn(3, 4, 5, generator=generator)
+    begun = bounds.stack.begun(h, 4, dialect, F32)
+    assert ratio(mhc_ref.expand(h, 4, dialect), begun) <= 1
+    assert ratio(mhc_ref.expand(h, 4, dialect) * (1 + 1e-4), begun) > 1
+    back = bounds.pullback.expand(h, 4, Approx.exact(bar), dialect, F32)
+    assert ratio(pulled(lambda h: mhc_ref.expand(h, 4, dialect), h, bar), back) <= 1
+    assert ratio(pulled(lambda h: mhc_ref.expand(h, 3, dialect), h, bar[:, :3]), back) > 1
+
+    x, bar = torch.randn(3, 4, 5, generator=generator), bar[:, 0]
+    ended = bounds.stack.collapsed(Approx.exact(x), dialect, F32)
+    assert ratio(mhc_ref.collapse(x, dialect), ended) <= 1
+    assert ratio(mhc_ref.collapse(x, dialect) * (1 + 1e-4), ended) > 1
+    back = bounds.pullback.collapse(Approx.exact(x), bar, dialect, F32)
+    assert isinstance(back, Approx)
+    assert ratio(pulled(lambda x: mhc_ref.collapse(x, dialect), x, bar), back) <= 1
+    assert ratio(pulled(lambda x: mhc_ref.collapse(x, dialect), x, bar * (1 + 1e-4)), back) > 1
+
+
+def pulled(function: Callable[[Tensor], Tensor], x: Tensor, bar: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(function(x), x, bar)[0]
+
+
 def wide(params: mhc_ref.Params) -> mhc_ref.Params:
     return mhc_ref.Params(*(part.double() for part in params if part is not None))
 
@@ -291,9 +358,11 @@ def gradients(x: Tensor, params: mhc_ref.Params, bars: list[Tensor], dialect: Di
     return list(torch.autograd.grad(list(out), leaves, [bar.to(x) for bar in bars]))
 
 
-@pytest.mark.parametrize("family", [Kronecker, Retention, Softsign, Centred], ids=lambda one: one.slot)
+@pytest.mark.parametrize(
+    "family", [Kronecker, Cayley, Retention, Softsign, Centred, Damped, Length], ids=lambda one: one.name
+)
 def test_formulas_that_disagree_are_the_familys_fault(family: type, registered) -> None:
-    field = {"mix": "residual", "gate": "pre", "dynamic": "dynamic", "norm": "norm_over"}[family.slot]
+    field = next(field for field, slot in registry.SLOTS.items() if slot == family.slot)
     wrong = type("Wrong", (family,), {"name": "test_wrong", "exact": off(family.exact)})
     for one, fault in ((family, False), (wrong, True)):
         dialect = PAPER.with_(**{field: registered(one).name})
@@ -316,7 +385,12 @@ def off(formula):
 def _use(dialect: Dialect, field: str) -> None:
     generator = torch.Generator().manual_seed(6)
     if field == "residual":
-        bounds.projection(Approx.exact(torch.randn(2, 2, 2, generator=generator)), dialect, F32)
+        shape = mix_of(dialect).shape(2, dialect)
+        bounds.projection(Approx.exact(torch.randn(2, *shape, generator=generator)), dialect, F32)
+    elif field == "expand":
+        bounds.stack.begun(torch.randn(2, 3, generator=generator), 2, dialect, F32)
+    elif field == "collapse":
+        bounds.stack.collapsed(Approx.exact(torch.randn(2, 2, 3, generator=generator)), dialect, F32)
     elif field == "pre":
         bounds.squashed(Approx.exact(torch.randn(2, 3, generator=generator)), dialect.pre, dialect, F32)
     elif field == "dynamic":

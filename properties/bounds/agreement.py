@@ -38,28 +38,28 @@ _faults: dict[Any, str] = {}
 
 
 def must_hold(
-    family: Family, dialect: Dialect, shape: tuple[int, ...], n: int | None, value: Bound, pull: Pull
+    family: Family, dialect: Dialect, shape: tuple[int, ...], told: tuple[Any, ...], value: Bound, pull: Pull
 ) -> None:
     """Compare the formulas of a family, once for a dialect and a shape; those of our own are compared by tests.
 
     Arguments:
         shape: of the input of one token.
-        n: what its formula in mpmath is told of the number of streams; None where it is told nothing.
+        told: what its formula in mpmath is told before the dialect: the number of streams, where it needs that.
         value, pull: its bound and that of its gradient, in float64.
 
     Raises:
         HarnessError: they disagree, or there is none in mpmath.
     """
-    key = (family, dialect, shape, n)
+    key = (family, dialect, shape, told)
     if key not in _faults:
         _faults[key] = ""  # while it is looked for, the bounds are used
-        _faults[key] = _disagreement(family, dialect, shape, n, value, pull)
+        _faults[key] = _disagreement(family, dialect, shape, told, value, pull)
     if _faults[key]:
         raise HarnessError(_faults[key])
 
 
 def _disagreement(
-    family: Family, dialect: Dialect, shape: tuple[int, ...], n: int | None, value: Bound, pull: Pull
+    family: Family, dialect: Dialect, shape: tuple[int, ...], told: tuple[Any, ...], value: Bound, pull: Pull
 ) -> str:
     whose = f"the {family.slot} family {family.name!r}"
     try:
@@ -71,7 +71,7 @@ def _disagreement(
     along = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
     mp: Any = MPContext()
     mp.prec = BITS
-    known = (dialect, Reals(mp)) if n is None else (n, dialect, Reals(mp))
+    known = (*told, dialect, Reals(mp))
     nested = inputs.shape[1:] if family.slot in ("norm", "end") else (math.prod(shape),)
     exact: list[Any] = []
     for one, step in zip(inputs, along, strict=True):

@@ -32,7 +32,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from mhc_ref import Dialect
 from properties.bounds.arithmetic import times
 from properties.bounds.rms import SHARES
-from properties.core.family import DIM, Family, Mix, Norm
+from properties.core.family import DIM, Begin, End, Family, Mix, Norm
 from properties.core.rounding import INF, Approx, Projection, Rounding
 from properties.guards.faults import HarnessError
 
@@ -75,7 +75,7 @@ class Formula:
     Attributes:
         family: whose it is.
         method: of the family: "project", "gates", "activate" and so on.
-        extra: what the method takes besides tensors, the dialect the last.
+        extra: what the method takes after the tensors.
         reverse: the gradient by the first tensor, for the cotangent that is then the last.
     """
 
@@ -108,9 +108,19 @@ def bounded(formula: Formula, inputs: Sequence[Approx], r: Rounding) -> Approx:
     Raises:
         HarnessError: the formula cannot be taken apart.
     """
-    given = tuple((a.value.contiguous(), a.error.contiguous()) for a in inputs)
-    bits = tuple((v.numpy().tobytes(), e.numpy().tobytes(), tuple(v.shape)) for v, e in given)
-    return _remembered(formula, bits, r)
+    once, which = _distinct([part for a in inputs for part in (a.value, a.error)])
+    bits = tuple((part.numpy().tobytes(), tuple(part.shape)) for part in once)
+    found = _remembered(formula, bits, r)
+    return Approx(found.value[which], found.error[which])
+
+
+def _distinct(parts: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Each token once, and which of these each one is: a large batch repeats a few."""
+    together = torch.cat([part.flatten(1) for part in parts], 1).contiguous()
+    seen: dict[bytes, int] = {}
+    which = [seen.setdefault(one.tobytes(), len(seen)) for one in together.numpy()]
+    at = torch.tensor([which.index(k) for k in range(len(seen))], dtype=torch.long)
+    return [part[at].contiguous() for part in parts], torch.tensor(which, dtype=torch.long)
 
 
 def projection(mix: Mix, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
@@ -147,14 +157,35 @@ def norm_gradient(norm: Norm, x: Approx, g: Approx, through: Tensor, dialect: Di
     return Approx(found.value, found.error + SHARES * (r.state_unit * found.value.abs() + r.state_tiny))
 
 
+def begun(begin: Begin, h: Approx, n: int, dialect: Dialect, r: Rounding) -> Approx:
+    """The streams [tokens, n, C] of h [tokens, C]."""
+    return bounded(Formula(begin, "expand", (n, dialect)), [h], r)
+
+
+def begin_gradient(begin: Begin, h: Approx, n: int, g: Approx, dialect: Dialect, r: Rounding) -> Approx:
+    """d <g, streams> / dh. A state below float32 may add up what n streams send back in its own dtype."""
+    met = Approx(g.value, g.error + n * (r.state_unit * g.value.abs() + r.state_tiny))
+    return bounded(Formula(begin, "expand", (n, dialect), reverse=True), [h, met], r)
+
+
+def ended(end: End, x: Approx, dialect: Dialect, r: Rounding) -> Approx:
+    """The one stream [tokens, C] of x [tokens, n, C], for an end without parameters."""
+    return bounded(Formula(end, "collapse", (dialect, None)), [x], r)
+
+
+def end_gradient(end: End, x: Approx, g: Approx, dialect: Dialect, r: Rounding) -> Approx:
+    """d <g, collapse> / dx, for an end without parameters."""
+    return bounded(Formula(end, "collapse", (dialect, None), reverse=True), [x, g], r)
+
+
 @functools.lru_cache(maxsize=256)
-def _remembered(formula: Formula, bits: tuple[tuple[bytes, bytes, tuple[int, ...]], ...], r: Rounding) -> Approx:
+def _remembered(formula: Formula, bits: tuple[tuple[bytes, tuple[int, ...]], ...], r: Rounding) -> Approx:
     def read(numbers: bytes, shape: tuple[int, ...]) -> Tensor:
         if not math.prod(shape):
             return torch.zeros(shape, dtype=torch.float64)
         return torch.frombuffer(bytearray(numbers), dtype=torch.float64).reshape(shape)
 
-    values, errors = [read(v, s) for v, _, s in bits], [read(e, s) for _, e, s in bits]
+    values, errors = [read(*one) for one in bits[::2]], [read(*one) for one in bits[1::2]]
     found = formula(*values).detach()
     if not found.numel():
         return Approx(found, torch.zeros_like(found))

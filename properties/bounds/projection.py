@@ -45,7 +45,7 @@ def _trusted(logits: Approx, dialect: Dialect) -> Mix:
         return projection_gradient(z, bar, dialect, IN_FLOAT64)
 
     if mix.is_outside and mix.known:
-        must_hold(mix, dialect, tuple(shape[1:]), streams_of_logits(shape, dialect), value, pull)
+        must_hold(mix, dialect, tuple(shape[1:]), (streams_of_logits(shape, dialect),), value, pull)
     return mix
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
+from properties.bounds import declared
 from properties.bounds.arithmetic import contracted, plus, stored, times
 from properties.bounds.block import applied, coefficients, operator_of, passed, slope_of
 from properties.bounds.gradients import Pullback, coefficients_gradient
@@ -122,6 +123,17 @@ def layers(
     return found[::-1]
 
 
+def expand(h: Tensor, n: int, g: Approx, dialect: Dialect, r: Rounding) -> Approx:
+    """The gradient by h [tokens, C] of how a stack begins, for a cotangent [tokens, n, C].
+
+    n streams send n gradients back, which a state below float32 adds up in its own dtype: at most n roundings.
+    """
+    begin = begin_of(dialect)
+    if begin.roundings is not None:
+        return stored(declared.begin_gradient(begin, Approx.exact(h), n, g, dialect, r), r)
+    return summed_in_the_state("n,tnc->tc", Approx.exact(begin.weights(n, dialect)), g, n, n, r)
+
+
 def collapse(
     state: Approx, cotangent: Tensor, dialect: Dialect, r: Rounding, head: Params | None = None
 ) -> Pullback | Approx:
@@ -130,7 +142,10 @@ def collapse(
     g = Approx.exact(cotangent)
     if head is not None:
         return read(state, head, coefficients(state, head, dialect, r).pre, g, dialect, r)
-    weights = end_of(dialect).weights(state.value.shape[-2], dialect).expand(state.value.shape[:-1]).contiguous()
+    end = end_of(dialect)
+    if end.roundings is not None:
+        return stored(declared.end_gradient(end, state, g, dialect, r), r)
+    weights = end.weights(state.value.shape[-2], dialect).expand(state.value.shape[:-1]).contiguous()
     return stored(contracted("tn,tc->tnc", Approx.exact(weights), g, 1, r), r)
 
 
@@ -144,13 +159,9 @@ def stack(
     dialect: Dialect,
     r: Rounding,
 ) -> tuple[Approx, list[Pullback]]:
-    """The gradient by h [tokens, C], and the pullbacks of the layers and of the head, for a cotangent [tokens, C].
-
-    n copies send n gradients back, which a state below float32 adds up in its own dtype: at most n roundings.
-    """
+    """The gradient by h [tokens, C], and the pullbacks of the layers and of the head, for a cotangent [tokens, C]."""
     before = states(begun(h, n, dialect, r), params, branches, dialect, r)
     end = collapse(before[-1], cotangent, dialect, r, *head)
     found = layers(before, params, branches, end if isinstance(end, Approx) else stored(end.x, r), dialect, r)
-    weights = Approx.exact(begin_of(dialect).weights(n, dialect))
-    by_h = summed_in_the_state("n,tnc->tc", weights, found[0].x, n, n, r)
+    by_h = expand(h, n, found[0].x, dialect, r)
     return by_h, [*found, *([end] if isinstance(end, Pullback) else [])]

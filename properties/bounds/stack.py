@@ -8,23 +8,43 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from properties.bounds.arithmetic import stored, weighted_sum
+from properties.bounds import declared
+from properties.bounds.agreement import IN_FLOAT64, must_hold
+from properties.bounds.arithmetic import contracted, stored, weighted_sum
 from properties.bounds.block import coefficients, passed, read, step
 from properties.core.case import BranchSpec
-from properties.core.family import begin_of, end_of
+from properties.core.family import Begin, End, begin_of, end_of
 from properties.core.rounding import Approx, Rounding
 
 
 def begun(h: Tensor, n: int, dialect: Dialect, r: Rounding) -> Approx:
     """How a stack begins: h [..., C] as the dialect has it, [..., n, C]."""
-    weights = begin_of(dialect).weights(n, dialect).unsqueeze(-1)
+    begin, flat = _trusted_begin(h, n, dialect), Approx.exact(h.reshape(-1, h.shape[-1]))
+    if begin.roundings is not None:
+        found = stored(declared.begun(begin, flat, n, dialect, r), r)
+        return Approx(*(part.unflatten(0, h.shape[:-1]) for part in (found.value, found.error)))
+    weights = begin.weights(n, dialect).unsqueeze(-1)
     streams = h.detach().to("cpu", torch.float64).unsqueeze(-2) * weights
-    exactly = Approx.exact(streams.contiguous())
-    return (
-        exactly
-        if bool(((weights == 0) | (weights == 1)).all())
-        else stored(Approx(streams, r.unit * streams.abs() + r.tiny), r)
-    )
+    if bool(((weights == 0) | (weights == 1)).all()):
+        return Approx.exact(streams.contiguous())
+    return stored(Approx(streams, r.unit * streams.abs() + r.tiny), r)
+
+
+def _trusted_begin(h: Tensor, n: int, dialect: Dialect) -> Begin:
+    """How the dialect begins; of a family from outside both formulas have been compared at these sizes."""
+    begin = begin_of(dialect)
+
+    def value(given: Approx) -> Approx:
+        return begun(given.value, n, dialect, IN_FLOAT64)
+
+    def pull(given: Approx, bar: Approx) -> Approx:
+        if begin.roundings is not None:
+            return declared.begin_gradient(begin, given, n, bar, dialect, IN_FLOAT64)
+        return contracted("n,tnc->tc", Approx.exact(begin.weights(n, dialect)), bar, n, IN_FLOAT64)
+
+    if begin.is_outside:
+        must_hold(begin, dialect, (h.shape[-1],), (n,), value, pull)
+    return begin
 
 
 def states(
@@ -47,12 +67,14 @@ def after(state: Approx, params: Sequence[Params], outputs: Sequence[Tensor], di
 
 def collapsed(state: Approx, dialect: Dialect, r: Rounding, head: Params | None = None) -> Approx:
     """The weighted sum over streams that the dialect declares, with its bound: by fixed weights, or the h_pre of a
-    head.
+    head. An end of no parameters that declares its roundings may do anything.
 
     Raises:
         ValueError: the dialect collapses by a head, and there are no parameters of one.
     """
-    end, n = end_of(dialect), state.value.shape[-2]
+    end, n = _trusted_end(state, dialect), state.value.shape[-2]
+    if end.roundings is not None and not end.HEAD:
+        return stored(declared.ended(end, state, dialect, r), r)
     weights = end.weights(n, dialect)
     if end.HEAD:
         if head is None:
@@ -60,3 +82,21 @@ def collapsed(state: Approx, dialect: Dialect, r: Rounding, head: Params | None 
         return read(state, coefficients(state, head, dialect, r).pre, r)
     each = Approx.exact(weights.expand(state.value.shape[:-1]).contiguous())
     return stored(weighted_sum(each, state, r, extra=2), r)
+
+
+def _trusted_end(state: Approx, dialect: Dialect) -> End:
+    """How the dialect ends; of a family from outside that has no parameters both formulas have been compared."""
+    end, shape = end_of(dialect), tuple(state.value.shape[-2:])
+
+    def value(x: Approx) -> Approx:
+        return collapsed(x, dialect, IN_FLOAT64)
+
+    def pull(x: Approx, bar: Approx) -> Approx:
+        if end.roundings is not None:
+            return declared.end_gradient(end, x, bar, dialect, IN_FLOAT64)
+        weights = end.weights(shape[0], dialect).expand(x.value.shape[:-1])
+        return contracted("tn,tc->tnc", Approx.exact(weights), bar, 1, IN_FLOAT64)
+
+    if end.is_outside and not end.HEAD:
+        must_hold(end, dialect, shape, (None,), value, pull)
+    return end

@@ -150,7 +150,7 @@ def _trusted_gate(logits: Approx, kind: str, dialect: Dialect) -> Gate:
     gate = gate_of(kind)
     if gate.is_outside:
         shape = tuple(logits.value.shape[1:])
-        must_hold(gate, dialect, shape, None, lambda z: squashed(z, kind, dialect, IN_FLOAT64), pull)
+        must_hold(gate, dialect, shape, (), lambda z: squashed(z, kind, dialect, IN_FLOAT64), pull)
     return gate
 
 
@@ -164,7 +164,7 @@ def _trusted_dynamic(products: Approx, dialect: Dialect) -> Dynamic:
     dynamic = dynamic_of(dialect)
     if dynamic.is_outside:
         shape = tuple(products.value.shape[1:])
-        must_hold(dynamic, dialect, shape, None, value, pull)
+        must_hold(dynamic, dialect, shape, (), value, pull)
     return dynamic
 
 
@@ -179,5 +179,5 @@ def _trusted_norm(x: Approx, dialect: Dialect) -> Norm:
 
     norm = norm_of(dialect)
     if norm.is_outside:
-        must_hold(norm, dialect, tuple(x.value.shape[1:]), None, value, pull)
+        must_hold(norm, dialect, tuple(x.value.shape[1:]), (), value, pull)
     return norm
