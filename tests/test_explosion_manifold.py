@@ -242,6 +242,13 @@ def test_the_spectral_cap_of_a_softmax_counts_its_row_sums_twice():
     assert cap(asked, 2, 1).limit == 2 * (1 + 2 * Fraction(0.1)) ** 2
 
 
+def test_the_spectral_gain_of_one_stream_is_its_row_sum():
+    """1.1^3 = 1.331: the cap of a number is not one of its square."""
+    dialect = PAPER.with_(iterations=0, start="softmax", entry_eps=0.1)
+    found = find_minimal("mhc", "1.3", gain="spectral", dialect=dialect, max_streams=1)
+    assert (found.depth, found.streams, found.minimality) == (3, 1, "proved")
+
+
 def test_a_gain_within_rounding_of_the_threshold_is_not_reached():
     """Zero logits have column sums of exactly 1: of several streams the oracle's 50 digits could not tell."""
     asked = ask("mhc", 1, gain="backward")
