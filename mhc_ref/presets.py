@@ -64,12 +64,12 @@ class Presets(Mapping[str, Dialect]):
     @property
     def first(self) -> str:
         """The name of the preset that is meant where none is named."""
-        return next(iter(self), "")
+        return next(iter(self))
 
     @property
     def default(self) -> Dialect:
         """The dialect that is meant where none is named: the first preset's."""
-        return self[self.first] if self.first else Dialect()
+        return self[self.first]
 
     def __getitem__(self, name: str) -> Dialect:
         if name not in self._made:
@@ -88,7 +88,7 @@ class Presets(Mapping[str, Dialect]):
         return name in self._fields
 
 
-PRESETS = Presets(FIELDS)
+PRESETS = Presets(FIELDS or {"DEFAULT": {}})
 
 
 def __getattr__(name: str) -> Dialect:

@@ -7,10 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mhc_ref.dialect import Dialect
-from mhc_ref.packing import logits_shape as logits_shape
-from mhc_ref.packing import most_streams as most_streams
-from mhc_ref.packing import residual_size as residual_size
-from mhc_ref.packing import streams_of_logits as streams_of_logits
+from mhc_ref.packing import streams_of_logits
 from mhc_ref.registry import formulas
 
 

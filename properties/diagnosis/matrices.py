@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
-from mhc_ref.projection import logits_shape
+from mhc_ref.packing import logits_shape
 from properties.core.estimate import Candidate, Estimate
 from properties.core.family import mix_of
 from properties.core.rounding import Rounding

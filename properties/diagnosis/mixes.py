@@ -10,7 +10,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import PRESETS, Dialect, registry
-from mhc_ref.projection import logits_shape
+from mhc_ref.packing import logits_shape
 from properties import bounds
 from properties.core.estimate import Candidate, Fit, Matrices, ratio
 from properties.core.family import beside, family, mix_of

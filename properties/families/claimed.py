@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
-from mhc_ref.projection import streams_of_logits
+from mhc_ref.packing import streams_of_logits
 from mhc_ref.registry import Field, register
 from properties.core.family import Guarantees, Mix
 from properties.core.rounding import INF, Approx, Projection, Rounding
