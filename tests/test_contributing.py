@@ -1,9 +1,11 @@
-"""CONTRIBUTING says where a change goes, README which rooms there are, and what they name is there."""
+"""CONTRIBUTING says where a change goes, README which rooms there are, and what any page names is there."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
@@ -59,3 +61,15 @@ def test_the_readme_names_every_room() -> None:
     named = {name.removeprefix("properties/") for name in re.findall(r"`([\w/]+)/`", parts)} - {"mhc_ref", "properties"}
     rooms = {path.name for path in (ROOT / "properties").iterdir() if (path / "__init__.py").is_file()}
     assert named - {"mhc_ref/exact"} == rooms
+
+
+PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_a_page_names_or_links_are_there(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"`((?:properties|mhc_ref|tests|examples|docs)/[\w/.-]+\.[a-z]+|properties/[\w/]+/)`", text)
+    linked = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert [name for name in linked if not (page.parent / name).exists()] == []
