@@ -6,6 +6,7 @@ MODULES = (
     "mixing",
     "guarantees",
     "coefficients",
+    "coefficients_parameters",
     "block",
     "depth",
     "depth_shapes",

@@ -12,12 +12,13 @@ from mhc_ref.packing import params_shapes
 from properties.bounds import Approx
 from properties.bounds.block import Coefficients, combined, mixed
 from properties.core.case import BranchSpec, Case
+from properties.core.family import guarantees_of, mix_of
 from properties.core.implementation import parameter_dtype
 from properties.core.law import law
 from properties.core.premises import emits_res, several_streams, where
 from properties.core.trial import Seen, Trial, wide
 from properties.laws import about, errors
-from properties.laws.premises import free_matrix, takes_streams
+from properties.laws.premises import carries_permutations, takes_streams
 from properties.strategies import (
     Setting,
     block_cases,
@@ -105,8 +106,9 @@ def permutation_params(order: tuple[int, ...], channels: int, dialect: Dialect, 
     """phi 0 and a bias whose h_res is the permutation matrix P_i,order[i] as nearly as the dialect has it."""
     n = len(order)
     matrix = torch.eye(n)[torch.tensor(order)]
-    # Exponentials then differ by e^60: below what float32 can add to 1.
-    logits = matrix if dialect.residual == "unconstrained" else 60 * matrix
+    logits = mix_of(dialect).carrying(matrix, dialect)
+    if logits is None:
+        raise ValueError(f"residual={dialect.residual!r} has no logits for a permutation")
     shapes = params_shapes(n, channels, dialect)
     bias = torch.cat([torch.zeros(2 * n), logits.flatten()]).to(dtype)
     return Params(torch.zeros(shapes.phi, dtype=dtype), bias, torch.ones(shapes.alpha, dtype=dtype))
@@ -121,7 +123,7 @@ def destination(order: tuple[int, ...], dialect: Dialect) -> list[int]:
     "block.permutation-limit-carries-streams",
     "identity",
     routed_cases,
-    where(free_matrix),
+    where(carries_permutations),
     several_streams,
     blind=("post-scale-one",),
 )
@@ -182,10 +184,8 @@ def one_stream_is_a_gated_residual(trial: Trial, case: Case) -> None:
     """
     out, seen = trial.block(case.x, case.params, case.branch)
     h = judged(errors.mappings(trial, case.x, case.params), trial, case.x, case.params)
-    plain = trial.dialect.residual == "sinkhorn" and trial.dialect.iterations and not trial.dialect.denominator_eps
-    keep = (
-        torch.ones_like(h.res.value) if plain or trial.dialect.residual in ("permutations", "identity") else h.res.value
-    )
+    plain = guarantees_of(trial.dialect).sums
+    keep = torch.ones_like(h.res.value) if plain else h.res.value
     result = combined(case.x, Approx(keep, h.res.error), trial.rounding, seen[0].y, h.post)
     trial.within("the block of one stream", out, result.value, result.error)
 

@@ -14,13 +14,14 @@ from mhc_ref import Dialect, Params
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case
+from properties.core.family import end_of
 from properties.core.implementation import Implementation, parameter_dtype
 from properties.core.law import Schedule
 from properties.core.premises import several_streams, where
 from properties.core.trial import Seen, Trial, wide
 from properties.laws import about, calls, errors
 from properties.laws.block import SIZES, destination, one_call, permutation_params
-from properties.laws.premises import exact_axis, free_matrix, gated, normalised
+from properties.laws.premises import carries_permutations, exact_axis, gated, normalised
 from properties.strategies import (
     Setting,
     branch_of,
@@ -100,7 +101,7 @@ def routed_stacks(draw: DrawFn, setting: Setting) -> Case:
     "depth.streams-persist-through-layers",
     "identity",
     routed_stacks,
-    where(free_matrix),
+    where(carries_permutations),
     several_streams,
     blind=("post-scale-one",),
 )
@@ -152,7 +153,7 @@ def separating(case: Case, trial: Trial) -> tuple[Params, ...]:
     "depth.streams-persist-through-the-stack",
     "identity",
     separated_stacks,
-    where(free_matrix),
+    where(carries_permutations),
     several_streams,
     blind=("one-iteration",),
 )
@@ -163,7 +164,7 @@ def streams_persist_through_the_stack(trial: Trial, case: Case) -> None:
     next branches a combination that an averaged state cannot give.
     """
     params = separating(case, trial)
-    head = params[:1] if trial.dialect.collapse == "head" else ()
+    head = params[:1] if end_of(trial.dialect).HEAD else ()
     weight = torch.full((case.h.shape[-1],), 1.5, dtype=torch.float64).to(trial.dtype)
     branches = (BranchSpec("constant", weight), *(BranchSpec("scale", weight) for _ in case.orders))
     out, seen = trial.stack(case.h, (*params, *head), branches)
@@ -175,7 +176,7 @@ def stacked_cases(draw: DrawFn, setting: Setting) -> Case:
     """One stream h of a few tokens or of more than a tile, and one to three blocks."""
     case = draw(layered_cases(setting))
     n, channels = case.x.shape[-2:]
-    head = (draw(params_of(setting, n, channels, gates=DEEP_GATES)),) if setting.dialect.collapse == "head" else ()
+    head = (draw(params_of(setting, n, channels, gates=DEEP_GATES)),) if end_of(setting.dialect).HEAD else ()
     most = 130 if n <= 3 else 33  # a bound is O(n^4) a token and block
     count = min(draw(st.sampled_from((case.x.shape[0], 1, 3, 33, most))), setting.max_tokens)
     h = case.x[:, 0].repeat(130, 1)[:count]
@@ -285,7 +286,7 @@ def collapse_is_as_declared(trial: Trial, case: Case) -> None:
     Its definition; the head's weights are pre(alpha_0 (x^ phi) + bias) + pre_eps of the head's own parameters.
     """
     x: Tensor = case.x
-    head: Params | None = case.params[0] if trial.dialect.collapse == "head" else None
+    head: Params | None = case.params[0] if end_of(trial.dialect).HEAD else None
     trial.judge_exactly()
     expected, bound = trial.truth.collapse(x, head), errors.collapse(trial, x, head).error
     got = trial.collapse(x, head) if head else trial.collapse(x)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
+from mhc_ref.packing import logits_shape, streams_of_logits
 from properties import bounds
 from properties.bounds import INF, Approx, Pullback
 from properties.bounds.block import Coefficients
@@ -31,7 +32,7 @@ def held(trial: Trial, got: Tensor, logits: Tensor) -> bounds.Projection:
 
 def projected(trial: Trial, logits: Tensor) -> Tensor:
     """The error of h_res of logits on any number of axes."""
-    kept = 1 if trial.dialect.residual == "permutations" else 2
+    kept = len(logits_shape(streams_of_logits(logits.shape, trial.dialect), trial.dialect))
     error = projection(trial, logits.reshape(-1, *logits.shape[-kept:])).error
     return error.reshape(*logits.shape[:-kept], *error.shape[-2:])
 

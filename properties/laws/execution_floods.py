@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
+from mhc_ref.packing import logits_shape
 from properties.core.case import Case
 from properties.core.law import Schedule
 from properties.core.premises import where
@@ -24,9 +23,7 @@ def flooding_logits(draw: DrawFn, setting: Setting) -> Case:
     """A few different matrices of logits, and how many are made of them on the device."""
     n = draw(streams(setting, 1, 4))
     count = min(draw(st.sampled_from(setting.flood)), setting.max_tokens)
-    shape = (min(draw(st.sampled_from(DISTINCT)), count), n, n)
-    if setting.dialect.residual == "permutations":
-        shape = (shape[0], math.factorial(n))
+    shape = (min(draw(st.sampled_from(DISTINCT)), count), *logits_shape(n, setting.dialect))
     return Case(logits=torch.tensor(noise(draw(seeds), *shape) * 2, dtype=setting.parameter_dtype), count=count)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
+from mhc_ref.packing import logits_shape
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
@@ -216,8 +217,9 @@ def counted_logits(draw: DrawFn, setting: Setting) -> Case:
     """Many matrices."""
     n = draw(streams(setting, 1, 4))
     tokens = counted(draw, n, setting)
-    if setting.dialect.residual == "permutations":
-        return Case(logits=draw(logits_of(setting, n, least=1, most=2)).repeat(tokens, 1)[:tokens])
+    if logits_shape(n, setting.dialect) != (n, n):
+        few = draw(logits_of(setting, n, least=1, most=2))
+        return Case(logits=few.repeat(tokens, *[1] * (few.ndim - 1))[:tokens])
     return Case(logits=torch.tensor(noise(draw(seeds), tokens, n, n) * 2, dtype=setting.parameter_dtype))
 
 

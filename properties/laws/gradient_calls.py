@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import logits_shape
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case, map_tensors
@@ -130,8 +130,7 @@ def many_projections(draw: DrawFn, setting: Setting) -> Case:
     """Many matrices of logits and a cotangent of h_res."""
     n = draw(streams(setting, 2))
     count = min(draw(token_counts(n)), setting.max_tokens)
-    permutations = setting.dialect.residual == "permutations"
-    shape = (residual_size(n, setting.dialect),) if permutations else (n, n)
+    shape = logits_shape(n, setting.dialect)
     dtype, seed = setting.parameter_dtype, draw(seeds)
     logits = torch.tensor(noise(seed, count, *shape) * 2, dtype=dtype)
     return Case(logits=logits, cotangent=torch.tensor(noise(seed + 1, count, n, n), dtype=dtype))

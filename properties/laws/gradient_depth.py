@@ -14,6 +14,7 @@ from mhc_ref import Params
 from properties import bounds
 from properties.bounds import Approx, Pullback
 from properties.core.case import Case, map_tensors
+from properties.core.family import end_of
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import differentiable
@@ -57,7 +58,7 @@ def stacked_pulls(draw: DrawFn, setting: Setting) -> Case:
     case = draw(layered_pulls(setting))
     n, channels = case.x.shape[-2:]
     head = ()
-    if setting.dialect.collapse == "head":
+    if end_of(setting.dialect).HEAD:
         head = (draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)),)
     h = case.x[:, 0].clone()
     return Case(h=h, n=n, params=case.params, branches=case.branches, head=head, cotangent=case.cotangent[:, 0].clone())
@@ -154,7 +155,7 @@ def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
     n = draw(streams(setting, 1, 4))
     channels = draw(channel_count(setting, 7))
     depth = draw(st.integers(1, 3))
-    head = setting.dialect.collapse == "head"
+    head = end_of(setting.dialect).HEAD
     every = tuple(draw(params_of(setting, n, channels, patterns=TAME)) for _ in range(depth + head))
     still = tuple(one._replace(phi=torch.zeros_like(one.phi)) for one in every)
     branches = tuple(draw(branch_of(setting, channels, ("scale", "identity", "zero"))) for _ in range(depth))

@@ -12,7 +12,7 @@ from mhc_ref import Params
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
-from properties.core.family import begin_of
+from properties.core.family import begin_of, end_of
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import differentiable
@@ -76,7 +76,7 @@ def collapse_pulls_back_to_every_stream(trial: Trial, case: Case) -> None:
     """
     trial.judge_exactly()
     bar = case.cotangent[..., 0, :].contiguous()
-    head: Params | None = case.head if trial.dialect.collapse == "head" else None
+    head: Params | None = case.head if end_of(trial.dialect).HEAD else None
     parts = present(head) if head else []
 
     def run(target: Implementation, x: Tensor, *given: Tensor) -> Any:

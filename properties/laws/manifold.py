@@ -12,11 +12,11 @@ from torch import Tensor
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.core.case import Case
+from properties.core.family import DIM, guarantees_of
 from properties.core.premises import full_range, several_streams, where
 from properties.core.trial import Trial, wide
 from properties.laws import about, errors
 from properties.laws.premises import (
-    DIM,
     depends_on_logits,
     normalised,
     sinkhorn,
@@ -51,7 +51,7 @@ def last_axis_sums(trial: Trial, case: Case) -> None:
 
     The last division is by their own sums s, so nothing that came before can spoil it.
     """
-    axis = DIM[trial.dialect.last_axis]
+    axis = DIM[guarantees_of(trial.dialect).last]
     got, bound = trial.project(case.logits), errors.projection(trial, case.logits)
     expected = trial.truth.project(case.logits).sum(axis)
     evaluated = got.shape[-1] * 2 * trial.rounding.unit * expected

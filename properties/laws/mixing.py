@@ -9,11 +9,12 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.core.case import Case
+from properties.core.family import DIM, guarantees_of
 from properties.core.implementation import parameter_dtype
 from properties.core.premises import several_streams, where
 from properties.core.trial import Trial, magnitude, wide
 from properties.laws import about, errors
-from properties.laws.premises import DIM, exact_axis, mixes, normalised, sinkhorn, stochastic
+from properties.laws.premises import exact_axis, mixes, normalised, sinkhorn, stochastic
 from properties.strategies import (
     MODERATE,
     Setting,
@@ -48,7 +49,7 @@ def possible(h_res: Tensor, dialect: Dialect) -> Tensor:
 
     A plain residual stream adds the branch to x and reads no matrix.
     """
-    if dialect.residual != "identity":
+    if not guarantees_of(dialect).identity:
         return h_res
     return torch.eye(h_res.shape[-1], dtype=h_res.dtype).expand(h_res.shape).clone()
 
@@ -261,7 +262,7 @@ def composites_keep_their_caps(trial: Trial, case: Case) -> None:
     product is the explosion.
     """
     got, bound = wide(trial.project(case.logits)), errors.projection(trial, case.logits)
-    axis = DIM[trial.dialect.last_axis]
+    axis = DIM[guarantees_of(trial.dialect).last]
     n = got.shape[-1]
     composite = torch.eye(n, dtype=torch.float64)
     growth = 1.0

@@ -1,0 +1,172 @@
+"""Coefficients: what other parameters that come to the same, or differ in one part, must do to the mappings."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from mhc_ref import Dialect, Mappings, Params
+from mhc_ref.packing import residual_size
+from properties.bounds import Approx, Coefficients
+from properties.core.case import Case
+from properties.core.family import dynamic_of, guarantees_of
+from properties.core.premises import norm_weight, several_streams, where
+from properties.core.trial import Trial
+from properties.laws import about, errors
+from properties.laws.coefficients import agree
+from properties.strategies import Setting, coarse, coefficient_cases, permutations_of, seeds
+
+
+@st.composite
+def isolated_cases(draw: DrawFn, setting: Setting) -> Case:
+    """Parameters, and other values for one third of bias, gates and projection."""
+    case = draw(coefficient_cases(setting, most=2))
+    return case.with_(third=draw(st.sampled_from(("pre", "post", "res"))), seed=draw(seeds))
+
+
+@about.mappings("coefficients.thirds-are-isolated", "identity", isolated_cases, blind=about.ALIKE)
+def thirds_are_isolated(trial: Trial, case: Case) -> None:
+    """Other values in one third of bias, gates and projection move that mapping only.
+
+    Columns and biases are packed pre | post | res with one gate each; a wrong packing order mixes them.
+    """
+    n = case.x.shape[-2]
+    params: Params = case.params
+    third = ("pre", "post", "res").index(case.third)
+    size = residual_size(n, trial.dialect)
+    ends = (slice(0, n), slice(n, 2 * n), slice(2 * n, 2 * n + size))[third]
+    columns = (slice(0, 1), slice(1, 2), slice(2, 2 + n))[third] if trial.dialect.shared_projection else ends
+    phi, bias, alpha = params.phi.clone(), params.bias.clone(), params.alpha.clone()
+    phi[:, columns] = torch.tensor(coarse(case.seed, *phi[:, columns].shape)).to(phi)
+    bias[ends] = torch.tensor(coarse(case.seed + 1, bias[ends].shape[0])).to(bias) * 2 + 0.5
+    alpha[third] = 1.5
+    changed = params._replace(phi=phi, bias=bias, alpha=alpha)
+    before, after = trial.mappings(case.x, params), trial.mappings(case.x, changed)
+    bound = errors.mappings(trial, case.x, params)
+    for name in ("pre", "post", "res"):
+        if name != case.third:
+            agree(trial, f"after a change of the {case.third} third", after, before, bound, double=True, only=name)
+
+
+@st.composite
+def reordered_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A state with parameters, and an order of the streams."""
+    case = draw(coefficient_cases(setting, least_n=2, most=2))
+    return case.with_(order=draw(permutations_of(case.x.shape[-2])))
+
+
+def streams_in_order(params: Params, order: list[int], n: int, dialect: Dialect) -> Params:
+    """The parameters for streams renamed by `order`: rows of phi, columns and biases of all three thirds, the norm
+    weight."""
+    index = torch.tensor(order)
+    bias = params.bias
+    res = bias[2 * n :].view(n, n)[index][:, index].flatten()
+    weight = None if params.norm_weight is None else params.norm_weight.view(n, -1)[index].flatten()
+    if dialect.shared_projection:
+        phi = torch.cat([params.phi[:, :2], params.phi[:, 2:][:, index]], 1)
+    else:
+        rows = params.phi.view(n, -1, params.phi.shape[1])[index].flatten(0, 1)
+        square = rows[:, 2 * n :].unflatten(1, (n, n))[:, index][:, :, index].flatten(1)
+        phi = torch.cat([rows[:, index], rows[:, n : 2 * n][:, index], square], 1)
+    return Params(phi, torch.cat([bias[:n][index], bias[n : 2 * n][index], res]), params.alpha, weight)
+
+
+def _matrix_logits(dialect: Dialect) -> str | None:
+    return None if guarantees_of(dialect).conjugate else "a permutation of streams permutes n! coefficients"
+
+
+@about.mappings(
+    "coefficients.streams-have-no-names",
+    "identity",
+    reordered_cases,
+    where(_matrix_logits),
+    several_streams,
+    blind=about.ALIKE,
+)
+def streams_have_no_names(trial: Trial, case: Case) -> None:
+    """Renaming the streams in state and parameters renames them in the mappings.
+
+    No stream is special; h_res is conjugated by the permutation.
+    """
+    order = list(case.order)
+    n = case.x.shape[-2]
+    plain = trial.mappings(case.x, case.params)
+    renamed = trial.mappings(case.x[..., order, :].contiguous(), streams_in_order(case.params, order, n, trial.dialect))
+    bound = errors.mappings(trial, case.x, case.params)
+
+    def reorder(pre: Tensor, post: Tensor, res: Tensor) -> Mappings:
+        return Mappings(
+            pre[..., order] if pre.numel() else pre,
+            post[..., order] if post.numel() else post,
+            res[..., order, :][..., order] if res.numel() else res,
+        )
+
+    error = reorder(bound.pre.error, bound.post.error, bound.res.error)
+    slack = Coefficients(*(Approx(torch.zeros_like(part), part) for part in error))
+    agree(trial, "of renamed streams", renamed, reorder(*plain), slack, double=True)
+
+
+@st.composite
+def weighted_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A norm weight of small integers and a phi of few bits, so that their product is exact."""
+    case = draw(coefficient_cases(setting, most=2, least_phi=1, gates=(1.0, 2.0)))
+    params: Params = case.params
+    phi = (params.phi * 8).round() / 8
+    weight = torch.tensor(coarse(draw(seeds), case.x.shape[-2] * case.x.shape[-1])).to(phi)
+    return case.with_(params=params._replace(phi=phi, norm_weight=weight))
+
+
+def _own_phi(dialect: Dialect) -> str | None:
+    return "one phi for all streams cannot absorb a weight for each" if dialect.shared_projection else None
+
+
+@about.mappings(
+    "coefficients.norm-weight-is-absorbed-by-phi",
+    "identity",
+    weighted_cases,
+    where(_own_phi),
+    norm_weight,
+    blind=about.SYMMETRIC,
+)
+def norm_weight_is_absorbed_by_phi(trial: Trial, case: Case) -> None:
+    """A norm weight w acts like phi with its rows multiplied by w.
+
+    (x^ w) phi = x^ (diag(w) phi); the paper absorbs the weight in phi (section 4.3).
+    """
+    params: Params = case.params
+    assert params.norm_weight is not None
+    absorbed = params._replace(phi=params.norm_weight.unsqueeze(-1) * params.phi, norm_weight=None)
+    plain, folded = trial.mappings(case.x, params), trial.mappings(case.x, absorbed)
+    agree(trial, "with the weight absorbed in phi", folded, plain, errors.mappings(trial, case.x, params), double=True)
+
+
+def _linear(dialect: Dialect) -> str | None:
+    return None if dynamic_of(dialect).passes else f"{dialect.dynamic} stands between gate and projection"
+
+
+@about.mappings(
+    "coefficients.gate-and-projection-multiply",
+    "identity",
+    lambda s: coefficient_cases(s, most=2, least_phi=1, gates=(1.0, 2.0, 0.5)),
+    where(_linear),
+    blind=("h-res-transposed", "bias-dropped"),
+)
+def gate_and_projection_multiply(trial: Trial, case: Case) -> None:
+    """Doubling a gate is doubling its columns of phi.
+
+    logit = alpha (x^ phi) + bias is linear in both; a power of two is exact.
+    """
+    params: Params = case.params
+    gated_twice = params._replace(alpha=2 * params.alpha)
+    projected_twice = params._replace(phi=2 * params.phi)
+    one, other = trial.mappings(case.x, gated_twice), trial.mappings(case.x, projected_twice)
+    agree(
+        trial,
+        "with doubled gates against doubled phi",
+        one,
+        other,
+        errors.mappings(trial, case.x, gated_twice),
+        double=True,
+    )
