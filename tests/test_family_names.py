@@ -26,20 +26,6 @@ HOME = (
 UNMISTAKABLE = {"sinkhorn", "permutations", "unconstrained", "copies"}
 """Names that mean nothing else; "identity" is a kind of law and of branch, "softmax" a start, "streams" a word."""
 
-STILL_NAMING = {
-    "properties/laws/block.py",
-    "properties/laws/coefficients.py",
-    "properties/laws/depth.py",
-    "properties/laws/errors.py",
-    "properties/laws/execution_floods.py",
-    "properties/laws/execution_shapes.py",
-    "properties/laws/gradient_calls.py",
-    "properties/laws/gradient_depth.py",
-    "properties/laws/gradient_ends.py",
-    "properties/laws/mixing.py",
-}
-"""Files that are still to ask."""
-
 
 def literals(node: ast.AST) -> set[str]:
     """The names of families among the strings of an expression."""
@@ -101,9 +87,7 @@ def elsewhere() -> dict[str, list[tuple[int, str]]]:
 
 def test_everybody_else_asks_a_family() -> None:
     found = elsewhere()
-    new = {name: said for name, said in found.items() if name not in STILL_NAMING}
-    assert not new, "\n".join(f"{name}:{line}: {what}" for name, said in new.items() for line, what in said)
-    assert set(found) >= STILL_NAMING, f"they ask by now: {', '.join(sorted(STILL_NAMING - set(found)))}"
+    assert not found, "\n".join(f"{name}:{line}: {what}" for name, said in found.items() for line, what in said)
 
 
 @pytest.mark.parametrize(
