@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from mhc_ref import PAPER, Dialect, registry
 from properties import bounds
 from properties.bounds import Approx, Rounding, declared
 from properties.bounds.stages import activated
-from properties.core.family import mix_of
+from properties.core.family import declared_bounds, mix_of
 from properties.families import Begin, Dynamic, End, Gate, Guarantees, Mix, Norm
 from properties.guards.faults import HarnessError
+from properties.report.report import lines_of, read
 
 F32 = Rounding.of(torch.float32)
 
@@ -404,3 +406,36 @@ def test_a_family_without_bound_and_without_roundings_is_asked_for_either(regist
     dialect = PAPER.with_(residual=bare.name)
     with pytest.raises(HarnessError, match=r"mix family 'test_bare' says nothing about the error of its value"):
         bounds.projection(Approx.exact(torch.zeros(1, 1, 2)), dialect, F32)
+
+
+KRONECKER_TARGET = """
+from test_declared_bounds import Kronecker, product
+from mhc_ref import Dialect
+from properties import Implementation
+
+
+class Mine(Implementation):
+    name, streams, dialect = "mine", (2, 4), Dialect(residual=Kronecker())
+
+    def project(self, logits):
+        return 1.01 * product(logits.softmax(-1)[..., 0], lambda p: 1 - p)
+"""
+
+
+def test_a_report_calls_declared_bounds_declared(pytester, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    pytester.makepyfile(targets=KRONECKER_TARGET)
+    ran = pytester.runpytest_inprocess(
+        *("--pyargs", "properties", "--impl", "targets.py:Mine", "--law", "manifold.agrees-with-oracle"),
+        *("--report", "out", "--hypothesis-profile", "dev"),
+    )
+    ran.stdout.fnmatch_lines(["*(the part of mix test_kronecker in it is declared by the family, not derived)"])
+    ran.stdout.fnmatch_lines(["mine: the bound of mix test_kronecker is declared, not derived"])
+    ran.stdout.fnmatch_lines(["*dialect: the defaults with residual='test_kronecker'"])
+    found = read(pytester.path / "out" / "report.json")
+    assert {tuple(run["declared_bounds"]) for run in found["runs"]} == {("mix test_kronecker",)}
+    assert {line.declared_bounds for line in lines_of(found)} == {("mix test_kronecker",)}
+
+
+def test_our_own_bounds_are_derived():
+    assert [name for name, dialect in mhc_ref.PRESETS.items() if declared_bounds(dialect)] == []

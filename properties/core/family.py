@@ -369,6 +369,15 @@ def guarantees_of(dialect: Dialect) -> Guarantees:
     return mix_of(dialect).guarantees(dialect)
 
 
+def declared_bounds(dialect: Dialect) -> tuple[str, ...]:
+    """The families of a dialect whose bounds are declared, not derived, as in "mix house"."""
+    asked = [(slot, family(slot, getattr(dialect, field))) for field, slot in registry.SLOTS.items()]
+    found = [
+        f"{slot} {one.name}" for slot, one in asked if one.roundings is not None or not getattr(one, "known", True)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
 def beside(shelf: str, name: str) -> Any:
     """What lies with a family of ours on a shelf: the module `properties.families.SHELF.NAME`; None where nothing does.
 

@@ -10,6 +10,7 @@ import torch
 
 from properties.bounds import Rounding
 from properties.core.case import Case, describe
+from properties.core.family import declared_bounds
 from properties.core.implementation import Implementation, Products
 from properties.core.law import Law
 from properties.core.trial import LawBroken
@@ -73,7 +74,7 @@ def explain(
     if broken.exact:
         numbers.append((broken.against, broken.exact + _BESIDE.get(broken.against, "")))
     if math.isfinite(broken.bound):
-        numbers += _measured(broken)
+        numbers += _measured(broken, declared_bounds(subject.implementation.dialect))
     if "differentiable" in law.declared and broken.got == "0":
         numbers.append(("hint", _NO_GRAPH))
     elif not quick and math.isfinite(broken.ratio) and (products := _read_as_tf32(law, subject, case)):
@@ -98,7 +99,7 @@ def explain(
 _BESIDE = {"other": "  (from further outputs of the implementation)", "limit": "  (the most that it may be)"}
 
 
-def _measured(broken: LawBroken) -> list[tuple[str, str]]:
+def _measured(broken: LawBroken, declared: Sequence[str] = ()) -> list[tuple[str, str]]:
     """error, gap, bound and ratio, each with what it is."""
     numbers: list[tuple[str, str]] = []
     if not math.isfinite(broken.error):
@@ -112,6 +113,8 @@ def _measured(broken: LawBroken) -> list[tuple[str, str]]:
     far = math.isfinite(size) and size > 0 and not 1e-3 < size < 1e3  # a bound is large or small as its number is
     share = f", {broken.bound / size:.2g} of that number" if far else ""
     numbers.append(("bound", f"{broken.bound:.3g}  (the most that rounding can explain here{share})"))
+    if declared:
+        numbers.append(("", f"(the part of {', '.join(declared)} in it is declared by the family, not derived)"))
     if math.isfinite(broken.ratio):
         counted = "(error - gap) / bound" if near else "error / bound"
         numbers.append(("ratio", f"{broken.ratio:.3g}  ({counted}; above 1 is a failure)"))
@@ -158,11 +161,13 @@ def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
 
 
 def _dialect_words(subject: Subject) -> str:
-    from mhc_ref import PRESETS
+    from mhc_ref import PRESETS, Dialect
 
     dialect = subject.implementation.dialect
+    alike = {name: preset for name, preset in PRESETS.items() if preset.residual == dialect.residual}
+    near = alike or {"the defaults": Dialect()}  # what is nobody's preset is not called like one
     name, difference = min(
-        ((name, dialect.difference(preset)) for name, preset in PRESETS.items()), key=lambda pair: len(pair[1])
+        ((name, dialect.difference(preset)) for name, preset in near.items()), key=lambda pair: len(pair[1])
     )
     changed = ", ".join(f"{field}={mine!r}" for field, (mine, _) in difference.items())
     return name + (f" with {changed}" if changed else "")

@@ -184,6 +184,7 @@ def line_of(verdict: Verdict) -> Line:
     """A verdict as a line of the report."""
     import math
 
+    from properties.core.family import declared_bounds
     from properties.report.report import Line
 
     subject = verdict.subject
@@ -200,6 +201,7 @@ def line_of(verdict: Verdict) -> Line:
         counterexample=str(verdict.counterexample) if verdict.counterexample else None,
         claims=verdict.claims,
         abstentions=verdict.abstentions,
+        declared_bounds=declared_bounds(subject.implementation.dialect),
     )
 
 

@@ -40,12 +40,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     gathering = config.stash.get(GATHERING, None)
     if gathering is None or not gathering.collected:
         return
-    from properties.report.report import nothing_exercised, sentence, table, totals, why_not
+    from properties.report.report import declared, nothing_exercised, sentence, table, totals, why_not
 
     lines = list(gathering.lines.values())
     total = totals(lines, len(gathering.collected))
     terminalreporter.section("laws of hyper-connections")
-    for text in table(lines):
+    for text in (*table(lines), *declared(lines)):
         terminalreporter.write_line(text)
     for text in why_not(lines):
         terminalreporter.write_line(text)

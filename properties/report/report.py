@@ -53,6 +53,7 @@ class Line:
     counterexample: str | None = None
     claims: int = 0
     abstentions: int = 0
+    declared_bounds: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a plain dictionary."""
@@ -61,7 +62,8 @@ class Line:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Line:
         """Back from `to_json`."""
-        return cls(**data)
+        fields: dict[str, Any] = {**data, "declared_bounds": tuple(data.get("declared_bounds", ()))}
+        return cls(**fields)
 
 
 def runs(lines: Iterable[Line]) -> list[dict[str, Any]]:
@@ -76,6 +78,7 @@ def runs(lines: Iterable[Line]) -> list[dict[str, Any]]:
                 "dialect": line.dialect,
                 "dtype": line.dtype,
                 "device": line.device,
+                **({"declared_bounds": list(line.declared_bounds)} if line.declared_bounds else {}),
                 "laws": {},
             },
         )
@@ -142,6 +145,13 @@ def table(lines: list[Line]) -> list[str]:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def declared(lines: list[Line]) -> list[str]:
+    """Of which implementations a bound is declared by a family, not derived."""
+    said = {line.implementation: line.declared_bounds for line in lines if line.declared_bounds}
+    texts = [f"{name}: the bound of {', '.join(families)} is declared, not derived" for name, families in said.items()]
+    return [line for text in texts for line in _wrapped(text)]
 
 
 def why_not(lines: list[Line], most: int = 12) -> list[str]:
@@ -232,7 +242,9 @@ def read(path: Path) -> dict[str, Any]:
     return {**report, "complete": report.get("complete", True)}
 
 
-_ENTRY = {field.name for field in dataclasses.fields(Line)} - {"implementation", "dialect", "dtype", "device", "law"}
+_ENTRY = {field.name for field in dataclasses.fields(Line)} - {
+    *("implementation", "dialect", "dtype", "device", "law", "declared_bounds")
+}
 
 
 def lines_of(report: dict[str, Any]) -> list[Line]:
@@ -250,7 +262,15 @@ def lines_of(report: dict[str, Any]) -> list[Line]:
 def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
     fields = {name: entry[name] for name in entry if name in _ENTRY}
     line = Line(run["implementation"], run["dialect"], run["dtype"], run["device"], law, **fields)
-    words = (line.implementation, line.dtype, line.device, line.reason, line.counterexample or "")
+    line = dataclasses.replace(line, declared_bounds=tuple(run.get("declared_bounds", ())))
+    words = (
+        line.implementation,
+        line.dtype,
+        line.device,
+        line.reason,
+        line.counterexample or "",
+        *line.declared_bounds,
+    )
     if not all(isinstance(one, str) for one in words):  # pyright: ignore[reportUnnecessaryIsInstance]  # a file
         raise TypeError(f"{law} has something else than a string where one belongs")
     if line.status not in STATUSES:

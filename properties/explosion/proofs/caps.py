@@ -81,14 +81,14 @@ def largest(held: Guarantees, n: int) -> dict[str, Cap]:
             )
         elif held.nonexpansive:
             how = "is orthogonal" if held.orthogonal else "does not expand"
-            why = f"A {how}, and neither does a product, so the squares of n = {n} entries of a {axis} sum to 1 at most"
+            why = f"A {how}, so no product expands, and the squares of n = {n} entries of a {axis} sum to 1 at most"
             found[gain] = Cap(Fraction(n), False, why, squared=True)
         elif _TURNED[axis] in held.capped:
             why = f"{_TURNED[axis]}s of A are capped, so no entry of a product is above 1, and a {axis} has n = {n}"
             found[gain] = Cap(Fraction(n), False, why)
     if held.nonexpansive:
         how = "is orthogonal" if held.orthogonal else "does not expand"
-        found["spectral"] = Cap(Fraction(1), False, f"A {how}, and neither does a product")
+        found["spectral"] = Cap(Fraction(1), False, f"A {how}, so no product expands")
     elif len(found) == 2:  # one axis is capped, the other follows
         why = f"its square is at most the product of the largest row and column sums, 1 and n = {n}"
         found["spectral"] = Cap(Fraction(n), False, why, squared=True)
