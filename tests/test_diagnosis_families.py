@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from mhc_ref import PAPER, Dialect, Params, registry
+from properties.catalogue.deviations import CATALOGUE
 from properties.core.implementation import Implementation, Reference
 from properties.core.rounding import Rounding
 from properties.diagnosis import identify
+from properties.diagnosis.answers import answer
+from properties.diagnosis.circumstances import executions, gradients
 from properties.diagnosis.findings import choices
 from properties.diagnosis.inference import infer
 from properties.diagnosis.mixes import fit, mixes_for, stages
@@ -182,6 +185,68 @@ def test_a_registered_family_is_tried_though_another_is_declared() -> None:
     assert found.differs["residual"] == ("sinkhorn", "retained")
     assert found.differs["keep"] == (None, 0.5)
     assert "h_res is a softmax that retains a part of each stream" in found.headline()
+
+
+class Crossed(Mix):
+    """The Kronecker product of two softmaxes, for n = 4 alone."""
+
+    name = "crossed"
+    roundings = 16
+
+    def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
+        if n != 4:
+            raise ValueError(f"n is {n}; the product is of two 2 x 2 matrices")
+        return (2, 2, 2)
+
+    def project(self, logits: Tensor, dialect: Dialect) -> Tensor:
+        soft = logits.softmax(-1)
+        return torch.einsum("...ij,...kl->...ikjl", soft[..., 0, :, :], soft[..., 1, :, :]).flatten(-4, -3).flatten(-2)
+
+    def exact(self, z: Any, n: int, dialect: Dialect, real: Any) -> list[list[Any]]:
+        rows = [real.softmax(z[2 * k : 2 * k + 2]) for k in range(4)]
+        return [[rows[i // 2][j // 2] * rows[2 + i % 2][j % 2] for j in range(4)] for i in range(4)]
+
+    def guarantees(self, dialect: Dialect) -> Guarantees:
+        return Guarantees(nonnegative=True, sums=frozenset({"row"}))
+
+
+class Halved(Mix):
+    """Every stream is halved; there are no logits."""
+
+    name = "halved"
+    roundings = 1
+
+    def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
+        return (n, 0)
+
+    def project(self, logits: Tensor, dialect: Dialect) -> Tensor:
+        n = logits.shape[-2]
+        return (torch.eye(n) / 2).to(logits).expand(*logits.shape[:-2], n, n)
+
+    def exact(self, z: Any, n: int, dialect: Dialect, real: Any) -> list[list[Any]]:
+        return [[real.mp.one / 2 if i == j else real.mp.zero for j in range(n)] for i in range(n)]
+
+    def guarantees(self, dialect: Dialect) -> Guarantees:
+        return Guarantees(nonnegative=True, capped=frozenset({"row", "column"}), constant=True)
+
+
+@pytest.mark.parametrize("mix", [pytest.param(Crossed(), marks=pytest.mark.slow), Halved()])
+def test_a_mix_of_other_logits_is_asked_and_told_whatever_they_are(mix: Mix) -> None:
+    dialect = PAPER.with_(residual=mix, rms_eps=1e-6)
+    target = Reference(dialect, mix.name)
+    target.streams = (4,)
+    assert mix.name in choices(dialect, "residual")
+    applying = [name for name, one in CATALOGUE.items() if one.applies(dialect)]
+    assert "norm-missing" in applying
+    assert not {"logits-transposed", "manifold-missing"}.intersection(applying)
+    found = infer(view := View(target, Frame.of(target)), dialect)
+    assert found.findings["residual"].value == mix.name
+    assert found.findings["residual"].certain
+    probes = [*gradients(view.frame, 1)[:1], *executions(view.frame, 1)[:3]]
+    for given in (*found.answers, *(answer(probe, view) for probe in probes)):
+        assert not given.error, given.told
+        assert found.predictions.ratio(given, dialect) <= 1, given.probe.name
+        found.predictions.ratio(given, PAPER)  # other logits are no fault of ours
 
 
 # Families are asked

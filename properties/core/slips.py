@@ -78,9 +78,21 @@ def mixes(dialect: Dialect) -> bool:
     return not mix_of(dialect).guarantees(dialect).constant
 
 
+def some_streams(dialect: Dialect) -> int:
+    """A number of streams that the mix is for: 3, or what is next to it; 3 where it is for none of the usual ones."""
+    for n in (3, 4, 2, 5, 6, 8):
+        try:
+            mix_of(dialect).shape(n, dialect)
+        except ValueError:
+            continue
+        return n
+    return 3
+
+
 def takes_matrix(dialect: Dialect) -> bool:
     """The residual logits are an n x n matrix that matters."""
-    return mixes(dialect) and mix_of(dialect).shape(3, dialect) == (3, 3)
+    n = some_streams(dialect)
+    return mixes(dialect) and tuple(mix_of(dialect).shape(n, dialect)) == (n, n)
 
 
 def constrains(dialect: Dialect) -> bool:

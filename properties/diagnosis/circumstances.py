@@ -150,7 +150,8 @@ def _projections(source: Source, n: int) -> Iterator[Probe]:
         first = torch.arange(len(z)) == 0
         return [Approx.exact((first & (not mix_of(judge.dialect).guarantees(judge.dialect).constant)).to(z.dtype))]
 
-    yield Probe("a NaN among the logits", "execution", source.dtype, (z,), poisoned, reached, (False,))
+    if z.numel():  # a mix may have none
+        yield Probe("a NaN among the logits", "execution", source.dtype, (z,), poisoned, reached, (False,))
     if source.frame.strided:
 
         def spaced(view: View, z: Tensor) -> list[Tensor]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mhc_ref import PRESETS, Dialect, registry
 from properties.core.estimate import Candidate, Estimate
 from properties.core.family import family
+from properties.core.slips import some_streams
 from properties.diagnosis.answers import Answer, Predictions
 from properties.diagnosis.mixes import mixes_for
 from properties.diagnosis.own_fields import in_question
@@ -30,7 +31,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 def choices(dialect: Dialect, name: str) -> tuple[Any, ...]:
     """The values of a field that has few; none where it has many. A mix is one that takes the same logits."""
     if name == "residual":
-        return tuple(mixes_for(dialect, 3))
+        return tuple(mixes_for(dialect, some_streams(dialect)))
     slot = registry.SLOTS.get(name)
     return registry.names(slot) if slot else _CHOICES.get(name, ())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -58,7 +59,9 @@ class Judge:
             raise Unanswerable(str(error)) from error
         one = logits_shape(n, self.dialect)
         batch = logits.shape[: logits.ndim - len(one)]
-        found = bounds.projection(Approx.exact(wide(logits).reshape(-1, *one)), self.dialect, self.rounding)
+        found = bounds.projection(
+            Approx.exact(wide(logits).reshape(math.prod(batch), *one)), self.dialect, self.rounding
+        )
         shape = (*batch, n, n)
         return Approx(found.value.reshape(shape), found.error.reshape(shape))
 
@@ -114,7 +117,8 @@ class Judge:
 
     def project_gradient(self, logits: Tensor, cotangent: Tensor) -> Approx:
         """d <cotangent, h_res> / d logits."""
-        self.project(logits[:0])
+        if self.project(logits[:0]).value.shape[1:] != cotangent.shape[1:]:
+            raise Unanswerable(f"logits of shape {tuple(logits.shape)} for matrices of shape {tuple(cotangent.shape)}")
         return bounds.projection_gradient(Approx.exact(logits), Approx.exact(cotangent), self.dialect, self.rounding)
 
     def block_gradient(self, x: Tensor, params: Params, branch: BranchSpec, cotangent: Tensor) -> list[Approx]:
