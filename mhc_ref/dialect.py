@@ -84,9 +84,8 @@ class Dialect:
 
     def __init__(self, residual: Any = residual, **fields: Any) -> None:
         given = {"residual": residual, **dict(fields.pop("own", ())), **fields}
-        for field in dataclasses.fields(self):
-            if field.name != "own":
-                object.__setattr__(self, field.name, given.pop(field.name, field.default))
+        for name in FIELDS:
+            object.__setattr__(self, name, given.pop(name, getattr(type(self), name)))
         for field, slot in registry.SLOTS.items():
             object.__setattr__(self, field, _chosen(field, slot, getattr(self, field)))
         object.__setattr__(self, "own", _own(self, given))
@@ -120,7 +119,7 @@ class Dialect:
                 f"Dialect.denominator='clamp' conflicts with denominator_eps={self.denominator_eps!r}: a sum that is "
                 "already 1 would be divided by more than 1, so no doubly stochastic matrix is left unchanged"
             )
-        for slot, name in sorted(_families(self.fields())):
+        for slot, name in sorted(_families(vars(self))):
             conflict = getattr(registry.formulas(slot, name), "conflict", None)
             if conflict is not None and (words := conflict(self)):
                 raise ValueError(words)
@@ -152,20 +151,21 @@ class Dialect:
 
     def fields(self) -> dict[str, Any]:
         """Every field by name, in order; those that the families bring come last."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "own"}
-        return named | dict(self.own)
+        values = vars(self)
+        return {name: values[name] for name in FIELDS} | dict(self.own)
 
     def with_(self, **fields: Any) -> Dialect:
         """A copy with other values in `fields`; unknown names raise TypeError, bad values ValueError.
 
         Fields of a family that is no longer chosen go with it.
         """
-        chosen = {
-            name: _chosen(name, slot, fields.get(name, getattr(self, name))) for name, slot in registry.SLOTS.items()
-        }
-        staying = _families(self.fields()) & _families(chosen)
-        kept = {name for family in staying for name in registry.brought(*family)} | set(FIELDS)
-        return Dialect(**{name: value for name, value in self.fields().items() if name in kept} | fields)
+        values = self.fields()
+        if self.own:
+            named = [(name, slot, fields.get(name, values[name])) for name, slot in registry.SLOTS.items()]
+            staying = _families(values) & {(slot, _chosen(name, slot, given)) for name, slot, given in named}
+            kept = {name for family in staying for name in registry.brought(*family)} | set(FIELDS)
+            values = {name: value for name, value in values.items() if name in kept}
+        return Dialect(**values | fields)
 
     def difference(self, other: Dialect) -> dict[str, tuple[Any, Any]]:
         """The fields in which two dialects differ: name -> (mine, theirs); None where one has no such field."""
@@ -209,7 +209,7 @@ def _families(fields: Mapping[str, Any]) -> set[tuple[str, str]]:
 def _own(dialect: Dialect, given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """The fields that the chosen families bring, with what was given for them."""
     known: dict[str, registry.Field] = {}
-    for slot, family in sorted(_families(dialect.fields())):
+    for slot, family in sorted(_families(vars(dialect))):
         for name, field in registry.brought(slot, family).items():
             if name in known or name in FIELDS or hasattr(Dialect, name):
                 raise ValueError(

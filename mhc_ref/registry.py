@@ -231,7 +231,12 @@ def formulas(slot: str, name: str) -> Any:
         LookupError: there is no such family.
     """
     family = outside(slot, name)
-    return importlib.import_module(f"mhc_ref.families.{name}") if family is None else family
+    return _ours("families", name) if family is None else family
+
+
+@cache
+def _ours(folder: str, name: str) -> Any:
+    return importlib.import_module(f"mhc_ref.{folder}.{name}")
 
 
 class Oracle(NamedTuple):
@@ -256,7 +261,7 @@ def oracle(slot: str, name: str) -> Oracle:
     """
     family = outside(slot, name)
     if family is None:
-        family = importlib.import_module(f"mhc_ref.exact.{name}")
+        family = _ours("exact", name)
         return Oracle(getattr(family, FORMULA[slot]), getattr(family, f"{FORMULA[slot]}_vjp", None), family)
     if not callable(getattr(family, "exact", None)):
         raise LookupError(f"the {slot} family {name!r} has no formula in mpmath; give it a method `exact`")
