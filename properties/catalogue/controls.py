@@ -22,8 +22,9 @@ from mhc_ref.packing import logits_shape, streams_of_logits
 from mhc_ref.projection import compute_dtype
 from properties.catalogue.deviations.catalogue import find, title
 from properties.core.deviant import DIM, Deviant, nearest_tf32, through_tf32
-from properties.core.family import beside, mix_of
+from properties.core.family import mix_of
 from properties.core.implementation import Implementation, without_autocast
+from properties.core.shelves import beside
 from properties.core.slips import Control, Controls, by_rms
 
 CONTROLS = Controls()

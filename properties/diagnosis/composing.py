@@ -8,7 +8,7 @@ from typing import Any
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.deviant import redialected
-from properties.core.family import steps_of
+from properties.core.shelves import steps_of
 
 
 def compose(names: Sequence[str], base: Dialect) -> Deviant | None:

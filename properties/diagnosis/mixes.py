@@ -13,9 +13,10 @@ from mhc_ref import PRESETS, Dialect, registry
 from mhc_ref.packing import logits_shape
 from properties import bounds
 from properties.core.estimate import Candidate, Fit, Matrices, ratio
-from properties.core.family import beside, family, mix_of
+from properties.core.family import family, mix_of
 from properties.core.questions import questions
 from properties.core.rounding import Approx, Rounding
+from properties.core.shelves import beside
 from properties.core.truth import wide
 from properties.diagnosis.own_fields import Values, declared_values, fitted
 

@@ -29,8 +29,8 @@ from properties.catalogue.deviations import (
     strides,
 )
 from properties.core.deviant import Deviant
-from properties.core.family import beside
 from properties.core.implementation import Implementation
+from properties.core.shelves import beside
 from properties.core.slips import KINDS, Deviation, sentence_of
 
 TOPICS = (
