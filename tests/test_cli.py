@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -191,6 +192,7 @@ def test_a_device_that_is_not_there_is_refused_in_a_sentence(folder: Path) -> No
 def test_laws_are_listed() -> None:
     code, output = run("laws")
     assert code == 0
+    assert gc.isenabled()
     assert output.splitlines()[-1] == f"{len(all_laws())} laws"
     for law in all_laws().values():
         assert f"{law.id}  ({law.kind})\n    {law.statement}\n" in output

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,15 +18,28 @@ if TYPE_CHECKING:
 
 def laws(as_json: JsonOption = False) -> None:
     """List every law: id, kind, statement, and what it cannot see."""
-    from properties.core.law import all_laws
+    with _uncollected():
+        from properties.core.law import all_laws
 
-    found = all_laws()
+        found = all_laws()
     if as_json:
         tell({"laws": [_fields(one) for one in found.values()]})
         return
     for one in found.values():
         typer.echo(f"{one.id}  ({one.kind})\n    {one.statement}")
     typer.echo(f"{len(found)} laws")
+
+
+@contextlib.contextmanager
+def _uncollected() -> Generator[None]:
+    """What is imported stays: looking for garbage in it meanwhile takes an eighth of the time of this command."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _fields(law: Law) -> dict[str, Any]:
