@@ -20,6 +20,8 @@ from properties.families import Begin, Dynamic, End, Gate, Guarantees, Mix, Norm
 from properties.guards.faults import HarnessError
 from properties.report.report import lines_of, read
 
+pytest_plugins = ["pytester"]
+
 F32 = Rounding.of(torch.float32)
 
 

@@ -8,7 +8,9 @@ z what every operation of its formula in torch gives, s_z = |z| for one that rou
 known to do otherwise (`_made`): the sum of magnitudes times the number of terms for a sum, a few units for exp or log.
 Sensitivities are exact, by reverse mode in float64. Summing over the inputs only would not do: of 1 - p at
 p = 1 - 1e-9 a correct float32 evaluation loses every digit, since p itself was rounded, and |d (1 - p) / d p| |p| = 1
-says so. For the gradient the formula is its reverse pass, operation by operation, so that what cancels there is seen.
+says so. For the gradient the formula is its reverse pass, operation by operation, so that what cancels there is seen;
+and each product of a derivative and the cotangent may be rounded as often as a value, since another formula need not
+cancel where this one does: p' - p' for the gradient of p + (1 - p).
 
 Errors of the inputs pass likewise; where one is above 1/4, nothing is claimed. This is declared, not derived: what is
 of higher order is only estimated (`_added`), and every report says so.
@@ -186,6 +188,8 @@ def _remembered(formula: Formula, bits: tuple[tuple[bytes, tuple[int, ...]], ...
         return torch.frombuffer(bytearray(numbers), dtype=torch.float64).reshape(shape)
 
     values, errors = [read(*one) for one in bits[::2]], [read(*one) for one in bits[1::2]]
+    if formula.reverse:  # a sum of products with the cotangent, each of which may be rounded as often as a value
+        errors[-1] = errors[-1] + (formula.family.roundings or 0) * r.unit * values[-1].abs()
     found = formula(*values).detach()
     if not found.numel():
         return Approx(found, torch.zeros_like(found))

@@ -1,0 +1,90 @@
+"""What stands in examples/ and in docs/families.md does what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mhc_ref import registry
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, Subject, examine
+from properties.families.claimed import WORDS
+from properties.targets.target import resolve
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "families.md").read_text()
+FILES = ["examples/cayley.py:Mine", "examples/claims.py:Mine"]
+CPU = torch.device("cpu")
+QUICK = {
+    "examples/cayley.py:Mine": ("manifold.orthogonal-matrices-preserve-norms",),
+    "examples/claims.py:Mine": ("manifold.claimed-sums-are-one", "execution.projection-is-deterministic"),
+}
+
+
+def verdicts(target: str, laws: Any, dtype: torch.dtype, where: Path, examples: int) -> dict[str, Any]:
+    subject = Subject(target, resolve(str(ROOT / target)), dtype, CPU)
+    profile = Profile(examples, derandomise=True, shrink=False)
+    return {law: examine(all_laws()[law], subject, profile, directory=where) for law in laws}
+
+
+@pytest.mark.parametrize("target", FILES)
+def test_an_example_keeps_a_few_laws(target: str, tmp_path: Path) -> None:
+    found = verdicts(target, QUICK[target], torch.float32, tmp_path, 2)
+    assert {law: one.status for law, one in found.items()} == dict.fromkeys(QUICK[target], "passed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("target", FILES)
+def test_an_example_keeps_every_law(target: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    found = verdicts(target, [law for law in all_laws() if not law.startswith("device")], dtype, tmp_path, 10)
+    assert not {law: one.message or one.reason for law, one in found.items() if one.status in ("failed", "error")}
+
+
+def test_the_deviation_of_the_example_is_killed(tmp_path: Path) -> None:
+    made = resolve(str(ROOT / "examples/cayley.py:Mine"))
+    (wrong,) = (formula for _, formula in resolve_family(made).deviations().values())
+    made.project = lambda logits: wrong(logits, made.dialect)  # pyright: ignore[reportAttributeAccessIssue]
+    profile = Profile(6, derandomise=True, shrink=False)
+    law = all_laws()["manifold.orthogonal-matrices-preserve-norms"]
+    assert examine(law, Subject("wrong", made, torch.float64, CPU), profile, directory=tmp_path).status == "failed"
+
+
+def resolve_family(made: Any) -> Any:
+    """The family of the mix of an implementation."""
+    from properties.core.family import mix_of
+
+    return mix_of(made.dialect)
+
+
+def test_an_example_is_about_forty_lines() -> None:
+    """Of code: docstrings, comments, blank lines and a second formula for the deviation are no part of the bargain."""
+    source = (ROOT / "examples" / "cayley.py").read_text()
+    family = source[source.index("class Cayley") : source.index("def symmetric")]
+    assert len(lines_of_code(family)) <= 40
+
+
+def lines_of_code(source: str) -> list[str]:
+    bare = re.sub(r'""".*?"""', "", source, flags=re.DOTALL)
+    return [line for line in bare.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def test_the_family_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_outside", {})  # another test may have a family of that name
+    (code,) = (one for one in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "class Tempered" in one)
+    file = tmp_path / "tempered_of_the_page.py"
+    file.write_text(code)
+    subject = Subject("page", resolve(f"{file}:Mine"), torch.float32, CPU)
+    profile = Profile(5, derandomise=True, shrink=False)
+    for law in ("manifold.agrees-with-oracle", "manifold.claimed-sums-are-one", "manifold.no-entry-is-negative"):
+        verdict = examine(all_laws()[law], subject, profile, directory=tmp_path)
+        assert verdict.status == "passed", verdict.message
+
+
+def test_the_page_lists_what_can_be_claimed() -> None:
+    listed = re.findall(r"^\| ([a-z0-9 -]+?) \| (.+?) \|$", PAGE[PAGE.index("| words | M of") :], re.MULTILINE)
+    assert {words: meaning for words, meaning in listed if words != "words"} == {w: m for w, (_, m) in WORDS.items()}
