@@ -28,6 +28,15 @@ LAWS = (
 )
 
 
+WITHOUT_LOGITS = (
+    "manifold.claimed-sums-stay-below-one",
+    "coefficients.agrees-with-oracle",
+    "coefficients.thirds-are-isolated",
+    "block.agrees-with-oracle",
+    "execution.projection-takes-any-batch-shape",
+)
+
+
 class Spike(Begin):
     """h begins in the first stream alone."""
 
@@ -116,7 +125,7 @@ def test_ends_from_outside_are_held_to_their_formulas(law: str, tmp_path: Path) 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_mix_without_logits_is_held_to_the_laws(shared: bool, tmp_path: Path) -> None:
     dialect = PRESETS.default.with_(residual=Halved(), shared_projection=shared)
-    for law in ("coefficients.agrees-with-oracle", "block.agrees-with-oracle", "manifold.claimed-sums-stay-below-one"):
+    for law in WITHOUT_LOGITS:
         verdict = judged(law, Reference(dialect), torch.float32, tmp_path)
         assert (verdict.status, verdict.reason) == ("passed", ""), law
 

@@ -211,7 +211,7 @@ class ExactTruth:
         """
         self.asked += 1
         batch = given[0][0].shape[: given[0][0].ndim - given[0][1]]
-        flat = [wide(one).reshape(-1, *one.shape[one.ndim - axes :]).contiguous() for one, axes in given]
+        flat = [wide(one).reshape(math.prod(batch), *one.shape[one.ndim - axes :]).contiguous() for one, axes in given]
         known: dict[bytes, list[Tensor]] = {}
         rows: list[list[Tensor]] = []
         for token in range(math.prod(batch)):

@@ -5,6 +5,7 @@ States are [tokens, n, C]; what a call is given is exact, unless it comes as an 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +34,7 @@ def held(trial: Trial, got: Tensor, logits: Tensor) -> bounds.Projection:
 def projected(trial: Trial, logits: Tensor) -> Tensor:
     """The error of h_res of logits on any number of axes."""
     kept = len(logits_shape(streams_of_logits(logits.shape, trial.dialect), trial.dialect))
-    error = projection(trial, logits.reshape(-1, *logits.shape[-kept:])).error
+    error = projection(trial, logits.reshape(math.prod(logits.shape[:-kept]), *logits.shape[-kept:])).error
     return error.reshape(*logits.shape[:-kept], *error.shape[-2:])
 
 
