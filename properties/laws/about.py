@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from properties.core.law import law
+from properties.core.law import Schedule, law
 
 project = partial(law, needs=("project",))
 mappings = partial(law, needs=("mappings",))
@@ -22,3 +22,15 @@ SYMMETRIC = ("h-res-transposed",)
 
 ALIKE = ("h-res-transposed", "one-iteration")
 """Deviations that a law cannot see which compares an implementation with itself: it is wrong in every call alike."""
+
+HALF = Schedule(cost=2)
+"""Half of the examples."""
+
+TOGETHER = Schedule(cost=3, by_streams=False)
+"""A third of them, over every n together: the bound of several blocks takes its time."""
+
+SELDOM = Schedule(cost=5, by_streams=False)
+"""A fifth of them, over every n together: an example makes many calls."""
+
+FLOODS = Schedule(cost=7, by_streams=False)
+"""A seventh of them, over every n together: an example has thousands of tokens."""

@@ -67,7 +67,7 @@ def judge_stack(trial: Trial, case: Case, out: Tensor, seen: list[Seen]) -> None
     trial.within("the stack", out, exact, errors.collapse(trial, state, *case.head).error)
 
 
-@about.layers("depth.layers-are-blocks-in-order", "oracle", layered_cases, schedule=Schedule(cost=2))
+@about.layers("depth.layers-are-blocks-in-order", "oracle", layered_cases, schedule=about.HALF)
 def layers_are_blocks_in_order(trial: Trial, case: Case) -> None:
     """L layers are L blocks, each on the streams that the one before left.
 
@@ -183,7 +183,7 @@ def stacked_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(h=h, n=n, params=case.params, branches=case.branches, head=head)
 
 
-@about.stack("depth.stack-expands-and-collapses-once", "oracle", stacked_cases, schedule=Schedule(cost=2))
+@about.stack("depth.stack-expands-and-collapses-once", "oracle", stacked_cases, schedule=about.HALF)
 def stack_expands_and_collapses_once(trial: Trial, case: Case) -> None:
     """The stack is expand, layers, collapse, each once, as the dialect declares.
 
@@ -222,7 +222,7 @@ def stacks_have_no_memory(trial: Trial, case: Case) -> None:
     calls.has_no_memory(trial, calls.stack(trial, case, case.h), calls.stack(trial, case, case.other))
 
 
-@about.expand("depth.expand-copies", "identity", lambda s: stacked_cases(s), schedule=Schedule(cost=2))
+@about.expand("depth.expand-copies", "identity", lambda s: stacked_cases(s), schedule=about.HALF)
 def expand_copies(trial: Trial, case: Case) -> None:
     """expand(h, n) begins the streams as the dialect says, copies of h bit for bit, on however many token axes.
 
@@ -279,7 +279,7 @@ def arrangements(implementation: Implementation) -> list[tuple[str, Arrange]]:
     return found
 
 
-@about.collapse("depth.collapse-is-as-declared", "oracle", lambda s: layered_cases(s), schedule=Schedule(cost=2))
+@about.collapse("depth.collapse-is-as-declared", "oracle", lambda s: layered_cases(s), schedule=about.HALF)
 def collapse_is_as_declared(trial: Trial, case: Case) -> None:
     """collapse(x) is the sum, the mean, or the gated sum of a head, as the dialect says, on however many token axes.
 
@@ -323,7 +323,7 @@ def _rows_exact(dialect: Dialect) -> str | None:
     bounded_cases,
     where(_rows_exact),
     blind=about.ALIKE,
-    schedule=Schedule(cost=2),
+    schedule=about.HALF,
 )
 def bounded_branches_grow_at_most_linearly(trial: Trial, case: Case) -> None:
     """With |F| <= B a stack of L layers grows by at most L post_scale B: max |x_L| <= max |x_0| + post_scale sum B_l.

@@ -11,7 +11,6 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from properties.core.case import BranchSpec, Case
-from properties.core.law import Schedule
 from properties.core.trial import Trial
 from properties.laws import about, calls
 from properties.laws.calls import Way, by_token, flooded
@@ -42,13 +41,7 @@ def apart(branch: BranchSpec, u: Tensor) -> Tensor:
     return torch.stack([y, y - 1], -1)[..., 0]
 
 
-@about.stack(
-    "depth.stacks-take-any-batch",
-    "identity",
-    crowded_stacks,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
-)
+@about.stack("depth.stacks-take-any-batch", "identity", crowded_stacks, blind=about.ALIKE, schedule=about.SELDOM)
 def stacks_take_any_batch(trial: Trial, case: Case) -> None:
     """Tokens on two axes, on three or on none, in a view or with views of branch outputs, among hundreds of others and
     none at all pass a stack as on one axis.

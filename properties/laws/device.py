@@ -11,7 +11,6 @@ from hypothesis.strategies import DrawFn
 
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
-from properties.core.law import Schedule
 from properties.core.premises import OnDevice, batch_invariant, deterministic
 from properties.core.trial import Trial, same_bits
 from properties.laws import about, calls
@@ -55,7 +54,7 @@ def summed_floods(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(params=case.params._replace(phi=phi, alpha=torch.ones_like(case.params.alpha)))
 
 
-@about.block("device.every-token-of-a-flood-is-computed", "oracle", floods, schedule=Schedule(cost=7, by_streams=False))
+@about.block("device.every-token-of-a-flood-is-computed", "oracle", floods, schedule=about.FLOODS)
 def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     """Every one of thousands of tokens (on a GPU up to 131101) passes the block as the reference has it.
 
@@ -72,7 +71,7 @@ def every_token_of_a_flood_is_computed(trial: Trial, case: Case) -> None:
     summed_floods,
     deterministic,
     blind=about.ALIKE,
-    schedule=Schedule(cost=7, by_streams=False),
+    schedule=about.FLOODS,
 )
 def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     """Five launches on the same many tokens, one right after the other, give the same bits.
@@ -93,13 +92,7 @@ def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     trial.holds("the same launch again", all(same), "other bits", "the same bits")
 
 
-@about.block(
-    "device.batches-do-not-change-bits",
-    "identity",
-    summed_floods,
-    batch_invariant,
-    schedule=Schedule(cost=7, by_streams=False),
-)
+@about.block("device.batches-do-not-change-bits", "identity", summed_floods, batch_invariant, schedule=about.FLOODS)
 def batches_do_not_change_bits(trial: Trial, case: Case) -> None:
     """A token has the same bits alone, among a few, and anywhere in a large batch.
 

@@ -45,12 +45,7 @@ def arranged_cases(draw: DrawFn, setting: Setting) -> Case:
 
 
 @about.block(
-    "device.memory-formats-do-not-matter",
-    "identity",
-    arranged_cases,
-    strided,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=7, by_streams=False),
+    "device.memory-formats-do-not-matter", "identity", arranged_cases, strided, blind=about.ALIKE, schedule=about.FLOODS
 )
 def memory_formats_do_not_matter(trial: Trial, case: Case) -> None:
     """channels_last, channels_last_3d and storages off their alignment hold the same state.
@@ -88,12 +83,7 @@ def written_cases(draw: DrawFn, setting: Setting) -> Case:
 
 
 @about.block(
-    "device.every-output-is-written",
-    "identity",
-    written_cases,
-    on=HERE,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=7, by_streams=False),
+    "device.every-output-is-written", "identity", written_cases, on=HERE, blind=about.ALIKE, schedule=about.FLOODS
 )
 def every_output_is_written(trial: Trial, case: Case) -> None:
     """With all free memory full of NaN a block is what it was before.
@@ -111,7 +101,7 @@ def every_output_is_written(trial: Trial, case: Case) -> None:
     lambda s: projection_cases(s, patterns=MODERATE, most=5),
     on=HERE,
     blind=about.ALIKE,
-    schedule=Schedule(cost=2),
+    schedule=about.HALF,
 )
 def every_entry_is_written(trial: Trial, case: Case) -> None:
     """With all free memory full of NaN a projection is what it was before.

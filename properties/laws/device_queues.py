@@ -161,7 +161,7 @@ def compiled_blocks_are_the_same(trial: Trial, case: Case) -> None:
     lambda s: coefficient_cases(s, most=2, scales=SIZES),
     autocast_safe,
     on=OnDevice("autocast", in_process=True),
-    schedule=Schedule(cost=2),
+    schedule=about.HALF,
 )
 def mappings_keep_their_precision_under_autocast(trial: Trial, case: Case) -> None:
     """Under torch.autocast to bfloat16 the mappings keep the declared precision.

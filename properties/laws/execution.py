@@ -72,7 +72,7 @@ def blocks_leave_their_input_alone(trial: Trial, case: Case) -> None:
     calls.leaves_arguments_alone(trial, calls.block(trial, case.x, case.params, case.branch))
 
 
-@about.post("execution.pre-and-post-leave-their-inputs-alone", "contract", matrix_cases, schedule=Schedule(cost=2))
+@about.post("execution.pre-and-post-leave-their-inputs-alone", "contract", matrix_cases, schedule=about.HALF)
 def pre_and_post_leave_their_inputs_alone(trial: Trial, case: Case) -> None:
     """Neither pre nor post writes to the state, to the branch output or to the mappings.
 
@@ -175,7 +175,7 @@ def blocks_have_no_memory(trial: Trial, case: Case) -> None:
     "contract",
     lambda s: coefficient_cases(s, most=2, scales=SIZES).flatmap(another),
     blind=about.ALIKE,
-    schedule=Schedule(cost=2),
+    schedule=about.HALF,
 )
 def mappings_have_no_memory(trial: Trial, case: Case) -> None:
     """New states and parameters in the same storage, and the first ones again, are mapped as if never called before.
@@ -187,7 +187,7 @@ def mappings_have_no_memory(trial: Trial, case: Case) -> None:
     calls.has_no_memory(trial, call, calls.mappings(trial, case.other, case.other_params), outputs=True)
 
 
-@about.post("execution.pre-and-post-have-no-memory", "identity", matrix_cases, schedule=Schedule(cost=2))
+@about.post("execution.pre-and-post-have-no-memory", "identity", matrix_cases, schedule=about.HALF)
 def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
     """New values in the same storage pass pre and post as if nothing had been called before, and outputs stay.
 
@@ -245,7 +245,7 @@ def gradient_mode_does_not_matter(trial: Trial, case: Case) -> None:
     where(depends_on_logits),
     differentiable,
     blind=about.ALIKE,
-    schedule=Schedule(cost=2),
+    schedule=about.HALF,
 )
 def gradient_mode_does_not_change_h_res(trial: Trial, case: Case) -> None:
     """h_res is the same with gradients recorded, under no_grad, and in inference mode.

@@ -8,7 +8,6 @@ from hypothesis.strategies import DrawFn
 
 from mhc_ref.packing import logits_shape
 from properties.core.case import Case
-from properties.core.law import Schedule
 from properties.core.premises import where
 from properties.core.trial import Trial
 from properties.laws import about, calls
@@ -33,7 +32,7 @@ def flooding_logits(draw: DrawFn, setting: Setting) -> Case:
     flooding_logits,
     where(depends_on_logits),
     blind=("tokens-above-64-unwritten",),
-    schedule=Schedule(cost=7, by_streams=False),
+    schedule=about.FLOODS,
 )
 def every_matrix_of_a_flood_is_projected(trial: Trial, case: Case) -> None:
     """Every one of thousands of matrices (on a GPU up to 131101) is projected as the reference has it.
@@ -49,7 +48,7 @@ def every_matrix_of_a_flood_is_projected(trial: Trial, case: Case) -> None:
     "oracle",
     floods,
     blind=("tokens-above-64-unwritten",),
-    schedule=Schedule(cost=7, by_streams=False),
+    schedule=about.FLOODS,
 )
 def every_token_of_a_flood_has_its_mappings(trial: Trial, case: Case) -> None:
     """Every one of thousands of tokens (on a GPU up to 131101) has the mappings that the reference has.
@@ -74,12 +73,7 @@ def flooding_mixtures(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(count=count)
 
 
-@about.post(
-    "execution.every-token-of-a-flood-is-read-and-mixed",
-    "oracle",
-    flooding_mixtures,
-    schedule=Schedule(cost=7, by_streams=False),
-)
+@about.post("execution.every-token-of-a-flood-is-read-and-mixed", "oracle", flooding_mixtures, schedule=about.FLOODS)
 def every_token_of_a_flood_is_read_and_mixed(trial: Trial, case: Case) -> None:
     """Every one of thousands of tokens (on a GPU up to 131101) is read and mixed as the formula says.
 

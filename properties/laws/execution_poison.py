@@ -53,11 +53,7 @@ def poisoned_cases(draw: DrawFn, setting: Setting) -> Case:
 
 
 @about.block(
-    "execution.poison-is-neither-hidden-nor-spread",
-    "contract",
-    poisoned_cases,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=2),
+    "execution.poison-is-neither-hidden-nor-spread", "contract", poisoned_cases, blind=about.ALIKE, schedule=about.HALF
 )
 def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in a token reaches that token's output, and no other token's.
@@ -69,7 +65,7 @@ def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
     is_neither_hidden_nor_spread(trial, "the block", out, case.poisoned)
 
 
-@about.mappings("execution.poison-reaches-the-mappings", "contract", poisoned_cases, schedule=Schedule(cost=2))
+@about.mappings("execution.poison-reaches-the-mappings", "contract", poisoned_cases, schedule=about.HALF)
 def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in a token leaves none of its mappings finite throughout, and touches no other token's.
 
@@ -94,7 +90,7 @@ def poisoned_logits(draw: DrawFn, setting: Setting) -> Case:
 
 
 @about.project(
-    "execution.poison-reaches-h-res", "invariant", poisoned_logits, where(depends_on_logits), schedule=Schedule(cost=2)
+    "execution.poison-reaches-h-res", "invariant", poisoned_logits, where(depends_on_logits), schedule=about.HALF
 )
 def poison_reaches_h_res(trial: Trial, case: Case) -> None:
     """A NaN among the logits of a matrix leaves its h_res not finite, and touches no other matrix.
@@ -124,7 +120,7 @@ def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
     return mixture.with_(poisoned=poisoned)
 
 
-@about.post("execution.poison-passes-pre-and-post", "contract", poisoned_mixtures, schedule=Schedule(cost=2))
+@about.post("execution.poison-passes-pre-and-post", "contract", poisoned_mixtures, schedule=about.HALF)
 def poison_passes_pre_and_post(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in a token's state reaches what pre and post make of it, and no other token.
 

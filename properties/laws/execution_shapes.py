@@ -191,7 +191,7 @@ def counted_mixtures(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res)
 
 
-@about.post("execution.every-token-is-read-and-mixed", "oracle", counted_mixtures, schedule=Schedule(cost=2))
+@about.post("execution.every-token-is-read-and-mixed", "oracle", counted_mixtures, schedule=about.HALF)
 def every_token_is_read_and_mixed(trial: Trial, case: Case) -> None:
     """pre and post compute every token of many, on one token axis, on two and on none, and of no token nothing.
 

@@ -7,6 +7,7 @@ of one implementation are compared, within the bounds of both.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,17 +32,20 @@ from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, branch_of, noise, params_of, seeds, streams, width_among
 
+project, mappings, block, post = (
+    partial(one, blind=about.ALIKE, schedule=about.SELDOM)
+    for one in (about.project, about.mappings, about.block, about.post)
+)
+
 # -- what autograd may do ---------------------------------------------------------------------------------------------
 
 
-@about.project(
+@project(
     "gradient.projection-pulls-back-however-it-is-called",
     "identity",
     lambda s: projection_pulls(s, least_n=2, patterns=("normal", "integers", "near permutation")),
     where(depends_on_logits),
     differentiable,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
 )
 def projection_pulls_back_however_it_is_called(trial: Trial, case: Case) -> None:
     """The gradient of a projection is the same a second time, for any layout of its cotangent, and after other calls.
@@ -53,14 +57,7 @@ def projection_pulls_back_however_it_is_called(trial: Trial, case: Case) -> None
     pulls.does_not_see_how_it_is_called(trial, pulls.projection(trial, case))
 
 
-@about.mappings(
-    "gradient.mappings-pull-back-however-they-are-called",
-    "identity",
-    lambda s: few_states(s),
-    differentiable,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
-)
+@mappings("gradient.mappings-pull-back-however-they-are-called", "identity", lambda s: few_states(s), differentiable)
 def mappings_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
     """The gradients of the mappings are the same a second time, for any layout of the cotangents, for some of the
     outputs, by some of the inputs, and after other calls.
@@ -71,14 +68,12 @@ def mappings_pull_back_however_they_are_called(trial: Trial, case: Case) -> None
     pulls.does_not_see_how_it_is_called(trial, pulls.mappings(trial, case))
 
 
-@about.block(
+@block(
     "gradient.blocks-pull-back-however-they-are-called",
     "identity",
     lambda s: many_blocks(s, (2, 1)),
     differentiable,
     mixes_in_compute_dtype,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
 )
 def blocks_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
     """The gradients of a block are the same a second time, for any layout of the cotangent, by some of the inputs, and
@@ -89,13 +84,12 @@ def blocks_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
     pulls.does_not_see_how_it_is_called(trial, pulls.block(trial, case))
 
 
-@about.post(
+@post(
     "gradient.pre-and-post-pull-back-however-they-are-called",
     "identity",
     mixing_pulls,
     differentiable,
     mixes_in_compute_dtype,
-    blind=about.ALIKE,
     schedule=Schedule(cost=4, by_streams=False),
 )
 def pre_and_post_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
@@ -180,15 +174,7 @@ def many_mixtures(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, y=y, h_post=h_post.to(dtype), h_res=h_res, cotangents=tuple(bars))
 
 
-@about.project(
-    "gradient.every-matrix-pulls-back",
-    "identity",
-    many_projections,
-    where(depends_on_logits),
-    differentiable,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
-)
+@project("gradient.every-matrix-pulls-back", "identity", many_projections, where(depends_on_logits), differentiable)
 def every_matrix_pulls_back(trial: Trial, case: Case) -> None:
     """The gradient of many matrices is that of each half of them, and of none, on one axis or on two.
 
@@ -198,14 +184,7 @@ def every_matrix_pulls_back(trial: Trial, case: Case) -> None:
     pulls.is_that_of_its_parts(trial, pulls.projection(trial, case))
 
 
-@about.mappings(
-    "gradient.every-token-pulls-back-through-the-mappings",
-    "identity",
-    many_states,
-    differentiable,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
-)
+@mappings("gradient.every-token-pulls-back-through-the-mappings", "identity", many_states, differentiable)
 def every_token_pulls_back_through_the_mappings(trial: Trial, case: Case) -> None:
     """The gradients of the mappings of many tokens are those of each half of them, the parameters' being their sum.
 
@@ -215,14 +194,8 @@ def every_token_pulls_back_through_the_mappings(trial: Trial, case: Case) -> Non
     pulls.is_that_of_its_parts(trial, pulls.mappings(trial, case))
 
 
-@about.block(
-    "gradient.every-token-pulls-back-through-a-block",
-    "identity",
-    many_blocks,
-    differentiable,
-    mixes_in_compute_dtype,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
+@block(
+    "gradient.every-token-pulls-back-through-a-block", "identity", many_blocks, differentiable, mixes_in_compute_dtype
 )
 def every_token_pulls_back_through_a_block(trial: Trial, case: Case) -> None:
     """The gradients of a block of many tokens are those of each half of them, the parameters' being their sum.
@@ -232,14 +205,12 @@ def every_token_pulls_back_through_a_block(trial: Trial, case: Case) -> None:
     pulls.is_that_of_its_parts(trial, pulls.block(trial, case))
 
 
-@about.post(
+@post(
     "gradient.every-token-pulls-back-through-pre-and-post",
     "identity",
     many_mixtures,
     differentiable,
     mixes_in_compute_dtype,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
 )
 def every_token_pulls_back_through_pre_and_post(trial: Trial, case: Case) -> None:
     """The gradients of pre and post of many tokens are those of each half of them, on one axis or on two.
@@ -261,16 +232,7 @@ def unbranched(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=case.x, params=case.params, cotangent=bar)
 
 
-@about.block(
-    "gradient.branches-learn",
-    "oracle",
-    lambda s: unbranched(s),
-    differentiable,
-    mixes_in_compute_dtype,
-    on=HERE,
-    blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
-)
+@block("gradient.branches-learn", "oracle", lambda s: unbranched(s), differentiable, mixes_in_compute_dtype, on=HERE)
 def branches_learn(trial: Trial, case: Case) -> None:
     """The weights of a branch receive their gradient through the block, whether or not the state asks for one.
 

@@ -16,7 +16,6 @@ from properties.bounds import Approx, Pullback
 from properties.core.case import Case, map_tensors
 from properties.core.family import end_of
 from properties.core.implementation import Implementation
-from properties.core.law import Schedule
 from properties.core.premises import differentiable
 from properties.core.trial import Trial, wide
 from properties.core.truth import present, regrouped
@@ -100,7 +99,7 @@ def judge_layers(
     layered_pulls,
     differentiable,
     mixes_in_compute_dtype,
-    schedule=Schedule(cost=3, by_streams=False),
+    schedule=about.TOGETHER,
 )
 def layers_pull_back_to_the_state_and_every_layer(trial: Trial, case: Case) -> None:
     """The gradients of L blocks by the state that enters and by the parameters of every layer are exact.
@@ -128,7 +127,7 @@ def layers_pull_back_to_the_state_and_every_layer(trial: Trial, case: Case) -> N
     stacked_pulls,
     differentiable,
     mixes_in_compute_dtype,
-    schedule=Schedule(cost=3, by_streams=False),
+    schedule=about.TOGETHER,
 )
 def stack_pulls_back_to_its_input_and_every_layer(trial: Trial, case: Case) -> None:
     """The gradients of a whole stack by its input and by the parameters of every layer, and of a head, are exact.
@@ -172,7 +171,7 @@ def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
     differentiable,
     mixes_in_compute_dtype,
     blind=("h-res-transposed", "norm-missing", "implicit-backward"),
-    schedule=Schedule(cost=3, by_streams=False),
+    schedule=about.TOGETHER,
 )
 def constant_stacks_pull_back_as_they_push_forward(trial: Trial, case: Case) -> None:
     """With phi = 0 and branches that scale channels, the gradient by the input is the stack of the cotangent.

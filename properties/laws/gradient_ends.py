@@ -14,7 +14,6 @@ from properties.bounds import Approx
 from properties.core.case import Case
 from properties.core.family import begin_of, end_of
 from properties.core.implementation import Implementation
-from properties.core.law import Schedule
 from properties.core.premises import differentiable
 from properties.core.trial import Trial
 from properties.core.truth import present
@@ -38,7 +37,7 @@ def end_pulls(draw: DrawFn, setting: Setting) -> Case:
     end_pulls,
     differentiable,
     blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
+    schedule=about.SELDOM,
 )
 def expand_sums_its_cotangents(trial: Trial, case: Case) -> None:
     """The gradient by what expand copied is the sum of the cotangents of all its copies.
@@ -65,7 +64,7 @@ def expand_sums_its_cotangents(trial: Trial, case: Case) -> None:
     end_pulls,
     differentiable,
     blind=about.ALIKE,
-    schedule=Schedule(cost=5, by_streams=False),
+    schedule=about.SELDOM,
 )
 def collapse_pulls_back_to_every_stream(trial: Trial, case: Case) -> None:
     """The gradient of the collapsed state is its cotangent for every stream, an n-th of it for a mean, and for a head
