@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mhc_ref import MHC_LITE, PAPER, PRESETS, RESIDUAL, Dialect
+from mhc_ref import MHC_LITE, PAPER, PRESETS, RESIDUAL, Dialect, registry
 from properties.core.family import guarantees_of
 from properties.core.guarantees import Guarantees
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, Verdict, examine
-from properties.families import claims
+from properties.families import Mix, claims
 
 LAWS = {name: law for name, law in all_laws().items() if law.module == "properties.laws.guarantees"}
 QUICK = Profile(examples=12, derandomise=True, shrink=False)
@@ -147,6 +147,63 @@ def test_our_own_families_keep_what_they_claim(law: str, tmp_path: Path) -> None
     dialect = RESIDUAL if law in APPLY["RESIDUAL"] else MHC_LITE
     found = verdict(law, Reference(dialect), tmp_path)
     assert found.status == "passed", found.message
+
+
+class Shares(Mix):
+    """Rows of shares: of Sinkhorn's facts those that are left after half an iteration."""
+
+    name = "test_shares"
+    words = "rows of shares"
+    roundings = 8
+
+    def project(self, logits: Tensor, dialect: Dialect) -> Tensor:
+        return logits.softmax(-1)
+
+    def exact(self, z: Any, n: int, dialect: Dialect, real: Any) -> Any:
+        return [real.softmax(z[n * i : n * i + n]) for i in range(n)]
+
+    def guarantees(self, dialect: Dialect) -> Guarantees:
+        return Guarantees(
+            nonnegative=True,
+            sums=frozenset({"row"}),
+            last="row",
+            scaled=True,
+            shift="row",
+            equivariant=True,
+            alone=True,
+        )
+
+
+FACTS = {
+    "manifold.entries-between-zero-and-one": "",
+    "manifold.last-axis-sums": "",
+    "manifold.odds-ratios": "",
+    "manifold.exact-shift-invariance": "",
+    "manifold.permutation-equivariance": "",
+    "mixing.spectral-norm-within-its-certificate": "",
+    "mixing.composites-keep-their-caps": "",
+    "mixing.mixing-does-not-expand": "",
+    "gradient.exact-shifts-have-no-gradient": "",
+    "manifold.half-step-convergence": "not projected by Sinkhorn",
+    "manifold.doubly-stochastic-fixed-point": "not projected by Sinkhorn",
+    "gradient.pullback-stays-below-its-norm": "not projected by Sinkhorn",
+    "manifold.claimed-sums-are-one": "not claimed to have exact sums besides",
+    "block.permutation-limit-carries-streams": "h_res is test_shares",
+}
+"""Law -> why it says nothing of rows of shares; nothing where it holds of them."""
+
+
+@pytest.mark.parametrize("law", FACTS)
+def test_a_law_holds_of_whoever_claims_its_facts(law: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_outside", dict(registry._outside))
+    one = Reference(PAPER.with_(residual=registry.register(Shares).name))
+    one.streams = (1, 2, 3)
+    reason = all_laws()[law].inapplicable(one, torch.float32)
+    assert (FACTS[law] in reason) if reason else not FACTS[law]
+    if not reason:
+        subject = Subject("shares", one, torch.float32, torch.device("cpu"))
+        found = examine(all_laws()[law], subject, QUICK, directory=tmp_path)
+        assert found.status == "passed", found.message
 
 
 @pytest.mark.parametrize(

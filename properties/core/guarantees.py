@@ -27,10 +27,12 @@ class Guarantees:
         nonexpansive: |M v|_2 <= |v|_2 for every v.
         constant: M does not depend on the logits.
         identity: M is I, so that nothing needs to read it.
-        last: the axis whose lines are divided by their sums s at the very end, so that they sum to s / (s + eps);
-            empty where none is.
-        scaled: M is D f(Z) E, with positive diagonal D and E and f an entry's function of the logits: odds ratios are
-            those of f(Z).
+        last: the axis whose lines, of entries that are not negative, are divided by their sums s at the very end, so
+            that they sum to s / (s + eps) with the denominator of the dialect; empty where none is.
+        scaled: M is D exp(Z) E with positive diagonal D and E, or with an entry_eps what the dialect starts from in
+            place of exp(Z): odds ratios are those of that.
+        alternating: rows and columns are divided by their sums in turn, as often, in the order and with the start and
+            the eps that the fields of the dialect say.
         shift: the axis along whose lines a constant added to the logits changes nothing; empty where there is none.
         equivariant: M of P Z Q is P M Q for permutations P and Q, the logits being a matrix [n, n].
         conjugate: M of P Z P^T is P M P^T, so that streams have no names; where the logits are no matrix it is False.
@@ -46,6 +48,7 @@ class Guarantees:
     identity: bool = False
     last: str = ""
     scaled: bool = False
+    alternating: bool = False
     shift: str = ""
     equivariant: bool = False
     conjugate: bool = False

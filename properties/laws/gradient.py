@@ -14,12 +14,13 @@ from properties.core.implementation import Implementation
 from properties.core.premises import differentiable, several_streams, where
 from properties.core.trial import Trial, magnitude, wide
 from properties.laws import about, errors
-from properties.laws.manifold_identities import exact_shift
 from properties.laws.premises import (
-    DIM,
+    alternating,
     depends_on_logits,
     divided_before_any_eps,
     normalised,
+    shift_dim,
+    shifts_exactly,
 )
 from properties.strategies import (
     MODERATE,
@@ -74,7 +75,7 @@ def projection_pulls_back_the_unrolled_iteration(trial: Trial, case: Case) -> No
     "gradient.exact-shifts-have-no-gradient",
     "identity",
     lambda s: projection_pulls(s, least_n=2),
-    where(exact_shift),
+    where(shifts_exactly),
     differentiable,
     several_streams,
     blind=("h-res-detached", "h-res-transposed"),
@@ -85,7 +86,7 @@ def exact_shifts_have_no_gradient(trial: Trial, case: Case) -> None:
     The derivative of an exact invariance (`manifold.exact-shift-invariance`).
     """
     dialect = trial.dialect
-    axis = DIM[dialect.start_axis if dialect.start == "softmax" else dialect.first_axis]
+    axis = shift_dim(dialect)
     got = wide(pulled(trial, case.logits, case.cotangent))
     bound = errors.projection_gradient(trial, case.logits, case.cotangent)
     # The bound's own value is exact to float64; what its lines do not cancel is float64 noise.
@@ -124,7 +125,7 @@ def pullback_is_linear(trial: Trial, case: Case) -> None:
     "gradient.pullback-stays-below-its-norm",
     "invariant",
     lambda s: projection_pulls(s, least_n=2, patterns=TAME),
-    where(normalised, divided_before_any_eps),
+    where(normalised, divided_before_any_eps, alternating),
     differentiable,
     several_streams,
     blind=("h-res-detached", "h-res-transposed"),

@@ -17,9 +17,9 @@ from properties.core.premises import full_range, several_streams, where
 from properties.core.trial import Trial, wide
 from properties.laws import about, errors
 from properties.laws.premises import (
+    alternating,
     depends_on_logits,
     normalised,
-    sinkhorn,
     without_eps,
 )
 from properties.strategies import (
@@ -58,7 +58,7 @@ def last_axis_sums(trial: Trial, case: Case) -> None:
     trial.within(f"a sum of h_res over dim {axis}", wide(got).sum(axis), expected, bound.line + evaluated)
 
 
-@about.project("manifold.other-axis-sums", "oracle", projection_cases, where(sinkhorn))
+@about.project("manifold.other-axis-sums", "oracle", projection_cases, where(alternating))
 def other_axis_sums(trial: Trial, case: Case) -> None:
     """The lines of the first-normalised axis sum to what this number of iterations leaves, not to 1.
 
@@ -93,7 +93,7 @@ def half_step_certificate(logits: Tensor, axis: int, iterations: int) -> Tensor:
     "manifold.half-step-convergence",
     "invariant",
     lambda s: projection_cases(s, least_n=2, patterns=("zero", "integers", "normal")),
-    where(normalised, without_eps),
+    where(normalised, without_eps, alternating),
     several_streams,
     blind=("h-res-transposed", "sigmoid-for-exp"),
 )

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from mhc_ref import Dialect
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
@@ -22,9 +21,12 @@ from properties.core.trial import Trial, magnitude, wide
 from properties.laws import about, errors
 from properties.laws.premises import (
     DIM,
+    alternating,
     free_matrix,
     normalised,
-    sinkhorn,
+    scaled,
+    shift_dim,
+    shifts_exactly,
     takes_streams,
     tunes,
     without_eps,
@@ -63,7 +65,7 @@ def odds(matrix: Tensor) -> Tensor:
     "manifold.odds-ratios",
     "identity",
     lambda s: projection_cases(s, least_n=2),
-    where(sinkhorn),
+    where(scaled),
     several_streams,
     blind=("one-iteration-fewer",),
 )
@@ -96,19 +98,11 @@ def shifted_cases(draw: DrawFn, setting: Setting) -> Case:
     return case.with_(shift=torch.tensor(values, dtype=torch.float64))
 
 
-def exact_shift(dialect: Dialect) -> str | None:
-    """Some shift of the logits is divided out exactly."""
-    reason = sinkhorn(dialect)
-    if reason is None and dialect.start == "exp" and dialect.iterations == 0:
-        return "an unshifted exp start without iterations is invariant under no shift"
-    return reason
-
-
 @about.project(
     "manifold.exact-shift-invariance",
     "identity",
     shifted_cases,
-    where(exact_shift),
+    where(shifts_exactly),
     several_streams,
     blind=about.SYMMETRIC,
 )
@@ -119,7 +113,7 @@ def exact_shift_invariance(trial: Trial, case: Case) -> None:
     the other axis it only fades as the iteration converges, so this tells the order of the two axes.
     """
     dialect = trial.dialect
-    axis = DIM[dialect.start_axis if dialect.start == "softmax" else dialect.first_axis]
+    axis = shift_dim(dialect)
     shift = case.shift.unsqueeze(-1) if axis == -1 else case.shift
     exact = wide(case.logits) + shift
     moved = exact.to(case.logits.dtype)
@@ -177,7 +171,7 @@ def circulant_cases(draw: DrawFn, setting: Setting) -> Case:
     "manifold.doubly-stochastic-fixed-point",
     "identity",
     circulant_cases,
-    where(sinkhorn, without_eps),
+    where(alternating, without_eps),
     several_streams,
     blind=("one-iteration", "axes-swapped"),
 )
@@ -204,7 +198,7 @@ def composed_cases(draw: DrawFn, setting: Setting) -> Case:
     "manifold.iterations-compose",
     "identity",
     composed_cases,
-    where(normalised, without_eps),
+    where(normalised, without_eps, alternating),
     several_streams,
     tunes("iterations"),
     blind=about.SYMMETRIC,
@@ -251,7 +245,7 @@ def uniform_cases(draw: DrawFn, setting: Setting) -> Case:
     "manifold.constant-logits-mix-uniformly",
     "identity",
     uniform_cases,
-    where(normalised, without_eps),
+    where(normalised, without_eps, alternating),
     blind=("h-res-transposed", "one-iteration", "axes-swapped"),
 )
 def constant_logits_mix_uniformly(trial: Trial, case: Case) -> None:
@@ -277,7 +271,7 @@ def triangular_cases(draw: DrawFn, setting: Setting) -> Case:
     "manifold.triangular-closed-form",
     "identity",
     triangular_cases,
-    where(normalised, without_eps),
+    where(normalised, without_eps, alternating),
     several_streams,
     takes_streams(2),
     schedule=Schedule(cost=4),

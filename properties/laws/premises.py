@@ -20,16 +20,42 @@ def all_of(*premises: Applies) -> Applies:
     return check
 
 
-def sinkhorn(dialect: Dialect) -> str | None:
-    """h_res comes out of divisions of its lines: it keeps the odds ratios of what they began with."""
-    return None if guarantees_of(dialect).scaled else f"h_res is {dialect.residual}, not projected by Sinkhorn"
+def _unscaled(dialect: Dialect) -> str:
+    return f"h_res is {dialect.residual}, not projected by Sinkhorn"
+
+
+def alternating(dialect: Dialect) -> str | None:
+    """Rows and columns are divided in turn, as the fields of the dialect say."""
+    return None if guarantees_of(dialect).alternating else _unscaled(dialect)
+
+
+def scaled(dialect: Dialect) -> str | None:
+    """h_res is exp(Z), or what the dialect starts from, with its lines scaled: it keeps the odds ratios."""
+    return None if guarantees_of(dialect).scaled else _unscaled(dialect)
 
 
 def normalised(dialect: Dialect) -> str | None:
-    """At least one division along the last axis comes last."""
+    """A division along the last axis comes last."""
     if guarantees_of(dialect).last:
         return None
-    return sinkhorn(dialect) or "without an iteration nothing is normalised last"
+    return alternating(dialect) or "without an iteration nothing is normalised last"
+
+
+def shifts_exactly(dialect: Dialect) -> str | None:
+    """Some shift of the logits is divided out exactly."""
+    if guarantees_of(dialect).shift:
+        return None
+    return alternating(dialect) or "an unshifted exp start without iterations is invariant under no shift"
+
+
+def shift_dim(dialect: Dialect) -> int:
+    """The dim of the logits along whose lines a constant is divided out."""
+    return DIM[guarantees_of(dialect).shift]
+
+
+def last_dim(dialect: Dialect) -> int:
+    """The dim of the emitted matrix that is divided by its sums last."""
+    return DIM[guarantees_of(dialect).last or dialect.last_axis]
 
 
 def stochastic(dialect: Dialect) -> str | None:
@@ -37,7 +63,7 @@ def stochastic(dialect: Dialect) -> str | None:
     held = guarantees_of(dialect)
     if held.nonnegative and held.capped:
         return None
-    return normalised(dialect) if held.scaled else f"h_res is {dialect.residual}"
+    return normalised(dialect) if held.alternating else f"h_res is {dialect.residual}"
 
 
 def without_eps(dialect: Dialect) -> str | None:
@@ -130,5 +156,5 @@ def mixes_in_compute_dtype(
 
 def exact_axis(dialect: Dialect) -> int:
     """The dim of the *applied* operator along which sums are exact: -1 rows, -2 columns."""
-    emitted = DIM[guarantees_of(dialect).last or dialect.last_axis]
+    emitted = last_dim(dialect)
     return (-3 - emitted) if dialect.transposed else emitted

@@ -40,6 +40,7 @@ class Sinkhorn(Mix):
             capped=frozenset({last} if last else ()),
             last=last,
             scaled=True,
+            alternating=True,
             shift=dialect.start_axis if softmax else dialect.first_axis if last else "",
             equivariant=True,
             alone=softmax or bool(last),
