@@ -2,7 +2,7 @@
 
 mhc-properties check examples/cayley.py:Mine
 mhc-properties identify examples/cayley.py:Mine
-mhc-properties explode target --target examples/cayley.py:Mine
+mhc-properties explode mhc --impl examples/cayley.py:Mine --gain spectral --threshold 3
 """
 
 import torch

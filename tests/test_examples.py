@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +91,13 @@ def test_the_family_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_page_lists_what_can_be_claimed() -> None:
     listed = re.findall(r"^\| ([a-z0-9 -]+?) \| (.+?) \|$", PAGE[PAGE.index("| words | M of") :], re.MULTILINE)
     assert {words: meaning for words, meaning in listed if words != "words"} == {w: m for w, (_, m) in WORDS.items()}
+
+
+@pytest.mark.slow
+def test_no_network_of_the_example_explodes() -> None:
+    """The cap of `explode` follows from what the family guarantees."""
+    asked = ["explode", "mhc", "--impl", "examples/cayley.py:Mine", "--gain", "spectral", "--threshold", "3", "--json"]
+    ran = subprocess.run([sys.executable, "-m", "properties.cli", *asked], capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode in (0, 1), ran.stderr
+    answer = json.loads(ran.stdout.splitlines()[-1])
+    assert (answer["found"], answer["impossible"]) == (False, True)
