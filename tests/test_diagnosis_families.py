@@ -277,6 +277,7 @@ def test_words_are_the_families_and_those_of_a_family_from_outside() -> None:
     assert difference_in_words({"keep": (0.25, None)}) == []  # it went with its family
 
 
+@pytest.mark.slow
 def test_a_gate_from_outside_is_found_by_its_formula_and_read_by_its_inverse() -> None:
     class Half(Gate):
         """(1 + tanh z) / 2."""
