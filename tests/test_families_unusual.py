@@ -122,6 +122,7 @@ def test_ends_from_outside_are_held_to_their_formulas(law: str, tmp_path: Path) 
         assert (verdict.status, verdict.reason) == ("passed", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_mix_without_logits_is_held_to_the_laws(shared: bool, tmp_path: Path) -> None:
     dialect = PRESETS.default.with_(residual=Halved(), shared_projection=shared)

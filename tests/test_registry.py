@@ -279,6 +279,7 @@ def test_a_broken_package_is_named_when_its_family_is_asked_for(installed: Any) 
 # What is paid for
 
 
+@pytest.mark.slow
 def test_nobody_pays_for_the_families_of_others() -> None:
     """A dialect imports the formulas of the families that it names; presets are made when they are asked for."""
     code = (
