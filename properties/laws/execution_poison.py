@@ -100,8 +100,10 @@ def poison_reaches_h_res(trial: Trial, case: Case) -> None:
     """
     logits = case.logits.clone()
     flat = logits[case.poisoned].view(-1)
-    flat[case.entry % flat.shape[0]] = float("nan")
-    asked = flat.shape[0] > 1 or "res" not in settled_by_one_stream(trial.dialect)
+    count = flat.shape[0]  # a mix may have no logits
+    if count:
+        flat[case.entry % count] = float("nan")
+    asked = count > 1 or (count == 1 and "res" not in settled_by_one_stream(trial.dialect))
     is_neither_hidden_nor_spread(trial, "h_res", trial.project(logits), case.poisoned, asked)
 
 
