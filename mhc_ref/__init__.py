@@ -28,6 +28,7 @@ __all__ = [
     "project",
     "stack",
 ]
+__all__ += list(PRESETS)  # pyright: ignore[reportUnsupportedDunderAll]: made when asked for, see below
 
 
 def __getattr__(name: str) -> Dialect:
@@ -38,4 +39,4 @@ def __getattr__(name: str) -> Dialect:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *PRESETS]
+    return __all__

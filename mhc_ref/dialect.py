@@ -82,8 +82,15 @@ class Dialect:
     collapse: str = registry.default("end")
     own: tuple[tuple[str, Any], ...] = ()
 
-    def __init__(self, residual: Any = residual, **fields: Any) -> None:
-        given = {"residual": residual, **dict(fields.pop("own", ())), **fields}
+    def __init__(self, *values: Any, **fields: Any) -> None:
+        names = (*FIELDS, "own")
+        if len(values) > len(names):
+            raise TypeError(f"Dialect has {len(names)} fields, and {len(values)} values were given without a name")
+        placed = dict(zip(names, values, strict=False))
+        for name in placed.keys() & fields:
+            raise TypeError(f"Dialect.{name} was given twice: by its place and by its name")
+        given = placed | fields
+        given = dict(given.pop("own", ())) | given
         for name in FIELDS:
             object.__setattr__(self, name, given.pop(name, getattr(type(self), name)))
         for field, slot in registry.SLOTS.items():

@@ -66,6 +66,8 @@ def test_a_family_brings_fields_to_the_dialects_that_choose_it() -> None:
     "same",
     [
         lambda dialect: Dialect(**dialect.fields()),
+        lambda dialect: Dialect(**dataclasses.asdict(dialect)),
+        lambda dialect: Dialect(*dataclasses.astuple(dialect)),
         lambda dialect: pickle.loads(pickle.dumps(dialect)),
         copy.deepcopy,
         dataclasses.replace,
@@ -136,6 +138,14 @@ def test_a_field_that_there_is_not_is_named() -> None:
         Dialect(tau=3)
     with pytest.raises(TypeError, match=r"Dialect has no field 'heat'$"):
         PAPER.with_(heat=3)
+
+
+def test_fields_may_be_given_by_place_and_once_only() -> None:
+    assert Dialect("sinkhorn", "column", iterations=3) == Dialect(last_axis="column", iterations=3)
+    with pytest.raises(TypeError, match=r"Dialect\.last_axis was given twice: by its place and by its name"):
+        Dialect("sinkhorn", "column", last_axis="row")
+    with pytest.raises(TypeError, match="Dialect has 21 fields, and 22 values were given without a name"):
+        Dialect(*dataclasses.astuple(PAPER), 1)
 
 
 def test_todays_dialects_are_written_as_before() -> None:
@@ -297,5 +307,6 @@ def test_a_preset_is_a_name_of_the_package() -> None:
     for name, dialect in PRESETS.items():
         assert getattr(mhc_ref, name) is getattr(mhc_ref.presets, name) is dialect
         assert name in dir(mhc_ref)
+        assert name in mhc_ref.__all__  # `from mhc_ref import *` brings it too
     with pytest.raises(AttributeError, match="module 'mhc_ref' has no attribute 'NOBODYS'"):
         _ = mhc_ref.NOBODYS
