@@ -122,7 +122,8 @@ def register(family: Any) -> Any:
     first.
 
     Raises:
-        ValueError: its slot is none, its name is no identifier, it lacks a formula, or another family has that name.
+        ValueError: its slot is none, its name is no identifier, it lacks a formula, its roundings or fields are none,
+            or another family has that name.
     """
     if isinstance(family, type):
         family = cast(Any, family)()
@@ -140,6 +141,18 @@ def register(family: Any) -> Any:
             raise ValueError(
                 f"the {slot} family {name!r} has no method `{method}`; mhc_ref.families says what a family offers"
             )
+    roundings: Any = getattr(family, "roundings", None)
+    if roundings is not None and (type(roundings) is not int or not 0 < roundings < 2**20):
+        raise ValueError(
+            f"the {slot} family {name!r} has roundings {roundings!r}; expected a whole number above 0 and below "
+            "2**20, or None for a family that has a derived bound"
+        )
+    fields: Any = getattr(family, "FIELDS", {})
+    if not isinstance(fields, Mapping) or not all(isinstance(one, Field) for one in cast(Any, fields).values()):
+        raise ValueError(
+            f"the {slot} family {name!r} has FIELDS {fields!r}; expected a dict of a `Field` for each name: "
+            "its default, what it admits, and that in words"
+        )
     known = _outside.get((slot, name))
     if (slot, name) in BUILT_IN or (known is not None and not _same(known, family)):
         where = "it comes with mhc_ref" if known is None else f"it is from {_origin(known)[0]}"

@@ -8,7 +8,7 @@ from mhc_ref import Dialect
 from mhc_ref.packing import streams_of_logits
 from properties.bounds import declared
 from properties.bounds.agreement import IN_FLOAT64, must_hold
-from properties.core.family import Mix, mix_of
+from properties.core.family import Mix, guarantees_of, mix_of
 from properties.core.rounding import Approx, Projection, Rounding
 
 
@@ -45,7 +45,8 @@ def _trusted(logits: Approx, dialect: Dialect) -> Mix:
         return projection_gradient(z, bar, dialect, IN_FLOAT64)
 
     if mix.is_outside and mix.known:
-        must_hold(mix, dialect, tuple(shape[1:]), (streams_of_logits(shape, dialect),), value, pull)
+        n = streams_of_logits(shape, dialect)
+        must_hold(mix, dialect, tuple(shape[1:]), (n,), value, pull, guarantees_of(dialect))
     return mix
 
 

@@ -25,7 +25,10 @@ class ExactTruth:
 
     def __init__(self, dialect: Dialect) -> None:
         self.asked = 0
-        self._exact = Exact(dialect)
+        try:
+            self._exact = Exact(dialect)
+        except LookupError as error:  # of a family from outside
+            raise HarnessError(str(error)) from None
         self._dialect = dialect
 
     def project(self, logits: Tensor) -> Tensor:

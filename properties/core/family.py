@@ -26,7 +26,7 @@ from properties.core.guarantees import BOTH as BOTH
 from properties.core.guarantees import DIM as DIM
 from properties.core.guarantees import Guarantees as Guarantees
 from properties.core.rounding import Approx, Projection, Rounding
-from properties.guards.faults import HarnessError
+from properties.guards.faults import HarnessError, located
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -364,8 +364,19 @@ def end_of(dialect: Dialect) -> End:
 
 
 def guarantees_of(dialect: Dialect) -> Guarantees:
-    """What the mix of a dialect promises."""
-    return mix_of(dialect).guarantees(dialect)
+    """What the mix of a dialect promises.
+
+    Raises:
+        HarnessError: one from outside cannot say.
+    """
+    mix = mix_of(dialect)
+    try:
+        found: Any = mix.guarantees(dialect)
+    except Exception as error:
+        raise HarnessError(f"the mix family {mix.name!r} cannot say what it guarantees: {located(error)}") from None
+    if not isinstance(found, Guarantees):
+        raise HarnessError(f"the mix family {mix.name!r} guarantees {found!r}; expected a Guarantees")
+    return found
 
 
 def declared_bounds(dialect: Dialect) -> tuple[str, ...]:

@@ -85,6 +85,12 @@ def raised_at(error: BaseException) -> tuple[str, int] | None:
     return trace.tb_frame.f_code.co_filename, trace.tb_lineno
 
 
+def located(error: BaseException) -> str:
+    """``ValueError: too many (mixing.py:12)``, the file and line of the last frame, where they are known."""
+    place = raised_at(error)
+    return described(error) + (f" ({Path(place[0]).name}:{place[1]})" if place else "")
+
+
 _PACKAGE = Path(__file__).parents[1]
 
 
