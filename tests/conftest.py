@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -14,6 +17,7 @@ with jaxtyping.install_import_hook(
 ):
     import mhc_ref.gain as gain
 
+from mhc_ref import registry
 from properties.plugin.options import profile_name
 
 __all__ = ["gain"]
@@ -26,6 +30,29 @@ def unheard_signals() -> Generator[None]:
     woken = signal.set_wakeup_fd(-1)
     yield
     signal.set_wakeup_fd(woken)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def families_of_this_file(request: pytest.FixtureRequest) -> Generator[None]:
+    """Families from outside are those that a file of tests defines, imports, makes or BRINGS (a folder): what other files
+    have registered is not there to be identified or listed."""
+    module = request.module
+    near = {module.__name__, *(getattr(one, "__module__", None) or "" for one in vars(module).values())}
+    near |= {one.__name__ for one in vars(module).values() if isinstance(one, ModuleType)}
+    homes = {module.__file__, getattr(module, "BRINGS", None)}
+    everything = dict(registry._outside)
+    for key, one in everything.items():
+        ours = type(one).__module__.startswith("properties.") or type(one).__module__ in near
+        if not ours and homes.isdisjoint((_file(one), str(Path(_file(one)).parent))):
+            del registry._outside[key]
+    yield
+    registry._outside.update({**everything, **registry._outside})
+
+
+def _file(family: Any) -> str:
+    """The file that a family is defined in, which as a target is a module of another name."""
+    codes = [getattr(one, "__code__", None) for one in vars(type(family)).values()]
+    return next((code.co_filename for code in codes if code is not None), "")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ late, and a captured call is a list of kernels on fixed addresses that is run ag
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from properties.core import trial
+from properties.core import observer, trial
 from properties.core.device import DEVICES, Device, Graph
 from properties.guards import plain
 
@@ -215,7 +215,14 @@ def fake_device() -> Generator[FakeDevice]:
     mode = FakeMode()
     device = FakeDevice(mode)
     # A tensor of a GPU is a plain one; here it is a subclass that is taken for plain where what it holds is.
-    oddity = mock.patch.object(trial, "oddity", lambda got: plain.oddity(got.held if type(got) is Placed else got))
-    kept = mock.patch.object(trial, "plain", lambda got: got if type(got) is Placed else plain.plain(got))
-    with mock.patch.dict(DEVICES, {FAKE.type: device}), oddity, kept, FromData(), mode:
+    odd, kept = plain.oddity, plain.plain
+    with ExitStack() as patched:
+        for asking in (observer, trial):
+            shown = mock.patch.object(asking, "oddity", lambda got: odd(got.held if type(got) is Placed else got))
+            taken = mock.patch.object(asking, "plain", lambda got: got if type(got) is Placed else kept(got))
+            patched.enter_context(shown)
+            patched.enter_context(taken)
+        patched.enter_context(mock.patch.dict(DEVICES, {FAKE.type: device}))
+        patched.enter_context(FromData())
+        patched.enter_context(mode)
         yield device

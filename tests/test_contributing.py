@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
 CHANGES = {
     "a law",
+    "a circumstance that must not matter to a call",
     "a bound",
     "a deviation",
     "a control",

@@ -27,7 +27,6 @@ def test_no_law_is_made_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ["check", "ref"],
         pytest.param(["laws"], marks=pytest.mark.slow),
-        pytest.param(["identify", "ref"], marks=pytest.mark.slow),
     ],
 )
 def test_a_python_without_docstrings_is_named_and_no_verdict_is_given(command: list[str], tmp_path: Path) -> None:

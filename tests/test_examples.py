@@ -21,6 +21,7 @@ from properties.targets.target import resolve
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "families.md").read_text()
 FILES = ["examples/cayley.py:Mine", "examples/claims.py:Mine"]
+BRINGS = str(ROOT / "examples")
 CPU = torch.device("cpu")
 QUICK = {
     "examples/cayley.py:Mine": ("manifold.orthogonal-matrices-preserve-norms",),

@@ -228,3 +228,18 @@ def test_without_an_iteration_sinkhorn_guarantees_little() -> None:
         assert not held.nonexpansive
     assert guarantees_of(Dialect(denominator_eps=1e-6)).sums == set()
     assert guarantees_of(Dialect(denominator_eps=1e-6)).capped == {"row"}
+
+
+def test_a_gradient_that_moves_what_is_promised_is_caught(tmp_path: Path) -> None:
+    """Sums that are 1 have no gradient: one logit that pulls at every entry alike is seen, in float32 too."""
+    law = all_laws()["gradient.what-is-promised-does-not-move"]
+
+    class Pulled(Reference):
+        def project(self, logits: Tensor) -> Tensor:
+            found = super().project(logits)
+            first = logits[..., :1, None]
+            return found + 1e-3 * (first - first.detach())
+
+    for made, status in ((Reference(MHC_LITE), "passed"), (Pulled(MHC_LITE, "pulled"), "failed")):
+        subject = Subject("ref:MHC_LITE", made, torch.float32, torch.device("cpu"))
+        assert examine(law, subject, QUICK, directory=tmp_path).status == status
