@@ -34,8 +34,10 @@ def unheard_signals() -> Generator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def families_of_this_file(request: pytest.FixtureRequest) -> Generator[None]:
-    """Families from outside are those that a file of tests defines, imports, makes or BRINGS (a folder): what other files
-    have registered is not there to be identified or listed."""
+    """Families from outside are those that a file of tests defines, imports, makes or BRINGS (a folder).
+
+    What other files have registered is not there to be identified or listed.
+    """
     module = request.module
     near = {module.__name__, *(getattr(one, "__module__", None) or "" for one in vars(module).values())}
     near |= {one.__name__ for one in vars(module).values() if isinstance(one, ModuleType)}
