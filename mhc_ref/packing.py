@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -35,9 +35,15 @@ def logits_shape(n: int, dialect: Dialect) -> torch.Size:
     """The shape of one token's residual logits: (n, n), or what the mix of the dialect says.
 
     Raises:
-        ValueError: the mix is not for n streams.
+        ValueError: the mix is not for n streams, or says no shape.
     """
-    return torch.Size(_mix(dialect).shape(n, dialect))
+    shape: Any = _mix(dialect).shape(n, dialect)
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in cast(Any, shape)):
+        raise ValueError(
+            f"the mix family {dialect.residual!r} gives the shape {shape!r} for the logits of {n} streams; expected a "
+            "tuple of whole numbers"
+        )
+    return torch.Size(cast(Any, shape))
 
 
 def residual_size(n: int, dialect: Dialect) -> int:

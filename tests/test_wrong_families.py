@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, registry
+from mhc_ref.packing import logits_shape
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.core.exact_truth import ExactTruth
@@ -91,3 +92,17 @@ def test_what_a_formula_keeps_may_be_guaranteed(claims: dict[str, Any], register
 def test_what_a_family_declares_is_read_when_it_is_registered(wrong: dict[str, Any], registered: Any) -> None:
     with pytest.raises(ValueError, match=rf"the mix family 'test_bent' has {next(iter(wrong))} .*; expected"):
         registered(**wrong)
+
+
+@pytest.mark.parametrize("exact", [raises, lambda self, z, n, d, real: [z[: n - 1]]], ids=["raises", "ragged"])
+def test_a_formula_in_mpmath_that_fails_is_named(exact: Any, registered: Any) -> None:
+    truth = ExactTruth(Dialect(residual=registered(exact=exact).name))
+    with pytest.raises(HarnessError, match="no truth to judge by: the formula in mpmath of the mix family 'test_bent'"):
+        truth.project(torch.zeros(1, 3, 3))
+
+
+@pytest.mark.parametrize("shape", [9, (3.0, 3), None], ids=str)
+def test_a_shape_that_is_none_is_told_to_the_family(shape: Any, registered: Any) -> None:
+    dialect = Dialect(residual=registered(shape=lambda self, n, dialect: shape).name)
+    with pytest.raises(ValueError, match=r"the mix family 'test_bent' gives the shape .*; expected a tuple"):
+        logits_shape(3, dialect)

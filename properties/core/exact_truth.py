@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhc_ref import Dialect, Mappings, Params
+from mhc_ref import Dialect, Mappings, Params, registry
 from mhc_ref.exact import Exact
 from mhc_ref.packing import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec
 from properties.core.truth import listed, present, wide
-from properties.guards.faults import HarnessError
+from properties.guards.faults import HarnessError, located
 
 
 class ExactTruth:
@@ -30,6 +30,8 @@ class ExactTruth:
         except LookupError as error:  # of a family from outside
             raise HarnessError(str(error)) from None
         self._dialect = dialect
+        named = {(slot, getattr(dialect, field)): None for field, slot in registry.SLOTS.items()}
+        self._outside = [f"the {slot} family {name!r}" for slot, name in named if registry.outside(slot, name)]
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res as emitted, rounded to float64."""
@@ -222,8 +224,16 @@ class ExactTruth:
             key = b"".join(part.numpy().tobytes() for part in row)
             if key not in known:
                 sound = all(bool(torch.isfinite(part).all()) for part in row[:checked])
-                found = function(*(part.tolist() for part in row)) if sound else [None] * len(shapes)
-                known[key] = [_tensor(part, shape) for part, shape in zip(found, shapes, strict=True)]
+                try:
+                    found = function(*(part.tolist() for part in row)) if sound else [None] * len(shapes)
+                    known[key] = [_tensor(part, shape) for part, shape in zip(found, shapes, strict=True)]
+                except Exception as error:
+                    if not self._outside or isinstance(error, HarnessError):
+                        raise
+                    raise HarnessError(
+                        f"there is no truth to judge by: the formula in mpmath of {' or '.join(self._outside)} cannot "
+                        f"be used for {[part.tolist() for part in row]}: {located(error)}"
+                    ) from None
             rows.append(known[key])
         if not rows:
             return [torch.zeros((*batch, *shape), dtype=torch.float64) for shape in shapes]
