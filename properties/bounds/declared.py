@@ -196,9 +196,22 @@ def _remembered(formula: Formula, bits: tuple[tuple[bytes, tuple[int, ...]], ...
     known = [_near(formula, k, v, e) for k, (v, e) in enumerate(zip(values, errors, strict=True))]
     moved = [torch.where(near, e, 0.0) for near, e in zip(known, errors, strict=True)]
     error = _added(formula, values, moved, found, r) + (formula.family.roundings or 0) * r.unit * found.abs() + r.tiny
+    if formula.reverse and formula.of_logits:
+        error = torch.maximum(error, _jump(formula, values, moved, found, r))
     # Where nothing is claimed of an input, nothing is of what its token becomes.
     claimed = torch.stack([near.flatten(1).all(1) for near in known]).all(0)
     return Approx(found, torch.where(claimed.reshape(-1, *[1] * (found.ndim - 1)), error, INF))
+
+
+def _jump(formula: Formula, values: Sequence[Tensor], errors: Sequence[Tensor], found: Tensor, r: Rounding) -> Tensor:
+    """How far the gradient is from those a rounding away: at a kink, as of relu at 0, any of them is one."""
+    *inputs, cotangent = values
+    steps = [e + r.unit * v.abs().clamp(min=1) for v, e in zip(inputs, errors, strict=False)]
+    off = [
+        (formula(*(v + sign * step for v, step in zip(inputs, steps, strict=True)), cotangent).detach() - found).abs()
+        for sign in (1, -1)
+    ]
+    return torch.maximum(*off).nan_to_num(nan=0.0, posinf=0.0)
 
 
 def _near(formula: Formula, index: int, value: Tensor, error: Tensor) -> Tensor:
