@@ -22,6 +22,8 @@ from properties.explosion.monitor.limits import limits, limits_of
 from properties.explosion.proofs.caps import applied, largest
 from properties.explosion.questions.families import ask
 from properties.explosion.searches.projected import way_of
+from properties.families import Guarantees, Mix
+from properties.guards.faults import HarnessError
 from properties.targets.target import TargetError, resolve
 
 MIXES = '''
@@ -326,3 +328,26 @@ def test_a_block_with_mixing_from_outside_grows_as_its_rows_allow(mixes):
     assert found.proof == find_minimal("block", 30, dialect=RESIDUAL, max_streams=2).proof
     with pytest.raises(ValueError, match="applied rows are normalised"):
         find_minimal("block", 30, dialect=dialect.with_(transposed=False))
+
+
+class Unkept(Mix):
+    """A softmax of rows is not orthogonal."""
+
+    name = "explosion_unkept"
+
+    def project(self, logits, dialect):
+        return logits.softmax(-1)
+
+    def exact(self, z, n, dialect, real):
+        return [real.softmax(z[n * i : n * i + n]) for i in range(n)]
+
+    def guarantees(self, dialect):
+        return Guarantees(orthogonal=True)
+
+
+def test_nothing_is_proved_by_a_guarantee_that_the_formula_does_not_keep():
+    """At n = 4 all weight on one column has the spectral gain 2, which no orthogonal matrix has."""
+    with pytest.raises(
+        HarnessError, match=r"'explosion_unkept' cannot be believed: .* M M\^T is the identity.* proved"
+    ):
+        find_minimal("mhc", "1.2", gain="spectral", dialect=Dialect(residual=Unkept()))

@@ -7,8 +7,15 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from mhc_ref import Dialect
+from mhc_ref.packing import logits_shape
+from properties.core.family import mix_of
 from properties.core.guarantees import DIM, Guarantees
 from properties.core.rounding import Approx
+from properties.guards.faults import HarnessError
+
+SIZES = (0.3, 1.0, 3.0, 8.0, 20.0)
+"""Standard deviations of the logits that a formula is tried at."""
 
 SLACK = 1e-9
 """What a sampled matrix may be off beyond the bound of its family: far above rounding in float64."""
@@ -31,6 +38,32 @@ def broken(claimed: Guarantees, inputs: Tensor, value: Callable[[Approx], Approx
                 f"it guarantees that {words}, but at the input {inputs[at].tolist()} gives {found.value[at].tolist()}"
             )
     return ""
+
+
+def must_be_kept(dialect: Dialect, n: int) -> None:
+    """Try what the mix of a dialect guarantees on its formula in torch, before anything is proved by it.
+
+    Our own are tried by tests, and a mix without a formula cannot be.
+
+    Raises:
+        HarnessError: the formula does not keep it.
+    """
+    mix = mix_of(dialect)
+    if not mix.is_outside or not mix.known:
+        return
+    generator = torch.Generator().manual_seed(11)
+    shape = logits_shape(n, dialect)
+    inputs = torch.stack([size * torch.randn(shape, generator=generator, dtype=torch.float64) for size in SIZES])
+
+    def value(logits: Approx) -> Approx:
+        return Approx.exact(mix.project(logits.value, dialect))
+
+    try:
+        words = broken(mix.guarantees(dialect), inputs, value)
+    except Exception:  # of somebody else's formula, which is named where a search asks for it
+        return
+    if words:
+        raise HarnessError(f"the mix family {mix.name!r} cannot be believed: {words}. Nothing is proved by it")
 
 
 def _kept(

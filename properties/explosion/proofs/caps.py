@@ -28,6 +28,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mhc_ref import Dialect
+from mhc_ref.packing import logits_shape
+from properties.bounds.promises import must_be_kept
 from properties.core.family import Guarantees, mix_of
 from properties.explosion.answer import Answer
 from properties.explosion.composite import decimal, measure
@@ -101,8 +103,26 @@ def cap(question: LogitsQuestion, n: int, depth: int | None) -> Cap | None:
     return caps.get({"signed": "forward"}.get(measure(question.gain), measure(question.gain)))
 
 
+def _sizes(question: LogitsQuestion) -> list[int]:
+    """A few numbers of streams that the mix takes."""
+    taken: list[int] = []
+    for n in range(2, (mix_of(question.dialect).MOST_STREAMS or question.max_streams) + 1):
+        try:
+            logits_shape(n, question.dialect)
+        except ValueError:
+            continue
+        taken.append(n)
+    return taken[:3]
+
+
 def answer(question: LogitsQuestion) -> Answer | None:
-    """What follows without a search; None where one is needed."""
+    """What follows without a search; None where one is needed.
+
+    Raises:
+        HarnessError: the formula of a mix from outside does not keep what its family guarantees.
+    """
+    for n in _sizes(question):
+        must_be_kept(question.dialect, n)
     held, threshold = applied(question.dialect), question.threshold
     if held.nonnegative and len(held.sums) == 2:
         why = "Every row and every column sums to 1, whatever the logits, so all gains of every product are 1"
