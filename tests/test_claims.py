@@ -160,3 +160,8 @@ def test_no_law_of_a_claim_alone_ends_in_an_error(said: str, tmp_path: Path) -> 
     statuses = {law: examined(law, lambda z: z.softmax(-1), said, tmp_path).status for law in all_laws()}
     assert {status for status in statuses.values()} == {"passed", "not-applicable"}, statuses
     assert len([law for law, status in statuses.items() if status == "passed"]) >= 10
+
+
+def test_claims_that_are_no_strings_are_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"claims were given as \(\['non-negative'\],\); expected each as a string"):
+        claims(["non-negative"])  # pyright: ignore[reportArgumentType]

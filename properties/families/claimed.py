@@ -137,4 +137,8 @@ def claims(*said: str, roundings: int = 64, **fields: Any) -> Dialect:
     Raises:
         ValueError: nothing is claimed, or something that is no claim.
     """
+    if not all(isinstance(one, str) for one in said):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(
+            f"claims were given as {said!r}; expected each as a string of its own, some of {', '.join(WORDS)}"
+        )
     return Dialect(residual=MIX.name, claims=", ".join(one.strip() for one in said), roundings=roundings, **fields)
