@@ -41,7 +41,7 @@ def test_an_example_keeps_a_few_laws(target: str, tmp_path: Path) -> None:
     assert {law: one.status for law, one in found.items()} == dict.fromkeys(QUICK[target], "passed")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("target", FILES)
 def test_an_example_keeps_every_law(target: str, dtype: torch.dtype, tmp_path: Path) -> None:

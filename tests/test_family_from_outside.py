@@ -203,7 +203,18 @@ def test_what_is_right_is_never_accused(name: str, tmp_path: Path) -> None:
     assert any(one.status == "passed" for one in found)
 
 
+ROOMS = ("block.agrees-with-oracle", "coefficients.agrees-with-oracle", "depth.layers-are-blocks-in-order")
+"""A law of each kind of thing that a family has a part in."""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RIGHT if isinstance(RIGHT[name], Reference)])
+def test_blocks_and_stacks_of_what_is_right_are_not_accused(name: str, tmp_path: Path) -> None:
+    found = {law: examined(law, RIGHT[name], torch.float32, tmp_path, 2) for law in ROOMS}
+    assert {law: one.status for law, one in found.items()} == dict.fromkeys(ROOMS, "passed")
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_is_right_is_never_accused_by_any_law(name: str, dtype: torch.dtype, tmp_path: Path) -> None:

@@ -484,7 +484,7 @@ def test_a_gradient_that_is_not_a_number_has_not_changed(tmp_path: Path) -> None
         "gradient.projection-pulls-back-however-it-is-called", offering("project", change=spoiled), tmp_path
     )
     assert found.status == "failed"
-    assert "found  the gradient of project by the logits a second time" in found.message
+    assert "found  the gradient of project by logits a second time" in found.message
     assert "got    nan" in found.message
 
 

@@ -287,6 +287,8 @@ def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()
     for name, deviation in (deviations.CATALOGUE | deviations.HIDDEN).items():
         if not wanted("deviation", name, only) or (deviation.needs and device_of(place).lacks(deviation.needs)):
             continue
+        if not any(deviation.applies(dialect) for dialect in dialects().values()):
+            continue  # of a family from outside, which no preset has: `properties.engine.kills` tries those
         found.append(Task("deviation", name, *home(name), examples, stop, laws, place))
     for preset in [name for name in ("PAPER", "DEEPSEEK_V4") if name in PRESETS]:
         for name in controls.CATALOGUE:
