@@ -345,6 +345,18 @@ class Unkept(Mix):
         return Guarantees(orthogonal=True)
 
 
+class Raising(Unkept):
+    name = "explosion_raising"
+
+    def project(self, logits, dialect):
+        raise RuntimeError("out of registers")
+
+
+def test_nothing_is_proved_by_a_guarantee_of_a_formula_that_raises():
+    with pytest.raises(HarnessError, match=r"'explosion_raising' cannot be believed: its formula raised .*registers"):
+        find_minimal("mhc", "1.2", gain="spectral", dialect=Dialect(residual=Raising()))
+
+
 def test_nothing_is_proved_by_a_guarantee_that_the_formula_does_not_keep():
     """At n = 4 all weight on one column has the spectral gain 2, which no orthogonal matrix has."""
     with pytest.raises(

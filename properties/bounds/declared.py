@@ -303,7 +303,7 @@ def _taken_apart(formula: Formula, shapes: tuple[tuple[int, ...], ...]) -> Graph
     given = [torch.randn(shape, generator=noise, dtype=torch.float64) for shape in shapes]
     try:
         return make_fx(torch.func.functionalize(formula.__call__), decomposition_table=table)(*given)
-    except Exception as error:
+    except Exception as error:  # of somebody else's formula, whatever it does
         raise _at_fault(formula, f"{type(error).__name__}: {error}") from error
 
 

@@ -13,6 +13,7 @@ from properties.core.family import mix_of
 from properties.core.guarantees import DIM, Guarantees
 from properties.core.rounding import Approx
 from properties.guards.faults import HarnessError
+from properties.guards.printable import message_of
 
 SIZES = (0.3, 1.0, 3.0, 8.0, 20.0)
 """Standard deviations of the logits that a formula is tried at."""
@@ -46,10 +47,11 @@ def must_be_kept(dialect: Dialect, n: int) -> None:
     Our own are tried by tests, and a mix without a formula cannot be.
 
     Raises:
-        HarnessError: the formula does not keep it.
+        HarnessError: the formula does not keep it, or raises.
     """
     mix = mix_of(dialect)
-    if not mix.is_outside or not mix.known:
+    claimed = mix.guarantees(dialect)
+    if not mix.is_outside or not mix.known or claimed == Guarantees():
         return
     generator = torch.Generator().manual_seed(11)
     shape = logits_shape(n, dialect)
@@ -59,9 +61,9 @@ def must_be_kept(dialect: Dialect, n: int) -> None:
         return Approx.exact(mix.project(logits.value, dialect))
 
     try:
-        words = broken(mix.guarantees(dialect), inputs, value)
-    except Exception:  # of somebody else's formula, which is named where a search asks for it
-        return
+        words = broken(claimed, inputs, value)
+    except Exception as error:  # of somebody else's formula, whatever it is: by what cannot be tried nothing is proved
+        words = f"its formula raised {message_of(error)}"
     if words:
         raise HarnessError(f"the mix family {mix.name!r} cannot be believed: {words}. Nothing is proved by it")
 
