@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -29,6 +27,7 @@ from properties.explosion.search import find_minimal
 from properties.guards.answer import HARNESS_ERROR, refusal, tell
 from properties.guards.faults import HarnessError
 from properties.guards.printable import message_of, printable
+from properties.guards.progress import progress
 from properties.guards.whole import unwritable
 from properties.targets.target import TargetError
 from properties.targets.trust import replay_line
@@ -46,14 +45,12 @@ def explode_command(
     **options: Any,
 ) -> None:
     """Find the smallest network of a family that explodes, or prove that there is none."""
-    progress = _Progress()
-    with _refusing("explode", as_json, progress):
+    with _refusing("explode", as_json), progress("explode") as line:
         _ready("--save", save_to)
         _ready("--plot", plot)
         if plot is not None:
             ready(plot)
-        found = find_minimal(family, _threshold(threshold, options["gain"]), progress=progress, **options)
-        progress.end()
+        found = find_minimal(family, _threshold(threshold, options["gain"]), progress=line.say, **options)
     if not as_json:
         typer.echo(found.to_text())
     lost = False
@@ -111,8 +108,7 @@ def atlas_command(
     plot: Annotated[str | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
 ) -> None:
     """Minimal depth against weight deviation, family by family: closed form beside search."""
-    progress = _Progress()
-    with _refusing("atlas", as_json, progress):
+    with _refusing("atlas", as_json), progress("atlas") as line:
         _ready("--plot", plot)
         if plot is not None:
             ready(plot)
@@ -123,9 +119,8 @@ def atlas_command(
             max_depth=max_depth,
             seed=seed,
             budget=budget,
-            progress=progress,
+            progress=line.say,
         )
-        progress.end()
     if not as_json:
         typer.echo(found.to_text())
     lost = False
@@ -139,15 +134,13 @@ def atlas_command(
 
 
 @contextlib.contextmanager
-def _refusing(command: str, as_json: bool, progress: _Progress) -> Generator[None]:
+def _refusing(command: str, as_json: bool) -> Generator[None]:
     """What cannot be asked ends in one sentence; a bug of ours in its traceback, behind an object with --json."""
     try:
         yield
     except (ValueError, OSError, PictureError, TargetError, HarnessError) as error:
-        progress.end()
         _refuse(command, message_of(error), as_json)
     except Exception as error:
-        progress.end()
         if as_json:
             tell(refusal(f"{type(error).__name__}: {message_of(error)}", HARNESS_ERROR))
         raise
@@ -182,29 +175,6 @@ def _written(command: str, write: Callable[[], Any]) -> Any:
     except (OSError, PictureError, ValueError) as error:
         typer.echo(f"{command}: a file could not be written: {message_of(error)}", err=True)
         return None
-
-
-class _Progress:
-    """One line on stderr that is written over on a terminal, and a line every five seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._last = time.monotonic()
-        self._open = False
-
-    def __call__(self, line: str) -> None:
-        if self._terminal:
-            sys.stderr.write(f"\r\033[K{line}")
-            sys.stderr.flush()
-            self._open = True
-        elif time.monotonic() - self._last >= 5:
-            self._last = time.monotonic()
-            typer.echo(line, err=True)
-
-    def end(self) -> None:
-        if self._open:
-            sys.stderr.write("\r\033[K")
-            self._open = False
 
 
 def _threshold(given: str | None, gain: str | None) -> str:

@@ -40,7 +40,7 @@ class Clock:
             raise BudgetSpent
         if self._progress is not None and seconds - self._reported >= 0.2:
             self._reported = seconds
-            self._progress(f"{self.stage}: best {self.best}, {seconds:.1f} s")
+            self._progress(f"{self.stage}: best {self.best}")
 
 
 def smallest(
