@@ -133,7 +133,7 @@ def test_the_report_holds_what_was_run_and_nothing_else(laws: pytest.Pytester) -
     result = verify(laws, "--impl", "targets.py:Right", "--impl", "ref:LIGER", "--report", "out")
     assert result.ret == 0
     found = report(laws, "out")
-    assert list(found) == ["schema", "complete", "totals", "versions", "runs"]
+    assert list(found) == ["schema", "complete", "totals", "versions", "causes", "runs"]
     assert (found["schema"], found["complete"]) == (SCHEMA, True)
     assert {"python", "torch", "mhc-properties", "hypothesis", "numpy", "mpmath"} <= set(found["versions"])
     for one in found["runs"]:

@@ -11,17 +11,20 @@ import json
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from properties.guards.printable import message_of, printable
 from properties.guards.whole import write_whole
+from properties.report.cause import Cause, entries, numbered
 
 STATUSES = ("passed", "failed", "known", "not-applicable", "error")
 
-SCHEMA = 2
-"""The number of the form that report.json has. Form 1, without a number and without `complete`, is read too."""
+SCHEMA = 3
+"""The number of the form that report.json has. Form 2, without `causes`, and form 1, without a number and without
+`complete`, are read too."""
 
 NOTHING_EXERCISED = 5
 """Exit status of a run that exercised no law: pytest's own where no test was run."""
@@ -39,7 +42,13 @@ class ReportError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One law on one implementation, dtype and device; plain data, so that it travels between processes."""
+    """One law on one implementation, dtype and device; plain data, so that it travels between processes.
+
+    Attributes:
+        causes: the keys of the causes that explain its failure: several where only all of them together do.
+        belongs: how that is known: "first" (the failure that was explained), "shown", "not told apart", or empty.
+        readable: how readable its counterexample is, the smaller the more so; None where there is none.
+    """
 
     implementation: str
     dialect: dict[str, Any]
@@ -54,6 +63,9 @@ class Line:
     claims: int = 0
     abstentions: int = 0
     declared_bounds: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    belongs: str = ""
+    readable: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a plain dictionary."""
@@ -62,12 +74,16 @@ class Line:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Line:
         """Back from `to_json`."""
-        fields: dict[str, Any] = {**data, "declared_bounds": tuple(data.get("declared_bounds", ()))}
+        several = {name: tuple(data.get(name, ())) for name in ("declared_bounds", "causes")}
+        fields: dict[str, Any] = {**data, **several}
         return cls(**fields)
 
 
-def runs(lines: Iterable[Line]) -> list[dict[str, Any]]:
-    """The lines grouped into runs: {implementation, dialect, dtype, device, laws}, in the order in which they came."""
+def runs(lines: Iterable[Line], ids: Mapping[str, str] = MappingProxyType({})) -> list[dict[str, Any]]:
+    """The lines grouped into runs: {implementation, dialect, dtype, device, laws}, in the order in which they came.
+
+    `ids`: the id of every cause by its key.
+    """
     grouped: dict[tuple[str, str, str], dict[str, Any]] = {}
     for line in lines:
         key = (line.implementation, line.dtype, line.device)
@@ -90,6 +106,10 @@ def runs(lines: Iterable[Line]) -> list[dict[str, Any]]:
             "counterexample": line.counterexample,
             "claims": line.claims,
             "abstentions": line.abstentions,
+            "cause": next((ids.get(key, key) for key in line.causes), None),
+            "causes": [ids.get(key, key) for key in line.causes],
+            "belongs": line.belongs,
+            "readable": line.readable,
         }
     return list(grouped.values())
 
@@ -170,27 +190,39 @@ def _number(ratio: float | None) -> float:
     return math.inf if ratio is None else ratio
 
 
-def made(lines: list[Line], collected: int, versions: dict[str, str], complete: bool = True) -> dict[str, Any]:
-    """The content of report.json: {schema, complete, totals, versions, runs}."""
+def made(
+    lines: list[Line],
+    collected: int,
+    versions: dict[str, str],
+    complete: bool = True,
+    causes: Sequence[Cause] = (),
+) -> dict[str, Any]:
+    """The content of report.json: {schema, complete, totals, versions, causes, runs}."""
     total = totals(lines, collected)
     return {
         "schema": SCHEMA,
         "complete": complete,
         "totals": {**total, "sentence": sentence(total)},
         "versions": versions,
-        "runs": runs(lines),
+        "causes": entries(causes, lines),
+        "runs": runs(lines, numbered(causes)),
     }
 
 
 def write(
-    path: Path, lines: list[Line], collected: int, versions: dict[str, str], complete: bool = True
+    path: Path,
+    lines: list[Line],
+    collected: int,
+    versions: dict[str, str],
+    complete: bool = True,
+    causes: Sequence[Cause] = (),
 ) -> dict[str, Any]:
     """Write report.json, whole or not at all, and return its content.
 
     Raises:
         OSError: it cannot be written; what stood there is untouched.
     """
-    report = made(lines, collected, versions, complete)
+    report = made(lines, collected, versions, complete, causes)
     write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
     return report
 
@@ -261,6 +293,7 @@ def lines_of(report: dict[str, Any]) -> list[Line]:
 
 def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
     fields = {name: entry[name] for name in entry if name in _ENTRY}
+    fields["causes"] = tuple(fields.get("causes", ()))
     line = Line(run["implementation"], run["dialect"], run["dtype"], run["device"], law, **fields)
     line = dataclasses.replace(line, declared_bounds=tuple(run.get("declared_bounds", ())))
     words = (
@@ -270,6 +303,8 @@ def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
         line.reason,
         line.counterexample or "",
         *line.declared_bounds,
+        *line.causes,
+        line.belongs,
     )
     if not all(isinstance(one, str) for one in words):  # pyright: ignore[reportUnnecessaryIsInstance]  # a file
         raise TypeError(f"{law} has something else than a string where one belongs")

@@ -1,0 +1,273 @@
+"""What is wrong with an implementation, taken apart: slips, undeclared limits, and what nothing explains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from mhc_ref import Dialect
+from properties.catalogue.deviations import CATALOGUE, HIDDEN, Deviant
+from properties.core.estimate import Estimate
+from properties.core.implementation import Implementation
+from properties.diagnosis.composing import compose
+from properties.diagnosis.diagnose import identify
+from properties.diagnosis.findings import joined
+from properties.diagnosis.identification import Identification, redialects
+from properties.diagnosis.measured import KINDS, Measured
+from properties.diagnosis.words import difference_in_words
+
+TOGETHER = (
+    ("start", "start_axis", "last_axis"),
+    ("denominator", "denominator_eps"),
+    ("rms_eps", "rms_eps_inside"),
+    ("norm_over", "shared_projection"),
+)
+"""Fields that are one choice of whoever writes a kernel: where several of a group differ, that is one slip."""
+
+STAGE_OF = {
+    "residual": "projection",
+    "last_axis": "projection",
+    "start": "projection",
+    "start_axis": "projection",
+    "iterations": "projection",
+    "entry_eps": "projection",
+    "denominator_eps": "projection",
+    "denominator": "projection",
+    "transposed": "post",
+    "pre": "sigmoid",
+    "pre_eps": "sigmoid",
+    "post": "sigmoid",
+    "post_scale": "sigmoid",
+    "dynamic": "gates",
+    "norm_over": "norm",
+    "shared_projection": "matmul",
+    "rms_eps": "norm",
+    "rms_eps_inside": "norm",
+    "expand": "expand",
+    "collapse": "collapse",
+}
+"""At which stage a field of the dialect acts first."""
+
+_OF_KIND = {
+    "scaling": "gates",
+    "initialisation": "gates",
+    "normalisation": "norm",
+    "order": "projection",
+    "orientation": "post",
+    "eps": "projection",
+    "iterations": "projection",
+    "packing": "matmul",
+    "missing-term": "post",
+    "dtype": "precision",
+    "gradient": "gradient",
+    "collapse": "collapse",
+    "execution": "execution",
+    "device": "execution",
+    "gamed": "execution",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One independent slip: fields that differ from the declared dialect, a named deviation, or a measured number.
+
+    Attributes:
+        fields: field -> the value that is computed.
+        deviation: the name of a deviation of the catalogue; None where it is none.
+        number: of a measured slip its name, class, value and the two ends of its error bar.
+        stage: where it acts first.
+        words: one clause, as in "h_res is applied untransposed".
+        ties: other explanations that fit as well.
+    """
+
+    fields: dict[str, Any] = field(default_factory=lambda: {})
+    deviation: str | None = None
+    number: tuple[str, str, float, float, float] | None = None
+    stage: str = ""
+    words: str = ""
+    ties: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other part, the same in every process of a run."""
+        if self.deviation is not None:
+            return f"deviation {self.deviation}"
+        if self.number is not None:
+            return f"{self.number[0]} = {self.number[2]:.6g}"
+        return ", ".join(f"{name} = {value!r}" for name, value in sorted(self.fields.items()))
+
+    @property
+    def measured(self) -> Measured | None:
+        """The measured slip; None where it is none."""
+        if self.number is None:
+            return None
+        name, kind, value, low, high = self.number
+        found = next(one for one in KINDS[name] if one.__name__ == kind)
+        return Measured(name, found, Estimate(value, low, high))
+
+    def explanation(self) -> dict[str, Any]:
+        """As in a report: {fields, deviation, measured}."""
+        measured = {self.number[0]: self.number[2]} if self.number else None
+        return {"fields": self.fields, "deviation": self.deviation, "measured": measured}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Something that an implementation refuses and its declaration accepts.
+
+    Attributes:
+        attribute: of the implementation, as in "strided".
+        declare: the line to write, as in "strided = False".
+        words: one clause, as in "inputs with other strides raise RuntimeError".
+        error: the name of the exception's class; empty where what came back had the wrong form.
+        place: "file.py:12" of the target's own innermost frame; empty where it is not known.
+    """
+
+    attribute: str
+    declare: str
+    words: str
+    error: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the exam of a diagnosis says of one implementation.
+
+    Attributes:
+        parts: independent slips, which together give every answer that something explains.
+        limits: what it refuses though its declaration accepts it.
+        unexplained: (stage, kind) of what nothing explains; kinds are those of `properties.core.kinds`.
+        notes: what else there is to say, a line each: the next best explanation, what would settle a question.
+        ratio: error / bound of the explanation on fresh questions.
+        calls: how often the implementation was called.
+        none: why there is no account, where there is none.
+    """
+
+    parts: tuple[Part, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    unexplained: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    ratio: float = 0.0
+    calls: int = 0
+    none: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, which another process can read."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Account:
+        """Back from `to_json`."""
+
+        def part(one: dict[str, Any]) -> Part:
+            number = tuple(one["number"]) if one["number"] else None
+            fields: dict[str, Any] = {**one, "number": number, "ties": tuple(one["ties"])}
+            return Part(**fields)
+
+        fields: dict[str, Any] = {
+            **data,
+            "parts": tuple(part(one) for one in data["parts"]),
+            "limits": tuple(Limit(**one) for one in data["limits"]),
+            "unexplained": tuple((stage, kind) for stage, kind in data["unexplained"]),
+            "notes": tuple(data["notes"]),
+        }
+        return cls(**fields)
+
+
+def account_of(
+    implementation: Implementation, *, dtype: torch.dtype | None = None, device: str = "cpu", seconds: float = 4.0
+) -> Account:
+    """What is wrong with an implementation.
+
+    Arguments:
+        dtype: of the states; its finest if not given.
+        device: where it computes.
+        seconds: of computing, after which the search for slips ends.
+
+    Raises:
+        NoVerdict, HarnessError: as `identify`.
+    """
+    found = identify(implementation, dtype=dtype, device=device, seconds=seconds, hidden=0)
+    return of_identification(found, implementation.dialect)
+
+
+def of_identification(found: Identification, declared: Dialect) -> Account:
+    """The account that an identification amounts to."""
+    parts = tuple(_parts(found, declared)) if found.explained else ()
+    unexplained = () if found.explained else ((found.stage, "value"),)
+    return Account(parts, (), unexplained, (), found.residual_ratio, found.calls)
+
+
+def _parts(found: Identification, declared: Dialect) -> Iterator[Part]:
+    ties = tuple(str(one) for one in found.ties)
+    names = list(found.deviations)
+    differs = dict(found.differs)
+    if differs and (same := redialects(declared, differs)):
+        name = next((one for one in names if one in same), same[0])
+        names = [one for one in names if one not in same]
+        yield replace(of_deviation(name), ties=ties)
+        differs, ties = {}, ()
+    for group in _grouped(differs):
+        values = {name: found for name, (_, found) in group.items()}
+        same = redialects(declared, group)
+        words = ", ".join(difference_in_words(group))
+        if same:
+            yield replace(of_deviation(same[0]), fields=values, words=words, ties=ties)
+        else:
+            yield Part(values, stage=_stage_of(values), words=words, ties=ties)
+        ties = ()
+    for name in names:
+        yield replace(of_deviation(name), ties=ties)
+        ties = ()
+    if (measured := found.measured) is not None:
+        bar = measured.estimate
+        number = measured.name, measured.kind.__name__, measured.value, bar.low, bar.high
+        yield Part(number=number, stage="gates", words=measured.words(), ties=ties)
+
+
+def _grouped(differs: dict[str, tuple[Any, Any]]) -> list[dict[str, tuple[Any, Any]]]:
+    """Fields that differ, those of a group together."""
+    groups: list[dict[str, tuple[Any, Any]]] = []
+    left = dict(differs)
+    while left:
+        name = next(iter(left))
+        group = next((one for one in TOGETHER if name in one), (name,))
+        groups.append({one: left.pop(one) for one in group if one in left})
+    return groups
+
+
+def of_deviation(name: str) -> Part:
+    """A named deviation as a part."""
+    slip = (CATALOGUE | HIDDEN)[name]
+    words = slip.slip.rstrip(".")
+    return Part(deviation=name, stage=_OF_KIND[slip.kind], words=words[:1].lower() + words[1:])
+
+
+def _stage_of(fields: dict[str, Any]) -> str:
+    return next((STAGE_OF[name] for name in fields if name in STAGE_OF), "projection")
+
+
+def made(parts: Sequence[Part], declared: Dialect) -> Deviant | None:
+    """The explaining implementation: the reference with these slips, declaring what the target declares.
+
+    None where they make none together.
+    """
+    computed = joined(declared, {name: value for one in parts for name, value in one.fields.items()})
+    names = tuple(one.deviation for one in parts if one.deviation is not None and not one.fields)
+    numbers = [one.measured for one in parts if one.measured is not None]
+    if len(numbers) > 1 or (numbers and names):  # until measured slips can be composed
+        return None
+    try:
+        if numbers:
+            found = numbers[0].make(computed)
+        else:
+            found = compose(names, computed) if names else Deviant(computed, "explanation")
+    except ValueError:
+        return None
+    if found is not None:
+        found.dialect = declared
+    return found

@@ -1,0 +1,100 @@
+"""A cause: one thing that is wrong, and the failures that it explains, as a run reports it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from properties.report.report import Line
+
+KINDS = ("value", "nan", "exception", "contract", "memory", "time", "randomness", "limit")
+"""What a failure is like."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cause:
+    """One thing that is wrong with an implementation; plain data, so that it travels between processes.
+
+    Attributes:
+        key: what tells it from every other cause of the run, the same in every process.
+        implementation: the name of the implementation.
+        summary: one clause, as in "h_res is applied transposed".
+        explanation: {fields, deviation, measured}; None where nothing explains it.
+        stage: where it acts first.
+        kind: what its failures are like, one of `KINDS`.
+        where: the sizes at which it happens, in words; None where they do not matter or are not known.
+        notes: what else there is to say, a line each: ties, what to declare, the target's own lines.
+        first: the law whose failure was explained first.
+    """
+
+    key: str
+    implementation: str
+    summary: str
+    explanation: dict[str, Any] | None = None
+    stage: str = ""
+    kind: str = "value"
+    where: str | None = None
+    notes: tuple[str, ...] = ()
+    first: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a plain dictionary."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Cause:
+        """Back from `to_json`."""
+        fields: dict[str, Any] = {**data, "notes": tuple(data.get("notes", ()))}
+        return cls(**fields)
+
+
+def merged(causes: Iterable[Cause]) -> dict[str, Cause]:
+    """Causes by key, in the order in which they came; of two with one key the first stays."""
+    found: dict[str, Cause] = {}
+    for one in causes:
+        found.setdefault(one.key, one)
+    return found
+
+
+def numbered(causes: Iterable[Cause]) -> dict[str, str]:
+    """The id of every cause by its key: "c1", "c2", ... in the order in which they came."""
+    return {one.key: f"c{number}" for number, one in enumerate(causes, 1)}
+
+
+def of_cause(cause: Cause, lines: Iterable[Line]) -> list[Line]:
+    """The failures that belong to a cause, the one with the most readable counterexample first."""
+    found = [line for line in lines if cause.key in line.causes and line.status == "failed"]
+    return sorted(found, key=lambda line: (line.counterexample is None, *_readable(line)))
+
+
+def _readable(line: Line) -> tuple[bool, float]:
+    return line.readable is None, line.readable or 0.0
+
+
+def entries(causes: Sequence[Cause], lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The causes as report.json has them: {id, summary, explanation, stage, kind, where, laws, implementation,
+    counterexample, shown, untold, notes}: of so many `laws` that failed, so many were `shown` to belong, that which was
+    explained among them, and so many were not told apart."""
+    ids = numbered(causes)
+    found: list[dict[str, Any]] = []
+    for one in causes:
+        failed = of_cause(one, lines)
+        found.append(
+            {
+                "id": ids[one.key],
+                "summary": one.summary,
+                "explanation": one.explanation,
+                "stage": one.stage,
+                "kind": one.kind,
+                "where": one.where,
+                "laws": len(failed),
+                "implementation": one.implementation,
+                "counterexample": failed[0].counterexample if failed else None,
+                "shown": sum(line.belongs in ("first", "shown") for line in failed),
+                "untold": sum(line.belongs == "not told apart" for line in failed),
+                "notes": list(one.notes),
+            }
+        )
+    return found
