@@ -15,6 +15,7 @@ from properties.core.case import Case
 from properties.core.law import Law
 from properties.core.trial import LawBroken, NoRoom, TargetRaised
 from properties.engine.message import counterexample, explain
+from properties.engine.readable import example, readable
 from properties.engine.spread import after_the_simplest, database, fewer_streams, frames, seed_of, settings_of
 from properties.engine.subject import Profile, Status, Subject, Verdict
 from properties.engine.trying import try_case
@@ -113,6 +114,8 @@ class Search:
             message=message,
             executed_law=executed,
             case=case,
+            readable=readable(case, broken),
+            example=example(case, broken),
         )
 
     def _said(self, status: Status, reason: str, worst: float) -> Verdict:

@@ -96,3 +96,7 @@ class Verdict:
     """The smallest failing input that was found."""
     claims: int = 0
     abstentions: int = 0
+    readable: float | None = None
+    """How hard the counterexample is to read, see `properties.engine.readable`; None where there is none."""
+    example: tuple[str, ...] = ()
+    """The counterexample in few lines."""
