@@ -6,11 +6,15 @@ import contextlib
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from properties.commands import verify
+from properties.diagnosis import identify_command
 from properties.guards import progress as module
-from properties.guards.progress import OFTEN, SELDOM, progress
+from properties.guards.progress import OFTEN, SELDOM, Progress, progress
+from properties.plugin.launch import Outcome
 
 
 class Terminal(io.StringIO):
@@ -119,3 +123,32 @@ def test_rich_is_loaded_with_the_first_line_on_a_terminal() -> None:
     asked = "import sys\nprint([name for name in sys.modules if name.partition('.')[0] == 'rich'])"
     done = subprocess.run([sys.executable, "-c", words + asked], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a command says while it works, all of it."""
+    heard: list[str] = []
+    monkeypatch.setattr(Progress, "say", lambda self, text, done=None, total=None: heard.append(text))
+    return heard
+
+
+def test_identify_says_what_it_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = stages(monkeypatch)
+    file = tmp_path / "mine.py"
+    file.write_text("def strange(logits):\n    return logits.cos()\n")
+    assert identify_command(f"{file}:strange", as_json=True, seconds=0.01) == 1
+    assert any(text.startswith("asking for h_res of logits of size") for text in heard), heard
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_verify_says_which_explosion_it_looks_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = stages(monkeypatch)
+    monkeypatch.setattr("properties.plugin.launch.launch", lambda arguments, folder: Outcome(0, None))
+    monkeypatch.setattr(verify, "EXPLOSIONS", (("residual", {"threshold": "100", "branch_bound": "0.1"}),))
+    assert verify.main_job(as_json=True, directory=tmp_path) == 0
+    assert any(text.startswith("explosion of residual, ") for text in heard), heard
+    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from properties.commands.options import JsonOption
 from properties.guards.answer import progress_on_stderr, tell
+from properties.guards.progress import progress
+
+if TYPE_CHECKING:
+    from properties.explosion.result import Explosion
+    from properties.guards.progress import Progress
 
 TARGETS = ("ref:PAPER", "ref:DEEPSEEK_V4")
 PUBLISHED = {"transformers": "published:transformers-deepseek-v4"}
@@ -45,7 +52,11 @@ def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -
     arguments = [*LAWS_ALONE, "-n", "auto", f"--report={directory}", *(f"--impl={target}" for target in targets)]
     with progress_on_stderr(as_json):
         outcome = launch(arguments, directory.absolute())
-    found = [find_minimal(family, **options) for family, options in EXPLOSIONS]  # pyright: ignore[reportArgumentType]  # a table of keyword arguments
+    with progress("verify", total=len(EXPLOSIONS)) as line:
+        found: list[Explosion] = []
+        for number, (family, options) in enumerate(EXPLOSIONS, 1):
+            say = partial(_say, line, family, number)
+            found.append(find_minimal(family, progress=say, **options))  # pyright: ignore[reportArgumentType]  # a table of keyword arguments
     for one in found:
         typer.echo(f"\n{one}", err=as_json)
     if as_json:
@@ -53,3 +64,7 @@ def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -
         explosions = [one.to_json() for one in found]
         tell({"exit": outcome.status, "totals": totals, "explosions": explosions})
     return outcome.status or (0 if all(one.found for one in found) else 1)
+
+
+def _say(line: Progress, family: str, number: int, text: str) -> None:
+    line.say(f"explosion of {family}, {text}", done=number)

@@ -46,6 +46,7 @@ class Answer:
 
 def answer(probe: Probe, view: View) -> Answer:
     """Put a probe to an implementation; whatever it raises is its answer, and what we raise is not."""
+    view.progress(f"asking for {probe.name}")
     try:
         return Answer(probe, tuple(probe.put(view)))
     except TargetFault as fault:

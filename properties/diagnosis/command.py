@@ -15,6 +15,7 @@ from properties.core.implementation import Implementation
 from properties.diagnosis.diagnose import NoVerdict, identify
 from properties.guards.answer import refusal, tell
 from properties.guards.faults import described, placed
+from properties.guards.progress import progress
 from properties.targets.isolation import isolated
 from properties.targets.target import TargetError, preset, resolve
 
@@ -38,7 +39,10 @@ def identify_command(
         implementation, declared = _found(target, dialect, isolated if isolate else resolve)
         if (missing := device_of(device).missing()) is not None:
             raise TargetError(f"--device {device}: there is {missing} here")
-        found = identify(implementation, declared=declared, against=against, device=device, seconds=seconds)
+        with progress("identify") as line:
+            found = identify(
+                implementation, declared=declared, against=against, device=device, seconds=seconds, progress=line.say
+            )
     except (TargetError, NoVerdict) as error:
         return _none(str(error), as_json)
     except Exception as error:  # whatever the target raises is an answer, so this is ours

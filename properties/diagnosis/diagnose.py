@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -44,6 +45,7 @@ def identify(
     device: str = "cpu",
     seconds: float = 20.0,
     hidden: int = 3,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Identification:
     """Infer the dialect of an implementation from its behaviour, and name the slip that explains what is left.
 
@@ -54,6 +56,7 @@ def identify(
         device: where it computes.
         hidden: how many slips to look for that would not show next to the explanation, half a second for each.
         seconds: of computing, after which the search for slips ends; whatever was found until then is reported.
+        progress: called very often with what is being done, in a few words.
 
     Raises:
         NoVerdict: its dialect claims guarantees only, so that there is no formula to look for; or a call did not come
@@ -64,7 +67,7 @@ def identify(
     begun, budget = time.monotonic(), Budget(seconds)
     if reason := _formulaless(against or implementation.dialect):
         raise NoVerdict(f"{implementation.name}: no verdict: {reason}")
-    view = View(implementation, Frame.of(implementation, dtype, device))
+    view = View(implementation, Frame.of(implementation, dtype, device), progress)
     stated = against or (implementation.dialect if declared else None)
     try:
         with watched():

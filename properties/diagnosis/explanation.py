@@ -189,6 +189,7 @@ class Search:
             if made is None:
                 continue
             outcome.tried += 1
+            self.view.progress(f"comparing with {' and '.join(order)}")
             worst = self.distance(made, base, failing)
             ratio = self.confirmed(order, base) if worst <= 1 else worst
             if ratio <= 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -117,12 +117,15 @@ class View:
     """The methods of an implementation, their calls counted and kept, on the device that it computes on.
 
     What was asked is kept alive with its storage, so that no two questions share an address, and can be asked again
-    of somebody who remembers earlier calls.
+    of somebody who remembers earlier calls. `progress` hears what is asked, and whom the answers are compared with.
     """
 
-    def __init__(self, implementation: Implementation, frame: Frame) -> None:
+    def __init__(
+        self, implementation: Implementation, frame: Frame, progress: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.implementation = implementation
         self.frame = frame
+        self.progress = progress
         self.calls = 0
         self.log: list[tuple[str, tuple[Any, ...], tuple[BranchSpec, ...]]] = []
 
