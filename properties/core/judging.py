@@ -15,6 +15,8 @@ from properties.guards.interruption import checkpoint
 
 Against = Literal["exact", "other", "limit", "wanted"]
 """What an output is held to, see `LawBroken`."""
+FailureKind = Literal["value", "nan", "exception", "contract", "memory", "time", "randomness", "limit"]
+"""What a failure is like, see `properties.core.kinds`."""
 
 
 class LawBroken(AssertionError):
@@ -26,7 +28,10 @@ class LawBroken(AssertionError):
             "limit" (the most that it may be), or "wanted" (a fact).
         error, gap, bound: the distance of the two, how much of it is no rounding (0 but for a law about a limit), and
             the most that rounding can explain.
+        kind: what it is like.
     """
+
+    kind: FailureKind
 
     def __init__(
         self,
@@ -40,18 +45,19 @@ class LawBroken(AssertionError):
         where: str = "",
         gap: float = 0.0,
         against: Against = "exact",
+        kind: FailureKind = "value",
     ) -> None:
         super().__init__(what)
         self.what, self.ratio, self.got, self.exact = what, ratio, got, exact
         self.error, self.bound, self.where = error, bound, where
-        self.gap, self.against = gap, against
+        self.gap, self.against, self.kind = gap, against, kind
 
 
 class ContractBroken(LawBroken):
     """The wrong shape, dtype, device, or no tensor at all: nothing that a bound or the truth could excuse."""
 
     def __init__(self, what: str, got: str = "", wanted: str = "") -> None:
-        super().__init__(what, ratio=math.inf, got=got, exact=wanted, against="wanted")
+        super().__init__(what, ratio=math.inf, got=got, exact=wanted, against="wanted", kind="contract")
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
@@ -93,15 +99,17 @@ class Judge:
         got, exact, bound, gap = self._aligned(what, got, exact, bound, torch.zeros(()) if gap is None else gap)
         self._judge(what, got, exact, (got - exact).abs(), bound, gap, "exact")
 
-    def near(self, what: str, got: Tensor, other: Tensor, bound: Tensor) -> None:
+    def near(self, what: str, got: Tensor, other: Tensor, bound: Tensor, kind: FailureKind | None = None) -> None:
         """|got - other| <= bound, where `other` is made of further outputs of the implementation.
+
+        `kind`: what a difference is a sign of, where it is not the values as such.
 
         Raises:
             LawBroken: as for `within`, and where the other one is not finite.
             HarnessError: a bound is negative or not a number.
         """
         got, other, bound = self._aligned(what, got, other, bound)
-        self._judge(what, got, other, (got - other).abs(), bound, torch.zeros_like(bound), "other")
+        self._judge(what, got, other, (got - other).abs(), bound, torch.zeros_like(bound), "other", kind)
 
     def at_most(self, what: str, got: Tensor, limit: Tensor, slack: Tensor) -> None:
         """got <= limit, with `slack` for what rounding explains; ratio = excess / slack.
@@ -112,12 +120,12 @@ class Judge:
         got, limit, slack = self._aligned(what, got, limit, slack)
         self._judge(what, got, limit, (got - limit).clamp_min(0), slack, torch.zeros_like(slack), "limit")
 
-    def holds(self, what: str, condition: bool, got: str = "", expected: str = "") -> None:
-        """A fact without a tolerance."""
+    def holds(self, what: str, condition: bool, got: str = "", expected: str = "", kind: FailureKind = "value") -> None:
+        """A fact without a tolerance; `kind`: what it is a sign of if it is none."""
         self.claims += 1
         if not condition:
             self.worst = math.inf
-            raise LawBroken(what, ratio=math.inf, got=got, exact=expected, against="wanted")
+            raise LawBroken(what, ratio=math.inf, got=got, exact=expected, against="wanted", kind=kind)
 
     def contract(self, what: str, condition: bool, got: str = "", expected: str = "") -> None:
         """A fact that needs no truth: a shape, the number of calls.
@@ -141,7 +149,15 @@ class Judge:
         return (wide(got), *rest)
 
     def _judge(
-        self, what: str, got: Tensor, exact: Tensor, error: Tensor, bound: Tensor, gap: Tensor, against: Against
+        self,
+        what: str,
+        got: Tensor,
+        exact: Tensor,
+        error: Tensor,
+        bound: Tensor,
+        gap: Tensor,
+        against: Against,
+        kind: FailureKind | None = None,
     ) -> None:
         checkpoint()
         if got.numel() == 0:
@@ -162,6 +178,7 @@ class Judge:
         if worst > 1:
             flat = int(ratio.argmax())
             index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), ratio.shape))
+            finite = math.isfinite(got[index].item()) and math.isfinite(exact[index].item())
             raise LawBroken(
                 what,
                 ratio=worst,
@@ -172,6 +189,7 @@ class Judge:
                 where=f"[{', '.join(map(str, index))}]" if index else "",
                 gap=gap[index].item(),
                 against=against,
+                kind=kind or ("value" if finite else "nan"),
             )
 
 

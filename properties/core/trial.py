@@ -31,7 +31,7 @@ from properties.core.rounding import Rounding
 from properties.core.truth import FloatTruth as FloatTruth
 from properties.core.truth import Truth, pulled_back
 from properties.core.truth import wide as wide
-from properties.guards.faults import HarnessError, TargetFault, answered, raised_at
+from properties.guards.faults import HarnessError, Lost, TargetFault, answered, raised_at
 from properties.guards.interruption import checkpoint
 from properties.guards.plain import oddity, plain
 
@@ -42,6 +42,8 @@ class TargetRaised(ContractBroken):
     def __init__(self, method: str, fault: TargetFault, arguments: str) -> None:
         super().__init__(f"{method} raised {fault} for {arguments}, which its declaration accepts")
         self.raised = fault.error
+        lost = issubclass(type(fault.error), Lost)  # what an exception says of its class is not asked
+        self.kind = cast("Lost", fault.error).sign if lost else "exception"
 
 
 class TapeEnds(HarnessError):

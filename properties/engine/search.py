@@ -84,6 +84,7 @@ class Search:
                 got="a failure of this law once, and none on the next call",
                 exact="the same result on every call",
                 against="wanted",
+                kind="randomness",
             )
             return self.failed(broken, executed="execution.deterministic")
         except Unsatisfiable as error:

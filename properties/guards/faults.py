@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from properties.guards.interruption import Interrupted, checkpoint, watching
 from properties.guards.printable import message_of, name_of
@@ -20,6 +20,16 @@ class HarnessError(Exception):
 class AdapterError(HarnessError):
     """The code between the suite and an implementation (`properties.modules`, `properties.arrays`) cannot hand a call
     on: the message says what was given, what was expected, and what to declare."""
+
+
+class Lost(Exception):
+    """A call without an answer, as it takes place in another process.
+
+    Attributes:
+        sign: of what: time (it never came back, or its process died), memory, or a contract of processes.
+    """
+
+    sign: Literal["time", "memory", "contract"] = "time"
 
 
 class TargetFault(Exception):
@@ -66,7 +76,7 @@ def answered(call: Callable[[], T]) -> T:
     checkpoint()
     if raised is not None:
         # Hypothesis tells bugs apart by the place of the last frame: that of the target's own.
-        raise TargetFault(raised).with_traceback(_traceback_of(raised))
+        raise TargetFault(raised).with_traceback(traceback_of(raised))
     return got[0]
 
 
@@ -77,7 +87,7 @@ def described(error: BaseException) -> str:
 
 def raised_at(error: BaseException) -> tuple[str, int] | None:
     """File and line of the last frame that it came from; None where that is not known."""
-    trace = _traceback_of(error)
+    trace = traceback_of(error)
     if trace is None:
         return None
     while trace.tb_next is not None:
@@ -100,7 +110,8 @@ def _raised_here(error: BaseException) -> bool:
     return place is not None and _PACKAGE in Path(place[0]).parents
 
 
-def _traceback_of(error: BaseException) -> TracebackType | None:
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Where it came from, also of somebody's exception that has a property of that name."""
     traceback: Any = vars(BaseException)["__traceback__"]  # not a stranger's property of that name
     return traceback.__get__(error)
 

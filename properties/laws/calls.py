@@ -154,7 +154,7 @@ def leaves_arguments_alone(trial: Trial, call: Call) -> None:
         return tuple(one for _, one in call.tensors(given))
 
     for (name, before), after in zip(call.tensors(call.given), trial.observe(call.method, run), strict=True):
-        trial.holds(f"{name} after the call", torch.equal(after, before), "changed", "as before")
+        trial.holds(f"{name} after the call", torch.equal(after, before), "changed", "as before", kind="memory")
 
 
 def repeats_bits(trial: Trial, call: Call) -> None:
@@ -200,10 +200,13 @@ def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) 
     for k, name in enumerate(call.gives):
         if outputs:
             if trial.implementation.deterministic:
-                trial.holds(f"{name} of the same call", same_bits(first[k], twice[k]), "other bits", "the same bits")
-            trial.holds(f"{name} after further calls", same_bits(first[k], later[k]), "changed", "as returned")
-        trial.near(f"{name} of new {call.values} in old storage", second[k], wide(alone[k]), 2 * two[k])
-        trial.near(f"{name} of the first {call.values} again", again[k], wide(first[k]), 2 * one[k])
+                same = same_bits(first[k], twice[k])
+                trial.holds(f"{name} of the same call", same, "other bits", "the same bits", kind="randomness")
+            same = same_bits(first[k], later[k])
+            trial.holds(f"{name} after further calls", same, "changed", "as returned", kind="memory")
+        what = f"{name} of new {call.values} in old storage"
+        trial.near(what, second[k], wide(alone[k]), 2 * two[k], kind="memory")
+        trial.near(f"{name} of the first {call.values} again", again[k], wide(first[k]), 2 * one[k], kind="memory")
     return second
 
 
@@ -218,7 +221,8 @@ def outlives_the_next_call(trial: Trial, call: Call, other: Call) -> None:
 
     after, before = trial.observe(call.method, run)
     for name, one, was in zip(call.gives, after, before, strict=True):
-        trial.holds(f"{name} after a second call", same_bits(one, was), "changed", "as returned")
+        same = same_bits(one, was)
+        trial.holds(f"{name} after a second call", same, "changed", "as returned", kind="memory")
 
 
 def does_not_see_autograd(trial: Trial, call: Call) -> None:
@@ -281,7 +285,7 @@ def does_not_see(trial: Trial, call: Call, ways: Sequence[Way]) -> None:
             expected = way.expected(wide(other))
             shape = tuple(expected.shape)
             what = f"{name} of {way.what}"
-            trial.holds(f"the shape of {what}", tuple(one.shape) == shape, str(tuple(one.shape)), str(shape))
+            trial.contract(f"the shape of {what}", tuple(one.shape) == shape, str(tuple(one.shape)), str(shape))
             trial.near(what, one, expected, 2 * way.expected(error))
 
 
@@ -315,7 +319,7 @@ def is_written_throughout(trial: Trial, call: Call, *scratch: int) -> None:
 
     plain, poisoned = trial.observe(call.method, run)
     for name, one, other, error in zip(call.gives, poisoned, plain, call.errors(), strict=True):
-        trial.near(f"{name} in poisoned memory", one, wide(other), 2 * error)
+        trial.near(f"{name} in poisoned memory", one, wide(other), 2 * error, kind="memory")
 
 
 def is_the_same_on_the_cpu(trial: Trial, call: Call) -> None:

@@ -37,7 +37,7 @@ def is_neither_hidden_nor_spread(trial: Trial, what: str, out: Tensor, poisoned:
             f"{what} of token {poisoned} with a NaN or an infinity", not hidden, "finite throughout", "not finite"
         )
     others = [k for k in range(len(finite)) if k != poisoned]
-    trial.holds(f"{what} of the other tokens", bool(finite[others].all()), "not finite", "finite")
+    trial.holds(f"{what} of the other tokens", bool(finite[others].all()), "not finite", "finite", kind="nan")
 
 
 @st.composite

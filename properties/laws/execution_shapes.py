@@ -162,7 +162,7 @@ def parts_of_a_batch_agree_with_the_whole(trial: Trial, case: Case) -> None:
 
     whole, halves, last = trial.observe("block", run)
     slack = 2 * errors.block(trial, x, case.params, branch(x[..., 0, :]))
-    trial.holds("the shape of the whole", whole.shape == x.shape, str(tuple(whole.shape)), str(tuple(x.shape)))
+    trial.contract("the shape of the whole", whole.shape == x.shape, str(tuple(whole.shape)), str(tuple(x.shape)))
     trial.near("the whole batch, against its halves", whole, wide(halves), slack)
     trial.near("the last token of the whole batch, against itself alone", whole[-1:], wide(last), slack[-1:])
 

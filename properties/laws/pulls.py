@@ -158,10 +158,11 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
     first, later, (bars, kept), again, (expanded, copied), alone, frozen = trial.observe(pulled.method, run)
     what = f"the gradient of {pulled.method} by"
     for bar, before in zip(bars, kept, strict=True):
-        changed = not torch.equal(bar, before)
-        trial.holds(f"a cotangent after the backward pass of {pulled.method}", not changed, "changed", "as before")
+        same, of = torch.equal(bar, before), f"a cotangent after the backward pass of {pulled.method}"
+        trial.holds(of, same, "changed", "as before", kind="memory")
     for name, one, before in zip(names, later, first, strict=True):
-        trial.holds(f"{what} {name} after further backward passes", same_bits(one, before), "changed", "as returned")
+        same = same_bits(one, before)
+        trial.holds(f"{what} {name} after further backward passes", same, "changed", "as returned", kind="memory")
     slack = [2 * error for error in pulled.errors(pulled.cotangents)]
     others = (("with no other input asking for one", alone), (f"with {names[-1]} asking for none", frozen))
     for circumstance, found in (*again, *others):

@@ -26,7 +26,9 @@ import torch
 from torch import Tensor
 
 from properties.core.several import VERIFIED
+from properties.guards.faults import Lost
 from properties.guards.printable import printable
+from properties.guards.traces import Elsewhere
 
 VERSION = 2
 """Of the protocol. Since 2 `describe` is told what an answer may take, and an answer with fields that are not in the
@@ -93,7 +95,7 @@ class Limits:
     calls_back: int = 10_000
 
 
-class ProcessFailure(Exception):
+class ProcessFailure(Lost):
     """The process did not answer a call as the protocol says; the message says what happened instead."""
 
 
@@ -108,12 +110,16 @@ class NoAnswer(ProcessFailure):
 class TooMuchMemory(ProcessFailure):
     """It took more memory than it may."""
 
+    sign = "memory"
+
 
 class BadAnswer(ProcessFailure):
     """It said something that is not in the protocol."""
 
+    sign = "contract"
 
-class ServerError(Exception):
+
+class ServerError(Elsewhere):
     """An error raised on the other side. `refused`: because it did not understand the call."""
 
     refused = False
