@@ -579,7 +579,7 @@ def test_runs_group_lines_by_subject(tmp_path: Path) -> None:
     ]
     path = tmp_path / "deep" / "report.json"
     written = write(path, LINES, len(LINES), {"python": "3"})
-    kept = {"totals": written["totals"], "versions": {"python": "3"}, "runs": grouped}
+    kept = {"totals": written["totals"], "versions": {"python": "3"}, "causes": [], "runs": grouped}
     assert written == {"schema": SCHEMA, "complete": True, **kept}
     assert json.loads(path.read_text()) == written
 

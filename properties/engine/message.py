@@ -84,7 +84,6 @@ def explain(
     numbers += [("also", text) for text in also]
     inputs = "\n".join(f"    {name} = {describe(value)}" for name, value in case.items())
     body = "\n".join(f"  {name:<6} {text}" for name, text in numbers)
-    apart = not subject.implementation.in_process
     return (
         f"{subject.implementation.name} breaks {law.id} in {subject.dtype_name} on {subject.device.type}\n"
         f"  law    {law.statement}\n"
@@ -92,8 +91,14 @@ def explain(
         f"{body}{chr(10) if body else ''}"
         f"  smallest input found:\n{inputs}\n"
         f"  dialect: {_dialect_words(subject)}\n"
-        + (f"  no replay: {lost}" if lost else f"  replay: {replay_line(path, subject.target, apart=apart)}")
+        f"  {replaying(subject, path, lost)}"
     )
+
+
+def replaying(subject: Subject, path: Path, lost: str = "") -> str:
+    """How to try a failure again; `lost`: why there is no file at `path`."""
+    apart = not subject.implementation.in_process
+    return f"no replay: {lost}" if lost else f"replay: {replay_line(path, subject.target, apart=apart)}"
 
 
 _BESIDE = {"other": "  (from further outputs of the implementation)", "limit": "  (the most that it may be)"}

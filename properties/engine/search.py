@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from properties.core.case import Case
 from properties.core.law import Law
 from properties.core.trial import LawBroken, NoRoom, TargetRaised
-from properties.engine.message import counterexample, explain
+from properties.engine.message import counterexample, explain, replaying
 from properties.engine.readable import example, readable
 from properties.engine.spread import after_the_simplest, database, fewer_streams, frames, seed_of, settings_of
 from properties.engine.subject import Profile, Status, Subject, Verdict
@@ -116,7 +116,7 @@ class Search:
             executed_law=executed,
             case=case,
             readable=readable(case, broken),
-            example=example(case, broken),
+            example=(*example(case, broken), replaying(self.subject, self.path, lost)),
         )
 
     def _said(self, status: Status, reason: str, worst: float) -> Verdict:

@@ -202,6 +202,8 @@ def line_of(verdict: Verdict) -> Line:
         claims=verdict.claims,
         abstentions=verdict.abstentions,
         declared_bounds=declared_bounds(subject.implementation.dialect),
+        readable=verdict.readable,
+        example=tuple(printable(one, 2000) for one in verdict.example),
     )
 
 

@@ -48,6 +48,7 @@ class Line:
         causes: the keys of the causes that explain its failure: several where only all of them together do.
         belongs: how that is known: "first" (the failure that was explained), "shown", "not told apart", or empty.
         readable: how readable its counterexample is, the smaller the more so; None where there is none.
+        example: the counterexample in few lines.
     """
 
     implementation: str
@@ -66,6 +67,7 @@ class Line:
     causes: tuple[str, ...] = ()
     belongs: str = ""
     readable: float | None = None
+    example: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a plain dictionary."""
@@ -74,7 +76,7 @@ class Line:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Line:
         """Back from `to_json`."""
-        several = {name: tuple(data.get(name, ())) for name in ("declared_bounds", "causes")}
+        several = {name: tuple(data.get(name, ())) for name in ("declared_bounds", "causes", "example")}
         fields: dict[str, Any] = {**data, **several}
         return cls(**fields)
 
@@ -110,35 +112,55 @@ def runs(lines: Iterable[Line], ids: Mapping[str, str] = MappingProxyType({})) -
             "causes": [ids.get(key, key) for key in line.causes],
             "belongs": line.belongs,
             "readable": line.readable,
+            **({"example": list(line.example)} if line.example else {}),
         }
     return list(grouped.values())
 
 
-def totals(lines: list[Line], collected: int) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Unreached:
+    """What a run left out, as it was asked to end before.
+
+    Attributes:
+        laws: the id of every law, once for each subject on which it was not tried.
+        why: in words, as in "in 60 s".
+    """
+
+    laws: tuple[str, ...] = ()
+    why: str = ""
+
+
+def totals(lines: list[Line], collected: int, unreached: Unreached = Unreached()) -> dict[str, Any]:
     """How many laws were exercised, how many were not, why, and how many are silently absent (which must be none)."""
     counts = Counter(line.status for line in lines)
-    laws = {line.law for line in lines}
+    laws = {line.law for line in lines} | set(unreached.laws)
     tried = {line.law for line in lines if line.status != "not-applicable"}
     exercised = {line.law for line in lines if line.status in ("passed", "failed", "known")}
+    missed = set(unreached.laws) - tried
     reasons = Counter(printable(line.reason) for line in lines if line.status == "not-applicable")
     return {
         "laws": len(laws),
         "laws_exercised": len(exercised),
-        "laws_not_applicable": len(laws - tried),
+        "laws_not_applicable": len(laws - tried - missed),
+        "laws_unreached": len(missed),
         "runs": collected,
         **{status: counts.get(status, 0) for status in STATUSES},
-        "absent": collected - len(lines),
+        "unreached": len(unreached.laws),
+        "unreached_why": unreached.why,
+        "absent": collected - len(lines) - len(unreached.laws),
         "reasons": dict(reasons.most_common()),
     }
 
 
 def sentence(total: dict[str, Any]) -> str:
     """As in: 58 of 64 laws exercised, 6 not applicable, 0 silently absent."""
-    never = total["laws_not_applicable"]
+    never, missed, beyond = (total.get(name, 0) for name in ("laws_not_applicable", "laws_unreached", "unreached"))
     exercised = f"{total['laws_exercised']} of {total['laws']} laws exercised"
-    broken = total["laws"] - total["laws_exercised"] - never
+    broken = total["laws"] - total["laws_exercised"] - never - missed
     errors = f"{broken} in error, " if broken else ""
-    return f"{exercised}, {never} not applicable, {errors}{total['absent']} silently absent"
+    all_told = f" ({beyond} on all subjects)" if beyond != missed else ""
+    left = f"{missed} not reached {total['unreached_why']}{all_told}, " if beyond else ""
+    return f"{exercised}, {never} not applicable, {errors}{left}{total['absent']} silently absent"
 
 
 def table(lines: list[Line]) -> list[str]:
@@ -196,9 +218,10 @@ def made(
     versions: dict[str, str],
     complete: bool = True,
     causes: Sequence[Cause] = (),
+    unreached: Unreached = Unreached(),
 ) -> dict[str, Any]:
     """The content of report.json: {schema, complete, totals, versions, causes, runs}."""
-    total = totals(lines, collected)
+    total = totals(lines, collected, unreached)
     return {
         "schema": SCHEMA,
         "complete": complete,
@@ -216,23 +239,25 @@ def write(
     versions: dict[str, str],
     complete: bool = True,
     causes: Sequence[Cause] = (),
+    unreached: Unreached = Unreached(),
 ) -> dict[str, Any]:
     """Write report.json, whole or not at all, and return its content.
 
     Raises:
         OSError: it cannot be written; what stood there is untouched.
     """
-    report = made(lines, collected, versions, complete, causes)
+    report = made(lines, collected, versions, complete, causes, unreached)
     write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
     return report
 
 
 def exit_code(total: dict[str, Any]) -> int:
     """The exit status that the totals of a whole report stand for: 1 a law failed, which outranks everything; 3 the
-    harness failed or something is absent; 5 nothing was exercised; 0 every exercised law held or failed as known."""
+    harness failed, or something is absent or was not reached; 5 nothing was exercised; 0 every exercised law held or
+    failed as known."""
     if total["failed"]:
         return 1
-    if total["error"] or total["absent"] > 0:
+    if total["error"] or total["absent"] > 0 or total.get("unreached", 0):
         return ERROR_ONLY
     return 0 if total["laws_exercised"] else NOTHING_EXERCISED
 
@@ -293,7 +318,7 @@ def lines_of(report: dict[str, Any]) -> list[Line]:
 
 def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
     fields = {name: entry[name] for name in entry if name in _ENTRY}
-    fields["causes"] = tuple(fields.get("causes", ()))
+    fields.update({name: tuple(fields.get(name, ())) for name in ("causes", "example")})
     line = Line(run["implementation"], run["dialect"], run["dtype"], run["device"], law, **fields)
     line = dataclasses.replace(line, declared_bounds=tuple(run.get("declared_bounds", ())))
     words = (
@@ -304,6 +329,7 @@ def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
         line.counterexample or "",
         *line.declared_bounds,
         *line.causes,
+        *line.example,
         line.belongs,
     )
     if not all(isinstance(one, str) for one in words):  # pyright: ignore[reportUnnecessaryIsInstance]  # a file

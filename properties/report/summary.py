@@ -1,0 +1,176 @@
+"""What a run says in the end: its causes, the laws that fail for each, and the denominator, on one screen."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from properties.guards.printable import printable
+from properties.report.cause import Cause, numbered, of_cause
+from properties.report.report import WIDTH, Line, sentence
+
+SCREEN = 50
+"""Lines of a screen, on which the output of a run with one cause has room."""
+_LEAST = 6
+"""Lines that the failed laws of a cause have at least, however many causes there are."""
+
+
+def paragraph(cause: Cause, number: str, failed: Sequence[Line], known: bool = False) -> list[str]:
+    """What is wrong, where, how far it is shown, the most readable counterexample and how to replay it.
+
+    Args:
+        number: the id of the cause, as in "c1".
+        failed: the failures that belong to it, the most readable first; none yet, where it was found a moment ago.
+        known: the run goes on, so that nothing is counted yet.
+    """
+    text = _filled(f"cause {number} of {cause.implementation}: {cause.summary}", 0)
+    stage = [f"acts first in {cause.stage}"] if cause.stage else []
+    kind = [f"kind: {cause.kind}"] if cause.kind != "value" else []
+    where = [f"at {cause.where}"] if cause.where else []
+    if place := ", ".join((*where, *stage, *kind)):
+        text += _filled(place)
+    text += [line for note in cause.notes for line in _kept(note)]
+    if not known and failed:
+        text += _filled(_counted(failed))
+    if failed:
+        best = failed[0]
+        text.append(f"    {'simplest: ' if len(failed) > 1 else ''}{best.law} in {best.dtype}")
+        text += [f"    {'' if line.startswith(_REPLAY) else '  '}{_shown(line)}" for line in best.example]
+    elif cause.first:
+        text.append(f"    first seen by {_shown(cause.first)}")
+    return text
+
+
+_REPLAY = ("replay: ", "no replay: ")
+
+
+def _counted(failed: Sequence[Line]) -> str:
+    """How many laws fail for a cause, in which dtypes, and how that is known."""
+    laws, how = len({line.law for line in failed}), Counter(line.belongs for line in failed)
+    dtypes = ", ".join(dict.fromkeys(line.dtype for line in failed))
+    times = f", {len(failed)} times" if len(failed) > laws else ""
+    shown, untold = how["first"] + how["shown"], how["not told apart"]
+    rest = len(failed) - shown - untold
+    parts = [f"{shown} shown to belong", f"{untold} not told apart" if untold else "", f"{rest} alike" if rest else ""]
+    return f"{laws} law{'s' * (laws > 1)} fail{'s' * (laws == 1)}{times} in {dtypes}: {', '.join(filter(None, parts))}"
+
+
+def ending(causes: Sequence[Cause], lines: Sequence[Line], total: dict[str, Any], before: int = 0) -> list[str]:
+    """The end of a run: every cause with its failed laws, failures without one, and the denominator.
+
+    Args:
+        before: how many lines the run has written already, which are on the same screen.
+    """
+    ids = numbered(causes)
+    of = [of_cause(one, lines) for one in causes]
+    blocks = [paragraph(one, ids[one.key], failed) for one, failed in zip(causes, of, strict=True)]
+    alone = [line for line in lines if line.status == "failed" and not set(line.causes) & set(ids)]
+    last = denominator(lines, total)
+    room = SCREEN - before - len(last) - 2 - sum(len(block) + 1 for block in blocks)
+    share = max(_LEAST, room // max(1, len(blocks) + bool(alone)))
+    text: list[str] = []
+    for block, failed in zip(blocks, of, strict=True):
+        text += [*block, *_laws(failed, share), ""]
+    if alone:
+        text += ["failed, and no cause was looked for:", *_reasons(alone, share), ""]
+    return [*text, *last]
+
+
+def _laws(failed: Sequence[Line], most: int) -> list[str]:
+    """The failed laws of a cause, a line each; several to a line where they are more than `most`."""
+    dtypes: dict[str, list[str]] = {}
+    for line in sorted(failed, key=lambda line: line.law):
+        dtypes.setdefault(line.law, []).append(line.dtype)
+    if len(dtypes) <= most:
+        wide = max(map(len, dtypes), default=0)
+        each = [f"{law:<{wide}}  {' '.join(dict.fromkeys(those))}" for law, those in dtypes.items()]
+        if all(len(one) + 4 <= WIDTH for one in each):
+            return [f"    {one}" for one in each]
+    families: dict[str, list[str]] = {}
+    for law in dtypes:
+        family, _, name = law.partition(".")
+        families.setdefault(family, []).append(name)
+    folded = [
+        _filled(f"{family} ({len(names)}): {', '.join(names)}", most=max(1, most // len(families)))
+        for family, names in families.items()
+    ]
+    if sum(map(len, folded)) <= most:
+        return [line for lines in folded for line in lines]
+    counts = ", ".join(f"{family} {len(names)}" for family, names in families.items())
+    return _filled(f"laws by family: {counts} (all of them: --verbose, or report.json)", most=3)
+
+
+def _reasons(failed: Sequence[Line], most: int) -> list[str]:
+    """Failures that have no cause, a line each with what was found, and how many there are beyond `most`."""
+    each = [
+        textwrap.shorten(f"{one.law} of {one.implementation} in {one.dtype}: {_shown(one.reason)}", WIDTH - 4)
+        for one in failed[:most]
+    ]
+    more = [f"... and {len(failed) - most} more in report.json"] if len(failed) > most else []
+    return [f"    {one}" for one in (*each, *more)]
+
+
+def denominator(lines: Sequence[Line], total: dict[str, Any]) -> list[str]:
+    """How many laws were exercised and why the others were not, and the worst ratio of a law that holds."""
+    return [*_filled(sentence(total), 0), *_not_applicable(lines), *_worst(lines), *_nowhere(lines)]
+
+
+def _not_applicable(lines: Iterable[Line]) -> list[str]:
+    """Why laws were exercised nowhere, the most frequent reasons first, in one line."""
+    found = list(lines)
+    tried = {line.law for line in found if line.status != "not-applicable"}
+    reasons: dict[str, str] = {line.law: _shown(line.reason) for line in found if line.law not in tried}
+    counts = Counter(reasons.values()).most_common()
+    if not counts:
+        return []
+    told = [f"{reason} ({count})" for reason, count in counts]
+    for shown in range(len(told), 0, -1):
+        more = f"; and {len(told) - shown} more reasons" if len(told) > shown else ""
+        line = f"  not applicable: {'; '.join(told[:shown])}{more}"
+        if len(line) <= WIDTH:
+            return [line]
+    return _filled(f"not applicable: {told[0]}; and {len(told) - 1} more reasons", 2, most=2)
+
+
+def _worst(lines: Iterable[Line]) -> list[str]:
+    held = [line for line in lines if line.status == "passed" and line.worst_ratio is not None]
+    if not held:
+        return []
+    worst = max(held, key=lambda line: line.worst_ratio or 0.0)
+    return _filled(f"worst ratio of a law that holds: {worst.worst_ratio:.3g} ({worst.law} in {worst.dtype})", 0)
+
+
+def _nowhere(lines: Iterable[Line]) -> list[str]:
+    """The subjects on which nothing was exercised, where something was on others."""
+    exercised: dict[str, bool] = {}
+    for line in lines:
+        name = f"{line.implementation} {line.dtype} {line.device}"
+        exercised[name] = exercised.get(name, False) or line.status in ("passed", "failed", "known")
+    idle = [name for name, some in exercised.items() if not some]
+    return _filled(f"nothing exercised: {', '.join(idle)}", 0, most=3) if idle and len(idle) < len(exercised) else []
+
+
+def _kept(note: str) -> list[str]:
+    """A note in lines of a terminal, with its own indent, as code has one."""
+    plain = printable(note, 2000).expandtabs(4)
+    return _filled(plain, 4 + len(plain) - len(plain.lstrip(" ")))
+
+
+def _shown(text: str) -> str:
+    return " ".join(printable(text, 2000).split())
+
+
+def _filled(text: str, indent: int = 4, most: int | None = None) -> list[str]:
+    """The text in lines of a terminal: `indent` spaces before each, and four more before all but the first."""
+    return textwrap.wrap(
+        _shown(text),
+        WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 4),
+        max_lines=most,
+        placeholder=" ...",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
