@@ -27,7 +27,7 @@ SHOWN = [task.name for task in tasks(EXAMPLES, [], False) if task.catalogue == "
 ONE_KIND = {
     "what the eps of a norm should be is fixed by its value alone: no identity holds for one eps and not another": (
         *("head-without-norm", "rms-eps-missing", "rms-eps-outside", "rms-eps-on-sum", "rms-eps-clamped"),
-        *("sinkhorn-eps-for-norm",),
+        *("sinkhorn-eps-for-norm", "rms-eps-clamps-root"),
     ),
     "a backward pass that is wrong by itself is linear and keeps the shifts: only the derivative's value tells": (
         *("rms-backward-eps", "branch-input-detached", "half-gradient"),

@@ -15,6 +15,11 @@ SLIPS = Slips()
 collapse = SLIPS.step("collapse")
 
 
+def copied(stream: Tensor, x: Tensor) -> Tensor:
+    """[..., C] -> [..., n, C], n and the dtype those of x: every stream the same."""
+    return stream.to(x.dtype).unsqueeze(-2).repeat_interleave(x.shape[-2], -2)
+
+
 @collapse("collapse-stream-0", MUTATION)
 class CollapseStream0(Deviant):
     """The streams end as stream 0."""
@@ -66,6 +71,41 @@ class CollapseEveryBlock(Deviant):
             start = self.expand(self.widened(x).mean(-2).to(x.dtype), x.shape[-2]) if k else x
             x = self.block(start, one, branch)
         return x
+
+
+@collapse("block-begins-collapsed", "Kolasinski's reproduction of mHC, with the collapse inside the block")
+class BlockBeginsCollapsed(Deviant):
+    """Every block begins by replacing each stream by the mean of all of them."""
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        return super().block(copied(self.widened(x).mean(-2), x), params, branch)
+
+
+@collapse("block-ends-collapsed", "Kolasinski's reproduction of mHC, with the collapse inside the block")
+class BlockEndsCollapsed(Deviant):
+    """Every block ends by replacing each stream by the mean of all of them."""
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        after = super().block(x, params, branch)
+        return copied(self.widened(after).mean(-2), after)
+
+
+@collapse("block-ends-summed", f"{MUTATION}: the sum that ends a stack, taken in every block")
+class BlockEndsSummed(Deviant):
+    """Every block ends by replacing each stream by the sum of all of them."""
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        after = super().block(x, params, branch)
+        return copied(self.widened(after).sum(-2), after)
+
+
+@collapse("post-collapses", f"{MUTATION}: a mean over the streams in the kernel that mixes them")
+class PostCollapses(Deviant):
+    """Every stream that `post` gives is the mean of all of them."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        after = super().post(x, y, h_post, h_res)
+        return copied(self.widened(after).mean(-2), after)
 
 
 @collapse("streams-reset", MUTATION)

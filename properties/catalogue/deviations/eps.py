@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from properties.core.deviant import Deviant
@@ -66,6 +67,14 @@ class RmsEpsClamped(Deviant):
         return mean_square.clamp_min(self.computed.rms_eps).sqrt()
 
 
+@eps("rms-eps-clamps-root", f"{MUTATION}: F.normalize, which clamps the norm", lambda d: by_rms(d) and d.rms_eps > 0)
+class RmsEpsClampsRoot(Deviant):
+    """The root mean square is raised to at least the eps, which is added nowhere."""
+
+    def rms(self, mean_square: Tensor) -> Tensor:
+        return torch.where(mean_square == 0, 1.0, mean_square).sqrt().clamp_min(self.computed.rms_eps)
+
+
 # Of the gates
 
 eps_dialect(
@@ -88,6 +97,14 @@ class PreEpsInside(Deviant):
 
     def h_pre(self, logits: Tensor) -> Tensor:
         return self.squash(logits + self.computed.pre_eps, self.computed.pre)
+
+
+@eps("pre-eps-clamped", f"{MUTATION}: clamp(min=eps)", lambda d: d.pre_eps > 0)
+class PreEpsClamped(Deviant):
+    """h_pre is raised to at least its eps instead of by it."""
+
+    def h_pre(self, logits: Tensor) -> Tensor:
+        return self.squash(logits, self.computed.pre).clamp_min(self.computed.pre_eps)
 
 
 @eps("post-eps-added", "Megatron #5106: does H_post also need eps? (bug 11)")

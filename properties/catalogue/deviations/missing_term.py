@@ -95,6 +95,31 @@ class PostGateDropped(Deviant):
         return super().spread(y, torch.ones_like(h_post))
 
 
+@missing("post-summed", f"{MUTATION}: the streams summed over by one einsum letter too few")
+class PostSummed(Deviant):
+    """Every stream gets the sum of h_post times the branch output, not its own share."""
+
+    def spread(self, y: Tensor, h_post: Tensor) -> Tensor:
+        return super().spread(y, h_post.sum(-1, keepdim=True).expand_as(h_post))
+
+
+@missing("post-averaged", f"{MUTATION}: one gate for all streams")
+class PostAveraged(Deviant):
+    """Every stream gets the mean of h_post times the branch output, not its own share."""
+
+    def spread(self, y: Tensor, h_post: Tensor) -> Tensor:
+        return super().spread(y, h_post.mean(-1, keepdim=True).expand_as(h_post))
+
+
+@missing("post-into-stream-0", f"{MUTATION}: the branch output written to its home stream alone")
+class PostIntoStream0(Deviant):
+    """The branch output is added to stream 0 alone."""
+
+    def spread(self, y: Tensor, h_post: Tensor) -> Tensor:
+        first = torch.arange(h_post.shape[-1], device=h_post.device) == 0
+        return super().spread(y, torch.where(first, h_post, torch.zeros_like(h_post)))
+
+
 # In the coefficients
 
 

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from mhc_ref import Dialect, Params
+from mhc_ref import Branch, Dialect, Params
 from mhc_ref.registry import names
 from properties.core.deviant import Deviant
 from properties.core.family import family, norm_of
@@ -64,6 +64,27 @@ class NormUnbiased(Deviant):
         return x.square().sum(self.norm_axes(), keepdim=True) / max(
             1, math.prod(x.shape[k] for k in self.norm_axes()) - 1
         )
+
+
+def _over_streams(dialect: Dialect) -> bool:
+    """The mean of squares is over all n*C numbers of a token."""
+    return norm_of(dialect).OVER == (-2, -1)
+
+
+@normalisation("norm-divides-by-channels", "TensorRT-LLM #13587", _over_streams)
+class NormDividesByChannels(Deviant):
+    """The sum of all n*C squares is divided by C, so that the normalised state is 1/sqrt(n) of what it should be."""
+
+    def mean_square(self, x: Tensor) -> Tensor:
+        return x.square().sum(self.norm_axes(), keepdim=True) / x.shape[-1]
+
+
+@normalisation("norm-divides-by-streams", f"{MUTATION}: the other half of n*C", by_rms)
+class NormDividesByStreams(Deviant):
+    """The sum of squares is divided by n, the channels not being counted."""
+
+    def mean_square(self, x: Tensor) -> Tensor:
+        return x.square().sum(self.norm_axes(), keepdim=True) / x.shape[-2]
 
 
 @normalisation("norm-missing-root", MUTATION, by_rms)
@@ -131,6 +152,68 @@ class MixingNormalisedState(Deviant):
 
     def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
         return super().mixed(self.normalised(x, None), h_res)
+
+
+class _Block(Deviant):
+    """A block that may read or mix something else than the state, its mappings, `pre` and `post` being right."""
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        h_pre, h_post, h_res = self.mappings(x, params)
+        read, mixed = self.state_to_read(x, params), self.state_to_mix(x)
+        return self.post(mixed, branch(self.pre(read, h_pre)), h_post, h_res)
+
+    def state_to_read(self, x: Tensor, params: Params) -> Tensor:
+        return x
+
+    def state_to_mix(self, x: Tensor) -> Tensor:
+        return x
+
+    def unit(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The normalised state in the dtype of the state."""
+        return self.normalised(self.widened(x), weight).to(x.dtype)
+
+
+@normalisation("block-mixes-normalised", f"{MUTATION}: the variable that held the state is reused for its norm", mixes)
+class BlockMixesNormalised(_Block):
+    """The block adds the branch output to the normalised state, mixed; `post` by itself is right."""
+
+    def state_to_mix(self, x: Tensor) -> Tensor:
+        return self.unit(x)
+
+
+@normalisation("branch-reads-normalised", "Qwen4-Exp's gated residual, which reads the normalised state; mHC does not")
+class BranchReadsNormalised(_Block):
+    """The branch reads h_pre times the normalised state instead of the state; `pre` by itself is right."""
+
+    def state_to_read(self, x: Tensor, params: Params) -> Tensor:
+        return self.unit(x)
+
+
+@normalisation("branch-reads-weighted", f"{MUTATION}: the output of one fused norm read twice")
+class BranchReadsWeighted(_Block):
+    """The branch reads h_pre times the normalised state with its norm weight instead of the state."""
+
+    def state_to_read(self, x: Tensor, params: Params) -> Tensor:
+        return self.unit(x, params.norm_weight)
+
+
+@normalisation("block-of-normalised-state", f"{MUTATION}: a pre-norm placed before the whole hyper-connection")
+class BlockOfNormalisedState(_Block):
+    """The block reads and mixes the normalised state instead of the state."""
+
+    def state_to_read(self, x: Tensor, params: Params) -> Tensor:
+        return self.unit(x)
+
+    def state_to_mix(self, x: Tensor) -> Tensor:
+        return self.unit(x)
+
+
+@normalisation("pre-normalises", f"{MUTATION}: the norm of the mappings left in the kernel that reads")
+class PreNormalises(Deviant):
+    """The state is normalised in `pre`, before h_pre weighs its streams."""
+
+    def gathered(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        return super().gathered(self.normalised(x, None), h_pre)
 
 
 @normalisation("branch-input-normalised", "mHC.cu 3595c86: a norm built into the block")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mhc_ref import Branch, Mappings, Params
+from mhc_ref import Branch, Dialect, Mappings, Params
 from properties.core.deviant import Deviant
 from properties.core.family import gate_of
 from properties.core.slips import MUTATION, Slips, mixes
@@ -16,12 +16,50 @@ SLIPS = Slips()
 order = SLIPS.step("order")
 
 
+def _unit_gates(dialect: Dialect) -> bool:
+    """h_pre and h_post are made of gates between 0 and 1."""
+    return gate_of(dialect.pre).unit_range and gate_of(dialect.post).unit_range
+
+
+def _scaled_gate(dialect: Dialect) -> bool:
+    """h_post is a factor times a gate between 0 and 1."""
+    return gate_of(dialect.post).unit_range and dialect.post_scale != 1
+
+
 @order("alpha-on-bias", MUTATION)
 class AlphaOnBias(Deviant):
     """The gate multiplies the bias as well: alpha * (x phi + b)."""
 
     def gated(self, dynamic: Tensor, gate: Tensor, static: Tensor) -> Tensor:
         return gate * (dynamic + static)
+
+
+@order("alpha-on-residual-bias", f"{MUTATION}: the residual logits, written apart from the gates", mixes)
+class AlphaOnResidualBias(Deviant):
+    """The gate multiplies the bias of the residual logits as well, and that of the others not."""
+
+    def logits(self, x: Tensor, params: Params) -> list[Tensor]:
+        pre, post, res = super().logits(x, params)
+        static = self.split(params.bias, x.shape[-2])[2]
+        return [pre, post, res + (params.alpha[-1] - 1) * static]
+
+
+@order("gate-after-sigmoid", f"{MUTATION}: gates taken for scales of the mappings", _unit_gates)
+class GateAfterSigmoid(Deviant):
+    """h_pre and h_post are multiplied by their gates after the sigmoid instead of before it."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        bare = super().mappings(x, params._replace(alpha=torch.ones_like(params.alpha)))
+        alpha = params.alpha
+        return super().mappings(x, params)._replace(pre=alpha[0] * bare.pre, post=alpha[1] * bare.post)
+
+
+@order("post-scale-inside", f"{MUTATION}: sigma(2 z), which is (1 + tanh z) / 2", _scaled_gate)
+class PostScaleInside(Deviant):
+    """The factor of h_post multiplies its logits instead of the sigmoid."""
+
+    def h_post(self, logits: Tensor) -> Tensor:
+        return self.squash(self.computed.post_scale * logits, self.computed.post)
 
 
 @order("sigmoid-before-bias", "lucidrains 4b28146 (bug 7)", lambda d: gate_of(d.post).unit_range)
