@@ -1,4 +1,4 @@
-"""The dialects that people ship or print, by name: their fields where these differ from the defaults, and their source.
+"""The dialects that people ship or print, by name: their fields where these differ from the defaults, and their words.
 
 A preset is made when it is first asked for, so that nobody pays for the families of the others.
 """
@@ -11,9 +11,7 @@ from typing import Any
 from mhc_ref.dialect import Dialect
 
 FIELDS: dict[str, dict[str, Any]] = {
-    # mHC as printed: arXiv 2512.24880 eq. (7)-(9), columns first and rows last, 20 iterations, norm eps of table 5.
     "PAPER": {"rms_eps": 1e-20},
-    # DeepSeek-V4's inference code; deepseek-ai/TileKernels:tile_kernels/torch/mhc.py (36d9e45), transformers 5.23.0.
     "DEEPSEEK_V4": {
         "start": "softmax",
         "start_axis": "row",
@@ -25,9 +23,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "transposed": True,
         "collapse": "head",
     },
-    # linkedin/Liger-Kernel:src/liger_kernel/ops/mhc.py (ead96b6): the same stored matrix, applied untransposed.
     "LIGER": {"like": "DEEPSEEK_V4", "transposed": False, "pre_eps": 0.0, "collapse": "sum"},
-    # lucidrains/hyper-connections 0.4.11:mHCv2.py. Its norm is F.normalize, without an additive eps, hence rms_eps 0.
     "LUCIDRAINS": {
         "denominator": "clamp",
         "denominator_eps": 1e-12,
@@ -35,9 +31,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "norm_over": "stream",
         "shared_projection": True,
     },
-    # mHC-lite, arXiv 2601.05732; FFTYYY/mhc-lite:hyper_conn (ea19775), which applies the transpose of what it stores.
     "MHC_LITE": {"residual": "permutations", "transposed": True},
-    # Hyper-connections before the manifold: arXiv 2409.19606 eq. (2), (10)-(13), A_r applied transposed.
     "HYPER_CONNECTIONS": {
         "residual": "unconstrained",
         "dynamic": "tanh",
@@ -48,10 +42,24 @@ FIELDS: dict[str, dict[str, Any]] = {
         "post_scale": 1.0,
         "transposed": True,
     },
-    # The plain residual stream x + h_post F(h_pre x); n = 1 is meaningful.
     "RESIDUAL": {"residual": "identity"},
 }
 """Name -> the fields that differ from the defaults of `Dialect`, or from the preset that it is `like`."""
+
+SOURCES: dict[str, str] = {
+    "PAPER": "mHC as printed, arXiv 2512.24880 eq. (7)-(9): columns first and rows last, 20 iterations, the norm's "
+    "eps of table 5",
+    "DEEPSEEK_V4": "DeepSeek-V4's inference code; deepseek-ai/TileKernels:tile_kernels/torch/mhc.py (36d9e45), "
+    "transformers 5.23.0",
+    "LIGER": "linkedin/Liger-Kernel:src/liger_kernel/ops/mhc.py (ead96b6): the same stored matrix, untransposed",
+    "LUCIDRAINS": "lucidrains/hyper-connections 0.4.11:mHCv2.py; its norm is F.normalize, without an additive eps, "
+    "hence rms_eps 0",
+    "MHC_LITE": "mHC-lite, arXiv 2601.05732; FFTYYY/mhc-lite:hyper_conn (ea19775), which applies the transpose of "
+    "what it stores",
+    "HYPER_CONNECTIONS": "hyper-connections before the manifold, arXiv 2409.19606 eq. (2), (10)-(13), A_r transposed",
+    "RESIDUAL": "the plain residual stream x + h_post F(h_pre x); n = 1 is meaningful",
+}
+"""Name -> what it is, and where it is printed or shipped."""
 
 
 class Presets(Mapping[str, Dialect]):

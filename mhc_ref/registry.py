@@ -219,6 +219,11 @@ def unknown(values: Mapping[str, Any]) -> list[str]:
     return [field for field, slot in SLOTS.items() if field in values and values[field] not in names(slot)]
 
 
+def broken() -> dict[str, str]:
+    """The entry points of installed packages that name no family after all: by name, what went wrong."""
+    return dict(_packaged())
+
+
 @cache
 def _packaged() -> Mapping[str, str]:
     """Register the families that installed packages name; what went wrong, by the name of the entry point.

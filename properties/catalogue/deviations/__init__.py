@@ -4,8 +4,8 @@
 listed with the family (`properties/families/deviations/`). What the laws are worth is how many of these they catch.
 """
 
-from properties.catalogue.deviations.catalogue import CATALOGUE, ELSEWHERE, HIDDEN, build, deviations_of
+from properties.catalogue.deviations.catalogue import CATALOGUE, ELSEWHERE, HIDDEN, build, deviations_of, elsewhere
 from properties.core.deviant import Deviant
 from properties.core.slips import Deviation, Kind
 
-__all__ = ["CATALOGUE", "ELSEWHERE", "HIDDEN", "Deviant", "Deviation", "Kind", "build", "deviations_of"]
+__all__ = ["CATALOGUE", "ELSEWHERE", "HIDDEN", "Deviant", "Deviation", "Kind", "build", "deviations_of", "elsewhere"]

@@ -157,19 +157,25 @@ def build(name: str, dialect: Dialect | None = None) -> Implementation:
     """
     found = find(CATALOGUE | HIDDEN, name, "deviation")
     if dialect is None:
-        dialect = next((one for one in (PRESETS.default, *_plainest()) if found.applies(one)), PRESETS.default)
+        dialect = next((one for one in (PRESETS.default, *plainest()) if found.applies(one)), PRESETS.default)
     if not found.applies(dialect):
         raise LookupError(f"{name} makes no difference for {title(dialect)}. It is: {found.slip}")
     return found.make(dialect)
 
 
-def _plainest() -> Iterator[Dialect]:
+def plainest() -> Iterator[Dialect]:
     """The first preset with each family from outside."""
     for field, slot in registry.SLOTS.items():
         for name in registry.names(slot):
             theirs = registry.outside(slot, name)
             if theirs is not None and getattr(theirs, "known", True):
                 yield PRESETS.default.with_(**{field: name})
+
+
+def elsewhere() -> dict[str, Dialect]:
+    """Dialects, by a title, for deviations that show in no preset: `ELSEWHERE`, and one with each family from
+    outside."""
+    return {**ELSEWHERE, **{title(one): one for one in plainest()}}
 
 
 Entry = TypeVar("Entry")

@@ -5,7 +5,9 @@ An adapter holds no arithmetic: it packs parameters, reshapes tokens, and lets t
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,3 +52,13 @@ def build(name: str) -> Implementation:
     implementation: Implementation = getattr(import_module(f"{__name__}.{module}"), attribute)()
     implementation.name = f"published:{name}"
     return implementation
+
+
+def about(name: str) -> tuple[str, str]:
+    """What the adapter of that name takes of its library, and which library that is: read off its file, so that neither
+    the library nor torch is imported."""
+    module, attribute = ADAPTERS[name]
+    tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
+    made = next(one for one in tree.body if isinstance(one, ast.ClassDef | ast.FunctionDef) and one.name == attribute)
+    statement, source = ((ast.get_docstring(one) or "").partition("\n\n")[0] for one in (made, tree))
+    return " ".join(statement.split()), " ".join(source.split())
