@@ -65,6 +65,11 @@ class Deviant(Implementation):
     def tuned(self, **fields: Any) -> Implementation:
         return self.slip(self.dialect.with_(**fields), self.name, self._change)
 
+    def change_after(self, change: Callable[[Dialect], Dialect]) -> None:
+        """Whatever is tuned from here on computes a changed dialect, before the slip's own change of one."""
+        own = self._change
+        self._change = (lambda dialect: own(change(dialect))) if own else change
+
     @property
     def slip(self) -> type[Deviant]:
         """The class that was asked for, without the steps of a family; `Deviant` itself where no step is overridden."""

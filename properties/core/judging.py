@@ -29,9 +29,11 @@ class LawBroken(AssertionError):
         error, gap, bound: the distance of the two, how much of it is no rounding (0 but for a law about a limit), and
             the most that rounding can explain.
         kind: what it is like.
+        trial: the bench on which it was found, with everything that was observed; None where nobody kept it.
     """
 
     kind: FailureKind
+    trial: Judge | None = None
 
     def __init__(
         self,

@@ -105,6 +105,7 @@ class Trial(Judge):
         device: where the implementation computes; verdicts are made on the CPU.
         truth: float64 reference, or mpmath while a failure is confirmed.
         tape: every answer so far; with `replaying` they are handed out again instead of calling.
+        unanswered: the question whose answer was none, as the implementation raised or gave what cannot be used.
     """
 
     implementation: Implementation
@@ -113,6 +114,7 @@ class Trial(Judge):
     truth: Truth
     tape: list[Answer] = field(default_factory=lambda: [])
     replaying: bool = False
+    unanswered: str = ""
     _next: int = 0
 
     @property
@@ -242,6 +244,7 @@ class Trial(Judge):
         question = f"{method}({self._sketch(arguments)})"
         if self.replaying:
             return self._answered(question)
+        self.unanswered = question
         try:
             result = _settled(ask())
         except torch.OutOfMemoryError as error:  # while the arguments were copied there
@@ -256,6 +259,7 @@ class Trial(Judge):
                     "reference, too, so that it says nothing of the implementation"
                 ) from fault
             raise TargetRaised(method, fault, self._sketch(arguments)) from fault
+        self.unanswered = ""
         self.tape.append(Answer(question, result))
         return result
 

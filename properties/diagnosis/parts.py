@@ -256,11 +256,12 @@ def made(parts: Sequence[Part], declared: Dialect) -> Deviant | None:
 
     None where they make none together.
     """
-    computed = joined(declared, {name: value for one in parts for name, value in one.fields.items()})
+    values = {name: value for one in parts for name, value in one.fields.items()}
     names = tuple(one.deviation for one in parts if one.deviation is not None and not one.fields)
     numbers = [one.measured for one in parts if one.measured is not None]
     if len(numbers) > 1 or (numbers and names):  # until measured slips can be composed
         return None
+    computed = joined(declared, values)
     try:
         if numbers:
             found = numbers[0].make(computed)
@@ -268,6 +269,8 @@ def made(parts: Sequence[Part], declared: Dialect) -> Deviant | None:
             found = compose(names, computed) if names else Deviant(computed, "explanation")
     except ValueError:
         return None
-    if found is not None:
-        found.dialect = declared
+    if found is None:
+        return None
+    found.dialect = declared
+    found.change_after(lambda dialect: joined(dialect, values))
     return found

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from properties.core.law import Law
+from properties.engine.attribution import Attribution
 from properties.engine.message import explain as explain
 from properties.engine.search import Search
 from properties.engine.spread import name_in
@@ -21,10 +22,19 @@ from properties.guards.surroundings import usual
 
 
 @usual()
-def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, randomness: int | None = None) -> Verdict:
+def examine(
+    law: Law,
+    subject: Subject,
+    profile: Profile,
+    *,
+    directory: Path,
+    randomness: int | None = None,
+    attribution: Attribution | None = None,
+) -> Verdict:
     """Search for a counterexample of `law` and shrink it.
 
-    Every failing input is on disk before Hypothesis goes on; the file in the end holds the smallest.
+    With `attribution` a failure that belongs to a known cause is neither shrunk nor explained again. Every failing
+    input is on disk before Hypothesis goes on; the file in the end holds the smallest.
 
     Raises:
         HarnessError: the strategy, the law or the truth failed, not the implementation; or a timeout ended the search,
@@ -37,7 +47,8 @@ def examine(law: Law, subject: Subject, profile: Profile, *, directory: Path, ra
         inapplicable = f"{law.schedule.thorough}: on a CPU with --hypothesis-profile thorough"
     if inapplicable:
         return Verdict(law.id, subject, "not-applicable", inapplicable)
-    search = Search(law, subject, profile, directory / f"{name_in(directory, law, subject)}.safetensors", randomness)
+    path = directory / f"{name_in(directory, law, subject)}.safetensors"
+    search = Search(law, subject, profile, path, randomness, attribution)
     begun = time.monotonic()
     with watched():
         try:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from properties.core.case import Case
 from properties.core.law import Law
 from properties.core.trial import LawBroken, NoRoom, TargetRaised
+from properties.engine.attribution import Attribution, Belonging
 from properties.engine.message import counterexample, explain, replaying
 from properties.engine.readable import example, readable
 from properties.engine.spread import after_the_simplest, database, fewer_streams, frames, seed_of, settings_of
@@ -30,6 +31,8 @@ _HANGS = 5
 """How many calls without an answer shrinking may cost: each of them takes the whole time limit."""
 _TRIED_WITH_FEWER = 40
 """Examples for each smaller n, once something has failed: a second or two for a smaller counterexample."""
+_FURTHER = 4
+"""Examples after the first failure that belongs to a known cause: another cause may show at one of them."""
 _COMPLAINT = "at another input the harness itself failed"
 
 
@@ -41,16 +44,34 @@ class Enough(BaseException):
         self.broken = broken
 
 
+class Settled(BaseException):
+    """A failure belongs to a known cause, and so do those at further examples; through Hypothesis, as above."""
+
+
 class Search:
     """The search for one law on one subject, and what it has found so far.
 
+    A failure that belongs to a known cause is kept, and a few more examples are tried for another one; it is not
+    shrunk.
+
     Attributes:
         failure, case: the smallest failure that was found, and its input.
+        belonging: the causes of that failure; None without `attribution`, and before there is a failure.
         also: what else the message of a failure has to say.
         no_room: why an example was given up that would not have fit in memory.
     """
 
-    def __init__(self, law: Law, subject: Subject, profile: Profile, path: Path, randomness: int | None = None) -> None:
+    def __init__(
+        self,
+        law: Law,
+        subject: Subject,
+        profile: Profile,
+        path: Path,
+        randomness: int | None = None,
+        attribution: Attribution | None = None,
+    ) -> None:
+        self.attribution = attribution
+        self.belonging: Belonging | None = None
         self.law, self.subject, self.profile, self.path, self.randomness = law, subject, profile, path, randomness
         self.chance = Chance()
         self.failure: LawBroken | None = None
@@ -59,6 +80,10 @@ class Search:
         self.no_room = ""
         self._examples, self._worst, self._claims, self._abstentions = 0, 0.0, 0, 0
         self._floor = 1.0
+        self._shrinking = False
+        self._several = False
+        self._new: frozenset[str] = frozenset()
+        self._further = _FURTHER
         self._hangs = 0
         self._faulted = False  # whether the harness had failed before anything of the target did
         self._unsaved = ""
@@ -75,6 +100,9 @@ class Search:
             return self.failed(self._smallest(broken))
         except Enough as enough:
             return self.failed(enough.broken)
+        except Settled:
+            assert self.failure is not None
+            return self.failed(self.failure)
         except FlakyFailure:
             if self.failure is None:
                 raise
@@ -97,6 +125,8 @@ class Search:
             if isinstance(fault, FailedHealthCheck):
                 raise HarnessError(self._wasteful(fault)) from fault
             raise
+        if self.failure is not None:  # of a known cause
+            return self.failed(self.failure)
         if self.no_room and not self._examples:
             return Verdict(self.law.id, self.subject, "not-applicable", self.no_room)
         if not self._claims and self.law.kind != "contract":
@@ -117,6 +147,8 @@ class Search:
             case=case,
             readable=readable(case, broken),
             example=(*example(case, broken), replaying(self.subject, self.path, lost)),
+            causes=self.belonging.causes if self.belonging else (),
+            belongs=self.belonging.how if self.belonging else "",
         )
 
     def _said(self, status: Status, reason: str, worst: float) -> Verdict:
@@ -161,10 +193,14 @@ class Search:
             self._examples -= 1
             self.no_room = str(error)
         except LawBroken as broken:
-            if not self._clear_enough(broken.ratio):
+            if self._passed_over(broken) or self._of_a_known_cause(broken, case):
                 return
             self.failure, self.case = broken, case
             self._save(broken, case)
+            if self.attribution is not None and not self._shrinking:
+                self._joined(self.attribution.found(self.law, self.subject, case, broken))
+                self._several = self.attribution.several(self.subject)
+            self._shrinking = True
             if isinstance(broken, TargetRaised) and issubclass(type(broken.raised), NoAnswer):
                 self._hangs += 1
                 if self._hangs > _HANGS:
@@ -178,14 +214,51 @@ class Search:
                 self._faulted = True
                 raise
 
+    def _passed_over(self, broken: LawBroken) -> bool:
+        """Whether a failure, while another is shrunk, is not as plain, or of another kind."""
+        if not self._shrinking:
+            self._floor = min(math.sqrt(broken.ratio), 1e6)
+            return False
+        kept = self.failure
+        alike = kept is None or (type(kept), kept.kind) == (type(broken), broken.kind)
+        return not (alike and self._clear_enough(broken.ratio))
+
+    def _of_a_known_cause(self, broken: LawBroken, case: Case) -> bool:
+        """Whether a failure belongs to a known cause: the first is kept, and the search goes on a little.
+
+        Raises:
+            Settled: it has gone on for long enough.
+        """
+        if self.attribution is None or (self._shrinking and not self._several):
+            return False
+        if self.failure is None:  # it is on disk before anything else is asked
+            self.failure, self.case = broken, case
+            self._save(broken, case)
+        found = self.attribution.known(self.law, self.subject, case, broken)
+        if self._shrinking:  # it may have slipped into another cause
+            return found is not None and self._new.isdisjoint(found.keys)
+        if found is None:
+            return False
+        if self.belonging is None or found.how == "shown":
+            self._joined(found)
+        self._further -= 1
+        if self._further < 0:
+            raise Settled
+        return True
+
+    def _joined(self, found: Belonging) -> None:
+        """What a failure belongs to, beside what earlier ones of this law do."""
+        before = self.belonging.causes if self.belonging else ()
+        self._new = frozenset(found.keys)
+        causes = (*found.causes, *(one for one in before if one.key not in self._new))
+        self.belonging = Belonging(causes, found.how)
+
     def _clear_enough(self, ratio: float) -> bool:
         """Whether a failure is as plain as the first one was, so that shrinking does not end at a ratio of 1.01.
 
         The first failure sets the floor, the root of its ratio and 10^6 at most: smaller inputs that fail by less are
         passed over. A law that holds is never affected.
         """
-        if self.failure is None:
-            self._floor = min(math.sqrt(ratio), 1e6)
         return ratio >= self._floor
 
     def _save(self, broken: LawBroken, case: Case) -> None:

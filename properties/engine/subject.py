@@ -13,6 +13,7 @@ from properties.core.device import device_of
 from properties.core.implementation import Implementation
 from properties.core.law import Law
 from properties.core.trial import FloatTruth, Trial
+from properties.report.cause import Cause
 from properties.strategies import Setting
 
 Status = Literal["passed", "failed", "known", "not-applicable", "error"]
@@ -100,3 +101,7 @@ class Verdict:
     """How hard the counterexample is to read, see `properties.engine.readable`; None where there is none."""
     example: tuple[str, ...] = ()
     """The counterexample in few lines."""
+    causes: tuple[Cause, ...] = ()
+    """What a failure belongs to."""
+    belongs: str = ""
+    """How that is known, see `properties.engine.attribution.Belonging`."""

@@ -27,7 +27,8 @@ def try_case(law: Law, subject: Subject, case: Case) -> Trial:
     try:
         law.judge(trial, case)
         return trial
-    except ContractBroken:
+    except ContractBroken as broken:
+        broken.trial = trial
         raise
     except LawBroken as broken:
         judge = trial.confirming()
@@ -40,6 +41,7 @@ def try_case(law: Law, subject: Subject, case: Case) -> Trial:
                     f"{confirmed.ratio:.3g}) without asking the exact truth for anything. What such a law expects "
                     "comes from trial.truth alone: the law is at fault, not the implementation"
                 ) from confirmed
+            confirmed.trial = trial
             raise confirmed from None
         except TapeEnds:  # mpmath does not agree, and the law went on
             pass

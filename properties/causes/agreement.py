@@ -1,0 +1,260 @@
+"""Whether a failure is that of an explaining implementation: it breaks the same law, and answers alike.
+
+A failure belongs to an explanation when the reference with that explanation applied (a) breaks the law at the same
+case, and (b) gives everything that the law observed, within its own bound. It is "shown" to belong where that
+implementation is also further from the declared dialect than the two bounds together; otherwise the two cannot be told
+apart here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from properties.causes.noise import Noise
+from properties.core.case import Case
+from properties.core.deviant import Deviant
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import Law
+from properties.core.observer import Seen
+from properties.core.rounding import PRODUCTS
+from properties.core.trial import FloatTruth, LawBroken, NoRoom, TargetRaised, Trial
+from properties.engine.subject import Subject
+from properties.guards.faults import HarnessError
+from properties.guards.printable import name_of
+
+Belongs = Literal["shown", "not told apart"]
+
+SAMPLES = 4
+"""How often an explaining implementation is disturbed. The root mean square of so few is below a quarter of the true
+one, what `SPREAD` leaves of the bound's room, in fewer than 1 of 10^5 entries."""
+SPREAD = 4.0
+"""The bound in root mean squares of the disturbed answers, which are themselves several roundings wide (`noise`)."""
+STORED = 4.0
+"""And so many units of roundoff of a number by itself."""
+NEAR = 16.0
+"""Answers that are as near as this, in units of roundoff of each number, are within the bound of any implementation
+that takes a dozen steps: then its bound is not computed."""
+FAR = 100.0
+"""A law that is broken by so many of the declared dialect's bounds leaves no doubt that the two are apart."""
+
+
+class _Full(BaseException):
+    """Everything that is to be compared has been observed; through code of laws, which takes an `Exception` for
+    more."""
+
+
+@dataclass
+class _Observed(Trial):
+    """A bench that ends, without a verdict, when so many answers are on the tape."""
+
+    needed: int = 0
+    noise: Noise | None = None
+
+    def _observe(self, *asked: Any, **more: Any) -> Any:
+        with self.noise or contextlib.nullcontext():
+            result = super()._observe(*asked, **more)
+        if len(self.tape) >= self.needed:
+            raise _Full
+        return result
+
+
+def belongs(law: Law, subject: Subject, case: Case, broken: LawBroken, made: Deviant) -> Belongs | None:
+    """Whether the failure of `subject` at `case` is that of `made`; None where it is not.
+
+    Arguments:
+        broken: with the trial at which the law was broken.
+        made: the explaining implementation, which declares what the subject declares.
+    """
+    given = broken.trial
+    if not isinstance(given, Trial):
+        return None
+    alike = like(made, subject.implementation)
+    other = Trial(alike, subject.dtype, subject.device, FloatTruth(subject.implementation.dialect))
+    also = _judged(law, other, case)
+    if given.unanswered or other.unanswered:
+        return "shown" if _same_end(given, broken, other, also) and _same(given, other) else None
+    if len(other.tape) < len(given.tape) and also is None:
+        return None
+    count = min(len(given.tape), len(other.tape))
+    pairs = list(_pairs(given, other, count))
+    if not pairs or any(not one.comparable for one in pairs):
+        return None
+    clear = broken.ratio >= FAR and also is not None and len(other.tape) == len(given.tape)
+    if clear and all(_near(one) for one in pairs):
+        return "shown"
+    bounds = _bounds(law, alike, given, case, count, pairs)
+    if any(_apart(one.given, one.other, bound) > 1 for one, bound in zip(pairs, bounds, strict=True)):
+        return None
+    if clear:
+        return "shown"
+    return _told(
+        law, subject, given, case, count, pairs, bounds, also is not None and len(other.tape) == len(given.tape)
+    )
+
+
+def like(made: Deviant, target: Implementation) -> Deviant:
+    """The explaining implementation, declared as the target is."""
+    for name in ("products", "mixing", "emits", "streams", "dtypes", "norm_weight"):
+        setattr(made, name, getattr(target, name))
+    return made
+
+
+def _judged(law: Law, trial: Trial, case: Case) -> LawBroken | None:
+    """How a law is broken; None where it holds, or cannot judge what it sees."""
+    try:
+        law.judge(trial, case)
+    except LawBroken as broken:
+        return broken
+    except (HarnessError, NoRoom):
+        return None
+    return None
+
+
+def _same_end(given: Trial, broken: LawBroken, other: Trial, also: LawBroken | None) -> bool:
+    """Whether both failed to answer the same question, and in the same way."""
+    if given.unanswered != other.unanswered or also is None or type(broken) is not type(also):
+        return False
+    if isinstance(broken, TargetRaised) and isinstance(also, TargetRaised):
+        return name_of(broken.raised) == name_of(also.raised)
+    return broken.what == also.what
+
+
+def _same(given: Trial, other: Trial) -> bool:
+    """Whether what was answered before is the same, as nearly as numbers can be."""
+    return len(given.tape) == len(other.tape) and all(
+        one.comparable and _near(one) for one in _pairs(given, other, len(given.tape))
+    )
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two numbers or tensors that answer one question."""
+
+    given: Tensor
+    other: Tensor
+    exact: bool = False
+    comparable: bool = True
+
+
+_NONE = torch.empty(0)
+
+
+def _pairs(given: Trial, other: Trial, count: int) -> Iterator[_Pair]:
+    for one, two in zip(given.tape[:count], other.tape[:count], strict=True):
+        first, second = list(_flat(one.value)), list(_flat(two.value))
+        if one.question != two.question or len(first) != len(second):
+            yield _Pair(_NONE, _NONE, comparable=False)
+            continue
+        for a, b in zip(first, second, strict=True):
+            if isinstance(a, Tensor) and isinstance(b, Tensor):
+                yield _Pair(a, b, not a.is_floating_point(), a.shape == b.shape and a.dtype == b.dtype)
+            elif isinstance(a, float) and isinstance(b, float):
+                yield _Pair(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64))
+            else:
+                yield _Pair(_NONE, _NONE, True, bool(a == b))
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The tensors and numbers of an answer, in order."""
+    if isinstance(value, Seen):
+        yield value.u
+        yield value.y
+    elif isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _flat(one)
+    else:
+        yield value
+
+
+def _near(one: _Pair) -> bool:
+    return _apart(one.given, one.other, _roundoff(one.other, NEAR)) <= 1
+
+
+def _roundoff(value: Tensor, units: float) -> Tensor:
+    """So many units of roundoff of every number, and what is lost below the normal ones."""
+    if not value.is_floating_point():
+        return torch.zeros(value.shape, dtype=torch.float64)
+    info = torch.finfo(value.dtype)
+    return units * (info.eps / 2 * value.double().abs().nan_to_num(0, 0, 0) + info.tiny)
+
+
+def _apart(one: Tensor, other: Tensor, bound: Tensor) -> float:
+    """The largest |one - other| / bound; infinite where only one of the two is finite, or they differ without a
+    bound."""
+    if not one.numel():
+        return 0.0
+    one, other = one.double(), other.double()
+    same = (one == other) | (one.isnan() & other.isnan())
+    ratio = torch.where(same, 0.0, (one - other).abs() / bound)
+    return float(ratio.nan_to_num(nan=math.inf, posinf=math.inf).max())
+
+
+def _bounds(
+    law: Law, made: Implementation, given: Trial, case: Case, count: int, pairs: Sequence[_Pair]
+) -> list[Tensor]:
+    """What rounding can make of each answer of an explaining implementation."""
+    squares = [torch.zeros(one.other.shape, dtype=torch.float64) for one in pairs]
+    told = 0
+    for seed in range(SAMPLES):
+        moved = _tape(law, made, given, case, count, Noise(seed, PRODUCTS[made.products]))
+        values = [two for two in _pairs(moved, moved, min(count, len(moved.tape)))] if moved is not None else []
+        if len(values) != len(pairs) or any(a.given.shape != b.other.shape for a, b in zip(values, pairs, strict=True)):
+            continue
+        told += 1
+        for square, sample, one in zip(squares, values, pairs, strict=True):
+            square += (sample.given.double() - one.other.double()).nan_to_num(0, 0, 0).square()
+    units = STORED if given.implementation.mixing == "compute" else 4 * STORED
+    return [
+        torch.zeros_like(square) if one.exact else SPREAD * (square / max(told, 1)).sqrt() + _roundoff(one.other, units)
+        for square, one in zip(squares, pairs, strict=True)
+    ]
+
+
+def _tape(
+    law: Law, made: Implementation, given: Trial, case: Case, count: int, noise: Noise | None = None
+) -> Trial | None:
+    """What a law observes of an implementation until so many answers are on the tape; None where it does not get
+    there."""
+    trial = _Observed(made, given.dtype, given.device, FloatTruth(given.dialect), needed=count, noise=noise)
+    try:
+        law.judge(trial, case)
+    except (_Full, LawBroken):
+        pass
+    except (HarnessError, NoRoom, RuntimeError, NotImplementedError):  # what no mode of dispatch can be put around
+        return None
+    return trial if len(trial.tape) >= count else None
+
+
+def _told(
+    law: Law,
+    subject: Subject,
+    given: Trial,
+    case: Case,
+    count: int,
+    pairs: Sequence[_Pair],
+    bounds: Sequence[Tensor],
+    broken: bool,
+) -> Belongs | None:
+    """Whether an implementation that answers alike is apart from the declared dialect at this case."""
+    reference = Reference(subject.implementation.dialect)
+    reference.products, reference.mixing = subject.implementation.products, subject.implementation.mixing
+    declared = _tape(law, reference, given, case, count)
+    if declared is None:
+        return "shown" if broken else None
+    there = list(_pairs(declared, declared, count))
+    if len(there) != len(pairs) or any(a.given.shape != b.other.shape for a, b in zip(there, pairs, strict=True)):
+        return "shown" if broken else None
+    ratios = [_apart(one.other, two.given, 2 * bound) for one, two, bound in zip(pairs, there, bounds, strict=True)]
+    if max(ratios, default=0.0) > 1 and broken:
+        return "shown"
+    differs = any(
+        _apart(one.other, two.given, bound / 8) > 1 for one, two, bound in zip(pairs, there, bounds, strict=True)
+    )
+    return "not told apart" if differs else None

@@ -1,0 +1,245 @@
+"""The causes of a run: the first failure of a kind is explained, and later ones are put to what is known.
+
+| asked in turn | |
+|---|---|
+| an exception of the same class at the same place of the target's code | is the same cause |
+| each part of an explanation, then two together, then all of them | by `agreement.belongs` |
+| the account of the implementation (`diagnosis.parts`), once | its parts and its undeclared limits become known |
+| every single slip of the catalogue, at this very case (`here`) | |
+| what nothing explains | is told apart by stage and kind |
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from properties.causes.agreement import belongs
+from properties.causes.here import slips_at
+from properties.causes.sharing import shared
+from properties.causes.stages import shows, stage_of
+from properties.core.case import Case
+from properties.core.kinds import kind_of
+from properties.core.law import Law
+from properties.core.trial import LawBroken, TargetRaised
+from properties.diagnosis.diagnose import NoVerdict
+from properties.diagnosis.parts import Account, Limit, Part, account_of, made
+from properties.engine.attribution import Belonging
+from properties.engine.subject import Subject
+from properties.guards.faults import described, placed
+from properties.guards.interruption import watched
+from properties.guards.printable import message_of, name_of, printable
+from properties.guards.surroundings import told, usual
+from properties.guards.traces import excerpt, place_of
+from properties.report.cause import Cause
+
+ALIKE = ("nan", "randomness", "memory", "time", "contract")
+"""Kinds of failures that are told apart from wrong values where nothing explains them."""
+
+
+@dataclass
+class _Suspect:
+    """What is known of one implementation."""
+
+    account: Account | None = None
+    parts: list[Part] = field(default_factory=lambda: [])
+    open: dict[str, Cause] = field(default_factory=lambda: {})
+    """Causes without an explanation, by key: exceptions, limits, stages."""
+
+
+class Causes:
+    """The causes that are known so far, see `properties.engine.attribution.Attribution`.
+
+    Arguments:
+        folder: where the workers of a run meet; None for one process.
+        announce: told of every new cause as soon as it is known.
+        seconds: of computing that the account of an implementation may take.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, announce: Callable[[Cause], None] | None = None, seconds: float = 4.0
+    ) -> None:
+        self.folder, self.announce, self.seconds = folder, announce, seconds
+        self._suspects: dict[tuple[str, str], _Suspect] = {}
+        self._announced: set[str] = set()
+
+    def several(self, subject: Subject) -> bool:
+        """Whether more than one cause of an implementation is known."""
+        suspect = self._suspect(subject)
+        return len(suspect.parts) + len(suspect.open) > 1
+
+    @told()
+    @usual()
+    def known(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging | None:
+        """The known causes that a failure belongs to."""
+        return self._known(law, subject, case, broken, self._suspect(subject))
+
+    @told()
+    @usual()
+    def found(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging:
+        """Explain a failure, with the account of the implementation at first, else at this very case."""
+        suspect = self._suspect(subject)
+        with watched():
+            try:
+                belonging = self._explained(law, subject, case, broken, suspect)
+            except Exception as error:  # ours: it must never replace the failure that it is about
+                note = (
+                    f"it could not be explained, as that failed in our own code: {described(error)}{placed(error)}. "
+                    "That says nothing of the implementation; please report it"
+                )
+                belonging = self._unexplained(law, subject, broken, suspect, (note,))
+        for one in belonging.causes:
+            if one.key not in self._announced:
+                self._announced.add(one.key)
+                if self.announce is not None:
+                    self.announce(one)
+        return belonging
+
+    def _suspect(self, subject: Subject) -> _Suspect:
+        return self._suspects.setdefault(_place(subject), _Suspect())
+
+    def _explained(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Belonging:
+        if suspect.account is None:
+            suspect.account = shared(self.folder, "\0".join(_place(subject)), lambda: self._account(subject))
+            suspect.parts += suspect.account.parts
+            known = self._known(law, subject, case, broken, suspect)
+            if known is not None:
+                return Belonging(known.causes, "first" if known.how == "shown" else known.how)
+        if isinstance(broken, TargetRaised):
+            return Belonging((self._raised(law, subject, broken, suspect),), "first")
+        new = slips_at(law, subject, case, broken, suspect.parts)
+        if new:
+            suspect.parts += new
+            return Belonging(tuple(_cause(subject, one, law) for one in new), "first")
+        return self._unexplained(law, subject, broken, suspect, suspect.account.notes)
+
+    def _account(self, subject: Subject) -> Account:
+        dtype = torch.float16 if subject.dtype == torch.float16 else None
+        try:
+            return account_of(subject.implementation, dtype=dtype, device=subject.device.type, seconds=self.seconds)
+        except NoVerdict as error:
+            return Account(none=message_of(error), notes=(message_of(error),))
+
+    def _known(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Belonging | None:
+        if isinstance(broken, TargetRaised):
+            same = suspect.open.get(_exception_key(subject, broken)) or self._limited(subject, broken, suspect)
+            if same is not None:
+                return Belonging((same,), "shown")
+        untold: Belonging | None = None
+        for parts in _combined(suspect.parts):
+            explaining = made(parts, subject.implementation.dialect)
+            if explaining is None:
+                continue
+            how = belongs(law, subject, case, broken, explaining)
+            found = Belonging(tuple(_cause(subject, one, law) for one in parts), how) if how else None
+            if how == "shown":
+                return found
+            untold = untold or found
+        return untold or self._alike(law, subject, broken, suspect)
+
+    def _limited(self, subject: Subject, broken: TargetRaised, suspect: _Suspect) -> Cause | None:
+        """The undeclared limit that an exception comes from."""
+        if suspect.account is None:
+            return None
+        where = name_of(broken.raised), place_of(broken.raised)
+        for one in suspect.account.limits:
+            if (one.error, one.place) == where:
+                return suspect.open.setdefault(one.declare, _limit(subject, one))
+        return None
+
+    def _raised(self, law: Law, subject: Subject, broken: TargetRaised, suspect: _Suspect) -> Cause:
+        key = _exception_key(subject, broken)
+        own = excerpt(broken.raised)
+        said = printable(f"{name_of(broken.raised)}: {message_of(broken.raised)}".rstrip(": "), 200)
+        cause = Cause(
+            key,
+            subject.implementation.name,
+            f"it raises {said}",
+            stage=stage_of(law),
+            kind=kind_of(broken, law),
+            notes=tuple(own.splitlines()),
+            first=law.id,
+        )
+        return suspect.open.setdefault(key, cause)
+
+    def _alike(self, law: Law, subject: Subject, broken: LawBroken, suspect: _Suspect) -> Belonging | None:
+        """A cause without an explanation that may well show here."""
+        key = self._open_key(law, subject, broken, suspect)
+        return Belonging((suspect.open[key],), "not told apart") if key in suspect.open else None
+
+    def _unexplained(
+        self, law: Law, subject: Subject, broken: LawBroken, suspect: _Suspect, notes: Sequence[str]
+    ) -> Belonging:
+        stage, kind = self._stage(law, broken, suspect)
+        key = self._open_key(law, subject, broken, suspect)
+        beside = "Beside what is explained, its" if suspect.parts else "Its"
+        what = {"value": "values are wrong", "nan": "answers are not finite"}.get(kind, f"{kind} is wrong")
+        cause = Cause(
+            key,
+            subject.implementation.name,
+            f"{beside} {what} in the {stage}, which no dialect and none of the named slips explains",
+            stage=stage,
+            kind=kind,
+            notes=tuple(notes),
+            first=law.id,
+        )
+        return Belonging((suspect.open.setdefault(key, cause),), "first")
+
+    def _stage(self, law: Law, broken: LawBroken, suspect: _Suspect) -> tuple[str, str]:
+        kind = kind_of(broken, law)
+        kept = kind if kind in ALIKE else "value"
+        for stage, what in suspect.account.unexplained if suspect.account else ():
+            if what == kept and stage and shows(stage, law):
+                return stage, kind
+        return stage_of(law), kind
+
+    def _open_key(self, law: Law, subject: Subject, broken: LawBroken, suspect: _Suspect) -> str:
+        stage, kind = self._stage(law, broken, suspect)
+        return f"{subject.implementation.name}: {kind} in {stage}"
+
+
+def _place(subject: Subject) -> tuple[str, str]:
+    short = "float16" if subject.dtype == torch.float16 else ""
+    return subject.implementation.name, f"{subject.device.type} {short}"
+
+
+def _combined(parts: Sequence[Part]) -> Iterator[tuple[Part, ...]]:
+    """Each by itself, two at a time, all of them."""
+    yield from itertools.combinations(parts, 1)
+    yield from itertools.combinations(parts, 2)
+    if len(parts) > 2:
+        yield tuple(parts)
+
+
+def _exception_key(subject: Subject, broken: TargetRaised) -> str:
+    place = place_of(broken.raised)
+    what = place or message_of(broken.raised, 80)
+    return f"{subject.implementation.name}: {name_of(broken.raised)} at {what}"
+
+
+def _cause(subject: Subject, part: Part, law: Law) -> Cause:
+    named = f" (deviation {part.deviation})" if part.deviation else ""
+    return Cause(
+        f"{subject.implementation.name}: {part.key}",
+        subject.implementation.name,
+        f"{part.words}{named}",
+        part.explanation(),
+        part.stage,
+        notes=tuple(f"as well explained by {one}" for one in part.ties),
+        first=law.id,
+    )
+
+
+def _limit(subject: Subject, limit: Limit) -> Cause:
+    return Cause(
+        f"{subject.implementation.name}: {limit.declare}",
+        subject.implementation.name,
+        limit.words,
+        stage="execution",
+        kind="limit",
+        notes=(f"If that is meant, declare `{limit.declare}`.",),
+    )

@@ -1,0 +1,46 @@
+"""At which stage a law looks, for failures that nothing explains."""
+
+from __future__ import annotations
+
+from properties.core.law import Law
+
+_FAMILIES = {
+    "manifold": "projection",
+    "gradient": "gradient",
+    "execution": "execution",
+    "device": "execution",
+    "precision": "precision",
+}
+_METHODS = {
+    "project": "projection",
+    "pre": "pre",
+    "post": "post",
+    "mappings": "gates",
+    "block": "block",
+    "layers": "layers",
+    "expand": "expand",
+    "collapse": "collapse",
+    "stack": "layers",
+}
+BEFORE = {
+    "projection": ("projection",),
+    "gates": ("norm", "matmul", "gates", "sigmoid", "projection"),
+    "pre": ("pre",),
+    "post": ("post",),
+    "expand": ("expand",),
+    "collapse": ("collapse",),
+}
+"""Stages whose mistakes show in values of a stage; in those of a block, of layers and of gradients all of them do."""
+
+
+def stage_of(law: Law) -> str:
+    """The stage of a law: that of its family, or of the last method that it needs."""
+    if law.family in _FAMILIES:
+        return _FAMILIES[law.family]
+    return _METHODS.get(law.needs[-1], "block") if law.needs else "block"
+
+
+def shows(stage: str, law: Law) -> bool:
+    """Whether a mistake of a stage shows in what a law sees."""
+    own = stage_of(law)
+    return stage in BEFORE[own] if own in BEFORE else True

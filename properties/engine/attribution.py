@@ -1,0 +1,45 @@
+"""How a search asks whose failure it has found; `properties.causes` answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from properties.core.case import Case
+from properties.core.law import Law
+from properties.core.trial import LawBroken
+from properties.engine.subject import Subject
+from properties.report.cause import Cause
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """The causes that a failure belongs to: several where only all of them together give it.
+
+    `how`: "first" for the failure that was explained, "shown" for one that the explanation reproduces, "not told apart"
+    for one that may belong.
+    """
+
+    causes: tuple[Cause, ...]
+    how: Literal["first", "shown", "not told apart"]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What tells the causes from others."""
+        return tuple(one.key for one in self.causes)
+
+
+class Attribution(Protocol):
+    """Who knows the causes of a run."""
+
+    def known(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging | None:
+        """The known causes that a failure belongs to; None where it belongs to none of them."""
+        ...
+
+    def found(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging:
+        """Explain a failure that belongs to no known cause."""
+        ...
+
+    def several(self, subject: Subject) -> bool:
+        """Whether more than one cause of an implementation is known."""
+        ...
