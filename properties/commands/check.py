@@ -41,12 +41,28 @@ def check(
         str | None, typer.Option(metavar="FILE", help="write what fails as known failures into FILE")
     ] = None,
     isolate: IsolateOption = False,
+    dtype: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="only in this declared dtype; may be repeated")
+    ] = None,
+    first: Annotated[bool, typer.Option("-x", help="begin no law once one cause is known")] = False,
+    max_causes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="begin no law once N causes are known")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--time", metavar="SECONDS", help="end after so long; the rest is counted")
+    ] = None,
+    junit: Annotated[str | None, typer.Option(metavar="FILE", help="a test case for every law, as JUnit's XML")] = None,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="every law, and the message of every failure")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the laws on implementations.
 
+    What is wrong is said by cause, each with its failed laws and the simplest input.
+
     Exit 0: every exercised law holds or fails as known; 1: a law failed; 2 and above: the harness could not run,
-    nothing was exercised, or the run left no whole report.
+    nothing was exercised, not all was reached in time, or the run left no whole report.
     """
     from properties.plugin.launch import LAWS_ALONE, launch
     from properties.plugin.options import most_workers
@@ -57,6 +73,8 @@ def check(
         )
     if not report or "\0" in report:
         refuse(f"--report {printable(report, 60)!r}: expected the name of a folder", as_json)
+    if seconds is not None and not 0 < seconds < 1e9:
+        refuse(f"--time {seconds:g}: expected a number of seconds above 0", as_json)
     kept = _known_so_far(write_known, as_json) if write_known is not None else []
     where = Path(report).absolute()
     arguments = [*LAWS_ALONE, "-n", workers, "--device", device.value, f"--report={where}"]
@@ -67,8 +85,14 @@ def check(
     arguments += [f"--dialect={dialect}"] if dialect is not None else []
     arguments += [f"--known={known}"] if known is not None else []
     arguments += ["--isolate"] if isolate else []
+    arguments += [f"--dtype={name}" for name in dtype or []]
+    if first or max_causes is not None:
+        arguments += [f"--max-causes={1 if first else max_causes}"]
+    arguments += [f"--time={seconds!r}"] if seconds is not None else []
+    arguments += [f"--junit={Path(junit).absolute()}"] if junit is not None else []
+    arguments += ["-vv"] if verbose else []  # one for the -q before it
     with progress_on_stderr(as_json):
-        outcome = launch(arguments, where)
+        outcome = launch(arguments, where, seconds)
     status, found = outcome.status, outcome.report
     if write_known is not None and found is not None:
         lost = _write_known(write_known, found, kept, as_json)

@@ -47,11 +47,19 @@ class Progress:
         self._written = self._began - OFTEN if self._terminal else self._began
         self._open = False
 
-    def say(self, text: str, done: int | None = None, total: int | None = None) -> None:
-        """What is being done, and how many of how many are; at most one line in `OFTEN`, or `SELDOM`, seconds."""
+    @property
+    def terminal(self) -> bool:
+        """Whether the line is written over; otherwise each stays."""
+        return self._terminal
+
+    def say(self, text: str, done: int | None = None, total: int | None = None, at_once: bool = False) -> None:
+        """What is being done, and how many of how many are; at most one line in `OFTEN`, or `SELDOM`, seconds.
+
+        `at_once`: however short a time ago the last one was written.
+        """
         self._total = self._total if total is None else total
         now = _now()
-        if now - self._written < (OFTEN if self._terminal else SELDOM):
+        if not at_once and now - self._written < (OFTEN if self._terminal else SELDOM):
             return
         self._written = now
         of = f" of {self._total}" if self._total is not None else ""

@@ -79,7 +79,7 @@ def pytest_collection(session: pytest.Session) -> None:
         if (missing := device_of(place).missing()) is not None:
             raise pytest.UsageError(f"--device {place}: there is {missing} here, so that no law can be exercised")
     known_failures(config)
-    if option(config, "impl") or option(config, "dialect"):
+    if option(config, "impl") or option(config, "dialect") or option(config, "dtype"):
         subjects(config)
     for prefix in option(config, "law") or []:
         from properties.core.law import all_laws

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from typing import Any
 import pytest
 
 from properties.guards.printable import message_of
-from properties.report.report import Line, made, write
+from properties.report.cause import Cause
+from properties.report.report import Line, Unreached, made, write
 
 JOURNAL = "MHC_PROPERTIES_JOURNAL"
 """The environment variable that names the file descriptor of the journal."""
@@ -36,6 +38,7 @@ class Journal:
 
     Attributes:
         lines, messages: by node id.
+        causes: by key, in the order in which they were found.
         deaths: node id -> how the process ended in which that law was begun, in words, for each time.
         collected: how many laws there are.
         last: the law that was begun and not finished; None where there is none.
@@ -44,6 +47,7 @@ class Journal:
 
     lines: dict[str, Line] = field(default_factory=lambda: {})
     messages: dict[str, str] = field(default_factory=lambda: {})
+    causes: dict[str, Cause] = field(default_factory=lambda: {})
     deaths: dict[str, list[str]] = field(default_factory=lambda: {})
     collected: int = 0
     last: str | None = None
@@ -66,6 +70,9 @@ class Journal:
             self.collected = entry["collected"]
         elif "open" in entry:
             self.open = entry["open"]
+        elif "cause" in entry:
+            cause = Cause.from_json(entry["cause"])
+            self.causes.setdefault(cause.key, cause)
         elif "died" in entry:
             self.deaths.setdefault(entry["law"], []).append(entry["died"])
             self.last, self.open = None, False
@@ -88,6 +95,9 @@ class Gathering:
     Attributes:
         lines: by node id.
         collected: the node ids of all laws that must be in the report in the end.
+        causes: by key, in the order in which they were found.
+        announce: told of every cause as soon as it is known.
+        unreached: node id -> why it was not tried, of those that the run was asked to leave out.
         earlier: what earlier processes of this run have found.
         trouble: why the report could not be written when that was tried last; nothing where it could.
         whole: whether the complete report has been written.
@@ -97,11 +107,15 @@ class Gathering:
         self.folder = folder
         self.lines: dict[str, Line] = {}
         self.collected: set[str] = set()
+        self.causes: dict[str, Cause] = {}
+        self.unreached: dict[str, str] = {}
+        self.announce: Callable[[Cause], None] = lambda _: None
         self.trouble = ""
         self.whole = False
         self._due = 0.0
         self._descriptor = _inherited()
         self.earlier = Journal() if self._descriptor is None else Journal.of(_contents(self._descriptor))
+        self.causes.update(self.earlier.causes)
         self._journal(open=True)
 
     @property
@@ -133,6 +147,27 @@ class Gathering:
         if line.status == "failed" or time.monotonic() >= self._due:
             self.write(complete=False)
 
+    def cause(self, cause: Cause) -> None:
+        """A cause is known; of two with one key the first stays."""
+        if cause.key not in self.causes:
+            self.causes[cause.key] = cause
+            self._journal(cause=cause.to_json())
+            self.announce(cause)
+
+    def leave_out(self, laws: Iterable[str], why: str) -> None:
+        """Laws are not tried, as the run was asked to end before."""
+        self.unreached.update({law: why for law in laws if law not in self.lines})
+
+    def left_out(self) -> Unreached:
+        """What was not tried, for the report."""
+        names = [name.rpartition("::")[2].partition("[")[0] for name in self.unreached]
+        return Unreached(tuple(names), next(iter(self.unreached.values()), ""))
+
+    @property
+    def missing(self) -> set[str]:
+        """The laws of which nothing is known."""
+        return self.collected - self.lines.keys() - self.unreached.keys()
+
     def end(self) -> None:
         """This process ends by itself."""
         self._journal(open=False)
@@ -143,12 +178,12 @@ class Gathering:
 
         began = time.monotonic()
         lines, count = list(self.lines.values()), max(len(self.collected), len(self.lines))
-        found = versions()
+        found, causes, left = versions(), list(self.causes.values()), self.left_out()
         try:
-            report = write(self.path, lines, count, found, complete)
+            report = write(self.path, lines, count, found, complete, causes, left)
             self.trouble, self.whole = "", complete
         except OSError as error:
-            report = made(lines, count, found, complete)
+            report = made(lines, count, found, complete, causes, left)
             self.trouble = f"{self.path} could not be written: {message_of(error, 300)}"
         ended = time.monotonic()
         self._due = ended + max(_PAUSE, _SHARE * (ended - began))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from properties.guards.printable import message_of, printable
 from properties.plugin.apart import apart, deadly, deaths
+from properties.plugin.ending import UNREACHED, OutOfTime, ending_of
 from properties.plugin.gathering import GATHERING
 from properties.plugin.options import counterexamples, profile_name, seed
 from properties.plugin.subjects import known_failures
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from properties.report.report import Line
 
 
-LINE = "mhc_properties_line"
+LINE, CAUSE = "mhc_properties_line", "mhc_properties_cause"
 
 
 class LawItem(pytest.Item):
@@ -35,13 +37,26 @@ class LawItem(pytest.Item):
 
     def runtest(self) -> None:
         """Search for a counterexample; a law that does not apply is skipped with its reason, which is counted."""
-        line, message = self._kept() or self._examined()
+        ending = ending_of(self.config)
+        found = self._kept()
+        if found is None and (why := ending.why()):
+            self._not_reached(why)
+        try:
+            with contextlib.nullcontext() if found else ending.within():
+                line, message = found or self._examined()
+        except OutOfTime:
+            self._not_reached(ending.why())
         if line.status == "failed":
             raise LawFailure(message)
         if line.status == "error":
             raise LawUndecided(message)
         if line.status == "not-applicable":
             pytest.skip(f"not applicable: {line.reason}")
+
+    def _not_reached(self, why: str) -> NoReturn:
+        """No law is begun any more, or this one was stopped before anything had failed."""
+        self.user_properties.append((UNREACHED, why))
+        pytest.skip(f"not reached {why}")
 
     def _kept(self) -> tuple[Line, str] | None:
         """What an earlier process of this run has found."""
@@ -138,6 +153,8 @@ class LawItem(pytest.Item):
 
     def _end_after_this(self, stop: BaseException) -> None:
         """No other law is begun, and the message of this one is printed: of an interrupted one pytest would not."""
+        if isinstance(stop, OutOfTime):  # whatever comes is skipped, and counted
+            return
         self.session.shouldstop = self.session.shouldstop or f"stopped by {type(stop).__name__}"
 
     def _leave(self, line: Line) -> None:

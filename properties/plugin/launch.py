@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from properties.guards.child import Forwarding, ended, program, say
 from properties.guards.printable import printable
 from properties.guards.stopping import PARENT
 from properties.plugin.gathering import JOURNAL, Journal, entry
-from properties.report.report import Line, ReportError, exit_code, read, sentence, table, write
+from properties.plugin.options import LEFT
+from properties.report.report import Line, ReportError, exit_code, read, totals, write
+from properties.report.summary import ending
 
 LAWS_ALONE = (
     *("--pyargs", "properties", "-q", "-p", "no:cacheprovider"),
@@ -50,12 +53,14 @@ class Outcome:
     report: dict[str, Any] | None
 
 
-def launch(arguments: Sequence[str], folder: Path) -> Outcome:
+def launch(arguments: Sequence[str], folder: Path, seconds: float | None = None) -> Outcome:
     """Run pytest with `arguments`, which report to `folder`, and look at what it left.
+
+    `seconds`: what --time gives the run, of which an earlier process leaves the rest to the next one.
 
     Whatever goes to the file descriptors 1 and 2 goes to `sys.stdout` and `sys.stderr` of this process.
     """
-    path = folder / "report.json"
+    path, end = folder / "report.json", None if seconds is None else time.monotonic() + seconds
     try:
         path.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
@@ -65,7 +70,8 @@ def launch(arguments: Sequence[str], folder: Path) -> Outcome:
     with _journal() as journal:
         status, stopped = 0, ""
         for _ in range(_LIVES):
-            status, stopped = _run(arguments, journal)
+            left_over = None if end is None else max(0.001, end - time.monotonic())
+            status, stopped = _run(arguments, journal, left_over)
             left = _left(journal)
             if stopped or not left.open or left.last is None or _report(path, whole=True):
                 break
@@ -113,22 +119,18 @@ def _report(path: Path, whole: bool = False) -> dict[str, Any] | None:
 
 
 def _recovered(path: Path, left: Journal) -> dict[str, Any] | None:
-    """The report that a process had no time to write, and the messages that it had no time to print."""
+    """The report that a process had no time to write, and the end that it had no time to print."""
     if not left.lines:
         return None
     lines: list[Line] = list(left.lines.values())
-    for law, line in left.lines.items():
-        if line.status == "failed":
-            say(left.messages[law])
-    for text in table(lines):
+    causes, collected = list(left.causes.values()), max(left.collected, len(lines))
+    for text in ending(causes, lines, totals(lines, collected)):
         say(text)
     try:
-        report = write(path, lines, max(left.collected, len(lines)), {}, complete=False)
+        return write(path, lines, collected, {}, complete=False, causes=causes)
     except OSError as error:
         say(f"mhc-properties: {path} could not be written: {error.strerror or error}")
         return None
-    say(sentence(report["totals"]))
-    return report
 
 
 def _left(journal: IO[bytes] | None) -> Journal:
@@ -153,12 +155,13 @@ def _journal() -> Generator[IO[bytes] | None]:
         yield file
 
 
-def _run(arguments: Sequence[str], journal: IO[bytes] | None) -> tuple[int, str]:
+def _run(arguments: Sequence[str], journal: IO[bytes] | None, seconds: float | None = None) -> tuple[int, str]:
     """The exit status of one process, negative for a signal, and the signal by which this one was asked to stop."""
     environment = {
         **os.environ,
         PARENT: str(os.getpid()),
         **({JOURNAL: str(journal.fileno())} if journal is not None else {}),
+        **({LEFT: repr(seconds)} if seconds is not None else {}),
     }
     command = program("pytest", arguments)
     kept = (journal.fileno(),) if journal is not None else ()

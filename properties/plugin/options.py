@@ -15,6 +15,7 @@ import pytest
 from properties.guards.printable import message_of, printable
 from properties.guards.stopping import PARENT, end_with
 from properties.guards.whole import unwritable
+from properties.plugin.ending import ENDING, Ending
 
 _PACKAGES = Path(__file__).parents[2]
 
@@ -54,6 +55,9 @@ _OURS = ("properties", "-h", "--help")
 ADDED: pytest.StashKey[bool] = pytest.StashKey()
 
 
+LEFT = "MHC_PROPERTIES_SECONDS"
+"""The environment variable with the seconds that are left of --time, where an earlier process has used some."""
+
 ALONE: pytest.StashKey[bool] = pytest.StashKey()
 """Whether this process was started for this run, by `properties.plugin.launch`."""
 
@@ -84,6 +88,16 @@ def _add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--law", action="append", default=[], metavar="ID", help="only the laws whose id begins so; may be repeated"
     )
+    group.addoption(
+        "--dtype", action="append", default=[], metavar="NAME", help="only in this declared dtype; may be repeated"
+    )
+    group.addoption(
+        "--max-causes", type=int, default=None, metavar="N", help="begin no law once N causes of failures are known"
+    )
+    group.addoption(
+        "--time", type=float, default=None, metavar="SECONDS", help="end after so long; what was not reached is counted"
+    )
+    group.addoption("--junit", default=None, metavar="FILE", help="as --junitxml: a test case for every law")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -102,6 +116,20 @@ def pytest_configure(config: pytest.Config) -> None:
             end_with(int(parent))
             config.stash[ALONE] = True
         _refuse_options(config)
+        if option(config, "junit") is not None:
+            config.option.xmlpath = option(config, "junit")
+    if config.stash.get(ADDED, False) or hasattr(config, "workerinput"):
+        config.stash[ENDING] = _ending(config)
+
+
+def _ending(config: pytest.Config) -> Ending:
+    """When the run ends before its laws do."""
+    told = from_controller(config)
+    given = option(config, "time")
+    if hasattr(config, "workerinput"):
+        return Ending(told.get("seconds"), given, Path(told["halt"]) if "halt" in told else None)
+    seconds = os.environ.pop(LEFT, "")
+    return Ending(float(seconds) if seconds else given, given, None)
 
 
 def from_controller(config: pytest.Config) -> dict[str, Any]:
@@ -122,6 +150,14 @@ def _refuse_options(config: pytest.Config) -> None:
     given = config.getoption("hypothesis_seed", default=None)
     if given is not None and not re.fullmatch(r"[+-]?\d{1,40}", str(given)):
         raise pytest.UsageError(f"--hypothesis-seed {str(given)!r}: expected an integer")
+    seconds = option(config, "time")
+    if seconds is not None and not 0 < seconds < 1e9:
+        raise pytest.UsageError(f"--time {seconds:g}: expected a number of seconds above 0")
+    most = option(config, "max_causes")
+    if most is not None and most < 1:
+        raise pytest.UsageError(f"--max-causes {most}: expected a number of causes from 1 on")
+    if option(config, "junit") is not None and config.option.xmlpath is not None:
+        raise pytest.UsageError("--junit and --junitxml name one file: expected one of the two")
     if workers and config.option.maxworkerrestart is None:
         # Each worker may die once in each target before it knows that this one has to be held apart.
         config.option.maxworkerrestart = str(4 * workers + 4 * workers * len(option(config, "impl") or ()))

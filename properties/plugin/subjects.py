@@ -64,6 +64,8 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
             preset(dialect)
         except TargetError as error:
             raise pytest.UsageError(f"--dialect: {error}") from None
+    wanted: list[str] = option(config, "dtype") or []
+    declared: list[str] = []
     found: list[Subject] = []
     names: set[str] = set()
     for target in option(config, "impl") or [one for one in DEFAULT_TARGETS if one.removeprefix("ref:") in PRESETS]:
@@ -77,7 +79,15 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
         if not option(config, "impl"):
             chosen = DEFAULT_TARGETS[target][: 1 if profile_name(config) == "dev" else None]
             dtypes = [name for name in dtypes if name in chosen]
+        declared += dtypes
+        dtypes = [name for name in dtypes if not wanted or name in wanted]
         found += [Subject(target, implementation, getattr(torch, name), device, dialect) for name in dtypes]
+    for name in wanted:
+        if name not in declared:
+            raise pytest.UsageError(
+                f"--dtype {printable(name, 60)}: no implementation here declares it; expected one of "
+                f"{', '.join(dict.fromkeys(declared))}"
+            )
     unheard = sorted({one.implementation.name for one in found if not one.implementation.dialect_given})
     if dialect is not None and len(unheard) == len(names):
         raise pytest.UsageError(

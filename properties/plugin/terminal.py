@@ -1,21 +1,28 @@
-"""What a run says on the terminal: where it runs, its denominator, and what was not tried."""
+"""What a run says on the terminal in the end: its causes, the laws that fail for each, its denominator, and what was
+not tried."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from properties.guards.printable import printable
-from properties.plugin.gathering import GATHERING
+from properties.plugin.ending import UNREACHED
+from properties.plugin.gathering import GATHERING, Gathering
 from properties.plugin.item import LINE
 from properties.plugin.options import option, workers
+from properties.plugin.screen import SCREEN
 from properties.plugin.session import untried
 from properties.plugin.subjects import subjects
 
 if TYPE_CHECKING:
     from properties.report.report import Line
+
+_FEW = 3
+"""Messages of faults of the harness, or of failures without a cause, that are printed in full."""
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -35,56 +42,101 @@ def whereabouts(place: str, workers: int) -> list[str]:
     return [f"{place}: {device.described()}", *([f"{place}: {shared}"] if shared else [])]
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The denominator, at the end of the run."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Generator[None]:
+    """Everything else first. Then the causes of failed laws in place of a message for each, and the denominator.
+
+    pytest goes on counting the failures; with -v it prints every message, too.
+    """
     gathering = config.stash.get(GATHERING, None)
     if gathering is None or not gathering.collected:
-        return
-    from properties.report.report import declared, nothing_exercised, sentence, table, totals, why_not
+        return (yield)
+    stats: dict[str, list[Any]] = terminalreporter.stats
+    counted = stats.get("failed", [])
+    if config.option.verbose <= 0:
+        stats["failed"] = _told_by_pytest(counted, gathering)
+        if not stats["failed"]:
+            del stats["failed"]
+    try:
+        yield
+    finally:
+        if counted:
+            stats["failed"] = counted
+    for text in _said(config, gathering):
+        terminalreporter.write_line(text)
+
+
+def _told_by_pytest(reports: list[Any], gathering: Gathering) -> list[Any]:
+    """Failed tests that are no laws, and the messages that are nowhere else: of failures without a file. Of faults of
+    the harness, and of failures without a cause, the first few."""
+    told: list[Any] = []
+    few: Counter[str] = Counter()
+    for report in reports:
+        line = gathering.lines.get(report.nodeid)
+        if line is not None and not gathering.trouble and (line.status == "error" or line.counterexample):
+            kind = "cause" if line.causes else line.status
+            few[kind] += 1
+            if kind == "cause" or few[kind] > _FEW:
+                continue
+        told.append(report)
+    return told
+
+
+def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
+    from properties.report.report import declared, nothing_exercised, table, totals
+    from properties.report.summary import ending
 
     lines = list(gathering.lines.values())
-    total = totals(lines, len(gathering.collected))
-    terminalreporter.section("laws of hyper-connections")
-    for text in (*table(lines), *declared(lines)):
-        terminalreporter.write_line(text)
-    for text in why_not(lines):
-        terminalreporter.write_line(text)
-    for text in _unheard(config, lines):
-        terminalreporter.write_line(text)
+    total = totals(lines, len(gathering.collected), gathering.left_out())
+    extra = [*declared(lines), *_unheard(config, lines)]
     for orphan in untried(config, lines):
-        terminalreporter.write_line(f"known failures: {'ERROR: ' if orphan.error else ''}{printable(orphan.message)}")
+        extra.append(f"known failures: {'ERROR: ' if orphan.error else ''}{printable(orphan.message)}")
     if (place := option(config, "device") or "cpu") != "cpu":
-        for text in whereabouts(place, workers(config)):
-            terminalreporter.write_line(text)
-    terminalreporter.write_line(sentence(total))
+        extra += whereabouts(place, workers(config))
+    if config.option.verbose > 0:
+        extra += table(lines)
     if not total["laws_exercised"] and not total["error"]:
-        terminalreporter.write_line(nothing_exercised(total))
+        extra.append(nothing_exercised(total))
     if gathering.trouble:
-        terminalreporter.write_line(f"HARNESS ERROR: the report is lost: {gathering.trouble}")
-    elif gathering.whole:
-        terminalreporter.write_line(f"report: {printable(str(gathering.path))}")
+        where = f"HARNESS ERROR: the report is lost: {gathering.trouble}"
     else:
-        terminalreporter.write_line(f"report, incomplete: {printable(str(gathering.path))}")
+        where = f"report{'' if gathering.whole else ', incomplete'}: {printable(str(gathering.path))}"
+    screen = config.stash.get(SCREEN, None)
+    before = (screen.written if screen is not None else 0) + len(extra) + 2
+    return [*extra, *ending(list(gathering.causes.values()), lines, total, before), where]
 
 
 def _unheard(config: pytest.Config, lines: list[Line]) -> list[str]:
-    """Of which targets --dialect does not speak, where it speaks of others."""
-    dialect = option(config, "dialect")
-    if dialect is None:
-        return []
+    """Of which targets --dialect or --dtype does not speak, where it speaks of others."""
     run = {line.implementation for line in lines}
-    declare = sorted({one.implementation.name for one in subjects(config) if not one.implementation.dialect_given})
-    return [f"--dialect {dialect} has no effect on {name}, which declares its own" for name in declare if name in run]
+    said: list[str] = []
+    dialect, dtypes = option(config, "dialect"), option(config, "dtype")
+    if dialect is not None:
+        declare = sorted({one.implementation.name for one in subjects(config) if not one.implementation.dialect_given})
+        said += [
+            f"--dialect {dialect} has no effect on {name}, which declares its own" for name in declare if name in run
+        ]
+    if dtypes:
+        found = {one.target for one in subjects(config)}
+        idle = [target for target in option(config, "impl") or () if target not in found]
+        said += [
+            f"{printable(target, 200)} declares none of {', '.join(dtypes)}: no law was tried on it" for target in idle
+        ]
+    return said
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> Generator[None, Any, Any]:
-    """A law that does not apply is counted as such, not as a skip that nobody reads."""
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport, config: pytest.Config
+) -> Generator[None, Any, Any]:
+    """A law that does not apply, or was not reached, is counted as such, not as a skip that nobody reads; and where
+    nothing but laws runs there is no letter for each."""
     result = yield
-    if (
-        isinstance(report, pytest.TestReport)
-        and report.skipped
-        and any(name == LINE for name, _ in report.user_properties)
-    ):
-        return "not applicable", "-", "NOT APPLICABLE"
+    if not isinstance(report, pytest.TestReport) or report.when != "call":
+        return result
+    ours = {name for name, _ in report.user_properties} & {LINE, UNREACHED}
+    if report.skipped and ours:
+        result = ("not reached", "/", "NOT REACHED") if UNREACHED in ours else ("not applicable", "-", "NOT APPLICABLE")
+    if SCREEN in config.stash:
+        return result[0], "", ""
     return result

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from properties.plugin.apart import DEADLY, apart, deadly
+from properties.plugin.ending import UNREACHED, ending_of
 from properties.plugin.item import line_of, property_of, shown
 from properties.plugin.options import counterexamples, profile_name, seed
 from properties.plugin.subjects import subject_of
@@ -28,7 +29,13 @@ class Workers:
         """Workers end with this process, and one that takes the place of a dead one is told of what."""
         local = getattr(getattr(getattr(node, "gateway", None), "spec", None), "popen", False)
         deadly = sorted(self.config.stash.get(DEADLY, ()))
-        node.workerinput["mhc_properties"] = {"parent": os.getpid() if local else None, "deadly": deadly}
+        ending = ending_of(self.config)
+        node.workerinput["mhc_properties"] = {
+            "parent": os.getpid() if local else None,
+            "deadly": deadly,
+            "seconds": ending.left,
+            "halt": str(ending.halt),
+        }
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
@@ -45,6 +52,11 @@ class Workers:
         if (found := subject_of(self.config, crashitem)) is None:
             return
         law, subject = found
+        if why := ending_of(self.config).why():  # it was ended as its law did not come back in time, or soon after
+            report.when, report.outcome = "call", "skipped"
+            report.longrepr = (crashitem.partition("::")[0], 0, f"not reached {why}")
+            report.user_properties.append((UNREACHED, why))
+            return
         deadly(self.config).add(subject.target)
         verdict = examine_apart(
             law,

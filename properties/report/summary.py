@@ -104,12 +104,13 @@ def _laws(failed: Sequence[Line], most: int) -> list[str]:
 
 def _reasons(failed: Sequence[Line], most: int) -> list[str]:
     """Failures that have no cause, a line each with what was found, and how many there are beyond `most`."""
-    each = [
-        textwrap.shorten(f"{one.law} of {one.implementation} in {one.dtype}: {_shown(one.reason)}", WIDTH - 4)
-        for one in failed[:most]
-    ]
+    each = [_cut(f"{one.law} of {one.implementation} in {one.dtype}: {_shown(one.reason)}") for one in failed[:most]]
     more = [f"... and {len(failed) - most} more in report.json"] if len(failed) > most else []
     return [f"    {one}" for one in (*each, *more)]
+
+
+def _cut(text: str) -> str:
+    return textwrap.shorten(text, WIDTH - 4, placeholder=" ...")
 
 
 def denominator(lines: Sequence[Line], total: dict[str, Any]) -> list[str]:
@@ -127,11 +128,15 @@ def _not_applicable(lines: Iterable[Line]) -> list[str]:
         return []
     told = [f"{reason} ({count})" for reason, count in counts]
     for shown in range(len(told), 0, -1):
-        more = f"; and {len(told) - shown} more reasons" if len(told) > shown else ""
+        more = _more(len(told) - shown)
         line = f"  not applicable: {'; '.join(told[:shown])}{more}"
         if len(line) <= WIDTH:
             return [line]
-    return _filled(f"not applicable: {told[0]}; and {len(told) - 1} more reasons", 2, most=2)
+    return _filled(f"not applicable: {told[0]}{_more(len(told) - 1)}", 2, most=2)
+
+
+def _more(count: int) -> str:
+    return f"; and {count} more reason{'s' * (count > 1)}" if count else ""
 
 
 def _worst(lines: Iterable[Line]) -> list[str]:
