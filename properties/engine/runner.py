@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from properties.core.law import Law
+from properties.engine.applying import inapplicable, unlocked_by
 from properties.engine.attribution import Attribution
 from properties.engine.message import explain as explain
 from properties.engine.search import Search
@@ -42,11 +43,8 @@ def examine(
         KeyboardInterrupt, or whatever else the handler of a signal raises that asks the run to end: `verdict_before`
             gives the failure that had been found until then.
     """
-    inapplicable = law.inapplicable(subject.implementation, subject.dtype, subject.device)
-    if inapplicable is None and law.schedule.thorough and subject.device.type == "cpu" and not profile.thorough:
-        inapplicable = f"{law.schedule.thorough}: on a CPU with --hypothesis-profile thorough"
-    if inapplicable:
-        return Verdict(law.id, subject, "not-applicable", inapplicable)
+    if reason := inapplicable(law, subject, profile):
+        return Verdict(law.id, subject, "not-applicable", reason, unlocked_by=unlocked_by(law, subject, profile))
     path = directory / f"{name_in(directory, law, subject)}.safetensors"
     search = Search(law, subject, profile, path, randomness, attribution)
     begun = time.monotonic()

@@ -101,6 +101,8 @@ class Verdict:
     """How hard the counterexample is to read, see `properties.engine.readable`; None where there is none."""
     example: tuple[str, ...] = ()
     """The counterexample in few lines."""
+    unlocked_by: tuple[str, ...] = ()
+    """Methods that are not offered, each of which alone would make the law apply."""
     causes: tuple[Cause, ...] = ()
     """What a failure belongs to."""
     belongs: str = ""

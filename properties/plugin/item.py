@@ -221,6 +221,7 @@ def line_of(verdict: Verdict) -> Line:
         declared_bounds=declared_bounds(subject.implementation.dialect),
         readable=verdict.readable,
         example=tuple(printable(one, 2000) for one in verdict.example),
+        unlocked_by=verdict.unlocked_by,
     )
 
 

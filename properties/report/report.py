@@ -19,6 +19,7 @@ from typing import Any, cast
 from properties.guards.printable import message_of, printable
 from properties.guards.whole import write_whole
 from properties.report.cause import Cause, entries, numbered
+from properties.report.offering import offer_next
 
 STATUSES = ("passed", "failed", "known", "not-applicable", "error")
 
@@ -49,6 +50,7 @@ class Line:
         belongs: how that is known: "first" (the failure that was explained), "shown", "not told apart", or empty.
         readable: how readable its counterexample is, the smaller the more so; None where there is none.
         example: the counterexample in few lines.
+        unlocked_by: methods that are not offered, each of which alone would make the law apply.
     """
 
     implementation: str
@@ -68,6 +70,7 @@ class Line:
     belongs: str = ""
     readable: float | None = None
     example: tuple[str, ...] = ()
+    unlocked_by: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a plain dictionary."""
@@ -76,7 +79,7 @@ class Line:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Line:
         """Back from `to_json`."""
-        several = {name: tuple(data.get(name, ())) for name in ("declared_bounds", "causes", "example")}
+        several = {name: tuple(data.get(name, ())) for name in ("declared_bounds", "causes", "example", "unlocked_by")}
         fields: dict[str, Any] = {**data, **several}
         return cls(**fields)
 
@@ -113,6 +116,7 @@ def runs(lines: Iterable[Line], ids: Mapping[str, str] = MappingProxyType({})) -
             "belongs": line.belongs,
             "readable": line.readable,
             **({"example": list(line.example)} if line.example else {}),
+            **({"unlocked_by": list(line.unlocked_by)} if line.unlocked_by else {}),
         }
     return list(grouped.values())
 
@@ -149,6 +153,7 @@ def totals(lines: list[Line], collected: int, unreached: Unreached = Unreached()
         "unreached_why": unreached.why,
         "absent": collected - len(lines) - len(unreached.laws),
         "reasons": dict(reasons.most_common()),
+        "offer_next": offer_next(lines),
     }
 
 
@@ -318,7 +323,7 @@ def lines_of(report: dict[str, Any]) -> list[Line]:
 
 def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
     fields = {name: entry[name] for name in entry if name in _ENTRY}
-    fields.update({name: tuple(fields.get(name, ())) for name in ("causes", "example")})
+    fields.update({name: tuple(fields.get(name, ())) for name in ("causes", "example", "unlocked_by")})
     line = Line(run["implementation"], run["dialect"], run["dtype"], run["device"], law, **fields)
     line = dataclasses.replace(line, declared_bounds=tuple(run.get("declared_bounds", ())))
     words = (
@@ -330,6 +335,7 @@ def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
         *line.declared_bounds,
         *line.causes,
         *line.example,
+        *line.unlocked_by,
         line.belongs,
     )
     if not all(isinstance(one, str) for one in words):  # pyright: ignore[reportUnnecessaryIsInstance]  # a file

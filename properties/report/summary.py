@@ -9,6 +9,7 @@ from typing import Any
 
 from properties.guards.printable import printable
 from properties.report.cause import Cause, numbered, of_cause
+from properties.report.offering import in_words
 from properties.report.report import WIDTH, Line, sentence
 
 SCREEN = 50
@@ -115,7 +116,11 @@ def _cut(text: str) -> str:
 
 def denominator(lines: Sequence[Line], total: dict[str, Any]) -> list[str]:
     """How many laws were exercised and why the others were not, and the worst ratio of a law that holds."""
-    return [*_filled(sentence(total), 0), *_not_applicable(lines), *_worst(lines), *_nowhere(lines)]
+    return [*_filled(sentence(total), 0), *_not_applicable(lines), *_worst(lines), *_nowhere(lines), *_next(total)]
+
+
+def _next(total: dict[str, Any]) -> list[str]:
+    return [line for text in in_words(total.get("offer_next")) for line in _filled(text, 0)]
 
 
 def _not_applicable(lines: Iterable[Line]) -> list[str]:
