@@ -109,6 +109,7 @@ def test_a_cause_that_is_just_found_says_all_that_is_known_of_it() -> None:
     assert paragraph(found, "c1", [], known=True) == [
         "cause c1 of Mine: h_res is applied transposed",
         "    at 36 <= T <= 64, acts first in post",
+        "    as with transposed = True",
         '      File "mine.py", line 3',
         "        return x.mT",
         "    first seen by block.law-0",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from properties.guards.printable import printable
+from properties.plugin.annotations import remarks, wanted
 from properties.plugin.ending import UNREACHED
 from properties.plugin.gathering import GATHERING, Gathering
 from properties.plugin.item import LINE
@@ -101,9 +102,13 @@ def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
         where = f"HARNESS ERROR: the report is lost: {gathering.trouble}"
     else:
         where = f"report{'' if gathering.whole else ', incomplete'}: {printable(str(gathering.path))}"
+    causes = list(gathering.causes.values())
+    if wanted():
+        targets = {one.implementation.name: one.target for one in subjects(config)} if causes else {}
+        extra += remarks(causes, lines, targets)
     screen = config.stash.get(SCREEN, None)
     before = (screen.written if screen is not None else 0) + len(extra) + 2
-    return [*extra, *ending(list(gathering.causes.values()), lines, total, before), where]
+    return [*extra, *ending(causes, lines, total, before), where]
 
 
 def _unheard(config: pytest.Config, lines: list[Line]) -> list[str]:

@@ -32,9 +32,11 @@ def paragraph(cause: Cause, number: str, failed: Sequence[Line], known: bool = F
     where = [f"at {cause.where}"] if cause.where else []
     if place := ", ".join((*where, *stage, *kind)):
         text += _filled(place)
+    if computed := _computed(cause):
+        text += _filled(computed)
     text += [line for note in cause.notes for line in _kept(note)]
     if not known and failed:
-        text += _filled(_counted(failed))
+        text += _filled(counted(failed))
     if failed:
         best = failed[0]
         text.append(f"    {'simplest: ' if len(failed) > 1 else ''}{best.law} in {best.dtype}")
@@ -44,10 +46,20 @@ def paragraph(cause: Cause, number: str, failed: Sequence[Line], known: bool = F
     return text
 
 
+def _computed(cause: Cause) -> str:
+    """The fields and numbers of the explanation."""
+    explained = cause.explanation or {}
+    fields = {**(explained.get("fields") or {}), **(explained.get("measured") or {})}
+    named = [
+        f"{name} = {value:.6g}" if isinstance(value, float) else f"{name} = {value!r}" for name, value in fields.items()
+    ]
+    return f"as with {', '.join(named)}" if named else ""
+
+
 _REPLAY = ("replay: ", "no replay: ")
 
 
-def _counted(failed: Sequence[Line]) -> str:
+def counted(failed: Sequence[Line]) -> str:
     """How many laws fail for a cause, in which dtypes, and how that is known."""
     laws, how = len({line.law for line in failed}), Counter(line.belongs for line in failed)
     dtypes = ", ".join(dict.fromkeys(line.dtype for line in failed))
