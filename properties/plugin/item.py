@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +14,7 @@ import pytest
 from properties.guards.printable import message_of, printable
 from properties.plugin.apart import apart, deadly, deaths
 from properties.plugin.ending import UNREACHED, OutOfTime, ending_of
+from properties.plugin.explaining import causes
 from properties.plugin.gathering import GATHERING
 from properties.plugin.options import counterexamples, profile_name, seed
 from properties.plugin.subjects import known_failures
@@ -21,6 +22,7 @@ from properties.plugin.subjects import known_failures
 if TYPE_CHECKING:
     from properties.core.law import Law
     from properties.engine.subject import Subject, Verdict
+    from properties.report.cause import Cause
     from properties.report.report import Line
 
 
@@ -68,10 +70,7 @@ class LawItem(pytest.Item):
         return line, gathering.earlier.messages[self.nodeid]
 
     def _examined(self) -> tuple[Line, str]:
-        """The line of the report, and the message of a failure.
-
-        The line is in the report before the failure is diagnosed, which calls the implementation again.
-        """
+        """The line of the report, and the message of a failure."""
         from properties.engine.runner import verdict_before
         from properties.engine.subject import Verdict
 
@@ -86,7 +85,7 @@ class LawItem(pytest.Item):
             return line, message
 
         try:
-            verdict = self._verdict()
+            verdict = with_cause(self._verdict())
         except Exception as error:
             reason = f"{type(error).__name__}: {message_of(error)}"
             line, _ = found(line_of(Verdict(self.law.id, self.subject, "error", reason)), reason)
@@ -96,15 +95,12 @@ class LawItem(pytest.Item):
             if (verdict := verdict_before(stop)) is None:
                 raise
             self._end_after_this(stop)
-            line, message = found(line_of(verdict), shown(verdict))
-            self._leave(line)
-            return line, message
+            verdict = with_cause(verdict)
         line, message = found(line_of(verdict), shown(verdict))
-        self._leave(line)
-        if verdict.status == "failed" and (diagnosis := self._diagnosis(verdict)):
-            message = f"{message}\n{diagnosis}"
-            if gathering is not None:
-                gathering.ended(self.nodeid, line, message)
+        if gathering is not None:
+            for one in verdict.causes:
+                gathering.cause(one)
+        self._leave(line, verdict.causes)
         return line, message
 
     def _verdict(self) -> Verdict:
@@ -131,25 +127,9 @@ class LawItem(pytest.Item):
             subject = apart(self.config, subject)
         if known is not None:
             return dataclasses.replace(verdict_for(known, subject), subject=self.subject)
-        verdict = examine(self.law, subject, profile, directory=where, randomness=randomness)
+        attribution = causes(self.config)
+        verdict = examine(self.law, subject, profile, directory=where, randomness=randomness, attribution=attribution)
         return dataclasses.replace(verdict, subject=self.subject)
-
-    def _diagnosis(self, verdict: Verdict) -> str | None:
-        """Which dialect field or known slip explains the failure; an implementation is asked once in a process."""
-        from properties.diagnosis import explain_failure
-
-        subject = self.subject
-        if verdict.case is None or verdict.executed_law:
-            return None
-        try:
-            if subject.target in deadly(self.config) or deaths(self.config, self.nodeid):
-                subject = apart(self.config, subject)
-            return printable(explain_failure(self.law, subject, verdict.case) or "", 4000) or None
-        except KeyboardInterrupt as stop:
-            self._end_after_this(stop)
-            return None
-        except BaseException as error:  # whatever the target raises now, the law has failed and its message stands
-            return f"diagnosis: none could be made: {type(error).__name__}: {message_of(error, 300)}"
 
     def _end_after_this(self, stop: BaseException) -> None:
         """No other law is begun, and the message of this one is printed: of an interrupted one pytest would not."""
@@ -157,8 +137,8 @@ class LawItem(pytest.Item):
             return
         self.session.shouldstop = self.session.shouldstop or f"stopped by {type(stop).__name__}"
 
-    def _leave(self, line: Line) -> None:
-        self.user_properties.append(property_of(line))
+    def _leave(self, line: Line, causes: Sequence[Cause] = ()) -> None:
+        self.user_properties += properties_of(causes, line)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The message alone for a law that failed, and for an error that is a sentence of ours; else a traceback."""
@@ -179,9 +159,9 @@ class LawItem(pytest.Item):
         return self.path, None, f"law {self.name}"
 
 
-def property_of(line: Line) -> tuple[str, str]:
-    """A line as it travels on the report of a test, between processes."""
-    return LINE, json.dumps(line.to_json())
+def properties_of(causes: Sequence[Cause], line: Line) -> list[tuple[str, str]]:
+    """Causes and a line as they travel on the report of a test, between processes."""
+    return [*((CAUSE, json.dumps(one.to_json())) for one in causes), (LINE, json.dumps(line.to_json()))]
 
 
 class LawFailure(Exception):
@@ -193,8 +173,29 @@ class LawUndecided(Exception):
 
 
 def shown(verdict: Verdict) -> str:
-    """The message of a failed law, or the reason for anything else, as a terminal may show it."""
-    return printable(verdict.message if verdict.status == "failed" else verdict.reason, 20000)
+    """The message of a failed law with its causes, or the reason for anything else, as a terminal may show it."""
+    if verdict.status != "failed":
+        return printable(verdict.reason, 20000)
+    causes = [f"\n  cause: {one.summary}" for one in verdict.causes]
+    return printable(f"{verdict.message}{''.join(causes)}{_HOW.get(verdict.belongs, '')}", 20000)
+
+
+_HOW = {
+    "shown": " (shown: the reference with it breaks this law here, and answers as this implementation does)",
+    "not told apart": " (not told apart from it at this input)",
+}
+
+
+def with_cause(verdict: Verdict) -> Verdict:
+    """A failed verdict that nobody has explained, with a cause by its kind: no answer, or another one every time."""
+    if verdict.status != "failed" or verdict.causes:
+        return verdict
+    from properties.report.cause import Cause
+
+    kind = "randomness" if verdict.executed_law == "execution.deterministic" else "time"
+    name = verdict.subject.implementation.name
+    cause = Cause(f"{name}: {kind}", name, verdict.reason, stage="execution", kind=kind, first=verdict.law)
+    return dataclasses.replace(verdict, causes=(cause,), belongs="first")
 
 
 def line_of(verdict: Verdict) -> Line:
@@ -219,6 +220,8 @@ def line_of(verdict: Verdict) -> Line:
         claims=verdict.claims,
         abstentions=verdict.abstentions,
         declared_bounds=declared_bounds(subject.implementation.dialect),
+        causes=tuple(one.key for one in verdict.causes),
+        belongs=verdict.belongs,
         readable=verdict.readable,
         example=tuple(printable(one, 2000) for one in verdict.example),
         unlocked_by=verdict.unlocked_by,

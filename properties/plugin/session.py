@@ -9,6 +9,7 @@ import pytest
 
 from properties.guards.stopping import Stopping
 from properties.plugin.ending import ENDING, UNREACHED, Ending, ending_of
+from properties.plugin.explaining import part
 from properties.plugin.gathering import GATHERING, Gathering
 from properties.plugin.item import CAUSE, LINE, LawItem
 from properties.plugin.options import ADDED, ALONE, directory, option
@@ -153,6 +154,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Signals do what they did before, and who started this process hears that it has ended by itself."""
+    part(config)
     if GATHERING in config.stash:
         config.stash[GATHERING].end()
     if ENDING in config.stash:

@@ -11,7 +11,8 @@ import pytest
 
 from properties.plugin.apart import DEADLY, apart, deadly
 from properties.plugin.ending import UNREACHED, ending_of
-from properties.plugin.item import line_of, property_of, shown
+from properties.plugin.explaining import meeting
+from properties.plugin.item import line_of, properties_of, shown, with_cause
 from properties.plugin.options import counterexamples, profile_name, seed
 from properties.plugin.subjects import subject_of
 
@@ -35,6 +36,7 @@ class Workers:
             "deadly": deadly,
             "seconds": ending.left,
             "halt": str(ending.halt),
+            "causes": meeting(self.config) if local else None,  # workers of another machine do not meet there
         }
 
     @pytest.hookimpl(optionalhook=True)
@@ -67,11 +69,12 @@ class Workers:
             death=_ending_of(report),
             made=lambda one: apart(self.config, one),
         )
+        verdict = with_cause(verdict)
         report.when = "call"
         report.location = (crashitem.partition("::")[0], None, f"law {crashitem.rpartition('::')[2]}")
         prefix = "HARNESS ERROR (not a verdict on the implementation)\n" if verdict.status == "error" else ""
         report.longrepr = prefix + shown(verdict)
-        report.user_properties.append(property_of(line_of(verdict)))
+        report.user_properties += properties_of(verdict.causes, line_of(verdict))
 
 
 def _process_of(node: Any) -> subprocess.Popen[bytes] | None:
