@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -77,18 +78,26 @@ class Commands(TyperGroup):
         alone.command(cmd_name, cls=OneObject, context_settings=command.settings)(function)
         return typer.main.get_command(alone)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """The commands that begin so, or the options."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        from properties.commands.completing import Item
+
+        return [Item(name, one.summary) for name, one in COMMANDS.items() if name.startswith(incomplete)]
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list for `--help`."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
 
 
-def _application(**options: Any) -> typer.Typer:
+def _application(completes: bool = False, **options: Any) -> typer.Typer:
     """Plain text, which is the same in a file and on every terminal, and needs no rich."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
+    return typer.Typer(add_completion=completes, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
 
 
-app = _application(name="mhc-properties", cls=Commands, no_args_is_help=True)
+app = _application(completes=True, name="mhc-properties", cls=Commands, no_args_is_help=True)
 
 
 def _version(asked: bool) -> None:
@@ -135,8 +144,13 @@ def main() -> None:
 
 
 def _run() -> None:
+    run = partial(app, prog_name="mhc-properties")
     try:
-        app(prog_name="mhc-properties")
+        if "_MHC_PROPERTIES_COMPLETE" in os.environ and "COMP_WORDS" in os.environ:
+            from properties.commands.completing import in_bash
+
+            in_bash(run)
+        run()
     except KeyboardInterrupt:  # after everything that listens to it has ended
         _without_an_object("stopped by SIGINT", INTERRUPTED)
         raise SystemExit(INTERRUPTED) from None

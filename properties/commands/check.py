@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from properties.commands import completing
 from properties.commands.options import (
     Device,
     DeviceOption,
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 
 def check(
-    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="as for pytest --impl")],
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="TARGET...", help="as for pytest --impl", autocompletion=completing.targets),
+    ],
     device: DeviceOption = Device.CPU,
     dialect: DialectOption = None,
     # Names of files are taken as text: a Path makes of an empty one the current folder.

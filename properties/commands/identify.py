@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from properties.commands import completing
 from properties.commands.options import Device, DeviceOption, IsolateOption, JsonOption, TargetArgument
 
 
 def identify(
     target: TargetArgument,
-    dialect: Annotated[str | None, typer.Option(metavar="PRESET", help="compare with this preset")] = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(metavar="PRESET", help="compare with this preset", autocompletion=completing.presets),
+    ] = None,
     device: DeviceOption = Device.CPU,
     isolate: IsolateOption = False,
     as_json: JsonOption = False,

@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from properties.commands import completing
 from properties.guards.answer import USAGE, refusal, tell
 
 
@@ -25,17 +26,31 @@ class ProfileName(enum.StrEnum):
     THOROUGH = "thorough"
 
 
-TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="as for pytest --impl")]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="as for pytest --impl", autocompletion=completing.targets)
+]
 DeviceOption = Annotated[Device, typer.Option(help="where the implementation computes")]
 DialectOption = Annotated[
-    str | None, typer.Option("--dialect", metavar="PRESET", help="what a plain function claims to compute")
+    str | None,
+    typer.Option(
+        "--dialect",
+        metavar="PRESET",
+        help="what a plain function claims to compute",
+        autocompletion=completing.presets,
+    ),
 ]
 IsolateOption = Annotated[bool, typer.Option(help="run each target in a process of its own")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="one JSON object on the last line of stdout; progress goes to stderr")
 ]
 LawOption = Annotated[
-    list[str] | None, typer.Option("--law", metavar="ID", help="only laws whose id begins so; may be repeated")
+    list[str] | None,
+    typer.Option(
+        "--law",
+        metavar="ID",
+        help="only laws whose id begins so; may be repeated",
+        autocompletion=completing.laws,
+    ),
 ]
 
 

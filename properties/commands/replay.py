@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from properties.commands import completing
 from properties.commands.options import Device, DialectOption, JsonOption
 from properties.guards.answer import tell
 from properties.guards.printable import message_of, printable
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a counterexample, or an explosion")],
     impl: Annotated[
-        str | None, typer.Option(metavar="TARGET", help="what to try it on, instead of the target that the file names")
+        str | None,
+        typer.Option(
+            metavar="TARGET",
+            help="what to try it on, instead of the target that the file names",
+            autocompletion=completing.targets,
+        ),
     ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="run the target that the file names, though it does not come with us")
