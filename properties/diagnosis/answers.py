@@ -84,12 +84,16 @@ class Predictions:
         if expected is None or len(expected) != len(given.values):
             return [math.inf]
         found: list[float] = []
-        for value, approx, narrow in zip(given.values, expected, given.probe.narrow, strict=True):
-            own = given.probe.dtype
-            fine = (torch.float64,) if own == torch.float64 else (torch.float32, torch.float64)
-            admitted = value.dtype == own if narrow else value.dtype in fine
+        for value, approx, admitted in zip(given.values, expected, self.admitted(given), strict=True):
             found.append(ratio(value, approx.value, approx.error) if admitted else math.inf)
         return found
+
+    def admitted(self, given: Answer) -> list[bool]:
+        """Whether each tensor of an answer has a dtype that it may have."""
+        own = given.probe.dtype
+        fine = (torch.float64,) if own == torch.float64 else (torch.float32, torch.float64)
+        pairs = zip(given.values, given.probe.narrow, strict=True)
+        return [value.dtype == own if narrow else value.dtype in fine for value, narrow in pairs]
 
     def ratio(self, given: Answer, dialect: Dialect) -> float:
         """The worst of them."""
@@ -110,8 +114,8 @@ def alike(given: Answer, other: Answer, slack: list[Approx] | None, extra: Calla
         return math.inf
     errors = [2 * one.error for one in slack] if slack is not None and len(slack) == len(given.values) else None
     if errors is None or any(e.shape != v.shape for e, v in zip(errors, given.values, strict=True)):
-        errors = [_roughly(value) for value in given.values]
-    errors = [torch.where(torch.isfinite(e), e, _roughly(v)) for e, v in zip(errors, given.values, strict=True)]
+        errors = [roughly(value) for value in given.values]
+    errors = [torch.where(torch.isfinite(e), e, roughly(v)) for e, v in zip(errors, given.values, strict=True)]
     triples = list(zip(given.values, other.values, errors, strict=True))
     worst = max((ratio(a, b, e) for a, b, e in triples), default=0.0)
     if 1 < worst < 1e9:
@@ -120,7 +124,8 @@ def alike(given: Answer, other: Answer, slack: list[Approx] | None, extra: Calla
     return worst
 
 
-def _roughly(value: Tensor) -> Tensor:
+def roughly(value: Tensor) -> Tensor:
+    """A few units of roundoff of a tensor, where nothing better is known."""
     size = value.double().nan_to_num(0, 0, 0).abs()
     top = size.amax() if size.numel() else 0.0
     eps = torch.finfo(value.dtype if value.dtype.is_floating_point else torch.float32).eps

@@ -28,7 +28,7 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
         few = source.few(3)
         inputs = source.logits(few, n, 2.0, seed=301), source.normal(few, n, n, seed=302).to(frame.parameter_dtype)
         name = "the gradient of the projection"
-        found.append(Probe(name, "gradient", frame.dtype, inputs, _pull_projection, _pulled_projection, (False,)))
+        found.append(Probe(name, "gradient", frame.dtype, inputs, _pull_projection, _pulled_projection, (False,), "project"))
     if "block" in frame.offered:
         x = torch.cat([source.state((2,), n, 5, seed=303, tame=True), 1e-4 * source.state((3,), n, 5, 304, tame=True)])
         x = x[: source.few(5)].contiguous()
@@ -37,7 +37,7 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
         narrow = (True, *(False for part in params if part is not None))
         inputs = x, params, source.branch(5, seed=306), cotangent
         found.append(
-            Probe("the gradient of a block", "gradient", frame.dtype, inputs, _pull_block, _pulled_block, narrow)
+            Probe("the gradient of a block", "gradient", frame.dtype, inputs, _pull_block, _pulled_block, narrow, "block")
         )
     if ends_as_declared(frame):
         params = tuple(source.params(n, 3, seed=310 + 10 * k) for k in range(2 + frame.head))
@@ -46,7 +46,7 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
         narrow = (True, *(False for one in params for part in one if part is not None))
         inputs = h, n, params, branches, cotangent
         found.append(
-            Probe("the gradient of a stack", "gradient", frame.dtype, inputs, _pull_stack, _pulled_stack, narrow)
+            Probe("the gradient of a stack", "gradient", frame.dtype, inputs, _pull_stack, _pulled_stack, narrow, "depth")
         )
     return found
 
@@ -139,7 +139,7 @@ def _projections(source: Source, n: int) -> Iterator[Probe]:
     def expect(judge: Judge, z: Tensor, later: Tensor) -> list[Approx]:
         return [judge.project(z), judge.project(later), Approx.exact(z)]
 
-    yield Probe("two projections of one shape", "execution", source.dtype, (z, later), observe, expect, (False,) * 3)
+    yield Probe("two projections of one shape", "execution", source.dtype, (z, later), observe, expect, (False,) * 3, "project")
 
     def poisoned(view: View, z: Tensor) -> list[Tensor]:
         hit = z.clone()
@@ -151,7 +151,7 @@ def _projections(source: Source, n: int) -> Iterator[Probe]:
         return [Approx.exact((first & (not mix_of(judge.dialect).guarantees(judge.dialect).constant)).to(z.dtype))]
 
     if z.numel():  # a mix may have none
-        yield Probe("a NaN among the logits", "execution", source.dtype, (z,), poisoned, reached, (False,))
+        yield Probe("a NaN among the logits", "execution", source.dtype, (z,), poisoned, reached, (False,), "project")
     if source.frame.strided:
 
         def spaced(view: View, z: Tensor) -> list[Tensor]:
@@ -161,7 +161,7 @@ def _projections(source: Source, n: int) -> Iterator[Probe]:
             return [judge.project(z[::2])]
 
         logits = (source.logits(2 * source.few(4), n, 1.0, seed=503),)
-        yield Probe("logits in every second place", "execution", source.dtype, logits, spaced, expected, (False,))
+        yield Probe("logits in every second place", "execution", source.dtype, logits, spaced, expected, (False,), "project")
 
 
 def _posts(source: Source, n: int) -> Iterator[Probe]:
@@ -178,7 +178,7 @@ def _posts(source: Source, n: int) -> Iterator[Probe]:
         found = judge.post(x, y, h_post, h_res)  # what is not finite is claimed too
         return [Approx(found.value, torch.where(torch.isfinite(found.value), found.error, 0.0))]
 
-    yield Probe("numbers that are not finite", "execution", source.dtype, inputs, observe, expect, (True,))
+    yield Probe("numbers that are not finite", "execution", source.dtype, inputs, observe, expect, (True,), "post")
     if source.frame.strided:
         x, y = source.state((5,), n, 3, seed=520, tame=True), source.outputs(5, 3, seed=521)
         inputs = x, y, source.normal(5, n, seed=522).to(dtype), source.normal(5, n, n, seed=523).to(dtype)
@@ -187,7 +187,7 @@ def _posts(source: Source, n: int) -> Iterator[Probe]:
             spaced = torch.stack([h_post, h_post + 1], -1)[..., 0]
             return [view.call("post", x, y, spaced, h_res.mT.contiguous().mT)]
 
-        yield Probe("h_post and h_res as views", "execution", source.dtype, inputs, viewed, expect, (True,))
+        yield Probe("h_post and h_res as views", "execution", source.dtype, inputs, viewed, expect, (True,), "post")
 
 
 def _blocks(source: Source, n: int) -> Iterator[Probe]:
@@ -227,7 +227,7 @@ def _blocks(source: Source, n: int) -> Iterator[Probe]:
         ]
 
     inputs = first, second, params, other
-    yield Probe("blocks in one storage", "execution", source.dtype, inputs, repeated, unmoved, (True,) * 5)
+    yield Probe("blocks in one storage", "execution", source.dtype, inputs, repeated, unmoved, (True,) * 5, "block")
 
     def quiet(view: View, x: Tensor, params: Params, branch: BranchSpec) -> list[Tensor]:
         with torch.no_grad():
@@ -238,9 +238,9 @@ def _blocks(source: Source, n: int) -> Iterator[Probe]:
 
     predicted, both = probe.predicted_block, (True, True)
     inputs = first, params, branch
-    yield Probe("a block without gradients", "execution", source.dtype, inputs, quiet, predicted, both)
+    yield Probe("a block without gradients", "execution", source.dtype, inputs, quiet, predicted, both, "block")
     if frame.strided:
         inputs = source.state((source.few(5),), n, 4, seed=545, tame=True), params, branch
         yield Probe(
-            "a block of a state with other strides", "execution", source.dtype, inputs, strided, predicted, both
+            "a block of a state with other strides", "execution", source.dtype, inputs, strided, predicted, both, "block"
         )

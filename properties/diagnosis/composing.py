@@ -9,9 +9,10 @@ from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.deviant import redialected
 from properties.core.shelves import steps_of
+from properties.diagnosis.measured import Measured
 
 
-def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
+def compose(names: Sequence[str], base: Dialect, measured: Measured | None = None) -> Deviant | None:
     """An implementation with all of these slips, declaring `base`; None where one of them makes no difference."""
     if any(not CATALOGUE[name].applies(base) for name in names):
         return None
@@ -19,9 +20,11 @@ def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
     deviants = [part for part in parts if isinstance(part, Deviant)]
     if len(deviants) < len(parts):
         return None
-    if len(deviants) == 1:
+    if len(deviants) == 1 and measured is None:
         return deviants[0]
     kinds = [part.slip for part in deviants if not redialected(part)]
+    if measured is not None:
+        kinds.append(measured.kind)
     # a slip of any dialect lies over one in the steps of a family, which hide it otherwise
     kinds.sort(key=lambda kind: any(issubclass(kind, steps) for steps in steps_of(base)))
     redialects = [name for name, part in zip(names, deviants, strict=True) if redialected(part)]
@@ -43,24 +46,28 @@ def compose(names: Sequence[str], base: Dialect) -> Deviant | None:
         except TypeError:  # two slips that no class can have together
             return None
     try:
-        return both(base, "+".join(names), change if redialects else None)
+        made: Deviant = both(base, "+".join(names), change if redialects else None)
     except ValueError:  # two changes that make no dialect together
         return None
+    if measured is not None:
+        measured.put_into(made)
+    return made
 
 
 def orders(names: tuple[str, ...], base: Dialect) -> Iterator[tuple[str, ...]]:
-    """The slips as given; and the other way round where one of them can hide the other."""
+    """The slips as given; and with the last of them first where it can hide another, or another can hide it."""
     yield names
-    if len(names) != 2:
+    if len(names) < 2:
         return
     made = [CATALOGUE[name].make(base) for name in names if CATALOGUE[name].applies(base)]
-    parts = [part.slip for part in made if isinstance(part, Deviant)]
-    if len(parts) < 2:
-        return
-    one, two = parts
-    both_dialects = one is Deviant and two is Deviant
-    if both_dialects or any(not name.startswith("__") for name in vars(one).keys() & vars(two).keys()):
-        yield names[::-1]
+    *parts, last = [part.slip for part in made if isinstance(part, Deviant)] or [Deviant]
+
+    def meet(one: type[Deviant]) -> bool:
+        steps = vars(one).keys() & vars(last).keys()
+        return (one is Deviant and last is Deviant) or any(not name.startswith("__") for name in steps)
+
+    if any(meet(one) for one in parts):
+        yield (names[-1], *names[:-1])
 
 
 def remembers(made: Deviant) -> bool:

@@ -6,6 +6,7 @@ explains, and again to fresh questions. Nothing else is ever named.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import sys
@@ -16,13 +17,14 @@ from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant, Kind
 from properties.core.deviant import redialected
 from properties.core.estimate import Estimate
-from properties.diagnosis.answers import Answer, Predictions, alike, answer
+from properties.diagnosis.answers import Answer, Predictions, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.composing import compose, orders, remembers
 from properties.diagnosis.findings import joined
 from properties.diagnosis.measured import TEMPERATURE, Measured, candidates
 from properties.diagnosis.pairs import TIERS, Cells, one_of_each_stage
 from properties.diagnosis.sensitivity import again, sensitivity
+from properties.diagnosis.units import LEVELS, Sheet, Unit
 from properties.diagnosis.view import View
 
 TELLING: dict[Kind, tuple[str, ...]] = {
@@ -93,25 +95,42 @@ class Search:
     """The answers of a target, and everything that was asked of it, to be asked of others."""
 
     def __init__(
-        self, view: View, answers: list[Answer], begin: int, predictions: Predictions, fresh: Callable[[], list[Answer]]
+        self,
+        view: View,
+        answers: list[Answer],
+        begin: int,
+        predictions: Predictions,
+        fresh: Callable[[], list[Answer]],
+        base: Dialect | None = None,
     ) -> None:
+        """`base`: what the answers are compared with, the declared dialect if not given."""
         self.view, self.frame, self.answers, self.begin = view, view.frame, answers, begin
         self.predictions = predictions
+        self.sheet = Sheet(predictions, view.implementation.dialect if base is None else base)
         self._fresh = fresh
         self._asked: list[Answer] | None = None
+        self._upto = len(LEVELS)
 
     @property
     def fresh(self) -> list[Answer]:
         """Answers to questions that were not part of the exam, asked when something has passed it."""
         if self._asked is None:
-            self._mark = len(self.view.log)
+            self.mark = len(self.view.log)
             self._asked = self._fresh()
         return self._asked
+
+    def below(self, level: int) -> Search:
+        """The same search among the units up to a level."""
+        asked = [one for one in self.answers if any(unit.level <= level for unit in self.sheet.units(one))]
+        self._asked = self.fresh
+        found = copy.copy(self)
+        found.answers, found._upto = asked, level
+        return found
 
     def failing(self, base: Dialect) -> list[Answer]:
         """The answers that a dialect does not explain, the cheapest question first."""
         order = ("project", "pre", "post", "mappings", "expand", "collapse", "block", "precision", "depth", "gradient")
-        wrong = [one for one in self.answers if self.predictions.ratio(one, base) > 1]
+        wrong = [one for one in self.answers if self._worst(self.sheet.by_dialect(one, base)) > 1]
         return sorted(wrong, key=lambda one: order.index(one.probe.stage) if one.probe.stage in order else 99)
 
     def singles(self, bases: Sequence[Dialect], budget: Budget) -> Outcome:
@@ -260,7 +279,7 @@ class Search:
         assert made is not None
         other = View(made, self.frame)
         if remembers(made):
-            again(other, self.view.log[: self._mark])
+            again(other, self.view.log[: self.mark])
         return self._compared(fresh, other, base)
 
     def _compared(
@@ -269,11 +288,14 @@ class Search:
         worst = 0.0
         for given in answers:
             found = answer(given.probe, other)
-            slack = self.predictions.of(given.probe, base)
-            worst = max(worst, alike(given, found, slack, sensitivity(given.probe, other, edge)))
+            ratios = self.sheet.by_another(given, found, base, sensitivity(given.probe, other, edge))
+            worst = max(worst, self._worst(ratios))
             if worst > limit:
                 break
         return worst
+
+    def _worst(self, ratios: dict[Unit, float]) -> float:
+        return max((ratio for unit, ratio in ratios.items() if unit.level <= self._upto), default=0.0)
 
     def pairs(self, base: Dialect, budget: Budget) -> Outcome:
         """Two slips at a time: what a target does wrong in one stage is one of them, or both together."""

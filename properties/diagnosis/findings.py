@@ -108,6 +108,39 @@ def joined(base: Dialect, values: dict[str, Any]) -> Dialect:
         return base
 
 
+TOGETHER = (
+    ("start", "start_axis", "last_axis"),
+    ("denominator", "denominator_eps"),
+    ("rms_eps", "rms_eps_inside"),
+    ("norm_over", "shared_projection"),
+)
+"""Fields that are one choice of whoever writes a kernel: where several of a group differ, that is one slip."""
+
+
+def grouped(there: Dialect, found: Dialect) -> list[dict[str, Any]]:
+    """The fields that differ with the values found, those of one choice together; what a family brings goes with it."""
+    left = {name: value for name, (value, _) in found.difference(there).items()}
+    families = {name for name in left if name in registry.SLOTS}
+    groups: list[dict[str, Any]] = []
+    while left:
+        name = next(iter(left))
+        group = next((one for one in TOGETHER if name in one), (name,))
+        groups.append({one: left.pop(one) for one in group if one in left})
+    if families:  # the other fields exist, or not, because of it
+        own = [one for one in groups if not _belongs(one, there, found)]
+        gone = {name: value for one in groups if one not in own for name, value in one.items()}
+        first = next((one for one in own if families & one.keys()), None)
+        if first is not None:
+            first |= gone
+        groups = own
+    return groups
+
+
+def _belongs(group: dict[str, Any], there: Dialect, found: Dialect) -> bool:
+    """Whether fields are of a family that only one of two dialects has chosen."""
+    return all(name not in there.fields() or name not in found.fields() for name in group)
+
+
 def settle(findings: Findings, names: Sequence[str], found: list[Candidate] | None, base: Dialect, why: str) -> None:
     """Findings for a group of fields from the candidates that reproduce what was seen; None: nothing was seen."""
     if not found:

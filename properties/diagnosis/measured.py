@@ -112,6 +112,10 @@ class Measured:
         """An implementation with it, that declares `dialect`."""
         return sized(self.kind, dialect, self.value if size is None else size)
 
+    def put_into(self, made: Deviant) -> None:
+        """The number, into an implementation that has this slip beside others."""
+        vars(made)["size"] = self.value
+
 
 _DIVIDED = "the residual logits are divided by `size`"
 

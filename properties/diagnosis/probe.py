@@ -30,6 +30,7 @@ class Probe:
         observe: the calls; returns tensors as they came.
         expect: what a dialect predicts for each of them.
         narrow: whether each of them has the dtype of the state (else that of coefficients).
+        of: where the stage is a circumstance, the part that is asked: project, mappings, pre, post, block, depth.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Probe:
     observe: Callable[..., list[Tensor]]
     expect: Callable[..., list[Approx]]
     narrow: tuple[bool, ...]
+    of: str = ""
 
     def put(self, view: View, inputs: tuple[Any, ...] | None = None) -> list[Tensor]:
         """Ask; the inputs are copied first, as a target may write to them."""
@@ -56,7 +58,7 @@ def _projected(judge: Judge, logits: Tensor) -> list[Approx]:
 
 def project(name: str, dtype: torch.dtype, logits: Tensor, stage: str = "project") -> Probe:
     """h_res of logits."""
-    return Probe(name, stage, dtype, (logits,), _project, _projected, (False,))
+    return Probe(name, stage, dtype, (logits,), _project, _projected, (False,), "project")
 
 
 def _pre(view: View, x: Tensor, h_pre: Tensor) -> list[Tensor]:
@@ -69,7 +71,7 @@ def _read(judge: Judge, x: Tensor, h_pre: Tensor) -> list[Approx]:
 
 def pre(name: str, x: Tensor, h_pre: Tensor, stage: str = "pre") -> Probe:
     """The branch input of a state."""
-    return Probe(name, stage, x.dtype, (x, h_pre), _pre, _read, (True,))
+    return Probe(name, stage, x.dtype, (x, h_pre), _pre, _read, (True,), "pre")
 
 
 def _post(view: View, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> list[Tensor]:
@@ -82,7 +84,7 @@ def _combined(judge: Judge, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor)
 
 def post(name: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor], stage: str = "post") -> Probe:
     """The next state of x, y, h_post and h_res."""
-    return Probe(name, stage, inputs[0].dtype, inputs, _post, _combined, (True,))
+    return Probe(name, stage, inputs[0].dtype, inputs, _post, _combined, (True,), "post")
 
 
 def _emitted(emits: tuple[str, ...], view: View, x: Tensor, params: Params) -> list[Tensor]:
@@ -96,7 +98,7 @@ def _mapped(emits: tuple[str, ...], judge: Judge, x: Tensor, params: Params) -> 
 def mappings(name: str, x: Tensor, params: Params, emits: tuple[str, ...], stage: str = "mappings") -> Probe:
     """The emitted mappings of a state."""
     narrow = (False,) * sum(one in emits for one in MAPPINGS)
-    return Probe(name, stage, x.dtype, (x, params), partial(_emitted, emits), partial(_mapped, emits), narrow)
+    return Probe(name, stage, x.dtype, (x, params), partial(_emitted, emits), partial(_mapped, emits), narrow, "mappings")
 
 
 def run_block(view: View, x: Tensor, params: Params, branch: BranchSpec) -> list[Tensor]:
@@ -111,7 +113,7 @@ def predicted_block(judge: Judge, x: Tensor, params: Params, branch: BranchSpec)
 
 def block(name: str, x: Tensor, params: Params, branch: BranchSpec, stage: str = "block") -> Probe:
     """A whole block, its branch recorded."""
-    return Probe(name, stage, x.dtype, (x, params, branch), run_block, predicted_block, (True, True))
+    return Probe(name, stage, x.dtype, (x, params, branch), run_block, predicted_block, (True, True), "block")
 
 
 def _layers(view: View, x: Tensor, params: tuple[Params, ...], branches: tuple[BranchSpec, ...]) -> list[Tensor]:

@@ -1,0 +1,380 @@
+"""What is wrong with a target, peeled off level by level: what explains the values is the base for what comes later.
+
+An explanation of one level must give what the target gives there, and must not spoil what the target gives right. So
+two slips of different levels, or of different stages of one level, cost one search of the catalogue each, not one of
+all pairs; and what nothing explains leaves the earlier levels as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from mhc_ref import Dialect
+from properties.catalogue.deviations import CATALOGUE, Deviant, Kind
+from properties.core.estimate import Estimate
+from properties.diagnosis.answers import Answer, answer
+from properties.diagnosis.budget import Budget
+from properties.diagnosis.composing import compose, orders, remembers
+from properties.diagnosis.explanation import Explanation, Search
+from properties.diagnosis.findings import grouped, joined
+from properties.diagnosis.measured import candidates
+from properties.diagnosis.sensitivity import again, sensitivity
+from properties.diagnosis.units import FORWARD, LEVELS, Unit, made_of
+from properties.diagnosis.view import View
+
+VALUE, NAN = LEVELS.index("value"), LEVELS.index("nan")
+
+FITTING: dict[str, frozenset[Kind]] = {
+    "nan": frozenset(("missing-term", "eps", "normalisation", "execution", "gamed", "dtype")),
+    "precision": frozenset(("dtype", "execution", "eps")),
+    "gradient": frozenset(("gradient", "execution", "dtype", "missing-term")),
+    "execution": frozenset(("execution", "gamed", "dtype")),
+    "exception": frozenset(("execution", "packing", "dtype")),
+}
+"""Kinds of slips that show at a level and need not show before it; the values may be spoiled by any."""
+
+READABLE = 10.0
+"""A next best explanation above this ratio, or not that many times nearer than the dialect itself, tells nothing."""
+
+FOLLOWED = 3
+"""How many ways are gone on with where several explain as much of a level, and how many next best ones are compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """An explanation with the ratio of every unit of the exam, and the answers that it gives where it has a slip."""
+
+    explanation: Explanation
+    ratios: dict[Unit, float]
+    told: dict[Answer, Answer]
+
+    @property
+    def wrong(self) -> list[Unit]:
+        """The units that it leaves unexplained."""
+        return [one for one, ratio in self.ratios.items() if ratio > 1]
+
+    def wrong_at(self, level: int) -> list[Unit]:
+        """Those of one level."""
+        return [one for one in self.wrong if one.level == level]
+
+    def shadowed(self, unit: Unit) -> bool:
+        """Whether something else that is unexplained enters a unit, so that it says nothing by itself."""
+        stages = made_of(unit.method)
+        if unit.level <= NAN:
+            stages = tuple(one for one in stages if one != unit.given.probe.stage)
+        level = unit.level if unit.level <= NAN else VALUE
+        return any(one.level == level and one.given.probe.stage in stages for one in self.wrong)
+
+
+@dataclass
+class Peeled:
+    """What the levels came to.
+
+    Attributes:
+        standing: the explanation, and what it leaves.
+        ties: explanations that leave nothing more and are as plain.
+        nearest: the best of those that do not fit, where it is worth reading, with its ratio.
+        exhausted: whether the search was finished within its time.
+    """
+
+    standing: Standing
+    ties: list[Explanation] = field(default_factory=lambda: [])
+    nearest: tuple[str, float] = ("", math.inf)
+    exhausted: bool = True
+
+
+class Peeling:
+    """One search by levels.
+
+    Arguments:
+        search: the answers of the target.
+        base: the declared dialect.
+        measured: the dialect that was inferred and a temperature, asked for when the values are wrong.
+        single: whether everything may have been computed in single precision, see `float32-inside`.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        base: Dialect,
+        measured: Callable[[], tuple[Dialect, Estimate | None]],
+        single: Callable[[Dialect], bool],
+        budget: Budget,
+    ) -> None:
+        self.search, self.base, self.budget = search, base, budget
+        self.sheet = search.sheet
+        self._measured, self._single = measured, single
+        self._found: tuple[Dialect, Estimate | None] | None = None
+        self._closest: list[tuple[float, str, Explanation]] = []
+        self.exhausted = True
+
+    def result(self) -> Peeled:
+        """Every level in turn."""
+        here = Peeled(self.standing(Explanation(self.base, (), 0.0)))
+        for level in range(len(LEVELS)):
+            here = self._explained(here, level)
+        here.exhausted = self.exhausted
+        if here.standing.wrong:
+            here.nearest = self._nearest(here.standing)
+        return here
+
+    def _explained(self, begun: Peeled, level: int) -> Peeled:
+        """One more slip after the other as long as each explains something of the level."""
+        reached, open_ = begun, [begun]
+        for _ in range(4):
+            following: list[Peeled] = []
+            for here in open_:
+                if any(not here.standing.shadowed(one) for one in here.standing.wrong_at(level)):
+                    following += self._further(here, level)
+            if not following:
+                break
+            following.sort(key=lambda one: self._rank(one.standing, level))
+            best = self._rank(following[0].standing, level)[:2]
+            if best >= self._rank(reached.standing, level)[:2]:
+                break
+            reached = following[0]
+            equals = [one for one in following[1:] if self._rank(one.standing, level)[:2] == best]
+            if not reached.standing.wrong_at(level):
+                plain = [one for one in equals if self._plainness(one) == self._plainness(reached)]
+                reached.ties += [one.standing.explanation for one in plain]
+                break
+            open_ = [reached, *equals[: FOLLOWED - 1]]
+        if level == VALUE and reached.standing.wrong_at(VALUE):
+            reached = self._by_two(begun, reached)
+        return reached
+
+    def _rank(self, one: Standing, level: int) -> tuple[float, ...]:
+        """Less is better: what is left of the level, of the others, what had to be assumed."""
+        explanation = one.explanation
+        changes = len(grouped(self.base, explanation.dialect)) + len(explanation.names)
+        plain = changes + 1.5 * bool(explanation.measured)
+        left = [unit for unit in one.wrong if unit.level <= level]
+        return len(left), len(one.wrong), plain, explanation.ratio
+
+    def _plainness(self, one: Peeled) -> float:
+        return self._rank(one.standing, VALUE)[2]
+
+    # One more slip
+
+    def _further(self, here: Peeled, level: int) -> list[Peeled]:
+        """What explains more of a level than an explanation does, each by one more slip."""
+        front = self._front(here.standing, level)
+        found: list[Peeled] = []
+        for way in self._ways(here.standing.explanation, level, front):
+            for one in way:
+                if self.budget.spent:
+                    self.exhausted = False
+                    break
+                standing = self._fits(one, here.standing, level, front)
+                if standing is not None:
+                    found.append(Peeled(standing, list(here.ties)))
+            if any(not one.standing.wrong_at(level) for one in found) or not self.exhausted:
+                break
+        return found
+
+    def _front(self, here: Standing, level: int) -> list[Answer]:
+        """The first answer of every stage that is wrong by itself, the cheapest first; of circumstances all."""
+        found: dict[tuple[str, str], Answer] = {}
+        for unit in here.wrong_at(level):
+            if not here.shadowed(unit):
+                stage = unit.given.probe.stage
+                found.setdefault((stage, "" if stage in FORWARD else unit.given.probe.name), unit.given)
+        answers = sorted(found.values(), key=lambda one: _dear(one.probe.stage))
+        return list(dict.fromkeys(answers))
+
+    def _ways(self, here: Explanation, level: int, front: list[Answer]) -> Iterator[Iterator[Explanation]]:
+        """Explanations with one more slip, those that are likely first; a later way only where none before will do."""
+        if level == VALUE:
+            yield self._by_fields(here)
+            if not here.names and not here.measured and self._single(here.dialect):
+                yield iter([replace(here, names=("float32-inside",))])
+        kinds = FITTING.get(LEVELS[level])
+        names = [name for name in CATALOGUE if name not in here.names]
+        if level == VALUE:
+            names = [name for name in names if CATALOGUE[name].kind != "gradient"]
+        chosen = [name for name in names if kinds is None or CATALOGUE[name].kind in kinds]
+        memory = {name for name in chosen if self._remembers(name, here.dialect)}
+        yield (replace(here, names=(*here.names, name)) for name in chosen if name not in memory)
+        if level == VALUE and here.measured is None:
+            yield self._by_numbers(here, front)
+        yield (replace(here, names=(*here.names, name)) for name in chosen if name in memory)
+        if kinds is not None:
+            yield (replace(here, names=(*here.names, name)) for name in names if name not in chosen)
+
+    def _remembers(self, name: str, base: Dialect) -> bool:
+        made = compose((name,), base)
+        return made is not None and remembers(made)
+
+    def _by_fields(self, here: Explanation) -> Iterator[Explanation]:
+        """The fields that were measured: all that differ, then each choice by itself."""
+        found, _ = self._inferred()
+        groups = grouped(self.base, found)
+        left = [one for one in groups if not all(here.dialect.fields().get(k) == v for k, v in one.items())]
+        every = {name: value for group in left for name, value in group.items()}
+        for fields in [every, *left] if len(left) > 1 else left:
+            dialect = joined(here.dialect, fields)
+            if dialect != here.dialect:
+                yield replace(here, dialect=dialect)
+
+    def _by_numbers(self, here: Explanation, front: list[Answer]) -> Iterator[Explanation]:
+        _, temperature = self._inferred()
+        for one in candidates(front, self.search.frame, self.search.predictions, here.dialect, temperature):
+            yield replace(here, measured=one)
+
+    def _inferred(self) -> tuple[Dialect, Estimate | None]:
+        if self._found is None:
+            self._found = self._measured()
+        return self._found
+
+    def _fits(self, one: Explanation, before: Standing, level: int, front: list[Answer]) -> Standing | None:
+        """What one explanation comes to, if it explains more of the level than another and spoils nothing."""
+        ways = [one]
+        if len(one.names) > 1 and one.names != before.explanation.names:
+            ways = [replace(one, names=names) for names in orders(one.names, one.dialect)]
+        for way in ways:
+            made = made_of_explanation(way)
+            if made is None and (way.names or way.measured):
+                continue
+            if not self._helps(way, made, before, level, front):
+                continue
+            standing = self._lean(self.standing(way), before, level)
+            if self._spoils(standing, before, level):
+                continue
+            ratio = self.confirmed(standing, level)
+            if ratio <= 1:
+                return replace(standing, explanation=replace(standing.explanation, ratio=ratio))
+        return None
+
+    def _helps(
+        self, one: Explanation, made: Deviant | None, before: Standing, level: int, front: list[Answer]
+    ) -> bool:
+        """Whether it gives a unit of the front that was wrong, and all that were right."""
+        if made is not None and remembers(made):
+            return True  # only the whole exam in its order can tell
+        helped, least = False, math.inf
+        view = View(made, self.search.frame) if made is not None else None
+        for given in front:
+            ratios = self._ratios(given, one, view)
+            if any(ratios[unit] > 1 and before.ratios[unit] <= 1 for unit in ratios if unit.level <= level):
+                return False
+            wrong = [unit for unit in ratios if unit.level == level and before.ratios[unit] > 1]
+            helped = helped or any(ratios[unit] <= 1 for unit in wrong)
+            least = min([least, *(ratios[unit] for unit in wrong)])
+        if not helped and 1 < least <= READABLE:
+            self._closest.append((least, _words(one, before.explanation), one))
+        return helped
+
+    def _lean(self, one: Standing, before: Standing, level: int) -> Standing:
+        """Without the changes of fields that make no difference."""
+        groups = grouped(before.explanation.dialect, one.explanation.dialect)
+        if len(groups) < 2:
+            return one
+        for group in groups:
+            fields = {name: before.explanation.dialect.fields().get(name) for name in group}
+            dialect = joined(one.explanation.dialect, {name: value for name, value in fields.items() if value is not None})
+            if dialect == one.explanation.dialect or dialect == before.explanation.dialect:
+                continue
+            less = self.standing(replace(one.explanation, dialect=dialect))
+            if set(less.wrong) <= set(one.wrong):
+                one = less
+        return one
+
+    def _spoils(self, one: Standing, before: Standing, level: int) -> bool:
+        worse = any(one.ratios[unit] > 1 and before.ratios[unit] <= 1 for unit in one.ratios if unit.level <= level)
+        better = any(one.ratios[unit] <= 1 for unit in before.wrong_at(level))
+        return worse or not better
+
+    # How far an explanation is from the answers
+
+    def standing(self, one: Explanation) -> Standing:
+        """An explanation and the whole exam."""
+        made = made_of_explanation(one)
+        view = View(made, self.search.frame) if made is not None else None
+        if view is not None and made is not None and remembers(made):
+            again(view, self.search.view.log[: self.search.begin])
+        ratios: dict[Unit, float] = {}
+        told: dict[Answer, Answer] = {}
+        for given in self.search.answers:
+            ratios |= self._ratios(given, one, view, told)
+        return Standing(one, ratios, told)
+
+    def _ratios(
+        self, given: Answer, one: Explanation, view: View | None, told: dict[Answer, Answer] | None = None
+    ) -> dict[Unit, float]:
+        if view is None:
+            return self.sheet.by_dialect(given, one.dialect)
+        found = answer(given.probe, view)
+        if told is not None:
+            told[given] = found
+        edge = one.measured.make(one.dialect, one.measured.estimate.high) if one.measured and not one.names else None
+        far = View(edge, self.search.frame) if edge is not None else None
+        return self.sheet.by_another(given, found, one.dialect, sensitivity(given.probe, view, far))
+
+    def confirmed(self, one: Standing, level: int) -> float:
+        """The worst ratio on fresh questions of what an explanation gives at a level and before it."""
+        fresh = self.search.fresh
+        explained = {unit.key for unit in one.ratios if unit.level <= level} - {unit.key for unit in one.wrong}
+        made = made_of_explanation(one.explanation)
+        view = View(made, self.search.frame) if made is not None else None
+        if view is not None and made is not None and remembers(made):
+            again(view, self.search.view.log[: self.search.mark])
+        worst = 0.0
+        for given in fresh:
+            for unit, ratio in self._ratios(given, one.explanation, view).items():
+                if unit.key in explained:
+                    worst = max(worst, ratio)
+        return worst
+
+    # Two at once, and what comes next
+
+    def _by_two(self, begun: Peeled, reached: Peeled) -> Peeled:
+        """Two slips that only together give the values."""
+        found, _ = self._inferred()
+        below = self.search.below(VALUE)
+        bases = dict.fromkeys((found, self.base))
+        for base in sorted(bases, key=lambda one: len(below.failing(one))):
+            if not below.failing(base):
+                continue
+            outcome = below.pairs(base, self.budget)
+            self.exhausted = self.exhausted and outcome.exhausted
+            standings = [self.standing(one) for one in outcome.explanations]
+            standings = [one for one in standings if not one.wrong_at(VALUE)]
+            if standings:
+                standings.sort(key=lambda one: self._rank(one, VALUE))
+                best = self._rank(standings[0], VALUE)[:3]
+                ties = [one.explanation for one in standings[1:] if self._rank(one, VALUE)[:3] == best]
+                return Peeled(standings[0], ties)
+        return reached
+
+    def _nearest(self, here: Standing) -> tuple[str, float]:
+        """Of what leaves the bound by little where it leaves it first, the best with its worst ratio on the values."""
+        best = ("", math.inf)
+        declared = max((ratio for unit, ratio in here.ratios.items() if unit.level == VALUE), default=0.0)
+        for least, words, one in sorted(self._closest, key=lambda each: each[:2])[:FOLLOWED]:
+            if least * READABLE > declared:
+                continue
+            ratios = self.standing(one).ratios
+            worst = max((ratio for unit, ratio in ratios.items() if unit.level == VALUE), default=math.inf)
+            if worst <= READABLE and worst * READABLE <= declared:
+                best = min(best, (words, worst), key=lambda pair: pair[1])
+        return best
+
+
+def made_of_explanation(one: Explanation) -> Deviant | None:
+    """An implementation with an explanation's slips; None where it has none, or they make none together."""
+    if one.measured is not None and not one.names:
+        return one.measured.make(one.dialect)
+    return compose(one.names, one.dialect, one.measured) if one.names else None
+
+
+def _words(one: Explanation, before: Explanation) -> str:
+    names = [name for name in one.names if name not in before.names]
+    fields = [f"{name} = {value!r}" for name, (value, _) in one.dialect.difference(before.dialect).items()]
+    return ", ".join([*fields, *names, *([str(one.measured)] if one.measured is not before.measured else [])])
+
+
+def _dear(stage: str) -> int:
+    order: Sequence[str] = ("project", "pre", "post", "mappings", "expand", "collapse", "block", "precision", "depth")
+    return order.index(stage) if stage in order else len(order)
