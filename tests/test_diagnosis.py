@@ -374,14 +374,8 @@ LOGITS = Case(logits=torch.tensor([[[1.0, 0, -1], [0, 3, 1], [2, -1, 0]]], dtype
 def test_a_failure_is_explained_by_a_field_that_breaks_the_law_at_this_input() -> None:
     told = failed(lambda: build("one-iteration", PAPER), "manifold.agrees-with-oracle", LOGITS)
     assert "iterations = 1 (declared 20)" in told
+    assert "next best" not in told  # there is nothing to choose from
     assert "at this input it breaks this law" in told
-
-
-def test_a_failure_is_told_what_comes_second() -> None:
-    told = failed(lambda: build("one-iteration", PAPER), "manifold.agrees-with-oracle", LOGITS)
-    second = told.partition("next best: ")[2]
-    assert " = " in second.partition(" (ratio ")[0]
-    assert float(second.partition("(ratio ")[2].partition(")")[0]) > 1
 
 
 def test_a_failure_is_explained_by_a_slip() -> None:

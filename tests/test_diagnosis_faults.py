@@ -26,7 +26,6 @@ from properties.diagnosis.answers import Predictions, alike, answer
 from properties.diagnosis.circumstances import gradients
 from properties.diagnosis.coefficients import Gates
 from properties.diagnosis.exam import forward
-from properties.diagnosis.explanation import Search
 from properties.diagnosis.judge import Judge, Unanswerable
 from properties.diagnosis.reading import Reader, Reading
 from properties.diagnosis.stages import first_bad_stage
@@ -265,14 +264,6 @@ def test_an_eps_is_the_shortest_with_which_there_is_a_dialect(
 ) -> None:
     found = measured(dialect, estimate)
     assert (None if found is None else found.denominator_eps) == eps
-
-
-def test_a_change_of_one_field_that_makes_no_dialect_is_not_tried() -> None:
-    """Both dialects exist, and the first with the eps of the second does not."""
-    view = view_of(Projects(right))
-    base, found = LUCIDRAINS, LUCIDRAINS.with_(denominator="add", denominator_eps=1.5)
-    search = Search(view, [], 0, Predictions("compute"), list)
-    assert search.nearest_fields(base, found) == ("", math.inf)
 
 
 def test_a_scale_whose_bar_reaches_0_is_no_scale_of_0() -> None:

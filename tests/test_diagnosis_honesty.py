@@ -177,10 +177,9 @@ def test_a_temperature_explains_a_function() -> None:
         def project(self, logits: Tensor) -> Tensor:
             return mhc_ref.project(logits / 0.7, PAPER)
 
-    search, inference = searched(Divides())
-    outcome = search.measured([PAPER], inference.temperature)
-    assert outcome.explanations
-    one = outcome.explanations[0].measured
+    found = identify(Divides(), hidden=0)
+    assert found.explained
+    one = found.measured
     assert isinstance(one, Measured)
     assert str(one) == "temperature = 0.7"
     assert one.words().startswith("the residual logits are divided by 0.7 +- ")
@@ -191,9 +190,9 @@ def test_a_gain_is_measured() -> None:
         def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
             return 1.037 * super().mixed(x, h_res)
 
-    search, _ = searched(Amplified(PAPER, "amplified"))
-    found = search.measured([PAPER], None).explanations
-    assert [str(one.measured) for one in found] == ["mixing gain = 1.037"]
+    found = identify(Amplified(PAPER, "amplified"), brief=True, hidden=0)
+    assert found.explained
+    assert str(found.measured) == "mixing gain = 1.037"
 
 
 @pytest.mark.slow

@@ -28,7 +28,9 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
         few = source.few(3)
         inputs = source.logits(few, n, 2.0, seed=301), source.normal(few, n, n, seed=302).to(frame.parameter_dtype)
         name = "the gradient of the projection"
-        found.append(Probe(name, "gradient", frame.dtype, inputs, _pull_projection, _pulled_projection, (False,), "project"))
+        found.append(
+            Probe(name, "gradient", frame.dtype, inputs, _pull_projection, _pulled_projection, (False,), "project")
+        )
     if "block" in frame.offered:
         x = torch.cat([source.state((2,), n, 5, seed=303, tame=True), 1e-4 * source.state((3,), n, 5, 304, tame=True)])
         x = x[: source.few(5)].contiguous()
@@ -37,7 +39,9 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
         narrow = (True, *(False for part in params if part is not None))
         inputs = x, params, source.branch(5, seed=306), cotangent
         found.append(
-            Probe("the gradient of a block", "gradient", frame.dtype, inputs, _pull_block, _pulled_block, narrow, "block")
+            Probe(
+                "the gradient of a block", "gradient", frame.dtype, inputs, _pull_block, _pulled_block, narrow, "block"
+            )
         )
     if ends_as_declared(frame):
         params = tuple(source.params(n, 3, seed=310 + 10 * k) for k in range(2 + frame.head))
@@ -46,7 +50,9 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
         narrow = (True, *(False for one in params for part in one if part is not None))
         inputs = h, n, params, branches, cotangent
         found.append(
-            Probe("the gradient of a stack", "gradient", frame.dtype, inputs, _pull_stack, _pulled_stack, narrow, "depth")
+            Probe(
+                "the gradient of a stack", "gradient", frame.dtype, inputs, _pull_stack, _pulled_stack, narrow, "depth"
+            )
         )
     return found
 
@@ -139,7 +145,9 @@ def _projections(source: Source, n: int) -> Iterator[Probe]:
     def expect(judge: Judge, z: Tensor, later: Tensor) -> list[Approx]:
         return [judge.project(z), judge.project(later), Approx.exact(z)]
 
-    yield Probe("two projections of one shape", "execution", source.dtype, (z, later), observe, expect, (False,) * 3, "project")
+    yield Probe(
+        "two projections of one shape", "execution", source.dtype, (z, later), observe, expect, (False,) * 3, "project"
+    )
 
     def poisoned(view: View, z: Tensor) -> list[Tensor]:
         hit = z.clone()
@@ -161,7 +169,9 @@ def _projections(source: Source, n: int) -> Iterator[Probe]:
             return [judge.project(z[::2])]
 
         logits = (source.logits(2 * source.few(4), n, 1.0, seed=503),)
-        yield Probe("logits in every second place", "execution", source.dtype, logits, spaced, expected, (False,), "project")
+        yield Probe(
+            "logits in every second place", "execution", source.dtype, logits, spaced, expected, (False,), "project"
+        )
 
 
 def _posts(source: Source, n: int) -> Iterator[Probe]:
@@ -242,5 +252,12 @@ def _blocks(source: Source, n: int) -> Iterator[Probe]:
     if frame.strided:
         inputs = source.state((source.few(5),), n, 4, seed=545, tame=True), params, branch
         yield Probe(
-            "a block of a state with other strides", "execution", source.dtype, inputs, strided, predicted, both, "block"
+            "a block of a state with other strides",
+            "execution",
+            source.dtype,
+            inputs,
+            strided,
+            predicted,
+            both,
+            "block",
         )

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import torch
 
 from mhc_ref import PRESETS, Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.deviant import redialected
+from properties.core.estimate import Estimate
 from properties.core.family import mix_of
 from properties.core.implementation import Implementation
 from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.circumstances import coarse, executions, gradients
-from properties.diagnosis.composing import compose
 from properties.diagnosis.exam import forward
-from properties.diagnosis.explanation import Explanation, Outcome, Search
+from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.findings import Finding, Inference, choices, joined, value_of
 from properties.diagnosis.identification import Identification, redialects, title
-from properties.diagnosis.inference import infer
-from properties.diagnosis.stages import first_bad_stage, precisions
+from properties.diagnosis.inference import examine, infer, measure
+from properties.diagnosis.levels import Peeled, Peeling, made_of_explanation
+from properties.diagnosis.stages import bad_stages, precisions
 from properties.diagnosis.ties import Tie, apart, breaker, decided
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, Unanswered, View
@@ -45,6 +46,7 @@ def identify(
     device: str = "cpu",
     seconds: float = 20.0,
     hidden: int = 3,
+    brief: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Identification:
     """Infer the dialect of an implementation from its behaviour, and name the slip that explains what is left.
@@ -55,6 +57,7 @@ def identify(
         dtype: of the states; its finest if not given.
         device: where it computes.
         hidden: how many slips to look for that would not show next to the explanation, half a second for each.
+        brief: only what is wrong. Fields that act in nothing that is wrong are not measured then.
         seconds: of computing, after which the search for slips ends; whatever was found until then is reported.
         progress: called very often with what is being done, in a few words.
 
@@ -71,9 +74,9 @@ def identify(
     stated = against or (implementation.dialect if declared else None)
     try:
         with watched():
-            inference = infer(view, stated)
+            inference = examine(view, stated) if brief and stated else infer(view, stated)
             near = [stated] if stated else _nearest(inference)
-            found = inference.dialect(near[0]) if stated else inference.sure(near[0])
+            found = None if brief and stated else inference.dialect(near[0]) if stated else inference.sure(near[0])
             return _Diagnosis(view, inference, near, found, begun, budget, hidden).result()
     except Unanswered as failure:
         raise NoVerdict(f"{implementation.name}: no verdict: call {view.calls}, {failure}") from failure
@@ -105,142 +108,103 @@ class _Diagnosis:
         view: View,
         inference: Inference,
         near: list[Dialect],
-        found: Dialect,
+        found: Dialect | None,
         begun: float,
         budget: Budget,
         hidden: int,
     ) -> None:
+        """`found`: the dialect that was inferred; None where that waits until something is wrong."""
         self.view, self.inference, self.base, self.near, self.found = view, inference, near[0], near[1:], found
+        self.brief = found is None
         self.begun, self.budget, self.hidden = begun, budget, hidden
         self.frame = view.frame
         self.predictions = inference.predictions
 
     def result(self) -> Identification:
-        """The dialect if it explains everything, else the plainest of the explanations, else the first bad stage."""
-        begin = self.inference.begin
+        """The dialect, with what explains the most of what it leaves, level by level."""
         answers = list(self.inference.answers)
         for probe in (*executions(self.frame, 1), *gradients(self.frame, 1), *coarse(self.frame, 1)):
             answers.append(answer(probe, self.view))
-        search = Search(self.view, answers, begin, self.predictions, self._fresh)
-        bases = [self.found] + [self.base] * (self.base != self.found)
-        outcome = Outcome()
-        plain = self._plain(search, bases)
-        if plain is not None:
-            outcome.explanations.append(plain)
-            if plain.dialect != self.base:
-                outcome.note(*search.nearest_fields(self.base, plain.dialect))
-        elif any(not one.error for one in answers):
-            self._searched(search, bases, outcome)
-        return self._told(search, outcome)
+        search = Search(self.view, answers, self.inference.begin, self.predictions, self._fresh, self.base)
+        peeling = Peeling(search, self.base, self._measured, lambda base: self._single(search, base), self.budget)
+        return self._told(search, peeling, peeling.result())
 
-    def _searched(self, search: Search, bases: list[Dialect], outcome: Outcome) -> None:
-        """One slip, then one that is measured, then two."""
-        outcome.add(search.singles(bases, self.budget))
-        if not outcome.explanations:
-            outcome.explanations += self._in_single_precision(search, bases)
-        if not outcome.explanations:
-            outcome.add(search.measured(bases, self.inference.temperature))
-        for base in sorted(bases, key=lambda one: len(search.failing(one))):
-            if not outcome.explanations:
-                outcome.add(search.pairs(base, self.budget))
+    def _measured(self, wrong: Set[str]) -> tuple[Dialect, Estimate | None]:
+        """The dialect that was inferred, as far as what is wrong can show it, and a temperature."""
+        if self.found is None:
+            measure(self.inference, self.base, wrong)
+            self.found = self.inference.dialect(self.base)
+        return self.found, self.inference.temperature
 
     def _fresh(self) -> list[Answer]:
         probes = [*forward(self.frame, 2), *gradients(self.frame, 2), *coarse(self.frame, 2)]
         return [answer(probe, self.view) for probe in probes]
 
-    def _plain(self, search: Search, bases: list[Dialect]) -> Explanation | None:
-        """A dialect that explains everything without any slip."""
-        for base in bases:
-            if search.failing(base):
-                continue
-            worst = max((self.predictions.ratio(one, base) for one in search.fresh), default=0.0)
-            if worst <= 1:
-                return Explanation(base, (), worst)
-        return None
-
-    def _in_single_precision(self, search: Search, bases: list[Dialect]) -> list[Explanation]:
-        """A dialect in float32 throughout: within its bounds, and every coefficient a float32 number."""
+    def _single(self, search: Search, base: Dialect) -> bool:
+        """Whether every coefficient is a float32 number though the states are not, within the bounds of such."""
         coefficients = [one for one in search.answers if one.probe.stage in ("project", "mappings")]
         values = [value for one in coefficients for value in one.values if value.dtype == torch.float64]
         if not values or not all(bool(((v == v.float().double()) | ~v.isfinite()).all()) for v in values):
-            return []
+            return False
         target = self.view.implementation
         single = Predictions(target.mixing, SINGLE, target.products)
-        for base in bases:
-            everything = (*search.answers, *search.fresh)
-            if CATALOGUE["float32-inside"].applies(base) and all(single.ratio(one, base) <= 1 for one in everything):
-                worst = max(single.ratio(one, base) for one in search.fresh)
-                return [Explanation(base, ("float32-inside",), worst)]
-        return []
+        everything = (*search.answers, *search.fresh)
+        return CATALOGUE["float32-inside"].applies(base) and all(single.ratio(one, base) <= 1 for one in everything)
 
-    def _told(self, search: Search, outcome: Outcome) -> Identification:
-        chosen, equals = self._settled(*self._chosen(outcome))
-        dialect = chosen.dialect if chosen is not None else self._least_wrong(search)
+    def _told(self, search: Search, peeling: Peeling, peeled: Peeled) -> Identification:
+        explained = not peeled.standing.wrong
+        chosen, equals = self._settled(peeled.standing.explanation, peeled.ties)
+        dialect = chosen.dialect
         differs = {name: (a, b) for name, (b, a) in dialect.difference(self.base).items()}
-        names = chosen.names if chosen is not None else ()
-        measured = chosen.measured if chosen is not None else None
-        ties: list[Tie] = []
-        if chosen is not None:
-            ties = [self._tie(chosen, other) for other in equals]
-            if not names and not measured and differs:
-                same = redialects(self.base, differs)
-                names = tuple(same[:1])
-                ties += [Tie(f"deviation {name}", "the same change of fields") for name in same[1:]]
+        names, measured = chosen.names, chosen.measured
+        ties = [self._tie(chosen, other) for other in equals]
+        if not names and not measured and differs:
+            same = redialects(self.base, differs)
+            names = tuple(same[:1])
+            ties += [Tie(f"deviation {name}", "the same change of fields") for name in same[1:]]
+            if explained:
                 named = [Explanation(self.base, (name,), 0.0) for name in self._others(search, same)]
                 ties += [self._tie(chosen, one) for one in self._settled(chosen, named)[1]]
         hidden: list[str] = []
-        if chosen is not None and measured is None and (names or differs):
+        if explained and measured is None and (names or differs):
             # a change of fields that has a name is one slip, which another may come before
             one = chosen if chosen.names or not names else Explanation(self.base, names, chosen.ratio)
             hidden = search.hidden(one, self.hidden, Budget(self.hidden / 2))
             told = {*names, *(one.words.removeprefix("deviation ") for one in ties)}
             hidden = [name for name in hidden if name not in told]
-        stage = ""
-        worst = chosen.ratio if chosen is not None else self._worst(search, dialect)
-        if chosen is None:
-            stage = first_bad_stage(self.view, self.base, self.predictions, search.answers)
-        slipped = bool(chosen and (chosen.names or chosen.measured))
+        slipped = bool(chosen.names or chosen.measured)
+        bad = () if explained else bad_stages(self.view, peeled.standing, search)
         return Identification(
             target=self.view.implementation.name,
-            findings=self._findings(search, dialect, chosen, slipped),
+            findings=self._findings(search, dialect, explained, slipped),
             compared=title(self.base),
             differs=differs,
             deviations=names,
             measured=measured,
             ties=tuple(ties),
             hidden=tuple(hidden),
-            as_near=tuple(title(one) for one in self.near) if chosen is not None and not differs else (),
-            explained=chosen is not None,
-            exhausted=outcome.exhausted,
-            residual_ratio=worst,
-            nearest=outcome.nearest,
-            stage=stage,
-            precision=precisions(self.frame, dialect, names, search.answers, self.predictions) if chosen else {},
-            single_pass=self._single_pass(search, dialect, names),
-            used=used(self.view),
+            as_near=tuple(title(one) for one in self.near) if explained and not differs else (),
+            explained=explained,
+            exhausted=peeled.exhausted,
+            residual_ratio=chosen.ratio if explained else self._worst(search, dialect),
+            nearest=peeled.nearest,
+            stage=bad[0][0] if bad else "",
+            bad=bad,
+            precision=precisions(self.frame, dialect, names, search.answers, self.predictions)
+            if explained and not self.brief
+            else {},
+            single_pass=None if self.brief else self._single_pass(search, dialect, names),
+            used={} if self.brief else used(self.view),
             calls=self.view.calls,
             seconds=time.monotonic() - self.begun,
             dialect=self.base,
         )
 
-    def _chosen(self, outcome: Outcome) -> tuple[Explanation | None, list[Explanation]]:
-        """The plainest explanation, and those that are as plain."""
-        if not outcome.explanations:
-            return None, []
-
-        def plainness(one: Explanation) -> int:
-            return self._changes(one) + len(one.names) + bool(one.measured)
-
-        ordered = sorted(outcome.explanations, key=lambda one: (plainness(one), one.ratio))
-        return ordered[0], [one for one in ordered[1:] if plainness(one) == plainness(ordered[0])]
-
-    def _settled(
-        self, chosen: Explanation | None, equals: list[Explanation]
-    ) -> tuple[Explanation | None, list[Explanation]]:
+    def _settled(self, chosen: Explanation, equals: list[Explanation]) -> tuple[Explanation, list[Explanation]]:
         """What is left of equals when the target has been asked whatever it accepts that tells two of them apart."""
         kept: list[Explanation] = []
         for other in equals:
-            one, two = self._made(chosen) if chosen else None, self._made(other)
+            one, two = self._made(chosen), self._made(other)
             probe = apart(one, two, self.frame, self.base, seed=4) if one and two else None
             stands = (True, True)
             if one and two and probe is not None:
@@ -257,17 +221,16 @@ class _Diagnosis:
 
     def _made(self, one: Explanation) -> Deviant | None:
         """An implementation of an explanation."""
-        if one.measured is not None:
-            return one.measured.make(one.dialect)
-        return compose(one.names, one.dialect) if one.names else Deviant(one.dialect, "dialect")
+        return made_of_explanation(one) if one.names or one.measured else Deviant(one.dialect, "dialect")
 
-    def _findings(
-        self, search: Search, dialect: Dialect, chosen: Explanation | None, slipped: bool
-    ) -> dict[str, Finding]:
+    def _findings(self, search: Search, dialect: Dialect, explained: bool, slipped: bool) -> dict[str, Finding]:
         found = dict(self.inference.findings)
+        if self.brief:
+            as_found = {name: Finding(value, "undetermined") for name, value in dialect.fields().items()}
+            return {name: found.get(name, one) for name, one in as_found.items()}
         for name, value in dialect.fields().items():
             one = found.get(name)
-            hidden = chosen is not None and one is not None and one.status == "contradictory"
+            hidden = explained and one is not None and one.status == "contradictory"
             if one is None or one.value != value or hidden:
                 found[name] = self._unmeasured(search, dialect, name, slipped)
         return {name: found[name] for name in dialect.fields()}
@@ -285,11 +248,6 @@ class _Diagnosis:
                     found.append(name)
         return found
 
-    def _least_wrong(self, search: Search) -> Dialect:
-        """Where nothing explains everything, what was measured counts if it explains more than what was declared."""
-        better = len(search.failing(self.found)) < len(search.failing(self.base))
-        return self.found if better else self.base
-
     def _unmeasured(self, search: Search, dialect: Dialect, name: str, slipped: bool) -> Finding:
         """A field that was not measured: where it has few values, those that reproduce everything as well are told."""
         value = value_of(dialect, name)
@@ -302,9 +260,6 @@ class _Diagnosis:
         if fitting:
             return Finding(value, "undetermined", f"{' or '.join(map(repr, fitting))} does as well")
         return Finding(value, "certain")
-
-    def _changes(self, one: Explanation) -> int:
-        return len(one.dialect.difference(self.base))
 
     def _words(self, one: Explanation) -> str:
         fields = one.dialect.difference(self.base)

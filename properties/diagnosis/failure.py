@@ -109,8 +109,7 @@ def _cause(found: Identification) -> str:
 
 
 def _next_best(found: Identification) -> str:
-    name, ratio = found.nearest
-    return f"; next best: {name} (ratio {ratio:.3g})" if name and math.isfinite(ratio) else ""
+    return f"; {found.next_best()}" if found.next_best() else ""
 
 
 def _unexplained(found: Identification) -> str:
@@ -142,10 +141,8 @@ def reproduction(found: Identification, declared: Dialect) -> Deviant | None:
     computed = joined(declared, {name: value for name, (_, value) in found.differs.items()})
     slips = tuple(name for name in found.deviations if name not in redialects(declared, found.differs))
     try:
-        if found.measured is not None:
-            made = found.measured.make(computed)
-        else:
-            made = compose(slips, computed) if slips else Deviant(computed, "explanation")
+        given = slips or found.measured
+        made = compose(slips, computed, found.measured) if given else Deviant(computed, "explanation")
     except ValueError:  # found on the grounds of another dialect than the declared one, with which it makes none
         return None
     if made is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from mhc_ref import PRESETS, Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.deviant import redialected
-from properties.diagnosis.findings import Finding, joined
+from properties.diagnosis.findings import Finding, grouped, joined
 from properties.diagnosis.measured import Measured
 from properties.diagnosis.ties import Tie
 from properties.diagnosis.words import difference_in_words
@@ -33,7 +33,8 @@ class Identification:
         exhausted: whether the search for slips was finished within its time.
         residual_ratio: error / bound of the explanation on fresh questions; of the dialect where there is none.
         nearest: the best explanation that was refused, with its ratio.
-        stage: where nothing explains it, the first stage at which it leaves the bound.
+        stage: where something is left that nothing explains, the first stage at which it leaves the bound.
+        bad: every stage that leaves the bound by itself and that nothing explains, with the kind of failure there.
         precision: the dtype that each stage keeps up with.
         single_pass: branches read with the mapping of the block before; None where that cannot be seen.
         used: "gate" and "bias" -> the mappings that change with it; empty where that cannot be seen.
@@ -61,6 +62,7 @@ class Identification:
     calls: int
     seconds: float = field(compare=False)
     dialect: Dialect = PRESETS.default
+    bad: tuple[tuple[str, str], ...] = ()
 
     @property
     def deviation(self) -> str | None:
@@ -96,8 +98,9 @@ class Identification:
         changes += [self.measured.words()] if self.measured else []
         like = " or ".join(["like " + self.compared, *self.as_near])
         if not self.explained:
-            changes.append(f"for something in its {self.stage}" * bool(self.stage) or "for something")
-            changes[-1] += " that nothing here explains"
+            stages = list(dict.fromkeys(stage for stage, _ in self.bad)) or [self.stage]
+            named = [f"for something in its {stage}" if stage else "for something" for stage in stages]
+            changes.append(" and ".join(named) + " that nothing here explains")
         if not changes:
             return like
         return f"{like}, but {' and '.join(changes) if len(changes) < 3 else ', '.join(changes)}"
@@ -114,9 +117,14 @@ class Identification:
         if self.hidden:
             more = ", ".join(self.hidden)
             lines.append(f"  next to it these might not show, so it may have them too: {more}; mend it and ask again")
-        if self.nearest[0] and math.isfinite(self.nearest[1]):
-            lines.append(f"  next best: {self.nearest[0]} (ratio {self.nearest[1]:.3g})")
+        if self.next_best():
+            lines.append(f"  {self.next_best()}")
         return "\n".join([*lines, *self._fields(), f"  {self.calls} calls, {self.seconds:.1f} s"])
+
+    def next_best(self) -> str:
+        """What comes close without being it; empty where nothing does."""
+        name, ratio = self.nearest
+        return f"next best: {name} (ratio {ratio:.3g})" if name and math.isfinite(ratio) else ""
 
     def _verdict(self) -> list[str]:
         if self.explained:
@@ -161,17 +169,41 @@ def _is_difference(name: str, one: Identification) -> bool:
     return bool(one.differs) and name in redialects(one.dialect, one.differs)
 
 
+def named_changes(declared: Dialect, differs: dict[str, tuple[Any, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
+    """The independent changes among the fields that differ: their values, and the named slips that are this change.
+
+    Fields that one named slip changes together are one change, and so are those of one choice.
+    """
+    found = joined(declared, {name: value for name, (_, value) in differs.items()})
+    left = dict(differs)
+    changes: list[tuple[dict[str, Any], list[str]]] = []
+    named = sorted(_redialected(declared), key=lambda one: -len(one[1].difference(declared)))
+    for _, computed in named:
+        fields = {name: value for name, (value, _) in computed.difference(declared).items()}
+        if len(fields) > 1 and all(name in left and left[name][1] == value for name, value in fields.items()):
+            changes.append((fields, [name for name, other in named if other == computed]))
+            left = {name: pair for name, pair in left.items() if name not in fields}
+    rest = joined(declared, {name: value for name, (_, value) in left.items()})
+    for group in grouped(declared, rest if left else declared):
+        alone = joined(declared, group)
+        changes.append((group, [name for name, other in named if other == alone]))
+    return (
+        changes
+        if joined(declared, {k: v for group, _ in changes for k, v in group.items()}) == found
+        else [({name: value for name, (_, value) in differs.items()}, [])]
+    )
+
+
+def _redialected(declared: Dialect) -> list[tuple[str, Dialect]]:
+    """The named slips that only change fields, each with the dialect that it computes."""
+    made = [(name, one.make(declared)) for name, one in CATALOGUE.items() if one.applies(declared)]
+    return [(name, one.computed) for name, one in made if isinstance(one, Deviant) and redialected(one)]
+
+
 def redialects(declared: Dialect, differs: dict[str, tuple[Any, Any]]) -> list[str]:
     """The named slips that are this very change of a declared dialect, and nothing else."""
     found = joined(declared, {name: value for name, (_, value) in differs.items()})
-    names: list[str] = []
-    for name, deviation in CATALOGUE.items():
-        if not deviation.applies(declared):
-            continue
-        made = deviation.make(declared)
-        if isinstance(made, Deviant) and redialected(made) and made.computed == found:
-            names.append(name)
-    return names
+    return [name for name, computed in _redialected(declared) if computed == found]
 
 
 def nearest_preset(dialect: Dialect) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import torch
 
 from mhc_ref import PRESETS, Dialect, registry
@@ -19,30 +21,48 @@ from properties.diagnosis.structure import structure
 from properties.diagnosis.view import Frame, View
 from properties.guards.faults import TargetFault
 
+EVERYTHING = frozenset(("projection", "coefficients", "structure"))
+"""The groups of fields, by what shows them."""
+
 MOST_LOGITS = 64
 """Of a token: those of 8 streams; n! of them are soon more than can be asked for one by one."""
 
 
 def infer(view: View, declared: Dialect | None) -> Inference:
-    """Ask for one group of fields after the other."""
-    base = declared or PRESETS.default
+    """The exam, and one group of fields after the other."""
+    found = examine(view, declared)
+    measure(found, declared or PRESETS.default, EVERYTHING)
+    return found
+
+
+def examine(view: View, declared: Dialect | None) -> Inference:
+    """The questions about values, put in the packing that the target takes; no field yet."""
     target = view.implementation
     inference = Inference(view.frame, view, {}, [], Predictions(target.mixing, products=target.products))
-    packing = _packing(view)
-    view.frame = inference.frame = packing[0]
-    inference.packing = packing[1]
-    rounding = Rounding.of(view.frame.dtype, target.products)
-    inference.temperature = projection(view, inference.findings, rounding, base)
-    _coefficients(inference, rounding, base)
-    if view.frame.dtype == torch.float64:  # what no dialect gives in float64, one may give in float32
-        if inference.findings["residual"].status == "contradictory":
-            inference.temperature = projection(view, inference.findings, SINGLE, base)
-        if inference.findings["pre"].status == inference.findings["post"].status == "contradictory":
-            _coefficients(inference, SINGLE, base)
+    view.frame, inference.packing = _packing(view)
+    inference.frame = view.frame
     inference.begin = len(view.log)
     inference.answers = [answer(probe, view) for probe in forward(view.frame, seed=1)]
-    structure(inference, base)
     return inference
+
+
+def measure(inference: Inference, base: Dialect, groups: Set[str]) -> None:
+    """Ask for the fields of these groups of `EVERYTHING`; the others are taken to be as declared."""
+    view = inference.view
+    rounding = Rounding.of(view.frame.dtype, view.implementation.products)
+    double = view.frame.dtype == torch.float64  # what no dialect gives in float64, one may give in float32
+    if "projection" in groups:
+        inference.temperature = projection(view, inference.findings, rounding, base)
+        if double and inference.findings["residual"].status == "contradictory":
+            inference.temperature = projection(view, inference.findings, SINGLE, base)
+    if "coefficients" in groups:
+        _coefficients(inference, rounding, base)
+        if double and inference.findings["pre"].status == inference.findings["post"].status == "contradictory":
+            _coefficients(inference, SINGLE, base)
+    if "structure" in groups:
+        structure(inference, base)
+    for name, value in base.fields().items():
+        inference.findings.setdefault(name, Finding(value, "undetermined", "what depends on it is as declared"))
 
 
 def _packing(view: View) -> tuple[Frame, str]:

@@ -8,7 +8,7 @@ all pairs; and what nothing explains leaves the earlier levels as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from mhc_ref import Dialect
@@ -39,7 +39,10 @@ READABLE = 10.0
 """A next best explanation above this ratio, or not that many times nearer than the dialect itself, tells nothing."""
 
 FOLLOWED = 3
-"""How many ways are gone on with where several explain as much of a level, and how many next best ones are compared."""
+"""How many of those that come next are compared with all values."""
+
+MOST = 4
+"""So many slips are looked for at one level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +94,8 @@ class Peeling:
     Arguments:
         search: the answers of the target.
         base: the declared dialect.
-        measured: the dialect that was inferred and a temperature, asked for when the values are wrong.
+        measured: the dialect that was inferred and a temperature, asked for when values are wrong, with the groups of
+            fields that may act in them.
         single: whether everything may have been computed in single precision, see `float32-inside`.
     """
 
@@ -99,7 +103,7 @@ class Peeling:
         self,
         search: Search,
         base: Dialect,
-        measured: Callable[[], tuple[Dialect, Estimate | None]],
+        measured: Callable[[Set[str]], tuple[Dialect, Estimate | None]],
         single: Callable[[Dialect], bool],
         budget: Budget,
     ) -> None:
@@ -108,48 +112,73 @@ class Peeling:
         self._measured, self._single = measured, single
         self._found: tuple[Dialect, Estimate | None] | None = None
         self._closest: list[tuple[float, str, Explanation]] = []
+        self._again: dict[Explanation, dict[Unit, float]] = {}
         self.exhausted = True
 
     def result(self) -> Peeled:
         """Every level in turn."""
-        here = Peeled(self.standing(Explanation(self.base, (), 0.0)))
+        here = Peeled(self.whole(Explanation(self.base, (), 0.0)))
         for level in range(len(LEVELS)):
             here = self._explained(here, level)
         here.exhausted = self.exhausted
+        if not here.standing.wrong:  # all of the exam; what is fresh may tell more
+            ratio = self.confirmed(here.standing, len(LEVELS))
+            explanation = replace(here.standing.explanation, ratio=ratio)
+            more = self._asked_again(here.standing) if ratio > 1 else {}
+            here.standing = replace(here.standing, explanation=explanation, ratios=here.standing.ratios | more)
         if here.standing.wrong:
             here.nearest = self._nearest(here.standing)
         return here
 
     def _explained(self, begun: Peeled, level: int) -> Peeled:
         """One more slip after the other as long as each explains something of the level."""
-        reached, open_ = begun, [begun]
-        for _ in range(4):
-            following: list[Peeled] = []
-            for here in open_:
-                if any(not here.standing.shadowed(one) for one in here.standing.wrong_at(level)):
-                    following += self._further(here, level)
+        reached = begun
+        for _ in range(MOST):
+            if all(reached.standing.shadowed(one) for one in reached.standing.wrong_at(level)):
+                break
+            following = self._further(reached, level)
             if not following:
                 break
-            following.sort(key=lambda one: self._rank(one.standing, level))
-            best = self._rank(following[0].standing, level)[:2]
-            if best >= self._rank(reached.standing, level)[:2]:
-                break
-            reached = following[0]
-            equals = [one for one in following[1:] if self._rank(one.standing, level)[:2] == best]
+            reached = self._best(following, reached, level)
             if not reached.standing.wrong_at(level):
-                plain = [one for one in equals if self._plainness(one) == self._plainness(reached)]
-                reached.ties += [one.standing.explanation for one in plain]
                 break
-            open_ = [reached, *equals[: FOLLOWED - 1]]
-        if level == VALUE and reached.standing.wrong_at(VALUE):
+        if level == VALUE and reached is begun and begun.standing.wrong_at(VALUE):
             reached = self._by_two(begun, reached)
         return reached
+
+    def _best(self, following: list[Peeled], before: Peeled, level: int) -> Peeled:
+        """What leaves least, and of that what changes least of what it does not explain; with its ties."""
+        following.sort(key=lambda one: self._rank(one.standing, level))
+        left = self._rank(following[0].standing, level)[:2]
+        equals = [one for one in following if self._rank(one.standing, level)[:2] == left]
+        if len(equals) > 1 and following[0].standing.wrong_at(level):
+            moved = {one.standing: self._moves(one.standing, before.standing) for one in equals}
+            equals.sort(key=lambda one: (moved[one.standing], self._rank(one.standing, level)))
+        best = equals[0]
+        plain = [one for one in equals[1:] if self._plainness(one) == self._plainness(best)]
+        best.ties += [one.standing.explanation for one in plain]
+        return best
+
+    def _moves(self, one: Standing, before: Standing) -> int:
+        """How many answers an explanation changes that it does not give, and that were wrong before."""
+        return sum(not self._same(given, one, before) for given in dict.fromkeys(unit.given for unit in one.wrong))
+
+    def _same(self, given: Answer, one: Standing, two: Standing) -> bool:
+        told = [each.told.get(given) for each in (one, two)]
+        if told[0] is not None and told[1] is not None:
+            return self.sheet.alike(told[0], told[1])
+        if told[0] is None and told[1] is None:
+            return self.sheet.one_prediction(given, one.explanation.dialect, two.explanation.dialect)
+        found, dialect = (told[0], two.explanation.dialect) if told[0] else (told[1], one.explanation.dialect)
+        assert found is not None
+        return not found.error and self.sheet.predictions.ratio(found, dialect) <= 1
 
     def _rank(self, one: Standing, level: int) -> tuple[float, ...]:
         """Less is better: what is left of the level, of the others, what had to be assumed."""
         explanation = one.explanation
-        changes = len(grouped(self.base, explanation.dialect)) + len(explanation.names)
-        plain = changes + 1.5 * bool(explanation.measured)
+        # of as many changes those of fields are the plainest
+        plain = len(grouped(self.base, explanation.dialect)) + 1.01 * len(explanation.names)
+        plain += 1.5 * bool(explanation.measured)
         left = [unit for unit in one.wrong if unit.level <= level]
         return len(left), len(one.wrong), plain, explanation.ratio
 
@@ -162,7 +191,7 @@ class Peeling:
         """What explains more of a level than an explanation does, each by one more slip."""
         front = self._front(here.standing, level)
         found: list[Peeled] = []
-        for way in self._ways(here.standing.explanation, level, front):
+        for k, way in enumerate(self._ways(here.standing.explanation, level, front)):
             for one in way:
                 if self.budget.spent:
                     self.exhausted = False
@@ -170,7 +199,7 @@ class Peeling:
                 standing = self._fits(one, here.standing, level, front)
                 if standing is not None:
                     found.append(Peeled(standing, list(here.ties)))
-            if any(not one.standing.wrong_at(level) for one in found) or not self.exhausted:
+            if any(not one.standing.wrong_at(level) for one in found) or (found and k) or not self.exhausted:
                 break
         return found
 
@@ -225,8 +254,22 @@ class Peeling:
 
     def _inferred(self) -> tuple[Dialect, Estimate | None]:
         if self._found is None:
-            self._found = self._measured()
+            self._found = self._measured(self._in_question())
         return self._found
+
+    def _in_question(self) -> set[str]:
+        """The groups of fields that what is wrong of the values depends on."""
+        declared = self.whole(Explanation(self.base, (), 0.0))
+        wrong = [unit for unit in declared.wrong if unit.level in (VALUE, NAN)]
+        stages = {unit.given.probe.stage for unit in wrong}
+        asked = {one.probe.stage for one in self.search.answers}
+        of_res = {unit.place == 2 for unit in wrong if unit.given.probe.stage == "mappings"}
+        groups = {"structure"} if wrong else set[str]()
+        if "project" in stages or ("project" not in asked and stages & {"mappings", "block", "depth"}):
+            groups.add("projection")
+        if False in of_res or ("mappings" not in asked and stages & {"block", "depth"}):
+            groups.add("coefficients")
+        return groups
 
     def _fits(self, one: Explanation, before: Standing, level: int, front: list[Answer]) -> Standing | None:
         """What one explanation comes to, if it explains more of the level than another and spoils nothing."""
@@ -239,24 +282,23 @@ class Peeling:
                 continue
             if not self._helps(way, made, before, level, front):
                 continue
-            standing = self._lean(self.standing(way), before, level)
-            if self._spoils(standing, before, level):
+            reached = self.standing(way, lambda ratios: self._spoils(ratios, before, level))
+            if reached is None or not any(reached.ratios[unit] <= 1 for unit in before.wrong_at(level)):
                 continue
+            standing = self._lean(reached, before)
             ratio = self.confirmed(standing, level)
             if ratio <= 1:
                 return replace(standing, explanation=replace(standing.explanation, ratio=ratio))
         return None
 
-    def _helps(
-        self, one: Explanation, made: Deviant | None, before: Standing, level: int, front: list[Answer]
-    ) -> bool:
+    def _helps(self, one: Explanation, made: Deviant | None, before: Standing, level: int, front: list[Answer]) -> bool:
         """Whether it gives a unit of the front that was wrong, and all that were right."""
         if made is not None and remembers(made):
             return True  # only the whole exam in its order can tell
         helped, least = False, math.inf
         view = View(made, self.search.frame) if made is not None else None
         for given in front:
-            ratios = self._ratios(given, one, view)
+            ratios = self._moved(given, one, view, before)
             if any(ratios[unit] > 1 and before.ratios[unit] <= 1 for unit in ratios if unit.level <= level):
                 return False
             wrong = [unit for unit in ratios if unit.level == level and before.ratios[unit] > 1]
@@ -266,30 +308,45 @@ class Peeling:
             self._closest.append((least, _words(one, before.explanation), one))
         return helped
 
-    def _lean(self, one: Standing, before: Standing, level: int) -> Standing:
+    def _moved(self, given: Answer, one: Explanation, view: View | None, before: Standing) -> dict[Unit, float]:
+        """The ratios of an explanation; those of another where both give the same, which is soon seen."""
+        if view is None:
+            return self._ratios(given, one, view)
+        found = answer(given.probe, view)
+        if given in before.told:
+            same = self.sheet.alike(found, before.told[given])
+        else:
+            same = self.sheet.predictions.ratio(found, before.explanation.dialect) <= 1 and not found.error
+        if same and not given.error:
+            return {unit: before.ratios[unit] for unit in self.sheet.units(given)}
+        return self._compared(given, found, one, view)
+
+    def _lean(self, one: Standing, before: Standing) -> Standing:
         """Without the changes of fields that make no difference."""
         groups = grouped(before.explanation.dialect, one.explanation.dialect)
         if len(groups) < 2:
             return one
         for group in groups:
             fields = {name: before.explanation.dialect.fields().get(name) for name in group}
-            dialect = joined(one.explanation.dialect, {name: value for name, value in fields.items() if value is not None})
+            dialect = joined(
+                one.explanation.dialect, {name: value for name, value in fields.items() if value is not None}
+            )
             if dialect == one.explanation.dialect or dialect == before.explanation.dialect:
                 continue
-            less = self.standing(replace(one.explanation, dialect=dialect))
+            less = self.whole(replace(one.explanation, dialect=dialect))
             if set(less.wrong) <= set(one.wrong):
                 one = less
         return one
 
-    def _spoils(self, one: Standing, before: Standing, level: int) -> bool:
-        worse = any(one.ratios[unit] > 1 and before.ratios[unit] <= 1 for unit in one.ratios if unit.level <= level)
-        better = any(one.ratios[unit] <= 1 for unit in before.wrong_at(level))
-        return worse or not better
+    def _spoils(self, ratios: dict[Unit, float], before: Standing, level: int) -> bool:
+        return any(ratio > 1 and before.ratios[unit] <= 1 for unit, ratio in ratios.items() if unit.level <= level)
 
     # How far an explanation is from the answers
 
-    def standing(self, one: Explanation) -> Standing:
-        """An explanation and the whole exam."""
+    def standing(
+        self, one: Explanation, given_up: Callable[[dict[Unit, float]], bool] | None = None
+    ) -> Standing | None:
+        """An explanation and the whole exam; None where it was given up at an answer."""
         made = made_of_explanation(one)
         view = View(made, self.search.frame) if made is not None else None
         if view is not None and made is not None and remembers(made):
@@ -297,35 +354,48 @@ class Peeling:
         ratios: dict[Unit, float] = {}
         told: dict[Answer, Answer] = {}
         for given in self.search.answers:
-            ratios |= self._ratios(given, one, view, told)
+            if view is not None:
+                told[given] = answer(given.probe, view)
+            now = self._compared(given, told.get(given), one, view)
+            if given_up is not None and given_up(now):
+                return None
+            ratios |= now
         return Standing(one, ratios, told)
 
-    def _ratios(
-        self, given: Answer, one: Explanation, view: View | None, told: dict[Answer, Answer] | None = None
-    ) -> dict[Unit, float]:
-        if view is None:
+    def whole(self, one: Explanation) -> Standing:
+        """An explanation and the whole exam."""
+        found = self.standing(one)
+        assert found is not None
+        return found
+
+    def _ratios(self, given: Answer, one: Explanation, view: View | None) -> dict[Unit, float]:
+        return self._compared(given, answer(given.probe, view) if view is not None else None, one, view)
+
+    def _compared(self, given: Answer, found: Answer | None, one: Explanation, view: View | None) -> dict[Unit, float]:
+        if view is None or found is None:
             return self.sheet.by_dialect(given, one.dialect)
-        found = answer(given.probe, view)
-        if told is not None:
-            told[given] = found
         edge = one.measured.make(one.dialect, one.measured.estimate.high) if one.measured and not one.names else None
         far = View(edge, self.search.frame) if edge is not None else None
         return self.sheet.by_another(given, found, one.dialect, sensitivity(given.probe, view, far))
 
     def confirmed(self, one: Standing, level: int) -> float:
         """The worst ratio on fresh questions of what an explanation gives at a level and before it."""
-        fresh = self.search.fresh
         explained = {unit.key for unit in one.ratios if unit.level <= level} - {unit.key for unit in one.wrong}
-        made = made_of_explanation(one.explanation)
-        view = View(made, self.search.frame) if made is not None else None
-        if view is not None and made is not None and remembers(made):
-            again(view, self.search.view.log[: self.search.mark])
-        worst = 0.0
-        for given in fresh:
-            for unit, ratio in self._ratios(given, one.explanation, view).items():
-                if unit.key in explained:
-                    worst = max(worst, ratio)
-        return worst
+        return max((ratio for unit, ratio in self._asked_again(one).items() if unit.key in explained), default=0.0)
+
+    def _asked_again(self, one: Standing) -> dict[Unit, float]:
+        """Every unit of the fresh answers, each explanation compared with them once."""
+        fresh, explanation = self.search.fresh, replace(one.explanation, ratio=0.0)
+        if explanation not in self._again:
+            made = made_of_explanation(explanation)
+            view = View(made, self.search.frame) if made is not None else None
+            if view is not None and made is not None and remembers(made):
+                again(view, self.search.view.log[: self.search.mark])
+            ratios: dict[Unit, float] = {}
+            for given in fresh:
+                ratios |= self._ratios(given, explanation, view)
+            self._again[explanation] = ratios
+        return self._again[explanation]
 
     # Two at once, and what comes next
 
@@ -339,7 +409,7 @@ class Peeling:
                 continue
             outcome = below.pairs(base, self.budget)
             self.exhausted = self.exhausted and outcome.exhausted
-            standings = [self.standing(one) for one in outcome.explanations]
+            standings = [self.whole(one) for one in outcome.explanations]
             standings = [one for one in standings if not one.wrong_at(VALUE)]
             if standings:
                 standings.sort(key=lambda one: self._rank(one, VALUE))
@@ -355,7 +425,7 @@ class Peeling:
         for least, words, one in sorted(self._closest, key=lambda each: each[:2])[:FOLLOWED]:
             if least * READABLE > declared:
                 continue
-            ratios = self.standing(one).ratios
+            ratios = self.whole(one).ratios
             worst = max((ratio for unit, ratio in ratios.items() if unit.level == VALUE), default=math.inf)
             if worst <= READABLE and worst * READABLE <= declared:
                 best = min(best, (words, worst), key=lambda pair: pair[1])

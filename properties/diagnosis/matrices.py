@@ -64,8 +64,20 @@ def projection(view: View, findings: Findings, rounding: Rounding, base: Dialect
         def once(logits: Tensor) -> tuple[Tensor, Tensor]:
             key = logits.contiguous().numpy().tobytes()
             if key not in asked:
-                asked[key] = read(logits)
+                asked[key] = _finite(logits, *read(logits))
             return asked[key]
+
+        def _finite(logits: Tensor, value: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+            """Where an exponential overflows, the matrices of the same logits less their maximum, as far as they help.
+
+            A mix of which a shift of all logits is a symmetry has the same ones; of any other they fit nothing.
+            """
+            lost = ~torch.isfinite(value).flatten(1).all(1) & (logits.flatten(1).amax(1) > 0)
+            if bool(lost.any()):
+                again, unsure = read(logits[lost] - logits[lost].flatten(1).amax(1).view(-1, *(1,) * (logits.ndim - 1)))
+                value, error = value.clone(), error.clone()
+                value[lost], error[lost] = again, unsure
+            return value, error
 
         def turned(logits: Tensor) -> tuple[Tensor, Tensor]:
             value, error = once(logits)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE
-from properties.diagnosis.answers import Answer, alike, answer
+from properties.diagnosis.answers import Answer, answer
 from properties.diagnosis.composing import compose, remembers
 from properties.diagnosis.sensitivity import again, sensitivity
 from properties.diagnosis.view import View
@@ -57,10 +57,8 @@ class Cells:
             made, given = self.made[name], self.chosen[k]
             view = View(made, self.search.frame)
             other = self._again(name, given) if name in self.memory else answer(given.probe, view)
-            predictions = self.search.predictions
-            slack = predictions.of(given.probe, self.base)
-            gives = alike(given, other, slack, sensitivity(given.probe, view)) <= 1
-            self._cells[name, k] = gives, gives or predictions.ratio(other, self.base) > 1
+            gives = self.search.apart(given, other, self.base, sensitivity(given.probe, view)) <= 1
+            self._cells[name, k] = gives, gives or self.search.predictions.ratio(other, self.base) > 1
         return self._cells[name, k]
 
     def _again(self, name: str, given: Answer) -> Answer:

@@ -15,17 +15,9 @@ from properties.core.implementation import Implementation
 from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import identify
 from properties.diagnosis.findings import joined
-from properties.diagnosis.identification import Identification, redialects
+from properties.diagnosis.identification import Identification, named_changes
 from properties.diagnosis.measured import KINDS, Measured
 from properties.diagnosis.words import difference_in_words
-
-TOGETHER = (
-    ("start", "start_axis", "last_axis"),
-    ("denominator", "denominator_eps"),
-    ("rms_eps", "rms_eps_inside"),
-    ("norm_over", "shared_projection"),
-)
-"""Fields that are one choice of whoever writes a kernel: where several of a group differ, that is one slip."""
 
 STAGE_OF = {
     "residual": "projection",
@@ -191,53 +183,44 @@ def account_of(
     Raises:
         NoVerdict, HarnessError: as `identify`.
     """
-    found = identify(implementation, dtype=dtype, device=device, seconds=seconds, hidden=0)
+    found = identify(implementation, dtype=dtype, device=device, seconds=seconds, hidden=0, brief=True)
     return of_identification(found, implementation.dialect)
 
 
 def of_identification(found: Identification, declared: Dialect) -> Account:
     """The account that an identification amounts to."""
-    parts = tuple(_parts(found, declared)) if found.explained else ()
-    unexplained = () if found.explained else ((found.stage, "value"),)
-    return Account(parts, (), unexplained, (), found.residual_ratio, found.calls)
+    return Account(tuple(_parts(found, declared)), (), found.bad, _notes(found), found.residual_ratio, found.calls)
+
+
+def _notes(found: Identification) -> tuple[str, ...]:
+    notes = [found.next_best()] if found.next_best() else []
+    if not found.exhausted:
+        notes.append("the search for slips ran out of time")
+    return tuple(notes)
 
 
 def _parts(found: Identification, declared: Dialect) -> Iterator[Part]:
     ties = tuple(str(one) for one in found.ties)
-    names = list(found.deviations)
-    differs = dict(found.differs)
-    if differs and (same := redialects(declared, differs)):
-        name = next((one for one in names if one in same), same[0])
-        names = [one for one in names if one not in same]
-        yield replace(of_deviation(name), ties=ties)
-        differs, ties = {}, ()
-    for group in _grouped(differs):
-        values = {name: found for name, (_, found) in group.items()}
-        same = redialects(declared, group)
-        words = ", ".join(difference_in_words(group))
-        if same:
-            yield replace(of_deviation(same[0]), fields=values, words=words, ties=ties)
+    changes = [group for group, _ in named_changes(declared, found.differs)]
+    told = {name for _, names in named_changes(declared, found.differs) for name in names}
+    for group, same in named_changes(declared, found.differs):
+        name = next((one for one in found.deviations if one in same), same[0] if same else None)
+        words = ", ".join(difference_in_words({one: found.differs[one] for one in group}))
+        if name is not None and len(changes) == 1:
+            yield replace(of_deviation(name), ties=ties)
+        elif name is not None:
+            yield replace(of_deviation(name), fields=group, words=words, ties=ties)
         else:
-            yield Part(values, stage=_stage_of(values), words=words, ties=ties)
+            yield Part(group, stage=_stage_of(group), words=words, ties=ties)
         ties = ()
-    for name in names:
-        yield replace(of_deviation(name), ties=ties)
-        ties = ()
+    for name in found.deviations:
+        if name not in told:
+            yield replace(of_deviation(name), ties=ties)
+            ties = ()
     if (measured := found.measured) is not None:
         bar = measured.estimate
         number = measured.name, measured.kind.__name__, measured.value, bar.low, bar.high
         yield Part(number=number, stage="gates", words=measured.words(), ties=ties)
-
-
-def _grouped(differs: dict[str, tuple[Any, Any]]) -> list[dict[str, tuple[Any, Any]]]:
-    """Fields that differ, those of a group together."""
-    groups: list[dict[str, tuple[Any, Any]]] = []
-    left = dict(differs)
-    while left:
-        name = next(iter(left))
-        group = next((one for one in TOGETHER if name in one), (name,))
-        groups.append({one: left.pop(one) for one in group if one in left})
-    return groups
 
 
 def of_deviation(name: str) -> Part:
@@ -259,14 +242,12 @@ def made(parts: Sequence[Part], declared: Dialect) -> Deviant | None:
     values = {name: value for one in parts for name, value in one.fields.items()}
     names = tuple(one.deviation for one in parts if one.deviation is not None and not one.fields)
     numbers = [one.measured for one in parts if one.measured is not None]
-    if len(numbers) > 1 or (numbers and names):  # until measured slips can be composed
+    if len(numbers) > 1:
         return None
     computed = joined(declared, values)
     try:
-        if numbers:
-            found = numbers[0].make(computed)
-        else:
-            found = compose(names, computed) if names else Deviant(computed, "explanation")
+        number = numbers[0] if numbers else None
+        found = compose(names, computed, number) if names or number else Deviant(computed, "explanation")
     except ValueError:
         return None
     if found is None:

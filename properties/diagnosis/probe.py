@@ -98,7 +98,9 @@ def _mapped(emits: tuple[str, ...], judge: Judge, x: Tensor, params: Params) -> 
 def mappings(name: str, x: Tensor, params: Params, emits: tuple[str, ...], stage: str = "mappings") -> Probe:
     """The emitted mappings of a state."""
     narrow = (False,) * sum(one in emits for one in MAPPINGS)
-    return Probe(name, stage, x.dtype, (x, params), partial(_emitted, emits), partial(_mapped, emits), narrow, "mappings")
+    return Probe(
+        name, stage, x.dtype, (x, params), partial(_emitted, emits), partial(_mapped, emits), narrow, "mappings"
+    )
 
 
 def run_block(view: View, x: Tensor, params: Params, branch: BranchSpec) -> list[Tensor]:

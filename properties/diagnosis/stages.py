@@ -7,7 +7,8 @@ itself, a state against static parameters that must have the same logits; sigmoi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,14 +17,18 @@ from mhc_ref import Dialect, Params
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.catalogue.deviations import CATALOGUE
-from properties.core.case import BranchSpec
+from properties.core.case import BranchSpec, map_tensors
 from properties.core.deviant import redialected
 from properties.core.estimate import ratio
 from properties.core.family import dynamic_of
+from properties.core.implementation import Implementation, Reference
 from properties.core.trial import wide
-from properties.diagnosis.answers import Answer, Predictions
+from properties.diagnosis.answers import Answer, Predictions, answer, roughly
+from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.judge import Judge, Unanswerable
-from properties.diagnosis.view import MAPPINGS, Frame, View
+from properties.diagnosis.levels import Standing, made_of_explanation
+from properties.diagnosis.units import Unit
+from properties.diagnosis.view import MAPPINGS, BadOutput, Frame, View
 from properties.guards.faults import TargetFault
 
 STAGES = ("norm", "matmul", "gates", "sigmoid", "projection", "pre", "branch", "post")
@@ -57,6 +62,103 @@ def first_bad_stage(view: View, dialect: Dialect, predictions: Predictions, answ
     names = {"expand": "expand", "collapse": "collapse", "depth": "layers", "gradient": "gradient"}
     names |= {"precision": "precision", "execution": "execution"}
     return next((name for stage, name in names.items() if worst.get(stage, 0.0) > 1), "")
+
+
+ORDER = (*STAGES, "layers", "expand", "collapse", "precision", "gradient", "execution")
+
+_OF_METHOD = {
+    "project": "projection",
+    "pre": "pre",
+    "post": "post",
+    "mappings": "gates",
+    "block": "branch",
+    "depth": "layers",
+    "expand": "expand",
+    "collapse": "collapse",
+}
+
+
+class _Joined(Implementation):
+    """A target's parts, put together as they are declared to be: its mappings, pre and post, or its blocks."""
+
+    def __init__(self, target: Implementation, methods: Sequence[str]) -> None:
+        self.name, self.dialect = target.name, target.dialect
+        vars(self).update({method: getattr(target, method) for method in methods})
+
+
+def bad_stages(view: View, standing: Standing, search: Search) -> tuple[tuple[str, str], ...]:
+    """Every stage that is wrong by itself and that an explanation leaves so, with the kind of failure there.
+
+    A stage is looked at with its own inputs given, so that one that is wrong does not accuse a later one.
+    """
+    wrong = standing.wrong
+    raised = [one for one in search.answers if one.error]
+    if raised and len(raised) == len(search.answers):
+        return ((f"none: every call {raised[0].told}", "exception"),)
+    found: set[tuple[str, str]] = set()
+    for unit in wrong:
+        stage = unit.given.probe.stage
+        if unit.kind == "exception":
+            kind = "contract" if unit.given.error == BadOutput.__name__ else "exception"
+            found.add((_OF_METHOD.get(stage, stage), kind))
+        elif unit.kind == "value" and stage == "block" and unit.place == 1 and _follows(unit, standing, search):
+            continue
+        elif not standing.shadowed(unit) or (stage in ("block", "depth") and _by_itself(unit, view, search)):
+            found |= {(one, unit.kind) for one in _stages_of(unit, standing, view)}
+    return tuple(sorted(found, key=lambda pair: ORDER.index(pair[0])))
+
+
+def _stages_of(unit: Unit, standing: Standing, view: View) -> Iterable[str]:
+    """The stages that a unit accuses, which nothing else explains."""
+    stage, frame = unit.given.probe.stage, view.frame
+    if unit.kind == "nan" and stage == "mappings":
+        return ["projection" if unit.place == 2 else "norm" if "zero state" in unit.given.probe.name else "sigmoid"]
+    if unit.kind == "value" and (stage == "mappings" or (stage == "block" and "mappings" not in frame.own)):
+        return _coefficients(view, standing.explanation) or ["gates" if stage == "mappings" else _side(unit)]
+    return [_side(unit) if stage == "block" else _OF_METHOD.get(stage, stage)]
+
+
+def _side(unit: Unit) -> str:
+    """Where a block goes wrong whose coefficients are right."""
+    if len(unit.given.values) != 2:
+        return "branch"
+    return "pre" if unit.place == 0 else "post"
+
+
+def _follows(unit: Unit, standing: Standing, search: Search) -> bool:
+    """Whether the next state is right for what the branch was given, which is wrong."""
+    if len(unit.given.values) != 2 or not any(one.given is unit.given and one.place == 0 for one in standing.wrong):
+        return False
+    x, params, branch = unit.given.probe.inputs
+    explanation = standing.explanation
+    made = made_of_explanation(explanation) or Reference(explanation.dialect)
+    h = made.mappings(wide(x), map_tensors(params, wide))
+    after = made.post(wide(x), wide(branch(unit.given.values[0])), h.post, h.res)
+    again = replace(unit.given, values=(unit.given.values[0], after.to(x.dtype)))
+    return search.sheet.by_another(unit.given, again, search.sheet.base, _roughly_again)[unit] <= 1
+
+
+def _roughly_again(found: Answer) -> list[Tensor]:
+    return [roughly(value) for value in found.values]
+
+
+def _coefficients(view: View, explanation: Explanation) -> list[str]:
+    """The stages of the coefficients that are wrong, but for those that are wrong in an explanation too."""
+    made = made_of_explanation(explanation)
+    wrong = list(_Stages(view, explanation.dialect).every())
+    known = _Stages(View(made, view.frame), explanation.dialect).every() if made is not None and wrong else ()
+    return [one for one in wrong if one not in set(known)]
+
+
+def _by_itself(unit: Unit, view: View, search: Search) -> bool:
+    """Whether what a target has of its own for the whole differs from its own parts put together."""
+    whole, parts = {"block": ("block", ("mappings", "pre", "post")), "depth": ("layers", ("block",))}[
+        unit.given.probe.stage
+    ]
+    if whole not in view.frame.own or not set(parts) <= view.frame.own:
+        return False
+    again = answer(unit.given.probe, View(_Joined(view.implementation, parts), view.frame))
+    return search.sheet.by_another(unit.given, again, search.sheet.base, _roughly_again)[unit] > 1
 
 
 def _of_mappings(answers: list[Answer], predictions: Predictions, dialect: Dialect) -> str:
@@ -100,20 +202,25 @@ class _Stages:
 
     def coefficients(self) -> str:
         """norm, matmul, gates, sigmoid or projection; "" where all of them are right."""
+        return next(self.every(), "")
+
+    def every(self) -> Iterator[str]:
+        """Those that are wrong by themselves: what turns a state into logits, and what is made of static logits."""
         if "mappings" not in self.frame.own and "block" not in self.frame.offered:
-            return ""
+            return
         try:
             if self._gates_alone():
-                return "gates"
+                yield "gates"
+                return  # no logits are what they seem
             if self._norm():
-                return "norm"
-            if self._matmul():
-                return "matmul"
-            if self._gates_together():
-                return "gates"
-            return self._squashed()
+                yield "norm"
+            elif self._matmul():
+                yield "matmul"
+            elif self._gates_together():
+                yield "gates"
+            yield from self._squashed()
         except TargetFault:  # it has raised in the exam too, which says where
-            return ""
+            return
 
     # each returns whether the stage is wrong
 
@@ -157,20 +264,16 @@ class _Stages:
         params = self._static(bias)._replace(phi=self._phi(), alpha=torch.tensor([0.5, 2.0, 3.0]).to(self._phi().dtype))
         return self._unlike_static(self._normal(2, self.n, self.channels).to(self.frame.dtype), params)
 
-    def _squashed(self) -> str:
-        """Static logits of every size against the dialect: the formulas of the gates, then the projection."""
+    def _squashed(self) -> list[str]:
+        """Static logits of every size against the dialect: the formulas of the gates, and the projection."""
+        found: set[str] = set()
         for scale in (1.0, 4.0, 12.0):
             bias = scale * self._normal(2 * self.n + self.frame.residual_size(self.n))
             look = self._look(self._one(), self._static(bias))
             wrong = [ratio(v, e.value, e.error) > 1 for v, e in zip(look.values, look.expected, strict=True)]
-            if any(wrong):
-                shown = [name for name in MAPPINGS if not self._emitted or name in self.frame.emits]
-                return (
-                    "sigmoid"
-                    if any(w for w, name in zip(wrong, shown, strict=False) if name != "res")
-                    else "projection"
-                )
-        return ""
+            shown = [name for name in MAPPINGS if not self._emitted or name in self.frame.emits]
+            found |= {"projection" if name == "res" else "sigmoid" for w, name in zip(wrong, shown, strict=False) if w}
+        return sorted(found, reverse=True)
 
     def _unlike_static(self, x: Tensor, params: Params) -> bool:
         """Whether any token differs from static parameters with the logits that it should have."""

@@ -92,7 +92,7 @@ class Sheet:
         for place, (value, exact) in enumerate(zip(given.values, expected, strict=True)):
             broken = None
             if value.shape == exact.value.shape:
-                lost = ~torch.isfinite(value) & torch.isfinite(exact.value)
+                lost = ~torch.isfinite(value) & torch.isfinite(exact.value) & torch.isfinite(exact.error)
                 broken = lost if bool(lost.any()) else None
             if broken is not None:
                 yield Unit(given, place, "nan", _level(given, "nan"), broken)
@@ -114,6 +114,21 @@ class Sheet:
             else math.inf
             for one in units
         }
+
+    def alike(self, one: Answer, two: Answer) -> bool:
+        """Whether two implementations of ours give the same answer, up to a few roundings."""
+        if one.error or two.error or len(one.values) != len(two.values):
+            return one.outcome == two.outcome and not one.values and not two.values
+        return all(
+            a.dtype == b.dtype and ratio(a, b, roughly(b)) <= 1 for a, b in zip(one.values, two.values, strict=True)
+        )
+
+    def one_prediction(self, given: Answer, one: Dialect, two: Dialect) -> bool:
+        """Whether two dialects predict the same for a question."""
+        first, second = (self.predictions.of(given.probe, dialect) for dialect in (one, two))
+        if first is None or second is None or len(first) != len(second):
+            return False
+        return all(ratio(a.value, b.value, a.error + b.error) <= 1 for a, b in zip(first, second, strict=True))
 
     def by_another(
         self, given: Answer, other: Answer, slack: Dialect, extra: Callable[[Answer], list[Tensor]]
