@@ -21,8 +21,9 @@ from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.findings import Finding, Inference, choices, joined, value_of
 from properties.diagnosis.identification import Identification, redialects, title
 from properties.diagnosis.inference import examine, infer, measure
-from properties.diagnosis.levels import Peeled, Peeling, made_of_explanation
+from properties.diagnosis.levels import Peeled, Peeling
 from properties.diagnosis.stages import bad_stages, precisions
+from properties.diagnosis.standing import made_of_explanation
 from properties.diagnosis.ties import Tie, apart, breaker, decided
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, Unanswered, View

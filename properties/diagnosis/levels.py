@@ -14,17 +14,15 @@ from dataclasses import dataclass, field, replace
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant, Kind
 from properties.core.estimate import Estimate
-from properties.diagnosis.answers import Answer, answer
+from properties.diagnosis.answers import Answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.composing import compose, orders, remembers
 from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.findings import grouped, joined
 from properties.diagnosis.measured import candidates
-from properties.diagnosis.sensitivity import again, sensitivity
-from properties.diagnosis.units import FORWARD, LEVELS, Unit, made_of
+from properties.diagnosis.standing import NAN, VALUE, Standing, Trials, made_of_explanation
+from properties.diagnosis.units import FORWARD, LEVELS, Unit
 from properties.diagnosis.view import View
-
-VALUE, NAN = LEVELS.index("value"), LEVELS.index("nan")
 
 FITTING: dict[str, frozenset[Kind]] = {
     "nan": frozenset(("missing-term", "eps", "normalisation", "execution", "gamed", "dtype")),
@@ -43,32 +41,6 @@ FOLLOWED = 3
 
 MOST = 4
 """So many slips are looked for at one level."""
-
-
-@dataclass(frozen=True, eq=False)
-class Standing:
-    """An explanation with the ratio of every unit of the exam, and the answers that it gives where it has a slip."""
-
-    explanation: Explanation
-    ratios: dict[Unit, float]
-    told: dict[Answer, Answer]
-
-    @property
-    def wrong(self) -> list[Unit]:
-        """The units that it leaves unexplained."""
-        return [one for one, ratio in self.ratios.items() if ratio > 1]
-
-    def wrong_at(self, level: int) -> list[Unit]:
-        """Those of one level."""
-        return [one for one in self.wrong if one.level == level]
-
-    def shadowed(self, unit: Unit) -> bool:
-        """Whether something else that is unexplained enters a unit, so that it says nothing by itself."""
-        stages = made_of(unit.method)
-        if unit.level <= NAN:
-            stages = tuple(one for one in stages if one != unit.given.probe.stage)
-        level = unit.level if unit.level <= NAN else VALUE
-        return any(one.level == level and one.given.probe.stage in stages for one in self.wrong)
 
 
 @dataclass
@@ -108,23 +80,22 @@ class Peeling:
         budget: Budget,
     ) -> None:
         self.search, self.base, self.budget = search, base, budget
-        self.sheet = search.sheet
+        self.trials = Trials(search)
         self._measured, self._single = measured, single
         self._found: tuple[Dialect, Estimate | None] | None = None
         self._closest: list[tuple[float, str, Explanation]] = []
-        self._again: dict[Explanation, dict[Unit, float]] = {}
         self.exhausted = True
 
     def result(self) -> Peeled:
         """Every level in turn."""
-        here = Peeled(self.whole(Explanation(self.base, (), 0.0)))
+        here = Peeled(self.trials.whole(Explanation(self.base, (), 0.0)))
         for level in range(len(LEVELS)):
             here = self._explained(here, level)
         here.exhausted = self.exhausted
         if not here.standing.wrong:  # all of the exam; what is fresh may tell more
-            ratio = self.confirmed(here.standing, len(LEVELS))
+            ratio = self.trials.confirmed(here.standing, len(LEVELS))
             explanation = replace(here.standing.explanation, ratio=ratio)
-            more = self._asked_again(here.standing) if ratio > 1 else {}
+            more = self.trials.asked_again(here.standing) if ratio > 1 else {}
             here.standing = replace(here.standing, explanation=explanation, ratios=here.standing.ratios | more)
         if here.standing.wrong:
             here.nearest = self._nearest(here.standing)
@@ -161,17 +132,9 @@ class Peeling:
 
     def _moves(self, one: Standing, before: Standing) -> int:
         """How many answers an explanation changes that it does not give, and that were wrong before."""
-        return sum(not self._same(given, one, before) for given in dict.fromkeys(unit.given for unit in one.wrong))
-
-    def _same(self, given: Answer, one: Standing, two: Standing) -> bool:
-        told = [each.told.get(given) for each in (one, two)]
-        if told[0] is not None and told[1] is not None:
-            return self.sheet.alike(told[0], told[1])
-        if told[0] is None and told[1] is None:
-            return self.sheet.one_prediction(given, one.explanation.dialect, two.explanation.dialect)
-        found, dialect = (told[0], two.explanation.dialect) if told[0] else (told[1], one.explanation.dialect)
-        assert found is not None
-        return not found.error and self.sheet.predictions.ratio(found, dialect) <= 1
+        return sum(
+            not self.trials.same(given, one, before) for given in dict.fromkeys(unit.given for unit in one.wrong)
+        )
 
     def _rank(self, one: Standing, level: int) -> tuple[float, ...]:
         """Less is better: what is left of the level, of the others, what had to be assumed."""
@@ -259,7 +222,7 @@ class Peeling:
 
     def _in_question(self) -> set[str]:
         """The groups of fields that what is wrong of the values depends on."""
-        declared = self.whole(Explanation(self.base, (), 0.0))
+        declared = self.trials.whole(Explanation(self.base, (), 0.0))
         wrong = [unit for unit in declared.wrong if unit.level in (VALUE, NAN)]
         stages = {unit.given.probe.stage for unit in wrong}
         asked = {one.probe.stage for one in self.search.answers}
@@ -282,11 +245,11 @@ class Peeling:
                 continue
             if not self._helps(way, made, before, level, front):
                 continue
-            reached = self.standing(way, lambda ratios: self._spoils(ratios, before, level))
+            reached = self.trials.standing(way, lambda ratios: self._spoils(ratios, before, level))
             if reached is None or not any(reached.ratios[unit] <= 1 for unit in before.wrong_at(level)):
                 continue
             standing = self._lean(reached, before)
-            ratio = self.confirmed(standing, level)
+            ratio = self.trials.confirmed(standing, level)
             if ratio <= 1:
                 return replace(standing, explanation=replace(standing.explanation, ratio=ratio))
         return None
@@ -298,7 +261,7 @@ class Peeling:
         helped, least = False, math.inf
         view = View(made, self.search.frame) if made is not None else None
         for given in front:
-            ratios = self._moved(given, one, view, before)
+            ratios = self.trials.moved(given, one, view, before)
             if any(ratios[unit] > 1 and before.ratios[unit] <= 1 for unit in ratios if unit.level <= level):
                 return False
             wrong = [unit for unit in ratios if unit.level == level and before.ratios[unit] > 1]
@@ -307,19 +270,6 @@ class Peeling:
         if not helped and 1 < least <= READABLE:
             self._closest.append((least, _words(one, before.explanation), one))
         return helped
-
-    def _moved(self, given: Answer, one: Explanation, view: View | None, before: Standing) -> dict[Unit, float]:
-        """The ratios of an explanation; those of another where both give the same, which is soon seen."""
-        if view is None:
-            return self._ratios(given, one, view)
-        found = answer(given.probe, view)
-        if given in before.told:
-            same = self.sheet.alike(found, before.told[given])
-        else:
-            same = self.sheet.predictions.ratio(found, before.explanation.dialect) <= 1 and not found.error
-        if same and not given.error:
-            return {unit: before.ratios[unit] for unit in self.sheet.units(given)}
-        return self._compared(given, found, one, view)
 
     def _lean(self, one: Standing, before: Standing) -> Standing:
         """Without the changes of fields that make no difference."""
@@ -333,69 +283,13 @@ class Peeling:
             )
             if dialect == one.explanation.dialect or dialect == before.explanation.dialect:
                 continue
-            less = self.whole(replace(one.explanation, dialect=dialect))
+            less = self.trials.whole(replace(one.explanation, dialect=dialect))
             if set(less.wrong) <= set(one.wrong):
                 one = less
         return one
 
     def _spoils(self, ratios: dict[Unit, float], before: Standing, level: int) -> bool:
         return any(ratio > 1 and before.ratios[unit] <= 1 for unit, ratio in ratios.items() if unit.level <= level)
-
-    # How far an explanation is from the answers
-
-    def standing(
-        self, one: Explanation, given_up: Callable[[dict[Unit, float]], bool] | None = None
-    ) -> Standing | None:
-        """An explanation and the whole exam; None where it was given up at an answer."""
-        made = made_of_explanation(one)
-        view = View(made, self.search.frame) if made is not None else None
-        if view is not None and made is not None and remembers(made):
-            again(view, self.search.view.log[: self.search.begin])
-        ratios: dict[Unit, float] = {}
-        told: dict[Answer, Answer] = {}
-        for given in self.search.answers:
-            if view is not None:
-                told[given] = answer(given.probe, view)
-            now = self._compared(given, told.get(given), one, view)
-            if given_up is not None and given_up(now):
-                return None
-            ratios |= now
-        return Standing(one, ratios, told)
-
-    def whole(self, one: Explanation) -> Standing:
-        """An explanation and the whole exam."""
-        found = self.standing(one)
-        assert found is not None
-        return found
-
-    def _ratios(self, given: Answer, one: Explanation, view: View | None) -> dict[Unit, float]:
-        return self._compared(given, answer(given.probe, view) if view is not None else None, one, view)
-
-    def _compared(self, given: Answer, found: Answer | None, one: Explanation, view: View | None) -> dict[Unit, float]:
-        if view is None or found is None:
-            return self.sheet.by_dialect(given, one.dialect)
-        edge = one.measured.make(one.dialect, one.measured.estimate.high) if one.measured and not one.names else None
-        far = View(edge, self.search.frame) if edge is not None else None
-        return self.sheet.by_another(given, found, one.dialect, sensitivity(given.probe, view, far))
-
-    def confirmed(self, one: Standing, level: int) -> float:
-        """The worst ratio on fresh questions of what an explanation gives at a level and before it."""
-        explained = {unit.key for unit in one.ratios if unit.level <= level} - {unit.key for unit in one.wrong}
-        return max((ratio for unit, ratio in self._asked_again(one).items() if unit.key in explained), default=0.0)
-
-    def _asked_again(self, one: Standing) -> dict[Unit, float]:
-        """Every unit of the fresh answers, each explanation compared with them once."""
-        fresh, explanation = self.search.fresh, replace(one.explanation, ratio=0.0)
-        if explanation not in self._again:
-            made = made_of_explanation(explanation)
-            view = View(made, self.search.frame) if made is not None else None
-            if view is not None and made is not None and remembers(made):
-                again(view, self.search.view.log[: self.search.mark])
-            ratios: dict[Unit, float] = {}
-            for given in fresh:
-                ratios |= self._ratios(given, explanation, view)
-            self._again[explanation] = ratios
-        return self._again[explanation]
 
     # Two at once, and what comes next
 
@@ -409,7 +303,7 @@ class Peeling:
                 continue
             outcome = below.pairs(base, self.budget)
             self.exhausted = self.exhausted and outcome.exhausted
-            standings = [self.whole(one) for one in outcome.explanations]
+            standings = [self.trials.whole(one) for one in outcome.explanations]
             standings = [one for one in standings if not one.wrong_at(VALUE)]
             if standings:
                 standings.sort(key=lambda one: self._rank(one, VALUE))
@@ -425,18 +319,11 @@ class Peeling:
         for least, words, one in sorted(self._closest, key=lambda each: each[:2])[:FOLLOWED]:
             if least * READABLE > declared:
                 continue
-            ratios = self.whole(one).ratios
+            ratios = self.trials.whole(one).ratios
             worst = max((ratio for unit, ratio in ratios.items() if unit.level == VALUE), default=math.inf)
             if worst <= READABLE and worst * READABLE <= declared:
                 best = min(best, (words, worst), key=lambda pair: pair[1])
         return best
-
-
-def made_of_explanation(one: Explanation) -> Deviant | None:
-    """An implementation with an explanation's slips; None where it has none, or they make none together."""
-    if one.measured is not None and not one.names:
-        return one.measured.make(one.dialect)
-    return compose(one.names, one.dialect, one.measured) if one.names else None
 
 
 def _words(one: Explanation, before: Explanation) -> str:

@@ -26,7 +26,7 @@ from properties.core.trial import wide
 from properties.diagnosis.answers import Answer, Predictions, answer, roughly
 from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.judge import Judge, Unanswerable
-from properties.diagnosis.levels import Standing, made_of_explanation
+from properties.diagnosis.standing import Standing, made_of_explanation
 from properties.diagnosis.units import Unit
 from properties.diagnosis.view import MAPPINGS, BadOutput, Frame, View
 from properties.guards.faults import TargetFault
