@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,12 +25,15 @@ from properties.guards.printable import message_of, printable
 
 if TYPE_CHECKING:
     from properties.engine.known_file import Known
+    from properties.targets.folder import Unusable
 
 
 def check(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET...", help="as for pytest --impl", autocompletion=completing.targets),
+        typer.Argument(
+            metavar="TARGET...", help="as for pytest --impl, or a folder of adapters", autocompletion=completing.targets
+        ),
     ],
     device: DeviceOption = Device.CPU,
     dialect: DialectOption = None,
@@ -63,13 +67,15 @@ def check(
 ) -> None:
     """Run the laws on implementations.
 
-    What is wrong is said by cause, each with its failed laws and the simplest input.
+    What is wrong is said by cause, each with its failed laws and the simplest input; of several targets each has a line
+    at the end. In a folder every .py file is imported, and what it holds is a target.
 
     Exit 0: every exercised law holds or fails as known; 1: a law failed; 2 and above: the harness could not run,
     nothing was exercised, not all was reached in time, or the run left no whole report.
     """
     from properties.plugin.launch import LAWS_ALONE, launch
     from properties.plugin.options import most_workers
+    from properties.report.report import NOTHING_EXERCISED
 
     if not re.fullmatch(r"auto|logical|[0-9]{1,9}", workers) or (workers.isdigit() and int(workers) > most_workers()):
         refuse(
@@ -80,11 +86,12 @@ def check(
     if seconds is not None and not 0 < seconds < 1e9:
         refuse(f"--time {seconds:g}: expected a number of seconds above 0", as_json)
     kept = _known_so_far(write_known, as_json) if write_known is not None else []
+    usable, unusable = _found(targets, dialect, as_json)
     where = Path(report).absolute()
     arguments = [*LAWS_ALONE, "-n", workers, "--device", device.value, f"--report={where}"]
     arguments += ["--hypothesis-profile", profile.value]
     # With the sign of equality nothing that somebody gives is taken for an option.
-    arguments += [f"--impl={target}" for target in targets]
+    arguments += [f"--impl={target}" for target in usable]
     arguments += [f"--law={prefix}" for prefix in law or []]
     arguments += [f"--dialect={dialect}"] if dialect is not None else []
     arguments += [f"--known={known}"] if known is not None else []
@@ -98,12 +105,66 @@ def check(
     with progress_on_stderr(as_json):
         outcome = launch(arguments, where, seconds)
     status, found = outcome.status, outcome.report
+    if unusable:
+        status = HARNESS_ERROR if status in (0, NOTHING_EXERCISED) else status
+    if found is not None:
+        found = _told(found, unusable, where, as_json)
     if write_known is not None and found is not None:
         lost = _write_known(write_known, found, kept, as_json)
         status = status or lost
     if as_json:
         tell(found or refusal("the run left no report: stderr says why", status))
     raise typer.Exit(status)
+
+
+def _found(targets: list[str], dialect: str | None, as_json: bool) -> tuple[list[str], list[Unusable]]:
+    """The targets with those of folders in their places, and what of a folder cannot be used."""
+    from properties.targets.folder import adapters, is_folder
+
+    usable: list[str] = []
+    unusable: list[Unusable] = []
+    for target in targets:
+        if not is_folder(target):
+            usable.append(target)
+            continue
+        shown = printable(target, 200)
+        try:
+            inside = adapters(target, dialect)
+        except (OSError, ValueError) as error:
+            refuse(f"{shown} cannot be read as a folder: {getattr(error, 'strerror', None) or error}", as_json)
+        for one in inside.unusable:
+            typer.echo(printable(f"{one.target} is left out: {one.why}"), err=True)
+        if inside.empty:
+            typer.echo(printable(f"no implementation in {', '.join(inside.empty)}"), err=True)
+        if not inside.targets:
+            why = f"{len(inside.unusable)} of what is there cannot be used" if inside.unusable else "nothing was found"
+            refuse(
+                f"{shown}: {why}; expected .py files with classes or objects that are a properties.Implementation, or "
+                "that name theirs in TARGET or TARGETS",
+                as_json,
+            )
+        usable += inside.targets
+        unusable += inside.unusable
+    return usable, unusable
+
+
+def _told(report: dict[str, Any], unusable: list[Unusable], where: Path, as_json: bool) -> dict[str, Any]:
+    """The report with what could not be used; a line for each target where there are several."""
+    from properties.guards.whole import write_whole
+    from properties.report.across import across
+    from properties.report.report import lines_of
+
+    if unusable:
+        report = {**report, "unusable": [{"target": one.target, "why": one.why} for one in unusable]}
+        try:
+            write_whole(where / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+        except OSError as error:
+            typer.echo(f"what cannot be used is not in report.json: {error.strerror or error}", err=True)
+    lines = lines_of(report)
+    if unusable or len({line.implementation for line in lines}) > 1:
+        for text in ("", *across(lines, [(one.target, one.why) for one in unusable])):
+            typer.echo(text, err=as_json)
+    return report
 
 
 def _known_so_far(path: str, as_json: bool) -> list[Known]:

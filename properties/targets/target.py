@@ -168,8 +168,10 @@ def _catalogued(module: str, name: str, kind: str, *arguments: object) -> Any:
 def _attribute(target: str) -> Any:
     place, colon, attribute = target.rpartition(":")
     if not colon or not place or not attribute:
+        if os.path.isdir(target):
+            raise TargetError(f"{target!r} is a folder, which `mhc-properties check` takes; expected {FORMS}")
         raise TargetError(f"{target!r} names no implementation; the forms are {FORMS}{_meant(target)}")
-    module = _file_module(Path(place), target) if place.endswith(".py") else _module(place, target)
+    module = file_module(Path(place), target) if place.endswith(".py") else _module(place, target)
 
     def read() -> Any:
         try:
@@ -191,7 +193,12 @@ def _meant(target: str) -> str:
     return f"; did you mean {near[0]}{':' + rest if rest else ''}?" if near else ""
 
 
-def _file_module(path: Path, target: str) -> ModuleType:
+def file_module(path: Path, target: str) -> ModuleType:
+    """The module of a Python file, imported once.
+
+    Raises:
+        TargetError: there is no such file, or importing it raised something; it names `target`.
+    """
     try:
         there, resolved = path.is_file(), path.resolve()
     except (OSError, ValueError) as error:  # a name that is too long, a loop of links
