@@ -55,8 +55,8 @@ def _normalised(quarter: Tensor, dim: int, eps: float = 0.0, denominator: Denomi
     """
     top = quarter.detach().amax(dim, keepdim=True)
     below = quarter - top
-    rest = (4 * below).logsumexp(dim, keepdim=True)
+    rest = (4 * below).exp().sum(dim, keepdim=True).log()
     if not eps:
-        return below - rest / 4
+        return below.sub(rest, alpha=1 / 4)
     log_sum, log_eps = 4 * top + rest, rest.new_full((), math.log(eps))
     return quarter - (torch.logaddexp(log_sum, log_eps) if denominator == "add" else log_sum.maximum(log_eps)) / 4
