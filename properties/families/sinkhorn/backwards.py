@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.core.family import DIM
 from properties.core.rounding import INF, Approx, Rounding
-from properties.families.sinkhorn.forwards import MOST, Array, Trace, half_steps, log_sum_exp, scaled, trace
+from properties.families.sinkhorn.divisions import MOST, Array, Step, log_sum_exp, portions
+from properties.families.sinkhorn.forwards import Trace, half_steps, scaled, trace
 
 
 def pullback(logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
@@ -60,11 +62,8 @@ def _pulled(
         g, size = g - step.weights * mass, size + step.weights * np.abs(mass)
     errors.reverse()  # errors[s] belongs to the iterate after step s; errors[0] to the logits themselves
     error = np.stack(errors).sum(0) + errors[0] + n * u * size.sum((-2, -1), keepdims=True)
-    f = np.broadcast_to(np.eye(n * n).reshape(1, n, n, n * n), (tokens, n, n, n * n))  # d log m_s / d log m_0
-    for step, own in zip(run.steps, errors[1:], strict=True):
-        weighted = step.weights[..., None] * f
-        f = weighted if step.dim == 0 else f - weighted.sum(step.dim - 1, keepdims=True)
-        error = error + np.einsum("tijq,tij->tq", np.abs(f), own).reshape(tokens, n, n)
+    for some in portions(tokens, n, len(run.steps)):
+        error[some] += _carried(run.steps, [one[some] for one in errors[1:]], some)
     if run.shift_dim:
         line = g.sum(run.shift_dim, keepdims=True)
         top = np.arange(n)
@@ -79,6 +78,20 @@ def _pulled(
         most = np.maximum(run.strain, run.log_m.max((-1, -2))) + np.log(n * (1 + np.abs(bar).max((-1, -2)))) + 1
         lost = lost | (most > -math.log(r.tiny))
     return g, np.where(lost[..., None, None], INF, error)
+
+
+def _carried(steps: Sequence[Step], own: Sequence[Array], tokens: slice) -> Array:
+    """The errors of the iterates after each step, carried to the logits of some of the tokens."""
+    if not steps:
+        return np.zeros(())
+    n = own[0].shape[-1]
+    f = np.empty((len(steps) + 1, *own[0].shape, n * n))  # d log m_s / d log m_0
+    f[0] = np.eye(n * n).reshape(n, n, n * n)
+    for s, step in enumerate(steps):
+        np.multiply(f[s], step.weights[tokens, ..., None], out=f[s + 1])
+        if step.dim:
+            np.subtract(f[s], np.add.reduce(f[s + 1], step.dim - 1, keepdims=True), out=f[s + 1])
+    return np.einsum("stijq,stij->tq", np.abs(f[1:]), np.stack(own)).reshape(-1, n, n)
 
 
 def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:

@@ -38,8 +38,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,33 +46,17 @@ import torch
 from mhc_ref import Dialect
 from properties.core.family import DIM
 from properties.core.rounding import INF, Approx, Projection, Rounding
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
-LOST = 2.0**-10
-MOST = 350.0
-"""Where exp of a deviation is cut off: far beyond any error that is still a statement.
-
-Caps are taken by `np.fmin`, for which a NaN (0 times an error that overflowed) is above any cap, as it should be."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One half-step of the exact iteration, [tokens, n, n], lines with keepdim.
-
-    Attributes:
-        dim: the normalised dim, -1 or -2; 0 for the elementwise addition of entry_eps.
-        weights: the share of an entry in its denominator; for dim 0 the derivative of log(m + eps) by log m.
-        entry: what rounding may add to an entry, in units of log m.
-        line: what it may add to all entries of a line together, remainder included.
-        deviation: the largest |error| of log m after the step, summed over everything before it.
-    """
-
-    dim: int
-    weights: Array
-    entry: Array
-    line: Array
-    deviation: Array
+from properties.families.sinkhorn.divisions import (
+    MOST,
+    Array,
+    Flags,
+    Iterate,
+    Step,
+    divided,
+    portions,
+    strained,
+    unscaled,
+)
 
 
 @dataclass(frozen=True)
@@ -98,8 +81,8 @@ class Trace:
     entry: Array
     before_last: Array
     below: Array
-    lost: np.ndarray[Any, np.dtype[np.bool_]]
-    kinked: np.ndarray[Any, np.dtype[np.bool_]]
+    lost: Flags
+    kinked: Flags
     strain: Array
     shift_dim: int
 
@@ -107,18 +90,30 @@ class Trace:
     def propagated(self) -> Array:
         """sum over steps of |d log M / d (error of the step)| * (the step's error): [tokens, n, n]."""
         tokens, n, _ = self.begin.shape
-        g = np.broadcast_to(np.eye(n * n).reshape(1, n * n, n, n), (tokens, n * n, n, n))
-        total = np.zeros((tokens, n * n))
-        for step in reversed(self.steps):
-            total += np.einsum("tqij,tij->tq", np.abs(g), step.entry)
+        parts = [self._propagated(some) for some in portions(tokens, n, len(self.steps))]
+        return np.concatenate(parts) if parts else np.zeros_like(self.begin)
+
+    def _propagated(self, tokens: slice) -> Array:
+        """Of some of the tokens."""
+        n = self.begin.shape[-1]
+        entry = np.stack([self.begin[tokens], *(step.entry[tokens] for step in self.steps)])
+        g = np.empty((*entry.shape, n * n))  # d log M / d log m, of m at the beginning and after each step
+        g[-1] = np.eye(n * n).reshape(n, n, n * n)
+        sums: list[Array] = []
+        lines: list[Array] = []
+        for s in reversed(range(len(self.steps))):
+            step, weights = self.steps[s], self.steps[s].weights[tokens, ..., None]
             if step.dim == 0:
-                g = g * step.weights[:, None]
+                np.multiply(g[s + 1], weights, out=g[s])
                 continue
-            by_line = g.sum(step.dim, keepdims=True)
-            total += (np.abs(by_line) * step.line[:, None]).sum((-2, -1))
-            g = g - by_line * step.weights[:, None]
-        total += np.einsum("tqij,tij->tq", np.abs(g), self.begin)
-        return np.where(np.isnan(total), INF, total).reshape(tokens, n, n)
+            by_line = np.add.reduce(g[s + 1], step.dim - 1, keepdims=True)
+            np.subtract(g[s + 1], np.multiply(by_line, weights, out=g[s]), out=g[s])
+            sums.append(by_line.reshape(-1, n, n * n))
+            lines.append(step.line[tokens].reshape(-1, n))
+        total = np.einsum("stijq,stij->tq", np.abs(g, out=g), entry)
+        if sums:
+            total += np.einsum("stkq,stk->tq", np.abs(np.stack(sums)), np.stack(lines))
+        return np.where(np.isnan(total), INF, total).reshape(-1, n, n)
 
 
 def half_steps(dialect: Dialect) -> list[tuple[int, float]]:
@@ -131,36 +126,6 @@ def half_steps(dialect: Dialect) -> list[tuple[int, float]]:
     if dialect.entry_eps:
         steps.append((0, dialect.entry_eps))
     return steps + [(dim, dialect.denominator_eps) for dim in pairs]
-
-
-class _Vectors:
-    """The scaling vectors that a linear form may keep, as logarithms, and how large numbers get on their account.
-
-    `largest` is the largest |log-scaling|. Backwards, 1/s has the derivative 1/s^2, and the cotangent of an early
-    iterate is about (final scalings) / (its own scalings), where an entry that is 0 by then makes NaN of an infinity:
-    `strain` bounds the logarithm of both.
-    """
-
-    def __init__(self, start: dict[int, Array], batch: tuple[int, ...]) -> None:
-        self._now = start
-        self._least = dict(start)
-        self.largest = np.zeros(batch)
-        self.strain = np.zeros(batch)
-
-    def divide(self, dim: int, denominator: Array) -> None:
-        """A half-step divides the lines of `dim` by exp(denominator)."""
-        self._now[dim] = self._now[dim] - denominator
-        self._least[dim] = np.minimum(self._least[dim], self._now[dim])
-        self.largest = np.maximum(self.largest, np.abs(self._now[dim]).max((-1, -2)))
-        rise = sum((self._now[d] - self._least[d]).max((-1, -2)) for d in (-1, -2))
-        twice = 2 * np.maximum(self.largest, np.abs(denominator).max((-1, -2)))
-        self.strain = np.maximum(self.strain, np.maximum(twice, rise))
-
-
-def log_sum_exp(log_m: Array, dim: int) -> Array:
-    """log(sum exp log_m) over a dim, kept."""
-    top = log_m.max(dim, keepdims=True)
-    return np.log(np.exp(log_m - top).sum(dim, keepdims=True)) + top
 
 
 def trace(logits: Approx, dialect: Dialect, r: Rounding) -> Trace:
@@ -178,88 +143,53 @@ def _remembered(z: bytes, dz: bytes, shape: tuple[int, ...], dialect: Dialect, r
 
 
 def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
-    n, u = z.shape[-1], r.unit
+    u = r.unit
     first = DIM[dialect.first_axis]
     shifted = dialect.start == "exp" and dialect.iterations > 0
     plain = not dialect.entry_eps and not dialect.denominator_eps
-
-    def flat() -> dict[int, Array]:
-        return {-1: np.zeros_like(z[..., :1]), -2: np.zeros_like(z[..., :1, :])}
-
-    scalings, drift = flat(), flat()  # the exact log-scalings; the largest error of the computed ones
-    log_m, begin = z, dz
+    log_m, begin, scalings = z, dz, unscaled(z)
     if shifted:
         shift = z.max(first, keepdims=True)
-        log_m = z - shift
-        scalings[first] = -shift
+        log_m, scalings[first] = z - shift, -shift
         # Where no eps stands beside the matrix, a common shift of a line is divided out again.
         begin = dz if plain else dz + dz.max(first, keepdims=True)
     begin = begin + u * (4 + 3 * np.abs(log_m))
-    kernel, entry, before_last = z, begin, begin
-    size = np.abs(kernel)
     log_tiny = math.log(4 * r.tiny) if r.tiny else -INF
-    below = np.zeros_like(z)
+    floor = -INF if dialect.entry_eps else log_tiny
     lost = np.asarray(np.isinf(dz).any((-1, -2)))
     if r.tiny and dialect.start == "exp" and not shifted:
         lost = lost | ((log_m + begin).max((-1, -2)) > -log_tiny)
-    if dialect.start == "exp" and not dialect.entry_eps:
-        below = (log_m < log_tiny).astype(np.float64)
-    kinked = np.zeros_like(lost)
-    vectors = _Vectors(flat(), z.shape[:-2])
+    below = (log_m < floor).astype(np.float64) if dialect.start == "exp" else np.zeros_like(z)
+    now = Iterate(log_m, z, begin, scalings, unscaled(z), begin, below, lost, np.zeros_like(lost))
     steps: list[Step] = []
-    for dim, eps in half_steps(dialect):
-        deviation = np.fmin(entry + drift[-1] + drift[-2], MOST)
-        before_last = deviation
-        log_eps = math.log(eps) if eps else -INF
-        if dim == 0:
-            joined = np.logaddexp(log_m, log_eps)
-            share = np.exp(log_m - joined)
-            local = u * (3 + np.abs(joined)) + r.tiny / eps + share * (np.expm1(deviation) - deviation)
-            entry = share * deviation + local
-            steps.append(Step(0, share, local, np.zeros_like(z[..., :1]), entry))
-            drift, scalings = flat(), flat()
-            vectors = _Vectors(flat(), z.shape[:-2])
-            kernel = log_m = joined
-            size = np.abs(kernel)
-            continue
-        log_sum = denominator = log_sum_exp(log_m, dim)
-        log_m_before = log_m
-        if eps and dialect.denominator == "add":
-            denominator = np.logaddexp(log_sum, log_eps)
-        elif eps:
-            denominator = np.maximum(log_sum, log_eps)
-        log_m = log_m_before - denominator
-        share = np.exp(log_m)
-        w = share * (log_sum > log_eps) if eps and dialect.denominator == "clamp" else share
-        total = np.abs(scalings[-1]) + np.abs(scalings[-2]) + size
-        line = u * (n + 4 + (w * total).sum(dim, keepdims=True) + np.abs(scalings[dim]) + np.abs(denominator))
-        if below.any():
-            missing = np.where(below > 0, np.exp(log_m + below), 0.0).sum(dim, keepdims=True)
-            lost = lost | (missing > LOST).any((-1, -2))
-            line = line + 2 * missing
-        spread = deviation.max(dim, keepdims=True)
-        if eps and dialect.denominator == "clamp":
-            reach = line + spread
-            either = np.abs(log_sum - log_eps) < reach
-            line = line + np.where(either, reach, 0.0)
-            kinked = kinked | either.any((-1, -2))
-        remainder = np.exp(2 * spread) * (w * deviation * deviation).sum(dim, keepdims=True) / 2
-        local = u * (3 + np.abs(log_m))
-        # log(sum w e^moved + (1 - sum w)), written so that nothing is lost where moved is tiny.
-        moved = np.expm1(np.fmin(entry + drift[-3 - dim], MOST))
-        drift[dim] = np.log1p((w * moved).sum(dim, keepdims=True)) + line
-        entry = entry + local
-        scalings[dim] = scalings[dim] - denominator
-        if steps or dialect.start == "exp":  # a softmax start divides by its own sum out of sight
-            vectors.divide(dim, denominator)
-        steps.append(Step(dim, w, local, line + remainder, entry + drift[-1] + drift[-2]))
-        if not dialect.entry_eps:
-            below = below + (log_m < log_tiny)
-    final = u * (4 + np.abs(log_m) + np.abs(kernel) + np.abs(scalings[-1]) + np.abs(scalings[-2]))
-    if r.tiny:
-        lost = lost | (vectors.largest > -log_tiny)
+    divisions = [dim for dim, _ in half_steps(dialect) if dim]
+    if dialect.start == "softmax":  # it divides by its own sum out of sight: no scaling vector has to hold that
+        now, steps, _ = divided(now, divisions.pop(0), 1, 0.0, "add", r, floor)
+    if dialect.entry_eps:
+        now, step = _raised(now, dialect.entry_eps, r)
+        steps.append(step)
+    begun = divisions[0] if divisions else first
+    now, more, divisors = divided(now, begun, len(divisions), dialect.denominator_eps, dialect.denominator, r, floor)
+    largest, strain = strained(divisors)
+    final = u * (4 + np.abs(now.log_m) + np.abs(now.kernel) + np.abs(now.scalings[-1]) + np.abs(now.scalings[-2]))
+    lost = now.lost | (largest > -log_tiny) if r.tiny else now.lost
     visible = 0 if plain or not shifted else first
-    return Trace(steps, begin, log_m, final, entry, before_last, below, lost, kinked, vectors.strain, visible)
+    return Trace(
+        steps + more, begin, now.log_m, final, now.entry, now.before, now.below, lost, now.kinked, strain, visible
+    )
+
+
+def _raised(now: Iterate, eps: float, r: Rounding) -> tuple[Iterate, Step]:
+    """The iterate after eps is added to every entry, from which scalings begin anew."""
+    joined = np.logaddexp(now.log_m, math.log(eps))
+    share = np.exp(now.log_m - joined)
+    deviation = now.deviation
+    local = r.unit * (3 + np.abs(joined)) + r.tiny / eps + share * (np.expm1(deviation) - deviation)
+    entry = share * deviation + local
+    step = Step(0, share, local, np.zeros_like(share[..., :1]), entry)
+    fresh = unscaled(share)
+    after = replace(now, log_m=joined, kernel=joined, entry=entry, scalings=fresh, drift=fresh, before=deviation)
+    return after, step
 
 
 def projection(logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
