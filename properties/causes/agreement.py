@@ -41,6 +41,8 @@ STORED = 4.0
 NEAR = 16.0
 """Answers that are as near as this, in units of roundoff of each number, are within the bound of any implementation
 that takes a dozen steps: then its bound is not computed."""
+ROUGH = 4096.0
+"""What is further apart than so many units of roundoff of the largest number nearby is not looked at more closely."""
 FAR = 100.0
 """A law that is broken by so many of the declared dialect's bounds leaves no doubt that the two are apart."""
 
@@ -97,6 +99,25 @@ def belongs(law: Law, subject: Subject, case: Case, broken: LawBroken, made: Dev
     return _told(
         law, subject, given, case, count, pairs, bounds, also is not None and len(other.tape) == len(given.tape)
     )
+
+
+def resembles(law: Law, subject: Subject, case: Case, broken: LawBroken, made: Deviant) -> bool:
+    """Whether it is worth the time to ask whether a failure is that of `made`: the answers are roughly alike."""
+    given = broken.trial
+    if not isinstance(given, Trial) or given.unanswered:
+        return False
+    other = _tape(law, like(made, subject.implementation), given, case, len(given.tape))
+    return other is not None and all(
+        one.comparable and _apart(one.given, one.other, _roughly(one.other)) <= 1
+        for one in _pairs(given, other, len(given.tape))
+    )
+
+
+def _roughly(value: Tensor) -> Tensor:
+    """As much as rounding makes of a number by a few thousand operations, some of which cancel."""
+    size = value.double().abs().nan_to_num(0, 0, 0)
+    top = size.amax((-2, -1), keepdim=True) if value.ndim > 1 and value.numel() else size
+    return _roundoff(value, 1.0) + (ROUGH * torch.finfo(value.dtype).eps if value.is_floating_point() else 0) * top
 
 
 def like(made: Deviant, target: Implementation) -> Deviant:

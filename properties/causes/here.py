@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from properties.catalogue.deviations import CATALOGUE, HIDDEN
-from properties.causes.agreement import belongs
+from properties.causes.agreement import belongs, resembles
+from properties.causes.stages import BEFORE, stage_of
 from properties.core.case import Case
 from properties.core.law import Law
 from properties.core.trial import LawBroken
@@ -15,6 +16,7 @@ from properties.engine.subject import Subject
 
 SECONDS = 2.0
 """Of computing, for one search."""
+_TIES = 3
 
 
 def slips_at(
@@ -26,17 +28,15 @@ def slips_at(
     """
     budget, declared = Budget(seconds), subject.implementation.dialect
     found: list[str] = []
-    known = {one.deviation for one in beside}
-    for name, deviation in (CATALOGUE | HIDDEN).items():
-        if budget.spent or len(found) > 3:
+    for part in _likely(law, subject, beside):
+        if budget.spent or len(found) > _TIES:
             break
-        if name in known or subject.dtype not in deviation.dtypes or not deviation.applies(declared):
-            continue
-        part = of_deviation(name)
         for parts in ([part], [*beside, part]) if beside else ([part],):
             explaining = made(parts, declared)
-            if explaining is not None and belongs(law, subject, case, broken, explaining) == "shown":
-                found.append(name)
+            if explaining is None or not resembles(law, subject, case, broken, explaining):
+                continue
+            if belongs(law, subject, case, broken, explaining) == "shown":
+                found.append(str(part.deviation))
                 break
     if not found:
         return []
@@ -44,3 +44,16 @@ def slips_at(
     return [
         Part(first.fields, first.deviation, None, first.stage, first.words, tuple(f"deviation {n}" for n in found[1:]))
     ]
+
+
+def _likely(law: Law, subject: Subject, beside: Sequence[Part]) -> list[Part]:
+    """Every slip that makes a difference for the subject and is not known, those of the law's own stage first."""
+    known = {one.deviation for one in beside}
+    found = [
+        of_deviation(name)
+        for name, deviation in (CATALOGUE | HIDDEN).items()
+        if name not in known and subject.dtype in deviation.dtypes and deviation.applies(subject.implementation.dialect)
+    ]
+    own = stage_of(law)
+    near = {own, *BEFORE.get(own, ())}
+    return sorted(found, key=lambda part: part.stage not in near)

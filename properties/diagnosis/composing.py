@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mhc_ref import Dialect
-from properties.catalogue.deviations import CATALOGUE, Deviant
+from properties.catalogue.deviations import CATALOGUE, HIDDEN, Deviant
 from properties.core.deviant import redialected
 from properties.core.shelves import steps_of
 from properties.diagnosis.measured import Measured
@@ -14,9 +14,10 @@ from properties.diagnosis.measured import Measured
 
 def compose(names: Sequence[str], base: Dialect, measured: Measured | None = None) -> Deviant | None:
     """An implementation with all of these slips, declaring `base`; None where one of them makes no difference."""
-    if any(not CATALOGUE[name].applies(base) for name in names):
+    slips = [CATALOGUE[name] if name in CATALOGUE else HIDDEN[name] for name in names]
+    if any(not one.applies(base) for one in slips):
         return None
-    parts = [CATALOGUE[name].make(base) for name in names]
+    parts = [one.make(base) for one in slips]
     deviants = [part for part in parts if isinstance(part, Deviant)]
     if len(deviants) < len(parts):
         return None
