@@ -37,7 +37,7 @@ def cause(summary: str = "h_res is applied transposed", **more: tuple[str, ...])
 
 
 def line(**more: tuple[str, ...]) -> Line:
-    return Line("Mine", {}, "float32", "cpu", "block.a", "failed", causes=("key",), belongs="first", **more)  # pyright: ignore[reportArgumentType]
+    return Line("Mine", {}, "float32", "cpu", "block.a", "failed", causes=("key",), belongs=("first",), **more)  # pyright: ignore[reportArgumentType]
 
 
 def test_only_github_is_told() -> None:

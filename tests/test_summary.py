@@ -33,7 +33,7 @@ def line(law: str, status: str = "failed", dtype: str = "float64", **more: Any) 
 
 
 def failed(law: str, dtype: str = "float64", belongs: str = "shown", readable: float = 9.0, **more: Any) -> Line:
-    return line(law, "failed", dtype, causes=(TRANSPOSED.key,), belongs=belongs, readable=readable, **more)
+    return line(law, "failed", dtype, causes=(TRANSPOSED.key,), belongs=(belongs,), readable=readable, **more)
 
 
 def end(lines: list[Line], *causes: Cause, **more: Any) -> list[str]:
@@ -83,7 +83,7 @@ def test_what_could_not_be_told_apart_is_counted_beside_what_was_shown() -> None
 
 def test_causes_come_first_and_the_denominator_last() -> None:
     other = dataclasses.replace(TRANSPOSED, key="Mine: gradient", summary="the gradient of h_post is halved", stage="")
-    lines = [failed("block.a"), line("gradient.b", causes=(other.key,), belongs="first"), line("mixing.c", "passed")]
+    lines = [failed("block.a"), line("gradient.b", causes=(other.key,), belongs=("first",)), line("mixing.c", "passed")]
     text = end(lines, TRANSPOSED, other)
     assert text[0] == "cause c1 of Mine: h_res is applied transposed"
     assert "cause c2 of Mine: the gradient of h_post is halved" in text

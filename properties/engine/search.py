@@ -24,6 +24,7 @@ from properties.guards.faults import HarnessError, described, placed
 from properties.guards.interruption import checkpoint
 from properties.guards.printable import message_of
 from properties.guards.surroundings import Chance, drawn_alike
+from properties.report.cause import Cause
 from properties.strategies import Setting
 from properties.targets.process.protocol import NoAnswer
 
@@ -56,7 +57,6 @@ class Search:
 
     Attributes:
         failure, case: the smallest failure that was found, and its input.
-        belonging: the causes of that failure; None without `attribution`, and before there is a failure.
         also: what else the message of a failure has to say.
         no_room: why an example was given up that would not have fit in memory.
     """
@@ -71,7 +71,8 @@ class Search:
         attribution: Attribution | None = None,
     ) -> None:
         self.attribution = attribution
-        self.belonging: Belonging | None = None
+        self._causes: dict[str, Cause] = {}
+        self._belongs: dict[str, str] = {}
         self.law, self.subject, self.profile, self.path, self.randomness = law, subject, profile, path, randomness
         self.chance = Chance()
         self.failure: LawBroken | None = None
@@ -147,8 +148,8 @@ class Search:
             case=case,
             readable=readable(case, broken),
             example=(*example(case, broken), replaying(self.subject, self.path, lost)),
-            causes=self.belonging.causes if self.belonging else (),
-            belongs=self.belonging.how if self.belonging else "",
+            causes=tuple(self._causes.values()),
+            belongs=tuple(self._belongs.values()),
         )
 
     def _said(self, status: Status, reason: str, worst: float) -> Verdict:
@@ -239,8 +240,7 @@ class Search:
             return found is not None and self._new.isdisjoint(found.keys)
         if found is None:
             return False
-        if self.belonging is None or found.how == "shown":
-            self._joined(found)
+        self._joined(found)
         self._further -= 1
         if self._further < 0:
             raise Settled
@@ -248,10 +248,11 @@ class Search:
 
     def _joined(self, found: Belonging) -> None:
         """What a failure belongs to, beside what earlier ones of this law do."""
-        before = self.belonging.causes if self.belonging else ()
         self._new = frozenset(found.keys)
-        causes = (*found.causes, *(one for one in before if one.key not in self._new))
-        self.belonging = Belonging(causes, found.how)
+        for one in found.causes:
+            self._causes.setdefault(one.key, one)
+            if self._belongs.get(one.key) in (None, "not told apart"):
+                self._belongs[one.key] = found.how
 
     def _clear_enough(self, ratio: float) -> bool:
         """Whether a failure is as plain as the first one was, so that shrinking does not end at a ratio of 1.01.

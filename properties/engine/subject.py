@@ -105,5 +105,5 @@ class Verdict:
     """Methods that are not offered, each of which alone would make the law apply."""
     causes: tuple[Cause, ...] = ()
     """What a failure belongs to."""
-    belongs: str = ""
-    """How that is known, see `properties.engine.attribution.Belonging`."""
+    belongs: tuple[str, ...] = ()
+    """How that is known of each, see `properties.engine.attribution.Belonging`."""

@@ -176,8 +176,9 @@ def shown(verdict: Verdict) -> str:
     """The message of a failed law with its causes, or the reason for anything else, as a terminal may show it."""
     if verdict.status != "failed":
         return printable(verdict.reason, 20000)
-    causes = [f"\n  cause: {one.summary}" for one in verdict.causes]
-    return printable(f"{verdict.message}{''.join(causes)}{_HOW.get(verdict.belongs, '')}", 20000)
+    pairs = zip(verdict.causes, verdict.belongs, strict=True)
+    causes = [f"\n  cause: {one.summary}{_HOW.get(how, '')}" for one, how in pairs]
+    return printable(f"{verdict.message}{''.join(causes)}", 20000)
 
 
 _HOW = {
@@ -195,7 +196,7 @@ def with_cause(verdict: Verdict) -> Verdict:
     kind = "randomness" if verdict.executed_law == "execution.deterministic" else "time"
     name = verdict.subject.implementation.name
     cause = Cause(f"{name}: {kind}", name, verdict.reason, stage="execution", kind=kind, first=verdict.law)
-    return dataclasses.replace(verdict, causes=(cause,), belongs="first")
+    return dataclasses.replace(verdict, causes=(cause,), belongs=("first",))
 
 
 def line_of(verdict: Verdict) -> Line:

@@ -92,8 +92,8 @@ def entries(causes: Sequence[Cause], lines: Sequence[Line]) -> list[dict[str, An
                 "laws": len(failed),
                 "implementation": one.implementation,
                 "counterexample": failed[0].counterexample if failed else None,
-                "shown": sum(line.belongs in ("first", "shown") for line in failed),
-                "untold": sum(line.belongs == "not told apart" for line in failed),
+                "shown": sum(line.how(one.key) in ("first", "shown") for line in failed),
+                "untold": sum(line.how(one.key) == "not told apart" for line in failed),
                 "notes": list(one.notes),
             }
         )

@@ -41,13 +41,17 @@ class ReportError(Exception):
     """A file that is no report of a run; the message says what is wrong with it."""
 
 
+_SEVERAL = ("declared_bounds", "causes", "belongs", "example", "unlocked_by")
+"""Fields of a line that are tuples."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Line:
     """One law on one implementation, dtype and device; plain data, so that it travels between processes.
 
     Attributes:
         causes: the keys of the causes that explain its failure: several where only all of them together do.
-        belongs: how that is known: "first" (the failure that was explained), "shown", "not told apart", or empty.
+        belongs: how that is known of each: "first" (the failure that was explained), "shown", or "not told apart".
         readable: how readable its counterexample is, the smaller the more so; None where there is none.
         example: the counterexample in few lines.
         unlocked_by: methods that are not offered, each of which alone would make the law apply.
@@ -67,10 +71,14 @@ class Line:
     abstentions: int = 0
     declared_bounds: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
-    belongs: str = ""
+    belongs: tuple[str, ...] = ()
     readable: float | None = None
     example: tuple[str, ...] = ()
     unlocked_by: tuple[str, ...] = ()
+
+    def how(self, cause: str) -> str:
+        """How it is known that the failure belongs to the cause of that key; empty where it does not."""
+        return dict(zip(self.causes, self.belongs, strict=False)).get(cause, "")
 
     def to_json(self) -> dict[str, Any]:
         """As a plain dictionary."""
@@ -79,7 +87,7 @@ class Line:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Line:
         """Back from `to_json`."""
-        several = {name: tuple(data.get(name, ())) for name in ("declared_bounds", "causes", "example", "unlocked_by")}
+        several = {name: tuple(data.get(name, ())) for name in _SEVERAL}
         fields: dict[str, Any] = {**data, **several}
         return cls(**fields)
 
@@ -113,7 +121,7 @@ def runs(lines: Iterable[Line], ids: Mapping[str, str] = MappingProxyType({})) -
             "abstentions": line.abstentions,
             "cause": next((ids.get(key, key) for key in line.causes), None),
             "causes": [ids.get(key, key) for key in line.causes],
-            "belongs": line.belongs,
+            "belongs": list(line.belongs),
             "readable": line.readable,
             **({"example": list(line.example)} if line.example else {}),
             **({"unlocked_by": list(line.unlocked_by)} if line.unlocked_by else {}),
@@ -323,7 +331,7 @@ def lines_of(report: dict[str, Any]) -> list[Line]:
 
 def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
     fields = {name: entry[name] for name in entry if name in _ENTRY}
-    fields.update({name: tuple(fields.get(name, ())) for name in ("causes", "example", "unlocked_by")})
+    fields.update({name: tuple(fields.get(name, ())) for name in _SEVERAL if name != "declared_bounds"})
     line = Line(run["implementation"], run["dialect"], run["dtype"], run["device"], law, **fields)
     line = dataclasses.replace(line, declared_bounds=tuple(run.get("declared_bounds", ())))
     words = (
@@ -336,7 +344,7 @@ def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
         *line.causes,
         *line.example,
         *line.unlocked_by,
-        line.belongs,
+        *line.belongs,
     )
     if not all(isinstance(one, str) for one in words):  # pyright: ignore[reportUnnecessaryIsInstance]  # a file
         raise TypeError(f"{law} has something else than a string where one belongs")

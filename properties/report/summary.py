@@ -36,7 +36,7 @@ def paragraph(cause: Cause, number: str, failed: Sequence[Line], known: bool = F
         text += _filled(computed)
     text += [line for note in cause.notes for line in _kept(note)]
     if not known and failed:
-        text += _filled(counted(failed))
+        text += _filled(counted(cause.key, failed))
     if failed:
         best = failed[0]
         text.append(f"    {'simplest: ' if len(failed) > 1 else ''}{best.law} in {best.dtype}")
@@ -59,9 +59,9 @@ def _computed(cause: Cause) -> str:
 _REPLAY = ("replay: ", "no replay: ")
 
 
-def counted(failed: Sequence[Line]) -> str:
+def counted(cause: str, failed: Sequence[Line]) -> str:
     """How many laws fail for a cause, in which dtypes, and how that is known."""
-    laws, how = len({line.law for line in failed}), Counter(line.belongs for line in failed)
+    laws, how = len({line.law for line in failed}), Counter(line.how(cause) for line in failed)
     dtypes = ", ".join(dict.fromkeys(line.dtype for line in failed))
     times = f", {len(failed)} times" if len(failed) > laws else ""
     shown, untold = how["first"] + how["shown"], how["not told apart"]
