@@ -39,6 +39,10 @@ class Nasty(Wide):
     def project(self, logits):
         raise ValueError("]]> \\x1b[2J <&\\x00\\ufffe\\ud800")
 
+class Raises(Right):
+    def project(self, logits):
+        raise ValueError("no")
+
 class Endless(Right):
     def project(self, logits):
         while True:
@@ -155,12 +159,28 @@ def test_all_processes_of_a_run_hear_that_no_further_law_is_begun(tmp_path: Path
 
 
 def test_the_first_failure_can_be_the_end_and_the_rest_is_counted(laws: pytest.Pytester) -> None:
-    result = verify(laws, "--impl", "targets.py:Doubled", "-x")
+    result = verify(laws, "--impl", "targets.py:Raises", "--impl", "targets.py:Right", "-x")
     assert result.ret == 1
     found = report(laws)
     total = found["totals"]
     assert (found["complete"], total["failed"], total["unreached"], total["absent"]) == (True, 1, 1, 0)
     assert total["unreached_why"] == "once 1 had failed"
+
+
+# -- so many causes -------------------------------------------------------------------------------------------------
+
+
+def test_no_law_is_begun_once_enough_causes_are_known_and_the_first_is_said_at_once(laws: pytest.Pytester) -> None:
+    result = verify(laws, "--impl", "targets.py:Raises", "--max-causes", "1", law="manifold")
+    assert result.ret == 1
+    found = report(laws)
+    total = found["totals"]
+    assert (total["failed"], total["absent"], len(found["causes"])) == (1, 0, 1)
+    assert total["unreached"] == total["runs"] - 1 > 5
+    assert total["unreached_why"] == "once 1 cause was known"
+    said = [number for number, line in enumerate(result.outlines) if line.startswith("cause c1 of Raises: ")]
+    assert len(said) == 2
+    assert result.outlines[said[0] + 1].startswith("    ")
 
 
 # -- what others read ------------------------------------------------------------------------------------------------
@@ -192,8 +212,10 @@ def test_nothing_but_our_end_is_said_of_laws_that_run_alone(laws: pytest.Pyteste
 
 def test_other_tests_keep_the_output_of_pytest(laws: pytest.Pytester) -> None:
     laws.makepyfile(test_own="def test_of_mine(): assert 1 == 2\ndef test_good(): pass\n")
-    own = ("test_own.py", "--impl", "targets.py:Doubled", "--dtype", "float32")
+    own = ("test_own.py", "--impl", "targets.py:Raises", "--dtype", "float32")
     result = verify(laws, *own)
     assert result.ret == 1
     result.assert_outcomes(failed=2, passed=1)
     result.stdout.fnmatch_lines(["test_own.py F.*", "*test_of_mine*", "E  *assert 1 == 2", "FAILED test_own.py::*"])
+    result.stdout.fnmatch_lines(["cause c1 of Raises: *"])
+    result.stdout.no_fnmatch_line("FAILED *last-axis-sums*")

@@ -63,6 +63,7 @@ def test_a_run_with_one_cause_fits_one_screen_whatever_fails_for_it() -> None:
 def test_few_laws_have_a_line_each_with_their_dtypes() -> None:
     text = end([failed("block.one"), failed("block.one", "float32"), failed("mixing.another")], TRANSPOSED)
     assert "    block.one       float64 float32" in text
+    assert end([failed("block.one")], TRANSPOSED).count("    block.one") == 1
     assert "    mixing.another  float64" in text
 
 
@@ -89,7 +90,7 @@ def test_causes_come_first_and_the_denominator_last() -> None:
     assert "cause c2 of Mine: the gradient of h_post is halved" in text
     assert text[-2:] == [
         "3 of 3 laws exercised, 0 not applicable, 0 silently absent",
-        "worst ratio of a law that holds: 0.5 (mixing.c in float64)",
+        "worst ratio where laws hold: 0.5 (mixing.c in float64)",
     ]
 
 
@@ -139,6 +140,14 @@ def test_the_denominator_says_why_laws_do_not_apply_in_one_line() -> None:
     assert text[1].startswith("  not applicable: the reason of number 0 (2); ")
     assert text[1].endswith(" more reasons")
     assert text[3] == "nothing exercised: Mine float32 cpu"
+
+
+def test_reasons_that_differ_in_a_name_are_one() -> None:
+    reasons = ["does not offer expand", "does not offer stack", "tf32 is not declared", "does not offer expand"]
+    lines = [line(f"depth.{number}", "not-applicable", reason=reason) for number, reason in enumerate(reasons)]
+    assert denominator(lines, totals(lines, len(lines)))[1] == (
+        "  not applicable: does not offer expand, stack (3); tf32 is not declared (1)"
+    )
 
 
 def test_what_was_not_reached_is_counted_and_is_no_success() -> None:

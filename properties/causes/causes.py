@@ -12,7 +12,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,10 @@ ALIKE = ("nan", "randomness", "memory", "time", "contract")
 """Kinds of failures that are told apart from wrong values where nothing explains them."""
 
 
+_SHRUNK = 2
+"""How many failures of a cause are shrunk beside the first one, each as it is more readable than all before."""
+
+
 @dataclass
 class _Suspect:
     """What is known of one implementation."""
@@ -66,6 +71,21 @@ class Causes:
         self.folder, self.announce, self.seconds = folder, announce, seconds
         self._suspects: dict[tuple[str, str], _Suspect] = {}
         self._announced: set[str] = set()
+        self._plainest: dict[str, float] = {}
+        self._shrunk: Counter[str] = Counter()
+
+    def plainest(self, causes: Iterable[str], score: float) -> bool:
+        """Whether no failure of these causes has been as readable so far; of each cause a few are shrunk for that."""
+        keys = tuple(causes)
+        if not all(score < self._plainest.get(key, 0.0) and self._shrunk[key] < _SHRUNK for key in keys):
+            return False
+        self._shrunk.update(keys)
+        return True
+
+    def noted(self, causes: Iterable[str], score: float) -> None:
+        """Remember how readable a failure is."""
+        for key in causes:
+            self._plainest[key] = min(score, self._plainest.get(key, score))
 
     def several(self, subject: Subject) -> bool:
         """Whether more than one cause of an implementation is known."""

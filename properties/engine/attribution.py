@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -38,6 +39,14 @@ class Attribution(Protocol):
 
     def found(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging:
         """Explain a failure that belongs to no known cause."""
+        ...
+
+    def plainest(self, causes: Iterable[str], score: float) -> bool:
+        """Whether no failure of the causes of these keys has been as readable, and this one is worth shrinking."""
+        ...
+
+    def noted(self, causes: Iterable[str], score: float) -> None:
+        """A failure of the causes of these keys is so readable, see `properties.engine.readable`."""
         ...
 
     def several(self, subject: Subject) -> bool:

@@ -103,7 +103,7 @@ class Search:
             return self.failed(enough.broken)
         except Settled:
             assert self.failure is not None
-            return self.failed(self.failure)
+            return self.failed(self._plain(self.failure))
         except FlakyFailure:
             if self.failure is None:
                 raise
@@ -127,7 +127,7 @@ class Search:
                 raise HarnessError(self._wasteful(fault)) from fault
             raise
         if self.failure is not None:  # of a known cause
-            return self.failed(self.failure)
+            return self.failed(self._plain(self.failure))
         if self.no_room and not self._examples:
             return Verdict(self.law.id, self.subject, "not-applicable", self.no_room)
         if not self._claims and self.law.kind != "contract":
@@ -140,13 +140,16 @@ class Search:
         case = self.case or Case()
         lost = f"{self.path} could not be written: {self._unsaved}" if self._unsaved else ""
         message = explain(self.law, self.subject, case, broken, self.path, lost, also=self.also, quick=quick)
+        score = readable(case, broken)
+        if self.attribution is not None:
+            self.attribution.noted(self._causes, score)
         return replace(
             self._said("failed", broken.what, max(self._worst, broken.ratio)),
             counterexample=None if lost else self.path,
             message=message,
             executed_law=executed,
             case=case,
-            readable=readable(case, broken),
+            readable=score,
             example=(*example(case, broken), replaying(self.subject, self.path, lost)),
             causes=tuple(self._causes.values()),
             belongs=tuple(self._belongs.values()),
@@ -240,6 +243,10 @@ class Search:
             return found is not None and self._new.isdisjoint(found.keys)
         if found is None:
             return False
+        plainer = readable(case, broken) < readable(self.case or case, self.failure)
+        if plainer and (found.how == "shown" or not self._causes):
+            self.failure, self.case = broken, case
+            self._save(broken, case)
         self._joined(found)
         self._further -= 1
         if self._further < 0:
@@ -277,13 +284,34 @@ class Search:
             self._save(broken, self.case)
         return broken
 
-    def _with_fewer_streams(self, broken: LawBroken, case: Case) -> LawBroken:
+    def _plain(self, broken: LawBroken) -> LawBroken:
+        """A failure that was shown to be of a known cause, shrunk where none of that cause is as readable."""
+        case = self.case
+        if self.attribution is None or case is None or not self.profile.shrink or self._hangs:
+            return broken
+        if set(self._belongs.values()) != {"shown"} or not self.attribution.plainest(
+            self._causes, readable(case, broken)
+        ):
+            return broken
+        self._shrinking, self._floor = True, min(math.sqrt(broken.ratio), 1e6)
+        found = self._with_fewer_streams(broken, case, also_as_many=True)
+        smaller = self.case or case
+        if found is not broken:
+            now = self.attribution.known(self.law, self.subject, smaller, found)
+            if (
+                now is None or now.how != "shown" or set(now.keys) != self._causes.keys()
+            ):  # it has slipped into something else
+                found, self.failure, self.case = broken, broken, case
+        self._save(found, self.case or case)
+        return found
+
+    def _with_fewer_streams(self, broken: LawBroken, case: Case, also_as_many: bool = False) -> LawBroken:
         """A failure with fewer streams where there is one, otherwise the one that was found.
 
         Whatever is drawn depends on n, so that Hypothesis cannot shrink n without losing the failure.
         """
         kept = self.failure, case
-        for number, frame in enumerate(fewer_streams(case, self.subject.setting(self.law))):
+        for number, frame in enumerate(fewer_streams(case, self.subject.setting(self.law), also_as_many)):
             try:
                 self._among(frame, _TRIED_WITH_FEWER, 1000 + number)
             except LawBroken as smaller:

@@ -29,10 +29,11 @@ def frames(setting: Setting, most: int, schedule: Schedule) -> list[tuple[Settin
     return [(setting, max(3, round(examples / 4))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
 
 
-def fewer_streams(case: Case, setting: Setting) -> list[Setting]:
-    """The frames of every accepted n below that of the case, smallest first."""
+def fewer_streams(case: Case, setting: Setting, also_as_many: bool = False) -> list[Setting]:
+    """The frames of every accepted n below that of the case, smallest first; `also_as_many`: and that of its own."""
     n = streams_of(case, setting.dialect)
-    return [setting.with_(streams=(k,)) for k in sorted(setting.streams) if n is not None and k < n]
+    most = -1 if n is None else n - (not also_as_many)
+    return [setting.with_(streams=(k,)) for k in sorted(setting.streams) if k <= most]
 
 
 def after_the_simplest(check: Callable[[Case], None]) -> Callable[[Case], None]:

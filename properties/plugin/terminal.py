@@ -22,8 +22,8 @@ from properties.plugin.subjects import subjects
 if TYPE_CHECKING:
     from properties.report.report import Line
 
-_FEW = 3
-"""Messages of faults of the harness, or of failures without a cause, that are printed in full."""
+_FEW = {"error": 1, "failed": 3}
+"""How many messages of faults of the harness, and of failures without a cause, are printed in full."""
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -77,7 +77,7 @@ def _told_by_pytest(reports: list[Any], gathering: Gathering) -> list[Any]:
         if line is not None and not gathering.trouble and (line.status == "error" or line.counterexample):
             kind = "cause" if line.causes else line.status
             few[kind] += 1
-            if kind == "cause" or few[kind] > _FEW:
+            if kind == "cause" or few[kind] > _FEW[kind]:
                 continue
         told.append(report)
     return told

@@ -66,11 +66,13 @@ def numbered(causes: Iterable[Cause]) -> dict[str, str]:
 def of_cause(cause: Cause, lines: Iterable[Line]) -> list[Line]:
     """The failures that belong to a cause, the one with the most readable counterexample first."""
     found = [line for line in lines if cause.key in line.causes and line.status == "failed"]
-    return sorted(found, key=lambda line: (line.counterexample is None, *_readable(line)))
+    return sorted(found, key=lambda line: _order(line, cause.key))
 
 
-def _readable(line: Line) -> tuple[bool, float]:
-    return line.readable is None, line.readable or 0.0
+def _order(line: Line, cause: str) -> tuple[bool, bool, bool, bool, float]:
+    """With a file first, then of this cause alone and shown to be of it, then by how readable it is."""
+    untold = line.how(cause) == "not told apart"
+    return line.counterexample is None, untold, len(line.causes) > 1, line.readable is None, line.readable or 0.0
 
 
 def entries(causes: Sequence[Cause], lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -80,6 +80,7 @@ def ending(causes: Sequence[Cause], lines: Sequence[Line], total: dict[str, Any]
     of = [of_cause(one, lines) for one in causes]
     blocks = [paragraph(one, ids[one.key], failed) for one, failed in zip(causes, of, strict=True)]
     alone = [line for line in lines if line.status == "failed" and not set(line.causes) & set(ids)]
+    errors = [line for line in lines if line.status == "error"]
     last = denominator(lines, total)
     room = SCREEN - before - len(last) - 2 - sum(len(block) + 1 for block in blocks)
     share = max(_LEAST, room // max(1, len(blocks) + bool(alone)))
@@ -88,6 +89,8 @@ def ending(causes: Sequence[Cause], lines: Sequence[Line], total: dict[str, Any]
         text += [*block, *_laws(failed, share), ""]
     if alone:
         text += ["failed, and no cause was looked for:", *_reasons(alone, share), ""]
+    if len(errors) > 1:
+        text += ["errors of the harness, no verdicts:", *_reasons(errors, share), ""]
     return [*text, *last]
 
 
@@ -99,6 +102,8 @@ def _laws(failed: Sequence[Line], most: int) -> list[str]:
     if len(dtypes) <= most:
         wide = max(map(len, dtypes), default=0)
         each = [f"{law:<{wide}}  {' '.join(dict.fromkeys(those))}" for law, those in dtypes.items()]
+        if len({line.dtype for line in failed}) == 1:  # which stands above
+            each = list(dtypes)
         if all(len(one) + 4 <= WIDTH for one in each):
             return [f"    {one}" for one in each]
     families: dict[str, list[str]] = {}
@@ -140,7 +145,7 @@ def _not_applicable(lines: Iterable[Line]) -> list[str]:
     found = list(lines)
     tried = {line.law for line in found if line.status != "not-applicable"}
     reasons: dict[str, str] = {line.law: _shown(line.reason) for line in found if line.law not in tried}
-    counts = Counter(reasons.values()).most_common()
+    counts = _grouped(Counter(reasons.values()))
     if not counts:
         return []
     told = [f"{reason} ({count})" for reason, count in counts]
@@ -152,6 +157,22 @@ def _not_applicable(lines: Iterable[Line]) -> list[str]:
     return _filled(f"not applicable: {told[0]}{_more(len(told) - 1)}", 2, most=2)
 
 
+_ALIKE = (("does not offer ", ""), ("", " is not declared"), ("needs ", ""))
+"""How reasons begin and end that are one but for a name."""
+
+
+def _grouped(reasons: Counter[str]) -> list[tuple[str, int]]:
+    """Reasons that differ in a name only as one, and how often it is given; the most frequent first."""
+    names: dict[tuple[str, str], list[str]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for reason, count in reasons.most_common():
+        ends = next((ends for ends in _ALIKE if reason.startswith(ends[0]) and reason.endswith(ends[1])), (reason, ""))
+        names.setdefault(ends, []).append(reason.removeprefix(ends[0]).removesuffix(ends[1]))
+        counts[ends] += count
+    told = {ends: f"{ends[0]}{', '.join(dict.fromkeys(names[ends]))}{ends[1]}" for ends in counts}
+    return [(told[ends], count) for ends, count in counts.most_common()]
+
+
 def _more(count: int) -> str:
     return f"; and {count} more reason{'s' * (count > 1)}" if count else ""
 
@@ -161,7 +182,7 @@ def _worst(lines: Iterable[Line]) -> list[str]:
     if not held:
         return []
     worst = max(held, key=lambda line: line.worst_ratio or 0.0)
-    return _filled(f"worst ratio of a law that holds: {worst.worst_ratio:.3g} ({worst.law} in {worst.dtype})", 0)
+    return _filled(f"worst ratio where laws hold: {worst.worst_ratio:.3g} ({worst.law} in {worst.dtype})", 0)
 
 
 def _nowhere(lines: Iterable[Line]) -> list[str]:
