@@ -17,6 +17,7 @@ from properties.diagnosis.judge import Judge, Unanswerable
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import BadOutput, View
 from properties.guards.faults import TargetFault
+from properties.guards.traces import place_of
 
 SINGLE = Rounding(2.0**-24 + 2.0**-53, torch.finfo(torch.float32).tiny, 2.0**-24, torch.finfo(torch.float32).tiny)
 """float64 states of which everything is computed in float32."""
@@ -24,12 +25,14 @@ SINGLE = Rounding(2.0**-24 + 2.0**-53, torch.finfo(torch.float32).tiny, 2.0**-24
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What came back for a probe: tensors, or in their place what was raised, by the name of its class; see `told`."""
+    """What came back for a probe: tensors, or in their place what was raised, by the name of its class and its place in
+    the target's own code; see `told`."""
 
     probe: Probe
     values: tuple[Tensor, ...]
     error: str = ""
     message: str = ""
+    place: str = ""
 
     @property
     def told(self) -> str:
@@ -50,7 +53,7 @@ def answer(probe: Probe, view: View) -> Answer:
     try:
         return Answer(probe, tuple(probe.put(view)))
     except TargetFault as fault:
-        return Answer(probe, (), fault.kind, fault.message.partition("\n")[0])
+        return Answer(probe, (), fault.kind, fault.message.partition("\n")[0], place_of(fault.error))
 
 
 class Predictions:

@@ -1,6 +1,7 @@
 """`mhc-properties identify TARGET`: which hyper-connections is this, and what is wrong with it?
 
-Exit codes: 0 a dialect, with or without named slips, explains it; 1 nothing does; 2 there is no verdict: the target
+Exit codes: 0 a dialect, with or without named slips, explains it; 1 nothing does, or
+it raises where nothing here does; 2 there is no verdict: the target
 could not be used, or it crashed, hung or left while it was asked, or the search failed in our own code.
 """
 
@@ -51,7 +52,7 @@ def identify_command(
     print(found.to_text(), file=sys.stderr if as_json else sys.stdout)
     if as_json:
         tell(found.to_json())
-    return 0 if found.explained else 1
+    return 0 if found.explained and not found.raised else 1
 
 
 def _none(sentence: str, as_json: bool) -> int:

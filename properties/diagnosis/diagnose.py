@@ -22,6 +22,8 @@ from properties.diagnosis.findings import Finding, Inference, choices, joined, v
 from properties.diagnosis.identification import Identification, redialects, title
 from properties.diagnosis.inference import examine, infer, measure
 from properties.diagnosis.levels import Peeled, Peeling
+from properties.diagnosis.limits import Limit
+from properties.diagnosis.refusals import Narrower, refused, survived
 from properties.diagnosis.stages import bad_stages, precisions
 from properties.diagnosis.standing import made_of_explanation
 from properties.diagnosis.ties import Tie, apart, breaker, decided
@@ -71,16 +73,25 @@ def identify(
     begun, budget = time.monotonic(), Budget(seconds)
     if reason := _formulaless(against or implementation.dialect):
         raise NoVerdict(f"{implementation.name}: no verdict: {reason}")
-    view = View(implementation, Frame.of(implementation, dtype, device), progress)
     stated = against or (implementation.dialect if declared else None)
-    try:
-        with watched():
+
+    def within(frame: Frame, limits: tuple[Limit, ...] | None = None, calls: int = 0) -> Identification:
+        view = View(implementation, frame, progress)
+        view.calls = calls
+        try:
             inference = examine(view, stated) if brief and stated else infer(view, stated)
             near = [stated] if stated else _nearest(inference)
             found = None if brief and stated else inference.dialect(near[0]) if stated else inference.sure(near[0])
-            return _Diagnosis(view, inference, near, found, begun, budget, hidden).result()
-    except Unanswered as failure:
-        raise NoVerdict(f"{implementation.name}: no verdict: call {view.calls}, {failure}") from failure
+            return _Diagnosis(view, inference, near, found, begun, budget, hidden, frame, limits).result()
+        except Narrower as met:
+            return within(met.frame, met.limits, met.calls)
+        except Unanswered as failure:
+            if limits is None and (met := survived(view, frame, failure)):
+                return within(met.frame, met.limits, met.calls)
+            raise NoVerdict(f"{implementation.name}: no verdict: call {view.calls}, {failure}") from failure
+
+    with watched():
+        return within(Frame.of(implementation, dtype, device))
 
 
 def _formulaless(dialect: Dialect) -> str:
@@ -113,8 +124,12 @@ class _Diagnosis:
         begun: float,
         budget: Budget,
         hidden: int,
+        frame: Frame,
+        limits: tuple[Limit, ...] | None,
     ) -> None:
-        """`found`: the dialect that was inferred; None where that waits until something is wrong."""
+        """`found`: the dialect that was inferred; None where that waits until something is wrong. `frame`: what is
+        declared, or what is left of it within the `limits` that have been found out."""
+        self.declared, self.limits = frame, limits
         self.view, self.inference, self.base, self.near, self.found = view, inference, near[0], near[1:], found
         self.brief = found is None
         self.begun, self.budget, self.hidden = begun, budget, hidden
@@ -127,6 +142,8 @@ class _Diagnosis:
         for probe in (*executions(self.frame, 1), *gradients(self.frame, 1), *coarse(self.frame, 1)):
             answers.append(answer(probe, self.view))
         search = Search(self.view, answers, self.inference.begin, self.predictions, self._fresh, self.base)
+        bases = [self.found or self.base, *([self.base] if self.found != self.base else [])]
+        self.raised = refused(search, self.declared, bases, narrowly=self.limits is not None)
         peeling = Peeling(search, self.base, self._measured, lambda base: self._single(search, base), self.budget)
         return self._told(search, peeling, peeling.result())
 
@@ -199,6 +216,8 @@ class _Diagnosis:
             calls=self.view.calls,
             seconds=time.monotonic() - self.begun,
             dialect=self.base,
+            limits=self.limits or (),
+            raised=self.raised,
         )
 
     def _settled(self, chosen: Explanation, equals: list[Explanation]) -> tuple[Explanation, list[Explanation]]:

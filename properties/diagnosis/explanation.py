@@ -80,13 +80,14 @@ class Search:
         self._fresh = fresh
         self._asked: list[Answer] | None = None
         self._upto = len(LEVELS)
+        self._aside: set[str] = set()
 
     @property
     def fresh(self) -> list[Answer]:
         """Answers to questions that were not part of the exam, asked when something has passed it."""
         if self._asked is None:
             self.mark = len(self.view.log)
-            self._asked = self._fresh()
+            self._asked = [one for one in self._fresh() if one.probe.name not in self._aside]
         return self._asked
 
     def below(self, level: int) -> Search:
@@ -96,6 +97,11 @@ class Search:
         found = copy.copy(self)
         found.answers, found._upto = asked, level
         return found
+
+    def set_aside(self, answers: Sequence[Answer]) -> None:
+        """Go on without these answers, and without fresh ones to the same questions."""
+        self._aside |= {one.probe.name for one in answers}
+        self.answers, self._asked = [one for one in self.answers if one.probe.name not in self._aside], None
 
     def failing(self, base: Dialect) -> list[Answer]:
         """The answers that a dialect does not explain, the cheapest question first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from mhc_ref import PRESETS, Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.deviant import redialected
 from properties.diagnosis.findings import Finding, grouped, joined
+from properties.diagnosis.limits import Limit
 from properties.diagnosis.measured import Measured
 from properties.diagnosis.ties import Tie
 from properties.diagnosis.words import difference_in_words
@@ -40,6 +42,8 @@ class Identification:
         used: "gate" and "bias" -> the mappings that change with it; empty where that cannot be seen.
         calls: how often the target was called.
         seconds: how long it took.
+        limits: what it refuses though its declaration accepts it; nothing of that was asked for the rest.
+        raised: at what else it raised, where no slip does; that was left out for the rest.
     """
 
     target: str
@@ -63,6 +67,8 @@ class Identification:
     seconds: float = field(compare=False)
     dialect: Dialect = PRESETS.default
     bad: tuple[tuple[str, str], ...] = ()
+    limits: tuple[Limit, ...] = ()
+    raised: tuple[Limit, ...] = ()
 
     @property
     def deviation(self) -> str | None:
@@ -108,6 +114,9 @@ class Identification:
     def to_text(self) -> str:
         """For people."""
         lines = [f"{self.target}: {self.headline()}", *self._verdict()]
+        for declare, several in _by_line(self.limits).items():
+            lines.append(f"  {several[0].described}: if that is meant, declare `{declare}`")
+        lines += [f"  {one.described}" for one in self.raised]
         for name in self.as_near:
             fields = ", ".join(self.dialect.difference(PRESETS[name]))
             lines.append(f"  {name} is as near: it differs in what is undetermined here, {fields}")
@@ -156,6 +165,14 @@ class Identification:
                 f"  single-pass (reads with the h_pre of the block before): {'yes' if self.single_pass else 'no'}"
             )
         return lines
+
+
+def _by_line(limits: Sequence[Limit]) -> dict[str, list[Limit]]:
+    """Limits by what declares them."""
+    found: dict[str, list[Limit]] = {}
+    for one in limits:
+        found.setdefault(one.declare, []).append(one)
+    return found
 
 
 def _slip(name: str) -> str:

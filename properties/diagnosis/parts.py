@@ -16,6 +16,7 @@ from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import identify
 from properties.diagnosis.findings import joined
 from properties.diagnosis.identification import Identification, named_changes
+from properties.diagnosis.limits import Limit as Limit
 from properties.diagnosis.measured import KINDS, Measured
 from properties.diagnosis.words import difference_in_words
 
@@ -107,25 +108,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """Something that an implementation refuses and its declaration accepts.
-
-    Attributes:
-        attribute: of the implementation, as in "strided".
-        declare: the line to write, as in "strided = False".
-        words: one clause, as in "inputs with other strides raise RuntimeError".
-        error: the name of the exception's class; empty where what came back had the wrong form.
-        place: "file.py:12" of the target's own innermost frame; empty where it is not known.
-    """
-
-    attribute: str
-    declare: str
-    words: str
-    error: str = ""
-    place: str = ""
-
-
-@dataclass(frozen=True)
 class Account:
     """What the exam of a diagnosis says of one implementation.
 
@@ -189,7 +171,8 @@ def account_of(
 
 def of_identification(found: Identification, declared: Dialect) -> Account:
     """The account that an identification amounts to."""
-    return Account(tuple(_parts(found, declared)), (), found.bad, _notes(found), found.residual_ratio, found.calls)
+    limits = tuple(one for one in found.limits if one.attribute)  # other exceptions are told apart by their place
+    return Account(tuple(_parts(found, declared)), limits, found.bad, _notes(found), found.residual_ratio, found.calls)
 
 
 def _notes(found: Identification) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from properties.targets.process.protocol import (
     server_error,
     shape_of,
     shortened,
+    told,
 )
 
 _REMEMBERED = 512
@@ -132,9 +133,9 @@ class Peer:
             if ours:  # a branch raised: its exception is kept here, and raised again where it began
                 self._raised = error
             absent = isinstance(error, Absent)
-            kind, text = type(error).__name__[:LONGEST_KIND], message_of(error)
-            found = {"kind": kind, "message": text, "absent": absent, "ours": ours}
-            return {"error": {**found, "adapter": isinstance(error, AdapterError)}}
+            return {
+                "error": {**told(error), "absent": absent, "ours": ours, "adapter": isinstance(error, AdapterError)}
+            }
 
     def _called(self, message: Message) -> Message:
         mode = _part(message, "mode", str)

@@ -2,8 +2,9 @@
 
 One request, one response, one line each, UTF-8. A request is ``{"id", "method", "params"}``, with ``"tuned": {field:
 value}`` where another dialect is asked of an implementation that said it can change those fields. A response is
-``{"id", "result"}`` or ``{"id", "error": {"kind", "message"}}``, with ``"changed": {argument: array}`` where the call
-wrote to its arguments. stdout belongs to the protocol: whatever else a server wants to say goes to stderr.
+``{"id", "result"}`` or ``{"id", "error": {"kind", "message"}}``, which may also say "place" and "excerpt" of the code
+that raised it; with ``"changed": {argument: array}`` where the call wrote to its arguments. stdout belongs to the
+protocol: whatever else a server wants to say goes to stderr.
 `schema.json` has every message in full, with the limits of each part.
 
 A branch cannot cross the process: a server offers project, mappings, pre and post, and block, layers and stack are
@@ -27,8 +28,8 @@ from torch import Tensor
 
 from properties.core.several import VERIFIED
 from properties.guards.faults import Lost
-from properties.guards.printable import printable
-from properties.guards.traces import Elsewhere
+from properties.guards.printable import message_of, name_of, printable
+from properties.guards.traces import Elsewhere, excerpt, place_of
 
 VERSION = 2
 """Of the protocol. Since 2 `describe` is told what an answer may take, and an answer with fields that are not in the
@@ -51,6 +52,8 @@ DTYPES = tuple(VERIFIED)
 # Sizes that a peer may not exceed; `schema.json` says the same. Those of a declaration are in `properties.core.fields`.
 LONGEST_KIND = 100
 LONGEST_MESSAGE = 2000
+LONGEST_PLACE = 120
+LONGEST_EXCERPT = 1000
 MOST_AXES = 16
 MOST_ELEMENTS = 1 << 34
 MOST_DEPTH = 16
@@ -138,7 +141,18 @@ def server_error(error: Any) -> Exception:
     if not isinstance(kind, str) or not isinstance(message, str):
         raise BadAnswer(f"error is {shortened(described)}; expected a kind and a message, both of them strings")
     plain = kind if len(kind) <= LONGEST_KIND and kind.isprintable() else printable(kind, LONGEST_KIND)
-    return _error_class(plain.replace("\n", " ") or "error")(printable(message, LONGEST_MESSAGE))
+    made = _error_class(plain.replace("\n", " ") or "error")(printable(message, LONGEST_MESSAGE))
+    place, code = described.get("place"), described.get("excerpt")  # of any other type: they are not read
+    made.place = printable(place, LONGEST_PLACE).replace("\n", " ") if isinstance(place, str) else ""
+    made.excerpt = printable(code, LONGEST_EXCERPT) if isinstance(code, str) else ""
+    return made
+
+
+def told(error: BaseException) -> dict[str, str]:
+    """`error` as the other side reads it: its kind and its message, and where in its own code it was raised."""
+    where = {"place": place_of(error), "excerpt": excerpt(error)}
+    given = {name: text for name, text in where.items() if text}
+    return {"kind": name_of(error)[:LONGEST_KIND], "message": message_of(error, LONGEST_MESSAGE), **given}
 
 
 @functools.lru_cache(maxsize=256)  # Hypothesis takes exceptions of two classes for two bugs

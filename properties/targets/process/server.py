@@ -21,7 +21,7 @@ from mhc_ref import Params
 from properties.core.implementation import Implementation
 from properties.guards.printable import message_of
 from properties.targets.process.description import declared, served
-from properties.targets.process.protocol import SIGNATURES, VERSION, BadAnswer, decode, encode, raw
+from properties.targets.process.protocol import SIGNATURES, VERSION, BadAnswer, decode, encode, raw, told
 from properties.targets.target import TargetError, resolve
 
 
@@ -45,7 +45,8 @@ def _answer(implementation: Implementation, line: str, answers: TextIO) -> None:
     except BaseException as error:  # every error crosses, and the next request is answered
         misunderstood = number is None or isinstance(error, BadAnswer)
         kind = "bad-request" if misunderstood else "unknown-method" if isinstance(error, _Unknown) else None
-        response = {"id": number, "error": {"kind": kind or type(error).__name__, "message": message_of(error)}}
+        found = told(error) if kind is None else {"kind": kind, "message": message_of(error)}
+        response = {"id": number, "error": found}
     answers.write(json.dumps(response) + "\n")
     answers.flush()
 
