@@ -17,6 +17,7 @@ from mhc_ref import Params
 from properties.core.implementation import Absent, Implementation, offers
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.guards.traces import excerpt, place_of
 from properties.targets.isolation import isolated
 from properties.targets.process.protocol import Limits, NoAnswer, ProcessDied, ServerError, TooMuchMemory
 from properties.targets.target import TargetError, resolve
@@ -171,6 +172,18 @@ def test_a_failure_is_named_and_the_next_call_is_answered(
             target.project(torch.zeros(1, 2, 2))
         assert str(caught.value) == message
         assert_right(target)
+
+
+def test_an_exception_says_where_it_was_raised(wrong: Callable[[str], Implementation], tmp_path: Path) -> None:
+    with pytest.raises(ServerError) as caught:
+        wrong("Raising").project(torch.zeros(1, 2, 2))
+    first, *_, last = excerpt(caught.value).splitlines()
+    assert last.startswith(">")
+    assert last.endswith('raise ZeroDivisionError("no streams to speak of")')
+    assert place_of(caught.value) in excerpt(caught.value)
+    message = verdict(wrong("Raising"), "manifold.last-axis-sums", tmp_path).message
+    assert f"  code   {first}\n" in message
+    assert f"         {last}\n" in message
 
 
 def assert_right(target: Implementation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from properties.core import fields
 from properties.core.implementation import Implementation, Reference, offers
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.guards.traces import place_of
 from properties.targets.process import Limits, build, memory, protocol, schema
 from properties.targets.process.client import Client, Session, make
 from properties.targets.process.description import attributes_of, dialect_of
@@ -92,6 +94,8 @@ def test_the_schema_says_what_the_code_does() -> None:
     assert set(defs["parameters"]["properties"]) == set(Params._fields)
     assert defs["error"]["properties"]["kind"]["maxLength"] == protocol.LONGEST_KIND
     assert defs["error"]["properties"]["message"]["maxLength"] == protocol.LONGEST_MESSAGE
+    assert defs["error"]["properties"]["place"]["maxLength"] == protocol.LONGEST_PLACE
+    assert defs["error"]["properties"]["excerpt"]["maxLength"] == protocol.LONGEST_EXCERPT
     requests = {one["properties"]["method"]["const"]: one["properties"] for one in defs["request"]["anyOf"][:-4]}
     assert list(requests) == ["describe", *protocol.SIGNATURES]
     pulls = {one["properties"]["params"]["properties"]["of"]["const"]: one for one in defs["request"]["anyOf"][-4:]}
@@ -134,6 +138,8 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
         "characters of a name, all of them printable": fields.LONGEST_NAME,
         "characters of the kind of an error; longer ones are cut": protocol.LONGEST_KIND,
         "characters of the message of an error; longer ones are cut": protocol.LONGEST_MESSAGE,
+        "characters of the place of an error, which may be left out; longer ones are cut": protocol.LONGEST_PLACE,
+        "characters of the excerpt of an error, which may be left out; longer ones are cut": protocol.LONGEST_EXCERPT,
     }
     assert {name: table[name] for name in numbers} == {name: str(value) for name, value in numbers.items()}
 
@@ -243,6 +249,12 @@ def test_its_gradient_is_that_of_the_reference(served: Implementation) -> None:
     expected = pulled(lambda x, params, branch: mhc_ref.block(x, params, branch, mhc_ref.LIGER))
     for got, exact in zip(pulled(served.block), expected, strict=True):
         torch.testing.assert_close(got, exact)
+
+
+def test_a_server_of_ours_says_where_it_raised(served: Implementation) -> None:
+    with pytest.raises(ServerError) as caught:
+        served.project(torch.zeros(2, 3))  # no square
+    assert re.fullmatch(r"\w+\.py:\d+", place_of(caught.value))
 
 
 def test_limits_cross() -> None:

@@ -18,6 +18,7 @@ import torch
 from wire_schema import fits
 
 from properties.core.implementation import Implementation
+from properties.guards.traces import excerpt, place_of
 from properties.targets.process import Limits, build, memory
 from properties.targets.process.client import Client
 from properties.targets.process.description import attributes_of
@@ -231,6 +232,21 @@ def test_an_error_has_a_kind_and_a_message_that_can_be_shown(kind: str) -> None:
     assert "\x1b" not in str(error)
     assert str(error).encode()
     assert len(str(error)) < 5000
+
+
+@pytest.mark.parametrize("where", [None, 3, ["x.py:3"], {}, "\x1b[2Jx.py:3\n" + "y" * 10**6])
+def test_where_an_error_was_raised_may_be_anything_and_can_be_shown(where: Any) -> None:
+    error = server_error({"kind": "E", "message": "m", "place": where, "excerpt": where})
+    assert place_of(error).isprintable()
+    assert len(place_of(error)) < 500
+    assert "\x1b" not in excerpt(error)
+    assert len(excerpt(error)) < 2000
+    assert bool(excerpt(error)) == isinstance(where, str)
+
+
+def test_a_server_need_not_say_where() -> None:
+    error = server_error({"kind": "E", "message": "m"})
+    assert (place_of(error), excerpt(error)) == ("", "")
 
 
 # -- processes -------------------------------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ class Peeling:
     def result(self) -> Peeled:
         """Every level in turn."""
         here = Peeled(self.trials.whole(Explanation(self.base, (), 0.0)))
-        for level in range(len(LEVELS)):
+        silent = all(one.error for one in self.search.answers)
+        for level in range(0 if silent else len(LEVELS)):
             here = self._explained(here, level)
         here.exhausted = self.exhausted
         if not here.standing.wrong:  # all of the exam; what is fresh may tell more
@@ -97,7 +98,7 @@ class Peeling:
             explanation = replace(here.standing.explanation, ratio=ratio)
             more = self.trials.asked_again(here.standing) if ratio > 1 else {}
             here.standing = replace(here.standing, explanation=explanation, ratios=here.standing.ratios | more)
-        if here.standing.wrong:
+        if here.standing.wrong and not silent:
             here.nearest = self._nearest(here.standing)
         return here
 

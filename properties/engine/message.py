@@ -13,10 +13,11 @@ from properties.core.case import Case, describe
 from properties.core.family import declared_bounds
 from properties.core.implementation import Implementation, Products
 from properties.core.law import Law
-from properties.core.trial import LawBroken
+from properties.core.trial import LawBroken, TargetRaised
 from properties.engine.counterexample import Counterexample, versions
 from properties.engine.subject import Subject
 from properties.guards.surroundings import usual
+from properties.guards.traces import excerpt
 from properties.targets.trust import replay_line
 
 
@@ -69,6 +70,8 @@ def explain(
         quick: call nothing for it.
     """
     numbers: list[tuple[str, str]] = []
+    if isinstance(broken, TargetRaised) and (code := excerpt(broken.raised)):
+        numbers.append(("code", code.replace("\n", "\n" + 9 * " ")))
     if broken.got:
         numbers.append(("got", broken.got))
     if broken.exact:
