@@ -191,7 +191,7 @@ class _NoBackward(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx, g):  # pyright: ignore[reportIncompatibleMethodOverride]
         raise NotImplementedError("backward")
 
 

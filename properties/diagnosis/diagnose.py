@@ -86,10 +86,10 @@ def identify(
         except Narrower as met:
             return within(met.frame, met.limits, met.calls)
         except Unanswered as failure:
-            told = f"{implementation.name}: no verdict: call {view.calls}, {failure}"
+            verdict = f"{implementation.name}: no verdict: call {view.calls}, {failure}"
             if limits is None and (met := survived(view, frame, failure)):
                 return within(met.frame, met.limits, met.calls)
-            raise NoVerdict(told) from failure
+            raise NoVerdict(verdict) from failure
 
     with watched():
         return within(Frame.of(implementation, dtype, device))
