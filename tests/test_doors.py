@@ -196,8 +196,12 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         {},
     ),
     "identify ref": ((), {"--device": ("gpu", ""), "--dialect": ("PAPR", "", STEERING)}),
-    "laws": (("x", "--law", "--xml"), {}),
+    "laws": (("x", "--law", "--xml"), {"--family": ("", "blocks", STEERING), "--kind": ("", "oracles", STEERING)}),
+    "list": (("", "deviation", STEERING, "a" * 5000), {}),
+    "list deviations": (("x",), {"--kind": ("", "gradeint", STEERING, "a" * 5000)}),
+    "list presets": ((), {"--kind": ("eps",)}),
     "verify": (("x", "--fast"), {}),
+    "check": (("/", "nowhere/", "./nowhere/", f"{STEERING}/", "a" * 5000 + "/"), {}),
     "": (("", "chekc", "--no-such-option", "-x", STEERING, "check", "explode", "replay", "identify"), {}),
 }
 """Command and good arguments -> what else stands alone, and the values of options; each of them is a mistake."""
