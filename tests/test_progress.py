@@ -15,6 +15,7 @@ from properties.diagnosis import identify_command
 from properties.guards import progress as module
 from properties.guards.progress import OFTEN, SELDOM, Progress, progress
 from properties.plugin.launch import Outcome
+from properties.report.report import Line, made
 
 
 class Terminal(io.StringIO):
@@ -143,12 +144,15 @@ def test_identify_says_what_it_asks(
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_verify_says_which_explosion_it_looks_for(
+def test_verify_says_what_came_of_each_target_and_which_explosion_it_looks_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heard = stages(monkeypatch)
-    monkeypatch.setattr("properties.plugin.launch.launch", lambda arguments, folder: Outcome(0, None))
+    report = made([Line("ref:PAPER", {}, "float32", "cpu", "block.one", "passed")], 1, {})
+    monkeypatch.setattr("properties.plugin.launch.launch", lambda arguments, folder: Outcome(0, report))
     monkeypatch.setattr(verify, "EXPLOSIONS", (("residual", {"threshold": "100", "branch_bound": "0.1"}),))
     assert verify.main_job(as_json=True, directory=tmp_path) == 0
     assert any(text.startswith("explosion of residual, ") for text in heard), heard
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert "\nref:PAPER  1 held\n" in err

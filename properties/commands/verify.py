@@ -34,13 +34,15 @@ def verify(as_json: JsonOption = False) -> None:
 
 
 def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -> int:
-    """Run it and print the denominator, the worst ratios and the explosions; the exit status of the laws.
+    """Run it and print what came of each target, the denominator and the explosions; the exit status of the laws.
 
     A published implementation whose library is not installed is named, not passed over.
     """
     from mhc_ref import PRESETS
     from properties.explosion import find_minimal
     from properties.plugin.launch import LAWS_ALONE, launch
+    from properties.report.across import across
+    from properties.report.report import lines_of
 
     targets = [target for target in TARGETS if target.removeprefix("ref:") in PRESETS]
     for library, target in PUBLISHED.items():
@@ -52,6 +54,9 @@ def main_job(as_json: bool = False, directory: Path = Path(".mhc-properties")) -
     arguments = [*LAWS_ALONE, "-n", "auto", f"--report={directory}", *(f"--impl={target}" for target in targets)]
     with progress_on_stderr(as_json):
         outcome = launch(arguments, directory.absolute())
+    if outcome.report is not None:
+        for text in ("", *across(lines_of(outcome.report))):
+            typer.echo(text, err=as_json)
     with progress("verify", total=len(EXPLOSIONS)) as line:
         found: list[Explosion] = []
         for number, (family, options) in enumerate(EXPLOSIONS, 1):
