@@ -26,7 +26,7 @@ from properties.causes.stages import shows, stage_of
 from properties.core.case import Case
 from properties.core.kinds import kind_of
 from properties.core.law import Law
-from properties.core.trial import LawBroken, TargetRaised
+from properties.core.trial import LawBroken, TargetRaised, Trial
 from properties.diagnosis.diagnose import NoVerdict
 from properties.diagnosis.parts import Account, Limit, Part, account_of, made
 from properties.engine.attribution import Belonging
@@ -145,10 +145,11 @@ class Causes:
             return Account(none=message_of(error), notes=(message_of(error),))
 
     def _known(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Belonging | None:
-        if isinstance(broken, TargetRaised):
-            same = suspect.open.get(_exception_key(subject, broken)) or self._limited(subject, broken, suspect)
-            if same is not None:
-                return Belonging((same,), "shown")
+        same = self._limited(subject, broken, suspect)
+        if same is None and isinstance(broken, TargetRaised):
+            same = suspect.open.get(_exception_key(subject, broken))
+        if same is not None:
+            return Belonging((same,), "shown")
         untold: Belonging | None = None
         for parts in _combined(suspect.parts):
             explaining = made(parts, subject.implementation.dialect)
@@ -161,13 +162,15 @@ class Causes:
             untold = untold or found
         return untold or self._alike(law, subject, broken, suspect)
 
-    def _limited(self, subject: Subject, broken: TargetRaised, suspect: _Suspect) -> Cause | None:
-        """The undeclared limit that an exception comes from."""
-        if suspect.account is None:
-            return None
-        where = name_of(broken.raised), place_of(broken.raised)
-        for one in suspect.account.limits:
-            if (one.error, one.place) == where:
+    def _limited(self, subject: Subject, broken: LawBroken, suspect: _Suspect) -> Cause | None:
+        """The undeclared limit that an exception, or an answer of the wrong form, comes from."""
+        method = broken.trial.unanswered.partition("(")[0] if isinstance(broken.trial, Trial) else ""
+        for one in suspect.account.limits if suspect.account else ():
+            if isinstance(broken, TargetRaised):
+                same = (one.error, one.place) == (name_of(broken.raised), place_of(broken.raised))
+            else:
+                same = bool(method) and not one.error and one.words.startswith(f"`{method}`")
+            if same:
                 return suspect.open.setdefault(one.declare, _limit(subject, one))
         return None
 
