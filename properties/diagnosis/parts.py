@@ -19,6 +19,9 @@ from properties.diagnosis.limits import Limit as Limit
 from properties.diagnosis.measured import Measured
 from properties.diagnosis.words import difference_in_words
 
+_SIGMOID = "sigmoid"
+"""The stage of pre and post, which is called so whatever families of gates a dialect chooses."""
+
 STAGE_OF = {
     "residual": "projection",
     "last_axis": "projection",
@@ -29,10 +32,10 @@ STAGE_OF = {
     "denominator_eps": "projection",
     "denominator": "projection",
     "transposed": "post",
-    "pre": "sigmoid",
-    "pre_eps": "sigmoid",
-    "post": "sigmoid",
-    "post_scale": "sigmoid",
+    "pre": _SIGMOID,
+    "pre_eps": _SIGMOID,
+    "post": _SIGMOID,
+    "post_scale": _SIGMOID,
     "dynamic": "gates",
     "norm_over": "norm",
     "shared_projection": "matmul",
