@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,11 +14,17 @@ from mhc_ref import PAPER as TWENTY
 from mhc_ref import Branch, Mappings, Params
 from properties import Implementation
 from properties.catalogue.deviations import CATALOGUE
-from properties.core.declaration import Declaration
+from properties.causes.limited import limit_of, limits_at
+from properties.core.declaration import TABLE, Declaration
+from properties.core.law import Law, all_laws
 from properties.diagnosis.diagnose import NoVerdict, identify
-from properties.diagnosis.limits import Limit, Probing, limits_of, narrowed
-from properties.diagnosis.parts import account_of, of_identification
+from properties.diagnosis.limits import Limit, limits_of, narrowed
+from properties.diagnosis.parts import Account, account_of, of_identification
+from properties.diagnosis.probing import Probing
+from properties.diagnosis.probing import probed as probed_limits
 from properties.diagnosis.view import Frame, View
+from properties.engine.runner import Profile, Subject
+from properties.engine.search import Search
 from properties.targets.process.protocol import NoAnswer, ProcessDied
 
 PAPER = TWENTY.with_(iterations=2)
@@ -399,12 +408,13 @@ def test_what_is_said_of_a_limit_names_the_attribute_and_the_place():
     assert "if that is meant, declare `zero_tokens = False`" in told
 
 
-def test_several_limits_are_all_found():
-    class Several(Parts):
-        def check(self, x):
-            if x.shape[-1] % 16 or not x.numel() or not x.is_contiguous() or x.shape[-2] != 4:
-                raise RuntimeError("unsupported")
+class Several(Parts):
+    def check(self, x):
+        if x.shape[-1] % 16 or not x.numel() or not x.is_contiguous() or x.shape[-2] != 4:
+            raise RuntimeError("unsupported")
 
+
+def test_several_limits_are_all_found():
     limits, frame = probed(Several())
     wanted = {"streams = (4,)", "channel_multiple = 16", "zero_tokens = False", "strided = False"}
     assert {one.declare for one in limits} == wanted
@@ -422,3 +432,68 @@ def test_channels_that_are_powers_of_two_are_no_multiple_and_the_exam_keeps_to_o
     assert limit.declare == ""
     assert limit.words == "`mappings` raises RuntimeError for 9 channels, and not for 64, which no attribute declares"
     assert frame.channel_multiple == 64
+
+
+class Three(Parts):
+    """Three limits at one line."""
+
+    def check(self, x):
+        if x.shape[-1] % 4 or not x.numel() or not x.is_contiguous():
+            raise RuntimeError("unsupported")
+
+
+class Tuned(Parts):
+    tunable = frozenset({"iterations", "rms_eps"})
+
+    def tuned(self, **fields):
+        if "iterations" in fields:
+            raise LookupError("iterations are compiled in")
+        return Tuned()
+
+
+def failure(target: Implementation, law: str, folder: Path) -> tuple[Law, Subject, Search]:
+    """One failure as it was found first."""
+    subject = Subject("target", target, torch.float32, torch.device("cpu"))
+    found = all_laws()[law]
+    search = Search(found, subject, Profile(8, derandomise=True, shrink=False), folder / "found.safetensors")
+    assert search.verdict().status == "failed"
+    return found, subject, search
+
+
+@pytest.mark.parametrize(
+    ("kind", "law", "declare"),
+    [
+        (Three, "coefficients.agrees-with-oracle", "channel_multiple = 4"),
+        (Three, "execution.blocks-do-not-see-strides", "strided = False"),
+        (Three, "execution.no-token-is-a-legal-batch", "zero_tokens = False"),
+        (ContiguousBranch, "execution.blocks-do-not-see-strides", "strided = False"),
+        (ForwardOnly, "gradient.block-pulls-back-to-state-and-parameters", "differentiable = False"),
+        (NoTokenOfAnotherShape, "execution.no-token-is-a-legal-batch", "zero_tokens = False"),
+        (NoWeight, "block.agrees-with-oracle", "norm_weight = False"),
+        (Few, "execution.every-token-has-its-mappings", "max_tokens = 64"),
+        (Beside, "mixing.pre-is-the-weighted-sum", None),
+    ],
+)
+def test_a_failure_comes_from_the_limit_without_which_it_is_not_asked(kind, law, declare, tmp_path):
+    asked, subject, search = failure(kind(), law, tmp_path)
+    assert search.case is not None
+    assert search.failure is not None
+    found = limit_of(asked, subject, search.case, search.failure, limits_at(subject, search.case))
+    assert (found.declare if found else None) == declare
+
+
+def test_what_the_exam_does_not_ask_is_probed_for_a_failure(tmp_path):
+    assert {one.declare for one in probed_limits(Tuned())} == {"tunable = frozenset({'rms_eps'})"}
+    assert {one.declare for one in probed_limits(Flood(), many=2000)} == {"max_tokens = 1000"}
+    assert probed_limits(Flood()) == ()
+
+
+class Flood(Few):
+    most = 1000
+
+
+def test_a_limit_is_the_same_as_plain_data():
+    limits = probed_limits(Several())
+    there = Account.from_json(json.loads(json.dumps(Account(limits=limits).to_json()))).limits
+    assert there == limits
+    assert [TABLE[one.attribute].taken(one.value) for one in there if one.attribute == "streams"] == [(4,)]

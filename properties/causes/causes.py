@@ -21,12 +21,13 @@ import torch
 
 from properties.causes.agreement import belongs
 from properties.causes.here import slips_at
+from properties.causes.limited import limit_of, limits_at
 from properties.causes.sharing import shared
 from properties.causes.stages import shows, stage_of
 from properties.core.case import Case
 from properties.core.kinds import kind_of
 from properties.core.law import Law
-from properties.core.trial import LawBroken, TargetRaised, Trial
+from properties.core.trial import LawBroken, TargetRaised
 from properties.diagnosis.diagnose import NoVerdict
 from properties.diagnosis.parts import Account, Limit, Part, account_of, made
 from properties.engine.attribution import Belonging
@@ -52,6 +53,9 @@ class _Suspect:
 
     account: Account | None = None
     parts: list[Part] = field(default_factory=lambda: [])
+    limits: list[Limit] = field(default_factory=lambda: [])
+    probed: bool = False
+    """Whether every circumstance has been probed, and not only where the exam met an exception."""
     open: dict[str, Cause] = field(default_factory=lambda: {})
     """Causes without an explanation, by key: exceptions, limits, stages."""
 
@@ -126,9 +130,15 @@ class Causes:
         if suspect.account is None:
             suspect.account = shared(self.folder, "\0".join(_place(subject)), lambda: self._account(subject))
             suspect.parts += suspect.account.parts
+            suspect.limits += suspect.account.limits
             known = self._known(law, subject, case, broken, suspect)
             if known is not None:
                 return Belonging(known.causes, "first" if known.how == "shown" else known.how)
+        if broken.kind in ("exception", "contract") and not suspect.probed:
+            suspect.probed = True
+            suspect.limits += limits_at(subject, case)  # of what the exam does not ask
+            if (limited := self._limited(law, subject, case, broken, suspect)) is not None:
+                return Belonging((limited,), "first")
         if isinstance(broken, TargetRaised):
             return Belonging((self._raised(law, subject, broken, suspect),), "first")
         new = slips_at(law, subject, case, broken, suspect.parts)
@@ -145,7 +155,7 @@ class Causes:
             return Account(none=message_of(error), notes=(message_of(error),))
 
     def _known(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Belonging | None:
-        same = self._limited(subject, broken, suspect)
+        same = self._limited(law, subject, case, broken, suspect)
         if same is None and isinstance(broken, TargetRaised):
             same = suspect.open.get(_exception_key(subject, broken))
         if same is not None:
@@ -162,17 +172,10 @@ class Causes:
             untold = untold or found
         return untold or self._alike(law, subject, broken, suspect)
 
-    def _limited(self, subject: Subject, broken: LawBroken, suspect: _Suspect) -> Cause | None:
-        """The undeclared limit that an exception, or an answer of the wrong form, comes from."""
-        method = broken.trial.unanswered.partition("(")[0] if isinstance(broken.trial, Trial) else ""
-        for one in suspect.account.limits if suspect.account else ():
-            if isinstance(broken, TargetRaised):
-                same = (one.error, one.place) == (name_of(broken.raised), place_of(broken.raised))
-            else:
-                same = bool(method) and not one.error and one.words.startswith(f"`{method}`")
-            if same:
-                return suspect.open.setdefault(one.declare, _limit(subject, one))
-        return None
+    def _limited(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Cause | None:
+        """The undeclared limit that a failure comes from."""
+        one = limit_of(law, subject, case, broken, suspect.limits)
+        return None if one is None else suspect.open.setdefault(one.declare, _limit(subject, one))
 
     def _raised(self, law: Law, subject: Subject, broken: TargetRaised, suspect: _Suspect) -> Cause:
         key = _exception_key(subject, broken)

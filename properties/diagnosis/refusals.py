@@ -14,7 +14,8 @@ from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.declaration import Declaration
 from properties.diagnosis.answers import Answer, answer
 from properties.diagnosis.composing import compose
-from properties.diagnosis.limits import Limit, Probing, hangs, limits_of, narrowed
+from properties.diagnosis.limits import Limit, limits_of, narrowed
+from properties.diagnosis.probing import Probing, hangs
 from properties.diagnosis.view import BadOutput, Frame, Unanswered, View
 
 if TYPE_CHECKING:
