@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(workers: int, report: str) -> list[str]:
-    laws = ("--law", "manifold", "--hypothesis-profile", "ci")
+    laws = ("--law", "manifold", "--hypothesis-profile", "ci", "--verbose")
     targets = ("targets.py:Wrong", "targets.py:Counted")
     return [sys.executable, "-m", "properties.cli", "check", *targets, *laws, "-n", str(workers), "--report", report]
 

@@ -81,6 +81,7 @@ LAWS = (
     "manifold.odds",
     "--hypothesis-profile",
     "ci",
+    "--verbose",
 )
 
 # Ignored, as Python does anyway: a write beyond the limit then fails with an error, as on a full disk.

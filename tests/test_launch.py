@@ -269,7 +269,7 @@ def test_a_run_that_is_stopped_leaves_what_it_found_and_nobody_behind(
         (run,) = found["runs"]
         assert run["laws"]["manifold.agrees-with-oracle"]["status"] == "failed"
         if number != signal.SIGKILL:
-            assert "Doubled breaks manifold.agrees-with-oracle" in said
+            assert "cause c1 of Doubled: " in said
 
 
 # -- the report ------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class Screen:
 
         self.clear()
         with aloud(self.config) as reporter:
-            for text in (*paragraph(cause, number, [], known=True), ""):
+            for text in (*[""] * (number != "c1"), *paragraph(cause, number, [], known=True)):
                 reporter.write_line(text)
                 self.written += 1
 

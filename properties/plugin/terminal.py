@@ -69,18 +69,19 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Gen
 
 def _told_by_pytest(reports: list[Any], gathering: Gathering) -> list[Any]:
     """Failed tests that are no laws, and the messages that are nowhere else: of failures without a file. Of faults of
-    the harness, and of failures without a cause, the first few."""
-    told: list[Any] = []
-    few: Counter[str] = Counter()
-    for report in reports:
-        line = gathering.lines.get(report.nodeid)
-        if line is not None and not gathering.trouble and (line.status == "error" or line.counterexample):
-            kind = "cause" if line.causes else line.status
-            few[kind] += 1
-            if kind == "cause" or few[kind] > _FEW[kind]:
-                continue
-        told.append(report)
-    return told
+    the harness, and of failures without a cause, the first few; and of a law that is the only one to fail."""
+    if gathering.trouble:
+        return reports
+    single = sum(line.status == "failed" for line in gathering.lines.values()) == 1
+    kinds: Counter[str] = Counter()
+
+    def told(line: Line | None) -> bool:
+        if line is None or (line.status == "failed" and (single or not line.counterexample)):
+            return True
+        kinds[line.status] += not line.causes
+        return not line.causes and kinds[line.status] <= _FEW[line.status]
+
+    return [report for report in reports if told(gathering.lines.get(report.nodeid))]
 
 
 def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
@@ -107,8 +108,8 @@ def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
         targets = {one.implementation.name: one.target for one in subjects(config)} if causes else {}
         extra += remarks(causes, lines, targets)
     screen = config.stash.get(SCREEN, None)
-    before = (screen.written if screen is not None else 0) + len(extra) + 2
-    return [*extra, *ending(causes, lines, total, before), where]
+    before = (screen.written if screen is not None else 0) + 4  # with what pytest says, and the place of the report
+    return [*ending(causes, lines, total, before, extra), where]
 
 
 def _unheard(config: pytest.Config, lines: list[Line]) -> list[str]:

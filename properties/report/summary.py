@@ -70,18 +70,21 @@ def counted(cause: str, failed: Sequence[Line]) -> str:
     return f"{laws} law{'s' * (laws > 1)} fail{'s' * (laws == 1)}{times} in {dtypes}: {', '.join(filter(None, parts))}"
 
 
-def ending(causes: Sequence[Cause], lines: Sequence[Line], total: dict[str, Any], before: int = 0) -> list[str]:
+def ending(
+    causes: Sequence[Cause], lines: Sequence[Line], total: dict[str, Any], before: int = 0, also: Sequence[str] = ()
+) -> list[str]:
     """The end of a run: every cause with its failed laws, failures without one, and the denominator.
 
     Args:
         before: how many lines the run has written already, which are on the same screen.
+        also: what else there is to say, right before the denominator.
     """
     ids = numbered(causes)
     of = [of_cause(one, lines) for one in causes]
     blocks = [paragraph(one, ids[one.key], failed) for one, failed in zip(causes, of, strict=True)]
     alone = [line for line in lines if line.status == "failed" and not set(line.causes) & set(ids)]
     errors = [line for line in lines if line.status == "error"]
-    last = denominator(lines, total)
+    last = [*also, *denominator(lines, total)]
     room = SCREEN - before - len(last) - 2 - sum(len(block) + 1 for block in blocks)
     share = max(_LEAST, room // max(1, len(blocks) + bool(alone)))
     text: list[str] = []
