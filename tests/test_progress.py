@@ -155,4 +155,4 @@ def test_verify_says_what_came_of_each_target_and_which_explosion_it_looks_for(
     assert any(text.startswith("explosion of residual, ") for text in heard), heard
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    assert "\nref:PAPER  1 held\n" in err
+    assert "\nref:PAPER  1 held\n1 target: 1 held\n" in err

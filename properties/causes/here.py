@@ -8,6 +8,7 @@ from properties.catalogue.deviations import CATALOGUE, HIDDEN
 from properties.causes.agreement import belongs, resembles
 from properties.causes.stages import BEFORE, stage_of
 from properties.core.case import Case
+from properties.core.family import mix_of
 from properties.core.law import Law
 from properties.core.trial import LawBroken
 from properties.diagnosis.budget import Budget
@@ -26,6 +27,8 @@ def slips_at(
 
     Where several are, they are ties: the first is named, and the others beside it.
     """
+    if not mix_of(subject.implementation.dialect).known:  # there is no formula that a slip could change
+        return []
     budget, declared = Budget(seconds), subject.implementation.dialect
     found: list[str] = []
     for part in _likely(law, subject, beside):

@@ -9,11 +9,20 @@ from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, HIDDEN, Deviant
 from properties.core.deviant import redialected
 from properties.core.shelves import steps_of
+from properties.diagnosis.amounts import Numbered
 from properties.diagnosis.measured import Measured
+from properties.diagnosis.numbers import TemperedLogs
 
 
-def compose(names: Sequence[str], base: Dialect, measured: Measured | None = None) -> Deviant | None:
-    """An implementation with all of these slips, declaring `base`; None where one of them makes no difference."""
+def compose(names: Sequence[str], base: Dialect, *measured: Measured | None) -> Deviant | None:
+    """An implementation with all of these slips, declaring `base`; None where one of them makes no difference.
+
+    Arguments:
+        measured: slips with a number beside those that have a name; there are none where it is None.
+    """
+    numbers = [one for one in measured if one is not None]
+    if len({one.kind for one in numbers}) < len(numbers):
+        return None
     slips = [CATALOGUE[name] if name in CATALOGUE else HIDDEN[name] for name in names]
     if any(not one.applies(base) for one in slips):
         return None
@@ -21,13 +30,18 @@ def compose(names: Sequence[str], base: Dialect, measured: Measured | None = Non
     deviants = [part for part in parts if isinstance(part, Deviant)]
     if len(deviants) < len(parts):
         return None
-    if len(deviants) == 1 and measured is None:
+    if len(deviants) == 1 and not numbers:
         return deviants[0]
-    kinds = [part.slip for part in deviants if not redialected(part)]
-    if measured is not None:
-        kinds.append(measured.kind)
-    # a slip of any dialect lies over one in the steps of a family, which hide it otherwise
-    kinds.sort(key=lambda kind: any(issubclass(kind, steps) for steps in steps_of(base)))
+    kinds: list[type[Deviant]] = [
+        *(part.slip for part in deviants if not redialected(part)),
+        *(one.kind for one in numbers),
+    ]
+
+    def low(kind: type[Deviant]) -> bool:
+        """A slip of any dialect lies over one in the steps of a family, or past them, which hides it otherwise."""
+        return issubclass(kind, TemperedLogs) or any(issubclass(kind, steps) for steps in steps_of(base))
+
+    kinds.sort(key=low)
     redialects = [name for name, part in zip(names, deviants, strict=True) if redialected(part)]
 
     def change(dialect: Dialect) -> Dialect:
@@ -46,12 +60,13 @@ def compose(names: Sequence[str], base: Dialect, measured: Measured | None = Non
             both = type("Both", tuple(kinds), memory)
         except TypeError:  # two slips that no class can have together
             return None
+    title = "+".join([*names, *map(str, numbers)])
     try:
-        made: Deviant = both(base, "+".join(names), change if redialects else None)
+        made: Deviant = both(base, title, change if redialects else None)
     except ValueError:  # two changes that make no dialect together
         return None
-    if measured is not None:
-        measured.put_into(made)
+    if isinstance(made, Numbered):
+        made.numbers = {one.kind: one.amount() for one in numbers}
     return made
 
 

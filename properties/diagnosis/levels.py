@@ -19,7 +19,7 @@ from properties.diagnosis.budget import Budget
 from properties.diagnosis.composing import compose, orders, remembers
 from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.findings import grouped, joined
-from properties.diagnosis.measured import candidates
+from properties.diagnosis.measuring import candidates
 from properties.diagnosis.standing import NAN, VALUE, Standing, Trials, made_of_explanation
 from properties.diagnosis.units import FORWARD, LEVELS, Unit
 from properties.diagnosis.view import View
@@ -213,7 +213,11 @@ class Peeling:
 
     def _by_numbers(self, here: Explanation, front: list[Answer]) -> Iterator[Explanation]:
         _, temperature = self._inferred()
-        for one in candidates(front, self.search.frame, self.search.predictions, here.dialect, temperature):
+        search, asked = self.search, self.search.answers
+        named = here.names
+        for one in candidates(
+            front, search.frame, search.predictions, here.dialect, temperature, beside=named, answers=asked
+        ):
             yield replace(here, measured=one)
 
     def _inferred(self) -> tuple[Dialect, Estimate | None]:

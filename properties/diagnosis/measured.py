@@ -1,159 +1,171 @@
-"""Slips with a number in them that is measured: a temperature, a gain.
-
-What a gain does to an answer is linear in it, as the exam's branches are: with the answers at gain 0 and 1, the gain is
-the share of their difference that the target shows.
-"""
+"""A slip with the number that was measured: in words, and as an implementation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
-
-import mhc_ref
 from mhc_ref import Dialect
-from properties.bounds import Approx
 from properties.catalogue.deviations import Deviant
 from properties.core.estimate import Estimate
-from properties.core.trial import wide
-from properties.diagnosis.answers import Answer, Predictions, answer
-from properties.diagnosis.view import Frame, View
-
-
-class Tempered(Deviant):
-    """The residual logits are divided by `size`."""
-
-    size = 1.0
-
-    def project(self, logits: Tensor) -> Tensor:
-        return super().project(logits / self.size)
-
-
-class TemperedLogs(Tempered):
-    """The same by logarithms, which do not underflow where the quotient is far below 0."""
-
-    def project(self, logits: Tensor) -> Tensor:
-        return mhc_ref.project(self.widened(logits) / self.size, self.computed)
-
-
-class MixedGain(Deviant):
-    """The mixed streams are multiplied by `size`."""
-
-    size = 1.0
-
-    def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
-        return self.size * super().mixed(x, h_res)
-
-
-class BranchGain(Deviant):
-    """The branch output is multiplied by `size`."""
-
-    size = 1.0
-
-    def spread(self, y: Tensor, h_post: Tensor) -> Tensor:
-        return self.size * super().spread(y, h_post)
-
-
-class PreGain(Deviant):
-    """h_pre is multiplied by `size`."""
-
-    size = 1.0
-
-    def h_pre(self, logits: Tensor) -> Tensor:
-        return self.size * super().h_pre(logits)
-
-
-class ReadGain(Deviant):
-    """The branch input is multiplied by `size`."""
-
-    size = 1.0
-
-    def gathered(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        return self.size * super().gathered(x, h_pre)
-
-
-Scaled = Tempered | MixedGain | BranchGain | PreGain | ReadGain
+from properties.diagnosis.amounts import FORMS, ROOTS, Amount, Numbered, Shape
+from properties.diagnosis.numbers import (
+    BlockBranchGain,
+    BlockReadGain,
+    BranchGain,
+    CollapseGain,
+    EpsOnSum,
+    EveryBias,
+    EveryGate,
+    ExpandGain,
+    MixedGain,
+    PostBias,
+    PostEps,
+    PostGain,
+    PostGate,
+    PostLogits,
+    PostOffset,
+    PreBias,
+    PreFactor,
+    PreGain,
+    PreGate,
+    PreLogits,
+    PreOffset,
+    ReadGain,
+    ResBias,
+    ResEps,
+    ResGain,
+    ResGate,
+    SquareClamped,
+    Tempered,
+    TemperedLogs,
+    UnitScale,
+)
 
 TEMPERATURE = "temperature"
-KINDS: dict[str, tuple[type[Scaled], ...]] = {
+KINDS: dict[str, tuple[type[Numbered], ...]] = {
     TEMPERATURE: (Tempered, TemperedLogs),
+    "scale of the normalised state": (UnitScale,),
+    "gate of h_pre": (PreGate,),
+    "gate of h_post": (PostGate,),
+    "gate of h_res": (ResGate,),
+    "gates": (EveryGate,),
+    "bias of h_pre": (PreBias,),
+    "bias of h_post": (PostBias,),
+    "bias of h_res": (ResBias,),
+    "bias": (EveryBias,),
+    "scale of the logits of h_pre": (PreLogits,),
+    "scale of the logits of h_post": (PostLogits,),
+    "offset of the logits of h_pre": (PreOffset,),
+    "offset of the logits of h_post": (PostOffset,),
+    "eps on the sum of squares": (EpsOnSum,),
+    "least mean square": (SquareClamped,),
+    "pre gain": (PreGain,),
+    "pre factor": (PreFactor,),
+    "post gain": (PostGain,),
+    "post eps": (PostEps,),
+    "h_res gain": (ResGain,),
+    "h_res offset": (ResEps,),
     "mixing gain": (MixedGain,),
     "branch gain": (BranchGain,),
-    "pre gain": (PreGain,),
     "read gain": (ReadGain,),
+    "read gain of a block": (BlockReadGain,),
+    "branch gain of a block": (BlockBranchGain,),
+    "expand gain": (ExpandGain,),
+    "collapse gain": (CollapseGain,),
 }
 """name -> the implementations with that number."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One of `KINDS` with the number that was measured."""
+    """One of `KINDS` with the number that was measured.
+
+    Attributes:
+        estimate: the number with its bar, at the first of the shapes.
+        form: the formula of n and C that it is, one of `FORMS`; empty where it is the same for all that were asked.
+        shapes: n and C of the questions that it was measured from.
+    """
 
     name: str
-    kind: type[Scaled]
+    kind: type[Numbered]
     estimate: Estimate
+    form: str = ""
+    shapes: tuple[Shape, ...] = ()
 
     @property
     def value(self) -> float:
-        """The shortest number within the bar."""
+        """The shortest number within the bar; of a formula what it is at the first of the shapes."""
+        if self.form and self.shapes:
+            return Amount(1.0, self.form).of(*self.shapes[0])
         return self.estimate.shortest()
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        bar = self.estimate
+        return {
+            "name": self.name,
+            "kind": self.kind.__name__,
+            "value": self.value,
+            "bar": [bar.value, bar.low, bar.high],
+            "form": self.form,
+            "shapes": [list(one) for one in self.shapes],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Measured:
+        """Back from `to_json`."""
+        kind = next(one for one in KINDS[data["name"]] if one.__name__ == data["kind"])
+        shapes = tuple((n, channels) for n, channels in data["shapes"])
+        return cls(data["name"], kind, Estimate(*data["bar"]), data["form"], shapes)
+
     def __str__(self) -> str:
-        return f"{self.name} = {self.value:.12g}"
+        return f"{self.name} = {self.form or f'{self.value:.12g}'}"
 
     def words(self) -> str:
-        """One clause, with the error bar."""
-        slip = (self.kind.__doc__ or "").partition(".")[0] if self.name != TEMPERATURE else _DIVIDED
-        return (slip[:1].lower() + slip[1:] if slip.startswith("The") else slip).replace("`size`", str(self.estimate))
+        """One clause, with the error bar, or with the formula and what it was measured as."""
+        slip = (Tempered if self.kind is TemperedLogs else self.kind).__doc__ or ""
+        clause = slip.partition(".")[0]
+        clause = clause[:1].lower() + clause[1:] if clause.startswith(("The", "What", "Every")) else clause
+        return clause.replace("`size`", self._number()).rstrip(",").replace(",,", ",")
+
+    def _number(self) -> str:
+        if self.form:
+            return f"{self.form}, which is {self.value:.12g} at {self._place([self.form])},"
+        return f"{self.estimate}{self._as_formula()}"
+
+    def _as_formula(self) -> str:
+        """Formulas that are this number for everything that was asked: of one n alone there may be some."""
+        root = next((name for name, value in ROOTS.items() if self.estimate.admits(value)), "")
+        fitting = [
+            form
+            for form in forms(self.kind)
+            if self.shapes and all(self.estimate.admits(Amount(1.0, form).of(*shape)) for shape in self.shapes)
+        ]
+        if root or not fitting or self.estimate.admits(0.0):
+            return f" ({root})" * bool(root)
+        return f" ({' or '.join(fitting[:3])} at {self._place(fitting[:3])})"
+
+    def _place(self, formulas: Sequence[str]) -> str:
+        n, channels = self.shapes[0]
+        said = [f"n = {n}"] * any("n" in one for one in formulas)
+        said += [f"C = {channels}"] * any("C" in one for one in formulas)
+        return ", ".join(said)
 
     def make(self, dialect: Dialect, size: float | None = None) -> Deviant:
-        """An implementation with it, that declares `dialect`."""
-        return sized(self.kind, dialect, self.value if size is None else size)
+        """An implementation with it, that declares `dialect`; with another number in its place if one is given."""
+        made = self.kind(dialect, self.kind.__name__)
+        made.numbers = {self.kind: self.amount(size)}
+        return made
 
-    def put_into(self, made: Deviant) -> None:
-        """The number, into an implementation that has this slip beside others."""
-        vars(made)["size"] = self.value
-
-
-_DIVIDED = "the residual logits are divided by `size`"
-
-
-def sized(kind: type[Scaled], dialect: Dialect, size: float) -> Deviant:
-    """An implementation with a number of one's own choice."""
-    made: Scaled = kind(dialect, kind.__name__)
-    made.size = size
-    return made
+    def amount(self, size: float | None = None) -> Amount:
+        """The number, or another in its place, which is a multiple of the formula where it is one."""
+        if self.form:
+            return Amount(1.0 if size is None else size / self.value, self.form)
+        return Amount(self.value if size is None else size)
 
 
-def candidates(
-    failing: Sequence[Answer], frame: Frame, predictions: Predictions, base: Dialect, temperature: Estimate | None
-) -> Iterator[Measured]:
-    """What might explain the answers that a dialect does not: a temperature that fitted, and every gain."""
-    for name, kinds in KINDS.items():
-        for kind in kinds:
-            found = temperature if name == TEMPERATURE else None
-            for given in failing if name != TEMPERATURE else ():
-                found = found or _gain(kind, given, frame, predictions.of(given.probe, base), base)
-            if found is not None:
-                yield Measured(name, kind, found)
-
-
-def _gain(
-    kind: type[Scaled], given: Answer, frame: Frame, exact: list[Approx] | None, base: Dialect
-) -> Estimate | None:
-    """The gain with which this answer would be as it is; None where it does not show in it."""
-    if given.error or exact is None or given.probe.stage not in ("pre", "post", "mappings", "block"):
-        return None
-    without, within = (answer(given.probe, View(sized(kind, base, size), frame)).values for size in (0.0, 1.0))
-    for value, zero, one, bound in zip(given.values, without, within, exact, strict=False):
-        effect = wide(one) - wide(zero)
-        size = effect.square().sum()
-        if value.shape != one.shape or not bool(torch.isfinite(value).all()) or not size > 0:
-            continue
-        gain = float(((wide(value) - wide(zero)) * effect).sum() / size)
-        error = float((effect.abs() * bound.error.nan_to_num(posinf=0.0)).sum() / size)
-        if abs(gain - 1) > error and gain > 0:
-            return Estimate.around(gain, error)
-    return None
+def forms(kind: type[Numbered]) -> Sequence[str]:
+    """The formulas that a number of a kind may be."""
+    return [form for form in FORMS if (kind.wide or "C" not in form) and ("log" in form) == (kind.search == "offsets")]

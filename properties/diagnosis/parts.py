@@ -10,15 +10,17 @@ import torch
 
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, HIDDEN, Deviant
-from properties.core.estimate import Estimate
 from properties.core.implementation import Implementation
 from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import identify
 from properties.diagnosis.findings import joined
 from properties.diagnosis.identification import Identification, named_changes
 from properties.diagnosis.limits import Limit as Limit
-from properties.diagnosis.measured import KINDS, Measured
+from properties.diagnosis.measured import Measured
 from properties.diagnosis.words import difference_in_words
+
+_SIGMOID = "sigmoid"
+"""The stage of pre and post, which is called so whatever families of gates a dialect chooses."""
 
 STAGE_OF = {
     "residual": "projection",
@@ -30,10 +32,10 @@ STAGE_OF = {
     "denominator_eps": "projection",
     "denominator": "projection",
     "transposed": "post",
-    "pre": "sigmoid",
-    "pre_eps": "sigmoid",
-    "post": "sigmoid",
-    "post_scale": "sigmoid",
+    "pre": _SIGMOID,
+    "pre_eps": _SIGMOID,
+    "post": _SIGMOID,
+    "post_scale": _SIGMOID,
     "dynamic": "gates",
     "norm_over": "norm",
     "shared_projection": "matmul",
@@ -70,7 +72,7 @@ class Part:
     Attributes:
         fields: field -> the value that is computed.
         deviation: the name of a deviation of the catalogue; None where it is none.
-        number: of a measured slip its name, class, value and the two ends of its error bar.
+        number: a measured slip, see `Measured.to_json`; None where it is none.
         stage: where it acts first.
         words: one clause, as in "h_res is applied untransposed".
         ties: other explanations that fit as well.
@@ -78,7 +80,7 @@ class Part:
 
     fields: dict[str, Any] = field(default_factory=lambda: {})
     deviation: str | None = None
-    number: tuple[str, str, float, float, float] | None = None
+    number: dict[str, Any] | None = None
     stage: str = ""
     words: str = ""
     ties: tuple[str, ...] = ()
@@ -89,21 +91,17 @@ class Part:
         if self.deviation is not None:
             return f"deviation {self.deviation}"
         if self.number is not None:
-            return f"{self.number[0]} = {self.number[2]:.6g}"
+            return f"{self.number['name']} = {self.number['form'] or format(self.number['value'], '.6g')}"
         return ", ".join(f"{name} = {value!r}" for name, value in sorted(self.fields.items()))
 
     @property
     def measured(self) -> Measured | None:
         """The measured slip; None where it is none."""
-        if self.number is None:
-            return None
-        name, kind, value, low, high = self.number
-        found = next(one for one in KINDS[name] if one.__name__ == kind)
-        return Measured(name, found, Estimate(value, low, high))
+        return None if self.number is None else Measured.from_json(self.number)
 
     def explanation(self) -> dict[str, Any]:
         """As in a report: {fields, deviation, measured}."""
-        measured = {self.number[0]: self.number[2]} if self.number else None
+        measured = {self.number["name"]: self.number["value"]} if self.number else None
         return {"fields": self.fields, "deviation": self.deviation, "measured": measured}
 
 
@@ -138,8 +136,7 @@ class Account:
         """Back from `to_json`."""
 
         def part(one: dict[str, Any]) -> Part:
-            number = tuple(one["number"]) if one["number"] else None
-            fields: dict[str, Any] = {**one, "number": number, "ties": tuple(one["ties"])}
+            fields: dict[str, Any] = {**one, "ties": tuple(one["ties"])}
             return Part(**fields)
 
         fields: dict[str, Any] = {
@@ -201,9 +198,7 @@ def _parts(found: Identification, declared: Dialect) -> Iterator[Part]:
             yield replace(of_deviation(name), ties=ties)
             ties = ()
     if (measured := found.measured) is not None:
-        bar = measured.estimate
-        number = measured.name, measured.kind.__name__, measured.value, bar.low, bar.high
-        yield Part(number=number, stage="gates", words=measured.words(), ties=ties)
+        yield Part(number=measured.to_json(), stage=measured.kind.stage, words=measured.words(), ties=ties)
 
 
 def of_deviation(name: str) -> Part:
@@ -225,12 +220,9 @@ def made(parts: Sequence[Part], declared: Dialect) -> Deviant | None:
     values = {name: value for one in parts for name, value in one.fields.items()}
     names = tuple(one.deviation for one in parts if one.deviation is not None and not one.fields)
     numbers = [one.measured for one in parts if one.measured is not None]
-    if len(numbers) > 1:
-        return None
     computed = joined(declared, values)
     try:
-        number = numbers[0] if numbers else None
-        found = compose(names, computed, number) if names or number else Deviant(computed, "explanation")
+        found = compose(names, computed, *numbers) if names or numbers else Deviant(computed, "explanation")
     except ValueError:
         return None
     if found is None:

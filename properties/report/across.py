@@ -39,7 +39,8 @@ def across(lines: Iterable[Line], unusable: Sequence[tuple[str, str]] = ()) -> l
     worst = Counter(min((line.status for line in those), key=_RANK.index) for those in of.values())
     counts = [f"{worst[status]} {words}" for status, words in _WORDS.items() if worst[status]]
     counts += [f"{len(unusable)} not tried"] if unusable else []
-    return [*text, f"{len(of) + len(unusable)} targets: {', '.join(counts)}"]
+    number = len(of) + len(unusable)
+    return [*text, f"{number} target{'s' * (number != 1)}: {', '.join(counts)}"]
 
 
 def _counted(lines: Sequence[Line]) -> str:
