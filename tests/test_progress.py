@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from properties import cli
 from properties.commands import verify
 from properties.diagnosis import identify_command
 from properties.guards import progress as module
@@ -156,3 +158,18 @@ def test_verify_says_what_came_of_each_target_and_which_explosion_it_looks_for(
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
     assert "\nref:PAPER  1 held\n1 target: 1 held\n" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["atlas", "--max-streams", "1", "--deviation", "1", "--json"], "residual, n = 1, deviation 1: best "),
+        (["explode", "residual", "--threshold", "100", "--branch-bound", "0.1", "--json"], ": best "),
+    ],
+)
+def test_searches_say_where_they_look(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = stages(monkeypatch)
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    assert any(said in text for text in heard), heard
+    assert len(done.stdout.splitlines()) == 1
