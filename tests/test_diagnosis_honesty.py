@@ -179,7 +179,7 @@ def test_a_temperature_explains_a_function() -> None:
 
     found = identify(Divides(), hidden=0)
     assert found.explained
-    one = found.measured
+    (one,) = found.measured
     assert isinstance(one, Measured)
     assert str(one) == "temperature = 0.7"
     assert one.words().startswith("the residual logits are divided by 0.7 +- ")
@@ -192,7 +192,7 @@ def test_a_gain_is_measured() -> None:
 
     found = identify(Amplified(PAPER, "amplified"), brief=True, hidden=0)
     assert found.explained
-    assert str(found.measured) == "mixing gain = 1.037"
+    assert found.deviation == "mixing gain = 1.037"
 
 
 @pytest.mark.slow

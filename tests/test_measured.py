@@ -19,7 +19,7 @@ from properties.diagnosis.exam import forward
 from properties.diagnosis.measured import KINDS, TEMPERATURE, Measured
 from properties.diagnosis.measuring import candidates
 from properties.diagnosis.numbers import MixedGain, PreGate, UnitScale
-from properties.diagnosis.parts import Account, Part, made
+from properties.diagnosis.parts import Account, Part, account_of, made
 from properties.diagnosis.view import Frame, View
 
 
@@ -149,6 +149,26 @@ def test_every_kind_says_what_it_does_in_one_clause() -> None:
         assert "0.3 +- 1.0e-01" in words
         assert "`" not in words
         assert words[0].islower()
+
+
+TOGETHER = {
+    "beside a named slip": ("h-res-transposed",),
+    "beside another number": (),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beside", TOGETHER)
+def test_a_number_beside_another_slip_is_a_part_of_its_own(beside: str) -> None:
+    gate = Measured("gate of h_pre", PreGate, Estimate(0.37, 0.37, 0.37))
+    gain = Measured("mixing gain", MixedGain, Estimate(1.25, 1.25, 1.25))
+    names = TOGETHER[beside]
+    target = compose(names, DEEPSEEK_V4, gate, *([] if names else [gain]))
+    assert target is not None
+    account = account_of(target, seconds=60)
+    other = [f"deviation {name}" for name in names] or ["mixing gain = 1.25"]
+    assert sorted(part.key for part in account.parts) == sorted([*other, "gate of h_pre = 0.37"])
+    assert not account.unexplained
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ class _Diagnosis:
                 named = [Explanation(self.base, (name,), 0.0) for name in self._others(search, same)]
                 ties += [self._tie(chosen, one) for one in self._settled(chosen, named)[1]]
         hidden: list[str] = []
-        if explained and measured is None and (names or differs):
+        if explained and not measured and (names or differs):
             # a change of fields that has a name is one slip, which another may come before
             one = chosen if chosen.names or not names else Explanation(self.base, names, chosen.ratio)
             hidden = search.hidden(one, self.hidden, Budget(self.hidden / 2))
@@ -284,7 +284,7 @@ class _Diagnosis:
 
     def _words(self, one: Explanation) -> str:
         fields = one.dialect.difference(self.base)
-        named = [f"deviation {name}" for name in one.names] + ([str(one.measured)] if one.measured else [])
+        named = [f"deviation {name}" for name in one.names] + [str(number) for number in one.measured]
         return ", ".join([*named, *(f"{name} = {value!r}" for name, (value, _) in fields.items())])
 
     def _worst(self, search: Search, dialect: Dialect) -> float:

@@ -50,7 +50,7 @@ class Explanation:
     dialect: Dialect
     names: tuple[str, ...]
     ratio: float
-    measured: Measured | None = None
+    measured: tuple[Measured, ...] = ()
 
 
 @dataclass

@@ -104,7 +104,7 @@ def _identified(subject: Subject, seconds: float) -> Identification:
 
 def _cause(found: Identification) -> str:
     fields = [f"{name} = {value!r} (declared {there!r})" for name, (there, value) in found.differs.items()]
-    measured = [str(found.measured)] if found.measured else []
+    measured = [str(one) for one in found.measured]
     return ", ".join([*fields, *(f"deviation {name}" for name in found.deviations), *measured])
 
 
@@ -142,7 +142,7 @@ def reproduction(found: Identification, declared: Dialect) -> Deviant | None:
     slips = tuple(name for name in found.deviations if name not in redialects(declared, found.differs))
     try:
         given = slips or found.measured
-        made = compose(slips, computed, found.measured) if given else Deviant(computed, "explanation")
+        made = compose(slips, computed, *found.measured) if given else Deviant(computed, "explanation")
     except ValueError:  # found on the grounds of another dialect than the declared one, with which it makes none
         return None
     if made is not None:

@@ -27,7 +27,7 @@ class Identification:
         compared: the name of the dialect that it is compared with, the declared one or else the nearest preset.
         differs: field -> (there, found), for fields whose value is certain or without which nothing fits.
         deviations: the named slips that reproduce its answers; empty where the dialect alone does, or nothing does.
-        measured: a slip with a number in it that was measured, and that reproduces its answers.
+        measured: slips with a number in them that was measured, which with the named ones reproduce its answers.
         ties: other explanations that reproduce everything as well.
         hidden: slips that would not show next to the explanation, should the target have them too.
         as_near: where no dialect is declared, other presets that differ from it no more than the one compared with.
@@ -51,7 +51,7 @@ class Identification:
     compared: str
     differs: dict[str, tuple[Any, Any]]
     deviations: tuple[str, ...]
-    measured: Measured | None
+    measured: tuple[Measured, ...]
     ties: tuple[Tie, ...]
     hidden: tuple[str, ...]
     as_near: tuple[str, ...]
@@ -73,7 +73,7 @@ class Identification:
     @property
     def deviation(self) -> str | None:
         """The slips in one string; None where there is none."""
-        return "+".join([*self.deviations, *([str(self.measured)] if self.measured else [])]) or None
+        return "+".join([*self.deviations, *map(str, self.measured)]) or None
 
     @property
     def silent(self) -> bool:
@@ -101,7 +101,7 @@ class Identification:
             return "it answers nothing"
         changes = difference_in_words(self.differs)
         changes += [_slip(name) for name in self.deviations if not _is_difference(name, self)]
-        changes += [self.measured.words()] if self.measured else []
+        changes += [one.words() for one in self.measured]
         like = " or ".join(["like " + self.compared, *self.as_near])
         if not self.explained:
             stages = list(dict.fromkeys(stage for stage, _ in self.bad)) or [self.stage]
@@ -149,8 +149,7 @@ class Identification:
         for name, one in self.findings.items():
             if one.certain:
                 lines.append(f"  {name:<{width}}  {one.value if one.estimate is None else one.estimate}")
-        if self.measured is not None:
-            lines.append(f"  {self.measured.name:<{width}}  {self.measured.estimate}")
+        lines += [f"  {one.name:<{width}}  {one.form or one.estimate}" for one in self.measured]
         for status in ("undetermined", "contradictory"):
             reasons: dict[str, list[str]] = {}
             for name, one in self.findings.items():

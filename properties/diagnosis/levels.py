@@ -142,7 +142,7 @@ class Peeling:
         explanation = one.explanation
         # of as many changes those of fields are the plainest
         plain = len(grouped(self.base, explanation.dialect)) + 1.01 * len(explanation.names)
-        plain += 1.5 * bool(explanation.measured)
+        plain += 1.5 * len(explanation.measured)
         left = [unit for unit in one.wrong if unit.level <= level]
         return len(left), len(one.wrong), plain, explanation.ratio
 
@@ -190,7 +190,7 @@ class Peeling:
         chosen = [name for name in names if kinds is None or CATALOGUE[name].kind in kinds]
         memory = {name for name in chosen if self._remembers(name, here.dialect)}
         yield (replace(here, names=(*here.names, name)) for name in chosen if name not in memory)
-        if level == VALUE and here.measured is None:
+        if level == VALUE:
             yield self._by_numbers(here, front)
         yield (replace(here, names=(*here.names, name)) for name in chosen if name in memory)
         if kinds is not None:
@@ -213,12 +213,17 @@ class Peeling:
 
     def _by_numbers(self, here: Explanation, front: list[Answer]) -> Iterator[Explanation]:
         _, temperature = self._inferred()
-        search, asked = self.search, self.search.answers
-        named = here.names
         for one in candidates(
-            front, search.frame, search.predictions, here.dialect, temperature, beside=named, answers=asked
+            front,
+            self.search.frame,
+            self.search.predictions,
+            here.dialect,
+            temperature,
+            beside=here.names,
+            numbers=here.measured,
+            answers=self.search.answers,
         ):
-            yield replace(here, measured=one)
+            yield replace(here, measured=(*here.measured, one))
 
     def _inferred(self) -> tuple[Dialect, Estimate | None]:
         if self._found is None:
@@ -334,7 +339,7 @@ class Peeling:
 def _words(one: Explanation, before: Explanation) -> str:
     names = [name for name in one.names if name not in before.names]
     fields = [f"{name} = {value!r}" for name, (value, _) in one.dialect.difference(before.dialect).items()]
-    return ", ".join([*fields, *names, *([str(one.measured)] if one.measured is not before.measured else [])])
+    return ", ".join([*fields, *names, *(str(number) for number in one.measured if number not in before.measured)])
 
 
 def _dear(stage: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mhc_ref import Dialect
@@ -158,6 +158,11 @@ class Measured:
         made = self.kind(dialect, self.kind.__name__)
         made.numbers = {self.kind: self.amount(size)}
         return made
+
+    def edge(self) -> Measured:
+        """The same with the number at the end of its bar; of a formula, which has none, the same."""
+        far = self.estimate.high
+        return self if self.form else replace(self, estimate=Estimate(far, far, far))
 
     def amount(self, size: float | None = None) -> Amount:
         """The number, or another in its place, which is a multiple of the formula where it is one."""

@@ -63,7 +63,7 @@ def candidates(
     plain: dict[tuple[Answer, int], Tensor] = {}
     for name, kinds in KINDS.items():
         for kind in kinds:
-            if not kind.shows(base, frame) or any(one.kind is kind for one in numbers):
+            if not kind.shows(base, frame) or any(issubclass(kind, one.kind) for one in numbers):
                 continue
             if name == TEMPERATURE and temperature is not None:
                 one = Measured(name, kind, temperature)

@@ -197,8 +197,9 @@ def _parts(found: Identification, declared: Dialect) -> Iterator[Part]:
         if name not in told:
             yield replace(of_deviation(name), ties=ties)
             ties = ()
-    if (measured := found.measured) is not None:
+    for measured in found.measured:
         yield Part(number=measured.to_json(), stage=measured.kind.stage, words=measured.words(), ties=ties)
+        ties = ()
 
 
 def of_deviation(name: str) -> Part:

@@ -44,9 +44,7 @@ class Standing:
 
 def made_of_explanation(one: Explanation) -> Deviant | None:
     """An implementation with an explanation's slips; None where it has none, or they make none together."""
-    if one.measured is not None and not one.names:
-        return one.measured.make(one.dialect)
-    return compose(one.names, one.dialect, one.measured) if one.names else None
+    return compose(one.names, one.dialect, *one.measured) if one.names or one.measured else None
 
 
 class Trials:
@@ -55,6 +53,7 @@ class Trials:
     def __init__(self, search: Search) -> None:
         self.search, self.sheet = search, search.sheet
         self._again: dict[Explanation, dict[Unit, float]] = {}
+        self._edges: dict[Explanation, View | None] = {}
 
     def standing(
         self, one: Explanation, given_up: Callable[[dict[Unit, float]], bool] | None = None
@@ -87,9 +86,15 @@ class Trials:
     def _compared(self, given: Answer, found: Answer | None, one: Explanation, view: View | None) -> dict[Unit, float]:
         if view is None or found is None:
             return self.sheet.by_dialect(given, one.dialect)
-        edge = one.measured.make(one.dialect, one.measured.estimate.high) if one.measured and not one.names else None
-        far = View(edge, self.search.frame) if edge is not None else None
-        return self.sheet.by_another(given, found, one.dialect, sensitivity(given.probe, view, far))
+        return self.sheet.by_another(given, found, one.dialect, sensitivity(given.probe, view, self._edge(one)))
+
+    def _edge(self, one: Explanation) -> View | None:
+        """An explanation with every measured number at the end of its bar; None where it has none."""
+        if one.measured and one not in self._edges:
+            made = compose(one.names, one.dialect, *(number.edge() for number in one.measured))
+            usable = made is not None and not remembers(made)
+            self._edges[one] = View(made, self.search.frame) if made is not None and usable else None
+        return self._edges.get(one)
 
     def confirmed(self, one: Standing, level: int) -> float:
         """The worst ratio on fresh questions of what an explanation gives at a level and before it."""
