@@ -163,19 +163,21 @@ class Search:
         remembered = self.profile.remember and database(self.law, self.subject).exists()
         spread = frames(self.subject.setting(self.law), self.profile.examples, self.law.schedule)
         for index, (frame, examples) in enumerate(spread):
-            self._among(frame, examples, index, bool(index) and not remembered)
+            self._among(frame, examples + bool(index), index, bool(index) and not remembered)
 
     def _among(self, frame: Setting, examples: int, index: int, skip: bool = False) -> None:
         """Try so many examples of a frame, with the number of a seed; whether the simplest is passed over."""
 
         # Hypothesis reads the source of a test, several times in every run: an eighth of the time of a cheap law.
-        def one(case: Case) -> None:
-            self._attempt(case)
+        def one(case: Case | None) -> None:
+            if case is not None:
+                self._attempt(case)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NonInteractiveExampleWarning)
-            test = given(self.law.draw(frame))(after_the_simplest(one) if skip else one)
-        test = settings_of(self.profile, examples + skip, self.law, self.subject)(test)
+            cases = self.law.draw(frame)
+            test = given(after_the_simplest(cases, skip) if index else cases)(one)
+        test = settings_of(self.profile, examples, self.law, self.subject)(test)
         if self.profile.derandomise or self.randomness is not None:
             test = seed(seed_of(self.law, self.subject, index, self.randomness))(test)
             with drawn_alike():

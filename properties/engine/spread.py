@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.strategies import DrawFn, SearchStrategy
 
 from properties.core.case import Case, streams_of
 from properties.core.law import Law, Schedule
@@ -17,13 +18,16 @@ from properties.strategies import Setting
 
 
 def frames(setting: Setting, most: int, schedule: Schedule) -> list[tuple[Setting, int]]:
-    """A quarter of the examples over every accepted n, the rest n by n: none is left to chance."""
+    """A quarter of the examples over every accepted n, the rest n by n: none is left to chance.
+
+    An n by itself gets one at least, which is not the simplest (`after_the_simplest`).
+    """
     examples = most / schedule.cost
     if schedule.most:
         return [(setting, max(1, min(schedule.most, round(examples))))]
     if not schedule.by_streams:
         return [(setting, max(3, round(examples)))]
-    each = max(2, round(0.75 * examples / len(setting.streams)))
+    each = max(1, int(0.75 * examples / len(setting.streams)))
     if len(setting.streams) == 1:
         return [(setting, max(3, round(examples)))]
     return [(setting, max(3, round(examples / 4))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
@@ -36,18 +40,17 @@ def fewer_streams(case: Case, setting: Setting, also_as_many: bool = False) -> l
     return [setting.with_(streams=(k,)) for k in sorted(setting.streams) if k <= most]
 
 
-def after_the_simplest(check: Callable[[Case], None]) -> Callable[[Case], None]:
-    """The check, passing over its first example: Hypothesis always begins with the simplest, where phi is 0, all logits
-    are 0 and no branch does anything. Seeing that for one n is enough; of two examples of each n it would be one."""
-    begun = False
+@st.composite
+def after_the_simplest(draw: DrawFn, cases: SearchStrategy[Case], skip: bool) -> Case | None:
+    """A case, or None in place of the simplest if that is passed over: Hypothesis always begins with it, where phi is
+    0, all logits are 0 and no branch does anything. Seeing that for one n is enough; of two examples of each n it would
+    be one.
 
-    def later(case: Case) -> None:
-        nonlocal begun
-        if begun:
-            check(case)
-        begun = True
-
-    return later
+    The choice is drawn in any case, so that what the database remembers is read as it was written.
+    """
+    if not draw(st.booleans()) and skip:
+        return None
+    return draw(cases)
 
 
 def seed_of(law: Law, subject: Subject, index: int, randomness: int | None) -> int:

@@ -23,6 +23,9 @@ SYMMETRIC = ("h-res-transposed",)
 ALIKE = ("h-res-transposed", "one-iteration")
 """Deviations that a law cannot see which compares an implementation with itself: it is wrong in every call alike."""
 
+MORE = Schedule(cost=0.6)
+"""Two thirds more: what shows in one of several examples shows first where values are compared with the truth."""
+
 HALF = Schedule(cost=2)
 """Half of the examples."""
 

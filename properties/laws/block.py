@@ -54,7 +54,7 @@ def any_block(draw: DrawFn, setting: Setting) -> Case:
     return case
 
 
-@about.block("block.agrees-with-oracle", "oracle", any_block)
+@about.block("block.agrees-with-oracle", "oracle", any_block, schedule=about.MORE)
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """The branch sees h_pre x, and the block returns A x + h_post^T y for what the branch gave back.
 

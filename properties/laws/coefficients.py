@@ -40,7 +40,9 @@ def agree(
                 trial.within(f"h_{name} {what}".strip(), one, other, bound.error)
 
 
-@about.mappings("coefficients.agrees-with-oracle", "oracle", lambda s: coefficient_cases(s, most=3))
+@about.mappings(
+    "coefficients.agrees-with-oracle", "oracle", lambda s: coefficient_cases(s, most=3), schedule=about.MORE
+)
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """h_pre, h_post and h_res are those of the declared dialect, within what rounding explains.
 

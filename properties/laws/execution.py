@@ -13,7 +13,6 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Params
 from properties.core.case import Case, map_tensors
@@ -22,7 +21,7 @@ from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import deterministic, differentiable, where
 from properties.core.trial import Trial, wide
-from properties.core.truth import present
+from properties.core.truth import present, pulled_back
 from properties.laws import about, calls, errors
 from properties.laws.block import SIZES
 from properties.laws.gradient_mappings import NAMES
@@ -282,7 +281,7 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
         found: list[Tensor] = []
         for kept in (True, False):
             leaves = [one.clone().requires_grad_() for one in (place(case.x), *present(params))]
-            out: Any = forward(*leaves) if kept else checkpoint(forward, *leaves, use_reentrant=False)
+            out: Any = forward(*leaves) if kept else _Recomputed.apply(forward, *leaves)
             grads = (
                 torch.autograd.grad(out, leaves, ramp(out), allow_unused=True)
                 if out.requires_grad
@@ -311,6 +310,26 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
         trial.near(
             f"the gradient by {name} under recomputation", again, wide(kept), 2 * bound.error.reshape(kept.shape)
         )
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function of tensors under activation checkpointing: run without gradients, and again in its backward pass.
+
+    The one of `torch.utils.checkpoint` imports torch's compiler, which takes longer than most laws.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *leaves: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(*leaves)
+        return function(*leaves)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        leaves = [one.detach().requires_grad_() for one in ctx.saved_tensors]
+        with torch.enable_grad():
+            out = ctx.function(*leaves)
+        return None, *pulled_back([out], leaves, grad_outputs)
 
 
 def ramp(like: Tensor) -> Tensor:

@@ -113,7 +113,13 @@ def half_step_convergence(trial: Trial, case: Case) -> None:
     trial.at_most("|sum - 1| along the first axis", (wide(got).sum(axis) - 1).abs(), limit, slack)
 
 
-@about.project("manifold.agrees-with-oracle", "oracle", lambda s: projection_cases(s, most=3), where(depends_on_logits))
+@about.project(
+    "manifold.agrees-with-oracle",
+    "oracle",
+    lambda s: projection_cases(s, most=3),
+    where(depends_on_logits),
+    schedule=about.MORE,
+)
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """h_res is the exact h_res of the declared dialect, entry by entry, within what rounding explains.
 

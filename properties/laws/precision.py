@@ -75,15 +75,15 @@ def residual_mapping_keeps_the_compute_precision(trial: Trial, case: Case) -> No
 @st.composite
 def cancelling_projections(draw: DrawFn, setting: Setting) -> Case:
     """Two channels that nearly cancel in the projection, others are 0: what is left sits in the last bits of the state,
-    or in bits that a float32 has and TensorFloat-32 has not."""
+    and for another token in bits that a float32 has and TensorFloat-32 has not."""
     n = draw(streams(setting, 1, 4))
     dialect = setting.dialect
-    base = torch.tensor(noise(draw(seeds), min(2, setting.max_tokens), n, 1)).abs() + 0.5
+    last = torch.finfo(setting.dtype).eps
+    units = torch.tensor(draw(st.permutations((last, max(last, 2.0**-13))))[: setting.max_tokens], dtype=torch.float64)
+    base = torch.tensor(noise(draw(seeds), len(units), n, 1)).abs() + 0.5
     steps = draw(st.sampled_from((1, 2, 3, 5)))
-    unit = torch.finfo(setting.dtype).eps
-    unit = draw(st.sampled_from((unit, max(unit, 2.0**-13))))
     silent = setting.width(2) - 2
-    x = pad(torch.cat([base, base * (1 + steps * unit)], -1), (0, silent)).to(setting.dtype)
+    x = pad(torch.cat([base, base * (1 + steps * units.view(-1, 1, 1))], -1), (0, silent)).to(setting.dtype)
     shapes = params_shapes(n, x.shape[-1], dialect)
     pair = pad(torch.tensor([1.0, -1.0]), (0, silent)).repeat(1 if dialect.shared_projection else n)
     strength = draw(st.sampled_from((1.0, 4.0)))
