@@ -77,6 +77,11 @@ def test_the_most_readable_counterexample_of_a_cause_is_shown() -> None:
     assert EXAMPLE[-1] in text
 
 
+def test_what_is_computed_stands_beside_what_is_declared() -> None:
+    lines = [dataclasses.replace(failed("block.a"), dialect={"transposed": False})]
+    assert "    computes with transposed = True (declared False)" in end(lines, TRANSPOSED)
+
+
 def test_what_could_not_be_told_apart_is_counted_beside_what_was_shown() -> None:
     lines = [failed("block.a", belongs="first"), failed("block.b"), failed("block.c", belongs="not told apart")]
     assert "3 laws fail in float64: 2 shown to belong, 1 not told apart" in "\n".join(end(lines, TRANSPOSED))
@@ -90,7 +95,7 @@ def test_causes_come_first_and_the_denominator_last() -> None:
     assert "cause c2 of Mine: the gradient of h_post is halved" in text
     assert text[-2:] == [
         "3 of 3 laws exercised, 0 not applicable, 0 silently absent",
-        "worst ratio where laws hold: 0.5 (mixing.c in float64)",
+        "worst ratio where laws hold: 0.5 (mixing.c)",
     ]
 
 
@@ -110,7 +115,7 @@ def test_a_cause_that_is_just_found_says_all_that_is_known_of_it() -> None:
     assert paragraph(found, "c1", [], known=True) == [
         "cause c1 of Mine: h_res is applied transposed",
         "    at 36 <= T <= 64, acts first in post",
-        "    as with transposed = True",
+        "    computes with transposed = True",
         '      File "mine.py", line 3',
         "        return x.mT",
         "    first seen by block.law-0",

@@ -65,6 +65,10 @@ _OF_KIND = {
 }
 
 
+_WITH_AN_EPS = {"rms": "norm", "pre": "sigmoid", "post": "sigmoid", "head": "collapse"}
+"""The stages that have an eps of their own, by how the names of their deviations begin."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One independent slip: fields that differ from the declared dialect, a named deviation, or a measured number.
@@ -206,7 +210,8 @@ def of_deviation(name: str) -> Part:
     """A named deviation as a part."""
     slip = (CATALOGUE | HIDDEN)[name]
     words = slip.slip.rstrip(".")
-    return Part(deviation=name, stage=_OF_KIND[slip.kind], words=words[:1].lower() + words[1:])
+    stage = _WITH_AN_EPS.get(name.partition("-")[0], _OF_KIND[slip.kind]) if slip.kind == "eps" else _OF_KIND[slip.kind]
+    return Part(deviation=name, stage=stage, words=words[:1].lower() + words[1:])
 
 
 def _stage_of(fields: dict[str, Any]) -> str:

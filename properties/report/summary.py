@@ -32,7 +32,7 @@ def paragraph(cause: Cause, number: str, failed: Sequence[Line], known: bool = F
     where = [f"at {cause.where}"] if cause.where else []
     if place := ", ".join((*where, *stage, *kind)):
         text += _filled(place)
-    if computed := _computed(cause):
+    if computed := _computed(cause, failed):
         text += _filled(computed)
     text += [line for note in cause.notes for line in _kept(note)]
     if not known and failed:
@@ -40,20 +40,24 @@ def paragraph(cause: Cause, number: str, failed: Sequence[Line], known: bool = F
     if failed:
         best = failed[0]
         text.append(f"    {'simplest: ' if len(failed) > 1 else ''}{best.law} in {best.dtype}")
-        text += [f"    {'' if line.startswith(_REPLAY) else '  '}{_shown(line)}" for line in best.example]
+        text += [f"    {'' if line.startswith(_REPLAY) else '  '}{_line(line)}" for line in best.example]
     elif cause.first:
         text.append(f"    first seen by {_shown(cause.first)}")
     return text
 
 
-def _computed(cause: Cause) -> str:
-    """The fields and numbers of the explanation."""
+def _computed(cause: Cause, failed: Sequence[Line]) -> str:
+    """The fields and numbers of the explanation, with what is declared."""
     explained = cause.explanation or {}
     fields = {**(explained.get("fields") or {}), **(explained.get("measured") or {})}
-    named = [
-        f"{name} = {value:.6g}" if isinstance(value, float) else f"{name} = {value!r}" for name, value in fields.items()
-    ]
-    return f"as with {', '.join(named)}" if named else ""
+    declared = failed[0].dialect if failed else {}
+    there = {name: f" (declared {_number(declared[name])})" for name in fields if name in declared}
+    named = [f"{name} = {_number(value)}{there.get(name, '')}" for name, value in fields.items()]
+    return f"computes with {', '.join(named)}" if named else ""
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
 _REPLAY = ("replay: ", "no replay: ")
@@ -185,7 +189,9 @@ def _worst(lines: Iterable[Line]) -> list[str]:
     if not held:
         return []
     worst = max(held, key=lambda line: line.worst_ratio or 0.0)
-    return _filled(f"worst ratio where laws hold: {worst.worst_ratio:.3g} ({worst.law} in {worst.dtype})", 0)
+    several = len({line.dtype for line in held}) > 1
+    place = f"{worst.law} in {worst.dtype}" if several else worst.law
+    return _filled(f"worst ratio where laws hold: {worst.worst_ratio:.3g} ({place})", 0)
 
 
 def _nowhere(lines: Iterable[Line]) -> list[str]:
@@ -202,6 +208,11 @@ def _kept(note: str) -> list[str]:
     """A note in lines of a terminal, with its own indent, as code has one."""
     plain = printable(note, 2000).expandtabs(4)
     return _filled(plain, 4 + len(plain) - len(plain.lstrip(" ")))
+
+
+def _line(text: str) -> str:
+    """One line, which keeps its indent."""
+    return printable(text, 2000).replace("\n", " ").replace("\t", " ")
 
 
 def _shown(text: str) -> str:
