@@ -109,15 +109,15 @@ def test_a_failure_without_a_cause_is_not_lost() -> None:
 
 
 def test_a_cause_that_is_just_found_says_all_that_is_known_of_it() -> None:
-    found = dataclasses.replace(
-        TRANSPOSED, where="36 <= T <= 64", notes=('  File "mine.py", line 3', "    return x.mT")
-    )
+    code = ("mine.py:55 in post", f"    54      mixed = h_res @ x{' ' * 80}", ">   55      return mixed.T")
+    found = dataclasses.replace(TRANSPOSED, where="36 <= T <= 64", notes=code)
     assert paragraph(found, "c1", [], known=True) == [
         "cause c1 of Mine: h_res is applied transposed",
         "    at 36 <= T <= 64, acts first in post",
         "    computes with transposed = True",
-        '      File "mine.py", line 3',
-        "        return x.mT",
+        "    mine.py:55 in post",
+        f"        54      mixed = h_res @ x{' ' * 44}...",
+        "    >   55      return mixed.T",
         "    first seen by block.law-0",
     ]
 

@@ -202,7 +202,7 @@ class Causes:
     ) -> Belonging:
         stage, kind = self._stage(law, broken, suspect)
         key = self._open_key(law, subject, broken, suspect)
-        beside = "Beside what is explained, its" if suspect.parts else "Its"
+        beside = "beside what is explained, its" if suspect.parts else "its"
         what = {"value": "values are wrong", "nan": "answers are not finite"}.get(kind, f"{kind} is wrong")
         cause = Cause(
             key,

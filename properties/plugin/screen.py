@@ -24,11 +24,12 @@ class Screen:
 
     Attributes:
         written: how many lines have been written so far, and stay.
+        over: all laws have been tried, and pytest says what it has to say.
     """
 
     def __init__(self, config: pytest.Config, gathering: Gathering) -> None:
         self.config, self.gathering = config, gathering
-        self.written = 0
+        self.written, self.over = 0, False
         self._line: Progress | None = None
         self._began = time.monotonic()
         self._due = _FIRST

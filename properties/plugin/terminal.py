@@ -52,6 +52,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Gen
     gathering = config.stash.get(GATHERING, None)
     if gathering is None or not gathering.collected:
         return (yield)
+    if (screen := config.stash.get(SCREEN, None)) is not None:
+        screen.over = True
     stats: dict[str, list[Any]] = terminalreporter.stats
     counted = stats.get("failed", [])
     if config.option.verbose <= 0:
@@ -143,6 +145,6 @@ def pytest_report_teststatus(
     ours = {name for name, _ in report.user_properties} & {LINE, UNREACHED}
     if report.skipped and ours:
         result = ("not reached", "/", "NOT REACHED") if UNREACHED in ours else ("not applicable", "-", "NOT APPLICABLE")
-    if SCREEN in config.stash:
+    if SCREEN in config.stash and not config.stash[SCREEN].over:
         return result[0], "", ""
     return result

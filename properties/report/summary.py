@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -71,7 +72,8 @@ def counted(cause: str, failed: Sequence[Line]) -> str:
     shown, untold = how["first"] + how["shown"], how["not told apart"]
     rest = len(failed) - shown - untold
     parts = [f"{shown} shown to belong", f"{untold} not told apart" if untold else "", f"{rest} alike" if rest else ""]
-    return f"{laws} law{'s' * (laws > 1)} fail{'s' * (laws == 1)}{times} in {dtypes}: {', '.join(filter(None, parts))}"
+    told = f": {', '.join(filter(None, parts))}" if len(failed) > how["first"] else ""
+    return f"{laws} law{'s' * (laws > 1)} fail{'s' * (laws == 1)}{times} in {dtypes}{told}"
 
 
 def ending(
@@ -205,9 +207,15 @@ def _nowhere(lines: Iterable[Line]) -> list[str]:
 
 
 def _kept(note: str) -> list[str]:
-    """A note in lines of a terminal, with its own indent, as code has one."""
-    plain = printable(note, 2000).expandtabs(4)
-    return _filled(plain, 4 + len(plain) - len(plain.lstrip(" ")))
+    """A note in lines of a terminal; one of code as it is, as far as there is room."""
+    plain = _line(note.expandtabs(4))
+    if _CODE.match(plain) or len(plain) + 4 <= WIDTH:
+        return [f"    {plain if len(plain) + 4 <= WIDTH else f'{plain[: WIDTH - 7]}...'}"]
+    return _filled(plain)
+
+
+_CODE = re.compile(r"[> ] +\d+  ")
+"""A line of code in `properties.guards.traces.excerpt`."""
 
 
 def _line(text: str) -> str:
