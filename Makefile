@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Nothing here needs a model hub: the published libraries are run on generated parameters.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: verify test lint kill seeds bench conformance clean
+.PHONY: verify test lint kill seeds bench conformance snapshots clean
 # Two targets at once would install into one .venv at once.
 .NOTPARALLEL:
 
@@ -39,6 +39,10 @@ seeds: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	$(BIN)/mhc-properties bench
+
+# What a user sees of ten typical faults, anew: read the difference before you commit it.
+snapshots: $(VENV)/installed-test
+	UPDATE_SNAPSHOTS=1 $(BIN)/pytest tests/test_terminal_snapshots.py -m slow
 
 # The published implementations, all of them, in an environment of their own. 21 minutes of CPU time: Triton is interpreted.
 conformance: $(VENV)-conformance/installed
