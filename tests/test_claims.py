@@ -11,14 +11,16 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties import Implementation
+from properties.causes import Causes
 from properties.core.case import Case
 from properties.core.family import mix_of
 from properties.core.implementation import Projection
 from properties.core.law import all_laws
 from properties.core.rounding import Approx, Rounding
+from properties.core.trial import LawBroken
 from properties.diagnosis.diagnose import NoVerdict, identify
-from properties.diagnosis.failure import explain_failure
 from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.engine.trying import try_case
 from properties.families import claims
 from properties.targets.target import TargetError, resolve
 
@@ -147,10 +149,18 @@ def test_a_claim_is_held_to(
 def test_there_is_nothing_to_identify_without_a_formula() -> None:
     with pytest.raises(NoVerdict, match="it claims guarantees of h_res only, and there is no formula"):
         identify(Softmax())
-    law, subject = all_laws()["manifold.claimed-sums-are-one"], Subject("mine", Softmax(), torch.float32, CPU)
-    told = explain_failure(law, subject, Case(logits=torch.zeros(1, 2, 2)))
-    assert told.startswith("diagnosis: none: ")
-    assert "it claims guarantees of h_res only" in told
+
+
+def test_a_failure_of_claims_alone_is_a_cause_that_says_why_nothing_explains_it() -> None:
+    target = Softmax()
+    target.project = lambda logits: 2 * logits.softmax(-1)  # pyright: ignore[reportAttributeAccessIssue]
+    law, subject = all_laws()["manifold.claimed-sums-are-one"], Subject("mine", target, torch.float32, CPU)
+    case = Case(logits=torch.zeros(1, 2, 2))
+    with pytest.raises(LawBroken) as caught:
+        try_case(law, subject, case)
+    (cause,) = Causes().found(law, subject, case, caught.value).causes
+    assert (cause.explanation, cause.stage) == (None, "projection")
+    assert any("it claims guarantees of h_res only" in note for note in cause.notes)
 
 
 @pytest.mark.slow

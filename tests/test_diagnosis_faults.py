@@ -7,6 +7,7 @@ import json
 import math
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Branch, Dialect, Params
 from properties.bounds import Rounding
+from properties.causes import Causes
 from properties.core.case import BranchSpec, Case
 from properties.core.estimate import Estimate
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
 from properties.core.questions import questions
-from properties.diagnosis import explain_failure, failure, identify, identify_command
+from properties.core.trial import LawBroken
+from properties.diagnosis import identify, identify_command
 from properties.diagnosis.answers import Predictions, alike, answer
 from properties.diagnosis.circumstances import gradients
 from properties.diagnosis.coefficients import Gates
@@ -31,9 +34,11 @@ from properties.diagnosis.reading import Reader, Reading
 from properties.diagnosis.stages import first_bad_stage
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import BadOutput, Frame, View
-from properties.engine.runner import Subject
+from properties.engine.runner import Profile, Subject, examine
+from properties.engine.trying import try_case
 from properties.families.fits.sinkhorn.seen import Seen, measured
 from properties.guards.faults import HarnessError
+from properties.report.cause import Cause
 
 
 @pytest.fixture(autouse=True)
@@ -202,31 +207,40 @@ def test_parameters_packed_for_another_dialect_are_said_to_be() -> None:
         probe.expect(Judge(PAPER, torch.float64), *probe.inputs)
 
 
-LAW, CASE = all_laws()["manifold.odds-ratios"], Case(logits=torch.zeros(1, 3, 3, dtype=torch.float64))
+LAW = all_laws()["manifold.odds-ratios"]
+CASE = Case(logits=torch.tensor([[[1.0, 0, -1], [0, 3, 1], [2, -1, 0]]], dtype=torch.float64))
 
 
-def explained(monkeypatch: pytest.MonkeyPatch, fit: Callable[..., Any]) -> str:
-    monkeypatch.setattr(failure, "_KNOWN", [])
+def explained(monkeypatch: pytest.MonkeyPatch, fit: Callable[..., Any]) -> Cause:
+    subject = Subject("x", Projects(torch.cos), torch.float64, torch.device("cpu"))
+    with pytest.raises(LawBroken) as caught:
+        try_case(LAW, subject, CASE)
     monkeypatch.setattr("properties.diagnosis.matrices.stages", fit)
-    return explain_failure(LAW, Subject("x", Projects(torch.cos), torch.float64, torch.device("cpu")), CASE)
+    (cause,) = Causes().found(LAW, subject, CASE, caught.value).causes
+    return cause
 
 
 def test_a_diagnosis_that_fails_in_our_code_says_so_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = explained(monkeypatch, raising(KeyError("start")))
-    assert told.startswith(
-        "diagnosis: none, as it failed in our own code: KeyError: 'start' (test_diagnosis_faults.py:"
-    )
+    cause = explained(monkeypatch, raising(KeyError("start")))
+    (told,) = cause.notes
+    assert "failed in our own code: KeyError: 'start' (test_diagnosis_faults.py:" in told
     assert "That says nothing of the implementation" in told
+    assert (cause.stage, cause.explanation) == ("projection", None)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="this platform has no SIGALRM")
-def test_a_timeout_during_a_diagnosis_leaves_the_failure_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_during_a_diagnosis_leaves_the_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("properties.diagnosis.matrices.stages", lambda *_, **__: signal.raise_signal(signal.SIGALRM))
+    subject = Subject("x", Projects(torch.cos), torch.float64, torch.device("cpu"))
     before = signal.signal(signal.SIGALRM, raising(pytest.fail.Exception("Timeout")))
     try:
-        told = explained(monkeypatch, lambda *_, **__: signal.raise_signal(signal.SIGALRM))
+        found = examine(LAW, subject, Profile(examples=4, derandomise=True), directory=tmp_path, attribution=Causes())
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert told == "diagnosis: none, as it was stopped from outside (SIGALRM: Failed: Timeout)"
+    assert found.status == "failed"
+    assert "stopped from outside" in found.message
+    assert found.counterexample is not None
+    assert found.counterexample.exists()
 
 
 def test_an_interrupt_during_a_diagnosis_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

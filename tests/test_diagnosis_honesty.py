@@ -17,8 +17,10 @@ from properties import Implementation, Reference, Subject, all_laws
 from properties.bounds import Rounding
 from properties.catalogue import controls
 from properties.catalogue.deviations import CATALOGUE, Deviant, build
+from properties.causes import Causes
 from properties.core.case import Case
-from properties.diagnosis import NoVerdict, explain_failure, explanation, identify, identify_command, table
+from properties.core.trial import LawBroken
+from properties.diagnosis import NoVerdict, explanation, identify, identify_command, table
 from properties.diagnosis.answers import answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.circumstances import gradients
@@ -31,6 +33,7 @@ from properties.diagnosis.ties import Tie, apart, breaker
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, View
 from properties.diagnosis.words import difference_in_words
+from properties.engine.trying import try_case
 from properties.families.fits.sinkhorn.fields import fit
 from properties.families.fits.sinkhorn.temperature import fit_tempered
 from properties.targets.process.protocol import ProcessDied
@@ -110,14 +113,16 @@ def test_a_crash_is_told_by_exit_code_2_and_an_object_without_a_dialect(
     assert "SystemExit" in err
 
 
-def test_a_failure_of_a_target_that_crashes_has_no_diagnosis_and_the_target_is_not_asked_again() -> None:
+def test_a_failure_of_a_target_that_crashes_has_no_account_and_the_target_is_not_asked_again() -> None:
     subject = Subject("dies", Dies(), torch.float64, torch.device("cpu"))
     law, case = all_laws()["manifold.odds-ratios"], Case(logits=torch.zeros(1, 2, 2, dtype=torch.float64))
-    told = explain_failure(law, subject, case)
+    with pytest.raises(LawBroken) as caught:
+        try_case(law, subject, case)
+    causes = Causes()
+    first = causes.found(law, subject, case, caught.value)
     asked = Dies.asked
-    assert told is not None
-    assert "none, as the target did not answer" in told
-    assert explain_failure(law, subject, case) == told
+    assert [one.explanation for one in first.causes] == [None]
+    assert causes.known(law, subject, case, caught.value) is not None
     assert Dies.asked == asked
 
 

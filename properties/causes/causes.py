@@ -47,6 +47,17 @@ _SHRUNK = 2
 """How many failures of a cause are shrunk beside the first one, each as it is more readable than all before."""
 
 
+_DOES = {
+    "value": "gives wrong values",
+    "nan": "gives a NaN or an infinity",
+    "exception": "raises",
+    "contract": "breaks its contract",
+    "memory": "keeps, shares or writes memory that it must not",
+    "time": "does not answer",
+    "randomness": "answers the same call differently",
+}
+
+
 @dataclass
 class _Suspect:
     """What is known of one implementation."""
@@ -202,12 +213,17 @@ class Causes:
     ) -> Belonging:
         stage, kind = self._stage(law, broken, suspect)
         key = self._open_key(law, subject, broken, suspect)
-        beside = "beside what is explained, its" if suspect.parts else "its"
-        what = {"value": "values are wrong", "nan": "answers are not finite"}.get(kind, f"{kind} is wrong")
+        beside = "beside what is explained, " if suspect.parts else ""
+        account = suspect.account
+        if account and not (account.parts or account.unexplained or account.limits or account.none):
+            elsewhere = (
+                f"at other inputs it behaves as declared (worst ratio {account.ratio:.2g} in {account.calls} calls)"
+            )
+            notes = (f"{elsewhere}: it is this input that matters, or how the call is made", *notes)
         cause = Cause(
             key,
             subject.implementation.name,
-            f"{beside} {what} in the {stage}, which no dialect and none of the named slips explains",
+            f"{beside}it {_DOES[kind]} in the {stage}, which no dialect and none of the named slips explains",
             stage=stage,
             kind=kind,
             notes=tuple(notes),

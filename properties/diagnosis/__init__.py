@@ -2,7 +2,6 @@
 
 from properties.diagnosis.command import identify_command
 from properties.diagnosis.diagnose import NoVerdict, identify
-from properties.diagnosis.failure import explain_failure
 from properties.diagnosis.identification import Identification
 
-__all__ = ["Identification", "NoVerdict", "explain_failure", "identify", "identify_command"]
+__all__ = ["Identification", "NoVerdict", "identify", "identify_command"]
