@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from properties.catalogue.deviations import Deviant
 from properties.core.estimate import Estimate
 from properties.core.implementation import Reference
 from properties.diagnosis import identify
-from properties.diagnosis.amounts import Amount, Numbered
+from properties.diagnosis.amounts import FORMS, Amount, Numbered
 from properties.diagnosis.answers import Answer, Predictions, answer
 from properties.diagnosis.composing import compose
 from properties.diagnosis.exam import forward
@@ -190,3 +191,9 @@ def test_a_scale_of_the_normalised_state_is_identified() -> None:
     assert found.deviation == "scale of the normalised state = 0.37"
     assert not found.ties
     assert TEMPERATURE not in found.to_text()
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if "C" in form])
+def test_a_formula_of_c_is_no_number_where_c_is_not_known(form: str) -> None:
+    assert math.isnan(Amount(2.0, form).of(3))
+    assert math.isfinite(Amount(2.0, form).of(3, 4))

@@ -50,7 +50,9 @@ class Amount:
     form: str = ""
 
     def of(self, n: int, channels: int | None = None) -> float:
-        """The number for n streams of so many channels."""
+        """The number for n streams of so many channels; no number where it depends on C and that is not known."""
+        if "C" in self.form and not channels:
+            return math.nan
         return self.value * FORMS[self.form](n, channels or 0) if self.form else self.value
 
 
