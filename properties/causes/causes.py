@@ -280,7 +280,7 @@ def _limit(subject: Subject, limit: Limit) -> Cause:
     return Cause(
         f"{subject.implementation.name}: {limit.declare}",
         subject.implementation.name,
-        limit.words,
+        limit.described,
         stage="execution",
         kind="limit",
         notes=(f"If that is meant, declare `{limit.declare}`.",),

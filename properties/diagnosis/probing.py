@@ -127,9 +127,9 @@ class Probing:
 
     def _sizes(self, method: str, base: Circumstances) -> Iterator[Met]:
         """Streams, dtypes, channels."""
-        for n in self.frame.streams:
+        for n in sorted(self.frame.streams):
             if refusal := self._refusal(method, replace(base, n=n)):
-                yield Met("streams", n, f"{n} stream{'s' * (n > 1)}", refusal)
+                yield Met("streams", n, f"n = {n}", refusal)
         for dtype in self.frame.dtypes:
             if refusal := self._refusal(method, replace(base, dtype=dtype)):
                 yield Met("dtypes", dtype, f"states in {named(dtype)}", refusal)
