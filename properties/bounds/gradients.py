@@ -46,9 +46,10 @@ def coefficients_gradient(
     n, channels = x.value.shape[-2:]
     tokens = x.value.shape[0]
     size = residual_size(n, dialect)
-    raw = products(x, params, dialect, r)
+    norm = state, shared = normalised(x, params.norm_weight, dialect, r)
+    raw = products(x, params, dialect, r, norm)
     p = activated(raw, dialect, r)
-    z = gated(p, x, params, dialect, r)
+    z = gated(p, x, params, dialect, r, norm)
     thirds = [
         Approx(z.value[..., part], z.error[..., part]) for part in (slice(0, n), slice(n, 2 * n), slice(2 * n, None))
     ]
@@ -72,7 +73,6 @@ def coefficients_gradient(
     alpha = Approx(torch.stack([a.value for a in alphas]), torch.stack([a.error for a in alphas]))
     g = times(g, Approx.exact(gates(params, n, dialect)).expanded(g), r)
     g = activation_gradient(raw, p, g, dialect, r)
-    state, shared = normalised(x, params.norm_weight, dialect, r)
     full = Approx(state.value, state.error + (shared * state.value.abs()).nan_to_num(nan=INF, posinf=INF))
     phi_value = Approx.exact(params.phi)
     if dialect.shared_projection:
@@ -86,7 +86,7 @@ def coefficients_gradient(
         back = contracted("tm,km->tk", g, phi_value, 2 * n + size, r)
         g_state = Approx(back.value.unflatten(-1, (n, channels)), back.error.unflatten(-1, (n, channels)))
         through = torch.einsum("tm,km->tk", g.value.abs() + g.error, phi_value.value.abs()).unflatten(-1, (n, channels))
-    bare, _ = normalised(x, None, dialect, r)
+    bare = state if params.norm_weight is None else normalised(x, None, dialect, r)[0]
     bare = Approx(bare.value, bare.error + (shared * bare.value.abs()).nan_to_num(nan=INF, posinf=INF))
     each = times(g_state, bare, r)
     weight = contracted("tnc,t->nc", each, ones, tokens, r)

@@ -30,7 +30,11 @@ def norm_gradient(x: Approx, g: Approx, through: Tensor, shared: Tensor, dialect
     return norm.pullback(x, g, through, shared, dialect, r)
 
 
-def products(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
+Normalised = tuple[Approx, Tensor]
+"""What `normalised` gives, for whoever has it already."""
+
+
+def products(x: Approx, params: Params, dialect: Dialect, r: Rounding, norm: Normalised | None = None) -> Approx:
     """x^ phi, pre | post | res row-major.
 
     A sum of K products in any order, with the factor 1/rms inside or outside of it: gamma_{K+3} (`Rounding.dot`) +
@@ -38,7 +42,7 @@ def products(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx
     1/rms when the norm is applied afterwards).
     """
     n, channels = x.value.shape[-2:]
-    state, shared = normalised(x, params.norm_weight, dialect, r)
+    state, shared = norm or normalised(x, params.norm_weight, dialect, r)
     phi = params.phi.detach().double().cpu()
     count = channels if dialect.shared_projection else n * channels
     weight = (
@@ -85,7 +89,8 @@ def by_third(state: Tensor, phi: Tensor, dialect: Dialect) -> Tensor:
 def gated_logits(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
     """alpha * dynamic(x^ phi) + bias: three roundings of the product, one of the sum. A gate of 0 silences any
     error."""
-    return gated(projected(x, params, dialect, r), x, params, dialect, r)
+    norm = normalised(x, params.norm_weight, dialect, r)
+    return gated(activated(products(x, params, dialect, r, norm), dialect, r), x, params, dialect, r, norm)
 
 
 def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
@@ -95,7 +100,9 @@ def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
     return alpha.repeat_interleave(sizes)
 
 
-def gated(p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
+def gated(
+    p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding, norm: Normalised | None = None
+) -> Approx:
     """alpha * p + bias, `p` the projection of the state x.
 
     With nothing in between, gates may be folded into phi and the bias into the sum, as the number that an accumulator
@@ -116,7 +123,7 @@ def gated(p: Approx, x: Approx, params: Params, dialect: Dialect, r: Rounding) -
     logits = product + bias
     if dynamic_of(dialect).passes:
         count = channels if dialect.shared_projection else n * channels
-        state, _ = normalised(x, params.norm_weight, dialect, r)
+        state, _ = norm or normalised(x, params.norm_weight, dialect, r)
         sizes = by_third(state.value.abs() + state.error, params.phi.detach().double().cpu().abs(), dialect)
         terms = (alpha.abs() * sizes).nan_to_num(nan=INF)
         met = torch.where(terms == 0, 0.0, r.gamma(2 * count if r.product else count) * (bias.abs() + terms))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from properties.core.truth import wide
 from properties.guards.faults import HarnessError
 from properties.guards.interruption import checkpoint
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 Against = Literal["exact", "other", "limit", "wanted"]
 """What an output is held to, see `LawBroken`."""
@@ -164,22 +168,38 @@ class Judge:
         checkpoint()
         if got.numel() == 0:
             return
-        claimed = torch.isfinite(bound)
+        numbers = got.numpy(), exact.numpy(), error.numpy(), bound.numpy(), gap.numpy()
+        self._judge_numbers(what, *numbers, against, kind)
+
+    def _judge_numbers(
+        self,
+        what: str,
+        got: Numbers,
+        exact: Numbers,
+        error: Numbers,
+        bound: Numbers,
+        gap: Numbers,
+        against: Against,
+        kind: FailureKind | None,
+    ) -> None:
+        """Of so few numbers as a rule that a call of torch costs three of numpy."""
+        claimed = np.isfinite(bound)
         _sound(f"the bound of {what}", bound, bound >= 0)  # which a NaN is not
         _sound(f"the gap of {what}", gap, (gap >= 0) | ~claimed)
         if against != "other":
-            _sound(f"what {what} is held to", exact, torch.isfinite(exact) | ~claimed)
-        self.claims += int(claimed.sum())
-        self.abstentions += int((~claimed).sum())
-        beyond = (error - gap).clamp_min(0)
-        ratio = torch.where(beyond == 0, 0.0, beyond / bound)
-        ratio = torch.where(torch.isfinite(got) & torch.isfinite(exact), ratio, math.inf)
-        ratio = torch.where(claimed, ratio.nan_to_num(nan=math.inf, posinf=math.inf), 0.0)
-        worst = ratio.max().item()
+            _sound(f"what {what} is held to", exact, np.isfinite(exact) | ~claimed)
+        said = int(np.count_nonzero(claimed))
+        self.claims += said
+        self.abstentions += claimed.size - said
+        with np.errstate(all="ignore"):
+            beyond = np.maximum(error - gap, 0)
+            ratio = np.where(beyond == 0, 0.0, beyond / bound)
+        sound = np.isfinite(got) & np.isfinite(exact) & ~np.isnan(ratio)
+        ratio = np.where(claimed, np.where(sound, ratio, math.inf), 0.0)
+        worst = float(ratio.max())
         self.worst = max(self.worst, worst)
         if worst > 1:
-            flat = int(ratio.argmax())
-            index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), ratio.shape))
+            index = tuple(int(i) for i in np.unravel_index(ratio.argmax(), ratio.shape))
             finite = math.isfinite(got[index].item()) and math.isfinite(exact[index].item())
             raise LawBroken(
                 what,
@@ -195,13 +215,13 @@ class Judge:
             )
 
 
-def _sound(what: str, values: Tensor, right: Tensor) -> None:
+def _sound(what: str, values: Numbers, right: Flags) -> None:
     """Raise HarnessError for the first value that is not right: what outputs are held to is the harness's to get right.
 
     A bound that cannot be computed, 0 * inf among others, is infinite: nothing is claimed there.
     """
     if not bool(right.all()):
-        index = tuple((~right).nonzero()[0].tolist())
+        index = tuple(int(i) for i in np.argwhere(~right)[0])
         raise HarnessError(
             f"{what} is {values[index].item():.6g} at {list(index)}. A bound and a gap are not negative (infinite "
             "where nothing is claimed), and where the bound is finite so is the number that an output is held to. The "

@@ -92,6 +92,8 @@ class Approx:
     error: Tensor
 
     def __post_init__(self) -> None:
+        if math.isfinite((self.value + self.error).sum().item()):  # then so is every one, at a third of the price
+            return
         unknown = self.error.isnan() | ~torch.isfinite(self.value)
         if bool(unknown.any()):
             object.__setattr__(self, "error", torch.where(unknown, INF, self.error))
