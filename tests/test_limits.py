@@ -322,6 +322,14 @@ def test_a_method_that_always_raises_is_no_limit_and_the_rest_is_explained():
     assert account.limits == ()
 
 
+class Grid(Block):
+    """As `deviation:zero-tokens-crash`, in code of its own."""
+
+    def check(self, x, params):
+        if not x.numel():
+            raise RuntimeError("a grid of 0")
+
+
 class TwoAxes(Block):
     """No attribute declares it."""
 
@@ -336,6 +344,12 @@ def test_a_refusal_that_no_attribute_declares_is_told_and_the_rest_is_explained(
     assert found.limits == ()
     (raised,) = found.raised
     assert raised.words == "a block of tokens [2, 3], 4 channels raises RuntimeError: rank"
+
+
+def test_what_raises_as_a_slip_does_in_code_of_its_own_is_told_by_its_attribute():
+    found = identify(Grid(), hidden=0, brief=True)
+    assert found.deviation is None
+    assert {one.declare for one in found.limits} == {"zero_tokens = False"}
 
 
 def test_a_target_that_always_raises_has_no_limit():

@@ -79,11 +79,14 @@ def refused(search: Search, declared: Frame, bases: Sequence[Dialect], *, narrow
         return ()
     each = list({(*one.outcome, one.place): one for one in reversed(raised)}.values())
     slips = [n for n, one in CATALOGUE.items() if one.kind in _RAISING and _raises(n, bases[-1], each, search)]
-    if any(_explains(search, name, base) for name in slips for base in bases):
-        return ()
-    if not narrowly:
-        narrow(search.view, declared)
     made = [one for name in slips if (one := compose((name,), bases[-1])) is not None]
+    explained = any(_explains(search, name, base) for name in slips for base in bases)
+    if explained and any(_in_its_code(one, search.frame, each) for one in made):
+        return ()
+    if not narrowly:  # where somebody's own code refuses it, the attribute tells more than the slip
+        narrow(search.view, declared)
+    if explained:
+        return ()
     strange = [one for one in raised if not any(_alike(one, other, search.frame) for other in made)]
     if all(one.error for one in search.answers if one not in strange):
         return ()
@@ -108,6 +111,11 @@ def _raises(name: str, base: Dialect, answers: Sequence[Answer], search: Search)
 def _alike(given: Answer, made: Deviant, frame: Frame) -> bool:
     found = answer(given.probe, View(made, frame))
     return bool(found.error) and found.outcome == given.outcome
+
+
+def _in_its_code(made: Deviant, frame: Frame, answers: Sequence[Answer]) -> bool:
+    """Whether it is the very code of a slip that raises."""
+    return all(answer(one.probe, View(made, frame)).place == one.place for one in answers)
 
 
 def _explains(search: Search, name: str, base: Dialect) -> bool:
