@@ -95,3 +95,10 @@ def test_without_a_terminal_plain_lines_become_rare(
     assert len(stream.getvalue().splitlines()) == 6
     assert "\x1b" not in stream.getvalue()
     assert shown.written == 6
+
+
+def test_without_a_reporter_nothing_is_said(clock: SimpleNamespace, tmp_path: Path) -> None:
+    shown = screen(tmp_path)
+    shown.config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=lambda _: None))  # pyright: ignore[reportAttributeAccessIssue]
+    shown.cause(CAUSE, "c1")
+    assert shown.written == 0

@@ -50,6 +50,8 @@ class Screen:
 
         self.clear()
         with aloud(self.config) as reporter:
+            if reporter is None:  # -p no:terminal
+                return
             for text in (*[""] * (number != "c1"), *paragraph(cause, number, [], known=True)):
                 reporter.write_line(text)
                 self.written += 1
@@ -82,10 +84,13 @@ SCREEN: pytest.StashKey[Screen] = pytest.StashKey()
 
 @contextlib.contextmanager
 def aloud(config: pytest.Config) -> Generator[Any]:
-    """pytest's reporter of the terminal, heard also while a law is examined and what its target prints is kept."""
+    """pytest's reporter of the terminal, heard also while a law is examined and what its target prints is kept; None
+    where it was switched off."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
-        reporter.ensure_newline()
+        if reporter is not None:
+            reporter.ensure_newline()
         yield reporter
-        reporter.flush()
+        if reporter is not None:
+            reporter.flush()
