@@ -64,7 +64,8 @@ class Declaring(Implementation):
 
     def __init__(self, implementation: Implementation, limit: Limit) -> None:
         changed = {limit.attribute: TABLE[limit.attribute].taken(limit.value)}
-        vars(self).update({name: getattr(Declaration.of(implementation, **changed), name) for name in TABLE})
+        declared = Declaration.of(implementation).with_(**changed)
+        vars(self).update({name: getattr(declared, name) for name in TABLE})
         methods = [method for method in METHODS if overrides(implementation, method)]
         vars(self).update({method: getattr(implementation, method) for method in (*methods, "tuned")})
 
