@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
@@ -79,8 +79,15 @@ class Catalogue(Mapping[str, Deviation]):
     def __len__(self) -> int:
         return len(self._listed())
 
+    # All of them at once: to ask the registry for every one again takes longer than to try it.
+    def items(self) -> ItemsView[str, Deviation]:
+        return self._listed().items()
+
+    def values(self) -> ValuesView[Deviation]:
+        return self._listed().values()
+
     def __or__(self, other: Mapping[str, Deviation]) -> dict[str, Deviation]:
-        return {**self, **other}
+        return dict(self.items()) | dict(other.items())
 
 
 CATALOGUE = Catalogue(hidden=False)
