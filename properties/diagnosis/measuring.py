@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def candidates(
         answers: all that were asked, by which it is seen how a number depends on n and C.
     """
     first = list({one.probe.stage: one for one in reversed(failing)}.values())[::-1]
-    plain: dict[tuple[Answer, int], Tensor] = {}
+    known = _Known()
     for name, kinds in KINDS.items():
         for kind in kinds:
             if not kind.shows(base, frame) or any(issubclass(kind, one.kind) for one in numbers):
@@ -72,7 +72,7 @@ def candidates(
                 continue
             if kind is TemperedLogs:
                 continue
-            one = _Number(name, kind, frame, predictions, base, beside, numbers, plain)
+            one = _Number(name, kind, frame, predictions, base, beside, numbers, known)
             found = one.measured(first, [*failing, *answers])
             if found is not None:
                 yield found
@@ -99,6 +99,19 @@ class _Seen:
     error: Tensor
 
 
+@dataclass
+class _Known:
+    """What is the same for all kinds.
+
+    Attributes:
+        plain: tensors of answers without the slip.
+        whole: answers of which one kind explains every tensor, so that what explains some of them is not asked for.
+    """
+
+    plain: dict[tuple[Answer, int], Tensor] = field(default_factory=lambda: {})
+    whole: set[Answer] = field(default_factory=lambda: set[Answer]())
+
+
 class _Number:
     """The number of one kind of slip, next to others."""
 
@@ -111,10 +124,9 @@ class _Number:
         base: Dialect,
         beside: tuple[str, ...],
         numbers: tuple[Measured, ...],
-        plain: dict[tuple[Answer, int], Tensor],
+        known: _Known,
     ) -> None:
-        """`plain`: what answers are without the slip, which is the same for all kinds."""
-        self.plain = plain
+        self.known = known
         self.name, self.kind, self.frame, self.predictions, self.base = name, kind, frame, predictions, base
         made = compose(beside, base, *numbers, Measured(name, kind, Estimate(1.0, 1.0, 1.0)))
         self.made = made if isinstance(made, Numbered) else None
@@ -128,8 +140,23 @@ class _Number:
         for given in failing:
             for seen in self._wrong(given):
                 first = self._solved(seen, self._starts(seen))
-                return None if first is None else self._compared(seen, first, answers)
+                if first is None:
+                    return None
+                if self._whole(given, first.value):
+                    self.known.whole.add(given)
+                elif given in self.known.whole:
+                    return None
+                return self._compared(seen, first, answers)
         return None
+
+    def _whole(self, given: Answer, size: float) -> bool:
+        """Whether a number explains all tensors of an answer."""
+        return all(
+            bool(
+                ((one.value - self._values(given, one.place, size)).abs() <= 8 * one.error)[one.value.isfinite()].all()
+            )
+            for one in self._tensors(given)
+        )
 
     def _compared(self, seen: _Seen, first: Estimate, answers: Sequence[Answer]) -> Measured | None:
         """With the estimates of other n and C."""
@@ -184,6 +211,9 @@ class _Number:
 
     def _wrong(self, given: Answer) -> Iterator[_Seen]:
         """The tensors of an answer that are not what they are without the slip, where the slip acts."""
+        return filter(self._acts, self._tensors(given))
+
+    def _tensors(self, given: Answer) -> Iterator[_Seen]:
         if given.error or given.probe.stage not in FORWARD:
             return
         exact = self.predictions.of(given.probe, self.base)
@@ -195,17 +225,15 @@ class _Number:
             unit = torch.finfo(value.dtype).eps
             error = own.error.double() + 4 * unit * own.value.double().abs()
             error = error.nan_to_num(posinf=math.inf) + torch.finfo(torch.float64).tiny
-            seen = _Seen(given, place, wide(value), error)
-            if self._acts(seen):
-                yield seen
+            yield _Seen(given, place, wide(value), error)
 
     def _acts(self, seen: _Seen) -> bool:
         """Whether the slip moves the tensor, and everything in it that is clearly wrong."""
         kind = self.kind
         place = seen.given, seen.place
-        if place not in self.plain:
-            self.plain[place] = self._values(*place, kind.neutral)
-        plain = self.plain[place]
+        if place not in self.known.plain:
+            self.known.plain[place] = self._values(*place, kind.neutral)
+        plain = self.known.plain[place]
         far = (seen.value - plain).abs()
         if not bool((far > 4 * seen.error).any()):
             return False
@@ -225,8 +253,7 @@ class _Number:
             return [10.0**-k for k in range(14)]
         if kind.search == "offsets":
             return [-6.0, -3.0, -1.0, -0.3, 0.3, 1.0, 3.0, 6.0]
-        own = [Amount(1.0, form).of(*self._shape(seen.given)) for form in forms(kind)]
-        return [-1.0, 0.5, 2.0, 0.01, 0.05, 0.15, 0.8, 1.2, 5.0, 20.0, *own]
+        return [-1.0, 0.02, 0.1, 0.3, 0.6, 1.5, 3.0, 9.0, 25.0]
 
     def _solved(self, seen: _Seen, starts: Sequence[float]) -> Estimate | None:
         """The number with which the tensor is as it is; None where there is none, or none that can be told from that

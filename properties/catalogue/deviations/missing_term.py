@@ -147,4 +147,34 @@ class GatesIgnored(Deviant):
         return dynamic + static
 
 
+def _without_gate(params: Params, place: int) -> Params:
+    alpha = params.alpha.clone()
+    alpha[place] = 1
+    return params._replace(alpha=alpha)
+
+
+@missing("pre-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on")
+class PreGateIgnored(Deviant):
+    """The gate of h_pre is taken to be 1."""
+
+    def logits(self, x: Tensor, params: Params) -> list[Tensor]:
+        return super().logits(x, _without_gate(params, 0))
+
+
+@missing("post-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on")
+class PostGateIgnored(Deviant):
+    """The gate of h_post is taken to be 1."""
+
+    def logits(self, x: Tensor, params: Params) -> list[Tensor]:
+        return super().logits(x, _without_gate(params, 1))
+
+
+@missing("res-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on", mixes)
+class ResGateIgnored(Deviant):
+    """The gate of the residual logits is taken to be 1."""
+
+    def logits(self, x: Tensor, params: Params) -> list[Tensor]:
+        return super().logits(x, _without_gate(params, 2))
+
+
 # In the projection
