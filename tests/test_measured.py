@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,3 +198,8 @@ def test_a_scale_of_the_normalised_state_is_identified() -> None:
 def test_a_formula_of_c_is_no_number_where_c_is_not_known(form: str) -> None:
     assert math.isnan(Amount(2.0, form).of(3))
     assert math.isfinite(Amount(2.0, form).of(3, 4))
+
+
+def test_every_number_that_can_be_measured_is_documented() -> None:
+    told = (Path(__file__).parent.parent / "docs" / "identify.md").read_text()
+    assert [name for name in KINDS if f"`{name}`" not in told] == []
