@@ -400,6 +400,7 @@ def test_a_circumstance_that_ends_the_process_is_a_limit():
     found = identify(Crashes(), hidden=0, brief=True)
     assert found.explained
     assert [(one.declare, one.error) for one in found.limits] == [("zero_tokens = False", "ProcessDied")]
+    assert found.limits[0].place == ""
 
 
 def test_a_target_that_hangs_is_not_asked_again():

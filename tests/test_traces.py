@@ -17,6 +17,7 @@ from properties.core.law import all_laws
 from properties.core.trial import TargetRaised
 from properties.guards.faults import TargetFault, answered
 from properties.guards.traces import WIDE, excerpt, own_frames, place_of
+from properties.targets.process.protocol import ProcessDied
 
 TARGET: str = '''"""A target."""
 import torch
@@ -177,6 +178,19 @@ def test_an_exception_that_answers_nothing_has_a_place_all_the_same():
     error = raised(fail)
     assert place_of(error) == f"test_traces.py:{fail.__code__.co_firstlineno + 1}"
     assert "raise Nasty" in excerpt(error)
+
+
+def test_nothing_before_the_function_is_shown(tmp_path):
+    text = "x = 1\ny = 2\n\n\ndef fail(x):\n    raise ValueError\n"
+    told = excerpt(raised(loaded(tmp_path, text).fail, 1)).splitlines()
+    assert told == ["target_of_traces.py:6 in fail", "     5  def fail(x):", ">    6      raise ValueError"]
+
+
+def test_a_call_that_was_lost_with_its_process_has_no_place():
+    def fail():
+        raise ProcessDied("SIGSEGV")
+
+    assert place_of(raised(fail)) == ""
 
 
 def test_an_exception_without_a_traceback_has_no_place():

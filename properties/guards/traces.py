@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-from properties.guards.faults import raised_at, traceback_of
+from properties.guards.faults import Lost, raised_at, traceback_of
 from properties.guards.printable import printable
 
 WIDE = 80
@@ -45,12 +45,14 @@ class Elsewhere(Exception):
 
 @dataclass(frozen=True)
 class Frame:
-    """A line of the target's own code through which an exception came, `code` as far as it can be read."""
+    """A line of the target's own code through which an exception came, `code` as far as it can be read; its function
+    begins at the line `begins`."""
 
     file: str
     line: int
     function: str
     code: str
+    begins: int = 1
 
     @property
     def place(self) -> str:
@@ -75,6 +77,8 @@ def place_of(error: BaseException) -> str:
     is not known either."""
     if issubclass(type(error), Elsewhere):
         return cast("Elsewhere", error).place
+    if issubclass(type(error), Lost):  # raised by us, of a process that said nothing
+        return ""
     if own := own_frames(error):
         return own[-1].place
     last = raised_at(error)
@@ -95,7 +99,7 @@ def _lines(own: Sequence[Frame]) -> list[str]:
     *callers, last = own
     told = [f"{one.place} in {one.function}" + f": {one.code}" * bool(one.code) for one in callers[-_CALLERS:]]
     told.append(f"{last.place} in {last.function}")
-    around = range(max(1, last.line - _BEFORE), last.line + _AFTER + 1)
+    around = range(max(last.begins, last.line - _BEFORE), last.line + _AFTER + 1)
     code = [(number, _read(last.file, number)) for number in around]
     code = [(number, text) for number, text in code if text.strip()]
     indent = min((len(text) - len(text.lstrip()) for _, text in code), default=0)
@@ -111,7 +115,7 @@ def _cut(line: str) -> str:
 def _frame(trace: TracebackType) -> Frame:
     code = trace.tb_frame.f_code
     line = trace.tb_lineno or code.co_firstlineno  # None where the bytecode was made by hand
-    return Frame(code.co_filename, line, code.co_name, _read(code.co_filename, line).strip())
+    return Frame(code.co_filename, line, code.co_name, _read(code.co_filename, line).strip(), code.co_firstlineno)
 
 
 def _read(file: str, line: int) -> str:
