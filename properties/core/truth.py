@@ -51,7 +51,26 @@ def pulled_back(
     if not pairs or not asked:
         return [torch.zeros_like(one) for one in asked]
     roots, bars = zip(*pairs, strict=True)
-    return list(torch.autograd.grad(roots, asked, bars, allow_unused=True, materialize_grads=True, retain_graph=keep))
+    with torch.inference_mode(False), torch.enable_grad():  # a backward pass, say, does not record
+        handed: Any = _Handed.apply(bars, *roots)
+    return list(torch.autograd.grad(handed, asked, allow_unused=True, materialize_grads=True, retain_graph=keep))
+
+
+class _Handed(torch.autograd.Function):
+    """A number whose derivatives by some tensors are given: what `torch.autograd.grad` is told of cotangents, without
+    what it imports to compare their shapes (symbolic ones, and sympy for them), which takes longer than most laws."""
+
+    @staticmethod
+    def forward(ctx: Any, bars: Sequence[Tensor], *roots: Tensor) -> Tensor:
+        for root, bar in zip(roots, bars, strict=True):
+            if root.shape != bar.shape:
+                raise ValueError(f"a cotangent has shape {tuple(bar.shape)}; its output has {tuple(root.shape)}")
+        ctx.bars = bars
+        return roots[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        return None, *ctx.bars
 
 
 def regrouped(parts: Sequence[Tensor], like: Sequence[Params]) -> tuple[Params, ...]:

@@ -282,15 +282,7 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
         for kept in (True, False):
             leaves = [one.clone().requires_grad_() for one in (place(case.x), *present(params))]
             out: Any = forward(*leaves) if kept else _Recomputed.apply(forward, *leaves)
-            grads = (
-                torch.autograd.grad(out, leaves, ramp(out), allow_unused=True)
-                if out.requires_grad
-                else [None] * len(leaves)
-            )
-            found += [
-                out.detach(),
-                *(torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, grads, strict=True)),
-            ]
+            found += [out.detach(), *pulled_back([out], leaves, [ramp(out)])]
         with torch.no_grad():
             quiet = target.block(place(case.x), params, branch)
         with torch.inference_mode():
