@@ -41,6 +41,7 @@ _RENAMED = {
     "deviations.deviant": "core.deviant",
     "deviations.iterations": "families.deviations.sinkhorn.fields",
     "diagnosis.estimate": "core.estimate",
+    "diagnosis.failure": "causes",
     "diagnosis.projection": "families.fits.sinkhorn.seen",
     "diagnosis.temperature": "families.fits.sinkhorn.temperature",
     "explosion.atlas_picture": "explosion.pictures.atlas",
