@@ -316,7 +316,7 @@ def test_a_method_that_always_raises_is_no_limit_and_the_rest_is_explained():
     (raised,) = found.raised
     assert (raised.attribute, raised.error) == ("", "KeyError")
     assert raised.place in found.to_text()
-    assert "at 14 more of the questions" in raised.words
+    assert "at 15 more of the questions" in raised.words
     account = of_identification(found, PAPER)
     assert [one.key for one in account.parts] == ["deviation h-res-transposed"]
     assert account.limits == ()

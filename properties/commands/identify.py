@@ -16,6 +16,10 @@ def identify(
         str | None,
         typer.Option(metavar="PRESET", help="compare with this preset", autocompletion=completing.presets),
     ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(min=0.0, help="processor time for the search for slips; what is not known by then is said"),
+    ] = 20.0,
     device: DeviceOption = Device.CPU,
     isolate: IsolateOption = False,
     as_json: JsonOption = False,
@@ -27,4 +31,4 @@ def identify(
     """
     from properties.diagnosis import identify_command
 
-    raise typer.Exit(identify_command(target, dialect, as_json, device=device.value, isolate=isolate))
+    raise typer.Exit(identify_command(target, dialect, as_json, device=device.value, seconds=seconds, isolate=isolate))

@@ -33,16 +33,10 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
         )
     if "block" in frame.offered:
         x = torch.cat([source.state((2,), n, 5, seed=303, tame=True), 1e-4 * source.state((3,), n, 5, 304, tame=True)])
-        x = x[: source.few(5)].contiguous()
-        params = source.params(n, 5, seed=305)
-        cotangent = source.outputs(len(x), n, 5, seed=307)
-        narrow = (True, *(False for part in params if part is not None))
-        inputs = x, params, source.branch(5, seed=306), cotangent
-        found.append(
-            Probe(
-                "the gradient of a block", "gradient", frame.dtype, inputs, _pull_block, _pulled_block, narrow, "block"
-            )
-        )
+        x, params = x[: source.few(5)].contiguous(), source.params(n, 5, seed=305)
+        found.append(_of_block("the gradient of a block", source, x, params, seed=306))
+        x, params = source.state((source.few(2),), n, 3, seed=308, tame=True), saturated(source, n, seed=309)
+        found.append(_of_block("the gradient of a block with saturated gates", source, x, params, seed=311))
     if ends_as_declared(frame):
         params = tuple(source.params(n, 3, seed=310 + 10 * k) for k in range(2 + frame.head))
         branches = tuple(source.branch(3, seed=340 + k) for k in range(2))
@@ -55,6 +49,12 @@ def gradients(frame: Frame, seed: int) -> list[Probe]:
             )
         )
     return found
+
+
+def _of_block(name: str, source: Source, x: Tensor, params: Params, seed: int) -> Probe:
+    narrow = (True, *(False for part in params if part is not None))
+    inputs = x, params, source.branch(x.shape[-1], seed=seed), source.outputs(*x.shape, seed=seed + 1)
+    return Probe(name, "gradient", source.dtype, inputs, _pull_block, _pulled_block, narrow, "block")
 
 
 def _pull_projection(view: View, logits: Tensor, cotangent: Tensor) -> list[Tensor]:
@@ -125,14 +125,19 @@ def executions(frame: Frame, seed: int) -> list[Probe]:
     if "block" in frame.offered:
         found += _blocks(source, n)
     if "mappings" in frame.own or "block" in frame.offered:
-        x, params = source.state((source.few(3),), n, 3, seed=512, tame=True), source.params(n, 3, seed=513)
-        gates = params.bias[: 2 * n]
-        gates.copy_(1.5 * frame.depth * (1 - 2 * (torch.arange(2 * n) % 2)))  # beyond what exp can represent
+        x, params = source.state((source.few(3),), n, 3, seed=512, tame=True), saturated(source, n, seed=513)
         if "mappings" in frame.own:
-            found.append(probe.mappings("saturated gates", x, params, frame.emits, "execution"))
+            found.append(probe.mappings("saturated gates", x, params, frame.emits))
         else:
-            found.append(probe.block("saturated gates", x, params, source.branch(3, seed=514), "execution"))
+            found.append(probe.block("saturated gates", x, params, source.branch(3, seed=514)))
     return found
+
+
+def saturated(source: Source, n: int, seed: int) -> Params:
+    """Parameters for 3 channels, with biases of the gates of both signs beyond what exp can represent."""
+    params = source.params(n, 3, seed=seed)
+    params.bias[: 2 * n].copy_(1.5 * source.frame.depth * (1 - 2 * (torch.arange(2 * n) % 2)))
+    return params
 
 
 def _projections(source: Source, n: int) -> Iterator[Probe]:

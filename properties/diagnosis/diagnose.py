@@ -31,6 +31,7 @@ from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, Unanswered, View
 from properties.guards.interruption import watched
 from properties.guards.surroundings import told, usual
+from properties.targets.process.client import Client
 
 
 class NoVerdict(Exception):  # as a crash is neither the harness's error nor an answer
@@ -70,7 +71,7 @@ def identify(
         HarnessError: a branch of ours or an adapter failed. Any other exception is a fault of this code as well:
             whatever the target raises is one of its answers.
     """
-    begun, budget = time.monotonic(), Budget(seconds)
+    begun, budget = time.monotonic(), Budget(seconds, isinstance(implementation, Client))
     if reason := _formulaless(against or implementation.dialect):
         raise NoVerdict(f"{implementation.name}: no verdict: {reason}")
     stated = against or (implementation.dialect if declared else None)

@@ -61,7 +61,7 @@ class Source:
         parts = Params(
             self.normal(rows, columns, seed=seed + 1) * scale / math.sqrt(rows),
             self.normal(size, seed=seed + 2) * scale,
-            torch.tensor([0.7, 1.3, 1.6], dtype=torch.float64)[: 3 if self.frame.residual_size(n) else 2],
+            (0.5 + self.normal(3, seed=seed + 4).abs())[: 3 if self.frame.residual_size(n) else 2],
             0.5 + self.normal(n * channels, seed=seed + 3).square() if weight and self.frame.norm_weight else None,
         )
         return map_tensors(parts, lambda t: t.to(parameter_dtype(self.dtype)))
@@ -112,6 +112,10 @@ def forward(frame: Frame, seed: int) -> list[Probe]:
             x = source.state((source.few(7),), n, channels, seed=50 + n)
             params = source.params(n, channels, seed=60 + n, scale=scale)
             found.append(probe.mappings(f"mappings of {n} streams of {channels} channels", x, params, frame.emits))
+        if frame.dialect.rms_eps:  # without an eps it is 0 / 0
+            x, params = source.state((source.few(2),), first, 3, seed=65, tame=True), source.params(first, 3, seed=66)
+            x[-1] = 0
+            found.append(probe.mappings("mappings of a zero state", x, params, frame.emits))
     if "block" in frame.offered:
         for n, channels in ((first, 9), (second, 4)):
             x, params = (
@@ -120,6 +124,10 @@ def forward(frame: Frame, seed: int) -> list[Probe]:
             )
             branch = source.branch(channels, seed=90 + n)
             found.append(probe.block(f"a block of {n} streams of {channels} channels", x, params, branch))
+        if frame.dialect.rms_eps and "mappings" not in frame.own:
+            x, params = source.state((source.few(2),), first, 3, seed=95, tame=True), source.params(first, 3, seed=96)
+            x[-1] = 0
+            found.append(probe.block("a block of a zero state", x, params, source.branch(3, seed=97)))
     return [*found, *_deep(source, first)]
 
 

@@ -106,9 +106,11 @@ class Peeling:
         """One more slip after the other as long as each explains something of the level."""
         reached = begun
         for _ in range(MOST):
-            if all(reached.standing.shadowed(one) for one in reached.standing.wrong_at(level)):
-                break
-            following = self._further(reached, level)
+            front = self._front(reached.standing, level)
+            following = self._further(reached, level, front) if front else []
+            if not following and level == VALUE:  # what is offered for the whole need not be made of what is beside it
+                whole = [one for one in self._front(reached.standing, level, shadowed=True) if one not in front]
+                following = self._further(reached, level, whole) if whole else []
             if not following:
                 break
             reached = self._best(following, reached, level)
@@ -151,9 +153,8 @@ class Peeling:
 
     # One more slip
 
-    def _further(self, here: Peeled, level: int) -> list[Peeled]:
+    def _further(self, here: Peeled, level: int, front: list[Answer]) -> list[Peeled]:
         """What explains more of a level than an explanation does, each by one more slip."""
-        front = self._front(here.standing, level)
         found: list[Peeled] = []
         for k, way in enumerate(self._ways(here.standing.explanation, level, front)):
             for one in way:
@@ -163,15 +164,17 @@ class Peeling:
                 standing = self._fits(one, here.standing, level, front)
                 if standing is not None:
                     found.append(Peeled(standing, list(here.ties)))
-            if any(not one.standing.wrong_at(level) for one in found) or (found and k) or not self.exhausted:
+            done = any(not one.standing.wrong for one in found) or (k and found) or not self.exhausted
+            if done:
                 break
         return found
 
-    def _front(self, here: Standing, level: int) -> list[Answer]:
-        """The first answer of every stage that is wrong by itself, the cheapest first; of circumstances all."""
+    def _front(self, here: Standing, level: int, *, shadowed: bool = False) -> list[Answer]:
+        """The first answer of every stage that is wrong by itself, the cheapest first; of circumstances all. Or also
+        of those into which something else that is wrong may enter."""
         found: dict[tuple[str, str], Answer] = {}
         for unit in here.wrong_at(level):
-            if not here.shadowed(unit):
+            if shadowed or not here.shadowed(unit):
                 stage = unit.given.probe.stage
                 found.setdefault((stage, "" if stage in FORWARD else unit.given.probe.name), unit.given)
         answers = sorted(found.values(), key=lambda one: _dear(one.probe.stage))

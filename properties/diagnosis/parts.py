@@ -11,6 +11,7 @@ import torch
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, HIDDEN, Deviant
 from properties.core.implementation import Implementation
+from properties.diagnosis.acting import stage_of_fields, stage_of_slip
 from properties.diagnosis.composing import compose
 from properties.diagnosis.diagnose import identify
 from properties.diagnosis.findings import joined
@@ -18,55 +19,6 @@ from properties.diagnosis.identification import Identification, named_changes
 from properties.diagnosis.limits import Limit as Limit
 from properties.diagnosis.measured import Measured
 from properties.diagnosis.words import difference_in_words
-
-_SIGMOID = "sigmoid"
-"""The stage of pre and post, which is called so whatever families of gates a dialect chooses."""
-
-STAGE_OF = {
-    "residual": "projection",
-    "last_axis": "projection",
-    "start": "projection",
-    "start_axis": "projection",
-    "iterations": "projection",
-    "entry_eps": "projection",
-    "denominator_eps": "projection",
-    "denominator": "projection",
-    "transposed": "post",
-    "pre": _SIGMOID,
-    "pre_eps": _SIGMOID,
-    "post": _SIGMOID,
-    "post_scale": _SIGMOID,
-    "dynamic": "gates",
-    "norm_over": "norm",
-    "shared_projection": "matmul",
-    "rms_eps": "norm",
-    "rms_eps_inside": "norm",
-    "expand": "expand",
-    "collapse": "collapse",
-}
-"""At which stage a field of the dialect acts first."""
-
-_OF_KIND = {
-    "scaling": "gates",
-    "initialisation": "gates",
-    "normalisation": "norm",
-    "order": "projection",
-    "orientation": "post",
-    "eps": "projection",
-    "iterations": "projection",
-    "packing": "matmul",
-    "missing-term": "post",
-    "dtype": "precision",
-    "gradient": "gradient",
-    "collapse": "collapse",
-    "execution": "execution",
-    "device": "execution",
-    "gamed": "execution",
-}
-
-
-_WITH_AN_EPS = {"rms": "norm", "pre": "sigmoid", "post": "sigmoid", "head": "collapse"}
-"""The stages that have an eps of their own, by how the names of their deviations begin."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +147,7 @@ def _parts(found: Identification, declared: Dialect) -> Iterator[Part]:
         elif name is not None:
             yield replace(of_deviation(name), fields=group, words=words, ties=ties)
         else:
-            yield Part(group, stage=_stage_of(group), words=words, ties=ties)
+            yield Part(group, stage=stage_of_fields(group), words=words, ties=ties)
         ties = ()
     for name in found.deviations:
         if name not in told:
@@ -210,12 +162,7 @@ def of_deviation(name: str) -> Part:
     """A named deviation as a part."""
     slip = (CATALOGUE | HIDDEN)[name]
     words = slip.slip.rstrip(".")
-    stage = _WITH_AN_EPS.get(name.partition("-")[0], _OF_KIND[slip.kind]) if slip.kind == "eps" else _OF_KIND[slip.kind]
-    return Part(deviation=name, stage=stage, words=words[:1].lower() + words[1:])
-
-
-def _stage_of(fields: dict[str, Any]) -> str:
-    return next((STAGE_OF[name] for name in fields if name in STAGE_OF), "projection")
+    return Part(deviation=name, stage=stage_of_slip(name), words=words[:1].lower() + words[1:])
 
 
 def made(parts: Sequence[Part], declared: Dialect) -> Deviant | None:

@@ -23,6 +23,7 @@ from properties.core.estimate import ratio
 from properties.core.family import dynamic_of
 from properties.core.implementation import Implementation, Reference
 from properties.core.trial import wide
+from properties.diagnosis.alone import alone
 from properties.diagnosis.answers import Answer, Predictions, answer, roughly
 from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.judge import Judge, Unanswerable
@@ -95,27 +96,40 @@ def bad_stages(view: View, standing: Standing, search: Search) -> tuple[tuple[st
     raised = [one for one in search.answers if one.error]
     if raised and len(raised) == len(search.answers):
         return ((f"none: every call {raised[0].told}", "exception"),)
-    found: set[tuple[str, str]] = set()
-    for unit in wrong:
-        stage = unit.given.probe.stage
+    found: dict[tuple[str, str], None] = {}
+    told: set[tuple[str, str]] = set()
+    for unit in sorted(wrong, key=lambda one: ORDER.index(_of_method(one))):
+        stage, circumstance = unit.given.probe.stage, _of_method(unit)
         if unit.kind == "exception":
-            kind = "contract" if unit.given.error == BadOutput.__name__ else "exception"
-            found.add((_OF_METHOD.get(stage, stage), kind))
+            if unit.given.outcome not in told:  # one exception of many calls is one failure
+                found[circumstance, "contract" if unit.given.error == BadOutput.__name__ else "exception"] = None
+            told.add(unit.given.outcome)
         elif unit.kind == "value" and stage == "block" and unit.place == 1 and _follows(unit, standing, search):
             continue
         elif not standing.shadowed(unit) or (stage in ("block", "depth") and _by_itself(unit, view, search)):
-            found |= {(one, unit.kind) for one in _stages_of(unit, standing, view)}
+            found |= {(one, unit.kind): None for one in _stages_of(unit, standing, view)}
+        elif not any(one == circumstance for one, _ in found) and (kind := alone(unit, view, search)):
+            found[circumstance, kind] = None
+    seen = {stage for stage, _ in found}
+    if "execution" in seen and any(standing.shadowed(one) for one in wrong if _of_method(one) == "gradient"):
+        found.pop(("gradient", "value"), None)  # what writes over its inputs has no right gradient
     return tuple(sorted(found, key=lambda pair: ORDER.index(pair[0])))
+
+
+def _of_method(unit: Unit) -> str:
+    stage = unit.given.probe.stage
+    return _OF_METHOD.get(stage, stage)
 
 
 def _stages_of(unit: Unit, standing: Standing, view: View) -> Iterable[str]:
     """The stages that a unit accuses, which nothing else explains."""
     stage, frame = unit.given.probe.stage, view.frame
     if unit.kind == "nan" and stage == "mappings":
-        return ["projection" if unit.place == 2 else "norm" if "zero state" in unit.given.probe.name else "sigmoid"]
+        zero = "zero state" in unit.given.probe.name
+        return ["norm" if zero else "projection" if unit.place == 2 else "sigmoid"]
     if unit.kind == "value" and (stage == "mappings" or (stage == "block" and "mappings" not in frame.own)):
         return _coefficients(view, standing.explanation) or ["gates" if stage == "mappings" else _side(unit)]
-    return [_side(unit) if stage == "block" else _OF_METHOD.get(stage, stage)]
+    return [_side(unit) if stage == "block" else _of_method(unit)]
 
 
 def _side(unit: Unit) -> str:
@@ -155,7 +169,7 @@ def _by_itself(unit: Unit, view: View, search: Search) -> bool:
     whole, parts = {"block": ("block", ("mappings", "pre", "post")), "depth": ("layers", ("block",))}[
         unit.given.probe.stage
     ]
-    if whole not in view.frame.own or not set(parts) <= view.frame.own:
+    if whole not in view.frame.own or not set(parts) <= view.frame.offered:
         return False
     again = answer(unit.given.probe, View(_Joined(view.implementation, parts), view.frame))
     return search.sheet.by_another(unit.given, again, search.sheet.base, _roughly_again)[unit] > 1

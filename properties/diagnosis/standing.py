@@ -11,7 +11,7 @@ from properties.diagnosis.composing import compose, remembers
 from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.sensitivity import again, sensitivity
 from properties.diagnosis.units import LEVELS, Unit, made_of
-from properties.diagnosis.view import View
+from properties.diagnosis.view import MAPPINGS, View
 
 VALUE, NAN = LEVELS.index("value"), LEVELS.index("nan")
 
@@ -35,11 +35,20 @@ class Standing:
 
     def shadowed(self, unit: Unit) -> bool:
         """Whether something else that is unexplained enters a unit, so that it says nothing by itself."""
-        stages = made_of(unit.method)
+        level, stage = (unit.level if unit.level <= NAN else VALUE), unit.given.probe.stage
+        enters = [one for one in self.wrong if one.level == level and one.given.probe.stage in made_of(unit.method)]
         if unit.level <= NAN:
-            stages = tuple(one for one in stages if one != unit.given.probe.stage)
-        level = unit.level if unit.level <= NAN else VALUE
-        return any(one.level == level and one.given.probe.stage in stages for one in self.wrong)
+            enters = [one for one in enters if one.given.probe.stage != stage]
+        if stage == "mappings" and len(unit.given.values) == len(MAPPINGS) and unit.place < 2:
+            return False  # h_pre and h_post are made of nothing else
+        if stage == "block" and unit.place == 0:  # as is the branch input of h_pre and the state
+            stages = {"pre"} | ({"mappings"} if any(one.place == 0 for one in enters if _maps(one)) else set[str]())
+            return any(one.given.probe.stage in stages for one in enters)
+        return bool(enters)
+
+
+def _maps(unit: Unit) -> bool:
+    return unit.given.probe.stage == "mappings"
 
 
 def made_of_explanation(one: Explanation) -> Deviant | None:

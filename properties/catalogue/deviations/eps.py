@@ -75,6 +75,14 @@ class RmsEpsClampsRoot(Deviant):
         return torch.where(mean_square == 0, 1.0, mean_square).sqrt().clamp_min(self.computed.rms_eps)
 
 
+@eps("norm-without-eps", f"{MUTATION}: x * rsqrt(mean(x^2))", lambda d: by_rms(d) and d.rms_eps > 0)
+class NormWithoutEps(Deviant):
+    """The norm has no eps, and a zero state is 0 / 0."""
+
+    def rms(self, mean_square: Tensor) -> Tensor:
+        return mean_square.sqrt()
+
+
 # Of the gates
 
 eps_dialect(

@@ -1,0 +1,87 @@
+"""At which stage a field of the dialect or a named slip acts first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+from mhc_ref import PRESETS
+from properties.catalogue.deviations import CATALOGUE, ELSEWHERE, HIDDEN, Deviant
+from properties.core.deviant import redialected
+
+_SIGMOID = "sigmoid"
+"""The stage of pre and post, which is called so whatever families of gates a dialect chooses."""
+
+STAGE_OF = {
+    "residual": "projection",
+    "last_axis": "projection",
+    "start": "projection",
+    "start_axis": "projection",
+    "iterations": "projection",
+    "entry_eps": "projection",
+    "denominator_eps": "projection",
+    "denominator": "projection",
+    "transposed": "post",
+    "pre": _SIGMOID,
+    "pre_eps": _SIGMOID,
+    "post": _SIGMOID,
+    "post_scale": _SIGMOID,
+    "dynamic": "gates",
+    "norm_over": "norm",
+    "shared_projection": "matmul",
+    "rms_eps": "norm",
+    "rms_eps_inside": "norm",
+    "expand": "expand",
+    "collapse": "collapse",
+}
+"""At which stage a field of the dialect acts first."""
+
+
+_OF_KIND = {"dtype": "precision", "gradient": "gradient", "execution": "execution", "device": "execution"}
+"""Kinds of slips that are a circumstance, whatever step of a block they stand in."""
+
+_HEAD = "head"
+"""The step that weighs the streams in the end, whatever family the end is of."""
+
+_STEPS = {
+    "norm": ("normalised", "mean_square", "norm_axes", "rms", "weighted"),
+    "matmul": ("projected", "matmul"),
+    "gates": ("mappings", "logits", "dynamic", "split", "gated"),
+    _SIGMOID: ("h_pre", "h_post", "squash"),
+    "projection": ("h_res", "project"),
+    "pre": ("pre", "gathered"),
+    "branch": ("block",),
+    "post": ("post", "mixed", "operator", "spread"),
+    "layers": ("layers",),
+    "expand": ("expand", "stack"),
+    "collapse": ("collapse", _HEAD),
+}
+"""The steps of a `Deviant` by stage; the steps that a family adds are those of its projection."""
+
+
+def stage_of_fields(fields: Iterable[str]) -> str:
+    """Of fields that differ; what a family brings is of the mix."""
+    return next((STAGE_OF[name] for name in fields if name in STAGE_OF), "projection")
+
+
+@cache
+def stage_of_slip(name: str) -> str:
+    """Of a deviation of the catalogue."""
+    slip = (CATALOGUE | HIDDEN)[name]
+    if slip.kind in _OF_KIND:
+        return _OF_KIND[slip.kind]
+    home = next((one for one in (*PRESETS.values(), *ELSEWHERE.values()) if slip.applies(one)), None)
+    made = slip.make(home) if home is not None else None
+    if not isinstance(made, Deviant):
+        return "projection"
+    if redialected(made):
+        return stage_of_fields(made.computed.difference(made.dialect))
+    steps = {step for kind in made.slip.__mro__ if _is_slip(kind) for step in vars(kind)}
+    return next((stage for stage, names in _STEPS.items() if steps & set(names)), "projection")
+
+
+def _is_slip(kind: type) -> bool:
+    """Whether a class is a slip, and not the correct steps that it deviates from."""
+    return issubclass(kind, Deviant) and not kind.__module__.startswith(
+        ("properties.core", "properties.families.steps")
+    )
