@@ -64,13 +64,12 @@ from properties.explosion import find_minimal
 torch.set_num_threads(1)
 dialects = dict(list(PRESETS.items())[:2])
 held = said["held"] = {}
-for name, dialect in dialects.items():
+for (name, dialect), dtype in zip(dialects.items(), (torch.float32, torch.float64)):
     for law in json.loads(sys.argv[1]):
-        for dtype in (torch.float32, torch.float64):
-            subject = Subject(name, Reference(dialect, name), dtype, torch.device("cpu"))
-            profile = Profile(examples=4, derandomise=True, shrink=False)
-            verdict = examine(all_laws()[law], subject, profile, directory=Path(sys.argv[2]))
-            held[f"{law} {name} {dtype}"] = [verdict.status, verdict.reason]
+        subject = Subject(name, Reference(dialect, name), dtype, torch.device("cpu"))
+        profile = Profile(examples=4, derandomise=True, shrink=False)
+        verdict = examine(all_laws()[law], subject, profile, directory=Path(sys.argv[2]))
+        held[f"{law} {name} {dtype}"] = [verdict.status, verdict.reason]
 name, dialect = next(iter(dialects.items()))
 found = identify(Reference(dialect, name), seconds=2.0)
 said["identify"] = [found.deviation, {field: list(map(str, pair)) for field, pair in found.differs.items()}]
@@ -146,7 +145,7 @@ def test_the_package_does_without_any_family(name: str, tmp_path: Path) -> None:
     assert said["explode"] == 7  # doublings until 100
     assert said["identify"] == [None, {}]
     assert {status for status, _ in said["held"].values()} <= {"passed", "not-applicable"}, said["held"]
-    assert sum(status == "passed" for status, _ in said["held"].values()) >= 6, said["held"]
+    assert sum(status == "passed" for status, _ in said["held"].values()) >= 3, said["held"]
 
 
 def test_few_families_are_alone_in_their_slot() -> None:
