@@ -140,7 +140,7 @@ class Identification:
             return [f"  residual ratio {self.residual_ratio:.2g} on fresh inputs (error / bound; at most 1)"]
         told = f"  nothing explains it: the dialect's residual ratio is {self.residual_ratio:.3g}"
         if not self.exhausted:
-            told += "; the search for slips ran out of time"
+            told += "; the search for slips ran out of time, of which --seconds gives it more"
         return [told, f"  first stage that leaves the bound: {self.stage or 'none that can be looked at by itself'}"]
 
     def _fields(self) -> list[str]:
