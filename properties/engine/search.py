@@ -141,7 +141,7 @@ class Search:
         lost = f"{self.path} could not be written: {self._unsaved}" if self._unsaved else ""
         message = explain(self.law, self.subject, case, broken, self.path, lost, also=self.also, quick=quick)
         score = readable(case, broken)
-        if self.attribution is not None:
+        if self.attribution is not None and len(self._causes) == 1:  # what shows two at once is shown for neither
             self.attribution.noted(self._causes, score)
         return replace(
             self._said("failed", broken.what, max(self._worst, broken.ratio)),
