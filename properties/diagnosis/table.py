@@ -21,7 +21,7 @@ import torch
 
 from mhc_ref import PRESETS, Dialect
 from properties.catalogue import controls
-from properties.catalogue.deviations import CATALOGUE, ELSEWHERE, Deviant
+from properties.catalogue.deviations import CATALOGUE, ELSEWHERE, HIDDEN, Deviant
 from properties.core.deviant import redialected
 from properties.core.implementation import Implementation, Reference
 from properties.diagnosis.composing import compose
@@ -146,10 +146,15 @@ def correct() -> Iterator[tuple[str, Implementation]]:
             continue
 
 
+def homes() -> dict[str, Dialect]:
+    """Dialects in which something is shown, by their titles, the most telling first."""
+    return {**{title: PRESETS[title] for title in PREFERRED if title in PRESETS}, **ELSEWHERE}
+
+
 def home(name: str) -> tuple[str, Dialect]:
     """The dialect in which a deviation is shown."""
-    known = {**{title: PRESETS[title] for title in PREFERRED if title in PRESETS}, **ELSEWHERE}
-    return next((title, dialect) for title, dialect in known.items() if CATALOGUE[name].applies(dialect))
+    applies = (CATALOGUE | HIDDEN)[name].applies
+    return next((title, dialect) for title, dialect in homes().items() if applies(dialect))
 
 
 def singles() -> Iterator[tuple[str, Implementation, tuple[str, ...]]]:

@@ -1,0 +1,178 @@
+"""The bound of an explaining implementation: sound for the same slip computed otherwise, sharp for slips next to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mhc_ref import DEEPSEEK_V4, Dialect
+from properties.catalogue import controls
+from properties.catalogue.deviations import CATALOGUE, Deviant
+from properties.causes.agreement import belongs
+from properties.causes.noise import Noise
+from properties.core.case import Case
+from properties.core.deviant import redialected
+from properties.core.law import Law, all_laws
+from properties.core.trial import LawBroken
+from properties.diagnosis.measured import MixedGain
+from properties.engine.attribution import Belonging
+from properties.engine.runner import examine
+from properties.engine.subject import Profile, Subject
+from properties.report.cause import Cause
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+LAWS = ("mixing.post-is-the-declared-combination", "block.agrees-with-oracle", "coefficients.agrees-with-oracle")
+
+
+class Asked:
+    """Puts every failure to one explaining implementation, and keeps how it belongs."""
+
+    def __init__(self, explaining: Callable[[], Deviant]) -> None:
+        self.explaining, self.hows = explaining, Counter[str | None]()
+        self.cause = Cause("the slip", "", "the slip")
+
+    def known(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging | None:
+        self.hows[belongs(law, subject, case, broken, self.explaining())] += 1
+        return Belonging((self.cause,), "shown")
+
+    def found(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging:
+        raise AssertionError("every failure is known")
+
+    def plainest(self, causes: Iterable[str], score: float) -> bool:
+        return False
+
+    def noted(self, causes: Iterable[str], score: float) -> None:
+        pass
+
+    def several(self, subject: Subject) -> bool:
+        return False
+
+
+def hows(
+    target: Deviant, explaining: Callable[[], Deviant], dtype: torch.dtype, laws: tuple[str, ...], where: Path
+) -> Counter[str | None]:
+    """How the failures of a target belong to an explaining implementation, with their numbers."""
+    asked = Asked(explaining)
+    profile = Profile(examples=6, derandomise=True, shrink=False)
+    for law in laws:
+        subject = Subject("target", target, dtype, torch.device("cpu"))
+        examine(all_laws()[law], subject, profile, directory=where, attribution=asked)
+    return asked.hows
+
+
+def otherwise(slip: str, control: str, dialect: Dialect) -> Deviant:
+    """A slip that is computed as a control computes."""
+    made, other = CATALOGUE[slip].make(dialect), controls.build(control, dialect)
+    assert isinstance(made, Deviant)
+    assert isinstance(other, Deviant)
+    computed = made.computed
+    both = type("Both", (other.slip,) if redialected(made) else (made.slip, other.slip), {})
+    return both(dialect, "both", (lambda _: computed) if redialected(made) else None)
+
+
+def slip(name: str, dialect: Dialect) -> Deviant:
+    made = CATALOGUE[name].make(dialect)
+    assert isinstance(made, Deviant)
+    return made
+
+
+SOUND = (
+    ("h-res-transposed", "reversed"),
+    ("h-res-transposed", "log-domain"),
+    ("alpha-squared", "scaling-vectors"),
+    ("ten-iterations", "log-domain"),
+    ("norm-missing-root", "einsum"),
+    ("post-scale-four", "float64-inside"),
+    ("emitted-transposed", "tanh-sigmoid"),
+    ("residual-twice", "pairwise"),
+    ("branch-residual", "norm-after-matmul"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("name", "control"), SOUND)
+def test_a_slip_that_is_computed_otherwise_is_shown_to_be_the_slip(
+    name: str, control: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    found = hows(otherwise(name, control, DEEPSEEK_V4), lambda: slip(name, DEEPSEEK_V4), dtype, LAWS, tmp_path)
+    assert found["shown"] > 0, found
+    assert found[None] == 0, found
+
+
+def test_a_slip_that_is_summed_in_another_order_is_shown_to_be_the_slip(tmp_path: Path) -> None:
+    target = otherwise("h-res-transposed", "reversed", DEEPSEEK_V4)
+    found = hows(target, lambda: slip("h-res-transposed", DEEPSEEK_V4), torch.float32, LAWS[:1], tmp_path)
+    assert found["shown"] > 0, found
+    assert found[None] == 0, found
+
+
+class _TwiceAndABit(MixedGain):
+    """Nearly `residual-twice`."""
+
+    size = 2.002
+
+
+class _Twice(MixedGain):
+    size = 2.0
+
+
+def _with(**fields: float) -> Callable[[Dialect], Dialect]:
+    return lambda dialect: dialect.with_(**fields)
+
+
+NEAR: tuple[tuple[str, Callable[[], Deviant], Callable[[], Deviant], torch.dtype, str], ...] = (
+    (
+        "19 iterations are not 20",
+        lambda: Deviant(DEEPSEEK_V4.with_(iterations=3), "target", _with(iterations=19)),
+        lambda: Deviant(DEEPSEEK_V4.with_(iterations=3), "explaining", _with(iterations=20)),
+        torch.float64,
+        "manifold.agrees-with-oracle",
+    ),
+    (
+        "an eps of 1e-6 is not one of 2e-6",
+        lambda: Deviant(DEEPSEEK_V4, "target", _with(denominator_eps=1e-5, entry_eps=1e-6)),
+        lambda: Deviant(DEEPSEEK_V4, "explaining", _with(denominator_eps=1e-5, entry_eps=2e-6)),
+        torch.float64,
+        "manifold.agrees-with-oracle",
+    ),
+    (
+        "a gain of 2.002 is not one of 2",
+        lambda: _TwiceAndABit(DEEPSEEK_V4, "target"),
+        lambda: _Twice(DEEPSEEK_V4, "explaining"),
+        torch.float32,
+        "mixing.post-is-the-declared-combination",
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "explaining", "dtype", "law"), [one[1:] for one in NEAR], ids=[one[0] for one in NEAR]
+)
+def test_slips_next_to_one_another_are_told_apart(
+    target: Callable[[], Deviant], explaining: Callable[[], Deviant], dtype: torch.dtype, law: str, tmp_path: Path
+) -> None:
+    found = hows(target(), explaining, dtype, (law,), tmp_path)
+    assert found[None] >= max(1, 4 * found["shown"]), found
+    same = hows(target(), target, dtype, (law,), tmp_path)
+    assert same["shown"] > 0, same
+    assert same[None] == 0, same
+
+
+def test_an_answer_of_the_declared_dialect_is_not_that_of_a_slip(tmp_path: Path) -> None:
+    target = slip("post-scale-four", DEEPSEEK_V4)
+    found = hows(target, lambda: slip("h-res-transposed", DEEPSEEK_V4), torch.float32, LAWS[1:2], tmp_path)
+    assert found[None] > 0, found
+    assert found["shown"] == 0, found
+
+
+def test_rounding_is_no_tensor_of_zeros() -> None:
+    value: Tensor = torch.ones(100, dtype=torch.float32)
+    with Noise(0):
+        moved = value * value
+    assert 0 < float((moved - 1).abs().max()) < 1e-5
