@@ -19,7 +19,6 @@ from properties.core.case import Case
 from properties.core.deviant import redialected
 from properties.core.law import Law, all_laws
 from properties.core.trial import LawBroken
-from properties.diagnosis.measured import MixedGain
 from properties.engine.attribution import Belonging
 from properties.engine.runner import examine
 from properties.engine.subject import Profile, Subject
@@ -83,6 +82,7 @@ def slip(name: str, dialect: Dialect) -> Deviant:
 
 SOUND = (
     ("h-res-transposed", "reversed"),
+    ("h-res-transposed", "recomputed"),
     ("h-res-transposed", "log-domain"),
     ("alpha-squared", "scaling-vectors"),
     ("ten-iterations", "log-domain"),
@@ -105,21 +105,17 @@ def test_a_slip_that_is_computed_otherwise_is_shown_to_be_the_slip(
     assert found[None] == 0, found
 
 
-def test_a_slip_that_is_summed_in_another_order_is_shown_to_be_the_slip(tmp_path: Path) -> None:
-    target = otherwise("h-res-transposed", "reversed", DEEPSEEK_V4)
-    found = hows(target, lambda: slip("h-res-transposed", DEEPSEEK_V4), torch.float32, LAWS[:1], tmp_path)
-    assert found["shown"] > 0, found
-    assert found[None] == 0, found
+class _Gain(Deviant):
+    """The mixed streams are multiplied by `gain`."""
+
+    gain = 2.0
+
+    def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
+        return self.gain * super().mixed(x, h_res)
 
 
-class _TwiceAndABit(MixedGain):
-    """Nearly `residual-twice`."""
-
-    size = 2.002
-
-
-class _Twice(MixedGain):
-    size = 2.0
+class _NearlyTheSameGain(_Gain):
+    gain = 2.002
 
 
 def _with(**fields: float) -> Callable[[Dialect], Dialect]:
@@ -143,27 +139,31 @@ NEAR: tuple[tuple[str, Callable[[], Deviant], Callable[[], Deviant], torch.dtype
     ),
     (
         "a gain of 2.002 is not one of 2",
-        lambda: _TwiceAndABit(DEEPSEEK_V4, "target"),
-        lambda: _Twice(DEEPSEEK_V4, "explaining"),
+        lambda: _NearlyTheSameGain(DEEPSEEK_V4, "target"),
+        lambda: _Gain(DEEPSEEK_V4, "explaining"),
         torch.float32,
         "mixing.post-is-the-declared-combination",
     ),
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "explaining", "dtype", "law"), [one[1:] for one in NEAR], ids=[one[0] for one in NEAR]
 )
 def test_slips_next_to_one_another_are_told_apart(
     target: Callable[[], Deviant], explaining: Callable[[], Deviant], dtype: torch.dtype, law: str, tmp_path: Path
 ) -> None:
-    found = hows(target(), explaining, dtype, (law,), tmp_path)
+    given = target()
+    given.streams = (3, 4)  # a matrix of one stream is the same with both
+    found = hows(given, explaining, dtype, (law,), tmp_path)
     assert found[None] >= max(1, 4 * found["shown"]), found
-    same = hows(target(), target, dtype, (law,), tmp_path)
+    same = hows(given, target, dtype, (law,), tmp_path)
     assert same["shown"] > 0, same
     assert same[None] == 0, same
 
 
+@pytest.mark.slow
 def test_an_answer_of_the_declared_dialect_is_not_that_of_a_slip(tmp_path: Path) -> None:
     target = slip("post-scale-four", DEEPSEEK_V4)
     found = hows(target, lambda: slip("h-res-transposed", DEEPSEEK_V4), torch.float32, LAWS[1:2], tmp_path)

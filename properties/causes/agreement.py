@@ -89,16 +89,16 @@ def belongs(law: Law, subject: Subject, case: Case, broken: LawBroken, made: Dev
     if not pairs or any(not one.comparable for one in pairs):
         return None
     clear = broken.ratio >= FAR and also is not None and len(other.tape) == len(given.tape)
-    if clear and all(_near(one) for one in pairs):
+    near = all(_near(one) for one in pairs)
+    if clear and near:
         return "shown"
     bounds = _bounds(law, alike, given, case, count, pairs)
     if any(_apart(one.given, one.other, bound) > 1 for one, bound in zip(pairs, bounds, strict=True)):
         return None
     if clear:
         return "shown"
-    return _told(
-        law, subject, given, case, count, pairs, bounds, also is not None and len(other.tape) == len(given.tape)
-    )
+    both = also is not None and len(other.tape) == len(given.tape)
+    return _told(law, subject, given, case, count, pairs, bounds, both, near)
 
 
 def resembles(law: Law, subject: Subject, case: Case, broken: LawBroken, made: Deviant) -> bool:
@@ -262,8 +262,15 @@ def _told(
     pairs: Sequence[_Pair],
     bounds: Sequence[Tensor],
     broken: bool,
+    near: bool,
 ) -> Belongs | None:
-    """Whether an implementation that answers alike is apart from the declared dialect at this case."""
+    """Whether an implementation that answers alike is apart from the declared dialect at this case.
+
+    Arguments:
+        broken: whether it breaks the law as well.
+        near: whether its answers are those of the subject but for a few last bits. Then it need not be apart from the
+            dialect by all that a slip makes of rounding, as one does that itself rounds.
+    """
     reference = Reference(subject.implementation.dialect)
     reference.products, reference.mixing = subject.implementation.products, subject.implementation.mixing
     declared = _tape(law, reference, given, case, count)
@@ -272,10 +279,12 @@ def _told(
     there = list(_pairs(declared, declared, count))
     if len(there) != len(pairs) or any(a.given.shape != b.other.shape for a, b in zip(there, pairs, strict=True)):
         return "shown" if broken else None
-    ratios = [_apart(one.other, two.given, 2 * bound) for one, two, bound in zip(pairs, there, bounds, strict=True)]
-    if max(ratios, default=0.0) > 1 and broken:
-        return "shown"
-    differs = any(
-        _apart(one.other, two.given, bound / 8) > 1 for one, two, bound in zip(pairs, there, bounds, strict=True)
-    )
-    return "not told apart" if differs else None
+
+    def differs(limits: Sequence[Tensor]) -> bool:
+        three = zip(pairs, there, limits, strict=True)
+        return any(_apart(one.other, two.given, limit) > 1 for one, two, limit in three)
+
+    if broken:
+        far = [_roundoff(one.other, 4 * NEAR) for one in pairs]
+        return "shown" if differs([2 * one for one in bounds]) or (near and differs(far)) else "not told apart"
+    return "not told apart" if differs([one / 8 for one in bounds]) else None

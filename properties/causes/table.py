@@ -24,10 +24,8 @@ from properties.catalogue.deviations import CATALOGUE, HIDDEN, Deviant
 from properties.causes.causes import Causes
 from properties.causes.pairs import BESIDE, pairs
 from properties.core.deviant import redialected
-from properties.core.estimate import Estimate
 from properties.core.implementation import Implementation
 from properties.core.law import Law, all_laws, scouts
-from properties.diagnosis.measured import KINDS, Measured
 from properties.diagnosis.parts import Part, made, of_deviation
 from properties.diagnosis.table import EQUIVALENT, home, homes
 from properties.diagnosis.ties import apart, wide_frame
@@ -113,6 +111,7 @@ def row(
     """
     begun = time.process_time()
     accepted = [one for one in DTYPES if one in implementation.dtypes] or list(implementation.dtypes)
+    dtype, causes, told = accepted[0], dict[str, Cause](), list[tuple[str, ...]]()
     for dtype in accepted:
         causes, told = _causes(target, implementation, dtype, laws, examples, workers)
         if told or not wanted:
@@ -183,14 +182,13 @@ def says(cause: Cause, name: str, implementation: Implementation) -> bool:
         changed = truth.computed.difference(declared)
         if fields and all(changed.get(field, (None,))[0] == value for field, value in fields.items()):
             return True
-    frame = wide_frame(Frame.of(truth))
-    explaining = [made([part], declared) for part in _parts(cause.explanation)]
-    same = any(
-        one is not None and isinstance(truth, Deviant) and apart(one, truth, frame, declared, seed=6) is None
-        for one in explaining
-    )
-    near = bool(cause.explanation["measured"]) and cause.stage in stages_of(name, declared)
-    return same or near or (bool(fields) and name in EQUIVALENT)
+    if cause.explanation["measured"]:
+        return cause.stage in stages_of(name, declared)
+    explaining = made([Part(fields=fields, deviation=cause.explanation["deviation"])], declared)
+    if explaining is None or not isinstance(truth, Deviant):
+        return False
+    same = apart(explaining, truth, wide_frame(Frame.of(truth)), declared, seed=6) is None
+    return same or (bool(fields) and name in EQUIVALENT)
 
 
 def stages_of(name: str, dialect: Dialect) -> set[str]:
@@ -201,30 +199,17 @@ def stages_of(name: str, dialect: Dialect) -> set[str]:
     return {of_deviation(name).stage, *(stage for stage, steps in STEPS.items() if own.intersection(steps))}
 
 
-def _parts(explanation: dict[str, object]) -> Iterator[Part]:
-    """An explanation as a part; of a measured number by each of the slips that have it."""
-    fields, deviation, measured = (explanation[one] for one in ("fields", "deviation", "measured"))
-    if isinstance(measured, dict):
-        for name, value in measured.items():
-            for kind in KINDS[name]:
-                slip = Measured(name, kind, Estimate(value, value, value))
-                yield Part(number=(slip.name, slip.kind.__name__, value, value, value))
-    else:
-        yield Part(fields=dict(fields), deviation=deviation)  # pyright: ignore
+def single(name: str) -> tuple[str, Implementation, tuple[str, ...]]:
+    """A deviation where it applies first."""
+    preset, dialect = home(name)
+    return f"deviation:{name}@{preset}", (CATALOGUE | HIDDEN)[name].make(dialect), (name,)
 
 
-def singles() -> Iterator[tuple[str, Implementation, tuple[str, ...]]]:
-    """Every deviation that shows without a device of its own, where it applies first."""
-    for name in (name for name, one in (CATALOGUE | HIDDEN).items() if one.needs is None):
-        preset, dialect = home(name)
-        yield f"deviation:{name}@{preset}", (CATALOGUE | HIDDEN)[name].make(dialect), (name,)
-
-
-def correct() -> Iterator[tuple[str, Implementation, tuple[str, ...]]]:
-    """Every control in the first preset that it can compute."""
-    for name, control in controls.CATALOGUE.items():
-        preset, dialect = next(one for one in homes().items() if control.applies(one[1]))
-        yield f"control:{name}@{preset}", control.make(dialect), ()
+def correct(name: str) -> tuple[str, Implementation, tuple[str, ...]]:
+    """A control in the first preset that it can compute."""
+    control = controls.CATALOGUE[name]
+    preset, dialect = next(one for one in homes().items() if control.applies(one[1]))
+    return f"control:{name}@{preset}", control.make(dialect), ()
 
 
 PARTS = ("controls", "singles", *BESIDE)
@@ -235,11 +220,11 @@ def targets(part: str, count: int | None, seed: int) -> Iterator[tuple[str, Impl
     if part in BESIDE:
         yield from pairs(part, 17 if count is None else count, seed)
         return
-    found = list(correct() if part == "controls" else singles())
-    if count is None or count >= len(found):
-        yield from found
-    else:
-        yield from (found[(seed + k * len(found) // count) % len(found)] for k in range(count))
+    here = [name for name, one in HIDDEN.items() if one.kind != "device"]  # the others show on a device of their own
+    names = list(controls.CATALOGUE) if part == "controls" else [*CATALOGUE, *here]
+    if count is not None and count < len(names):
+        names = [names[(seed + k * len(names) // count) % len(names)] for k in range(count)]
+    yield from map(correct if part == "controls" else single, names)
 
 
 def summary(made_rows: Sequence[Row]) -> str:
