@@ -106,7 +106,7 @@ def resembles(law: Law, subject: Subject, case: Case, broken: LawBroken, made: D
     given = broken.trial
     if not isinstance(given, Trial) or given.unanswered:
         return False
-    other = _tape(law, like(made, subject.implementation), given, case, len(given.tape))
+    other = tape_of(law, like(made, subject.implementation), given, case, len(given.tape))
     return other is not None and all(
         one.comparable and _apart(one.given, one.other, _roughly(one.other)) <= 1
         for one in _pairs(given, other, len(given.tape))
@@ -182,6 +182,12 @@ def _pairs(given: Trial, other: Trial, count: int) -> Iterator[_Pair]:
                 yield _Pair(_NONE, _NONE, True, bool(a == b))
 
 
+def numbers(given: Trial, count: int) -> list[Tensor]:
+    """Every number and tensor among so many answers, in float64."""
+    flat = (one for each in given.tape[:count] for one in _flat(each.value))
+    return [torch.as_tensor(one).double() for one in flat if isinstance(one, (Tensor, float))]
+
+
 def _flat(value: Any) -> Iterator[Any]:
     """The tensors and numbers of an answer, in order."""
     if isinstance(value, Seen):
@@ -224,7 +230,7 @@ def _bounds(
     squares = [torch.zeros(one.other.shape, dtype=torch.float64) for one in pairs]
     told = 0
     for seed in range(SAMPLES):
-        moved = _tape(law, made, given, case, count, Noise(seed, PRODUCTS[made.products]))
+        moved = tape_of(law, made, given, case, count, Noise(seed, PRODUCTS[made.products]))
         values = [two for two in _pairs(moved, moved, min(count, len(moved.tape)))] if moved is not None else []
         if len(values) != len(pairs) or any(a.given.shape != b.other.shape for a, b in zip(values, pairs, strict=True)):
             continue
@@ -238,7 +244,7 @@ def _bounds(
     ]
 
 
-def _tape(
+def tape_of(
     law: Law, made: Implementation, given: Trial, case: Case, count: int, noise: Noise | None = None
 ) -> Trial | None:
     """What a law observes of an implementation until so many answers are on the tape; None where it does not get
@@ -273,7 +279,7 @@ def _told(
     """
     reference = Reference(subject.implementation.dialect)
     reference.products, reference.mixing = subject.implementation.products, subject.implementation.mixing
-    declared = _tape(law, reference, given, case, count)
+    declared = tape_of(law, reference, given, case, count)
     if declared is None:
         return "shown" if broken else None
     there = list(_pairs(declared, declared, count))

@@ -22,12 +22,14 @@ import torch
 from properties.causes.agreement import belongs
 from properties.causes.here import slips_at
 from properties.causes.limited import limit_of, limits_at
+from properties.causes.repeating import unrepeated
 from properties.causes.sharing import shared
 from properties.causes.stages import shows, stage_of
 from properties.core.case import Case
 from properties.core.kinds import kind_of
 from properties.core.law import Law
 from properties.core.trial import LawBroken, TargetRaised
+from properties.diagnosis.composing import remembers
 from properties.diagnosis.diagnose import NoVerdict
 from properties.diagnosis.parts import Account, Limit, Part, account_of, made
 from properties.engine.attribution import Belonging
@@ -152,11 +154,44 @@ class Causes:
                 return Belonging((limited,), "first")
         if isinstance(broken, TargetRaised):
             return Belonging((self._raised(law, subject, broken, suspect),), "first")
+        if (unsteady := self._unsteady(law, subject, case, broken, suspect)) is not None:
+            return unsteady
         new = slips_at(law, subject, case, broken, suspect.parts)
         if new:
             suspect.parts += new
             return Belonging(tuple(_cause(subject, one, law) for one in new), "first")
+        if not suspect.account.unexplained and (memory := self._remembered(law, subject, suspect)) is not None:
+            return memory  # what earlier calls have left cannot be made again
         return self._unexplained(law, subject, broken, suspect, suspect.account.notes)
+
+    def _unsteady(
+        self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect
+    ) -> Belonging | None:
+        """What does not give the same again: a known slip that remembers calls, or a cause of its own."""
+        if not unrepeated(law, subject, case, broken):
+            return None
+        if (memory := self._remembered(law, subject, suspect)) is not None:
+            return memory
+        key = _unsteady_key(subject)
+        cause = Cause(
+            key,
+            subject.implementation.name,
+            "the same call does not give the same again: calls race, or remember earlier ones",
+            stage="execution",
+            kind="randomness",
+            notes=("Two more calls with the same arguments differed by as much as the answer is wrong.",),
+            first=law.id,
+        )
+        how = "shown" if key in suspect.open else "first"
+        return Belonging((suspect.open.setdefault(key, cause),), how)
+
+    def _remembered(self, law: Law, subject: Subject, suspect: _Suspect) -> Belonging | None:
+        """A known slip for which earlier calls matter, which nobody can repeat."""
+        for part in suspect.parts:
+            explaining = made([part], subject.implementation.dialect)
+            if explaining is not None and remembers(explaining):
+                return Belonging((_cause(subject, part, law),), "not told apart")
+        return None
 
     def _account(self, subject: Subject) -> Account:
         dtype = torch.float16 if subject.dtype == torch.float16 else None
@@ -181,6 +216,8 @@ class Causes:
             if how == "shown":
                 return found
             untold = untold or found
+        if untold is None and _unsteady_key(subject) in suspect.open:
+            untold = self._unsteady(law, subject, case, broken, suspect)
         return untold or self._alike(law, subject, broken, suspect)
 
     def _limited(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Cause | None:
@@ -255,6 +292,10 @@ def _combined(parts: Sequence[Part]) -> Iterator[tuple[Part, ...]]:
     yield from itertools.combinations(parts, 2)
     if len(parts) > 2:
         yield tuple(parts)
+
+
+def _unsteady_key(subject: Subject) -> str:
+    return f"{subject.implementation.name}: answers that change from call to call"
 
 
 def _exception_key(subject: Subject, broken: TargetRaised) -> str:
