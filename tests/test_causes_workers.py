@@ -18,7 +18,7 @@ from properties.diagnosis.composing import compose
 def Two():
     return compose(("h-res-transposed", "mappings-detached"), PAPER)
 """
-LAWS = ("mixing.post", "block.agrees", "gradient.block-pulls-back", "gradient.mappings-pull-back")
+LAWS = ("mixing.post-is", "gradient.block-pulls-back")
 
 
 def _causes(where: Path, workers: int) -> list[dict[str, Any]]:
