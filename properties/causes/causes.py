@@ -179,7 +179,7 @@ class Causes:
             "the same call does not give the same again: calls race, or remember earlier ones",
             stage="execution",
             kind="randomness",
-            notes=("Two more calls with the same arguments differed by as much as the answer is wrong.",),
+            notes=("Further calls with the same arguments differed by as much as the answer is wrong.",),
             first=law.id,
         )
         how = "shown" if key in suspect.open else "first"

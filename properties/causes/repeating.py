@@ -12,24 +12,41 @@ from properties.core.law import Law
 from properties.core.trial import LawBroken, TargetRaised, Trial
 from properties.engine.subject import Subject
 
+_ASKED = 6
+"""How often the same is asked again, if the first two times differ."""
 _SPREADS = 8.0
 """An answer that is off by so many times what it differs by from call to call is wrong by itself."""
 
 
 def unrepeated(law: Law, subject: Subject, case: Case, broken: LawBroken) -> bool:
-    """Whether the subject, asked the same twice more, answers otherwise, by as much as it is wrong."""
+    """Whether the subject, asked the same again, answers otherwise, by as much as it is wrong."""
     given = broken.trial
     if isinstance(broken, TargetRaised) or not isinstance(given, Trial) or given.unanswered or not given.tape:
         return False
-    who = subject.implementation, subject.implementation, Reference(subject.implementation.dialect)
-    tapes = [given, *(tape_of(law, one, given, case, len(given.tape)) for one in who)]
-    values = [numbers(one, len(given.tape)) for one in tapes if one is not None]
-    if len(values) < len(tapes) or any([v.shape for v in one] != [v.shape for v in values[0]] for one in values):
-        return False
-    first, second, third, declared = values
-    worst = [_top(one - other) for one, other in zip(first, declared, strict=True)]
-    spread = [max(_top(b - a), _top(c - a)) for a, b, c in zip(first, second, third, strict=True)]
-    return any(spread) and all(off <= _SPREADS * each for off, each in zip(worst, spread, strict=True) if off > 0)
+    count = len(given.tape)
+    declared = _numbers(tape_of(law, Reference(subject.implementation.dialect), given, case, count), count)
+    values = _numbers(given, count)
+    worst = _apart(values, declared)
+    spread = [0.0] * len(values)
+    for asked in range(_ASKED):
+        again = _apart(values, _numbers(tape_of(law, subject.implementation, given, case, count), count))
+        if len(again) != len(values) or len(worst) != len(values):
+            return False
+        spread = [max(pair) for pair in zip(spread, again, strict=True)]
+        if asked and not any(spread):
+            return False
+    return all(off <= _SPREADS * each for off, each in zip(worst, spread, strict=True) if off > 0)
+
+
+def _numbers(tape: Trial | None, count: int) -> list[Tensor]:
+    return [] if tape is None else numbers(tape, count)
+
+
+def _apart(one: list[Tensor], other: list[Tensor]) -> list[float]:
+    """The largest difference of each; empty where they cannot be compared."""
+    if [value.shape for value in one] != [value.shape for value in other]:
+        return []
+    return [_top(a - b) for a, b in zip(one, other, strict=True)]
 
 
 def _top(difference: Tensor) -> float:
