@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mhc_ref import Params
 from properties.causes.noise import Noise
 from properties.core.case import Case
 from properties.core.deviant import Deviant
@@ -37,7 +38,11 @@ one, what `SPREAD` leaves of the bound's room, in fewer than 1 of 10^5 entries."
 SPREAD = 4.0
 """The bound in root mean squares of the disturbed answers, which are themselves several roundings wide (`noise`)."""
 STORED = 4.0
-"""And so many units of roundoff of a number by itself."""
+"""And so many units of roundoff of a number by itself, where it is stored in a short dtype."""
+LOGARITHM = 64.0
+"""In float32 and float64 so many, or twice the largest logit of the case: a formula in logarithms gives an entry as
+exp(z - f - g), which is off by u (|z| + |f| + |g|), also an entry near 1, to which a quotient is not sensitive at
+all."""
 NEAR = 16.0
 """Answers that are as near as this, in units of roundoff of each number, are within the bound of any implementation
 that takes a dozen steps: then its bound is not computed."""
@@ -237,11 +242,35 @@ def _bounds(
         told += 1
         for square, sample, one in zip(squares, values, pairs, strict=True):
             square += (sample.given.double() - one.other.double()).nan_to_num(0, 0, 0).square()
-    units = STORED if given.implementation.mixing == "compute" else 4 * STORED
-    return [
-        torch.zeros_like(square) if one.exact else SPREAD * (square / max(told, 1)).sqrt() + _roundoff(one.other, units)
-        for square, one in zip(squares, pairs, strict=True)
-    ]
+    short = STORED if given.implementation.mixing == "compute" else 4 * STORED
+    fine = max(LOGARITHM, 2 * _largest_logit(case))
+
+    def bound(square: Tensor, one: _Pair) -> Tensor:
+        if one.exact:
+            return torch.zeros_like(square)
+        units = fine if one.other.dtype in (torch.float32, torch.float64) else short
+        return SPREAD * (square / max(told, 1)).sqrt() + _roundoff(one.other, units)
+
+    return [bound(square, one) for square, one in zip(squares, pairs, strict=True)]
+
+
+def _largest_logit(case: Case) -> float:
+    """The largest of the logits of a case and of the biases in it; 1000 at most, beyond which all are alike."""
+    found: list[Tensor] = []
+
+    def keep(value: Any) -> None:
+        if isinstance(value, Params):
+            found.append(value.bias)
+        elif isinstance(value, (tuple, list)):
+            for one in value:
+                keep(one)
+
+    for name, value in case.items():
+        keep(value)
+        if name == "logits" and isinstance(value, Tensor):
+            found.append(value)
+    sizes = [float(one.double().abs().nan_to_num(0, 0, 0).max()) for one in found if one.numel()]
+    return min(1000.0, max(sizes, default=0.0))
 
 
 def tape_of(

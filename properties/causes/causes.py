@@ -83,7 +83,7 @@ class Causes:
     """
 
     def __init__(
-        self, folder: Path | None = None, announce: Callable[[Cause], None] | None = None, seconds: float = 4.0
+        self, folder: Path | None = None, announce: Callable[[Cause], None] | None = None, seconds: float = 8.0
     ) -> None:
         self.folder, self.announce, self.seconds = folder, announce, seconds
         self._suspects: dict[tuple[str, str], _Suspect] = {}

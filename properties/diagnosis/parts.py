@@ -131,7 +131,7 @@ def of_identification(found: Identification, declared: Dialect) -> Account:
 def _notes(found: Identification) -> tuple[str, ...]:
     notes = [found.next_best()] if found.next_best() else []
     if not found.exhausted:
-        notes.append("the search for slips ran out of time")
+        notes.append("the search for slips ran out of time; `mhc-properties identify --seconds 60` gives it more")
     return tuple(notes)
 
 
