@@ -16,6 +16,8 @@ _ASKED = 6
 """How often the same is asked again, if the first two times differ."""
 _SPREADS = 8.0
 """An answer that is off by so many times what it differs by from call to call is wrong by itself."""
+_ROUNDINGS = 128.0
+"""What is nearer than so many units in the last place of the largest number nearby may be rounding."""
 
 
 def unrepeated(law: Law, subject: Subject, case: Case, broken: LawBroken) -> bool:
@@ -35,7 +37,12 @@ def unrepeated(law: Law, subject: Subject, case: Case, broken: LawBroken) -> boo
         spread = [max(pair) for pair in zip(spread, again, strict=True)]
         if asked and not any(spread):
             return False
-    return all(off <= _SPREADS * each for off, each in zip(worst, spread, strict=True) if off > 0)
+    rounding = [_ROUNDINGS * torch.finfo(subject.dtype).eps * _top(value) for value in values]
+    told = list(zip(worst, spread, rounding, strict=True))
+    off, each, _ = max(told, key=lambda one: one[0] / (one[2] or 1.0), default=(1.0, 0.0, 0.0))
+    if off > _SPREADS * each:
+        return False  # what is most wrong is not what changes
+    return all(off <= _SPREADS * each + own for off, each, own in told)
 
 
 def _numbers(tape: Trial | None, count: int) -> list[Tensor]:
