@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +25,21 @@ CAUSE = Cause("key", "Mine", "h_res is applied transposed", first="block.a")
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+class Captured(Terminal):
+    """A terminal, and pytest's capture: what is written while a law is examined does not reach it."""
+
+    heard = True
+
+    def write(self, text: str, /) -> int:
+        return super().write(text) if self.heard else len(text)
+
+    @contextlib.contextmanager
+    def global_and_fixture_disabled(self) -> Generator[None]:
+        before, self.heard = self.heard, True
+        yield
+        self.heard = before
 
 
 class Reporter:
@@ -45,8 +62,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def screen(tmp_path: Path) -> Screen:
-    plugins = {"terminalreporter": Reporter()}
+def screen(tmp_path: Path, capture: Captured | None = None) -> Screen:
+    plugins = {"terminalreporter": Reporter(), "capturemanager": capture}
     config: Any = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=plugins.get))
     gathering = Gathering(tmp_path)
     gathering.collected = {NODE, "b", "c"}
@@ -81,6 +98,18 @@ def test_a_cause_takes_the_place_of_the_line_and_stays(
     said = stream.getvalue().rpartition("\r\x1b[2K")[2]
     assert said == "cause c1 of Mine: h_res is applied transposed\n    first seen by block.a\n"
     assert shown.written == 2
+
+
+def test_the_line_is_taken_away_though_the_law_that_found_the_cause_is_still_examined(
+    clock: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Captured()
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = screen(tmp_path, stream)
+    shown.pytest_runtest_logstart(NODE)
+    stream.heard = False
+    shown.cause(CAUSE, "c1")
+    assert "block.a[Mine-float32-cpu]\r\x1b[2Kcause c1 of Mine" in stream.getvalue()
 
 
 def test_without_a_terminal_plain_lines_become_rare(

@@ -48,8 +48,8 @@ class Screen:
         """A cause has become known, perhaps while its law is still being examined."""
         from properties.report.summary import paragraph
 
-        self.clear()
         with aloud(self.config) as reporter:
+            self.clear()  # in here: while a law is examined its stderr is pytest's, and what is written there is kept
             if reporter is None:  # -p no:terminal
                 return
             for text in (*[""] * (number != "c1"), *paragraph(cause, number, [], known=True)):
