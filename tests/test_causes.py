@@ -1,0 +1,145 @@
+"""What a run makes of its failures: one cause for one thing, two for two, and the same in every process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import mhc_ref
+from mhc_ref import PAPER, Mappings, Params
+from properties import Implementation
+from properties.causes import Causes
+from properties.causes.sharing import shared
+from properties.causes.stages import shows, stage_of
+from properties.core.law import all_laws
+from properties.diagnosis.parts import Account, Part
+from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.report.cause import Cause, entries, merged
+from properties.report.report import Line
+
+PROFILE = Profile(examples=4, derandomise=True, shrink=False)
+PROJECTION, MIXING = "manifold.agrees-with-oracle", "mixing.post-is-the-declared-combination"
+
+
+class Right(Implementation):
+    """The paper's block, method by method."""
+
+    streams = (2, 3)
+
+    def project(self, logits: Tensor) -> Tensor:
+        return mhc_ref.project(logits, PAPER)
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        return mhc_ref.mappings(x, params, PAPER)
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        return mhc_ref.pre(x, h_pre)
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return mhc_ref.post(x, y, h_post, h_res, PAPER)
+
+
+class Strange(Right):
+    """Wrong in two stages, as nothing of the catalogue is."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        return super().project(logits) + 0.01 * logits.sin()
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return super().post(x, y, h_post, h_res) + 0.01 * x.cos()
+
+
+class Raises(Right):
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        raise ValueError(f"no kernel for {len(x)} tokens")
+
+
+class RaisesTwice(Raises):
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        raise ValueError("no kernel for 3 tokens")
+
+
+@pytest.fixture
+def nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account costs seconds, and these failures do not need one."""
+    monkeypatch.setattr("properties.causes.causes.account_of", lambda *_, **__: Account())
+
+
+def examined(target: Implementation, *laws: str, where: Path, causes: Causes | None = None) -> Iterator[Verdict]:
+    subject, known = Subject("x", target, torch.float64, torch.device("cpu")), causes or Causes(seconds=1.0)
+    for law in laws:
+        yield examine(all_laws()[law], subject, PROFILE, directory=where, attribution=known)
+
+
+@pytest.mark.usefixtures("nothing_is_asked")
+def test_an_exception_from_one_line_is_one_cause_with_that_line(tmp_path: Path) -> None:
+    laws = (MIXING, "mixing.post-is-the-sum-of-its-parts", "block.agrees-with-oracle")
+    found = list(examined(Raises(), *laws, where=tmp_path))
+    assert [one.status for one in found] == ["failed"] * 3
+    (cause,) = merged(one for verdict in found for one in verdict.causes).values()
+    assert cause.kind == "exception"
+    assert "ValueError: no kernel for" in cause.summary
+    assert any('raise ValueError(f"no kernel' in note for note in cause.notes)
+    assert [one.belongs for one in found] == [("first",), ("shown",), ("shown",)]
+
+
+@pytest.mark.usefixtures("nothing_is_asked")
+def test_exceptions_from_two_lines_are_two_causes_though_their_words_are_alike(tmp_path: Path) -> None:
+    found = examined(RaisesTwice(), "mixing.pre-is-the-weighted-sum", MIXING, where=tmp_path)
+    assert len(merged(one for verdict in found for one in verdict.causes)) == 2
+
+
+def test_a_correct_implementation_has_no_cause_and_is_not_asked_for_an_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("properties.causes.causes.account_of", lambda *_, **__: pytest.fail("asked"))
+    for one in examined(Right(), PROJECTION, MIXING, where=tmp_path):
+        assert (one.status, one.causes) == ("passed", ())
+
+
+@pytest.mark.slow
+def test_two_faults_that_nothing_explains_are_two_causes_in_their_stages(tmp_path: Path) -> None:
+    first, second, both = examined(Strange(), PROJECTION, MIXING, "block.agrees-with-oracle", where=tmp_path)
+    assert [one.stage for one in first.causes] == ["projection"]
+    assert [one.stage for one in second.causes] == ["post"]
+    assert {one.key for one in both.causes} <= {one.key for one in (*first.causes, *second.causes)}
+    assert both.belongs == ("not told apart",)
+
+
+def test_an_account_is_asked_once_for_all_workers(tmp_path: Path) -> None:
+    account = Account((Part({"iterations": 18}, stage="projection", words="Sinkhorn runs 18 iterations"),), ratio=0.5)
+    assert shared(tmp_path, "mine", lambda: account) == account
+    assert shared(tmp_path, "mine", lambda: pytest.fail("asked twice")) == account
+    other = Account(none="it does not answer")
+    assert shared(tmp_path, "another", lambda: other) == other
+
+
+def test_an_account_that_was_cut_off_while_it_was_written_is_asked_again(tmp_path: Path) -> None:
+    shared(tmp_path, "mine", lambda: Account(ratio=0.5))
+    (file,) = tmp_path.glob("*.json")
+    file.write_text(file.read_text()[:-5])
+    assert shared(tmp_path, "mine", lambda: Account(ratio=0.25)).ratio == 0.25
+
+
+def test_a_stage_shows_in_the_laws_that_come_after_it() -> None:
+    laws = all_laws()
+    assert stage_of(laws[PROJECTION]) == "projection"
+    assert stage_of(laws[MIXING]) == "post"
+    assert shows("norm", laws["coefficients.agrees-with-oracle"])
+    assert not shows("post", laws[PROJECTION])
+    assert shows("post", laws["block.agrees-with-oracle"])
+
+
+def test_a_failure_that_only_two_causes_give_counts_for_both() -> None:
+    one, two = (Cause(key, "mine", key, {"fields": {}, "deviation": key, "measured": None}) for key in "ab")
+    lines = [
+        Line("mine", {}, "float64", "cpu", "block.x", "failed", causes=("a", "b"), belongs=("shown", "shown")),
+        Line("mine", {}, "float64", "cpu", "block.y", "failed", causes=("a",), belongs=("not told apart",)),
+    ]
+    first, second = entries([one, two], lines)
+    assert (first["laws"], first["shown"], first["untold"]) == (2, 1, 1)
+    assert (second["laws"], second["shown"], second["untold"]) == (1, 1, 0)
