@@ -7,12 +7,13 @@ import json
 import signal
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from properties.core.law import all_laws
-from properties.engine.runner import PROFILES
+from properties.core.law import Law, all_laws
+from properties.engine import runner
+from properties.engine.runner import PROFILES, Profile, Subject, examine
 from properties.plugin.ending import Ending, OutOfTime
 
 pytest_plugins = ["pytester"]
@@ -91,8 +92,8 @@ def test_a_dtype_that_nobody_declares_is_refused_in_one_sentence(laws: pytest.Py
 @pytest.mark.parametrize(
     ("option", "given", "said"),
     [
-        ("--time", "0", "--time 0: expected a number of seconds above 0"),
-        ("--time", "nan", "--time nan: expected a number of seconds above 0"),
+        ("--time", "0", "--time 0: expected a number of seconds above 0 and below 1e9"),
+        ("--time", "nan", "--time nan: expected a number of seconds above 0 and below 1e9"),
         ("--max-causes", "0", "--max-causes 0: expected a number of causes from 1 on"),
     ],
 )
@@ -165,6 +166,24 @@ def test_the_first_failure_can_be_the_end_and_the_rest_is_counted(laws: pytest.P
     total = found["totals"]
     assert (found["complete"], total["failed"], total["unreached"], total["absent"]) == (True, 1, 1, 0)
     assert total["unreached_why"] == "once 1 had failed"
+
+
+def test_a_failure_that_was_not_explained_in_time_is_given_no_cause(
+    laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no failure of time: the run was stopped before anybody had asked what was wrong."""
+
+    def stopped(law: Law, subject: Subject, profile: Profile, *, directory: Path, **_: Any) -> NoReturn:
+        stop = OutOfTime("the time of the run, 1 s, is up")
+        setattr(stop, runner._BEFORE, examine(law, subject, profile, directory=directory))
+        raise stop
+
+    monkeypatch.setattr(runner, "examine", stopped)
+    result = verify(laws, "--impl", "targets.py:Doubled", "--dtype", "float32")
+    assert result.ret == 1
+    found = report(laws)
+    assert (found["causes"], found["runs"][0]["laws"][LAW]["cause"]) == ([], None)
+    result.stdout.fnmatch_lines(["failed, and no cause was looked for:", f"    {LAW} of Doubled in float32: *"])
 
 
 # -- so many causes -------------------------------------------------------------------------------------------------

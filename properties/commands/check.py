@@ -84,7 +84,7 @@ def check(
     if not report or "\0" in report:
         refuse(f"--report {printable(report, 60)!r}: expected the name of a folder", as_json)
     if seconds is not None and not 0 < seconds < 1e9:
-        refuse(f"--time {seconds:g}: expected a number of seconds above 0", as_json)
+        refuse(f"--time {seconds:g}: expected a number of seconds above 0 and below 1e9", as_json)
     kept = _known_so_far(write_known, as_json) if write_known is not None else []
     usable, unusable = _found(targets, dialect, as_json)
     where = Path(report).absolute()

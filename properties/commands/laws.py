@@ -40,7 +40,7 @@ def laws(
         return
     for one in found:
         typer.echo(f"{one.id}  ({one.kind})\n    {one.statement}")
-    typer.echo(f"{len(found)} laws")
+    typer.echo(f"{len(found)} law{'s' * (len(found) != 1)}")
 
 
 @contextlib.contextmanager

@@ -94,8 +94,7 @@ class LawItem(pytest.Item):
         except BaseException as stop:  # the run is asked to end, once it has said what had failed until then
             if (verdict := verdict_before(stop)) is None:
                 raise
-            self._end_after_this(stop)
-            verdict = with_cause(verdict)
+            self._end_after_this(stop)  # without a cause: where the run was stopped first, none was looked for
         line, message = found(line_of(verdict), shown(verdict))
         if gathering is not None:
             for one in verdict.causes:

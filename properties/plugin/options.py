@@ -152,7 +152,7 @@ def _refuse_options(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--hypothesis-seed {str(given)!r}: expected an integer")
     seconds = option(config, "time")
     if seconds is not None and not 0 < seconds < 1e9:
-        raise pytest.UsageError(f"--time {seconds:g}: expected a number of seconds above 0")
+        raise pytest.UsageError(f"--time {seconds:g}: expected a number of seconds above 0 and below 1e9")
     most = option(config, "max_causes")
     if most is not None and most < 1:
         raise pytest.UsageError(f"--max-causes {most}: expected a number of causes from 1 on")
