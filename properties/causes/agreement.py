@@ -99,7 +99,8 @@ def belongs(law: Law, subject: Subject, case: Case, broken: LawBroken, made: Dev
         return "shown"
     bounds = _bounds(law, alike, given, case, count, pairs)
     if any(_apart(one.given, one.other, bound) > 1 for one, bound in zip(pairs, bounds, strict=True)):
-        return None
+        lost = also is not None and also.kind == broken.kind == "nan"
+        return "not told apart" if lost and all(map(_alike_but_lost, pairs, bounds)) else None
     if clear:
         return "shown"
     both = also is not None and len(other.tape) == len(given.tape)
@@ -226,6 +227,13 @@ def _apart(one: Tensor, other: Tensor, bound: Tensor) -> float:
     same = (one == other) | (one.isnan() & other.isnan())
     ratio = torch.where(same, 0.0, (one - other).abs() / bound)
     return float(ratio.nan_to_num(nan=math.inf, posinf=math.inf).max())
+
+
+def _alike_but_lost(one: _Pair, bound: Tensor) -> bool:
+    """Whether two agree wherever the explaining implementation is finite: where it is not, another order of the same
+    operations may give an infinity for its NaN, and whatever comes of that."""
+    kept = one.other.isfinite()
+    return _apart(one.given[kept], one.other[kept], bound[kept]) <= 1
 
 
 def _bounds(

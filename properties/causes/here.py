@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from properties.catalogue.deviations import CATALOGUE, HIDDEN
@@ -13,7 +14,10 @@ from properties.core.law import Law
 from properties.core.trial import LawBroken
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.parts import Part, made, of_deviation
+from properties.diagnosis.ties import apart, decided
+from properties.diagnosis.view import Frame, Unanswered, View
 from properties.engine.subject import Subject
+from properties.guards.faults import HarnessError
 
 SECONDS = 2.0
 """Of computing, for one search."""
@@ -43,10 +47,32 @@ def slips_at(
                 break
     if not found:
         return []
+    found = _settled(subject, beside, found) if len(found) > 1 else found
     first = of_deviation(found[0])
     return [
         Part(first.fields, first.deviation, None, first.stage, first.words, tuple(f"deviation {n}" for n in found[1:]))
     ]
+
+
+def _settled(subject: Subject, beside: Sequence[Part], names: Sequence[str]) -> list[str]:
+    """What is left of slips that are alike at a case when a question is asked at which they are not; the first is not
+    refuted by any of the others."""
+    declared = subject.implementation.dialect
+    view = View(subject.implementation, Frame.of(subject.implementation, subject.dtype, subject.device.type))
+    first, *others = names
+    kept: list[str] = []
+    for other in others:
+        one, two = (made([*beside, of_deviation(name)], declared) for name in (first, other))
+        probe = apart(one, two, view.frame, declared, seed=4) if one and two else None
+        stands = (True, True)
+        if one and two and probe is not None:
+            with contextlib.suppress(Unanswered, HarnessError):  # then it is a tie
+                stands = decided(view, one, two, probe, declared)
+        if stands == (False, True):
+            first, kept = other, []
+        elif stands[0] == stands[1]:
+            kept.append(other)
+    return [first, *kept]
 
 
 def _likely(law: Law, subject: Subject, beside: Sequence[Part]) -> list[Part]:

@@ -31,6 +31,9 @@ BEFORE = {
     "collapse": ("collapse",),
 }
 """Stages whose mistakes show in values of a stage; in those of a block, of layers and of gradients all of them do."""
+_FORWARD = frozenset(stage for stages in BEFORE.values() for stage in stages)
+_PULLING = frozenset(("gradient", "execution", "device"))
+"""Families of which some laws look at gradients."""
 
 
 def stage_of(law: Law) -> str:
@@ -41,6 +44,14 @@ def stage_of(law: Law) -> str:
 
 
 def shows(stage: str, law: Law) -> bool:
-    """Whether a mistake of a stage shows in what a law sees."""
+    """Whether a mistake of a stage shows in what a law sees, which are answers of the methods that it needs."""
     own = stage_of(law)
-    return stage in BEFORE[own] if own in BEFORE else True
+    if own in BEFORE:
+        return stage in BEFORE[own]
+    if stage == "gradient":
+        return law.family in _PULLING
+    looks = {_METHODS.get(method, "block") for method in law.needs}
+    looks |= {"pre"} if "post" in looks else set[str]()  # which are offered together
+    if stage not in _FORWARD or not looks or not looks <= BEFORE.keys():
+        return True
+    return any(stage in BEFORE[one] for one in looks)

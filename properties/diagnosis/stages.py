@@ -107,13 +107,20 @@ def bad_stages(view: View, standing: Standing, search: Search) -> tuple[tuple[st
         elif unit.kind == "value" and stage == "block" and unit.place == 1 and _follows(unit, standing, search):
             continue
         elif not standing.shadowed(unit) or (stage in ("block", "depth") and _by_itself(unit, view, search)):
-            found |= {(one, unit.kind): None for one in _stages_of(unit, standing, view)}
+            kind = "contract" if _of_wrong_dtype(unit, search) else unit.kind
+            found |= {(one, kind): None for one in _stages_of(unit, standing, view)}
         elif not any(one == circumstance for one, _ in found) and (kind := alone(unit, view, search)):
             found[circumstance, kind] = None
     seen = {stage for stage, _ in found}
     if "execution" in seen and any(standing.shadowed(one) for one in wrong if _of_method(one) == "gradient"):
         found.pop(("gradient", "value"), None)  # what writes over its inputs has no right gradient
     return tuple(sorted(found, key=lambda pair: ORDER.index(pair[0])))
+
+
+def _of_wrong_dtype(unit: Unit, search: Search) -> bool:
+    """Whether it is the dtype of an answer that is wrong, whatever its numbers are."""
+    admitted = search.sheet.predictions.admitted(unit.given) if unit.kind == "value" and not unit.given.error else []
+    return 0 <= unit.place < len(admitted) and not admitted[unit.place]
 
 
 def _of_method(unit: Unit) -> str:

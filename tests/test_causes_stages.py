@@ -1,0 +1,83 @@
+"""What nothing explains is told apart by where it can show, and by its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mhc_ref import DEEPSEEK_V4, Mappings, Params
+from properties import Implementation
+from properties.causes import Causes
+from properties.causes.stages import shows
+from properties.core.implementation import Reference
+from properties.core.law import all_laws
+from properties.diagnosis.parts import account_of
+from properties.engine.runner import examine
+from properties.engine.subject import Profile, Subject
+
+
+@pytest.mark.parametrize(
+    ("stage", "law", "does"),
+    [
+        ("sigmoid", "gradient.pre-and-post-pull-back-to-every-factor", False),
+        ("sigmoid", "execution.projection-is-deterministic", False),
+        ("sigmoid", "gradient.block-pulls-back-to-state-and-parameters", True),
+        ("sigmoid", "block.agrees-with-oracle", True),
+        ("pre", "gradient.pre-and-post-pull-back-to-every-factor", True),
+        ("gradient", "block.agrees-with-oracle", False),
+        ("gradient", "gradient.branches-learn", True),
+        ("execution", "block.agrees-with-oracle", True),
+    ],
+)
+def test_a_stage_shows_in_laws_that_ask_for_it(stage: str, law: str, does: bool) -> None:
+    assert shows(stage, all_laws()[law]) is does
+
+
+class _Wide(Reference):
+    """The branch input is a float64 number."""
+
+    def __init__(self) -> None:
+        super().__init__(DEEPSEEK_V4)
+        self.dtypes = (torch.float32,)
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        return super().pre(x, h_pre).double()
+
+
+def test_a_wrong_dtype_is_a_broken_contract_and_no_wrong_value() -> None:
+    assert account_of(_Wide(), seconds=0.1).unexplained == (("pre", "contract"),)
+
+
+class _Halved(Implementation):
+    """Gates that are no sigmoid, and a gradient of h_pre that is half of what it should be."""
+
+    dialect, streams, dtypes = DEEPSEEK_V4, (4,), (torch.float32,)
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        found = Reference(DEEPSEEK_V4).mappings(x, params)
+        return found._replace(post=found.post - 0.2 * found.post * (2 - found.post))
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        return Reference(DEEPSEEK_V4).pre(x, (h_pre + h_pre.detach()) / 2)
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return Reference(DEEPSEEK_V4).post(x, y, h_post, h_res)
+
+
+def test_a_gradient_does_not_vanish_behind_gates_that_do_not_enter_it(tmp_path: Path) -> None:
+    causes, target = Causes(seconds=0.1), _Halved()
+    subject = Subject("halved", target, torch.float32, torch.device("cpu"))
+    found = [
+        examine(
+            all_laws()[law],
+            subject,
+            Profile(examples=4, derandomise=True, shrink=False),
+            directory=tmp_path,
+            attribution=causes,
+        )
+        for law in ("coefficients.agrees-with-oracle", "gradient.pre-and-post-pull-back-to-every-factor")
+    ]
+    assert [one.stage for verdict in found for one in verdict.causes] == ["sigmoid", "gradient"]
