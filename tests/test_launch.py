@@ -213,6 +213,38 @@ def test_a_law_that_shares_its_process_with_the_target_is_tried_in_a_new_one(
         assert "and a process of its own exited with status 1" in verdict.reason
 
 
+def test_the_law_in_which_a_process_died_has_the_cause_of_the_laws_that_come(tmp_path: Path) -> None:
+    import torch
+
+    from properties import Implementation
+    from properties.causes import Causes
+    from properties.core.law import all_laws
+    from properties.engine.apart import examine_apart
+    from properties.engine.runner import Profile, Subject, examine
+    from properties.targets.process.protocol import ProcessDied
+
+    class Dies(Implementation):
+        def project(self, logits: torch.Tensor) -> torch.Tensor:
+            raise ProcessDied("the worker was killed by SIGKILL")
+
+    first, second = (all_laws()[f"manifold.{name}"] for name in ("last-axis-sums", "agrees-with-oracle"))
+    subject = Subject("dies.py:Dies", Dies(), torch.float32, torch.device("cpu"))
+    profile, known = Profile(examples=2, derandomise=True), Causes()
+    one = examine_apart(
+        first,
+        subject,
+        profile,
+        directory=tmp_path,
+        randomness=None,
+        death="was killed by SIGKILL",
+        made=lambda same: same,
+        attribution=known,
+    )
+    other = examine(second, subject, profile, directory=tmp_path, attribution=known)
+    assert [cause.key for cause in one.causes] == [cause.key for cause in other.causes] != []
+    assert (one.belongs, other.belongs) == (("first",), ("shown",))
+
+
 @pytest.mark.skipif(os.name != "posix", reason="processes of POSIX")
 def test_the_process_of_the_laws_finds_what_this_one_finds_and_inherits_no_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

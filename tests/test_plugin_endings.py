@@ -94,6 +94,12 @@ def test_a_dtype_that_nobody_declares_is_refused_in_one_sentence(laws: pytest.Py
     [
         ("--time", "0", "--time 0: expected a number of seconds above 0 and below 1e9"),
         ("--time", "nan", "--time nan: expected a number of seconds above 0 and below 1e9"),
+        ("--junit", ".", "--junit .: expected a file that can be written: it is a folder"),
+        (
+            "--junit",
+            "targets.py/x.xml",
+            "--junit targets.py/x.xml: expected a file that can be written: *",
+        ),
         ("--max-causes", "0", "--max-causes 0: expected a number of causes from 1 on"),
     ],
 )

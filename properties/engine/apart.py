@@ -19,6 +19,7 @@ import torch
 
 from properties.core.implementation import Implementation
 from properties.core.law import Law, all_laws
+from properties.engine.attribution import Attribution
 from properties.engine.runner import examine
 from properties.engine.subject import Profile, Subject, Verdict
 from properties.guards.child import ended
@@ -37,18 +38,22 @@ def examine_apart(
     randomness: int | None,
     death: str,
     made: Callable[[Subject], Subject],
+    attribution: Attribution | None = None,
 ) -> Verdict:
     """The verdict of a law on a subject whose process died while it was examined.
 
     Args:
         death: how it ended, as in "was killed by SIGSEGV".
         made: the subject with its target in a process of its own, as `subject_apart` makes it.
+        attribution: who explains what goes wrong there too, and remembers it for the laws that come.
     """
     before = f"the process {death} while {law.id} was examined on {subject.id}"
     if law.on.in_process:
         return _alone(law, subject, profile, directory, randomness, before)
     try:
-        verdict = examine(law, made(subject), profile, directory=directory, randomness=randomness)
+        verdict = examine(
+            law, made(subject), profile, directory=directory, randomness=randomness, attribution=attribution
+        )
     except TargetError as error:
         return _unknown(law, subject, f"{before}, and no process of its own could be made: {message_of(error)}")
     if verdict.status in ("failed", "error"):

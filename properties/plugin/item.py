@@ -121,6 +121,7 @@ class LawItem(pytest.Item):
                 randomness=randomness,
                 death=before[0],
                 made=lambda one: apart(self.config, one),
+                attribution=causes(self.config),
             )
         if subject.target in deadly(self.config) and not self.law.on.in_process:
             subject = apart(self.config, subject)

@@ -156,8 +156,10 @@ def _refuse_options(config: pytest.Config) -> None:
     most = option(config, "max_causes")
     if most is not None and most < 1:
         raise pytest.UsageError(f"--max-causes {most}: expected a number of causes from 1 on")
-    if option(config, "junit") is not None and config.option.xmlpath is not None:
-        raise pytest.UsageError("--junit and --junitxml name one file: expected one of the two")
+    if option(config, "junit") is not None:
+        if config.option.xmlpath is not None:
+            raise pytest.UsageError("--junit and --junitxml name one file: expected one of the two")
+        _refuse_file(option(config, "junit"), "--junit")
     if workers and config.option.maxworkerrestart is None:
         # Each worker may die once in each target before it knows that this one has to be held apart.
         config.option.maxworkerrestart = str(4 * workers + 4 * workers * len(option(config, "impl") or ()))
@@ -206,6 +208,20 @@ def refuse_unwritable(given: str, option: str) -> None:
         why = "report.json there is a folder"
     if why is not None:
         raise pytest.UsageError(f"{option} {printable(given, 200)}: expected a folder that can be written: {why}")
+
+
+def _refuse_file(given: str, option: str) -> None:
+    """Try to write where the file that an option names is to stand once the run is over, and its findings at stake.
+
+    Raises:
+        pytest.UsageError: it cannot be a file, or nothing can be written there.
+    """
+    if not given or "\0" in given:
+        raise pytest.UsageError(f"{option} {printable(repr(given), 200)}: expected the name of a file")
+    file = Path(given).absolute()
+    why = "it is a folder" if file.is_dir() else unwritable(file.parent)
+    if why is not None:
+        raise pytest.UsageError(f"{option} {printable(given, 200)}: expected a file that can be written: {why}")
 
 
 def seed(config: pytest.Config) -> int | None:

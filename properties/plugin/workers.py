@@ -11,7 +11,7 @@ import pytest
 
 from properties.plugin.apart import DEADLY, apart, deadly
 from properties.plugin.ending import UNREACHED, ending_of
-from properties.plugin.explaining import meeting
+from properties.plugin.explaining import causes, meeting
 from properties.plugin.item import line_of, properties_of, shown, with_cause
 from properties.plugin.options import counterexamples, profile_name, seed
 from properties.plugin.subjects import subject_of
@@ -68,6 +68,7 @@ class Workers:
             randomness=seed(self.config),
             death=_ending_of(report),
             made=lambda one: apart(self.config, one),
+            attribution=causes(self.config),
         )
         verdict = with_cause(verdict)
         report.when = "call"
