@@ -81,3 +81,17 @@ def test_a_gradient_does_not_vanish_behind_gates_that_do_not_enter_it(tmp_path: 
         for law in ("coefficients.agrees-with-oracle", "gradient.pre-and-post-pull-back-to-every-factor")
     ]
     assert [one.stage for verdict in found for one in verdict.causes] == ["sigmoid", "gradient"]
+
+
+class _Coarse(Implementation):
+    """Sinkhorn with an eps of 1e-5 everywhere, where 1e-6 is declared, in numbers that cannot measure the eps to six
+    digits."""
+
+    dialect, streams, dtypes = DEEPSEEK_V4, (2, 4), (torch.float32,)
+
+    def project(self, logits: Tensor) -> Tensor:
+        return Reference(DEEPSEEK_V4.with_(entry_eps=1e-5, denominator_eps=1e-5)).project(logits)
+
+
+def test_one_slip_in_two_fields_is_one_part() -> None:
+    assert [one.deviation for one in account_of(_Coarse(), seconds=1.0).parts] == ["sinkhorn-eps-1e-5"]

@@ -257,6 +257,7 @@ class Causes:
                 f"at other inputs it behaves as declared (worst ratio {account.ratio:.2g} in {account.calls} calls)"
             )
             notes = (f"{elsewhere}: it is this input that matters, or how the call is made", *notes)
+        notes = (*(f"explained beside it: {one.words}" for one in suspect.parts), *notes)
         cause = Cause(
             key,
             subject.implementation.name,

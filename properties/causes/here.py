@@ -13,6 +13,7 @@ from properties.core.family import mix_of
 from properties.core.law import Law
 from properties.core.trial import LawBroken
 from properties.diagnosis.budget import Budget
+from properties.diagnosis.circumstances import gradients
 from properties.diagnosis.parts import Part, made, of_deviation
 from properties.diagnosis.ties import apart, decided
 from properties.diagnosis.view import Frame, Unanswered, View
@@ -42,7 +43,7 @@ def slips_at(
             explaining = made(parts, declared)
             if explaining is None or not resembles(law, subject, case, broken, explaining):
                 continue
-            if belongs(law, subject, case, broken, explaining) == "shown":
+            if belongs(law, subject, case, broken, explaining) == "shown" and not _refuted(subject, beside, part):
                 found.append(str(part.deviation))
                 break
     if not found:
@@ -52,6 +53,22 @@ def slips_at(
     return [
         Part(first.fields, first.deviation, None, first.stage, first.words, tuple(f"deviation {n}" for n in found[1:]))
     ]
+
+
+def _refuted(subject: Subject, beside: Sequence[Part], part: Part) -> bool:
+    """Whether the projection by itself pulls back as without a slip of the gradient: then it is another step of a block
+    that gives such a gradient."""
+    if part.stage != "gradient":
+        return False
+    declared = subject.implementation.dialect
+    view = View(subject.implementation, Frame.of(subject.implementation, subject.dtype, subject.device.type))
+    one, two = made([*beside, part], declared), made(beside, declared)
+    probe = next((one for one in gradients(view.frame, seed=4) if one.of == "project"), None)
+    if one is None or two is None or probe is None:
+        return False
+    with contextlib.suppress(Unanswered, HarnessError):
+        return decided(view, one, two, probe, declared) == (False, True)
+    return False
 
 
 def _settled(subject: Subject, beside: Sequence[Part], names: Sequence[str]) -> list[str]:

@@ -174,6 +174,8 @@ class _Diagnosis:
     def _told(self, search: Search, peeling: Peeling, peeled: Peeled) -> Identification:
         explained = not peeled.standing.wrong
         chosen, equals = self._settled(peeled.standing.explanation, peeled.ties)
+        if explained and not chosen.names and not chosen.measured:
+            chosen, equals = self._rounded(search, chosen, equals)
         dialect = chosen.dialect
         differs = {name: (a, b) for name, (b, a) in dialect.difference(self.base).items()}
         names, measured = chosen.names, chosen.measured
@@ -236,6 +238,19 @@ class _Diagnosis:
             elif stands[0] == stands[1]:
                 kept.append(other)
         return chosen, kept
+
+    def _rounded(
+        self, search: Search, chosen: Explanation, equals: list[Explanation]
+    ) -> tuple[Explanation, list[Explanation]]:
+        """Several fields as a named slip has all of them, where that gives every answer too: one slip, whose numbers
+        could only be measured with an error."""
+        changes = chosen.dialect.difference(self.base)
+        if len(changes) > 1 and not redialects(self.base, {k: (a, b) for k, (b, a) in changes.items()}):
+            for name in self._others(search, []):
+                made = CATALOGUE[name].make(self.base)
+                if isinstance(made, Deviant) and made.computed.difference(self.base).keys() == changes.keys():
+                    return Explanation(made.computed, (), chosen.ratio), [one for one in equals if one.names != (name,)]
+        return chosen, equals
 
     def _tie(self, chosen: Explanation, other: Explanation) -> Tie:
         one, two = self._made(chosen), self._made(other)
