@@ -85,6 +85,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
         (asyncio.CancelledError(), "raises CancelledError"),
         (pytest.skip.Exception("not today"), "raises Skipped: not today"),
         (ValueError("\x1b[31mred"), r"raises ValueError: \x1b[31mred"),
+        (ValueError("in\n::error::two lines"), "the projection raised ValueError: in ::error::two lines"),
     ],
 )
 def test_whatever_a_target_raises_is_its_answer(error: BaseException, told: str) -> None:

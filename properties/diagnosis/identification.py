@@ -128,7 +128,8 @@ class Identification:
             lines.append(f"  next to it these might not show, so it may have them too: {more}; mend it and ask again")
         if self.next_best():
             lines.append(f"  {self.next_best()}")
-        return "\n".join([*lines, *self._fields(), f"  {self.calls} calls, {self.seconds:.1f} s"])
+        lines += [*self._fields(), f"  {self.calls} calls, {self.seconds:.1f} s"]
+        return "\n".join(line.replace("\n", " ") for line in lines)  # in what a target raised there may be several
 
     def next_best(self) -> str:
         """What comes close without being it; empty where nothing does."""
