@@ -199,7 +199,7 @@ def found(monkeypatch: pytest.MonkeyPatch, *targets: str, unusable: tuple[Unusab
     monkeypatch.setattr(module, "adapters", lambda folder, dialect: Adapters(targets, unusable, ()))
 
 
-BROKEN = Unusable("adapters/broken.py", "importing it raised ImportError: no \x1b[2J")
+BROKEN = Unusable("adapters/broken.py", "importing it raised ImportError: no\n\x1b[2J")
 
 
 def test_targets_of_a_folder_take_its_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

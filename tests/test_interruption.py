@@ -345,7 +345,7 @@ def test_an_interrupt_outside_of_the_target_ends_the_run_too(
         verdict(right, tmp_path, law=law)
 
 
-def test_what_was_found_before_an_interrupt_goes_with_it(tmp_path: Path) -> None:
+def test_what_was_found_before_an_interrupt_goes_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[Tensor] = []
 
     def project(logits: Tensor) -> Tensor:
@@ -358,6 +358,7 @@ def test_what_was_found_before_an_interrupt_goes_with_it(tmp_path: Path) -> None
 
     with pytest.raises(KeyboardInterrupt) as caught:
         verdict(project, tmp_path, THOROUGH)
+    assert capsys.readouterr().out == ""  # no advice of Hypothesis about a test that there is not
     found = verdict_before(caught.value)
     assert found is not None
     assert found.status == "failed"

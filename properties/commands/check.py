@@ -133,7 +133,8 @@ def _found(targets: list[str], dialect: str | None, as_json: bool) -> tuple[list
         except (OSError, ValueError) as error:
             refuse(f"{shown} cannot be read as a folder: {getattr(error, 'strerror', None) or error}", as_json)
         for one in inside.unusable:
-            typer.echo(printable(f"{one.target} is left out: {one.why}"), err=True)
+            told = " ".join(f"{one.target} is left out: {one.why}".split())  # what a file raised may have several lines
+            typer.echo(printable(told), err=True)
         if inside.empty:
             typer.echo(printable(f"no implementation in {', '.join(inside.empty)}"), err=True)
         if not inside.targets:

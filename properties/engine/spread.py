@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -76,6 +76,7 @@ def settings_of(profile: Profile, examples: int, law: Law, subject: Subject) -> 
         database=memory,
         phases=(Phase.explicit, Phase.reuse, Phase.generate) + ((Phase.shrink,) if profile.shrink else ()),
         print_blob=False,
+        verbosity=Verbosity.quiet,  # it would advise to decorate a test that nobody has
         report_multiple_bugs=False,
         # Left on: filter_too_much and data_too_large. A strategy of ours that throws inputs away tries less than is
         # reported. Off: too_slow and large_base_example, as examples are batches on purpose and machines are shared.
