@@ -208,6 +208,21 @@ def test_no_law_is_begun_once_enough_causes_are_known_and_the_first_is_said_at_o
     assert result.outlines[said[0] + 1].startswith("    ")
 
 
+# -- known failures -------------------------------------------------------------------------------------------------
+
+
+def test_what_fails_as_it_is_known_to_is_not_told_as_passed_alone(laws: pytest.Pytester) -> None:
+    target = ("--impl", "targets.py:Doubled", "--dtype", "float32")
+    assert verify(laws, *target).ret == 1
+    (file,) = (laws.path / ".mhc-properties" / "counterexamples").iterdir()
+    entry = {"law": LAW, "implementation": "Doubled", "reason": "twice", "counterexample": str(file)}
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in entry.items())
+    (laws.path / "known.toml").write_text(f"schema = 1\n[[known]]\n{text}")
+    result = verify(laws, *target, "--known", "known.toml")
+    assert (result.ret, report(laws)["totals"]["known"]) == (0, 1)
+    result.stdout.fnmatch_lines(["known failures: 1 failed as it is known to"])
+
+
 # -- what others read ------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from properties.report.cause import Cause
 from properties.report.report import Line, Unreached, exit_code, sentence, totals
-from properties.report.summary import SCREEN, denominator, ending, paragraph
+from properties.report.summary import SCREEN, counted, denominator, ending, paragraph
 
 TRANSPOSED = Cause(
     key="Mine: transposed = True",
@@ -80,6 +80,12 @@ def test_the_most_readable_counterexample_of_a_cause_is_shown() -> None:
 def test_what_is_computed_stands_beside_what_is_declared() -> None:
     lines = [dataclasses.replace(failed("block.a"), dialect={"transposed": False})]
     assert "    computes with transposed = True (declared False)" in end(lines, TRANSPOSED)
+
+
+def test_what_each_of_two_workers_explained_first_is_counted_as_shown() -> None:
+    lines = [failed("block.one", belongs="first"), failed("block.two", belongs="first")]
+    assert counted(TRANSPOSED.key, lines) == "2 laws fail in float64: 2 shown to belong"
+    assert counted(TRANSPOSED.key, lines[:1]) == "1 law fails in float64"
 
 
 def test_what_could_not_be_told_apart_is_counted_beside_what_was_shown() -> None:

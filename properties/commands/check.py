@@ -188,5 +188,5 @@ def _write_known(path: str, report: dict[str, Any], kept: list[Known], as_json: 
     except OSError as error:
         typer.echo(f"--write-known {printable(path, 200)}: {error.strerror or error}", err=True)
         return HARNESS_ERROR
-    typer.echo(f"{len(entries)} known failures: {printable(path, 200)}", err=as_json)
+    typer.echo(f"{len(entries)} known failure{'s' * (len(entries) != 1)}: {printable(path, 200)}", err=as_json)
     return 0

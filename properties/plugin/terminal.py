@@ -93,6 +93,8 @@ def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
     lines = list(gathering.lines.values())
     total = totals(lines, len(gathering.collected), gathering.left_out())
     extra = [*declared(lines), *_unheard(config, lines)]
+    if number := total["known"]:
+        extra.append(f"known failures: {number} failed as {'it is' if number == 1 else 'they are'} known to")
     for orphan in untried(config, lines):
         extra.append(f"known failures: {'ERROR: ' if orphan.error else ''}{printable(orphan.message)}")
     if (place := option(config, "device") or "cpu") != "cpu":

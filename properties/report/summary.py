@@ -72,7 +72,7 @@ def counted(cause: str, failed: Sequence[Line]) -> str:
     shown, untold = how["first"] + how["shown"], how["not told apart"]
     rest = len(failed) - shown - untold
     parts = [f"{shown} shown to belong", f"{untold} not told apart" if untold else "", f"{rest} alike" if rest else ""]
-    told = f": {', '.join(filter(None, parts))}" if len(failed) > how["first"] else ""
+    told = f": {', '.join(filter(None, parts))}" if len(failed) > min(1, how["first"]) else ""
     return f"{laws} law{'s' * (laws > 1)} fail{'s' * (laws == 1)}{times} in {dtypes}{told}"
 
 
