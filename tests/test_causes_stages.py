@@ -95,3 +95,20 @@ class _Coarse(Implementation):
 
 def test_one_slip_in_two_fields_is_one_part() -> None:
     assert [one.deviation for one in account_of(_Coarse(), seconds=1.0).parts] == ["sinkhorn-eps-1e-5"]
+
+
+class _Unsteady(Reference):
+    """Every call of `post` is off by another factor."""
+
+    def __init__(self) -> None:
+        super().__init__(DEEPSEEK_V4)
+        self.dtypes, self.streams = (torch.float32,), (4,)
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return super().post(x, y, h_post, h_res) * (1 + 0.01 * torch.rand(()))
+
+
+def test_what_answers_at_random_is_not_laid_to_a_cache() -> None:
+    account = account_of(_Unsteady(), seconds=4.0)
+    assert not account.parts
+    assert ("execution", "randomness") in account.unexplained

@@ -12,7 +12,7 @@ from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, HIDDEN, Deviant
 from properties.core.implementation import Implementation
 from properties.diagnosis.acting import stage_of_fields, stage_of_slip
-from properties.diagnosis.composing import compose
+from properties.diagnosis.composing import compose, remembers
 from properties.diagnosis.diagnose import identify
 from properties.diagnosis.findings import joined
 from properties.diagnosis.identification import Identification, named_changes
@@ -149,7 +149,11 @@ def _parts(found: Identification, declared: Dialect) -> Iterator[Part]:
         else:
             yield Part(group, stage=stage_of_fields(group), words=words, ties=ties)
         ties = ()
+    unsteady = any(kind == "randomness" for _, kind in found.bad)
     for name in found.deviations:
+        made_of_it = compose((name,), declared) if unsteady else None
+        if made_of_it is not None and remembers(made_of_it):
+            continue  # what answers differently in every call seems to remember earlier ones
         if name not in told:
             yield replace(of_deviation(name), ties=ties)
             ties = ()
