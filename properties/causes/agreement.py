@@ -38,7 +38,8 @@ one, what `SPREAD` leaves of the bound's room, in fewer than 1 of 10^5 entries."
 SPREAD = 4.0
 """The bound in root mean squares of the disturbed answers, which are themselves several roundings wide (`noise`)."""
 STORED = 4.0
-"""And so many units of roundoff of a number by itself, where it is stored in a short dtype."""
+"""And so many units of roundoff of the largest number of a tensor: a gate as (1 + tanh(z / 2)) / 2 is accurate
+absolutely. In a short dtype, in which numbers are stored, so many of a number by itself as well."""
 LOGARITHM = 64.0
 """In float32 and float64 so many, or twice the largest logit of the case: a formula in logarithms gives an entry as
 exp(z - f - g), which is off by u (|z| + |f| + |g|), also an entry near 1, to which a quotient is not sensitive at
@@ -257,7 +258,9 @@ def _bounds(
         if one.exact:
             return torch.zeros_like(square)
         units = fine if one.other.dtype in (torch.float32, torch.float64) else short
-        return SPREAD * (square / max(told, 1)).sqrt() + _roundoff(one.other, units)
+        size = one.other.double().abs().nan_to_num(0, 0, 0)
+        whole = STORED * torch.finfo(one.other.dtype).eps / 2 * (size.max() if size.numel() else 0.0)
+        return SPREAD * (square / max(told, 1)).sqrt() + _roundoff(one.other, units) + whole
 
     return [bound(square, one) for square, one in zip(squares, pairs, strict=True)]
 

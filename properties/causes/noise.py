@@ -8,7 +8,7 @@ roundoff of their own dtype. To first order, with z the operands and results and
 
 whose root mean square is c u / sqrt(3) times the root of sum (J_z z)^2. Roundings to nearest of another evaluation in
 as many operations are within u each, so that its distance has a root mean square of at most u / sqrt(3) times the same.
-The bound (`agreement.bound_of`) is a multiple of the one that is observed. `tests/test_causes_agreement.py` tries that
+The bound (`agreement`) is a multiple of the one that is observed. `tests/test_causes_agreement.py` tries that
 it is sound, by correct implementations that compute otherwise with the same slip, and sharp, by slips next to one
 another.
 """
@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-FINE, COARSE = 8.0, 1.0
+FINE, COARSE = 8.0, 2.0
 """c in units of roundoff: of float32 and float64, in which one formula may take many more operations than another; and
-of the shorter dtypes, in which results are stored once."""
+of the shorter dtypes, in which less than one unit changes nothing. What is converted to one is disturbed by one unit of
+it before, so that it is rounded to either side."""
 
 _NAMES = """
 view _unsafe_view reshape expand permute transpose t unsqueeze squeeze select slice split split_with_sizes unbind
@@ -62,7 +63,7 @@ class Noise(TorchDispatchMode):
         if name in _MOVES:
             return func(*args, **kwargs)
         if name == "_to_copy":
-            return self._converted(args[0], func(*args, **kwargs))
+            return self._converted(func, args, kwargs)
         if func._schema.is_mutable:
             written = self._written(func, args, kwargs)
             rest = tuple(one if one is written else self._disturbed(one) for one in args)
@@ -81,10 +82,12 @@ class Noise(TorchDispatchMode):
                 return args[place] if place < len(args) else kwargs.get(one.name)
         return None
 
-    def _converted(self, given: Tensor, out: Tensor) -> Tensor:
-        """What is stored in a shorter dtype is rounded; what is only widened is not."""
-        shorter = _rounds(out) and given.is_floating_point() and _unit(out) > _unit(given)
-        return self._disturbed(out) if shorter else out
+    def _converted(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+        """What is stored in a shorter dtype is rounded, and so disturbed before; what is only widened is not."""
+        out, given = func(*args, **kwargs), args[0]
+        if not (_rounds(out) and given.is_floating_point() and _unit(out) > _unit(given)):
+            return out
+        return func(self._disturbed(given, _unit(out)), *args[1:], **kwargs)
 
     def _disturbed(self, value: Any, least: float = 0.0) -> Any:
         """A value, or every one of several, off by a random share of some units of roundoff, or of `least`."""
