@@ -84,8 +84,8 @@ def test_what_is_computed_stands_beside_what_is_declared() -> None:
 
 def test_what_each_of_two_workers_explained_first_is_counted_as_shown() -> None:
     lines = [failed("block.one", belongs="first"), failed("block.two", belongs="first")]
-    assert counted(TRANSPOSED.key, lines) == "2 laws fail in float64: 2 shown to belong"
-    assert counted(TRANSPOSED.key, lines[:1]) == "1 law fails in float64"
+    assert counted(TRANSPOSED, lines) == "2 laws fail in float64: 2 shown to belong"
+    assert counted(TRANSPOSED, lines[:1]) == "1 law fails in float64"
 
 
 def test_what_could_not_be_told_apart_is_counted_beside_what_was_shown() -> None:

@@ -113,7 +113,11 @@ class Causes:
     @usual()
     def known(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging | None:
         """The known causes that a failure belongs to."""
-        return self._known(law, subject, case, broken, self._suspect(subject))
+        try:
+            belonging = self._known(law, subject, case, broken, self._suspect(subject))
+        except Exception:  # ours: the failure is then explained by itself, or it is said why not
+            return None
+        return None if belonging is None else self._announced_once(belonging)
 
     @told()
     @usual()
@@ -129,6 +133,9 @@ class Causes:
                     "That says nothing of the implementation; please report it"
                 )
                 belonging = self._unexplained(law, subject, broken, suspect, (note,))
+        return self._announced_once(belonging)
+
+    def _announced_once(self, belonging: Belonging) -> Belonging:
         for one in belonging.causes:
             if one.key not in self._announced:
                 self._announced.add(one.key)

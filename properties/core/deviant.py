@@ -68,7 +68,12 @@ class Deviant(Implementation):
     def change_after(self, change: Callable[[Dialect], Dialect]) -> None:
         """Whatever is tuned from here on computes a changed dialect, before the slip's own change of one."""
         own = self._change
-        self._change = (lambda dialect: own(change(dialect))) if own else change
+
+        def both(dialect: Dialect) -> Dialect:
+            changed = change(dialect)
+            return own(changed) if own else changed
+
+        self._change = both
 
     @property
     def slip(self) -> type[Deviant]:

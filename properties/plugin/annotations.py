@@ -32,7 +32,7 @@ def _annotation(cause: Cause, failed: Sequence[Line], target: str) -> str:
     place = _place(cause, target)
     where = [f"file={_property(place[0])}", f"line={place[1]}"] if place else []
     title = f"title={_property(f'{cause.implementation}: {cause.summary}')}"
-    told = [counted(cause.key, failed), *(failed[0].example if failed else ())] if failed else [cause.summary]
+    told = [counted(cause, failed), *(failed[0].example if failed else ())] if failed else [cause.summary]
     return f"::error {','.join((*where, title))}::{_message(chr(10).join(told))}"
 
 

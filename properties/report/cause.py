@@ -75,6 +75,17 @@ def _order(line: Line, cause: str) -> tuple[bool, bool, bool, bool, float]:
     return line.counterexample is None, untold, len(line.causes) > 1, line.readable is None, line.readable or 0.0
 
 
+def tally(cause: Cause, failed: Iterable[Line]) -> tuple[int, int]:
+    """How many failures of a cause are shown to belong, that which was explained among them, and how many are not told
+    apart. Of workers each has a failure of its own that it met first: where nothing explains them, one is not told
+    from the others, but for an exception, which has its place."""
+    hows = [line.how(cause.key) for line in failed]
+    first, shown, untold = (hows.count(how) for how in ("first", "shown", "not told apart"))
+    alike = cause.explanation is None and cause.kind not in ("exception", "limit")
+    alone = min(first, 1) if alike else first
+    return alone + shown, untold + first - alone
+
+
 def entries(causes: Sequence[Cause], lines: Sequence[Line]) -> list[dict[str, Any]]:
     """The causes as report.json has them: {id, summary, explanation, stage, kind, where, laws, implementation,
     counterexample, shown, untold, notes}: of so many `laws` that failed, so many were `shown` to belong, that which was
@@ -83,6 +94,7 @@ def entries(causes: Sequence[Cause], lines: Sequence[Line]) -> list[dict[str, An
     found: list[dict[str, Any]] = []
     for one in causes:
         failed = of_cause(one, lines)
+        shown, untold = tally(one, failed)
         found.append(
             {
                 "id": ids[one.key],
@@ -94,8 +106,8 @@ def entries(causes: Sequence[Cause], lines: Sequence[Line]) -> list[dict[str, An
                 "laws": len(failed),
                 "implementation": one.implementation,
                 "counterexample": failed[0].counterexample if failed else None,
-                "shown": sum(line.how(one.key) in ("first", "shown") for line in failed),
-                "untold": sum(line.how(one.key) == "not told apart" for line in failed),
+                "shown": shown,
+                "untold": untold,
                 "notes": list(one.notes),
             }
         )

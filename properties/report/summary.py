@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from properties.guards.printable import printable
-from properties.report.cause import Cause, numbered, of_cause
+from properties.report.cause import Cause, numbered, of_cause, tally
 from properties.report.offering import in_words
 from properties.report.report import WIDTH, Line, sentence
 
@@ -37,7 +37,7 @@ def paragraph(cause: Cause, number: str, failed: Sequence[Line], known: bool = F
         text += _filled(computed)
     text += [line for note in cause.notes for line in _kept(note)]
     if not known and failed:
-        text += _filled(counted(cause.key, failed))
+        text += _filled(counted(cause, failed))
     if failed:
         best = failed[0]
         text.append(f"    {'simplest: ' if len(failed) > 1 else ''}{best.law} in {best.dtype}")
@@ -64,15 +64,15 @@ def _number(value: Any) -> str:
 _REPLAY = ("replay: ", "no replay: ")
 
 
-def counted(cause: str, failed: Sequence[Line]) -> str:
+def counted(cause: Cause, failed: Sequence[Line]) -> str:
     """How many laws fail for a cause, in which dtypes, and how that is known."""
-    laws, how = len({line.law for line in failed}), Counter(line.how(cause) for line in failed)
+    laws = len({line.law for line in failed})
     dtypes = ", ".join(dict.fromkeys(line.dtype for line in failed))
     times = f", {len(failed)} times" if len(failed) > laws else ""
-    shown, untold = how["first"] + how["shown"], how["not told apart"]
+    shown, untold = tally(cause, failed)
     rest = len(failed) - shown - untold
     parts = [f"{shown} shown to belong", f"{untold} not told apart" if untold else "", f"{rest} alike" if rest else ""]
-    told = f": {', '.join(filter(None, parts))}" if len(failed) > min(1, how["first"]) else ""
+    told = f": {', '.join(filter(None, parts))}" if len(failed) > 1 or failed[0].how(cause.key) != "first" else ""
     return f"{laws} law{'s' * (laws > 1)} fail{'s' * (laws == 1)}{times} in {dtypes}{told}"
 
 
