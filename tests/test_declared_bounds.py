@@ -429,7 +429,7 @@ def test_a_report_calls_declared_bounds_declared(pytester, monkeypatch):
     pytester.makepyfile(targets=KRONECKER_TARGET)
     ran = pytester.runpytest_inprocess(
         *("--pyargs", "properties", "--impl", "targets.py:Mine", "--law", "manifold.agrees-with-oracle"),
-        *("--report", "out", "--hypothesis-profile", "dev"),
+        *("--report", "out", "--hypothesis-profile", "dev", "-v"),
     )
     ran.stdout.fnmatch_lines(["*(the part of mix test_kronecker in it is declared by the family, not derived)"])
     ran.stdout.fnmatch_lines(["mine: the bound of mix test_kronecker is declared, not derived"])

@@ -397,7 +397,7 @@ class HereOnly(ProjectOnly):
     """Wrong where a logit is exactly -1."""
 
     def project(self, logits: Tensor) -> Tensor:
-        return super().project(logits) + (logits == -1).any() * torch.eye(3, dtype=logits.dtype)
+        return super().project(logits) + (logits == -1).any() * torch.eye(logits.shape[-1], dtype=logits.dtype)
 
 
 @pytest.mark.slow

@@ -96,7 +96,9 @@ def _unlike_itself(given: Answer, view: View, search: Search) -> str:
     expected = search.predictions.of(given.probe, search.sheet.base)
     bounds = [one.error for one in expected or ()]
     for k, (a, b) in enumerate(zip(given.values, plain.values, strict=True)):
-        error = roughly(a) + (bounds[k].nan_to_num(0, 0, 0) if bounds and bounds[k].shape == a.shape else 0)
+        error = roughly(a) + (
+            bounds[k].nan_to_num(0, 0, 0) if bounds and k < len(bounds) and bounds[k].shape == a.shape else 0
+        )
         if a.shape != b.shape or bool(((a.double() - b.double()).abs() > CLEARLY * error).any()):
             return "value"
     return ""
