@@ -38,6 +38,7 @@ from properties.report.cause import Cause
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 """In this order, until a law sees something: most shows in float32."""
 
+_ENDS = "collapse", "head"
 STEPS = {
     "norm": ("normalised", "mean_square", "norm_axes", "rms", "weighted"),
     "matmul": ("projected", "matmul"),
@@ -50,7 +51,7 @@ STEPS = {
     "block": ("block",),
     "layers": ("layers", "stack"),
     "expand": ("expand",),
-    "collapse": ("collapse", "head"),
+    "collapse": _ENDS,
 }
 """The steps of a deviant (`properties.core.deviant`) that belong to a stage."""
 
