@@ -32,7 +32,7 @@ _HANGS = 5
 """How many calls without an answer shrinking may cost: each of them takes the whole time limit."""
 _TRIED_WITH_FEWER = 40
 """Examples for each smaller n, once something has failed: a second or two for a smaller counterexample."""
-_FURTHER = 4
+_FURTHER = 3
 """Examples after the first failure that belongs to a known cause: another cause may show at one of them."""
 _COMPLAINT = "at another input the harness itself failed"
 
@@ -82,6 +82,7 @@ class Search:
         self._examples, self._worst, self._claims, self._abstentions = 0, 0.0, 0, 0
         self._floor = 1.0
         self._shrinking = False
+        self._known: dict[LawBroken, Belonging] = {}
         self._several = False
         self._new: frozenset[str] = frozenset()
         self._further = _FURTHER
@@ -191,7 +192,7 @@ class Search:
         self._examples += 1
         try:
             with self.chance.lived():
-                trial = try_case(self.law, self.subject, case)
+                trial = try_case(self.law, self.subject, case, lambda broken: self._settles(broken, case))
             self._worst = max(self._worst, trial.worst)
             self._claims += trial.claims
             self._abstentions += trial.abstentions
@@ -240,7 +241,7 @@ class Search:
         if self.failure is None:  # it is on disk before anything else is asked
             self.failure, self.case = broken, case
             self._save(broken, case)
-        found = self.attribution.known(self.law, self.subject, case, broken)
+        found = self._known.pop(broken, None) or self.attribution.known(self.law, self.subject, case, broken)
         if self._shrinking:  # it may have slipped into another cause
             return found is not None and self._new.isdisjoint(found.keys)
         if found is None:
@@ -254,6 +255,17 @@ class Search:
         if self._further < 0:
             raise Settled
         return True
+
+    def _settles(self, broken: LawBroken, case: Case) -> bool:
+        """Whether nothing hangs on a failure: the law has failed at another input, for a cause that is this one's."""
+        if self.attribution is None or self.failure is None or self._shrinking:
+            return False
+        if readable(case, broken) < readable(self.case or case, self.failure):
+            return False  # it would be shown in the place of the other
+        found = self.attribution.known(self.law, self.subject, case, broken)
+        if found is not None:
+            self._known[broken] = found
+        return found is not None
 
     def _joined(self, found: Belonging) -> None:
         """What a failure belongs to, beside what earlier ones of this law do."""
