@@ -18,7 +18,7 @@ from properties.causes.stages import shows, stage_of
 from properties.core.law import all_laws
 from properties.diagnosis.parts import Account, Part
 from properties.engine.runner import Profile, Subject, Verdict, examine
-from properties.report.cause import Cause, entries, merged
+from properties.report.cause import Cause, entries
 from properties.report.report import Line
 
 PROFILE = Profile(examples=4, derandomise=True, shrink=False)
@@ -80,7 +80,7 @@ def test_an_exception_from_one_line_is_one_cause_with_that_line(tmp_path: Path) 
     laws = (MIXING, "mixing.post-is-the-sum-of-its-parts", "block.agrees-with-oracle")
     found = list(examined(Raises(), *laws, where=tmp_path))
     assert [one.status for one in found] == ["failed"] * 3
-    (cause,) = merged(one for verdict in found for one in verdict.causes).values()
+    (cause,) = {one.key: one for verdict in found for one in verdict.causes}.values()
     assert cause.kind == "exception"
     assert "ValueError: no kernel for" in cause.summary
     assert any('raise ValueError(f"no kernel' in note for note in cause.notes)
@@ -90,7 +90,7 @@ def test_an_exception_from_one_line_is_one_cause_with_that_line(tmp_path: Path) 
 @pytest.mark.usefixtures("nothing_is_asked")
 def test_exceptions_from_two_lines_are_two_causes_though_their_words_are_alike(tmp_path: Path) -> None:
     found = examined(RaisesTwice(), "mixing.pre-is-the-weighted-sum", MIXING, where=tmp_path)
-    assert len(merged(one for verdict in found for one in verdict.causes)) == 2
+    assert len({one.key for verdict in found for one in verdict.causes}) == 2
 
 
 def test_a_correct_implementation_has_no_cause_and_is_not_asked_for_an_account(
@@ -99,6 +99,20 @@ def test_a_correct_implementation_has_no_cause_and_is_not_asked_for_an_account(
     monkeypatch.setattr("properties.causes.causes.account_of", lambda *_, **__: pytest.fail("asked"))
     for one in examined(Right(), PROJECTION, MIXING, where=tmp_path):
         assert (one.status, one.causes) == ("passed", ())
+
+
+@pytest.mark.usefixtures("nothing_is_asked")
+def test_what_fails_in_our_code_while_a_failure_is_put_to_known_causes_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    causes = Causes(seconds=1.0)
+    first, second = "mixing.post-is-the-sum-of-its-parts", MIXING
+    (before,) = examined(Raises(), first, where=tmp_path, causes=causes)
+    monkeypatch.setattr("properties.causes.causes.limit_of", lambda *_: {}["gone"])
+    (after,) = examined(Raises(), second, where=tmp_path, causes=causes)
+    assert (before.status, after.status) == ("failed", "failed")
+    assert not any("our own code" in note for one in before.causes for note in one.notes)
+    assert any("failed in our own code: KeyError: 'gone'" in note for one in after.causes for note in one.notes)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -71,6 +71,8 @@ class _Suspect:
     """Whether every circumstance has been probed, and not only where the exam met an exception."""
     open: dict[str, Cause] = field(default_factory=lambda: {})
     """Causes without an explanation, by key: exceptions, limits, stages."""
+    trouble: str = ""
+    """What failed in our own code when a failure was put to the known causes; told with the next cause."""
 
 
 class Causes:
@@ -113,9 +115,11 @@ class Causes:
     @usual()
     def known(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging | None:
         """The known causes that a failure belongs to."""
+        suspect = self._suspect(subject)
         try:
-            belonging = self._known(law, subject, case, broken, self._suspect(subject))
-        except Exception:  # ours: the failure is then explained by itself, or it is said why not
+            belonging = self._known(law, subject, case, broken, suspect)
+        except Exception as error:  # ours: the failure is then explained by itself, and that is noted
+            suspect.trouble = suspect.trouble or _fault("it could not be put to the known causes", error)
             return None
         return None if belonging is None else self._announced_once(belonging)
 
@@ -128,11 +132,10 @@ class Causes:
             try:
                 belonging = self._explained(law, subject, case, broken, suspect)
             except Exception as error:  # ours: it must never replace the failure that it is about
-                note = (
-                    f"it could not be explained, as that failed in our own code: {described(error)}{placed(error)}. "
-                    "That says nothing of the implementation; please report it"
-                )
+                note = _fault("it could not be explained", error)
                 belonging = self._unexplained(law, subject, broken, suspect, (note,))
+            if suspect.trouble:
+                belonging = replace(belonging, causes=tuple(_noting(one, suspect.trouble) for one in belonging.causes))
         return self._announced_once(belonging)
 
     def _announced_once(self, belonging: Belonging) -> Belonging:
@@ -287,6 +290,16 @@ class Causes:
     def _open_key(self, law: Law, subject: Subject, broken: LawBroken, suspect: _Suspect) -> str:
         stage, kind = self._stage(law, broken, suspect)
         return f"{subject.implementation.name}: {kind} in {stage}"
+
+
+def _fault(what: str, error: Exception) -> str:
+    """What failed in our own code, in a sentence."""
+    told = f"{what}, as that failed in our own code: {described(error)}{placed(error)}"
+    return f"{told}. That says nothing of the implementation; please report it"
+
+
+def _noting(cause: Cause, note: str) -> Cause:
+    return cause if note in cause.notes else replace(cause, notes=(*cause.notes, note))
 
 
 def _place(subject: Subject) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from properties.causes.pairs import BESIDE, pairs
 from properties.core.deviant import redialected
 from properties.core.implementation import Implementation
 from properties.core.law import Law, all_laws, scouts
+from properties.diagnosis.acting import STEPS
 from properties.diagnosis.parts import Part, made, of_deviation
 from properties.diagnosis.table import EQUIVALENT, home, homes
 from properties.diagnosis.ties import apart, wide_frame
@@ -37,23 +38,6 @@ from properties.report.cause import Cause
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 """In this order, until a law sees something: most shows in float32."""
-
-_ENDS = "collapse", "head"
-STEPS = {
-    "norm": ("normalised", "mean_square", "norm_axes", "rms", "weighted"),
-    "matmul": ("projected", "matmul"),
-    "gates": ("logits", "split", "dynamic", "gated", "mappings"),
-    "sigmoid": ("h_pre", "h_post", "squash"),
-    "projection": ("h_res", "project"),
-    "pre": ("pre", "gathered"),
-    "branch": ("block",),
-    "post": ("post", "mixed", "operator", "spread"),
-    "block": ("block",),
-    "layers": ("layers", "stack"),
-    "expand": ("expand",),
-    "collapse": _ENDS,
-}
-"""The steps of a deviant (`properties.core.deviant`) that belong to a stage."""
 
 
 @dataclass(frozen=True)

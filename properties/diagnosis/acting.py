@@ -43,7 +43,7 @@ _OF_KIND = {"dtype": "precision", "gradient": "gradient", "execution": "executio
 _HEAD = "head"
 """The step that weighs the streams in the end, whatever family the end is of."""
 
-_STEPS = {
+STEPS = {
     "norm": ("normalised", "mean_square", "norm_axes", "rms", "weighted"),
     "matmul": ("projected", "matmul"),
     "gates": ("mappings", "logits", "dynamic", "split", "gated"),
@@ -77,7 +77,7 @@ def stage_of_slip(name: str) -> str:
     if redialected(made):
         return stage_of_fields(made.computed.difference(made.dialect))
     steps = {step for kind in made.slip.__mro__ if _is_slip(kind) for step in vars(kind)}
-    return next((stage for stage, names in _STEPS.items() if steps & set(names)), "projection")
+    return next((stage for stage, names in STEPS.items() if steps & set(names)), "projection")
 
 
 def _is_slip(kind: type) -> bool:

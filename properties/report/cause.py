@@ -50,14 +50,6 @@ class Cause:
         return cls(**fields)
 
 
-def merged(causes: Iterable[Cause]) -> dict[str, Cause]:
-    """Causes by key, in the order in which they came; of two with one key the first stays."""
-    found: dict[str, Cause] = {}
-    for one in causes:
-        found.setdefault(one.key, one)
-    return found
-
-
 def numbered(causes: Iterable[Cause]) -> dict[str, str]:
     """The id of every cause by its key: "c1", "c2", ... in the order in which they came."""
     return {one.key: f"c{number}" for number, one in enumerate(causes, 1)}
