@@ -19,6 +19,8 @@ from mhc_ref import registry
 Axis = Literal["row", "column"]
 Start = Literal["exp", "softmax"]
 Denominator = Literal["add", "clamp"]
+ReadFrom = Literal["own", "previous"]
+FirstRead = Literal["own", "stream0"]
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -41,15 +43,21 @@ class Dialect:
         denominator_eps: with ``denominator`` ``add``: M / (sum + eps); with ``clamp``: M / max(sum, eps).
         transposed: the block applies M^T; `project` and `Mappings.res` are M itself.
         pre, pre_eps: h_pre = pre(logits) + pre_eps, pre a gate.
-        post, post_scale: h_post = post_scale * post(logits).
+        post, post_scale, post_eps: h_post = post_scale * post(logits) + post_eps.
+        read: how the logits of h_pre become what the streams are read with: a gate for each stream, or one for each
+            channel of each of them.
         dynamic: logits = alpha * dynamic(normalised state @ phi) + bias.
         norm_over: the norm of the state before phi.
+        norm_offset: the normalised state is multiplied by norm_offset + norm_weight, where there is a norm weight.
         shared_projection: one phi [C, 2 + R/n] for all streams; stream s gives its own pre, post and part of Z.
         rms_eps, rms_eps_inside: rms = sqrt(mean(x^2) + eps), or sqrt(mean(x^2)) + eps. A state whose rms is
             exactly 0 with rms_eps 0 is normalised to 0.
         expand, collapse: how the streams begin and end.
+        read_from: the branch of a block reads with the h_pre of that block, or of the block before it.
+        first_read: what the first block reads with where there is no block before it: its own h_pre, or stream 0 alone;
+            without meaning for ``own``.
         own: the fields that the chosen families bring, as (name, value) in the order of the names. They are given and
-            read like any other, ``Dialect(residual="cayley", scale=2.0).scale``.
+            read like any other, ``Dialect(residual="cayley", reach=2.0).reach``.
 
     residual, pre, post, dynamic, norm_over, expand and collapse name families (`mhc_ref.registry`); a family that comes
     from outside may be given itself instead of by name, and is registered.
@@ -80,6 +88,11 @@ class Dialect:
     rms_eps_inside: bool = True
     expand: str = registry.default("begin")
     collapse: str = registry.default("end")
+    norm_offset: float = 0.0
+    post_eps: float = 0.0
+    read_from: ReadFrom = "own"
+    first_read: FirstRead = "own"
+    read: str = registry.default("read")
     own: tuple[tuple[str, Any], ...] = ()
 
     def __init__(self, *values: Any, **fields: Any) -> None:
@@ -108,11 +121,11 @@ class Dialect:
                 raise ValueError(f"Dialect.{field} is {getattr(self, field)!r}; expected True or False")
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"Dialect.iterations is {self.iterations!r}; expected an integer of 0 or more")
-        for field in ("entry_eps", "denominator_eps", "rms_eps", "pre_eps", "post_scale"):
+        for field in ("entry_eps", "denominator_eps", "rms_eps", "pre_eps", "post_scale", "norm_offset", "post_eps"):
             value: Any = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(f"Dialect.{field} is {value!r}; expected a finite number")
-            if field != "post_scale" and value < 0:
+            if field not in ("post_scale", "norm_offset") and value < 0:
                 raise ValueError(
                     f"Dialect.{field} is {value!r}; expected 0 or more: an eps is added to keep a sum positive"
                 )
@@ -175,10 +188,21 @@ class Dialect:
         return Dialect(**values | fields)
 
     def difference(self, other: Dialect) -> dict[str, tuple[Any, Any]]:
-        """The fields in which two dialects differ: name -> (mine, theirs); None where one has no such field."""
+        """The fields in which two dialects differ: name -> (mine, theirs); None where one has no such field.
+
+        That is no difference where the other has what the family brings if nothing is said.
+        """
         mine, theirs = self.fields(), other.fields()
-        pairs = {name: (mine.get(name), theirs.get(name)) for name in mine | theirs}
-        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        brought = {
+            name: field.read(field.default)
+            for dialect in ((self, other) if mine.keys() != theirs.keys() else ())
+            for name, field in registry.own_fields(vars(dialect))
+        }
+        return {
+            name: (mine.get(name), theirs.get(name))
+            for name in mine | theirs
+            if mine.get(name, brought.get(name)) != theirs.get(name, brought.get(name))
+        }
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Dialect) if field.name != "own")
@@ -189,6 +213,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "start": get_args(Start),
     "start_axis": get_args(Axis),
     "denominator": get_args(Denominator),
+    "read_from": get_args(ReadFrom),
+    "first_read": get_args(FirstRead),
 }
 
 

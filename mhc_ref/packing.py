@@ -25,10 +25,21 @@ class Shapes(NamedTuple):
 
 
 def params_shapes(n: int, channels: int, dialect: Dialect) -> Shapes:
-    """phi [n*C, 2n + R] or shared [C, 2 + R/n], bias [2n + R], alpha [3], or [2] where R = 0, norm_weight [n*C]."""
-    size = residual_size(n, dialect)
-    phi = (channels, 2 + size // n) if dialect.shared_projection else (n * channels, 2 * n + size)
-    return Shapes(phi, (2 * n + size,), (3 if size else 2,), (n * channels,))
+    """phi [n*C, P + n + R + B] or shared [C, 2 + R/n], bias [P + n + R], alpha [3], or [2] where R = 0, norm_weight
+    [n*C]; P = n and B = 0 where a branch reads by a gate for each stream (`logit_sizes`, `beyond`)."""
+    size = sum(sizes := logit_sizes(n, dialect))
+    phi = (channels, 2 + sizes[2] // n) if dialect.shared_projection else (n * channels, size + beyond(dialect))
+    return Shapes(phi, (size,), (3 if sizes[2] else 2,), (n * channels,))
+
+
+def logit_sizes(n: int, dialect: Dialect) -> tuple[int, int, int]:
+    """(P, n, R): how many logits of a token are for h_pre, h_post and h_res; P is n, or what the read says."""
+    return formulas("read", dialect.read).width(n, dialect), n, residual_size(n, dialect)
+
+
+def beyond(dialect: Dialect) -> int:
+    """B, how many columns of phi, the last ones, give no logits but are parameters of the read."""
+    return formulas("read", dialect.read).beyond(dialect)
 
 
 def logits_shape(n: int, dialect: Dialect) -> torch.Size:
@@ -49,6 +60,11 @@ def logits_shape(n: int, dialect: Dialect) -> torch.Size:
 def residual_size(n: int, dialect: Dialect) -> int:
     """R, the number of residual logits of a token."""
     return math.prod(logits_shape(n, dialect))
+
+
+def streams_up_to(largest: int, dialect: Dialect) -> list[int]:
+    """The numbers of streams, in ascending order and at most `largest`, that the mix of the dialect is for."""
+    return [n for n, _ in _shapes(dialect, largest) if n <= largest]
 
 
 def most_streams(dialect: Dialect) -> int | None:
@@ -73,16 +89,19 @@ def streams_of_logits(shape: Sequence[int], dialect: Dialect) -> int:
     )
 
 
-def streams_of_params(params: Any, dialect: Dialect) -> int:
-    """n, read off the shapes of a block's parameters (`mhc_ref.Params`).
+def streams_of_params(params: Any, dialect: Dialect, channels: int | None = None) -> int:
+    """n, read off the shapes of a block's parameters (`mhc_ref.Params`); the first that fits.
+
+    Arguments:
+        channels: C, where it is known: a mix may give two numbers of streams the same shapes at different widths.
 
     Raises:
         ValueError: no n fits.
     """
     (rows, columns), (size,) = params.phi.shape, params.bias.shape
     for n, _ in _shapes(dialect, size):
-        channels = rows if dialect.shared_projection else rows // n
-        if params_shapes(n, channels, dialect)[:2] == ((rows, columns), (size,)):
+        width = rows if dialect.shared_projection else rows // n
+        if channels in (None, width) and params_shapes(n, width, dialect)[:2] == ((rows, columns), (size,)):
             return n
     raise ValueError(
         f"Params.bias has {size} entries beside a phi of {rows} x {columns}; no number of streams has them with R of "

@@ -25,6 +25,7 @@ SLOTS = {
     "residual": "mix",
     "pre": "gate",
     "post": "gate",
+    "read": "read",
     "dynamic": "dynamic",
     "norm_over": "norm",
     "expand": "begin",
@@ -35,6 +36,7 @@ SLOTS = {
 FORMULA = {
     "mix": "project",
     "gate": "gates",
+    "read": "weights",
     "dynamic": "activate",
     "norm": "normalise",
     "begin": "expand",
@@ -47,17 +49,26 @@ BUILT_IN = (
     ("mix", "permutations"),
     ("mix", "unconstrained"),
     ("mix", "identity"),
+    ("mix", "kronecker"),
+    ("mix", "cayley"),
+    ("mix", "carry"),
     ("gate", "sigmoid"),
     ("gate", "softmax"),
     ("gate", "linear"),
+    ("gate", "newest"),
+    ("read", "streamwise"),
+    ("read", "bottleneck"),
+    ("read", "depth-attention"),
     ("dynamic", "linear"),
     ("dynamic", "tanh"),
     ("norm", "streams"),
     ("norm", "stream"),
     ("begin", "copies"),
+    ("begin", "one-hot"),
     ("end", "sum"),
     ("end", "mean"),
     ("end", "head"),
+    ("end", "last-pre"),
 )
 """Every family that comes with this project, as (slot, name); the first of a slot is the default of its field."""
 
@@ -98,6 +109,16 @@ class Field:
         if not admitted:
             raise ValueError(f"{given!r}; expected {self.expected}")
         return value
+
+
+TEMPERATURE = Field(
+    1.0,
+    lambda t: isinstance(t, float) and 1e-30 <= t <= 1e30,
+    "a number from 1e-30 to 1e30, by which the residual logits are divided before the projection: 1 for none",
+    "the residual logits are divided by it before the projection",
+)
+"""A field of several mixes. Further numbers would leave nothing of a logit in float32, or make all of them too large
+for it."""
 
 
 class UnknownFamily(ValueError):
@@ -254,7 +275,12 @@ def formulas(slot: str, name: str) -> Any:
 
 @cache
 def _ours(folder: str, name: str) -> Any:
-    return importlib.import_module(f"mhc_ref.{folder}.{name}")
+    return importlib.import_module(f"mhc_ref.{folder}.{module_of(name)}")
+
+
+def module_of(name: str) -> str:
+    """The name of the module of a family of ours."""
+    return name.replace("-", "_")
 
 
 class Oracle(NamedTuple):

@@ -8,11 +8,16 @@ from torch import Tensor
 from mhc_ref.dialect import Dialect
 
 
-def over_rms(x: Tensor, over: tuple[int, ...], dialect: Dialect) -> Tensor:
-    """x / rms over some dims, rms = sqrt(mean + eps) or sqrt(mean) + eps; where the rms is exactly 0, x stays 0."""
+def rms(x: Tensor, over: tuple[int, ...], dialect: Dialect) -> Tensor:
+    """sqrt(mean + eps) or sqrt(mean) + eps over some dims, which stay with size 1; 1 in place of an exact 0."""
     mean = x.square().mean(over, keepdim=True)
     if dialect.rms_eps_inside and dialect.rms_eps:
-        rms = (mean + dialect.rms_eps).sqrt()
+        root = (mean + dialect.rms_eps).sqrt()
     else:  # a zero state stays zero, and the derivative of sqrt at 0 is not asked for
-        rms = torch.where(mean == 0, 0.0, torch.where(mean == 0, 1.0, mean).sqrt()) + dialect.rms_eps
-    return x / torch.where(rms == 0, 1.0, rms)
+        root = torch.where(mean == 0, 0.0, torch.where(mean == 0, 1.0, mean).sqrt()) + dialect.rms_eps
+    return torch.where(root == 0, 1.0, root)
+
+
+def over_rms(x: Tensor, over: tuple[int, ...], dialect: Dialect) -> Tensor:
+    """x / rms over some dims; where the rms is exactly 0, x stays 0."""
+    return x / rms(x, over, dialect)

@@ -13,16 +13,20 @@ import mpmath
 import pytest
 
 from mhc_ref import (
+    CAYLEY,
     DEEPSEEK_V4,
     HYPER_CONNECTIONS,
+    KROMHC,
     LUCIDRAINS,
     MHC_LITE,
+    MUSE_SPARK,
     PAPER,
     PRESETS,
     RESIDUAL,
     Dialect,
 )
 from mhc_ref.exact import Exact
+from mhc_ref.packing import logits_shape, params_shapes
 
 FIXTURE = [[1, 0, -1, 2], [0, 3, 1, -2], [2, -1, 0, 1], [-3, 1, 2, 0]]
 
@@ -124,6 +128,11 @@ PROJECTIONS = {
     "permutations": MHC_LITE,
     "unconstrained": HYPER_CONNECTIONS,
     "identity": RESIDUAL,
+    "a temperature": PAPER.with_(iterations=3, temperature=0.4),
+    "a temperature beside an eps": DEEPSEEK_V4.with_(iterations=2, temperature=3.7, entry_eps=0.25),
+    "kronecker": KROMHC,
+    "cayley": CAYLEY.with_(reach=0.75),
+    "carry": MUSE_SPARK,
 }
 
 DIALECTS = {
@@ -131,6 +140,11 @@ DIALECTS = {
     "every norm option": DEEPSEEK_V4.with_(norm_over="stream", rms_eps=0.5, rms_eps_inside=False, collapse="mean"),
     "softmax gates": PAPER.with_(pre="softmax", post="softmax", dynamic="tanh", post_scale=1.5, pre_eps=0.25),
     "shared head": LUCIDRAINS.with_(collapse="head"),
+    "weight with an offset": DEEPSEEK_V4.with_(norm_over="stream", norm_offset=0.75),
+    "an eps of h_post": PAPER.with_(post_eps=0.125, post_scale=1.5),
+    "attention that reads what it scores": PRESETS["ATTN_RES"].with_(scaled=True, reads_normalised=True),
+    "a one-hot start": PAPER.with_(expand="one-hot", iterations=2),
+    "a shared projection without residual logits": LUCIDRAINS.with_(residual="identity", res_columns=False),
 }
 
 
@@ -153,23 +167,17 @@ def normal(seed: int, *shape: int, scale: float = 1.0) -> Any:
 
 
 def residual_logits(dialect: Dialect, n: int) -> int:
-    return math.factorial(n) if dialect.residual == "permutations" else n * n
+    return math.prod(logits_shape(n, dialect))
 
 
 def draw_logits(dialect: Dialect, n: int, seed: int, scale: float = 2.0) -> Any:
-    return (
-        normal(seed, math.factorial(n), scale=scale)
-        if dialect.residual == "permutations"
-        else normal(seed, n, n, scale=scale)
-    )
+    return normal(seed, *logits_shape(n, dialect), scale=scale)
 
 
 def draw_params(dialect: Dialect, n: int, width: int, seed: int, norm_weight: bool = True) -> Params:
-    size = 2 * n + residual_logits(dialect, n)
-    phi = normal(seed, width, 2 + n) if dialect.shared_projection else normal(seed, n * width, size)
-    return Params(
-        phi, normal(seed + 1, size), normal(seed + 2, 3), normal(seed + 3, n * width) if norm_weight else None
-    )
+    shapes = params_shapes(n, width, dialect)
+    phi, bias, alpha = (normal(seed + k, *shape) for k, shape in enumerate(shapes[:3]))
+    return Params(phi, bias, alpha, normal(seed + 3, n * width) if norm_weight else None)
 
 
 def flat(numbers: Any) -> list[Any]:
@@ -269,7 +277,7 @@ def test_equal_logits_give_the_uniform_matrix(n: int) -> None:
 
 
 def test_one_stream_is_a_plain_residual() -> None:
-    for dialect in (PAPER, MHC_LITE, RESIDUAL):
+    for dialect in (PAPER, MHC_LITE, RESIDUAL, KROMHC, CAYLEY):
         exact = Exact(dialect)
         logits = [-3.5] if dialect.residual == "permutations" else [[-3.5]]
         assert exact.project(logits) == [[1]]
@@ -693,13 +701,17 @@ def test_a_stack_is_expand_layers_collapse(name: str) -> None:
     blocks, head = (params[:2], params[2]) if dialect.collapse == "head" else (params[:2], None)
     branches = [lambda u: [a * a for a in u], lambda u: [a + 1 for a in u]]
     x = exact.expand(h, n)
-    assert x == [h] * n
+    assert x == ([h, [0, 0], [0, 0]] if dialect.expand == "one-hot" else [h] * n)
+    read = None
     for p, f in zip(blocks, branches, strict=True):
         pre, post, res = exact.mappings(x, p)
-        x = exact.post(x, f(exact.pre(x, pre)), post, res)
+        if read is None and dialect.first_read == "stream0":
+            read = [1, *(0 for _ in pre[1:])]
+        u = exact.pre(x, pre if read is None or dialect.read_from == "own" else read)
+        x, read = exact.post(x, f(u), post, res), pre
     assert exact.layers(exact.expand(h, n), blocks, branches) == x
     given = exact.stack(h, [*blocks, head] if head else blocks, branches)
-    assert given == exact.collapse(x, head)
+    assert given == (exact.pre(x, read or []) if dialect.collapse == "last-pre" else exact.collapse(x, head))
 
 
 @pytest.mark.parametrize("name", ["DEEPSEEK_V4", "shared head"])

@@ -243,7 +243,7 @@ def test_a_gradient_by_hand_is_that_of_the_formula(name: str) -> None:
     """Reverse mode through the formula needs no hand, and is the same to the last of the digits."""
     exact, general = Exact(PROJECTIONS[name]), Exact(PROJECTIONS[name])
     general._mix = general._mix._replace(vjp=None)
-    logits = normal(5, 6, scale=4.0) if name == "permutations" else normal(6, 3, 3, scale=4.0)
+    logits = normal(5, *logits_shape(3, PROJECTIONS[name]), scale=4.0)
     cotangent = normal(7, 3, 3)
     assert distance(exact.project_vjp(logits, cotangent), general.project_vjp(logits, cotangent)) < 1e-48
 

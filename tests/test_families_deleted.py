@@ -28,6 +28,7 @@ FAST = "permutations"
 LAWS = (
     "manifold.agrees-with-oracle",
     "coefficients.agrees-with-oracle",
+    "block.agrees-with-oracle",
     "depth.stack-expands-and-collapses-once",
     "gradient.projection-pulls-back-the-unrolled-iteration",
 )
@@ -92,7 +93,8 @@ def without(name: str, folder: Path) -> set[str]:
     """A copy of both packages without a family; gives the presets that went with it."""
     for package in ("mhc_ref", "properties"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    files = [path for room in ROOMS for path in (folder / room).rglob(f"{name}*") if path.stem == name]
+    module = registry.module_of(name)
+    files = [path for room in ROOMS for path in (folder / room).rglob(f"{module}*") if path.stem == module]
     assert {path.relative_to(folder).parts[:2] for path in files} >= {tuple(room.split("/")) for room in ROOMS}
     for path in files:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import mhc_ref
 from mhc_ref import PRESETS, Dialect, registry
 from properties.core.family import Begin, End, Guarantees, Mix, begin_of, end_of
 from properties.core.implementation import Reference
@@ -165,3 +166,12 @@ def test_weights_of_our_own_are_what_they_say(preset: str) -> None:
     for n in (1, 3, 5):
         assert begin_of(dialect).weights(n, dialect).tolist() == [1.0] * n
         assert end_of(dialect).weights(n, dialect).tolist() == [1 / n] * n
+
+
+@pytest.mark.parametrize("law", ["depth.expand-copies", "gradient.expand-sums-its-cotangents"])
+def test_streams_may_begin_as_one_of_them(law: str, tmp_path: Path) -> None:
+    dialect = PRESETS.default.with_(expand="one-hot")
+    h = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    assert mhc_ref.expand(h, 3, dialect).tolist() == [[[1.0, -2.0], [0.0, 0.0], [0.0, 0.0]]]
+    assert judged(law, Reference(dialect), torch.float64, tmp_path).status == "passed"
+    assert judged(law, Wrong(dialect, PRESETS.default), torch.float64, tmp_path).status == "failed"

@@ -59,7 +59,7 @@ class Tempered(Mix):
 class Kronecker(Mix):
     """A Kronecker product of factors [[p, 1 - p], [1 - p, p]], p = sigmoid(z): n = 2^k streams for k logits."""
 
-    name = "kronecker"
+    name = "products_of_pairs"
     words = "a Kronecker product of 2 x 2 matrices"
     source = "KromHC, written anew for this test"
     roundings = 16
@@ -87,8 +87,8 @@ class Kronecker(Mix):
 
     def deviations(self) -> Mapping[str, Any]:
         return {
-            "kronecker-reversed": (MUTATION, lambda z, d: kronecker(z.flip(-1).sigmoid(), 1 - z.flip(-1).sigmoid())),
-            "kronecker-tanh": (MUTATION, lambda z, d: kronecker(z.tanh(), 1 - z.tanh())),
+            "pairs-reversed": (MUTATION, lambda z, d: kronecker(z.flip(-1).sigmoid(), 1 - z.flip(-1).sigmoid())),
+            "pairs-tanh": (MUTATION, lambda z, d: kronecker(z.tanh(), 1 - z.tanh())),
         }
 
 
@@ -173,7 +173,7 @@ RIGHT: dict[str, Implementation] = {
     "tempered": Reference(TEMPERED, "tempered"),
     "tempered, otherwise": Otherwise(TEMPERED, two_exponentials),
     "tempered, in float64": Otherwise(TEMPERED, lambda z: two_exponentials(z.double()).to(z.dtype)),
-    "kronecker, otherwise": Otherwise(KRONECKER, shares_of_two, (1, 2, 4, 8)),
+    "pairs, otherwise": Otherwise(KRONECKER, shares_of_two, (1, 2, 4, 8)),
     "gates": Reference(GATED, "gates"),
     "norm": Reference(NORMED, "norm"),
 }

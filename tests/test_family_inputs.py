@@ -10,7 +10,7 @@ import torch
 from hypothesis import find
 from hypothesis import strategies as st
 
-from mhc_ref import HYPER_CONNECTIONS, MHC_LITE, PAPER, RESIDUAL, Dialect, registry
+from mhc_ref import CAYLEY, HYPER_CONNECTIONS, KROMHC, MHC_LITE, PAPER, RESIDUAL, Dialect, registry
 from properties.core.family import mix_of
 from properties.families import Mix
 from properties.strategies import BEYOND_EXP, PATTERNS, Setting, logits_of
@@ -42,10 +42,10 @@ def test_what_tells_a_mix_alone_is_drawn_beside_the_usual(monkeypatch: pytest.Mo
 
 def test_a_mix_says_which_patterns_it_takes_and_how_far_apart() -> None:
     everything = tuple(PATTERNS)
-    for dialect, extreme in ((PAPER, True), (HYPER_CONNECTIONS, False), (MHC_LITE, False), (RESIDUAL, False)):
+    for dialect in (PAPER, HYPER_CONNECTIONS, MHC_LITE, RESIDUAL, KROMHC, CAYLEY):
         mix = mix_of(dialect)
         assert mix.patterns(dialect, everything) == everything
-        assert (mix.extreme(dialect) is not None) == extreme
+        assert (mix.extreme(dialect) is not None) == (dialect == PAPER)
     unshifted = PAPER.with_(iterations=0)
     assert not set(mix_of(unshifted).patterns(unshifted, everything)) & {*BEYOND_EXP, "wild"}
     assert mix_of(unshifted).extreme(unshifted) == ("starved row", "triangular")

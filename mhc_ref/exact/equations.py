@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from mhc_ref import registry
-from mhc_ref.exact.lists import Matrix, Vector, flat, rows, transpose
+from mhc_ref.exact.lists import Matrix, Vector, by_channel, flat, rows, transpose
 from mhc_ref.exact.reading import Parameters, Reading
 
 Branch: TypeAlias = Callable[[Vector], Sequence[Any]]
-Triple: TypeAlias = tuple[Vector, Vector, Matrix]
+Triple: TypeAlias = tuple[Any, Vector, Matrix]
 
 
 class Equations(Reading):
@@ -23,17 +23,25 @@ class Equations(Reading):
     def _mappings(self, x: Matrix, p: Parameters) -> Triple:
         n, d = len(x), self.dialect
         with self.mp.extraprec(p.bits):
-            logits = self._coefficients(x, p)
-            pre = [gate + d.pre_eps for gate in self._gates(d.pre, logits[:n])]
-            post = [gate * d.post_scale for gate in self._gates(d.post, logits[n : 2 * n])]
-        return pre, post, self._project(logits[2 * n :], n)
+            logits, of_pre = self._coefficients(x, p), self._reads.told.width(n, d)
+            pre = self._weights(logits[:of_pre], x, p)
+            post = [gate * d.post_scale + d.post_eps for gate in self._gates(d.post, logits[of_pre : of_pre + n])]
+        return pre, post, self._project(logits[of_pre + n :], n)
+
+    def _weights(self, logits: Vector, x: Matrix, p: Parameters) -> Any:
+        """h_pre, [n], or [n][C] for a read of every channel."""
+        return self._reads.formula(logits, x, p.up, p.norm_weight, self.dialect, self._real)
 
     def _coefficients(self, x: Matrix, p: Parameters) -> Vector:
         """alpha * dynamic(x^ phi) + bias, pre | post | res."""
-        n = len(x)
+        n, of_pre = len(x), self._reads.told.width(len(x), self.dialect)
         products = self._products(self._normalised(x, p.norm_weight), p.columns)
+        if self._reads.told.averaged(self.dialect):
+            products = [product / n for product in products]
         products = registry.oracle("dynamic", self.dialect.dynamic).formula(products, self.dialect, self._real)
-        gates = [p.alpha[min(k // n, 2)] for k in range(len(products))]
+        if not self._reads.told.affine(self.dialect):
+            return products
+        gates = [p.alpha[0 if k < of_pre else min(1 + (k - of_pre) // n, 2)] for k in range(len(products))]
         return [gate * product + b for gate, product, b in zip(gates, products, p.bias, strict=True)]
 
     def _products(self, normalised: Matrix, columns: Matrix) -> Vector:
@@ -49,13 +57,15 @@ class Equations(Reading):
         normalised = registry.oracle("norm", self.dialect.norm_over).formula(x, self.dialect, self._real)
         if norm_weight is None:
             return normalised
-        return rows([a * w for a, w in zip(flat(normalised), norm_weight, strict=True)], len(x))
+        offset = self.dialect.norm_offset
+        return rows([a * (w + offset) for a, w in zip(flat(normalised), norm_weight, strict=True)], len(x))
 
     def _gates(self, name: str, logits: Vector) -> Vector:
         return registry.oracle("gate", name).formula(logits, self.dialect, self._real)
 
-    def _pre(self, x: Matrix, h_pre: Vector) -> Vector:
-        return [self._real.dot(h_pre, channel) for channel in transpose(x)]
+    def _pre(self, x: Matrix, h_pre: Any) -> Vector:
+        pairs = zip(by_channel(h_pre, len(x[0])), transpose(x), strict=True)
+        return [self._real.dot(weights, channel) for weights, channel in pairs]
 
     def _post(self, x: Matrix, y: Vector, h_post: Vector, h_res: Matrix) -> Matrix:
         applied = transpose(h_res) if self.dialect.transposed else h_res
@@ -67,28 +77,44 @@ class Equations(Reading):
 
     def _layers(
         self, x: Matrix, params_seq: Sequence[Any], branches: Sequence[Branch], dparams_seq: Sequence[Any] | None = None
-    ) -> Matrix:
+    ) -> tuple[Matrix, Vector | None]:
+        """The state after all blocks, and the h_pre of the last of them."""
         tangents = [None] * len(params_seq) if dparams_seq is None else dparams_seq
         if not len(params_seq) == len(branches) == len(tangents):
             raise ValueError(
                 f"{len(branches)} branches with parameters for {len(params_seq)} blocks and {len(tangents)} tangents; "
                 "expected one each a block"
             )
+        before: Vector | None = None
         for params, branch, dparams in zip(params_seq, branches, tangents, strict=True):
             pre, post, res = self._mappings(x, self._parameters(params, x, dparams))
-            x = self._post(x, list(branch(self._pre(x, pre))), post, res)
-        return x
+            x, before = self._post(x, list(branch(self._read(x, pre, before))), post, res), pre
+        return x, before
+
+    def _read(self, x: Matrix, own: Vector, before: Vector | None) -> Vector:
+        """u_l = h_pre,l x_l, or h_pre,l-1 x_l where blocks read with the gates of the one before."""
+        if self.dialect.read_from == "own":
+            return self._pre(x, own)
+        if before is not None:
+            return self._pre(x, before)
+        return self._pre(x, own) if self.dialect.first_read == "own" else list(x[0])
 
     def _expand(self, h: Vector, n: int) -> Matrix:
         if n < 1:
             raise ValueError(f"n is {n!r}; expected 1 or more streams")
         return registry.oracle("begin", self.dialect.expand).formula(h, n, self.dialect, self._real)
 
-    def _collapse(self, x: Matrix, head: Any, dhead: Any = None) -> Vector:
+    def _collapse(self, x: Matrix, head: Any, dhead: Any = None, last: Vector | None = None) -> Vector:
         h_pre = self._head(x, head, dhead) if getattr(self._end.told, "HEAD", False) else None
+        if getattr(self._end.told, "LAST", False):
+            if last is None:
+                raise ValueError(
+                    f'collapse "{self.dialect.collapse}" reads with the last h_pre, which `stack` alone has'
+                )
+            h_pre = last
         return self._end.formula(x, h_pre, self.dialect, self._real)
 
-    def _head(self, x: Matrix, head: Any, dhead: Any) -> Vector:
+    def _head(self, x: Matrix, head: Any, dhead: Any) -> Any:
         """The h_pre of parameters of which only the pre part is read."""
         if head is None:
             raise ValueError(
@@ -96,4 +122,4 @@ class Equations(Reading):
             )
         p = self._parameters(head, x, dhead, pre_only=True)
         with self.mp.extraprec(p.bits):
-            return [gate + self.dialect.pre_eps for gate in self._gates(self.dialect.pre, self._coefficients(x, p))]
+            return self._weights(self._coefficients(x, p), x, p)

@@ -8,8 +8,8 @@ from mhc_ref.exact.numbers import Reals
 
 
 def shape(n: int, dialect: Dialect) -> tuple[int, ...]:
-    """One logit an entry of M, none of which is read."""
-    return (n, n)
+    """One logit an entry of M, none of which is read; or none."""
+    return (n, n if dialect.res_columns else 0)
 
 
 def project(z: Vector, n: int, dialect: Dialect, real: Reals) -> Matrix:

@@ -25,6 +25,11 @@ def transpose(m: Matrix) -> Matrix:
     return [list(line) for line in zip(*m, strict=True)]
 
 
+def by_channel(weights: Any, channels: int) -> Matrix:
+    """The weights of the streams in every channel, of weights [n][C], or [n] for all channels alike."""
+    return transpose(weights) if isinstance(weights[0], list) else [weights] * channels
+
+
 def flat(m: Matrix) -> Vector:
     """All entries in one row-major list."""
     return [entry for row in m for entry in row]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from mhc_ref.exact.equations import Branch, Equations, Triple
-from mhc_ref.exact.lists import Matrix, Vector, numbers, shaped
+from mhc_ref.exact.lists import Matrix, Vector, items, numbers, shaped
 from mhc_ref.exact.numbers import Node, lift, split, value
 
 BranchDerivative: TypeAlias = Callable[[Vector, Vector], Sequence[Any]]
@@ -53,8 +53,11 @@ class Exact(Equations):
         return self._mappings(state, self._parameters(params, state))
 
     def pre(self, x: Sequence[Any], h_pre: Sequence[Any]) -> Vector:
-        """u = h_pre x, the input of the branch: [n][C], [n] -> [C]."""
+        """u = h_pre x, the input of the branch: [n][C], [n] -> [C]; h_pre may be [n][C], a weight for each channel."""
         state = self._state(x, "x")
+        given = items(h_pre, "h_pre")
+        if given and isinstance(given[0], list):
+            return self._pre(state, self._matrix(given, len(state), len(state[0]), "h_pre"))
         return self._pre(state, self._vector(h_pre, len(state), "h_pre"))
 
     def post(self, x: Sequence[Any], y: Sequence[Any], h_post: Sequence[Any], h_res: Sequence[Any]) -> Matrix:
@@ -73,8 +76,8 @@ class Exact(Equations):
         return self.layers(x, [params], [branch])
 
     def layers(self, x: Sequence[Any], params_seq: Sequence[Any], branches: Sequence[Branch]) -> Matrix:
-        """One block after another on the same streams: [n][C] -> [n][C]."""
-        return self._layers(self._state(x, "x"), params_seq, [self._checked(branch) for branch in branches])
+        """One block after another on the same streams, each reading as the dialect says: [n][C] -> [n][C]."""
+        return self._layers(self._state(x, "x"), params_seq, [self._checked(branch) for branch in branches])[0]
 
     def expand(self, h: Sequence[Any], n: int) -> Matrix:
         """How the streams begin: [C] -> [n][C]."""
@@ -98,8 +101,8 @@ class Exact(Equations):
         start = self._state([h], "h")[0]
         blocks, head = self._split_head(params_seq)
         streams = self._streams(params_seq, len(start)) if n is None else n
-        x = self._layers(self._expand(start, streams), blocks, [self._checked(branch) for branch in branches])
-        return self._collapse(x, head)
+        x, last = self._layers(self._expand(start, streams), blocks, [self._checked(branch) for branch in branches])
+        return self._collapse(x, head, last=last)
 
     # Derivatives
 
@@ -155,7 +158,7 @@ class Exact(Equations):
     ) -> tuple[Matrix, Matrix]:
         """(value, tangent) of `layers`, each [n][C]."""
         state = self._dual_state(x, dx, "x")
-        return split(self._layers(state, params_seq, self._dual_branches(branches, dbranches), dparams_seq))
+        return split(self._layers(state, params_seq, self._dual_branches(branches, dbranches), dparams_seq)[0])
 
     def stack_derivative(
         self,
@@ -172,10 +175,8 @@ class Exact(Equations):
         streams = self._streams(params_seq, len(start)) if n is None else n
         blocks, head = self._split_head(params_seq)
         dblocks, dhead = (None, None) if dparams_seq is None else self._split_head(dparams_seq)
-        x = self._expand(start, streams)
-        return split(
-            self._collapse(self._layers(x, blocks, self._dual_branches(branches, dbranches), dblocks), head, dhead)
-        )
+        x, last = self._layers(self._expand(start, streams), blocks, self._dual_branches(branches, dbranches), dblocks)
+        return split(self._collapse(x, head, dhead, last))
 
     def mappings_vjp(self, x: Sequence[Any], params: Any, cotangents: Sequence[Any]) -> tuple[Matrix, Any]:
         """(by x [n][C], by params) for cotangents (pre [n], post [n], M [n][n])."""

@@ -22,9 +22,11 @@ _MOST_STREAMS = 64
 
 
 class Parameters(NamedTuple):
-    """Parameters as read: phi by columns, and the bits by which their logits may exceed 1."""
+    """Parameters as read: phi by columns, `up` its last ones by rows where the read has some (else empty), and the bits
+    by which their logits may exceed 1."""
 
     columns: Matrix
+    up: Matrix
     bias: Vector
     alpha: Vector
     norm_weight: Vector | None
@@ -43,6 +45,7 @@ class Reading:
         self.mp.prec = math.ceil(digits * math.log2(10)) + 2 * dialect.iterations.bit_length() + _GUARD_BITS
         self._real = Reals(self.mp)
         self._mix = registry.oracle("mix", dialect.residual)
+        self._reads = registry.oracle("read", dialect.read)
         self._end = registry.oracle("end", dialect.collapse)
 
     def _number(self, given: Any, name: str) -> Real:
@@ -124,17 +127,20 @@ class Reading:
         n, shared = len(x), self.dialect.shared_projection
         rows = len(x[0]) if shared else n * len(x[0])
         residual = math.prod(self._shape(n))
-        widths, lengths = (2 + residual // n if shared else 2 * n + residual,), (2 * n + residual,)
+        of_pre, beyond = self._reads.told.width(n, self.dialect), self._reads.told.beyond(self.dialect)
+        widths, lengths = (2 + residual // n if shared else of_pre + n + residual,), (of_pre + n + residual,)
         gates = (3 if residual else 2,)
         if pre_only:
-            widths, lengths, gates = (1 if shared else n, *widths), (n, *lengths), (1, *gates)
+            widths, lengths, gates = (1 if shared else of_pre, *widths), (of_pre, *lengths), (1, *gates)
 
         def read(attribute: str, parse: Callable[[Any, str], list[Any]]) -> list[Any]:
             values = parse(getattr(given, attribute), f"params.{attribute}")
             tangent = getattr(tangents, attribute, None)
             return values if tangent is None else lift(values, parse(tangent, f"dparams.{attribute}"))
 
-        columns = read("phi", lambda phi, name: transpose(self._matrix(phi, rows, widths, name))[: widths[0]])
+        given_widths = tuple(width + beyond for width in widths)
+        every = read("phi", lambda phi, name: transpose(self._matrix(phi, rows, given_widths, name)))
+        columns, up = every[: widths[0]], transpose(every[-beyond:]) if beyond else []
         bias = read("bias", lambda numbers, name: self._vector(numbers, lengths, name)[: lengths[0]])
         alpha = read("alpha", lambda numbers, name: self._vector(numbers, gates, name)[: gates[0]])
         if given.norm_weight is None and getattr(tangents, "norm_weight", None) is not None:
@@ -143,8 +149,9 @@ class Reading:
         if given.norm_weight is not None:
             weight = read("norm_weight", lambda numbers, name: self._vector(numbers, n * len(x[0]), name))
         # |x^| <= sqrt(n*C), so that no dynamic logit exceeds n*C |alpha phi weight|.
-        bits = [self._bits(numbers) for numbers in (alpha, flat(columns), weight or [], [n * len(x[0])])]
-        return Parameters(columns, bias, alpha, weight, max(sum(bits), self._bits(bias)) + 1)
+        factors = [w + self.dialect.norm_offset for w in weight or []]
+        bits = [self._bits(numbers) for numbers in (alpha, flat(columns), factors, flat(up), [n * len(x[0])])]
+        return Parameters(columns, up, bias, alpha, weight, max(sum(bits), self._bits(bias)) + 1)
 
     def _bits(self, numbers: Vector) -> int:
         """Binary digits before the point of the largest number: what its size takes from the digits after it."""

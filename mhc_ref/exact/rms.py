@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from mhc_ref.dialect import Dialect
-from mhc_ref.exact.lists import Vector
+from mhc_ref.exact.lists import Real, Vector
 from mhc_ref.exact.numbers import Reals
 
 
-def over_rms(numbers: Vector, dialect: Dialect, real: Reals) -> Vector:
-    """numbers / rms, rms = sqrt(mean + eps) or sqrt(mean) + eps; where the rms is exactly 0, they stay 0."""
+def rms(numbers: Vector, dialect: Dialect, real: Reals) -> Real:
+    """sqrt(mean + eps) or sqrt(mean) + eps."""
     mean, eps = real.dot(numbers, numbers) / len(numbers), dialect.rms_eps
-    rms = real.sqrt(mean + eps) if dialect.rms_eps_inside else real.sqrt(mean) + eps
-    return [a * 0 if real.value(rms) == 0 else a / rms for a in numbers]
+    return real.sqrt(mean + eps) if dialect.rms_eps_inside else real.sqrt(mean) + eps
+
+
+def over_rms(numbers: Vector, dialect: Dialect, real: Reals) -> Vector:
+    """numbers / rms; where the rms is exactly 0, they stay 0."""
+    root = rms(numbers, dialect, real)
+    return [a * 0 if real.value(root) == 0 else a / root for a in numbers]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mhc_ref.dialect import Axis, Dialect
 from mhc_ref.exact.lists import Matrix, Real, Vector, along, flat, rows
 from mhc_ref.exact.numbers import Reals
@@ -13,13 +15,28 @@ def shape(n: int, dialect: Dialect) -> tuple[int, ...]:
 
 
 def project(z: Vector, n: int, dialect: Dialect, real: Reals) -> Matrix:
-    """The started matrix after every half-step."""
-    return _iterates(rows(z, n), dialect, real)[-1]
+    """The started matrix of Z / temperature after every half-step."""
+    with _enough(dialect, real):
+        return _iterates(rows(_tempered(z, dialect), n), dialect, real)[-1]
 
 
 def project_vjp(z: Vector, bar: Matrix, dialect: Dialect, real: Reals) -> Vector:
     """Reverse mode through the unrolled iteration, as in the backward kernel of the paper."""
-    logits = rows(z, len(bar))
+    with _enough(dialect, real):
+        return _tempered(_pulled(rows(_tempered(z, dialect), len(bar)), bar, dialect, real), dialect)
+
+
+def _tempered(numbers: Vector, dialect: Dialect) -> Vector:
+    """Each over the temperature: the logits, and what is pulled back to them."""
+    return [number / dialect.temperature for number in numbers]
+
+
+def _enough(dialect: Dialect, real: Reals) -> Any:
+    """The digits that a low temperature takes from a logit, which it makes as much larger."""
+    return real.mp.extraprec(max(0, 1 - real.mp.mag(dialect.temperature)))
+
+
+def _pulled(logits: Matrix, bar: Matrix, dialect: Dialect, real: Reals) -> Vector:
     iterates = _iterates(logits, dialect, real)
 
     def divided(line: Vector, bar: Vector) -> Vector:

@@ -12,7 +12,7 @@ HEAD = True
 
 
 def collapse(
-    x: Float[Tensor, "*tokens n C"], dialect: Dialect, h_pre: Float[Tensor, "*tokens n"]
+    x: Float[Tensor, "*tokens n C"], dialect: Dialect, h_pre: Float[Tensor, ...]
 ) -> Float[Tensor, "*tokens C"]:
     """The sum gated by the h_pre of the head's parameters, not normalised, in the dtype of the state."""
     return pre(x, h_pre)

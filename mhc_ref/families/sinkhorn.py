@@ -14,9 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mhc_ref.dialect import Axis, Denominator, Dialect
+from mhc_ref.registry import TEMPERATURE
 
 BY_STREAM = True
 MOST_STREAMS = None
+FIELDS = {"temperature": TEMPERATURE}
 
 _DIM: dict[Axis, int] = {"row": -1, "column": -2}
 
@@ -27,7 +29,7 @@ def shape(n: int, dialect: Dialect) -> tuple[int, ...]:
 
 
 def project(logits: Float[Tensor, "*tokens n n"], dialect: Dialect) -> Float[Tensor, "*tokens n n"]:
-    """M = (T_last T_first)^iterations start(Z), mHC eq. (9) with every eps of the dialect."""
+    """M = (T_last T_first)^iterations start(Z / temperature), mHC eq. (9) with every eps of the dialect."""
     quarter = _started(logits, dialect)
     half_steps: list[Axis] = [dialect.first_axis, dialect.last_axis] * dialect.iterations
     for axis in half_steps[1:] if dialect.softmax_is_first_half_step else half_steps:
@@ -38,7 +40,7 @@ def project(logits: Float[Tensor, "*tokens n n"], dialect: Dialect) -> Float[Ten
 def _started(logits: Tensor, dialect: Dialect) -> Tensor:
     """log(M) / 4 before the first half-step: a difference of finite logits is at most twice the largest number, which
     divided by 4 is a number still, and a power of two rounds nothing."""
-    quarter = logits / 4
+    quarter = logits / (4 * dialect.temperature)
     if dialect.start == "softmax":
         quarter = _normalised(quarter, _DIM[dialect.start_axis])
     elif dialect.iterations > 0:

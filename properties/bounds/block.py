@@ -6,22 +6,26 @@ States are [tokens, n, C], tokens on one axis.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import logits_shape
-from properties.bounds.arithmetic import affine, stored, weighted_sum
+from mhc_ref.block import gates_read
+from mhc_ref.packing import logit_sizes, logits_shape
+from properties.bounds.arithmetic import affine, entering, stored, weighted_sum
 from properties.bounds.projection import projection
 from properties.bounds.stages import gated_logits, squashed
 from properties.core.case import BranchSpec
-from properties.core.rounding import Approx, Rounding
+from properties.core.reads import read_of
+from properties.core.rounding import Approx, Rounding, known
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The three mappings with their bounds, [tokens, n], [tokens, n], [tokens, n, n]."""
+    """The three mappings with their bounds, [tokens, n], or [tokens, n, C] for a read of every channel, [tokens, n] and
+    [tokens, n, n]."""
 
     pre: Approx
     post: Approx
@@ -38,8 +42,9 @@ class Coefficients:
 
 def split(logits: Approx, n: int, dialect: Dialect) -> tuple[Approx, Approx, Approx]:
     """pre | post | res; the last of the shape that the mix of the dialect says."""
-    ends = (slice(0, n), slice(n, 2 * n), slice(2 * n, None))
-    pre, post, res = (Approx(logits.value[..., part], logits.error[..., part]) for part in ends)
+    sizes = logit_sizes(n, dialect)
+    parts = zip(logits.value.split(sizes, -1), logits.error.split(sizes, -1), strict=True)
+    pre, post, res = (Approx(*part) for part in parts)
     shape = logits_shape(n, dialect)
     return pre, post, Approx(res.value.unflatten(-1, shape), res.error.unflatten(-1, shape))
 
@@ -48,8 +53,9 @@ def coefficients(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Co
     """The bound of every mapping: logits, then squashed or projected."""
     n = x.value.shape[-2]
     pre, post, res = split(gated_logits(x, params, dialect, r), n, dialect)
-    h_pre = affine(squashed(pre, dialect.pre, dialect, r), 1.0, dialect.pre_eps, r)
-    h_post = affine(squashed(post, dialect.post, dialect, r), dialect.post_scale, 0.0, r)
+    g = r.at("gates")
+    h_pre = read_of(dialect).bound(entering(pre, g), x, params, dialect, g)
+    h_post = affine(squashed(entering(post, g), dialect.post, dialect, g), dialect.post_scale, dialect.post_eps, g)
     projected = projection(res, dialect, r)
     return Coefficients(h_pre, h_post, Approx(projected.value, projected.error))
 
@@ -99,32 +105,90 @@ def mixed(x: Tensor, h_res: Approx, dialect: Dialect, r: Rounding) -> Approx:
 
 
 def read(x: Tensor | Approx, h_pre: Approx, r: Rounding) -> Approx:
-    """h_pre x, which the branch reads in the dtype of the state."""
-    return stored(weighted_sum(h_pre, x if isinstance(x, Approx) else Approx.exact(x), r), r)
+    """h_pre x, which the branch reads in the dtype of the state.
+
+    Where it is summed in that, the weights, the products and the partial sums, the last of which is the result's own
+    rounding, are rounded to it: n + 1 roundings more of the sum of magnitudes.
+    """
+    state = x if isinstance(x, Approx) else Approx.exact(x)
+    found = weighted_sum(h_pre, state, r)
+    if "read" in r.short:
+        n = state.value.shape[-2]
+        by_channel = (
+            h_pre if h_pre.value.ndim == state.value.ndim else Approx(*(one.unsqueeze(-1) for one in _pair(h_pre)))
+        )
+        size = ((by_channel.value.abs() + by_channel.error) * (state.value.abs() + state.error)).sum(-2)
+        coarse = (n + 1) * r.state_unit
+        found = Approx(found.value, found.error + coarse / (1 - coarse) * known(size) + (n + 1) * r.state_tiny)
+    return stored(found, r)
 
 
-def step(state: Approx, params: Params, y: Tensor, dialect: Dialect, r: Rounding) -> tuple[Approx, Approx]:
-    """The branch input and the next state, from a state with a bound and the y that was returned."""
+def _pair(one: Approx) -> tuple[Tensor, Tensor]:
+    return one.value, one.error
+
+
+def gates_of(own: Approx, before: Approx | None, dialect: Dialect) -> Approx:
+    """The h_pre that a block reads with, of its own and that of the block before, see `mhc_ref.block.gates_read`."""
+    if dialect.read_from == "previous" and before is not None:
+        return before
+    if dialect.read_from == "own" or dialect.first_read == "own":
+        return own
+    return Approx.exact(gates_read(own.value, None, dialect).contiguous())
+
+
+class Step(NamedTuple):
+    """A block whose branch returned some y: what it read, the state after it, and the block's own h_pre."""
+
+    read: Approx
+    after: Approx
+    pre: Approx
+
+
+def step(state: Approx, params: Params, y: Tensor, dialect: Dialect, r: Rounding, before: Approx | None = None) -> Step:
+    """From a state with a bound, the y that was returned, and the h_pre of the block before, if there is one."""
     h = coefficients(state, params, dialect, r)
-    return read(state, h.pre, r), combined(state, h.operator(dialect), r, y, h.post)
+    u = read(state, gates_of(h.pre, before, dialect), r)
+    return Step(u, combined(state, h.operator(dialect), r, y, h.post), h.pre)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A block on the way forward: its mappings, what its branch reads and gives [tokens, C], and the state after it."""
+    """A block on the way forward: its mappings, the h_pre that it reads with [tokens, n], what its branch reads and
+    gives [tokens, C], and the state after it."""
 
     h: Coefficients
+    gates: Approx
     u: Approx
     y: Approx
     after: Approx
 
+    def repeated(self, count: int) -> Passage:
+        """The block of one token as that of so many of them."""
+        pre, post, res, u, y, after = (
+            one.repeated(count) for one in (self.h.pre, self.h.post, self.h.res, self.u, self.y, self.after)
+        )
+        gates = pre if self.gates is self.h.pre else self.gates.repeated(count)
+        return Passage(Coefficients(pre, post, res), gates, u, y, after)
 
-def passed(state: Approx, params: Params, branch: BranchSpec, dialect: Dialect, r: Rounding) -> Passage:
-    """A block that computes its branch in the dtype of the state, from a state with a bound."""
+
+def passed(
+    state: Approx,
+    params: Params,
+    branch: BranchSpec,
+    dialect: Dialect,
+    r: Rounding,
+    before: Approx | None = None,
+) -> Passage:
+    """A block that computes its branch in the dtype of the state, from a state with a bound; `before` is the h_pre of
+    the block before it, if there is one."""
     h = coefficients(state, params, dialect, r)
-    u = read(state, h.pre, r)
-    y = stored(returned(u, branch, r), r)
-    return Passage(h, u, y, combined(state, h.operator(dialect), r, y, h.post))
+    gates = gates_of(h.pre, before, dialect)
+    u = read(state, gates, r)
+    y = returned(u, branch, r)
+    weight = branch.weight if branch.kind == "constant" else None
+    as_given = weight is not None and torch.finfo(weight.dtype).eps / 2 == r.state_unit  # in the dtype of the state
+    y = Approx.exact(y.value) if as_given else stored(y, r)
+    return Passage(h, gates, u, y, combined(state, h.operator(dialect), r, y, h.post))
 
 
 def returned(u: Approx, branch: BranchSpec, r: Rounding) -> Approx:

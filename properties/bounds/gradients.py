@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import logits_shape, residual_size
-from properties.bounds.arithmetic import affine, contracted, times
+from mhc_ref.packing import logit_sizes, logits_shape
+from properties.bounds.arithmetic import affine, as_parameter, contracted, plus, times
 from properties.bounds.projection import projection_gradient
 from properties.bounds.stages import (
     activated,
@@ -17,11 +17,14 @@ from properties.bounds.stages import (
     gated,
     gates,
     norm_gradient,
+    norm_weight,
     normalised,
+    of_logits,
     products,
     squash_gradient,
 )
-from properties.core.rounding import INF, Approx, Rounding
+from properties.core.reads import read_of
+from properties.core.rounding import Approx, Rounding, known
 
 
 class Pullback(NamedTuple):
@@ -35,9 +38,19 @@ class Pullback(NamedTuple):
 
 
 def coefficients_gradient(
-    x: Approx, params: Params, pre: Approx, post: Approx, res: Approx, dialect: Dialect, r: Rounding
+    x: Approx,
+    params: Params,
+    pre: Approx,
+    post: Approx,
+    res: Approx,
+    dialect: Dialect,
+    r: Rounding,
+    each: bool = False,
 ) -> Pullback:
     """The pullback of the mappings for cotangents of h_pre, h_post [tokens, n] and h_res [tokens, n, n].
+
+    `each`: what every token adds to the gradients by the parameters, [tokens, ...], with what rounding can do to a sum
+    of all of them: the first of them add up to the gradients of so many tokens, their errors among them.
 
     The chain rule, stage by stage, each stage with the error of what it is given and its own roundings. Where an
     implementation applies 1/rms after the matmul, the sum over channels is taken through |g| |phi| |x^|, which is
@@ -45,17 +58,17 @@ def coefficients_gradient(
     """
     n, channels = x.value.shape[-2:]
     tokens = x.value.shape[0]
-    size = residual_size(n, dialect)
+    sizes, reads = logit_sizes(n, dialect), read_of(dialect)
+    size = sizes[2]
     norm = state, shared = normalised(x, params.norm_weight, dialect, r)
     raw = products(x, params, dialect, r, norm)
     p = activated(raw, dialect, r)
     z = gated(p, x, params, dialect, r, norm)
-    thirds = [
-        Approx(z.value[..., part], z.error[..., part]) for part in (slice(0, n), slice(n, 2 * n), slice(2 * n, None))
-    ]
+    thirds = [Approx(*part) for part in zip(z.value.split(sizes, -1), z.error.split(sizes, -1), strict=True)]
     shape = logits_shape(n, dialect)
     matrix = Approx(thirds[2].value.unflatten(-1, shape), thirds[2].error.unflatten(-1, shape))
-    g_pre = squash_gradient(thirds[0], pre, dialect.pre, dialect, r)
+    kept = "t" if each else ""
+    g_pre, beyond_logits, read_weight, read_state = reads.pullback(thirds[0], x, params, pre, dialect, r, kept)
     g_post = affine(squash_gradient(thirds[1], post, dialect.post, dialect, r), dialect.post_scale, 0.0, r)
     g_res = projection_gradient(matrix, res, dialect, r)
     g = Approx(
@@ -63,43 +76,61 @@ def coefficients_gradient(
         torch.cat([g_pre.error, g_post.error, g_res.error.flatten(1)], -1),
     )
     ones = Approx.exact(torch.ones(tokens))
-    bias = contracted("tm,t->m", g, ones, tokens, r)
+    bias = contracted(f"tm,t->{kept}m", g, ones, tokens, r)
     by_gate = times(g, p, r)
-    edges = (slice(0, n), slice(n, 2 * n), slice(2 * n, 2 * n + size))[: len(params.alpha)]
+    ends = (sizes[0], sizes[0] + n, sizes[0] + n + size)
+    edges = (slice(0, ends[0]), slice(ends[0], ends[1]), slice(ends[1], ends[2]))[: len(params.alpha)]
     alphas = [
-        contracted("tm,t->", Approx(by_gate.value[:, e], by_gate.error[:, e]), ones, tokens * (e.stop - e.start), r)
+        contracted(
+            f"tm,t->{kept}", Approx(by_gate.value[:, e], by_gate.error[:, e]), ones, tokens * (e.stop - e.start), r
+        )
         for e in edges
     ]
-    alpha = Approx(torch.stack([a.value for a in alphas]), torch.stack([a.error for a in alphas]))
-    g = times(g, Approx.exact(gates(params, n, dialect)).expanded(g), r)
+    alpha = Approx(torch.stack([a.value for a in alphas], -1), torch.stack([a.error for a in alphas], -1))
+    if reads.affine(dialect):
+        g = times(g, Approx.exact(gates(params, n, dialect)).expanded(g), r)
+    else:
+        bias, alpha = (Approx.exact(torch.zeros_like(one.value)) for one in (bias, alpha))
     g = activation_gradient(raw, p, g, dialect, r)
-    full = Approx(state.value, state.error + (shared * state.value.abs()).nan_to_num(nan=INF, posinf=INF))
-    phi_value = Approx.exact(params.phi)
+    if (share := reads.share(n, dialect)) != 1:
+        g = affine(g, share, 0.0, r)
+    full = Approx(state.value, state.error + known(shared * state.value.abs()))
+    phi_value = Approx.exact(of_logits(params.phi, n, dialect))
     if dialect.shared_projection:
         g = Approx(_by_stream(g.value, n), _by_stream(g.error, n))
-        phi = contracted("tsc,tsm->cm", full, g, tokens * n, r)
+        phi = contracted(f"tsc,tsm->{kept}cm", full, g, tokens * n, r)
         g_state = contracted("tsm,cm->tsc", g, phi_value, n + 2, r)
         through = torch.einsum("tsm,cm->tsc", g.value.abs() + g.error, phi_value.value.abs())
     else:
         wide_state = Approx(full.value.flatten(-2), full.error.flatten(-2))
-        phi = contracted("tk,tm->km", wide_state, g, tokens, r)
-        back = contracted("tm,km->tk", g, phi_value, 2 * n + size, r)
+        phi = contracted(f"tk,tm->{kept}km", wide_state, g, tokens, r)
+        back = contracted("tm,km->tk", g, phi_value, sum(sizes), r)
         g_state = Approx(back.value.unflatten(-1, (n, channels)), back.error.unflatten(-1, (n, channels)))
         through = torch.einsum("tm,km->tk", g.value.abs() + g.error, phi_value.value.abs()).unflatten(-1, (n, channels))
     bare = state if params.norm_weight is None else normalised(x, None, dialect, r)[0]
-    bare = Approx(bare.value, bare.error + (shared * bare.value.abs()).nan_to_num(nan=INF, posinf=INF))
-    each = times(g_state, bare, r)
-    weight = contracted("tnc,t->nc", each, ones, tokens, r)
-    norm_weight = Approx(weight.value.flatten(), weight.error.flatten())
+    bare = Approx(bare.value, bare.error + known(shared * bare.value.abs()))
+    by_weight = times(g_state, bare, r)
+    weight = contracted(f"tnc,t->{kept}nc", by_weight, ones, tokens, r)
+    weight = Approx(weight.value.flatten(-2), weight.error.flatten(-2))
     own = (
-        torch.ones(n, channels).double()
+        Approx.exact(torch.ones(n, channels))
         if params.norm_weight is None
-        else params.norm_weight.detach().double().cpu().view(n, channels)
+        else norm_weight(params.norm_weight, (n, channels), dialect, r)
     )
-    g_state = times(g_state, Approx.exact(own).expanded(g_state), r)
-    through = through * own.abs()
+    g_state = times(g_state, own.expanded(g_state), r)
+    through = through * (own.value.abs() + own.error)
     by_x = norm_gradient(x, g_state, through, shared, dialect, r)
-    return Pullback(by_x, phi, bias, alpha, norm_weight)
+    if beyond_logits is not None:
+        phi = Approx(*(torch.cat(both, -1) for both in zip(_pair(phi), _pair(beyond_logits), strict=True)))
+    if read_weight is not None:
+        weight = plus(as_parameter(weight, r), as_parameter(read_weight, r), r=r)
+    if read_state is not None:
+        by_x = plus(by_x, read_state, r=r)
+    return Pullback(by_x, *(as_parameter(one, r) for one in (phi, bias, alpha, weight)))
+
+
+def _pair(one: Approx) -> tuple[Tensor, Tensor]:
+    return one.value, one.error
 
 
 def _by_stream(packed: Tensor, n: int) -> Tensor:

@@ -8,13 +8,15 @@ from mhc_ref import Dialect
 from mhc_ref.packing import streams_of_logits
 from properties.bounds import declared
 from properties.bounds.agreement import IN_FLOAT64, must_hold
+from properties.bounds.arithmetic import entering
 from properties.core.family import Mix, guarantees_of, mix_of
 from properties.core.rounding import Approx, Projection, Rounding
 
 
 def projection(logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
     """h_res of logits [tokens, *s], s the shape that the mix of the dialect says."""
-    mix = _trusted(logits, dialect)
+    r = r.at("projection")
+    mix, logits = _trusted(logits, dialect), entering(logits, r)
     return mix.bound(logits, dialect, r) if mix.roundings is None else declared.projection(mix, logits, dialect, r)
 
 

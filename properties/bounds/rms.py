@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
+from properties.bounds.arithmetic import addends
 from properties.core.rounding import INF, Approx, Rounding
 
 GUARD = 1e-12
@@ -23,30 +24,18 @@ def over_rms(
     """x^ = x / rms * weight, the rms over some dims of x [tokens, n, C], and the relative error of 1/rms, which all
     its entries share.
 
-    mean(x^2) over K numbers: one rounding a square, K - 1 in the sum, two for the division, one for eps, and at most
-    tiny for each square that underflows, so its relative error is e = gamma_{K+4} + 2 tiny / (mean + eps), plus what an
-    error dx of x makes of it, (2 |x| dx + dx^2) / sum. The root halves it, exactly: |sqrt(1+e) - 1| <= e / (2 (1 - e))
-    for e < 1; root, reciprocal (rsqrt instructions err by 2 ulp) and the sqrt(K) of a norm-based formula add 8 units.
-    An entry then has two roundings more (times 1/rms, times weight).
+    mean(x^2) over K numbers, k of them not 0 (`addends`): one rounding a square, k - 1 in the sum, two for the
+    division, one for eps, and at most tiny for each square that underflows, so its relative error is e = gamma_{k+4} +
+    2 tiny / (mean + eps), plus what an error dx of x makes of it, (2 |x| dx + dx^2) / sum. The root halves it, exactly:
+    |sqrt(1+e) - 1| <= e / (2 (1 - e)) for e < 1; root, reciprocal (rsqrt instructions err by 2 ulp) and the
+    sqrt(K) of a norm-based formula add 8 units. An entry then has two roundings more (times 1/rms, times weight).
 
     A norm without eps must guard its division by 0 somehow, and which way is not declared: the nearer a state is to 0
     the more the usual guards differ, max(|x|_2, 1e-12) of `torch.nn.functional.normalize` being the widest. The error
     of a state within it is infinite.
     """
-    count = math.prod(x.value.shape[d] for d in over)
-    squares = x.value.square()
-    mean = squares.mean(over, keepdim=True)
-    inside = dialect.rms_eps if dialect.rms_eps_inside else 0.0
-    total = mean + inside
-    safe = torch.where(total > 0, total, 1.0)
-    moved = (2 * x.value.abs() * x.error + x.error.square()).mean(over, keepdim=True)
-    relative = r.gamma(count + 4) + (2 * r.tiny + moved) / safe
-    root = torch.where(relative < 0.5, relative / (2 * (1 - relative.clamp(max=0.5))), INF)
-    rms = total.sqrt() + (0.0 if dialect.rms_eps_inside else dialect.rms_eps)
-    shared = torch.where(total > 0, root, 0.0 if dialect.rms_eps else INF) + 8 * r.unit
+    rms, shared = root_mean_square(x, over, dialect, r)
     zero = (rms == 0).expand_as(x.value)
-    if not dialect.rms_eps:  # within the guard against 0 / 0, whatever comes out, nothing is claimed
-        shared = torch.where((mean * count).sqrt() <= GUARD, INF, shared)
     scale = (
         torch.ones_like(x.value) if weight is None else weight.detach().double().cpu().view(x.value.shape[-2:])
     ) / torch.where(rms == 0, 1.0, rms)
@@ -55,13 +44,58 @@ def over_rms(
     return Approx(value, torch.where(zero, 0.0, error)), shared
 
 
+def root_mean_square(x: Approx, over: tuple[int, ...], dialect: Dialect, r: Rounding) -> tuple[Tensor, Tensor]:
+    """rms, and the relative error of 1/rms, both with size 1 in the dims it is taken over; see `over_rms`."""
+    count = math.prod(x.value.shape[d] for d in over)
+    squares = x.value.square()
+    mean = squares.mean(over, keepdim=True)
+    inside = dialect.rms_eps if dialect.rms_eps_inside else 0.0
+    total = mean + inside
+    safe = torch.where(total > 0, total, 1.0)
+    moved = (2 * x.value.abs() * x.error + x.error.square()).mean(over, keepdim=True)
+    relative = r.gamma(addends(x, over=over) + 4) + (2 * r.tiny + moved) / safe
+    root = torch.where(relative < 0.5, relative / (2 * (1 - relative.clamp(max=0.5))), INF)
+    rms = total.sqrt() + (0.0 if dialect.rms_eps_inside else dialect.rms_eps)
+    shared = torch.where(total > 0, root, 0.0 if dialect.rms_eps else INF) + 8 * r.unit
+    shared = torch.where(r.beyond(mean * count), INF, shared)  # the sum of squares may be no finite number
+    if not dialect.rms_eps:  # within the guard against 0 / 0, whatever comes out, nothing is claimed
+        shared = torch.where((mean * count).sqrt() <= GUARD, INF, shared)
+    return rms, shared
+
+
+def inverse_gradient(
+    x: Approx, inner: Approx, spread: Tensor, shared: Tensor, over: tuple[int, ...], dialect: Dialect, r: Rounding
+) -> Approx:
+    """d <inner, 1/rms> / dx = -x inner / (K s rho^2), as the second term of `over_rms_gradient`.
+
+    `inner` and `spread`, the cotangent of 1/rms and the sum of magnitudes that it was added up from, have size 1 in the
+    dims that the mean is taken over.
+    """
+    count = math.prod(x.value.shape[d] for d in over)
+    mean = x.value.square().mean(over, keepdim=True)
+    s = (mean + (dialect.rms_eps if dialect.rms_eps_inside else 0.0)).sqrt()
+    rho = s + (0.0 if dialect.rms_eps_inside else dialect.rms_eps)
+    live = (s > 0).expand_as(x.value)
+    s, rho = torch.where(s > 0, s, 1.0), torch.where(rho > 0, rho, 1.0)
+    relative = shared + 12 * r.unit
+    cubed = 1 / (s * rho.square())
+    scale = cubed / count
+    error = (x.value.abs() * inner.error + x.error * (inner.value.abs() + inner.error)) * scale
+    error = error + 3 * relative * (x.value.abs() + x.error) * spread * scale
+    error = error * (1 + 4 * relative) + r.tiny * (1 + x.value.abs() * spread / count)
+    error = error + SHARES * (r.state_unit * x.value.abs() * spread * scale + r.state_tiny)
+    beyond = r.beyond(torch.maximum(cubed, cubed * spread))
+    value = torch.where(live, -x.value * inner.value * scale, 0.0)
+    return Approx(value, torch.where(live & ~beyond, error, INF))
+
+
 def over_rms_gradient(
     x: Approx, g: Approx, through: Tensor, shared: Tensor, over: tuple[int, ...], dialect: Dialect, r: Rounding
 ) -> Approx:
     """g / rho - x (sum g x) / (K s rho^2), rho the divisor and s the root inside it (rho = s when the eps is inside).
 
     Relative errors: that of 1/rms once in the first term, three times in the second, with 12 roundings; the inner
-    product has gamma_{K+12} (`Rounding.dot`) of sum |g| |x| as it is really accumulated.
+    product has gamma_{k+12} (`Rounding.dot`), k of the K numbers not 0, of sum |g| |x| as it is really accumulated.
 
     A state below float32 is widened where it is used, in the norm and in up to three products (pre, post, res), and
     autograd rounds the gradient of each use to the dtype of the state before it adds them up there: k uses whose sizes
@@ -77,7 +111,7 @@ def over_rms_gradient(
     inner = (g.value * x.value).sum(over, keepdim=True)
     spread = ((g.value.abs() + g.error + through) * (x.value.abs() + x.error)).sum(over, keepdim=True)
     inner_error = (g.error * x.value.abs() + (g.value.abs() + g.error) * x.error).sum(over, keepdim=True) + r.dot(
-        count + 12
+        addends(x, over=over) + 12
     ) * spread
     scale = 1 / (count * s * rho.square())
     value = g.value / rho - x.value * inner * scale
@@ -87,4 +121,8 @@ def over_rms_gradient(
     error = (first + second) * (1 + 4 * relative) + r.tiny / rho + r.tiny  # of g before, and of the result itself
     parts = (through + g.error) / rho + x.value.abs() * spread * scale
     error = error + SHARES * (r.state_unit * parts + r.state_tiny)
-    return Approx(torch.where(live, value, 0.0), torch.where(live, error, INF))
+    # The derivative of 1/rms, 1 / (s rho^2), is a number on the way: it may be beyond the compute dtype, or below it.
+    cubed = 1 / (s * rho.square())
+    error = error + r.tiny * x.value.abs() * spread / count
+    beyond = r.beyond(torch.maximum(cubed, cubed * spread)) | r.beyond(parts)
+    return Approx(torch.where(live, value, 0.0), torch.where(live & ~beyond, error, INF))

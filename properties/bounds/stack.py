@@ -11,7 +11,7 @@ from mhc_ref import Dialect, Params
 from properties.bounds import declared
 from properties.bounds.agreement import IN_FLOAT64, must_hold
 from properties.bounds.arithmetic import contracted, stored, weighted_sum
-from properties.bounds.block import coefficients, passed, read, step
+from properties.bounds.block import Passage, coefficients, passed, read, step
 from properties.core.case import BranchSpec
 from properties.core.family import Begin, End, begin_of, end_of
 from properties.core.rounding import Approx, Rounding
@@ -52,27 +52,44 @@ def states(
 ) -> list[Approx]:
     """The state [tokens, n, C] before each block, and after the last; branches are computed in the dtype of the
     state."""
-    found = [state]
+    return [state, *(way.after for way in passages(state, params, branches, dialect, r))]
+
+
+def passages(
+    state: Approx, params: Sequence[Params], branches: Sequence[BranchSpec], dialect: Dialect, r: Rounding
+) -> list[Passage]:
+    """Every block on the way forward, each with the h_pre of the one before it."""
+    found: list[Passage] = []
     for one, branch in zip(params, branches, strict=True):
-        found.append(passed(found[-1], one, branch, dialect, r).after)
+        found.append(passed(state, one, branch, dialect, r, found[-1].h.pre if found else None))
+        state = found[-1].after
     return found
 
 
-def after(state: Approx, params: Sequence[Params], outputs: Sequence[Tensor], dialect: Dialect, r: Rounding) -> Approx:
-    """The state after all blocks whose branches gave these outputs."""
+def after(
+    state: Approx, params: Sequence[Params], outputs: Sequence[Tensor], dialect: Dialect, r: Rounding
+) -> tuple[Approx, Approx | None]:
+    """The state after all blocks whose branches gave these outputs, and the h_pre of the last of them."""
+    last = None
     for one, y in zip(params, outputs, strict=False):
-        _, state = step(state, one, y, dialect, r)
-    return state
+        _, state, last = step(state, one, y, dialect, r, last)
+    return state, last
 
 
-def collapsed(state: Approx, dialect: Dialect, r: Rounding, head: Params | None = None) -> Approx:
+def collapsed(
+    state: Approx, dialect: Dialect, r: Rounding, head: Params | None = None, last: Approx | None = None
+) -> Approx:
     """The weighted sum over streams that the dialect declares, with its bound: by fixed weights, or the h_pre of a
-    head. An end of no parameters that declares its roundings may do anything.
+    head or of the last block. An end that is not gated and declares its roundings may do anything.
 
     Raises:
-        ValueError: the dialect collapses by a head, and there are no parameters of one.
+        ValueError: the dialect collapses by a head or the last h_pre, and there is none.
     """
     end, n = _trusted_end(state, dialect), state.value.shape[-2]
+    if end.LAST:
+        if last is None:
+            raise ValueError(f"collapse={dialect.collapse!r} needs the h_pre of the last block")
+        return read(state, last, r)
     if end.roundings is not None and not end.HEAD:
         return stored(declared.ended(end, state, dialect, r), r)
     weights = end.weights(n, dialect)
@@ -97,6 +114,6 @@ def _trusted_end(state: Approx, dialect: Dialect) -> End:
         weights = end.weights(shape[0], dialect).expand(x.value.shape[:-1])
         return contracted("tn,tc->tnc", Approx.exact(weights), bar, 1, IN_FLOAT64)
 
-    if end.is_outside and not end.HEAD:
+    if end.is_outside and not end.gated:
         must_hold(end, dialect, shape, (None,), value, pull)
     return end

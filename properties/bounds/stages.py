@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import beyond, logit_sizes
 from properties.bounds import declared
 from properties.bounds.agreement import IN_FLOAT64, must_hold
+from properties.bounds.arithmetic import addends, affine, entering, times
 from properties.core.family import Dynamic, Gate, Norm, dynamic_of, gate_of, norm_of
-from properties.core.rounding import INF, Approx, Rounding
+from properties.core.reads import read_of
+from properties.core.rounding import Approx, Rounding, known, noted
 
 
 def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) -> tuple[Approx, Tensor]:
     """x^ [tokens, n, C] by the norm of the dialect, times the norm weight, and the relative error that its entries
     share."""
+    r = r.at("norm")
+    if weight is not None and dialect.norm_offset:
+        bare, shared = normalised(x, None, dialect, r)
+        return times(bare, norm_weight(weight, x.value.shape[-2:], dialect, r).expanded(bare), r), shared
     norm = _trusted_norm(x, dialect)
     if norm.roundings is not None:
         return declared.normalised(norm, x, weight, dialect, r)
-    return norm.bound(x, weight, dialect, r)
+    found, shared = norm.bound(x, weight, dialect, r)
+    return found, noted(shared)
+
+
+def norm_weight(weight: Tensor, shape: Sequence[int], dialect: Dialect, r: Rounding) -> Approx:
+    """What the normalised state is multiplied by, offset + weight, in the shape [n, C] of a state.
+
+    x^ (offset + w) rounds the sum once; x^ offset + x^ w has a rounding of each term and one of the sum, relative to
+    |offset| + |w|, which is more where the two cancel: two units of that.
+    """
+    own, offset = weight.detach().double().cpu().view(*shape), dialect.norm_offset
+    error = 2 * r.unit * (abs(offset) + own.abs()) if offset else torch.zeros_like(own)
+    return Approx(offset + own, error)
 
 
 def norm_gradient(x: Approx, g: Approx, through: Tensor, shared: Tensor, dialect: Dialect, r: Rounding) -> Approx:
@@ -39,22 +59,40 @@ def products(x: Approx, params: Params, dialect: Dialect, r: Rounding, norm: Nor
 
     A sum of K products in any order, with the factor 1/rms inside or outside of it: gamma_{K+3} (`Rounding.dot`) +
     (relative error of 1/rms) of sum |x^| |phi|, plus sum dx^ |phi|, plus tiny for each product that underflows (times
-    1/rms when the norm is applied afterwards).
+    1/rms when the norm is applied afterwards). Products with a phi or a state of 0 are 0, and to add 0 rounds nothing:
+    K counts the others (`summands`).
     """
-    n, channels = x.value.shape[-2:]
     state, shared = norm or normalised(x, params.norm_weight, dialect, r)
-    phi = params.phi.detach().double().cpu()
-    count = channels if dialect.shared_projection else n * channels
+    n, r = x.value.shape[-2], r.at("products")
+    phi = of_logits(params.phi.detach().double().cpu(), n, dialect)
+    count = summands(x, phi, dialect)
+    others = 3 if not r.accumulated else 5  # the operands are stored, too
     weight = (
-        1.0 if params.norm_weight is None else params.norm_weight.detach().double().abs().max().clamp_min(1.0).item()
+        1.0
+        if params.norm_weight is None
+        else (params.norm_weight.detach().double().abs() + abs(dialect.norm_offset)).max().clamp_min(1.0).item()
     )
     rms_inverse = torch.where(state.value == 0, 0.0, state.value / torch.where(x.value == 0, 1.0, x.value)).abs()
     floor = count * r.tiny * (1 + weight * rms_inverse.amax((-2, -1)))
-    relative = r.dot(count + 3) + shared
-    magnitude = relative * state.value.abs() + (1 + r.dot(count + 3)) * state.error
+    relative = r.dot(count + others) + shared
+    magnitude = relative * state.value.abs() + (1 + r.dot(count + others)) * state.error
     error = by_third(magnitude, phi.abs(), dialect)
-    error = torch.nan_to_num(error, nan=INF, posinf=INF) + floor.unsqueeze(-1) * phi.abs().amax()
-    return Approx(by_third(state.value, phi, dialect), error)
+    error = known(error) + floor.unsqueeze(-1) * phi.abs().amax()
+    found = Approx(by_third(state.value, phi, dialect), error)
+    return found if (share := read_of(dialect).share(n, dialect)) == 1 else affine(found, share, 0.0, r)
+
+
+def of_logits(phi: Tensor, n: int, dialect: Dialect) -> Tensor:
+    """The columns of phi that give logits: all but the last ones, where the read has parameters there."""
+    return phi[:, : sum(logit_sizes(n, dialect))] if beyond(dialect) else phi
+
+
+def summands(x: Approx, phi: Tensor, dialect: Dialect) -> int:
+    """How many products with phi are added at most that are not 0: those of a phi of 0 are, and those of a state of 0
+    where the norm keeps it."""
+    if norm_of(dialect).OVER is None:
+        return terms_of(phi)
+    return min(terms_of(phi), addends(x, over=(-1,) if dialect.shared_projection else (-2, -1)))
 
 
 def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
@@ -64,7 +102,8 @@ def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Appro
 
 def activated(products: Approx, dialect: Dialect, r: Rounding) -> Approx:
     """What the dialect makes of the products with phi."""
-    dynamic = _trusted_dynamic(products, dialect)
+    r = r.at("logits")
+    products, dynamic = entering(products, r), _trusted_dynamic(products, dialect)
     if dynamic.roundings is not None:
         return declared.value(dynamic, "activate", products, dialect, r)
     return dynamic.bound(products, dialect, r)
@@ -76,6 +115,11 @@ def activation_gradient(products: Approx, activated: Approx, g: Approx, dialect:
     if dynamic.roundings is not None:
         return declared.pulled(dynamic, "activate", products, g, dialect, r)
     return dynamic.pullback(products, activated, g, dialect, r)
+
+
+def terms_of(phi: Tensor) -> int:
+    """The most entries of a column of phi that are not 0."""
+    return int((phi != 0).sum(0).max()) if phi.numel() else 0
 
 
 def by_third(state: Tensor, phi: Tensor, dialect: Dialect) -> Tensor:
@@ -94,9 +138,12 @@ def gated_logits(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Ap
 
 
 def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
-    """alpha, repeated for every logit that it gates, [2n + R] in float64."""
+    """alpha, repeated for every logit that it gates, [P + n + R] in float64; ones where logits have no gates."""
+    sizes = torch.tensor(logit_sizes(n, dialect))
+    if not read_of(dialect).affine(dialect):
+        return torch.ones(int(sizes.sum()), dtype=torch.float64)
     alpha = params.alpha.detach().double().cpu()
-    sizes = torch.tensor([n, n, residual_size(n, dialect)])[: len(alpha)]  # no gate of res where it has no logits
+    sizes = sizes[: len(alpha)]  # no gate of res where it has no logits
     return alpha.repeat_interleave(sizes)
 
 
@@ -106,28 +153,34 @@ def gated(
     """alpha * p + bias, `p` the projection of the state x.
 
     With nothing in between, gates may be folded into phi and the bias into the sum, as the number that an accumulator
-    starts from or as a column of ones beside the state. At most K additions then meet the bias b; one of a to b errs
-    by u (|b| + S) at most, S the sum of the gated products' magnitudes, and where sums are rounded to nearest by |a| at
-    most, b itself being a number: together min(gamma_K (|b| + S), S (1 + gamma_K)), nothing where phi is 0. (Tensor
-    cores truncate: gamma_2K, and no such minimum.) The reference adds the bias last and has no share in this.
+    starts from or as a column of ones beside the state. At most k additions then meet the bias b, as many as there are
+    products that are not 0; one of a to b errs by u (|b| + S) at most, S the sum of the gated products' magnitudes, and
+    where sums are rounded to nearest by |a| at most, b itself being a number: together min(gamma_k (|b| + S),
+    S (1 + gamma_k)), nothing where phi is 0. (Tensor cores truncate: gamma_2k, and no such minimum.) The reference adds
+    the bias last and has no share in this.
     """
-    n, channels = x.value.shape[-2:]
+    n = x.value.shape[-2]
+    if not read_of(dialect).affine(dialect):
+        return p
+    sums, r = r, r.at("logits")
     alpha = gates(params, n, dialect)
     bias = params.bias.detach().double().cpu()
+    p = entering(p, r)
     product = alpha * p.value
     # A gate of 0 silences any error but that of a NaN.
-    moved = torch.where((alpha == 0) & torch.isfinite(p.error), 0.0, alpha.abs() * p.error).nan_to_num(
-        nan=INF, posinf=INF
-    )
+    moved = known(torch.where((alpha == 0) & torch.isfinite(p.error), 0.0, alpha.abs() * p.error))
     error = moved * (1 + 4 * r.unit) + 4 * r.unit * product.abs()
     logits = product + bias
     if dynamic_of(dialect).passes:
-        count = channels if dialect.shared_projection else n * channels
+        phi = of_logits(params.phi.detach().double().cpu(), n, dialect)
+        count = summands(x, phi, dialect)
         state, _ = norm or normalised(x, params.norm_weight, dialect, r)
-        sizes = by_third(state.value.abs() + state.error, params.phi.detach().double().cpu().abs(), dialect)
-        terms = (alpha.abs() * sizes).nan_to_num(nan=INF)
-        met = torch.where(terms == 0, 0.0, r.gamma(2 * count if r.product else count) * (bias.abs() + terms))
-        error = error + (met if r.product else torch.minimum(met, terms * (1 + r.gamma(count))))
+        sizes = by_third(state.value.abs() + state.error, phi.abs(), dialect)
+        terms = known(alpha.abs() * sizes) * read_of(dialect).share(n, dialect)
+        met = torch.where(terms == 0, 0.0, sums.gamma(2 * count if sums.product else count) * (bias.abs() + terms))
+        error = error + (met if sums.product else torch.minimum(met, terms * (1 + sums.gamma(count))))
+    if r.accumulated:
+        error = error + r.unit * bias.abs() + r.tiny
     return Approx(logits, error + r.unit * (logits.abs() + error))
 
 
@@ -178,7 +231,7 @@ def _trusted_dynamic(products: Approx, dialect: Dialect) -> Dynamic:
 def _trusted_norm(x: Approx, dialect: Dialect) -> Norm:
     def value(state: Approx) -> Approx:
         found, shared = normalised(state, None, dialect, IN_FLOAT64)
-        return Approx(found.value, found.error + (shared * found.value.abs()).nan_to_num(nan=INF, posinf=INF))
+        return Approx(found.value, found.error + known(shared * found.value.abs()))
 
     def pull(state: Approx, bar: Approx) -> Approx:
         shared = normalised(state, None, dialect, IN_FLOAT64)[1]

@@ -17,13 +17,16 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import PRESETS, Branch, Dialect, Mappings, Params, registry
+from mhc_ref.block import by_channel, gates_read
 from mhc_ref.dialect import Axis
 from mhc_ref.packing import logits_shape, streams_of_logits
 from mhc_ref.projection import compute_dtype
 from properties.catalogue.deviations.catalogue import find, title
+from properties.catalogue.deviations.device import LeavesAutocast
 from properties.core.deviant import DIM, Deviant, nearest_tf32, through_tf32
 from properties.core.family import mix_of
-from properties.core.implementation import Implementation, without_autocast
+from properties.core.implementation import Implementation
+from properties.core.reads import read_of
 from properties.core.shelves import beside
 from properties.core.slips import Control, Controls, by_rms
 
@@ -69,7 +72,7 @@ class Summed(Deviant):
         return torch.cat([by_stream[..., 0], by_stream[..., 1], by_stream[..., 2:].flatten(-2)], -1)
 
     def gathered(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        return self.total(h_pre.unsqueeze(-1) * x, -2).squeeze(-2)
+        return self.total(by_channel(h_pre, x) * x, -2).squeeze(-2)
 
     def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
         return self.product(self.operator(h_res).to(x.dtype), x)
@@ -115,7 +118,7 @@ class Tiled(Reversed):
         return Mappings(*self.tiled(partial(super().mappings, params=params), (x, 2)))
 
     def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        return self.tiled(super().pre, (x, 2), (h_pre, 1))[0]
+        return self.tiled(super().pre, (x, 2), (h_pre, h_pre.ndim - x.ndim + 2))[0]
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
         return self.tiled(super().post, (x, 2), (y, 1), (h_post, 1), (h_res, 2))[0]
@@ -137,7 +140,15 @@ class Pairwise(Summed):
 class Compensated(Summed):
     """Every sum carries its rounding error along (Kahan)."""
 
+    chains = 128
+    """A sum of more terms runs in so many chains beside one another, which are then added up."""
+
     def total(self, terms: Tensor, dim: int) -> Tensor:
+        if terms.shape[dim] > self.chains:
+            shape = list(terms.shape)
+            shape[dim] = -shape[dim] % self.chains
+            whole = torch.cat([terms, terms.new_zeros(shape)], dim)
+            terms = self.total(torch.stack(whole.split(self.chains, dim)), 0).squeeze(0)
         first, *rest = terms.split(1, dim)
         total, lost = first, torch.zeros_like(first)
         for term in rest:
@@ -156,10 +167,10 @@ class NormAfterMatmul(Deviant):
     """The state is projected first and divided by its rms afterwards, mHC eq. (14)-(16), the weight folded into phi."""
 
     def projected(self, x: Tensor, params: Params) -> Tensor:
-        weight = params.norm_weight
+        weight = None if params.norm_weight is None else self.computed.norm_offset + params.norm_weight
         rms = self.rms(self.mean_square(x))
         if not self.computed.shared_projection:
-            if self.norm_axes() == (-1,):
+            if self.norm_axes() == (-1,) or not read_of(self.computed).by_stream:
                 return super().projected(x, params)
             return self.matmul(x, params.phi if weight is None else weight.unsqueeze(-1) * params.phi) / rms.squeeze(-1)
         weighted = x if weight is None else x * weight.view(x.shape[-2:])
@@ -177,7 +188,7 @@ class Einsum(Deviant):
         return torch.einsum("...nc,ncm->...m", state, phi.view(*state.shape[-2:], -1))
 
     def gathered(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        return torch.einsum("...n,...nc->...c", h_pre, x)
+        return torch.einsum("...nc,...nc->...c", by_channel(h_pre, x).expand(x.shape), x)
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
         wide = self.widened(x)
@@ -209,9 +220,10 @@ class Float64Inside(Deviant):
     def head(self, x: Tensor, params: Params) -> Tensor:
         return super().head(x, self.exact(params))
 
-    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+    def _derived_block(self, x: Tensor, params: Params, branch: Branch, before: Tensor | None) -> tuple[Tensor, Tensor]:
         h_pre, h_post, h_res = self.exact_mappings(x, params)
-        return self.post(x, branch(self.pre(x, h_pre)), h_post, h_res)
+        y = branch(self.pre(x, gates_read(h_pre, before, self.computed)))
+        return self.post(x, y, h_post, h_res), h_pre
 
 
 @control("half")
@@ -219,6 +231,85 @@ class Half(Deviant):
     """States are float16, whose contract is the one of bfloat16 with a smaller unit and a nearer end."""
 
     dtypes = (torch.float16,)
+
+
+@control("short-parameters")
+class ShortParameters(Deviant):
+    """Parameters are stored in the dtype of the state, as declared, and widened before anything is computed of them."""
+
+    dtypes = (torch.bfloat16,)
+    parameters = "state"
+
+
+@control("short-stages")
+class ShortStages(Deviant):
+    """The state is normalised and multiplied by phi, and logits, gates and the branch input are made, in the dtype of
+    the state, as declared; h_res is computed in float32 of logits of that dtype."""
+
+    dtypes = (torch.bfloat16,)
+    parameters = "state"
+    short_stages = ("norm", "products", "logits", "gates", "read")
+    state: torch.dtype
+
+    def prepare(self) -> None:
+        self.state = torch.float32
+
+    def at(self, stage: str, *values: Tensor) -> list[Tensor]:
+        """What a stage computes of, in the dtype in which it does."""
+        return [one.to(self.state if stage in self.short_stages else torch.float32) for one in values]
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        self.state = x.dtype
+        return super().mappings(x, params)
+
+    def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return super().normalised(self.at("norm", x)[0], None if weight is None else self.at("norm", weight)[0])
+
+    def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
+        return super().matmul(*self.at("products", state, phi))
+
+    def dynamic(self, projected: Tensor) -> Tensor:
+        return super().dynamic(*self.at("logits", projected))
+
+    def gated(self, dynamic: Tensor, gate: Tensor, static: Tensor) -> Tensor:
+        return super().gated(*self.at("logits", dynamic, gate, static))
+
+    def read_weights(self, logits: Tensor, x: Tensor, params: Params) -> Tensor:
+        logits, phi = self.at("gates", logits, params.phi)
+        return super().read_weights(logits, x, params._replace(phi=phi))
+
+    def h_pre(self, logits: Tensor) -> Tensor:
+        return super().h_pre(*self.at("gates", logits))
+
+    def h_post(self, logits: Tensor) -> Tensor:
+        return super().h_post(*self.at("gates", logits))
+
+    def h_res(self, logits: Tensor, n: int) -> Tensor:
+        return super().h_res(self.at("projection", logits)[0], n)
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        self.state = x.dtype
+        return super().pre(x, h_pre)
+
+    def gathered(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        x, h_pre = self.at("read", x, h_pre)
+        terms = by_channel(h_pre, x) * x
+        total = terms[..., 0, :]
+        for k in range(1, x.shape[-2]):
+            total = total + terms[..., k, :]
+        return total
+
+    def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
+        self.state = x.dtype
+        return super().collapse(x, params)
+
+    def head(self, x: Tensor, params: Params) -> Tensor:
+        if not read_of(self.computed).by_stream:
+            return super().head(x, params)
+        n, shared = x.shape[-2], self.computed.shared_projection
+        state, phi = self.at("products", self.normalised(x, params.norm_weight), params.phi)
+        projected = state @ phi[:, 0] if shared else state.flatten(-2) @ phi[:, :n]
+        return self.h_pre(self.gated(self.dynamic(projected), params.alpha[0], params.bias[:n]))
 
 
 # What matrix products read
@@ -268,14 +359,8 @@ class Tf32Truncated(Tf32):
 
 
 @control("autocast-left")
-class AutocastLeft(Deviant):
+class AutocastLeft(LeavesAutocast):
     """What is computed is computed outside of torch.autocast, as declared."""
-
-    autocast_safe = True
-
-    def mappings(self, x: Tensor, params: Params) -> Mappings:
-        with without_autocast(x):
-            return super().mappings(x, params)
 
 
 # The backward pass

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from properties.causes.noise import Noise
 from properties.core.case import Case
 from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import Law
+from properties.core.noise import Noise
 from properties.core.observer import Seen
 from properties.core.rounding import PRODUCTS
 from properties.core.trial import FloatTruth, LawBroken, NoRoom, TargetRaised, Trial
@@ -86,7 +86,7 @@ def belongs(law: Law, subject: Subject, case: Case, broken: LawBroken, made: Dev
         return None
     alike = like(made, subject.implementation)
     other = Trial(alike, subject.dtype, subject.device, FloatTruth(subject.implementation.dialect))
-    also = _judged(law, other, case)
+    also = judged(law, other, case)
     if given.unanswered or other.unanswered:
         return "shown" if _same_end(given, broken, other, also) and _same(given, other) else None
     if len(other.tape) < len(given.tape) and also is None:
@@ -130,12 +130,22 @@ def _roughly(value: Tensor) -> Tensor:
 
 def like(made: Deviant, target: Implementation) -> Deviant:
     """The explaining implementation, declared as the target is."""
-    for name in ("products", "mixing", "emits", "streams", "dtypes", "norm_weight"):
+    for name in (
+        "products",
+        "mixing",
+        "parameters",
+        "short_stages",
+        "emits",
+        "streams",
+        "dtypes",
+        "norm_weight",
+        "tunable",
+    ):
         setattr(made, name, getattr(target, name))
     return made
 
 
-def _judged(law: Law, trial: Trial, case: Case) -> LawBroken | None:
+def judged(law: Law, trial: Trial, case: Case) -> LawBroken | None:
     """How a law is broken; None where it holds, or cannot judge what it sees."""
     try:
         law.judge(trial, case)
@@ -319,7 +329,8 @@ def _told(
             dialect by all that a slip makes of rounding, as one does that itself rounds.
     """
     reference = Reference(subject.implementation.dialect)
-    reference.products, reference.mixing = subject.implementation.products, subject.implementation.mixing
+    for name in ("products", "mixing", "parameters", "short_stages"):
+        setattr(reference, name, getattr(subject.implementation, name))
     declared = tape_of(law, reference, given, case, count)
     if declared is None:
         return "shown" if broken else None

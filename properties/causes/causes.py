@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,12 +22,15 @@ import torch
 from properties.causes.agreement import belongs
 from properties.causes.here import slips_at
 from properties.causes.limited import limit_of, limits_at
+from properties.causes.overwriting import overwritten
+from properties.causes.places import Places
 from properties.causes.repeating import unrepeated
 from properties.causes.sharing import shared
 from properties.causes.stages import shows, stage_of
 from properties.core.case import Case
 from properties.core.kinds import kind_of
 from properties.core.law import Law
+from properties.core.size import Size
 from properties.core.trial import LawBroken, TargetRaised
 from properties.diagnosis.composing import remembers
 from properties.diagnosis.diagnose import NoVerdict
@@ -69,6 +72,8 @@ class _Suspect:
     limits: list[Limit] = field(default_factory=lambda: [])
     probed: bool = False
     """Whether every circumstance has been probed, and not only where the exam met an exception."""
+    places: Places = field(default_factory=Places)
+    """At which sizes its causes show."""
     open: dict[str, Cause] = field(default_factory=lambda: {})
     """Causes without an explanation, by key: exceptions, limits, stages."""
     trouble: str = ""
@@ -113,6 +118,15 @@ class Causes:
 
     @told()
     @usual()
+    def rule(
+        self, law: Law, subject: Subject, seen: Mapping[Size, bool], fails: Callable[[Size], bool | None]
+    ) -> str | None:
+        """The simplest rule for the sizes at which a law fails; None where none is likely."""
+        rule = self._suspect(subject).places.swept((law.id, subject.id), seen, fails)
+        return None if rule is None else rule.text
+
+    @told()
+    @usual()
     def known(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging | None:
         """The known causes that a failure belongs to."""
         suspect = self._suspect(subject)
@@ -121,7 +135,7 @@ class Causes:
         except Exception as error:  # ours: the failure is then explained by itself, and that is noted
             suspect.trouble = suspect.trouble or _fault("it could not be put to the known causes", error)
             return None
-        return None if belonging is None else self._announced_once(belonging)
+        return None if belonging is None else self._announced_once(self._placed(law, subject, case, belonging))
 
     @told()
     @usual()
@@ -133,10 +147,19 @@ class Causes:
                 belonging = self._explained(law, subject, case, broken, suspect)
             except Exception as error:  # ours: it must never replace the failure that it is about
                 note = _fault("it could not be explained", error)
-                belonging = self._unexplained(law, subject, broken, suspect, (note,))
+                belonging = self._unexplained(law, subject, case, broken, suspect, (note,))
             if suspect.trouble:
                 belonging = replace(belonging, causes=tuple(_noting(one, suspect.trouble) for one in belonging.causes))
-        return self._announced_once(belonging)
+        return self._announced_once(self._placed(law, subject, case, belonging))
+
+    def _placed(self, law: Law, subject: Subject, case: Case, belonging: Belonging) -> Belonging:
+        """The causes with the sizes at which they show, as far as that is known by now."""
+        places = self._suspect(subject).places
+        places.belongs((law.id, subject.id), belonging.keys)
+        if law.kind == "oracle" and belonging.how != "not told apart" and len(belonging.keys) == 1:
+            places.failed(belonging.keys[0], case)  # laws of other kinds call with other sizes than the case has
+        causes = tuple(replace(one, where=places.where(one.key)) for one in belonging.causes)
+        return replace(belonging, causes=causes)
 
     def _announced_once(self, belonging: Belonging) -> Belonging:
         for one in belonging.causes:
@@ -172,7 +195,7 @@ class Causes:
             return Belonging(tuple(_cause(subject, one, law) for one in new), "first")
         if not suspect.account.unexplained and (memory := self._remembered(law, subject, suspect)) is not None:
             return memory  # what earlier calls have left cannot be made again
-        return self._unexplained(law, subject, broken, suspect, suspect.account.notes)
+        return self._unexplained(law, subject, case, broken, suspect, suspect.account.notes)
 
     def _unsteady(
         self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect
@@ -228,7 +251,7 @@ class Causes:
             untold = untold or found
         if untold is None and _unsteady_key(subject) in suspect.open:
             untold = self._unsteady(law, subject, case, broken, suspect)
-        return untold or self._alike(law, subject, broken, suspect)
+        return untold or self._alike(law, subject, case, broken, suspect)
 
     def _limited(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Cause | None:
         """The undeclared limit that a failure comes from."""
@@ -250,14 +273,18 @@ class Causes:
         )
         return suspect.open.setdefault(key, cause)
 
-    def _alike(self, law: Law, subject: Subject, broken: LawBroken, suspect: _Suspect) -> Belonging | None:
+    def _alike(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Belonging | None:
         """A cause without an explanation that may well show here."""
+        if not suspect.open:
+            return None
+        _recognise(law, subject, case, broken)
         key = self._open_key(law, subject, broken, suspect)
         return Belonging((suspect.open[key],), "not told apart") if key in suspect.open else None
 
     def _unexplained(
-        self, law: Law, subject: Subject, broken: LawBroken, suspect: _Suspect, notes: Sequence[str]
+        self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect, notes: Sequence[str]
     ) -> Belonging:
+        _recognise(law, subject, case, broken)
         stage, kind = self._stage(law, broken, suspect)
         key = self._open_key(law, subject, broken, suspect)
         beside = "beside what is explained, " if suspect.parts else ""
@@ -290,6 +317,12 @@ class Causes:
     def _open_key(self, law: Law, subject: Subject, broken: LawBroken, suspect: _Suspect) -> str:
         stage, kind = self._stage(law, broken, suspect)
         return f"{subject.implementation.name}: {kind} in {stage}"
+
+
+def _recognise(law: Law, subject: Subject, case: Case, broken: LawBroken) -> None:
+    """A wrong value that is one of memory: it was right when it was returned."""
+    if kind_of(broken, law) == "value" and overwritten(law, subject, case, broken):
+        broken.kind = "memory"
 
 
 def _fault(what: str, error: Exception) -> str:

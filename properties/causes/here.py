@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+from torch import Tensor
+
+from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, HIDDEN
 from properties.causes.agreement import belongs, resembles
 from properties.causes.stages import BEFORE, stage_of
 from properties.core.case import Case
+from properties.core.deviant import Deviant
 from properties.core.family import mix_of
 from properties.core.law import Law
 from properties.core.trial import LawBroken
 from properties.diagnosis.budget import Budget
-from properties.diagnosis.circumstances import gradients
 from properties.diagnosis.parts import Part, made, of_deviation
 from properties.diagnosis.ties import apart, decided
 from properties.diagnosis.view import Frame, Unanswered, View
@@ -23,6 +26,10 @@ from properties.guards.faults import HarnessError
 SECONDS = 2.0
 """Of computing, for one search."""
 _TIES = 3
+PLAIN = 9
+"""Tokens and channels of the cases that the questions of an exam are like."""
+DEEP = 2
+"""Their layers."""
 
 
 def slips_at(
@@ -30,20 +37,28 @@ def slips_at(
 ) -> list[Part]:
     """The slip that the failure belongs to, by itself or beside the parts that are known; empty where none is shown to.
 
-    Where several are, they are ties: the first is named, and the others beside it.
+    Where several are, they are ties: the first is named, and the others beside it. Where the declared implementation
+    itself fails alike, because the law asks for a promise that it does not make, every slip that makes no difference
+    here would do: then only a slip that makes the promise explains anything.
     """
     if not mix_of(subject.implementation.dialect).known:  # there is no formula that a slip could change
         return []
     budget, declared = Budget(seconds), subject.implementation.dialect
     found: list[str] = []
+    alone: bool | None = None
     for part in _likely(law, subject, beside):
-        if budget.spent or len(found) > _TIES:
+        promising = _promises(law, part, declared)  # a compilation takes all of the time that there is
+        if len(found) > _TIES or (budget.spent and not promising):
+            break
+        if not promising and alone is None:
+            alone = _fails_alike(law, subject, case, broken, beside)
+        if not promising and alone:
             break
         for parts in ([part], [*beside, part]) if beside else ([part],):
             explaining = made(parts, declared)
-            if explaining is None or not resembles(law, subject, case, broken, explaining):
+            if explaining is None or not (promising or resembles(law, subject, case, broken, explaining)):
                 continue
-            if belongs(law, subject, case, broken, explaining) == "shown" and not _refuted(subject, beside, part):
+            if belongs(law, subject, case, broken, explaining) == "shown" and not _refuted(subject, case, beside, part):
                 found.append(str(part.deviation))
                 break
     if not found:
@@ -55,19 +70,48 @@ def slips_at(
     ]
 
 
-def _refuted(subject: Subject, beside: Sequence[Part], part: Part) -> bool:
-    """Whether the projection by itself pulls back as without a slip of the gradient: then it is another step of a block
-    that gives such a gradient."""
-    if part.stage != "gradient":
+def _rare(law: Law) -> list[str]:
+    """What a law asks to be promised, and an implementation without a slip does not promise."""
+    return [one for one in law.declared if not getattr(Deviant, one)]
+
+
+def _promises(law: Law, part: Part, declared: Dialect) -> bool:
+    """Whether a slip promises what a law asks to be promised and few promise."""
+    rare = _rare(law)
+    explaining = made([part], declared) if rare else None
+    return explaining is not None and any(getattr(explaining, one) for one in rare)
+
+
+def _fails_alike(law: Law, subject: Subject, case: Case, broken: LawBroken, beside: Sequence[Part]) -> bool:
+    """Whether an implementation without a slip fails alike, of which the law asks a promise that it does not make."""
+    without = made(beside, subject.implementation.dialect)
+    if without is None or not _rare(law) or not resembles(law, subject, case, broken, without):
+        return False
+    return belongs(law, subject, case, broken, without) == "shown"
+
+
+def plain(case: Case) -> bool:
+    """Whether a case is like the questions of an exam. One of many tokens, channels or layers may fail for its size,
+    be it of states [T, n, C], of streams [T, C], or of logits [T, ...]."""
+    values = dict(case.items())
+    given = [one for name in ("x", "h", "logits") if isinstance(one := values.get(name), Tensor)]
+    wide = (one.shape[-1] for name, one in values.items() if name in ("x", "h") and isinstance(one, Tensor))
+    few = all(one.shape[0] <= PLAIN for one in given if one.ndim) and all(size <= PLAIN for size in wide)
+    return few and len(values.get("branches", ())) <= DEEP
+
+
+def _refuted(subject: Subject, case: Case, beside: Sequence[Part], part: Part) -> bool:
+    """Whether the target answers otherwise than a slip would have it where that makes a difference: at a plain case
+    many slips come to the same."""
+    if not plain(case):
         return False
     declared = subject.implementation.dialect
     view = View(subject.implementation, Frame.of(subject.implementation, subject.dtype, subject.device.type))
     one, two = made([*beside, part], declared), made(beside, declared)
-    probe = next((one for one in gradients(view.frame, seed=4) if one.of == "project"), None)
-    if one is None or two is None or probe is None:
-        return False
     with contextlib.suppress(Unanswered, HarnessError):
-        return decided(view, one, two, probe, declared) == (False, True)
+        if one is None or two is None or (probe := apart(one, two, view.frame, declared, seed=4)) is None:
+            return False
+        return not decided(view, one, two, probe, declared)[0]
     return False
 
 
@@ -93,13 +137,22 @@ def _settled(subject: Subject, beside: Sequence[Part], names: Sequence[str]) -> 
 
 
 def _likely(law: Law, subject: Subject, beside: Sequence[Part]) -> list[Part]:
-    """Every slip that makes a difference for the subject and is not known, those of the law's own stage first."""
-    known = {one.deviation for one in beside}
+    """Every slip that makes a difference for the subject and is not known: first those that promise what the law asks
+    to be promised and few promise, then those of the law's own stage, of these those of its family, and then those that
+    no exam has asked for: what shows in ordinary calls has been looked for before."""
+    known, every = {one.deviation for one in beside}, CATALOGUE | HIDDEN
+    declared = subject.implementation.dialect
     found = [
         of_deviation(name)
-        for name, deviation in (CATALOGUE | HIDDEN).items()
-        if name not in known and subject.dtype in deviation.dtypes and deviation.applies(subject.implementation.dialect)
+        for name, deviation in every.items()
+        if name not in known and subject.dtype in deviation.dtypes and deviation.applies(declared)
     ]
     own = stage_of(law)
-    near = {own, *BEFORE.get(own, ())}
-    return sorted(found, key=lambda part: part.stage not in near)
+    near = {own, *BEFORE.get(own, ()), *(["execution"] if law.tunes else [])}
+
+    def order(part: Part) -> tuple[bool, ...]:
+        kind = every[str(part.deviation)].kind
+        ordinary = not _promises(law, part, declared)
+        return ordinary, part.stage not in near, kind != law.family, part.deviation not in HIDDEN
+
+    return sorted(found, key=order)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from properties.core.law import Law
+from properties.laws import sizes_backwards
 
 _FAMILIES = {
     "manifold": "projection",
@@ -37,10 +38,19 @@ _PULLING = frozenset(("gradient", "execution", "device"))
 
 
 def stage_of(law: Law) -> str:
-    """The stage of a law: that of its family, or of the last method that it needs."""
+    """The stage of a law: that of its family, or of the last method that it needs; tuning is one by itself."""
+    if law.tunes:
+        return "tuning"
+    if pulls_back(law):
+        return "gradient"
     if law.family in _FAMILIES:
         return _FAMILIES[law.family]
     return _METHODS.get(law.needs[-1], "block") if law.needs else "block"
+
+
+def pulls_back(law: Law) -> bool:
+    """Whether a law goes through sizes backwards, all of which one module has."""
+    return law.family == "sizes" and law.module == sizes_backwards.__name__
 
 
 def shows(stage: str, law: Law) -> bool:
@@ -49,7 +59,7 @@ def shows(stage: str, law: Law) -> bool:
     if own in BEFORE:
         return stage in BEFORE[own]
     if stage == "gradient":
-        return law.family in _PULLING
+        return law.family in _PULLING or pulls_back(law)
     looks = {_METHODS.get(method, "block") for method in law.needs}
     looks |= {"pre"} if "post" in looks else set[str]()  # which are offered together
     if stage not in _FORWARD or not looks or not looks <= BEFORE.keys():

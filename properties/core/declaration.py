@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import FrozenInstanceError
 from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
@@ -22,6 +22,7 @@ from mhc_ref import PRESETS, Dialect, Mappings
 from mhc_ref.packing import logits_shape, most_streams, params_shapes
 from properties.core.fields import (
     MOST_CHANNEL_MULTIPLE,
+    MOST_STREAMS,
     MOST_TOKENS,
     Choices,
     Count,
@@ -32,13 +33,14 @@ from properties.core.fields import (
     Unfit,
     Word,
 )
-from properties.core.rounding import PRODUCTS
-from properties.core.several import Devices, DialectFields, Dtypes, Some, Streams
+from properties.core.rounding import PRODUCTS, STAGES
+from properties.core.several import Counts, Devices, DialectFields, Dtypes, Some, Streams
 from properties.guards.faults import TargetFault, answered
 from properties.guards.printable import shown
 
 Mixing = Literal["compute", "state"]
 Products = Literal["compute", "tf32", "tf32-truncated"]
+Storage = Literal["compute", "state"]
 
 MOST_ENTRIES = 2**27
 """Entries of the largest phi that is drawn, 1 GiB in float64: more streams, or wider multiples, are not verified."""
@@ -106,6 +108,26 @@ class Declared:
             get_args(Mixing),
         ),
     ] = "compute"
+    parameters: Annotated[
+        Storage,
+        Word(
+            "``compute``: params are handed over in the compute dtype; ``state``: phi, bias, alpha and the norm weight "
+            "are stored in the dtype of the state, as after ``model.to(torch.bfloat16)``, and so are their gradients. "
+            "What is computed of them stays in the compute dtype",
+            get_args(Storage),
+        ),
+    ] = "compute"
+    short_stages: Annotated[
+        Sequence[str],
+        Some(
+            "the stages that compute in the dtype of the state where that is below float32, with sums accumulated in "
+            "float32: norm (the normalised state), products (by phi), logits (alpha, bias and what is between), gates "
+            "(h_pre and h_post), projection (h_res) and read (the branch input); others keep the compute dtype",
+            f"some of {', '.join(STAGES)}",
+            STAGES,
+            none=True,
+        ),
+    ] = ()
     products: Annotated[
         Products,
         Word(
@@ -127,6 +149,18 @@ class Declared:
         int,
         Count("tokens a call; slow targets (a Triton interpreter) state a small number", MOST_TOKENS),
     ] = 2**40
+    channels: Annotated[
+        Sequence[int],
+        Counts("the numbers of channels of its models, which are always tried", "numbers of channels: (4096, 7168)"),
+    ] = ()
+    token_counts: Annotated[
+        Sequence[int],
+        Counts("the tokens a call of its models, which are always tried", "numbers of tokens, such as (1, 8192)"),
+    ] = ()
+    depths: Annotated[
+        Sequence[int],
+        Counts("the numbers of layers of its models, which are always tried", "numbers of layers, such as (61,)"),
+    ] = ()
     devices: Annotated[
         Sequence[str],
         Devices(
@@ -168,6 +202,9 @@ class Declaration(Declared):
     dtypes: tuple[torch.dtype, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
     emits: tuple[str, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
     devices: tuple[str, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
+    channels: tuple[int, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
+    token_counts: tuple[int, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
+    depths: tuple[int, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, **values: Any) -> None:
         vars(self).update({name: getattr(Declared, name) for name in TABLE} | values)
@@ -242,6 +279,15 @@ def agree(declared: Declaration) -> None:
             logits_shape(one, dialect)
         except ValueError as error:
             raise DeclarationError(f".streams names {one}; residual={dialect.residual!r}: {error}") from error
+    if odd := [c for c in declared.channels if c % declared.channel_multiple]:
+        raise DeclarationError(
+            f".channels names {shown(odd)}, where .channel_multiple is {declared.channel_multiple}; expected multiples "
+            "of it"
+        )
+    if many := [count for count in declared.token_counts if count > declared.max_tokens]:
+        raise DeclarationError(
+            f".token_counts names {shown(many)}, where .max_tokens is {declared.max_tokens}; expected no more than that"
+        )
     if unknown := sorted(declared.tunable - dialect.fields().keys()):
         raise DeclarationError(f".tunable names {shown(unknown)}, which are no fields of Dialect")
     entries = math.prod(params_shapes(n, channels, dialect).phi)
@@ -254,9 +300,15 @@ def agree(declared: Declaration) -> None:
 
 
 def accepted(dialect: Dialect) -> tuple[int, ...]:
-    """The numbers of streams that are verified by default, as far as the mix of a dialect is for them."""
+    """The numbers of streams that are verified by default, as far as the mix of a dialect is for them; the first
+    few up to 64 for a mix that is for none of them."""
     most = most_streams(dialect)
     usual = Declared.streams if most is None else range(1, most + 1)
+    return _taken(dialect, usual) or _taken(dialect, range(1, MOST_STREAMS + 1))[:4]
+
+
+def _taken(dialect: Dialect, usual: Iterable[int]) -> tuple[int, ...]:
+    """Those of some numbers of streams that the mix of a dialect is for."""
     found: list[int] = []
     for n in usual:
         with contextlib.suppress(ValueError):  # the mix is not for this n

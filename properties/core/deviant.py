@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from mhc_ref import PRESETS, Dialect, Mappings, Params
-from mhc_ref.block import check_params, squash
+from mhc_ref.block import by_channel, check_params, squash
 from mhc_ref.dialect import FIELDS, Axis
-from mhc_ref.packing import logits_shape, most_streams, residual_size
+from mhc_ref.packing import logit_sizes, logits_shape
 from mhc_ref.projection import compute_dtype
 from mhc_ref.registry import formulas
 from mhc_ref.stack import has_head
+from properties.core.declaration import accepted
 from properties.core.family import norm_of
 from properties.core.implementation import Implementation
 from properties.core.shelves import steps_of
@@ -55,8 +56,8 @@ class Deviant(Implementation):
         self.name = name
         self.computed = change(dialect) if change else dialect
         self._change = change
-        if (most := most_streams(dialect)) is not None:
-            self.streams = tuple(range(1, most + 1))
+        if (streams := accepted(dialect)) != Deviant.streams:
+            self.streams = streams
         self.prepare()
 
     def prepare(self) -> None:
@@ -74,6 +75,10 @@ class Deviant(Implementation):
             return own(changed) if own else changed
 
         self._change = both
+
+    @property
+    def _composed(self) -> Dialect:
+        return self.computed
 
     @property
     def slip(self) -> type[Deviant]:
@@ -94,8 +99,11 @@ class Deviant(Implementation):
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         check_params(params, x.shape[-2], x.shape[-1], self.dialect)
+        params = params.widened()
         pre, post, res = self.logits(self.widened(x), params)
-        return Mappings(self.h_pre(pre), self.h_post(post), self.h_res(res, x.shape[-2]))
+        return Mappings(
+            self.read_weights(pre, self.widened(x), params), self.h_post(post), self.h_res(res, x.shape[-2])
+        )
 
     def logits(self, x: Tensor, params: Params) -> list[Tensor]:
         """The logits of pre [..., n], post [..., n] and res [..., R] of a widened state."""
@@ -129,7 +137,7 @@ class Deviant(Implementation):
         return torch.where(zero, self.computed.rms_eps or 1.0, root + self.computed.rms_eps)
 
     def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
-        return unit * weight
+        return unit * (self.computed.norm_offset + weight)
 
     def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
         """[..., n, C] times phi, columns pre | post | res row-major."""
@@ -143,16 +151,20 @@ class Deviant(Implementation):
 
     def split(self, packed: Tensor, n: int) -> list[Tensor]:
         """pre | post | res of the last axis."""
-        return list(packed.split([n, n, residual_size(n, self.computed)], -1))
+        return list(packed.split(logit_sizes(n, self.computed), -1))
 
     def gated(self, dynamic: Tensor, gate: Tensor, static: Tensor) -> Tensor:
         return gate * dynamic + static
+
+    def read_weights(self, logits: Tensor, x: Tensor, params: Params) -> Tensor:
+        """What a widened state is read with: its gates."""
+        return self.h_pre(logits)
 
     def h_pre(self, logits: Tensor) -> Tensor:
         return self.squash(logits, self.computed.pre) + self.computed.pre_eps
 
     def h_post(self, logits: Tensor) -> Tensor:
-        return self.computed.post_scale * self.squash(logits, self.computed.post)
+        return self.computed.post_scale * self.squash(logits, self.computed.post) + self.computed.post_eps
 
     def squash(self, logits: Tensor, kind: str) -> Tensor:
         return squash(logits, kind, self.computed)
@@ -166,7 +178,7 @@ class Deviant(Implementation):
         return self.gathered(self.widened(x), h_pre).to(x.dtype)
 
     def gathered(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        return (h_pre.unsqueeze(-1) * x).sum(-2)
+        return (by_channel(h_pre, x) * x).sum(-2)
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
         return (self.mixed(self.widened(x), h_res) + self.spread(self.widened(y), h_post)).to(x.dtype)
@@ -190,7 +202,7 @@ class Deviant(Implementation):
         if has_head(self.computed):
             if params is None:
                 raise ValueError(f"collapse={self.computed.collapse!r} needs the parameters of the head")
-            h_pre = self.head(self.widened(x), params)
+            h_pre = self.head(self.widened(x), params.widened())
         return formulas("end", self.computed.collapse).collapse(self.widened(x), self.computed, h_pre).to(x.dtype)
 
     def head(self, x: Tensor, params: Params) -> Tensor:

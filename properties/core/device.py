@@ -13,10 +13,14 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 import torch.utils.deterministic
 from torch import Tensor
+
+# There is no public way to ask which mode of dispatch is on.
+from torch.utils._python_dispatch import _get_current_dispatch_mode  # pyright: ignore[reportPrivateUsage]
 
 Feature = Literal["accelerator", "graphs", "streams", "giants", "autocast"]
 """accelerator: another device than the CPU; graphs: a sequence of kernels can be captured and replayed; streams: work
@@ -101,9 +105,25 @@ class Device:
         """Warm up, then capture the call; its inputs are the tensors that it reads, to be written before a replay."""
         raise NotImplementedError(self.lacks("graphs"))
 
-    def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The call under torch.compile; on the CPU without a C++ compiler, by tracing and AOTAutograd alone."""
-        return _compiled(call, "aot_eager")
+    def compiled(self, call: Callable[..., Any], dynamic: bool = False, traced: bool = False) -> Callable[..., Any]:
+        """The call under torch.compile, for one shape or for any; on the CPU without a C++ compiler, by tracing and
+        AOTAutograd alone. `traced`: without AOTAutograd, which takes longer than tracing and imports a lot."""
+        return _compiled(call, "eager" if traced else "aot_eager", dynamic)
+
+    @contextmanager
+    def deterministic(self, on: bool) -> Generator[None]:
+        """Deterministic algorithms are asked for, or not, whatever was asked for before."""
+        before = torch.get_deterministic_debug_mode()
+        torch.set_deterministic_debug_mode(self.refused if on else "default")  # the other way imports the inductor
+        try:
+            yield
+        finally:
+            torch.set_deterministic_debug_mode(before)
+
+    @property
+    def refused(self) -> str:
+        """What an operation without a deterministic form does where one is asked for: "error" or "warn"."""
+        return "error"
 
     @contextmanager
     def poisoned(self, place: torch.device, sizes: Sequence[int]) -> Generator[None]:
@@ -126,9 +146,21 @@ class Device:
                 switch.fill_uninitialized_memory = before[1]
 
 
-def _compiled(call: Callable[..., Any], backend: str) -> Callable[..., Any]:
+def _compiled(call: Callable[..., Any], backend: str, dynamic: bool) -> Callable[..., Any]:
+    if _get_current_dispatch_mode() is not None:  # under which torch compiles nothing, and says nothing
+        return as_if_compiled(call)
     torch.compiler.reset()  # torch gives up on code that it has compiled for too many shapes
-    return torch.compile(call, backend=backend, dynamic=False)
+    return torch.compile(call, backend=backend, dynamic=dynamic)
+
+
+def as_if_compiled(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call by the path that it takes where it is compiled."""
+
+    def compiled(*given: Any) -> Any:
+        with patch.object(torch.compiler, "is_compiling", lambda: True):
+            return call(*given)
+
+    return compiled
 
 
 class Timer:
@@ -236,8 +268,13 @@ class Cuda(Device):
             outputs = call()
         return Graph(outputs, graph.replay)
 
-    def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        return _compiled(call, "inductor")
+    def compiled(self, call: Callable[..., Any], dynamic: bool = False, traced: bool = False) -> Callable[..., Any]:
+        return _compiled(call, "eager" if traced else "inductor", dynamic)
+
+    @property
+    def refused(self) -> str:
+        # Without this setting torch refuses every matrix product, which says nothing of who calls it.
+        return "error" if os.environ.get("CUBLAS_WORKSPACE_CONFIG") in (":4096:8", ":16:8") else "warn"
 
     @contextmanager
     def poisoned(self, place: torch.device, sizes: Sequence[int]) -> Generator[None]:

@@ -13,6 +13,7 @@ from mhc_ref import Dialect, Mappings, Params, registry
 from mhc_ref.exact import Exact
 from mhc_ref.packing import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec
+from properties.core.reads import mapping_shapes
 from properties.core.truth import listed, present, wide
 from properties.guards.faults import HarnessError, located
 
@@ -29,14 +30,14 @@ class ExactTruth:
             self._exact = Exact(dialect)
         except LookupError as error:  # of a family from outside
             raise HarnessError(str(error)) from None
-        self._dialect = dialect
+        self.dialect = dialect
         named = {(slot, getattr(dialect, field)): None for field, slot in registry.SLOTS.items()}
         self._outside = [f"the {slot} family {name!r}" for slot, name in named if registry.outside(slot, name)]
 
     def project(self, logits: Tensor) -> Tensor:
         """h_res as emitted, rounded to float64."""
-        n = streams_of_logits(logits.shape, self._dialect)
-        axes = len(logits_shape(n, self._dialect))
+        n = streams_of_logits(logits.shape, self.dialect)
+        axes = len(logits_shape(n, self.dialect))
 
         def one(z: Any) -> list[Any]:
             return [self._exact.project(z)]
@@ -45,16 +46,18 @@ class ExactTruth:
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         """pre, post, res of every token, rounded to float64."""
-        n, plain = x.shape[-2], listed(params)
+        plain = listed(params)
 
         def one(state: Any) -> Any:
             return self._exact.mappings(state, plain)
 
-        return Mappings(*self._each([(x, 2)], [(n,), (n,), (n, n)], one))
+        return Mappings(*self._each([(x, 2)], mapping_shapes(tuple(x.shape[-2:]), self.dialect), one))
 
     def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
         """h_pre x, rounded to float64."""
-        return self._each([(x, 2), (h_pre, 1)], [x.shape[-1:]], lambda *one: [self._exact.pre(*one)])[0]
+        return self._each(
+            [(x, 2), (h_pre, h_pre.ndim - x.ndim + 2)], [x.shape[-1:]], lambda *one: [self._exact.pre(*one)]
+        )[0]
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
         """A x + h_post^T y, rounded to float64."""
@@ -127,14 +130,14 @@ class ExactTruth:
 
     def project_vjp(self, logits: Tensor, cotangent: Tensor) -> Tensor:
         """d <cotangent, h_res> / d logits of the unrolled iteration, rounded to float64."""
-        axes = len(logits_shape(cotangent.shape[-1], self._dialect))
+        axes = len(logits_shape(cotangent.shape[-1], self.dialect))
         given = [(logits, axes), (cotangent, 2)]
         return self._each(given, [logits.shape[-axes:]], lambda *one: [self._exact.project_vjp(*one)])[0]
 
     def mappings_vjp(self, x: Tensor, params: Params, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """By x and every parameter, rounded to float64."""
         plain = listed(params)
-        given = [(x, 2), *((bar, axes) for bar, axes in zip(cotangents, (1, 1, 2), strict=True))]
+        given = [(x, 2), *((bar, bar.ndim - x.ndim + 2) for bar in cotangents)]
 
         def one(state: Any, *bars: Any) -> Any:
             return self._exact.mappings_vjp(state, plain, bars)
@@ -143,8 +146,9 @@ class ExactTruth:
 
     def pre_vjp(self, x: Tensor, h_pre: Tensor, cotangent: Tensor) -> list[Tensor]:
         """By x and h_pre, rounded to float64."""
-        shapes = [x.shape[-2:], h_pre.shape[-1:]]
-        return self._each([(x, 2), (h_pre, 1), (cotangent, 1)], shapes, self._exact.pre_vjp)
+        axes = h_pre.ndim - x.ndim + 2  # a weight for each stream, or for each channel
+        shapes = [x.shape[-2:], h_pre.shape[-axes:]]
+        return self._each([(x, 2), (h_pre, axes), (cotangent, 1)], shapes, self._exact.pre_vjp)
 
     def post_vjp(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor, cotangent: Tensor) -> list[Tensor]:
         """By x, y, h_post and h_res, rounded to float64."""

@@ -95,9 +95,10 @@ class Mix(Family):
         known: whether there is a formula. A mix without one is held to what it guarantees, and to nothing else.
         fits: how its fields are read off the matrices of a target (`properties.core.estimate.Fit`), where it takes more
             than to fit those that it brings; each is tried where the ones before find nothing.
+        everywhere: whether every entry of M depends on the logits, and at all of them. Where one is a number, or a
+            clamp is flat, a cotangent that is no number may leave a gradient of 0 there.
         CAPTURABLE: whether its formula can be captured in a CUDA graph: it makes no tensor on the CPU.
-        explosions: a module with caps and a search that are sharper than what follows from the guarantees, by name
-            (`properties.explosion.searches.projected.Way`).
+        explosions: a module with sharper caps and a search of its own (`properties.explosion.searches.projected.Way`).
         asked_as: the family of explosions that asks about it.
     """
 
@@ -105,6 +106,7 @@ class Mix(Family):
     known = True
     BY_STREAM = False
     MOST_STREAMS: int | None = None
+    everywhere = True
     CAPTURABLE = True
     fits: tuple[Any, ...] | None = None
     explosions: str | None = None
@@ -158,18 +160,24 @@ class Mix(Family):
         """Logits whose M is this permutation matrix, as nearly as it has one; None where there are none to name."""
         return None
 
+    def beginning(self, n: int, dialect: Dialect, far: float = 0.0) -> Tensor:
+        """Logits of a token with which a model begins: M even, or, with `far`, near the identity but for e^-far."""
+        return torch.zeros(self.shape(n, dialect), dtype=torch.float64)
+
 
 class Gate(Family):
     """How n logits become n weights (`Dialect.pre`, `Dialect.post`).
 
     Attributes:
         alone: for n = 1 the only gate is a number, whatever its logit, so that nothing needs to read that.
+        constant: the gates do not depend on their logits.
         unit_range: every gate lies between 0 and 1 to 8 units of roundoff, however large its logit is.
         relative: only the differences of its logits show.
     """
 
     slot = "gate"
     alone: bool = False
+    constant: bool = False
     unit_range: bool = False
     relative: bool = False
 
@@ -185,8 +193,8 @@ class Gate(Family):
         """How fast each gate grows with its own logit, where it has an inverse."""
         return torch.ones_like(gates)
 
-    def at_zero(self, n: int, dialect: Dialect) -> float:
-        """Every gate for logits of 0."""
+    def at_zero(self, n: int, dialect: Dialect) -> float | Tensor:
+        """Every gate for logits of 0, or each of them, [n]."""
         return float(self.gates(torch.zeros(n, dtype=torch.float64), dialect)[0])
 
     def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Approx:
@@ -292,24 +300,30 @@ class End(Family):
 
     Attributes:
         HEAD: whether it has parameters of its own, whose h_pre are the weights.
+        LAST: whether the h_pre of the last block are the weights: only a whole stack has them.
     """
 
     slot = "end"
     HEAD = False
+    LAST = False
+
+    @property
+    def gated(self) -> bool:
+        """Whether the weights are an h_pre."""
+        return self.HEAD or self.LAST
 
     def collapse(self, x: Tensor, dialect: Dialect, h_pre: Tensor | None) -> Tensor:
-        """[..., n, C] -> [..., C], in torch, in the dtype of x; h_pre [..., n] where it has parameters."""
+        """[..., n, C] -> [..., C], in torch, in the dtype of x; h_pre [..., n] where it is gated."""
         return self._formula("collapse")(x, dialect, h_pre)
 
     def weights(self, n: int, dialect: Dialect) -> Tensor:
-        """The weight of each stream in the sum, [n], float64: read off the formula, where it has parameters for some
-        h_pre.
+        """The weight of each stream in the sum, [n], float64: read off the formula, where it is gated for some h_pre.
 
         Raises:
             HarnessError: the formula does something else.
         """
         probe = torch.linspace(-2, 3, 3 * n, dtype=torch.float64).view(n, 3)
-        gates = torch.linspace(0.5, 1.5, n, dtype=torch.float64) if self.HEAD else None
+        gates = torch.linspace(0.5, 1.5, n, dtype=torch.float64) if self.gated else None
         found = self.collapse(torch.eye(n, dtype=torch.float64), dialect, gates)
         terms = found.unsqueeze(-1) * probe
         off = (self.collapse(probe, dialect, gates) - terms.sum(0)).abs()
@@ -330,7 +344,7 @@ def family(slot: str, name: str) -> Any:
 
 @cache
 def _own(slot: str, name: str) -> Any:
-    return getattr(importlib.import_module(f"properties.families.{name}"), slot.upper())
+    return getattr(importlib.import_module(f"properties.families.{registry.module_of(name)}"), slot.upper())
 
 
 def mix_of(dialect: Dialect) -> Mix:
@@ -381,8 +395,6 @@ def guarantees_of(dialect: Dialect) -> Guarantees:
 
 def declared_bounds(dialect: Dialect) -> tuple[str, ...]:
     """The families of a dialect whose bounds are declared, not derived, as in "mix house"."""
-    asked = [(slot, family(slot, getattr(dialect, field))) for field, slot in registry.SLOTS.items()]
-    found = [
-        f"{slot} {one.name}" for slot, one in asked if one.roundings is not None or not getattr(one, "known", True)
-    ]
-    return tuple(dict.fromkeys(found))
+    asked = ((slot, family(slot, getattr(dialect, field))) for field, slot in registry.SLOTS.items())
+    said = [(slot, one.name) for slot, one in asked if one.roundings is not None or not getattr(one, "known", True)]
+    return tuple(dict.fromkeys(f"{slot} {name}" for slot, name in said))

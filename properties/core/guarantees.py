@@ -31,6 +31,7 @@ class Guarantees:
             that they sum to s / (s + eps) with the denominator of the dialect; empty where none is.
         scaled: M is D exp(Z) E with positive diagonal D and E, or with an entry_eps what the dialect starts from in
             place of exp(Z): odds ratios are those of that.
+        temperature: what the logits are divided by first: Z / temperature stands for Z in all of these.
         alternating: rows and columns are divided by their sums in turn, as often, in the order and with the start and
             the eps that the fields of the dialect say.
         shift: the axis along whose lines a constant added to the logits changes nothing; empty where there is none.
@@ -48,6 +49,7 @@ class Guarantees:
     identity: bool = False
     last: str = ""
     scaled: bool = False
+    temperature: float = 1.0
     alternating: bool = False
     shift: str = ""
     equivariant: bool = False

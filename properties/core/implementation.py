@@ -12,12 +12,15 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Branch, Dialect, Mappings, Params
+from mhc_ref.block import gates_read
 from mhc_ref.dialect import FIELDS
 from mhc_ref.packing import logits_shape, params_shapes, residual_size, streams_of_logits, streams_of_params
 from mhc_ref.projection import compute_dtype
+from mhc_ref.stack import ends_with_last
 from properties.core.declaration import TABLE, Declared, accepted, attributes
 from properties.core.declaration import Mixing as Mixing
 from properties.core.declaration import Products as Products
+from properties.core.declaration import Storage as Storage
 from properties.core.declaration import next_multiple as next_multiple
 from properties.core.family import mix_of
 from properties.core.fields import Unfit
@@ -27,13 +30,22 @@ from properties.core.several import dtype_of as dtype_of
 METHODS = ("project", "mappings", "pre", "post", "block", "layers", "expand", "collapse", "stack")
 """Everything an implementation can offer, in the order of the mathematics."""
 
-# method -> the alternatives from which it can be derived, each a set of methods that must all be offered
-_DERIVATIONS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "project": (("mappings",),),
-    "block": (("mappings", "pre", "post"), ("layers",)),
-    "layers": (("block",),),
-    "stack": (("layers",),),
-}
+_PARTS = ("mappings", "pre", "post")
+"""What a block is made of."""
+
+
+def _derivations(dialect: Dialect) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """method -> the alternatives from which it can be derived, each a set of methods that must all be offered.
+
+    A block shows its h_pre to nobody, so that where the next one reads with it layers are made of the parts of blocks;
+    and so is a stack that ends with the last one.
+    """
+    return {
+        "project": (("mappings",),),
+        "block": (_PARTS, ("layers",)),
+        "layers": (_PARTS if dialect.read_from == "previous" else ("block",),),
+        "stack": (_PARTS if ends_with_last(dialect) else ("layers",),),
+    }
 
 
 class Absent(NotImplementedError):
@@ -64,7 +76,7 @@ class Implementation(Declared):
         raise Absent("mappings: not offered")
 
     def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        """[..., n, C], [..., n] -> the branch input [..., C]."""
+        """[..., n, C], [..., n] -> the branch input [..., C]; h_pre is [..., n, C] where the dialect says so."""
         raise Absent("pre: not offered")
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
@@ -72,32 +84,61 @@ class Implementation(Declared):
         raise Absent("post: not offered")
 
     def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
-        """One block: [..., n, C] -> [..., n, C]."""
-        if all(overrides(self, part) for part in ("mappings", "pre", "post")):
-            h_pre, h_post, h_res = self.mappings(x, params)
-            return self.post(x, branch(self.pre(x, h_pre)), h_post, h_res)
+        """One block: [..., n, C] -> [..., n, C]; the first of several with read_from="previous"."""
+        if all(overrides(self, part) for part in _PARTS):
+            return self._derived_block(x, params, branch, None)[0]
         if overrides(self, "layers"):
             return self.layers(x, [params], [branch])
         raise Absent("block: neither block, nor mappings with pre and post, nor layers is offered")
 
     def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
         """L blocks on persistent streams: [..., n, C] -> [..., n, C], no expand, no collapse."""
+        return self._derived_layers(x, params, branches)[0]
+
+    @property
+    def _composed(self) -> Dialect:
+        """The dialect by which parts and blocks are put together here."""
+        return self.dialect
+
+    def _derived_block(self, x: Tensor, params: Params, branch: Branch, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The state after a block of the parts that are offered, and its own h_pre; `before` is that of the block
+        before it."""
+        h_pre, h_post, h_res = self.mappings(x, params)
+        y = branch(self.pre(x, gates_read(h_pre, before, self._composed)))
+        return self.post(x, y, h_post, h_res), h_pre
+
+    def _derived_layers(
+        self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The streams after L blocks, and the h_pre of the last where something reads with it."""
+        last = None
+        handed_on = self._composed.read_from == "previous" or ends_with_last(self._composed)
         for one, branch in zip(params, branches, strict=True):
-            x = self.block(x, one, branch)
-        return x
+            if handed_on:
+                x, last = self._derived_block(x, one, branch, last)
+            else:
+                x = self.block(x, one, branch)
+        return x, last
 
     def expand(self, h: Tensor, n: int) -> Tensor:
         """[..., C] -> [..., n, C]; as the dialect declares where it is not overridden."""
         return mhc_ref.expand(h, n, self.dialect)
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
-        """[..., n, C] -> [..., C]; as the dialect declares where it is not overridden. `params` are a head's."""
+        """[..., n, C] -> [..., C]; as the dialect declares where it is not overridden. `params` are a head's.
+
+        Where the streams end by the h_pre of the last block (collapse='last-pre'), only a stack has it: it reads with
+        `pre`, and this is not asked.
+        """
         return mhc_ref.collapse(x, self.dialect, params)
 
     def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
         """expand, layers, collapse: [..., C] -> [..., C]. With collapse='head' params has one entry more, the
         head's."""
-        x = self.expand(h, streams_of_params(params[0], self.dialect))
+        x = self.expand(h, streams_of_params(params[0], self.dialect, h.shape[-1]))
+        if ends_with_last(self._composed):
+            x, last = self._derived_layers(x, params[: len(branches)], branches)
+            return self.pre(x, cast(Tensor, last))
         x = self.layers(x, params[: len(branches)], branches)
         return self.collapse(x, params[len(branches)] if len(params) > len(branches) else None)
 
@@ -115,10 +156,13 @@ def overrides(implementation: Implementation, method: str) -> bool:
 def offers(implementation: Implementation) -> dict[str, str]:
     """method -> "own", or "derived from ..."; methods that are absent are not in it."""
     found = {method: "own" for method in METHODS if overrides(implementation, method)}
+    if ends_with_last(implementation.dialect):  # a collapse by itself has no h_pre to read with
+        found.pop("collapse", None)
+    derivations = _derivations(implementation.dialect)
     changed = True
     while changed:
         changed = False
-        for method, alternatives in _DERIVATIONS.items():
+        for method, alternatives in derivations.items():
             for needed in alternatives:
                 if (
                     method not in found
@@ -146,7 +190,7 @@ def project_from_mappings(implementation: Implementation, logits: Tensor) -> Ten
     x = torch.ones(n, channels, dtype=_state_dtype(implementation, logits.dtype), device=logits.device)
     results: list[Tensor] = []
     for one in logits.reshape(math.prod(batch), residual_size(n, dialect)):
-        bias = torch.cat([one.new_zeros(2 * n), one])
+        bias = torch.cat([one.new_zeros(shapes.bias[0] - len(one)), one])
         params = Params(one.new_zeros(shapes.phi), bias, one.new_ones(shapes.alpha))
         _, _, res = implementation.mappings(x, params)  # a plain tuple will do
         results.append(res)

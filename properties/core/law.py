@@ -20,6 +20,7 @@ from properties.core.premises import (
     Offers,
     OnDevice,
     Premise,
+    TunesSome,
     known_mix,
     not_covered_by_float32,
 )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from properties.core.case import Case
+    from properties.core.sweep import Sweep
     from properties.core.trial import Trial
     from properties.strategies import Setting
 
@@ -37,7 +39,10 @@ Kind = Literal["identity", "invariant", "oracle", "contract"]
 oracle: an output is compared with what `trial.truth` answers (a verdict that asked it nothing is refused); contract:
 shapes, dtypes, purity, determinism."""
 
-FAMILIES = ("manifold", "mixing", "coefficients", "block", "depth", "gradient", "execution", "device", "precision")
+FAMILIES = (
+    *("manifold", "mixing", "coefficients", "block", "depth", "gradient", "execution", "device", "precision"),
+    "sizes",
+)
 """The families of laws, in the order in which they are tried; the first word of a law's id."""
 
 _MIXING = frozenset({"project", "mappings", "block", "layers", "stack"})
@@ -59,12 +64,14 @@ class Schedule:
         by_streams: half of them go to each accepted n by itself; without, all go to one search over every n.
         most: as many at most; 0 for no limit.
         thorough: on a CPU only in the profile of that name; why it is too slow otherwise.
+        once: on a CPU in one dtype of an implementation, and not in the profile ci; why it is too slow otherwise.
     """
 
     cost: float = 1.0
     by_streams: bool = True
     most: int = 0
     thorough: str = ""
+    once: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Law:
         judge: see `Judge`.
         schedule: how many examples it gets.
         module: where it is written.
+        sweep: the sizes that it goes through one by one, where it does; `draw` then gives some of them.
     """
 
     id: str
@@ -97,6 +105,7 @@ class Law:
     judge: Judge
     schedule: Schedule = Schedule()
     module: str = ""
+    sweep: Sweep | None = None
 
     @property
     def family(self) -> str:
@@ -117,6 +126,11 @@ class Law:
     def on(self) -> OnDevice:
         """What it needs of the place where the implementation computes."""
         return next((one for one in self.premises if isinstance(one, OnDevice)), ANYWHERE)
+
+    @property
+    def tunes(self) -> TunesSome | None:
+        """The fields of which it tunes some, where it is about that."""
+        return next((one for one in self.premises if isinstance(one, TunesSome)), None)
 
     def inapplicable(
         self, implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None
@@ -144,6 +158,7 @@ def law(
     on: OnDevice = ANYWHERE,
     blind: Sequence[str] = (),
     schedule: Schedule = Schedule(),
+    sweep: Sweep | None = None,
 ) -> Callable[[Judge], Law]:
     """Make a law of a function whose docstring is the statement, an empty line, and the reason.
 
@@ -173,7 +188,8 @@ def law(
         if not statement or not reason:
             raise TypeError(f"law {id}: its docstring must state the law, and after an empty line why it holds")
         said = " ".join(statement.split())
-        return Law(id, said, reason, kind, tuple(needs), every, tuple(blind), draw, judge, schedule, judge.__module__)
+        parts = id, said, reason, kind, tuple(needs), every, tuple(blind), draw, judge, schedule, judge.__module__
+        return Law(*parts, sweep)
 
     return decorate
 

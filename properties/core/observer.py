@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +18,9 @@ from mhc_ref import Dialect, Mappings
 from mhc_ref.packing import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.device import device_of, held_to
+from properties.core.handing import handing
 from properties.core.implementation import Implementation
+from properties.core.reads import mapping_shapes
 from properties.guards.faults import HarnessError, TargetFault, answered
 from properties.guards.plain import oddity, plain
 from properties.guards.printable import printable
@@ -60,6 +63,11 @@ class Observer:
     refused: Callable[[str], Exception]
     copies: bool
 
+    @cached_property
+    def asked(self) -> Implementation:
+        """The implementation, handed its parameters in the dtype in which it stores them."""
+        return handing(self.implementation)
+
     def call(
         self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec] = ()
     ) -> tuple[Any, list[Seen]]:
@@ -78,7 +86,7 @@ class Observer:
         if method in BRANCHED:
             handed = (*handed, calls[0] if method == "block" else calls)
         try:
-            got = self.held(lambda: getattr(self.implementation, method)(*handed))
+            got = self.held(lambda: getattr(self.asked, method)(*handed))
         except TargetFault as fault:
             for one in ours:
                 # A harness error may have been wrapped by the target.
@@ -121,6 +129,7 @@ class Observer:
         first: Tensor = arguments[0]
         if method == "mappings":
             return self._mappings(got, first, wider)
+        wider = self._short("res", wider)
         if method == "project":
             n = streams_of_logits(first.shape, self.packing)
             batch = first.shape[: -len(logits_shape(n, self.packing))]
@@ -132,6 +141,13 @@ class Observer:
             shape = (*shape[:-1], arguments[1], shape[-1])
         return self.tensor(method, got, shape, state)
 
+    def _short(self, part: str, dtypes: tuple[torch.dtype, ...] | None) -> tuple[torch.dtype, ...] | None:
+        """The dtypes that a mapping may be of, of which the stage may compute in the dtype of the state."""
+        stage = "projection" if part == "res" else "gates"
+        if dtypes is None or self.dtype is None or stage not in self.implementation.short_stages:
+            return dtypes
+        return (self.dtype, *dtypes)
+
     def _dtypes(self) -> tuple[torch.dtype, ...] | None:
         """What a state may be of."""
         return None if self.dtype is None else (self.dtype,)
@@ -140,11 +156,12 @@ class Observer:
         if not issubclass(type(got), (tuple, list)) or len(got) != len(Mappings._fields):
             found = printable(type(got).__name__)
             raise self.refused(f"mappings returned {found}; expected Mappings(pre, post, res)")
-        batch, n = x.shape[:-2], x.shape[-2]
-        shapes = ((*batch, n), (*batch, n), (*batch, n, n))
+        shapes = mapping_shapes(tuple(x.shape), self.packing)
         return Mappings(
             *(
-                self.tensor(f"mappings.{name}", part, shape, dtypes) if name in self.emits else torch.empty(0)
+                self.tensor(f"mappings.{name}", part, shape, self._short(name, dtypes))
+                if name in self.emits
+                else torch.empty(0)
                 for name, part, shape in zip(Mappings._fields, got, shapes, strict=True)
             )
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from mhc_ref import Dialect
+from properties.core.declaration import Declared
 from properties.core.device import Feature, device_of
 from properties.core.family import mix_of
 from properties.core.implementation import Implementation, dtype_names, offers, parameter_dtype
@@ -40,6 +41,20 @@ def where(*premises: Applies) -> Where:
     return Where(premises)
 
 
+def short_parameters(implementation: Implementation, dtype: torch.dtype) -> bool:
+    """Whether parameters are stored in a dtype shorter than the one that is computed in."""
+    return implementation.parameters == "state" and dtype != parameter_dtype(dtype)
+
+
+def has_short_stages(implementation: Declared, dtype: torch.dtype) -> bool:
+    """Whether some stages compute in a dtype shorter than float32."""
+    return bool(implementation.short_stages) and dtype not in (torch.float64, torch.float32)
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class Offers:
     """These methods are there, be it derived from others."""
@@ -50,6 +65,12 @@ class Offers:
         self, implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None
     ) -> str | None:
         offered = offers(implementation)
+        if (
+            "project" in self.methods
+            and offered.get("project", "own") != "own"
+            and short_parameters(implementation, dtype)
+        ):
+            return f"project is derived from a bias, which is stored in {_named(dtype)}, and logits are not"
         missing = [method for method in self.methods if method not in offered]
         return f"does not offer {', '.join(missing)}" if missing else None
 
@@ -76,9 +97,27 @@ class Declares:
     def __call__(
         self, implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None
     ) -> str | None:
+        if self.attribute == "differentiable" and has_short_stages(implementation, dtype):
+            return f"stages that compute in {_named(dtype)} have no derived bound backwards"
         return (
             None if getattr(implementation, self.attribute) else self.otherwise or f"{self.attribute} is not declared"
         )
+
+
+@dataclass(frozen=True)
+class TunesSome:
+    """`tuned` can change one of these fields at least, or one that a family brings."""
+
+    fields: tuple[str, ...]
+
+    def changes(self, implementation: Implementation) -> frozenset[str]:
+        """Those that it can."""
+        return implementation.tunable & {*self.fields, *(name for name, _ in implementation.dialect.own)}
+
+    def __call__(
+        self, implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None
+    ) -> str | None:
+        return None if self.changes(implementation) else "none of the fields that it is about can be tuned"
 
 
 @dataclass(frozen=True)
@@ -98,7 +137,7 @@ def not_covered_by_float32(
     implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None
 ) -> str | None:
     """Logits of a state below float32 are float32: a law that feeds logits alone is asked once."""
-    name = str(dtype).removeprefix("torch.")
+    name = _named(dtype)
     if name in ("float64", "float32") or "float32" not in dtype_names(implementation):
         return None
     return f"logits are float32 for {name} states: covered by float32"

@@ -71,6 +71,23 @@ class Streams(_Several[tuple[int, ...]]):
 
 
 @dataclass(frozen=True)
+class Counts(Streams):
+    """Sizes of models, or none; one number may stand for itself."""
+
+    most: int = 1 << 16
+
+    def settled(self, given: Any) -> tuple[int, ...]:
+        values = [given] if count(given) is not None else self.values(given)
+        found = super().settled(values) if values else ()
+        if beyond := [one for one in found if one > self.most]:
+            raise Unfit(f" names {shown(beyond)}; at most {self.most} are verified")
+        return found
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": self.most}}
+
+
+@dataclass(frozen=True)
 class Dtypes(_Several[tuple[torch.dtype, ...]]):
     """Dtypes of the state: torch's, their names ("float32"), or the aliases that torch has for some ("double")."""
 
@@ -114,20 +131,21 @@ def dtype_of(entry: object) -> torch.dtype | None:
 
 @dataclass(frozen=True)
 class Some(_Several[tuple[str, ...]]):
-    """Some of a few words, one at least."""
+    """Some of a few words, one at least but where there may be none."""
 
     among: tuple[str, ...]
+    none: bool = False
 
     def settled(self, given: Any) -> tuple[str, ...]:
         values = self.values(given)
         if strange := [one for one in values if one not in self.among]:
             raise Unfit(f" names {shown(strange)}; expected {self.expected}")
-        if not values:
+        if not values and not self.none:
             raise Unfit(f" is empty; expected {self.expected}")
         return tuple(values)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "array", "items": {"enum": list(self.among)}, "minItems": 1}
+        return {"type": "array", "items": {"enum": list(self.among)}} | ({} if self.none else {"minItems": 1})
 
 
 @dataclass(frozen=True)

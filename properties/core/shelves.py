@@ -15,7 +15,7 @@ def beside(shelf: str, name: str) -> Any:
 
     Shelves: "steps" (STEPS: slot -> class), "deviations" (SLIPS), "controls" (CONTROLS), "fits" (FITS).
     """
-    place = f"properties.families.{shelf}.{name}"
+    place = f"properties.families.{shelf}.{registry.module_of(name)}"
     return importlib.import_module(place) if _lies(place) else None
 
 

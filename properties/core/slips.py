@@ -5,16 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Literal, Protocol, get_args
 
 import torch
+from torch import Tensor
 
+import mhc_ref
 from mhc_ref import Dialect
+from mhc_ref.packing import logits_shape
+from mhc_ref.stack import ends_with_last
 from properties.core.deviant import Deviant
 from properties.core.device import Feature
-from properties.core.family import mix_of, norm_of
+from properties.core.family import gate_of, mix_of, norm_of
 from properties.core.implementation import Implementation
+from properties.core.reads import read_of
 
 Kind = Literal[
     "scaling",
@@ -101,9 +106,83 @@ def constrains(dialect: Dialect) -> bool:
     return mixes(dialect) and (found.nonnegative or found.nonexpansive or bool(found.sums))
 
 
+def felt(change: Callable[[Tensor], Tensor]) -> Condition:
+    """Whether h_res of generic logits is another where these are changed."""
+
+    @cache
+    def shows(dialect: Dialect) -> bool:
+        if not (mixes(dialect) and mix_of(dialect).known):
+            return False
+        logits = 8 * _generic(dialect)
+        return _apart(mhc_ref.project(logits, dialect), mhc_ref.project(change(logits), dialect))
+
+    return shows
+
+
+@cache
+def turns(dialect: Dialect, n: int = 0) -> bool:
+    """h_res is another matrix than its transpose, for n streams or for some number of them."""
+    if not (mixes(dialect) and mix_of(dialect).known):
+        return False
+    matrix = mhc_ref.project(_generic(dialect, n), dialect)
+    return _apart(matrix, matrix.mT)
+
+
+def _generic(dialect: Dialect, n: int = 0) -> Tensor:
+    """Residual logits of order one, none of which is like another."""
+    shape = logits_shape(n or some_streams(dialect), dialect)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def _apart(one: Tensor, other: Tensor) -> bool:
+    """Whether two matrices in float64 differ by far more than roundings do."""
+    return not torch.allclose(one, other, rtol=0, atol=1e-6)
+
+
 def by_rms(dialect: Dialect) -> bool:
     """The state is divided by a root of a mean of squares."""
     return norm_of(dialect).OVER is not None
+
+
+def hands_on_nothing(dialect: Dialect) -> bool:
+    """Nothing reads with the h_pre of a block but the block itself."""
+    return dialect.read_from == "own" and not ends_with_last(dialect)
+
+
+def both(one: Condition, other: Condition) -> Condition:
+    """What meets both conditions."""
+    return lambda dialect: one(dialect) and other(dialect)
+
+
+def _whole(deviant: type[Deviant]) -> bool:
+    """Whether a slip has a block or layers of its own, which hand on no h_pre."""
+    own = {name for kind in deviant.__mro__ if issubclass(kind, Deviant) for name in vars(kind)}
+    return bool(own & {"block", "layers"})
+
+
+def affine(dialect: Dialect) -> bool:
+    """Logits have gates and biases."""
+    return read_of(dialect).affine(dialect)
+
+
+def reads_by_gates(dialect: Dialect) -> bool:
+    """A branch reads with a gate for each stream."""
+    return read_of(dialect).plain
+
+
+def shares(dialect: Dialect) -> bool:
+    """What a branch reads the streams with sums to 1."""
+    return gate_of(dialect.pre).relative and not dialect.pre_eps
+
+
+def writes_by_logits(dialect: Dialect) -> bool:
+    """What a stream is written with depends on the token."""
+    return not gate_of(dialect.post).constant
+
+
+def other_than(condition: Condition) -> Condition:
+    """What does not meet a condition."""
+    return lambda dialect: not condition(dialect)
 
 
 # Lists
@@ -169,7 +248,8 @@ class Slips(dict[str, Deviation]):
     ) -> Callable[[type[Deviant]], type[Deviant]]:
         def listed(deviant: type[Deviant]) -> type[Deviant]:
             make = partial(_overridden, deviant, f"deviation:{name}")
-            self.add(Deviation(name, sentence_of(deviant), source, kind, applies, make, dtypes, hidden, needs))
+            shows = both(applies, hands_on_nothing) if _whole(deviant) else applies
+            self.add(Deviation(name, sentence_of(deviant), source, kind, shows, make, dtypes, hidden, needs))
             return deviant
 
         return listed
@@ -186,7 +266,15 @@ class Slips(dict[str, Deviation]):
         def make(dialect: Dialect) -> Implementation:
             return Deviant(dialect, f"deviation:{name}", change)
 
-        self.add(Deviation(name, slip, source, kind, lambda d: applies(d) and change(d) != d, make))
+        self.add(Deviation(name, slip, source, kind, lambda d: applies(d) and _changes(change, d), make))
+
+
+def _changes(change: Callable[[Dialect], Dialect], dialect: Dialect) -> bool:
+    """Whether a dialect can be changed so, and is another then: what contradicts its other fields nobody computes."""
+    try:
+        return change(dialect) != dialect
+    except ValueError:
+        return False
 
 
 def _overridden(deviant: type[Deviant], name: str, dialect: Dialect) -> Implementation:

@@ -20,6 +20,7 @@ from mhc_ref import Dialect, Mappings, Params
 from properties.core.case import BranchSpec
 from properties.core.device import Device, device_of
 from properties.core.exact_truth import ExactTruth
+from properties.core.handing import storable, stored_dtype
 from properties.core.implementation import Implementation, Reference
 from properties.core.judging import ContractBroken, Judge
 from properties.core.judging import LawBroken as LawBroken
@@ -27,6 +28,7 @@ from properties.core.judging import magnitude as magnitude
 from properties.core.judging import same_bits as same_bits
 from properties.core.observer import BRANCHED, Observer
 from properties.core.observer import Seen as Seen
+from properties.core.premises import has_short_stages
 from properties.core.rounding import Rounding
 from properties.core.truth import FloatTruth as FloatTruth
 from properties.core.truth import Truth, pulled_back
@@ -138,7 +140,12 @@ class Trial(Judge):
     @functools.cached_property
     def rounding(self) -> Rounding:
         """The precision contract of the state's dtype."""
-        return Rounding.of(self.dtype, self.implementation.products, self.implementation.mixing)
+        return Rounding.of_declared(self.implementation, self.dtype)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients are asked for, in the dtype of the state."""
+        return self.implementation.differentiable and not has_short_stages(self.implementation, self.dtype)
 
     def confirming(self) -> Trial:
         """The same observations before the exact judge."""
@@ -148,6 +155,18 @@ class Trial(Judge):
         """Let mpmath be the truth from here on where the state is float64: float64 cannot judge itself."""
         if self.dtype == torch.float64 and not isinstance(self.truth, ExactTruth):
             self.truth = ExactTruth(self.dialect)
+
+    def beside(self, dialect: Dialect) -> Trial:
+        """A bench of another dialect: its truth and its rounding say what is expected there, and nobody is asked."""
+        stand_in = Reference(dialect)
+        for name in ("mixing", "products", "parameters", "short_stages", "emits"):
+            setattr(stand_in, name, getattr(self.implementation, name))
+        truth = ExactTruth(dialect) if isinstance(self.truth, ExactTruth) else FloatTruth(dialect)
+        return Trial(stand_in, self.dtype, self.device, truth)
+
+    def stored(self, value: Any) -> Any:
+        """Parameters with values of the dtype in which the implementation stores them."""
+        return storable(value, stored_dtype(self.implementation, self.dtype))
 
     # -- observations ------------------------------------------------------------------------------------------------
 
@@ -208,7 +227,8 @@ class Trial(Judge):
         def run(target: Implementation) -> list[Tensor]:
             leaves = [self.observer.placed(one).detach().clone().requires_grad_() for one in inputs]
             outputs = outputs_of(function(target, *leaves))
-            return pulled_back(outputs, leaves, [self.observer.placed(one) for one in cotangents])
+            # a backward pass that writes to its cotangent must not change the case, which the truth still reads
+            return pulled_back(outputs, leaves, [self.observer.placed(one).clone() for one in cotangents])
 
         shapes = [tuple(one.shape) for one in inputs]
 
@@ -236,7 +256,7 @@ class Trial(Judge):
         return self._observe(method, arguments, ask)
 
     def _held(self, law: _Law) -> Any:
-        return self.observer.held(lambda: law.run(self.implementation))
+        return self.observer.held(lambda: law.run(self.observer.asked))
 
     def _observe(self, method: str, arguments: tuple[Any, ...], ask: Callable[[], Any], law: _Law | None = None) -> Any:
         """The answer to a question, which may have code of a law around the calls; kept on the tape."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Dialect, Mappings, Params
+from mhc_ref.stack import through
 from properties.core.case import BranchSpec, map_tensors
 
 
@@ -51,9 +52,22 @@ def pulled_back(
     if not pairs or not asked:
         return [torch.zeros_like(one) for one in asked]
     roots, bars = zip(*pairs, strict=True)
+    return list(
+        torch.autograd.grad(_handed(roots, bars), asked, allow_unused=True, materialize_grads=True, retain_graph=keep)
+    )
+
+
+def accumulate(outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> None:
+    """Add the gradients by the leaves of some outputs to what the leaves have."""
+    pairs = [(one, bar.to(one)) for one, bar in zip(outputs, cotangents, strict=True) if one.requires_grad]
+    if pairs:
+        roots, bars = zip(*pairs, strict=True)
+        torch.autograd.backward(_handed(roots, bars))
+
+
+def _handed(roots: Sequence[Tensor], bars: Sequence[Tensor]) -> Any:
     with torch.inference_mode(False), torch.enable_grad():  # a backward pass, say, does not record
-        handed: Any = _Handed.apply(bars, *roots)
-    return list(torch.autograd.grad(handed, asked, allow_unused=True, materialize_grads=True, retain_graph=keep))
+        return _Handed.apply(bars, *roots)
 
 
 class _Handed(torch.autograd.Function):
@@ -87,9 +101,11 @@ class Truth(Protocol):
     then by every parameter that there is, layer by layer; their branches are such whose derivative is known.
 
     Attributes:
+        dialect: the declared choices.
         asked: how many questions were answered so far.
     """
 
+    dialect: Dialect
     asked: int
 
     def project(self, logits: Tensor) -> Tensor: ...
@@ -150,9 +166,11 @@ class FloatTruth:
     def layers(self, x: Tensor, params: Sequence[Params], outputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """What each branch reads, and the state after the last block."""
         self.asked += 1
-        return self._layers(wide(x), params, outputs)
+        return self._layers(wide(x), params, outputs)[:2]
 
-    def _layers(self, x: Tensor, params: Sequence[Params], outputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _layers(
+        self, x: Tensor, params: Sequence[Params], outputs: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor, Tensor | None]:
         read: list[Tensor] = []
 
         def giving(y: Tensor) -> Callable[[Tensor], Tensor]:
@@ -162,8 +180,8 @@ class FloatTruth:
 
             return branch
 
-        after = mhc_ref.layers(x, map_tensors(tuple(params), wide), [giving(y) for y in outputs], self.dialect)
-        return read, after
+        after, last = through(x, map_tensors(tuple(params), wide), [giving(y) for y in outputs], self.dialect)
+        return read, after, last
 
     def stack(
         self, h: Tensor, n: int, params: Sequence[Params], outputs: Sequence[Tensor]
@@ -171,8 +189,8 @@ class FloatTruth:
         """What each branch reads, and the stream that the stack leaves; `params` has the head's last."""
         self.asked += 1
         blocks, head = params[: len(outputs)], params[len(outputs) :]
-        inputs, after = self._layers(mhc_ref.expand(wide(h), n, self.dialect), blocks, outputs)
-        return inputs, mhc_ref.collapse(after, self.dialect, *map_tensors(tuple(head), wide))
+        inputs, after, last = self._layers(mhc_ref.expand(wide(h), n, self.dialect), blocks, outputs)
+        return inputs, mhc_ref.collapse(after, self.dialect, *map_tensors(tuple(head), wide), last=last)
 
     def collapse(self, x: Tensor, head: Params | None) -> Tensor:
         """[..., n, C] -> [..., C], float64."""
@@ -224,10 +242,9 @@ class FloatTruth:
 
         def run(start: Tensor, *parts: Tensor) -> Tensor:
             every = regrouped(parts, params)
-            after = mhc_ref.layers(
-                mhc_ref.expand(start, n, self.dialect), every[: len(branches)], branches, self.dialect
-            )
-            return mhc_ref.collapse(after, self.dialect, *every[len(branches) :])
+            begun = mhc_ref.expand(start, n, self.dialect)
+            after, last = through(begun, every[: len(branches)], branches, self.dialect)
+            return mhc_ref.collapse(after, self.dialect, *every[len(branches) :], last=last)
 
         return self._pulled(run, [h, *(part for one in params for part in present(one))], [cotangent])
 

@@ -26,13 +26,17 @@ STAGE_OF = {
     "pre_eps": _SIGMOID,
     "post": _SIGMOID,
     "post_scale": _SIGMOID,
+    "post_eps": _SIGMOID,
     "dynamic": "gates",
     "norm_over": "norm",
     "shared_projection": "matmul",
     "rms_eps": "norm",
     "rms_eps_inside": "norm",
+    "norm_offset": "norm",
     "expand": "expand",
     "collapse": "collapse",
+    "read_from": "layers",
+    "first_read": "layers",
 }
 """At which stage a field of the dialect acts first."""
 
@@ -50,9 +54,9 @@ STEPS = {
     _SIGMOID: ("h_pre", "h_post", "squash"),
     "projection": ("h_res", "project"),
     "pre": ("pre", "gathered"),
-    "branch": ("block",),
+    "branch": ("block", "_derived_block"),
     "post": ("post", "mixed", "operator", "spread"),
-    "layers": ("layers",),
+    "layers": ("layers", "_derived_layers"),
     "expand": ("expand", "stack"),
     "collapse": ("collapse", _HEAD),
 }

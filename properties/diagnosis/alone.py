@@ -6,6 +6,7 @@ token by token, each in storage of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,8 @@ class _Plain(Implementation):
     def project(self, logits: Tensor) -> Tensor:
         axes = logits.ndim - 1 if logits.ndim < 3 else 2
         tokens = logits.shape[: logits.ndim - axes]
-        each = [self.target.project(one.clone().unsqueeze(0)) for one in logits.reshape(-1, *logits.shape[-axes:])]
+        stacked = logits.reshape(math.prod(tokens), *logits.shape[-axes:])
+        each = [self.target.project(one.clone().unsqueeze(0)) for one in stacked]
         return torch.cat(each).reshape(*tokens, *each[0].shape[1:]) if each else self.target.project(logits)
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:

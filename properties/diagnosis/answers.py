@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.bounds import Approx, Rounding
 from properties.core.estimate import ratio
-from properties.core.implementation import Mixing, Products
+from properties.core.implementation import Mixing, Products, Storage
 from properties.diagnosis.judge import Judge, Unanswerable
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import BadOutput, View
@@ -60,10 +60,18 @@ def answer(probe: Probe, view: View) -> Answer:
 class Predictions:
     """What dialects predict, each computed once."""
 
-    def __init__(self, mixing: Mixing, double: Rounding | None = None, products: Products = "compute") -> None:
+    def __init__(
+        self,
+        mixing: Mixing,
+        double: Rounding | None = None,
+        products: Products = "compute",
+        parameters: Storage = "compute",
+        short: Sequence[str] = (),
+    ) -> None:
         """`double`: what float64 states are held to, instead of float64 (`SINGLE`); the rest as the target declares."""
         self._mixing: Mixing = mixing
         self._products: Products = products
+        self._stored: tuple[Storage, Sequence[str]] = (parameters, short)
         self._double = double
         self._found: dict[tuple[Probe, Dialect], list[Approx] | None] = {}
         self._judges: dict[tuple[Dialect, torch.dtype], Judge] = {}
@@ -75,7 +83,7 @@ class Predictions:
             place = (dialect, probe.dtype)
             if place not in self._judges:
                 own = self._double if probe.dtype == torch.float64 else None
-                self._judges[place] = Judge(dialect, probe.dtype, self._mixing, own, self._products)
+                self._judges[place] = Judge(dialect, probe.dtype, self._mixing, own, self._products, *self._stored)
             try:
                 self._found[key] = probe.expect(self._judges[place], *probe.inputs)
             except Unanswerable:
@@ -96,6 +104,7 @@ class Predictions:
         """Whether each tensor of an answer has a dtype that it may have."""
         own = given.probe.dtype
         fine = (torch.float64,) if own == torch.float64 else (torch.float32, torch.float64)
+        fine = (own, *fine) if self._stored[1] else fine
         narrow = itertools.chain(given.probe.narrow, itertools.repeat(True))  # of a branch that was called too often
         return [
             value.dtype == own if one else value.dtype in fine for value, one in zip(given.values, narrow, strict=False)

@@ -11,6 +11,7 @@ from mhc_ref import Params
 from properties.bounds import Approx
 from properties.core.case import BranchSpec
 from properties.core.family import mix_of
+from properties.core.reads import as_pre_takes
 from properties.diagnosis import probe
 from properties.diagnosis.exam import Source, ends_as_declared
 from properties.diagnosis.judge import Judge
@@ -100,7 +101,7 @@ def coarse(frame: Frame, seed: int) -> list[Probe]:
         if "mappings" in frame.own and parts:
             found.append(probe.mappings(f"mappings in {name}", x, params, frame.emits, "precision"))
         if "pre" in frame.offered and parts:
-            h_pre = source.normal(few, n, seed=403).float()
+            h_pre = as_pre_takes(source.normal(few, n, seed=403).float(), x, frame.packing)
             found.append(probe.pre(f"h_pre x in {name}", x, h_pre, "precision"))
         if "post" in frame.offered and parts:
             y, h_post = source.outputs(few, 9, seed=404), source.normal(few, n, seed=405).float()
@@ -136,7 +137,8 @@ def executions(frame: Frame, seed: int) -> list[Probe]:
 def saturated(source: Source, n: int, seed: int) -> Params:
     """Parameters for 3 channels, with biases of the gates of both signs beyond what exp can represent."""
     params = source.params(n, 3, seed=seed)
-    params.bias[: 2 * n].copy_(1.5 * source.frame.depth * (1 - 2 * (torch.arange(2 * n) % 2)))
+    gates = params.bias[: 2 * n]
+    gates.copy_(1.5 * source.frame.depth * (1 - 2 * (torch.arange(len(gates)) % 2)))
     return params
 
 

@@ -1,8 +1,9 @@
 """From h_pre and h_post to their formulas, and through them to the norm.
 
-pre_eps is what is left of h_pre at a very negative logit, post_scale what h_post is at a very large one. With the
-formulas known, logits can be read; a state of rms c has its logits scaled by c / sqrt(c^2 + eps), or by c / (c + eps),
-so that the size at which they fade gives rms_eps, and the way in which they fade its place.
+pre_eps is what is left of h_pre at a very negative logit, post_eps what is left of h_post there, and post_scale by how
+much more h_post is at a very large one. With the formulas known, logits can be read; a state of rms c has its logits
+scaled by c / sqrt(c^2 + eps), or by c / (c + eps), so that the size at which they fade gives rms_eps, and the way in
+which they fade its place.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Gates:
         n, far = reader.n, reader.frame.depth
         self.rounding = rounding
         generic = torch.randn(n, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-        generic = generic.to(reader.frame.parameter_dtype).double()
+        generic = reader.frame.kept(generic).double()
         peak = far * torch.eye(n, dtype=torch.float64)[0]
         self.logits = [torch.zeros(n, dtype=torch.float64), -far * torch.ones(n), far * torch.ones(n), peak, generic]
         self.logits = [one.double() for one in self.logits]
@@ -87,23 +88,24 @@ class Gates:
         value, shares = read.value, squash(z, kind, dialect)
         sizes = shares.abs().flatten().tolist()
         unit = 2 * self.rounding.unit
-        if name == "pre":
-            at = divmod(sizes.index(min(sizes)), z.shape[-1])
-            offset = float(value[at] - shares[at])
-            eps = Estimate.around(offset, unit * (1 + abs(offset)) + float(read.error[at]))
-            if eps.high < 0 or offset < -unit - float(read.error[at]):
-                return None
-            fields, estimates, scale, shift = {"pre": kind, "pre_eps": eps.shortest()}, {"pre_eps": eps}, 1.0, eps
-        else:
-            at = divmod(sizes.index(max(sizes)), z.shape[-1])
-            reach = float(shares[at])
-            size = float(value[at]) / reach if reach else 0.0
+        least, most = (divmod(sizes.index(end(sizes)), z.shape[-1]) for end in (min, max))
+        scale, scaling, estimates = 1.0, Estimate(1.0, 1.0, 1.0), dict[str, Estimate]()
+        fields: dict[str, Any] = {name: kind}
+        if name == "post":
+            reach = float(shares[most] - shares[least])
+            size = float(value[most] - value[least]) / reach if reach else float(value[most]) / (sizes[0] or math.inf)
             if size <= 0 or not math.isfinite(size):
                 return None
-            scaling = Estimate.around(size, 8 * self.rounding.unit * size + float(read.error[at]) / abs(reach))
+            unsure = float(read.error[most] + read.error[least]) / abs(reach or sizes[0])
+            scaling = Estimate.around(size, 8 * self.rounding.unit * size + unsure)
             scale = scaling.shortest() or size  # a bar that reaches 0 admits what is no scale
-            fields, estimates = {"post": kind, "post_scale": scale}, {"post_scale": scaling}
-            shift = Estimate.below(0.0)
+            fields["post_scale"], estimates["post_scale"] = scale, scaling
+        offset = float(value[least] - scale * shares[least])
+        unsure = unit * (scale + abs(offset)) + float(read.error[least]) + (scaling.high - scaling.low) * min(sizes)
+        shift = Estimate.around(offset, unsure)
+        if shift.high < 0 or offset < -unsure:
+            return None
+        fields[f"{name}_eps"], estimates[f"{name}_eps"] = shift.shortest(), shift
         exact = bounds.squashed(Approx.exact(z), kind, dialect, self.rounding)
         exact = bounds.affine(exact, scale, shift.shortest(), self.rounding)
         return Candidate(fields, estimates, ratio(value, exact.value, exact.error + read.error))
@@ -121,7 +123,7 @@ class Norm:
         generator = torch.Generator().manual_seed(8)
         shape = frame.phi_shape(n, reader.channels)
         phi = torch.randn(shape, generator=generator, dtype=torch.float64) / shape[0]
-        phi = phi.to(frame.parameter_dtype)
+        phi = frame.kept(phi)
         params: Params = reader.view.static(n, reader.channels)._replace(phi=phi)
         by_stream = reader.streams.double() @ phi.double() if frame.shared else None
         column = 0 if window == "pre" else 1
@@ -131,7 +133,9 @@ class Norm:
             self.full = reader.streams.double().flatten() @ phi.double()[:, column * n : (column + 1) * n]
         parts = [reader.gates(sizes, params)[window] for sizes in self.sizes.split(frame.max_tokens)]
         read = Reading(torch.cat([one.value for one in parts]), torch.cat([one.error for one in parts]))
-        kind, scale, shift = (gates.pre, 1.0, gates.pre_eps) if window == "pre" else (gates.post, gates.post_scale, 0.0)
+        kind, scale, shift = (
+            (gates.pre, 1.0, gates.pre_eps) if window == "pre" else (gates.post, gates.post_scale, gates.post_eps)
+        )
         self.gate, self.base = gate_of(kind), gates
         shares = (read.value - shift) / scale
         self.logits = self.gate.inverse(shares, gates)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from mhc_ref import PRESETS
 from properties.core.device import device_of
 from properties.core.implementation import Implementation
 from properties.diagnosis.diagnose import NoVerdict, identify
+from properties.diagnosis.sums import sums_of
 from properties.guards.answer import refusal, tell
 from properties.guards.faults import described, placed
 from properties.guards.progress import progress
@@ -44,6 +46,7 @@ def identify_command(
             found = identify(
                 implementation, declared=declared, against=against, device=device, seconds=seconds, progress=line.say
             )
+            found = replace(found, sums=sums_of(implementation, found.gated, device))
     except (TargetError, NoVerdict) as error:
         return _none(str(error), as_json)
     except Exception as error:  # whatever the target raises is an answer, so this is ours

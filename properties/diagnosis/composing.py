@@ -11,7 +11,6 @@ from properties.core.deviant import redialected
 from properties.core.shelves import steps_of
 from properties.diagnosis.amounts import Numbered
 from properties.diagnosis.measured import Measured
-from properties.diagnosis.numbers import TemperedLogs
 
 
 def compose(names: Sequence[str], base: Dialect, *measured: Measured | None) -> Deviant | None:
@@ -38,8 +37,8 @@ def compose(names: Sequence[str], base: Dialect, *measured: Measured | None) -> 
     ]
 
     def low(kind: type[Deviant]) -> bool:
-        """A slip of any dialect lies over one in the steps of a family, or past them, which hides it otherwise."""
-        return issubclass(kind, TemperedLogs) or any(issubclass(kind, steps) for steps in steps_of(base))
+        """A slip of any dialect lies over one in the steps of a family, which hides it otherwise."""
+        return any(issubclass(kind, steps) for steps in steps_of(base))
 
     kinds.sort(key=low)
     redialects = [name for name, part in zip(names, deviants, strict=True) if redialected(part)]

@@ -10,12 +10,12 @@ import torch
 from mhc_ref import PRESETS, Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.core.deviant import redialected
-from properties.core.estimate import Estimate
 from properties.core.family import mix_of
 from properties.core.implementation import Implementation
 from properties.diagnosis.answers import SINGLE, Answer, Predictions, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.circumstances import coarse, executions, gradients
+from properties.diagnosis.composed import of_its_own
 from properties.diagnosis.exam import forward
 from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.findings import Finding, Inference, choices, joined, value_of
@@ -80,6 +80,7 @@ def identify(
         view = View(implementation, frame, progress)
         view.calls = calls
         try:
+            view.frame = of_its_own(view)
             inference = examine(view, stated) if brief and stated else infer(view, stated)
             near = [stated] if stated else _nearest(inference)
             found = None if brief and stated else inference.dialect(near[0]) if stated else inference.sure(near[0])
@@ -149,12 +150,12 @@ class _Diagnosis:
         peeling = Peeling(search, self.base, self._measured, lambda base: self._single(search, base), self.budget)
         return self._told(search, peeling, peeling.result())
 
-    def _measured(self, wrong: Set[str]) -> tuple[Dialect, Estimate | None]:
-        """The dialect that was inferred, as far as what is wrong can show it, and a temperature."""
+    def _measured(self, wrong: Set[str]) -> Dialect:
+        """The dialect that was inferred, as far as what is wrong can show it."""
         if self.found is None:
             measure(self.inference, self.base, wrong)
             self.found = self.inference.dialect(self.base)
-        return self.found, self.inference.temperature
+        return self.found
 
     def _fresh(self) -> list[Answer]:
         probes = [*forward(self.frame, 2), *gradients(self.frame, 2), *coarse(self.frame, 2)]
@@ -167,7 +168,7 @@ class _Diagnosis:
         if not values or not all(bool(((v == v.float().double()) | ~v.isfinite()).all()) for v in values):
             return False
         target = self.view.implementation
-        single = Predictions(target.mixing, SINGLE, target.products)
+        single = Predictions(target.mixing, SINGLE, target.products, target.parameters, target.short_stages)
         everything = (*search.answers, *search.fresh)
         return CATALOGUE["float32-inside"].applies(base) and all(single.ratio(one, base) <= 1 for one in everything)
 
@@ -215,7 +216,7 @@ class _Diagnosis:
             precision=precisions(self.frame, dialect, names, search.answers, self.predictions)
             if explained and not self.brief
             else {},
-            single_pass=None if self.brief else self._single_pass(search, dialect, names),
+            single_pass=None if self.brief else self._single_pass(search, dialect),
             used={} if self.brief else used(self.view),
             calls=self.view.calls,
             seconds=time.monotonic() - self.begun,
@@ -306,10 +307,8 @@ class _Diagnosis:
     def _worst(self, search: Search, dialect: Dialect) -> float:
         return max((self.predictions.ratio(one, dialect) for one in search.answers), default=0.0)
 
-    def _single_pass(self, search: Search, dialect: Dialect, names: tuple[str, ...]) -> bool | None:
-        if "pre-delayed" in names:
-            return True
+    def _single_pass(self, search: Search, dialect: Dialect) -> bool | None:
         deep = [one for one in search.answers if one.probe.name.endswith("layers")]
         if not deep:
             return None
-        return False if self.predictions.ratio(deep[0], dialect) <= 1 else None
+        return dialect.read_from == "previous" if self.predictions.ratio(deep[0], dialect) <= 1 else None

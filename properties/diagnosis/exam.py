@@ -15,11 +15,17 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
+from mhc_ref.packing import logit_sizes
 from properties.core.case import BranchSpec, map_tensors
+from properties.core.handing import storable, stored_dtype
 from properties.core.implementation import parameter_dtype
+from properties.core.reads import as_pre_takes
 from properties.diagnosis import probe
 from properties.diagnosis.probe import Probe
 from properties.diagnosis.view import Frame
+
+STACK = "a stack of 2 layers"
+"""The question about expand, layers and collapse together."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,17 @@ class Source:
         """Parameters of order 1: distinct gates, biases and norm weights."""
         channels = self.frame.width(channels)
         rows, columns = self.frame.phi_shape(n, channels)
-        size = 2 * n + self.frame.residual_size(n)
+        size = sum(logit_sizes(n, self.frame.packing))
+        spread = torch.full((columns,), 1 / math.sqrt(rows), dtype=torch.float64)
+        spread[size:] = 1  # these multiply no state
         parts = Params(
-            self.normal(rows, columns, seed=seed + 1) * scale / math.sqrt(rows),
+            self.normal(rows, columns, seed=seed + 1) * scale * spread,
             self.normal(size, seed=seed + 2) * scale,
             (0.5 + self.normal(3, seed=seed + 4).abs())[: 3 if self.frame.residual_size(n) else 2],
             0.5 + self.normal(n * channels, seed=seed + 3).square() if weight and self.frame.norm_weight else None,
         )
-        return map_tensors(parts, lambda t: t.to(parameter_dtype(self.dtype)))
+        made: Params = map_tensors(parts, lambda t: t.to(parameter_dtype(self.dtype)))
+        return storable(made, stored_dtype(self.frame, self.dtype))
 
     def branch(self, channels: int, seed: int = 0) -> BranchSpec:
         """A branch that scales every channel by a number of its own."""
@@ -146,7 +155,8 @@ def _parts(source: Source, first: int, second: int) -> Iterator[Probe]:
         yield probe.project(f"h_res of starved, huge and triangular logits, n = {first}", frame.dtype, hard)
     if "pre" in frame.offered:
         x = source.state((four,), first, 9, tame=True)
-        yield probe.pre("h_pre x", x, source.normal(four, first, seed=41).to(dtype))
+        gates = source.normal(four, first, seed=41).to(dtype)
+        yield probe.pre("h_pre x", x, as_pre_takes(gates, x, frame.packing))
     if "post" in frame.offered:
         for size, seed in ((1.0, 43), (1e3, 44)):
             x, y = size * source.state((four,), first, 9, tame=True), source.outputs(four, 9, seed=seed)
@@ -174,7 +184,7 @@ def _deep(source: Source, n: int) -> Iterator[Probe]:
         params = tuple(source.params(n, 4, seed=180 + 10 * k) for k in range(2))
         branches = tuple(source.branch(4, seed=200 + k) for k in range(2))
         h = source.outputs(source.few(4), 4, seed=210)
-        yield probe.stack("a stack of 2 layers", h, n, (*params, *head(200)), branches)
+        yield probe.stack(STACK, h, n, (*params, *head(200)), branches)
 
 
 def ends_as_declared(frame: Frame) -> bool:

@@ -25,6 +25,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "denominator": ("add", "clamp"),
     "transposed": (False, True),
     "rms_eps_inside": (True, False),
+    "read_from": ("own", "previous"),
+    "first_read": ("own", "stream0"),
 }
 
 
@@ -76,8 +78,6 @@ class Inference:
     packing: str = ""
     begin: int = 0
     """How much had been asked before the exam began."""
-    temperature: Estimate | None = None
-    """By which the residual logits are divided, where no dialect fits without."""
 
     def dialect(self, base: Dialect) -> Dialect:
         """`base` with every value that was found, as far as they go together."""
@@ -113,6 +113,7 @@ TOGETHER = (
     ("denominator", "denominator_eps"),
     ("rms_eps", "rms_eps_inside"),
     ("norm_over", "shared_projection"),
+    ("read_from", "first_read"),
 )
 """Fields that are one choice of whoever writes a kernel: where several of a group differ, that is one slip."""
 

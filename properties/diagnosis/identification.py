@@ -13,6 +13,7 @@ from properties.core.deviant import redialected
 from properties.diagnosis.findings import Finding, grouped, joined
 from properties.diagnosis.limits import Limit
 from properties.diagnosis.measured import Measured
+from properties.diagnosis.summation import Summed
 from properties.diagnosis.ties import Tie
 from properties.diagnosis.words import difference_in_words
 
@@ -44,6 +45,7 @@ class Identification:
         seconds: how long it took.
         limits: what it refuses though its declaration accepts it; nothing of that was asked for the rest.
         raised: at what else it raised, where no slip does; that was left out for the rest.
+        sums: in which order it sums, where that was asked; a fact, and no finding against it.
     """
 
     target: str
@@ -69,6 +71,7 @@ class Identification:
     bad: tuple[tuple[str, str], ...] = ()
     limits: tuple[Limit, ...] = ()
     raised: tuple[Limit, ...] = ()
+    sums: tuple[Summed, ...] = ()
 
     @property
     def deviation(self) -> str | None:
@@ -79,6 +82,12 @@ class Identification:
     def silent(self) -> bool:
         """Whether every call of the exam raised."""
         return self.stage.startswith("none: every call ")
+
+    @property
+    def gated(self) -> Dialect:
+        """The dialect that it was compared with, with the gates of h_pre that were found."""
+        known = {name: one.value for name, one in self.findings.items() if name in ("pre", "pre_eps") and one.certain}
+        return joined(self.dialect, known)
 
     def to_json(self) -> dict[str, Any]:
         """For machines; numbers that are not finite are null."""
@@ -93,7 +102,7 @@ class Identification:
             "deviation": self.deviation,
             "residual_ratio": self.residual_ratio if math.isfinite(self.residual_ratio) else None,
             "calls": self.calls,
-        }
+        } | ({"sums": [one.to_json() for one in self.sums]} if self.sums else {})
 
     def headline(self) -> str:
         """One sentence: what it is like, and but for what."""
@@ -128,7 +137,11 @@ class Identification:
             lines.append(f"  next to it these might not show, so it may have them too: {more}; mend it and ask again")
         if self.next_best():
             lines.append(f"  {self.next_best()}")
-        lines += [*self._fields(), f"  {self.calls} calls, {self.seconds:.1f} s"]
+        lines += [
+            *self._fields(),
+            *(f"  sums: {one}" for one in self.sums),
+            f"  {self.calls} calls, {self.seconds:.1f} s",
+        ]
         return "\n".join(line.replace("\n", " ") for line in lines)  # in what a target raised there may be several
 
     def next_best(self) -> str:

@@ -10,6 +10,7 @@ from mhc_ref import PRESETS, Dialect, registry
 from mhc_ref.packing import params_shapes
 from properties.core.estimate import Candidate
 from properties.core.family import gate_of
+from properties.core.reads import read_of
 from properties.core.rounding import Rounding
 from properties.diagnosis.answers import SINGLE, Predictions, answer
 from properties.diagnosis.coefficients import Gates, Norm
@@ -38,7 +39,8 @@ def infer(view: View, declared: Dialect | None) -> Inference:
 def examine(view: View, declared: Dialect | None) -> Inference:
     """The questions about values, put in the packing that the target takes; no field yet."""
     target = view.implementation
-    inference = Inference(view.frame, view, {}, [], Predictions(target.mixing, products=target.products))
+    stored = target.parameters, target.short_stages
+    inference = Inference(view.frame, view, {}, [], Predictions(target.mixing, None, target.products, *stored))
     view.frame, inference.packing = _packing(view)
     inference.frame = view.frame
     inference.begin = len(view.log)
@@ -52,9 +54,9 @@ def measure(inference: Inference, base: Dialect, groups: Set[str]) -> None:
     rounding = Rounding.of(view.frame.dtype, view.implementation.products)
     double = view.frame.dtype == torch.float64  # what no dialect gives in float64, one may give in float32
     if "projection" in groups:
-        inference.temperature = projection(view, inference.findings, rounding, base)
+        projection(view, inference.findings, rounding, base)
         if double and inference.findings["residual"].status == "contradictory":
-            inference.temperature = projection(view, inference.findings, SINGLE, base)
+            projection(view, inference.findings, SINGLE, base)
     if "coefficients" in groups:
         _coefficients(inference, rounding, base)
         if double and inference.findings["pre"].status == inference.findings["post"].status == "contradictory":
@@ -103,9 +105,19 @@ def _phi_shape(packing: Dialect, n: int) -> tuple[int, int] | None:
 def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> None:
     reader = Reader(inference.view)
     frame = inference.frame
-    groups = {"pre": ("pre", "pre_eps"), "post": ("post", "post_scale")}
+    groups = {"pre": ("pre", "pre_eps"), "post": ("post", "post_scale", "post_eps")}
     norm = ("dynamic", "rms_eps", "rms_eps_inside")
     why = "`block`, or `mappings` that emit it, would have to be offered"
+    if not read_of(frame.packing).plain:
+        for names in (*groups.values(), norm):
+            settle(
+                inference.findings,
+                names,
+                None,
+                base,
+                f"{read_of(frame.packing).words}: there are no gates to read it off",
+            )
+        return
     if ("mappings" not in frame.own and not reader.blocks) or inference.packing:
         for names in (*groups.values(), norm):
             settle(inference.findings, names, None, base, inference.packing or why)

@@ -13,11 +13,11 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.block import check_params
 from mhc_ref.packing import logits_shape, streams_of_logits
-from mhc_ref.stack import has_head
+from mhc_ref.stack import ends_with_last, has_head
 from properties import bounds
 from properties.bounds import Approx, Rounding, block, pullback, stack
 from properties.core.case import BranchSpec
-from properties.core.implementation import Mixing, Products
+from properties.core.implementation import Mixing, Products, Storage
 from properties.core.truth import wide
 
 
@@ -35,10 +35,14 @@ class Judge:
         mixing: Mixing = "compute",
         rounding: Rounding | None = None,
         products: Products = "compute",
+        parameters: Storage = "compute",
+        short: Sequence[str] = (),
     ) -> None:
         self.dialect = dialect
         given = rounding or Rounding.of(dtype, products)
-        self.rounding = replace(given, mixes_in_state=mixing == "state")
+        self.rounding = given = replace(given, mixes_in_state=mixing == "state")
+        if given.state_unit:
+            self.rounding = replace(given, stores_in_state=parameters == "state", short=tuple(short))
 
     def _accept(self, x: Tensor | Approx, params: Params) -> None:
         n, channels = (x.value if isinstance(x, Approx) else x).shape[-2:]
@@ -90,11 +94,18 @@ class Judge:
 
     def layers(self, x: Tensor | Approx, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Approx]:
         """Every branch input, and the state in the end."""
-        read: list[Approx] = []
-        for one, branch in zip(params, branches, strict=True):
-            u, x = self.block(x, one, branch)
-            read.append(u)
-        return [*read, x if isinstance(x, Approx) else Approx.exact(x)]
+        return self._layers(x, params, branches)[0]
+
+    def _layers(
+        self, x: Tensor | Approx, params: Sequence[Params], branches: Sequence[BranchSpec]
+    ) -> tuple[list[Approx], Approx | None]:
+        """Every branch input and the state in the end, and the h_pre of the last block, tokens on one axis."""
+        for one in params:
+            self._accept(x, one)
+        tokens, state = (x.value if isinstance(x, Approx) else x).shape[:-2], _flat(x)
+        ways = stack.passages(state, params, branches, self.dialect, self.rounding)
+        after, last = (ways[-1].after, ways[-1].h.pre) if ways else (state, None)
+        return [*(_shaped(way.u, tokens) for way in ways), _shaped(after, tokens)], last
 
     def expand(self, h: Tensor, n: int) -> Approx:
         """The streams as they begin."""
@@ -108,11 +119,15 @@ class Judge:
             if head is None:
                 raise Unanswerable(f"collapse={self.dialect.collapse!r} needs the parameters of the head")
             self._accept(x, head)
+        if ends_with_last(self.dialect):
+            raise Unanswerable(f"collapse={self.dialect.collapse!r} needs the h_pre of the last block")
         return _shaped(stack.collapsed(state, self.dialect, self.rounding, head), tokens)
 
     def stack(self, h: Tensor, n: int, params: Sequence[Params], branches: Sequence[BranchSpec]) -> list[Approx]:
         """Every branch input, and the stream in the end; `params` has the head's last."""
-        *read, x = self.layers(self.expand(h, n), params[: len(branches)], branches)
+        (*read, x), last = self._layers(self.expand(h, n), params[: len(branches)], branches)
+        if ends_with_last(self.dialect) and last is not None:
+            return [*read, _shaped(stack.collapsed(_flat(x), self.dialect, self.rounding, last=last), h.shape[:-1])]
         return [*read, self.collapse(x, *params[len(branches) :])]
 
     def project_gradient(self, logits: Tensor, cotangent: Tensor) -> Approx:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 from mhc_ref import Dialect
 from properties.catalogue.deviations import CATALOGUE, Deviant, Kind
-from properties.core.estimate import Estimate
 from properties.diagnosis.answers import Answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.composing import compose, orders, remembers
@@ -66,8 +65,8 @@ class Peeling:
     Arguments:
         search: the answers of the target.
         base: the declared dialect.
-        measured: the dialect that was inferred and a temperature, asked for when values are wrong, with the groups of
-            fields that may act in them.
+        measured: the dialect that was inferred, asked for when values are wrong, with the groups of fields that may act
+            in them.
         single: whether everything may have been computed in single precision, see `float32-inside`.
     """
 
@@ -75,14 +74,14 @@ class Peeling:
         self,
         search: Search,
         base: Dialect,
-        measured: Callable[[Set[str]], tuple[Dialect, Estimate | None]],
+        measured: Callable[[Set[str]], Dialect],
         single: Callable[[Dialect], bool],
         budget: Budget,
     ) -> None:
         self.search, self.base, self.budget = search, base, budget
         self.trials = Trials(search)
         self._measured, self._single = measured, single
-        self._found: tuple[Dialect, Estimate | None] | None = None
+        self._found: Dialect | None = None
         self._closest: list[tuple[float, str, Explanation]] = []
         self.exhausted = True
 
@@ -205,7 +204,7 @@ class Peeling:
 
     def _by_fields(self, here: Explanation) -> Iterator[Explanation]:
         """The fields that were measured: all that differ, then each choice by itself."""
-        found, _ = self._inferred()
+        found = self._inferred()
         groups = grouped(self.base, found)
         left = [one for one in groups if not all(here.dialect.fields().get(k) == v for k, v in one.items())]
         every = {name: value for group in left for name, value in group.items()}
@@ -215,20 +214,18 @@ class Peeling:
                 yield replace(here, dialect=dialect)
 
     def _by_numbers(self, here: Explanation, front: list[Answer]) -> Iterator[Explanation]:
-        _, temperature = self._inferred()
         for one in candidates(
             front,
             self.search.frame,
             self.search.predictions,
             here.dialect,
-            temperature,
             beside=here.names,
             numbers=here.measured,
             answers=self.search.answers,
         ):
             yield replace(here, measured=(*here.measured, one))
 
-    def _inferred(self) -> tuple[Dialect, Estimate | None]:
+    def _inferred(self) -> Dialect:
         if self._found is None:
             self._found = self._measured(self._in_question())
         return self._found
@@ -308,7 +305,7 @@ class Peeling:
 
     def _by_two(self, begun: Peeled, reached: Peeled) -> Peeled:
         """Two slips that only together give the values."""
-        found, _ = self._inferred()
+        found = self._inferred()
         below = self.search.below(VALUE)
         bases = dict.fromkeys((found, self.base))
         for base in sorted(bases, key=lambda one: len(below.failing(one))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from mhc_ref.packing import logits_shape
-from properties.core.estimate import Candidate, Estimate
+from properties.core.estimate import Candidate
 from properties.core.family import mix_of
 from properties.core.rounding import Rounding
 from properties.core.truth import wide
@@ -33,21 +34,22 @@ PROJECTION = (
 """The fields of which a projection by rows and columns may depend; what a family brings comes beside them."""
 
 
-def projection(view: View, findings: Findings, rounding: Rounding, base: Dialect) -> Estimate | None:
-    """Find the fields of the projection; what comes back is a temperature of the logits, where nothing fits without."""
+def projection(view: View, findings: Findings, rounding: Rounding, base: Dialect) -> None:
+    """Find the fields of the projection, those of its mix among them."""
     frame = view.frame
     reader = Reader(view)
     candidates = mixes_for(frame.packing, frame.n)
-    if candidates and logits_shape(frame.n, frame.packing) != (frame.n, frame.n) and _by_name_alone(candidates, base):
+    shape = logits_shape(frame.n, frame.packing)
+    if candidates and shape != (frame.n, frame.n) and _by_name_alone(candidates, math.prod(shape), base):
         _only(candidates[0], frame.own, reader, findings, base)
-        return None
+        return
     if frame.n == 1:
         settle(findings, PROJECTION, None, base, "n = 1 cannot show it")
-        return None
+        return
     direct = "project" in frame.own or ("mappings" in frame.own and "res" in frame.emits)
     if not direct and not reader.blocks:
         settle(findings, PROJECTION, None, base, "`project`, `mappings` or `block` would have to be offered")
-        return None
+        return
 
     def read(logits: Tensor) -> tuple[Tensor, Tensor]:
         if direct:
@@ -94,12 +96,10 @@ def projection(view: View, findings: Findings, rounding: Rounding, base: Dialect
                 break
     except TargetFault as fault:
         settle(findings, names, None, base, f"the projection raised {fault}")
-        return None
+        return
     settle(findings, names, found, base, "no projection of any dialect reproduces h_res")
     if found and all("start" in one.fields for one in found):
         _explain_axes(findings, found)
-    best = min(found, key=lambda one: one.ratio, default=None)
-    return best.estimates.get("temperature") if best else None
 
 
 def _with(one: Candidate, **fields: Any) -> Candidate:
@@ -118,9 +118,12 @@ def _explain_axes(findings: Findings, found: list[Candidate]) -> None:
         findings["denominator"] = dataclasses.replace(findings["denominator"], why="there is no eps to add or clamp by")
 
 
-def _by_name_alone(candidates: list[str], base: Dialect) -> bool:
-    """Whether a single mix takes such logits, without fields of its own: whether it is one is for the exam to say."""
-    return len(candidates) == 1 and not mix_of(base.with_(residual=candidates[0])).FIELDS
+def _by_name_alone(candidates: list[str], numbers: int, base: Dialect) -> bool:
+    """Whether a single mix takes such logits, without fields of its own or without a logit to ask them by: whether it
+    is one is for the exam to say."""
+    if len(candidates) != 1:
+        return False
+    return not mix_of(base.with_(residual=candidates[0])).FIELDS or not numbers
 
 
 def _only(name: str, own: frozenset[str], reader: Reader, findings: Findings, base: Dialect) -> None:

@@ -39,13 +39,11 @@ from properties.diagnosis.numbers import (
     ResGate,
     SquareClamped,
     Tempered,
-    TemperedLogs,
     UnitScale,
 )
 
-TEMPERATURE = "temperature"
 KINDS: dict[str, tuple[type[Numbered], ...]] = {
-    TEMPERATURE: (Tempered, TemperedLogs),
+    "temperature": (Tempered,),
     "scale of the normalised state": (UnitScale,),
     "gates": (EveryGate,),
     "gate of h_pre": (PreGate,),
@@ -125,7 +123,7 @@ class Measured:
 
     def words(self) -> str:
         """One clause, with the error bar, or with the formula and what it was measured as."""
-        slip = (Tempered if self.kind is TemperedLogs else self.kind).__doc__ or ""
+        slip = self.kind.__doc__ or ""
         clause = slip.partition(".")[0]
         clause = clause[:1].lower() + clause[1:] if clause.startswith(("The", "What", "Every")) else clause
         return clause.replace("`size`", self._number()).rstrip(",").replace(",,", ",")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ from properties.core.trial import wide
 from properties.diagnosis.amounts import Amount, Numbered, Shape
 from properties.diagnosis.answers import Answer, Predictions, answer
 from properties.diagnosis.composing import compose
-from properties.diagnosis.measured import KINDS, TEMPERATURE, Measured, forms
-from properties.diagnosis.numbers import TemperedLogs
+from properties.diagnosis.measured import KINDS, Measured, forms
 from properties.diagnosis.sensitivity import sensitivity
 from properties.diagnosis.view import Frame, View
 
@@ -44,14 +43,13 @@ def candidates(
     frame: Frame,
     predictions: Predictions,
     base: Dialect,
-    temperature: Estimate | None,
     *,
     beside: tuple[str, ...] = (),
     numbers: tuple[Measured, ...] = (),
     answers: Sequence[Answer] = (),
 ) -> Iterator[Measured]:
-    """What might explain answers that a dialect does not: a temperature that fitted, and every number that one answer
-    shows. Whether it explains the others is for whoever asks.
+    """What might explain answers that a dialect does not: every number that one answer shows. Whether it explains the
+    others is for whoever asks.
 
     Arguments:
         failing: answers that are wrong, the first of which count.
@@ -65,28 +63,10 @@ def candidates(
         for kind in kinds:
             if not kind.shows(base, frame) or any(issubclass(kind, one.kind) for one in numbers):
                 continue
-            if name == TEMPERATURE and temperature is not None:
-                one = Measured(name, kind, temperature)
-                if kind is not TemperedLogs or _underflows(one, [*failing, *answers], frame, base):
-                    yield one
-                continue
-            if kind is TemperedLogs:
-                continue
             one = _Number(name, kind, frame, predictions, base, beside, numbers, known)
             found = one.measured(first, [*failing, *answers])
             if found is not None:
                 yield found
-
-
-def _underflows(one: Measured, answers: Sequence[Answer], frame: Frame, base: Dialect) -> bool:
-    """Whether a temperature has other matrices by logarithms than by quotients."""
-    views = [View(replace(one, kind=kind).make(base), frame) for kind in KINDS[TEMPERATURE]]
-    for given in answers:
-        if given.probe.stage == "project":
-            by_quotients, by_logs = (answer(given.probe, view).values for view in views)
-            if any(not torch.allclose(a, b, 1e-4, 1e-12) for a, b in zip(by_quotients, by_logs, strict=False)):
-                return True
-    return False
 
 
 @dataclass(frozen=True)
@@ -194,7 +174,8 @@ class _Number:
         if probe.stage == "project":
             return given.values[0].shape[-1], None
         if probe.stage == "depth":
-            n, channels = streams_of_params(probe.inputs[1][0], self.frame.packing), probe.inputs[0].shape[-1]
+            channels = probe.inputs[0].shape[-1]
+            n = streams_of_params(probe.inputs[1][0], self.frame.packing, channels)
         else:
             n, channels = (given.values[0] if probe.stage == "expand" else probe.inputs[0]).shape[-2:]
         return n, channels if self.kind.wide else None

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-import mhc_ref
 from mhc_ref import Branch, Dialect, Params
 from mhc_ref.packing import streams_of_logits
 from properties.catalogue.deviations import Deviant
@@ -158,14 +157,6 @@ class Tempered(Numbered):
     @classmethod
     def shows(cls, dialect: Dialect, frame: Frame) -> bool:
         return mixes(dialect)
-
-
-class TemperedLogs(Tempered):
-    """The same by logarithms, which do not underflow where the quotient is far below 0."""
-
-    def project(self, logits: Tensor) -> Tensor:
-        size = self.amount(TemperedLogs, _streams(logits, self.computed))
-        return mhc_ref.project(self.widened(logits) / size, self.computed)
 
 
 # Of the mappings
@@ -319,8 +310,8 @@ class BlockReadGain(_InABlock):
 
     stage = "branch"
 
-    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
-        return super().block(x, params, lambda u: branch(self._times(BlockReadGain, x, u)))
+    def _derived_block(self, x: Tensor, params: Params, branch: Branch, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        return super()._derived_block(x, params, lambda u: branch(self._times(BlockReadGain, x, u)), before)
 
     def _times(self, kind: type[Numbered], x: Tensor, value: Tensor) -> Tensor:
         return (self.by_shape(kind, x) * self.widened(value)).to(value.dtype)
@@ -331,12 +322,12 @@ class BlockBranchGain(_InABlock):
 
     stage = "branch"
 
-    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+    def _derived_block(self, x: Tensor, params: Params, branch: Branch, before: Tensor | None) -> tuple[Tensor, Tensor]:
         def scaled(u: Tensor) -> Tensor:
             y = branch(u)
             return (self.by_shape(BlockBranchGain, x) * self.widened(y)).to(y.dtype)
 
-        return super().block(x, params, scaled)
+        return super()._derived_block(x, params, scaled, before)
 
 
 class ExpandGain(Numbered):

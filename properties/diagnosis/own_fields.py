@@ -127,8 +127,11 @@ def _step(fields: Mapping[str, Field], numbers: list[str], values: Values, resid
         size = 1e-7 * (abs(values[name]) or 1.0)
         for near in (values[name] + size, values[name] - size):
             there = residual(values | {name: near}) if _admitted(fields[name], near) else None
-            if here is not None and there is not None:
-                columns[name] = (there - here).flatten() / (near - values[name])
+            if here is None or there is None:
+                continue
+            slope = (there - here).flatten() / (near - values[name])
+            if slope.isfinite().all():
+                columns[name] = slope
                 break
     if here is None or not columns:
         return {}

@@ -22,6 +22,7 @@ from properties.core.deviant import redialected
 from properties.core.estimate import ratio
 from properties.core.family import dynamic_of
 from properties.core.implementation import Implementation, Reference
+from properties.core.reads import read_of
 from properties.core.trial import wide
 from properties.diagnosis.alone import alone
 from properties.diagnosis.answers import Answer, Predictions, answer, roughly
@@ -216,7 +217,8 @@ class _Stages:
         self.view, self.frame, self.dialect = view, view.frame, dialect
         self.n, self.channels = self.frame.n, self.frame.width(self.frame.n + 2)
         target = view.implementation
-        self.judge = Judge(dialect, self.frame.dtype, target.mixing, products=target.products)
+        stored = target.parameters, target.short_stages
+        self.judge = Judge(dialect, self.frame.dtype, target.mixing, None, target.products, *stored)
         generator = torch.Generator().manual_seed(77)
         self.output = torch.randn(self.channels, generator=generator, dtype=torch.float64).to(self.frame.dtype)
         self.generator = generator
@@ -228,6 +230,8 @@ class _Stages:
     def every(self) -> Iterator[str]:
         """Those that are wrong by themselves: what turns a state into logits, and what is made of static logits."""
         if "mappings" not in self.frame.own and "block" not in self.frame.offered:
+            return
+        if not read_of(self.frame.packing).plain:  # no static logits to ask by
             return
         try:
             if self._gates_alone():
@@ -349,7 +353,7 @@ class _Stages:
     def _phi(self) -> Tensor:
         shape = self.frame.phi_shape(self.n, self.channels)
         values = torch.randn(shape, generator=torch.Generator().manual_seed(78), dtype=torch.float64)
-        return (values / math.sqrt(shape[0])).to(self.frame.parameter_dtype)
+        return self.frame.kept(values / math.sqrt(shape[0]))
 
     def _static(self, bias: Tensor) -> Params:
         n = self.n

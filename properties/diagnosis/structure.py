@@ -7,7 +7,8 @@ from typing import Any
 
 from mhc_ref import Dialect
 from properties.diagnosis.answers import Answer
-from properties.diagnosis.findings import Finding, Inference, choices, value_of
+from properties.diagnosis.exam import STACK
+from properties.diagnosis.findings import Finding, Inference, choices, joined, value_of
 
 
 def structure(inference: Inference, base: Dialect) -> None:
@@ -21,7 +22,8 @@ def structure(inference: Inference, base: Dialect) -> None:
     if "transposed" not in findings:
         _try(inference, base, "transposed", ("post", "block"))
     _try(inference, base, "expand", ("expand",))
-    _try(inference, base, "collapse", ("collapse",))
+    _try(inference, base, "collapse", ("collapse", "stack"))
+    _delay(inference, base)
     if n == 1:
         for name in ("transposed", "norm_over", "collapse"):
             findings[name] = Finding(getattr(base, name), "undetermined", "n = 1 cannot show it")
@@ -38,9 +40,7 @@ def _try(
 ) -> None:
     """Which values of a field reproduce the answers of the first of these stages that was examined."""
     dialect, values = inference.dialect(base), choices(base, name)
-    asked = next(
-        (found for stage in stages if (found := [a for a in inference.answers if a.probe.stage == stage])), None
-    )
+    asked = next((found for stage in stages if (found := _asked(inference, stage))), None)
     if asked is None:
         needed = " or ".join(f"`{stage}`" for stage in stages)
         inference.findings[name] = Finding(value_of(base, name), "undetermined", f"{needed} would have to be offered")
@@ -69,6 +69,55 @@ def _try(
     others = [repr(other) for other in fitting if other != value]
     why = f"{' or '.join(others)} does as well" if others else ""
     inference.findings[name] = Finding(value, "undetermined" if others else "certain", why)
+
+
+def _asked(inference: Inference, stage: str) -> list[Answer]:
+    """The answers about a stage; about whole stacks where the target has one of its own."""
+    if stage == "stack":
+        own = "stack" in inference.frame.own
+        return [one for one in inference.answers if own and one.probe.name == STACK]
+    return [one for one in inference.answers if one.probe.stage == stage]
+
+
+READS: tuple[dict[str, str], ...] = (
+    {"read_from": "own"},
+    {"read_from": "previous", "first_read": "own"},
+    {"read_from": "previous", "first_read": "stream0"},
+)
+"""With whose h_pre the blocks of a stack read."""
+
+
+def _delay(inference: Inference, base: Dialect) -> None:
+    """With whose h_pre branches read, which only several blocks show that the target has put together itself."""
+    findings, frame = inference.findings, inference.frame
+    asked = [one for one in inference.answers if one.probe.stage == "depth" and not one.error]
+    if not frame.own & {"layers", "stack"} or not asked:
+        why = "`layers` or `stack` would have to be offered" if not asked else "the parts are put together as declared"
+        for name in ("read_from", "first_read"):
+            findings[name] = Finding(value_of(base, name), "undetermined", why)
+        return
+    dialect = inference.dialect(base)
+    fitting = [
+        reads
+        for reads in READS
+        if joined(dialect, reads).fields().items() >= reads.items()  # a family may take but one of them
+        and all(inference.predictions.ratio(one, joined(dialect, reads)) <= 1 for one in asked)
+    ]
+    for name in ("read_from", "first_read"):
+        values = list(dict.fromkeys(reads.get(name) for reads in fitting))
+        declared = value_of(base, name)
+        if not fitting:
+            findings[name] = Finding(
+                declared, "contradictory", "the branch inputs of several blocks are of no such read"
+            )
+        elif values == [None]:
+            why = "nothing depends on it where read_from is 'own'"
+            findings[name] = Finding(declared, "undetermined", why)
+        elif len(values) == 1:
+            findings[name] = Finding(values[0], "certain")
+        else:
+            others = " or ".join(repr(one) for one in values if one not in (None, declared))
+            findings[name] = Finding(declared, "undetermined", f"{others} does as well")
 
 
 def _relevant(ratios: list[float], given: Answer, gates: bool) -> float:

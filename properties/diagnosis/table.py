@@ -30,7 +30,10 @@ from properties.diagnosis.identification import Identification
 from properties.guards.whole import write_whole
 from properties.targets import published
 
-PREFERRED = ("DEEPSEEK_V4", "PAPER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
+PREFERRED = (
+    *("DEEPSEEK_V4", "PAPER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL"),
+    *("IHC", "DEEPSEEK_V4_1", "KROMHC", "CAYLEY", "QWEN4_EXP", "MUSE_SPARK", "ATTN_RES"),
+)
 """Where a deviation applies to several presets, the first of these is taken."""
 
 OUTSIDE = {

@@ -74,7 +74,8 @@ def apart(one: Deviant, two: Deviant, frame: Frame, base: Dialect, seed: int) ->
 
 def decided(target: View, one: Deviant, two: Deviant, probe: Probe, base: Dialect) -> tuple[bool, bool]:
     """Whether the target answers a question like one, and like the other."""
-    predictions = Predictions(one.mixing, products=target.implementation.products)
+    asked = target.implementation
+    predictions = Predictions(one.mixing, None, asked.products, asked.parameters, asked.short_stages)
     given = answer(probe, target)
     slack = predictions.of(probe, base)
     told = [answer(probe, View(made, target.frame)) for made in (one, two)]

@@ -133,7 +133,11 @@ class Sheet:
     def by_another(
         self, given: Answer, other: Answer, slack: Dialect, extra: Callable[[Answer], list[Tensor]]
     ) -> dict[Unit, float]:
-        """How far each unit is from the answer of an implementation, in units of what rounding explains in both."""
+        """How far each unit is from the answer of an implementation, in units of what rounding explains in both.
+
+        Where that implementation answers as the dialect does, a unit is as far from it as from the dialect: a slip
+        explains nothing where it makes no difference.
+        """
         units = self.units(given)
         if given.error or other.error:
             return dict.fromkeys(units, 0.0 if given.outcome == other.outcome else math.inf)
@@ -142,6 +146,7 @@ class Sheet:
         expected = self.predictions.of(given.probe, slack)
         errors = [2 * one.error for one in expected] if expected and len(expected) == len(given.values) else []
         found: dict[Unit, float] = {}
+        plain = self.by_dialect(given, slack)
         more: Sequence[Tensor] | None = None
         for one in units:
             places = range(len(given.values)) if one.place < 0 else (one.place,)
@@ -158,6 +163,9 @@ class Sheet:
                     more = more or extra(other)
                     own = _of(one, a, b, error + more[k])
                 worst = max(worst, own)
+            if one.place >= 0 and math.inf > plain[one] > 1 >= worst and expected and errors:  # inf: another dtype
+                exact = expected[one.place]
+                worst = plain[one] if _of(one, other.values[one.place], exact.value, exact.error) <= 1 else worst
             found[one] = worst
         return found
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
+from properties.core.reads import read_of
 from properties.core.trial import wide
 from properties.diagnosis.reading import Reader
 from properties.diagnosis.view import MAPPINGS, View
@@ -15,7 +16,7 @@ from properties.guards.faults import TargetFault
 def used(view: View) -> dict[str, tuple[str, ...]]:
     """{"gate", "bias"} -> the mappings that change with it; empty where parameters are not taken or nothing is seen."""
     reader, frame = Reader(view), view.frame
-    if "mappings" not in frame.own and not reader.blocks:
+    if ("mappings" not in frame.own and not reader.blocks) or not read_of(frame.packing).plain:
         return {}
     generator = torch.Generator().manual_seed(15)
     rows, columns = frame.phi_shape(reader.n, reader.channels)
@@ -23,11 +24,11 @@ def used(view: View) -> dict[str, tuple[str, ...]]:
     phi = torch.randn(rows, columns, generator=generator, dtype=torch.float64) / rows**0.5
     bias = torch.randn(size, generator=generator, dtype=torch.float64)
     dtype = frame.parameter_dtype
-    still = view.static(reader.n, reader.channels)._replace(phi=phi.to(dtype))
+    still = view.static(reader.n, reader.channels)._replace(phi=frame.kept(phi))
     try:
         plain = _read(reader, still)
-        gated = _read(reader, still._replace(alpha=torch.tensor([0.3, 2.5, 2.0]).to(dtype)))
-        biased = _read(reader, still._replace(bias=bias.to(dtype)))
+        gated = _read(reader, still._replace(alpha=frame.kept(torch.tensor([0.3, 2.5, 2.0]))))
+        biased = _read(reader, still._replace(bias=frame.kept(bias)))
     except TargetFault:  # it has raised before, which is said elsewhere
         return {}
 

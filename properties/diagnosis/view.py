@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from mhc_ref.packing import logits_shape, params_shapes, residual_size, streams_of_logits
+from mhc_ref.packing import logit_sizes, logits_shape, params_shapes, residual_size, streams_of_logits
 from mhc_ref.stack import has_head
 from properties.core.case import BranchSpec
 from properties.core.declaration import Declaration
+from properties.core.handing import is_storable, rounded, stored_dtype
 from properties.core.implementation import METHODS, Implementation, offers, parameter_dtype
 from properties.core.observer import Observer
 from properties.core.truth import pulled_back
@@ -95,6 +97,10 @@ class Frame(Declaration):
         """Of params and logits."""
         return parameter_dtype(self.dtype)
 
+    def kept(self, values: Tensor) -> Tensor:
+        """Values that a parameter can have, next to these."""
+        return rounded(values.to(self.parameter_dtype), stored_dtype(self, self.dtype))
+
     @property
     def depth(self) -> float:
         """A logit whose exponential is next to nothing, and not yet nothing, where coefficients are computed."""
@@ -144,6 +150,7 @@ class View:
         """One call of any method, as `call`, and what its branches were given."""
         if method not in METHODS:
             raise ValueError(f"{method!r} is no method of an implementation; those are {', '.join(METHODS)}")
+        self._stored(arguments)
         self.calls += 1
         self.log.append((method, arguments, tuple(branches)))
         frame = self.frame
@@ -156,6 +163,18 @@ class View:
             shapes = ", ".join(map(_shape, (*arguments, *branches)))
             raise Unanswered(f"`{method}` of {shapes} did not come back ({fault})") from fault
         return got, [one.u for one in seen]
+
+    def _stored(self, arguments: tuple[Any, ...]) -> None:
+        """Refuse parameters whose values the target cannot store: what it computes of others says nothing of them."""
+        if self.implementation.parameters == "compute":
+            return
+        dtype = stored_dtype(self.implementation, arguments[0].dtype)
+        for one in arguments[1:]:
+            several = [one] if isinstance(one, Params) else one if isinstance(one, (tuple, list)) else []
+            if not all(is_storable(params, dtype) for params in several if isinstance(params, Params)):  # pyright: ignore[reportUnknownVariableType]
+                short = str(dtype).removeprefix("torch.")
+                told = f"parameters are stored in {short}, which does not have the values that are asked with"
+                raise TargetFault(Silent(told))
 
     def pulled(
         self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]
@@ -171,7 +190,7 @@ class View:
             raise Silent("h_res is not returned")
         n = streams_of_logits(logits.shape, self.frame.packing)
         axes = len(logits_shape(n, self.frame.packing))
-        flat = logits.reshape(-1, self.frame.residual_size(n))
+        flat = logits.reshape(math.prod(logits.shape[:-axes]), self.frame.residual_size(n))
         found = [self.mappings(self.ones(n), self.static(n, res=one))[2] for one in flat]
         return torch.stack(found).reshape(*logits.shape[:-axes], n, n)
 
@@ -207,7 +226,7 @@ class View:
         channels = self.frame.width(channels)
         dtype = self.frame.parameter_dtype
         shapes = params_shapes(n, channels, self.frame.packing)
-        sizes = (n, n, self.frame.residual_size(n))
+        sizes = logit_sizes(n, self.frame.packing)
         parts = [
             torch.zeros(size) if part is None else part for part, size in zip((pre, post, res), sizes, strict=True)
         ]

@@ -15,12 +15,19 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "iterations": lambda v: f"Sinkhorn runs {v} iteration{'s' * (v != 1)}",
     "entry_eps": lambda v: f"{v:g} is added to the started entries" if v else "nothing is added to the started entries",
     "denominator_eps": lambda v: f"the eps of the denominators is {v:g}" if v else "the denominators have no eps",
+    "temperature": lambda v: (
+        "the residual logits are divided by nothing" if v == 1 else f"the residual logits are divided by {v:.12g}"
+    ),
     "denominator": lambda v: "the eps is added to the denominators" if v == "add" else "the denominators are clamped",
     "transposed": lambda v: "h_res is applied transposed" if v else "h_res is applied untransposed",
     "pre_eps": lambda v: f"the eps of h_pre is {v:g}" if v else "h_pre has no eps",
     "post_scale": lambda v: f"h_post is scaled by {v:g}",
+    "post_eps": lambda v: f"the eps of h_post is {v:g}" if v else "h_post has no eps",
+    "read_from": lambda v: f"a branch reads with {'its own h_pre' if v == 'own' else 'the h_pre of the block before'}",
+    "first_read": lambda v: f"the first branch reads {'with its own h_pre' if v == 'own' else 'stream 0'}",
     "shared_projection": lambda v: "one projection serves all streams" if v else "phi has rows for every stream",
     "rms_eps": lambda v: f"rms eps is {v:g}" if v else "the norm has no eps",
+    "norm_offset": lambda v: f"the norm weight multiplies as {v:g} + weight" if v else "the norm weight has no offset",
     "rms_eps_inside": lambda v: f"rms eps stands {'inside' if v else 'outside'} the root",
 }
 _IS = {"residual": "h_res is ", "pre": "h_pre is ", "post": "h_post is "}

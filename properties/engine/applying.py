@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from properties.core.implementation import METHODS, Absent, Implementation, offers
+from properties.core.implementation import METHODS, Absent, Implementation, dtype_names, offers
 from properties.core.law import Law
 from properties.engine.subject import Profile, Subject
 
@@ -12,9 +12,21 @@ from properties.engine.subject import Profile, Subject
 def inapplicable(law: Law, subject: Subject, profile: Profile, offering: Implementation | None = None) -> str | None:
     """Why a law is not tried on a subject; None where it is. `offering`: asked in the place of its implementation."""
     reason = law.inapplicable(offering or subject.implementation, subject.dtype, subject.device)
-    if reason is None and law.schedule.thorough and subject.device.type == "cpu" and not profile.thorough:
+    if reason is not None or subject.device.type != "cpu" or profile.thorough:
+        return reason
+    if law.schedule.thorough:
         return f"{law.schedule.thorough}: on a CPU with --hypothesis-profile thorough"
-    return reason
+    if law.schedule.once and profile.derandomise:
+        return f"{law.schedule.once}: on a CPU not in the profile ci"
+    if law.schedule.once and subject.dtype_name != (once := _once(subject.implementation)):
+        return f"{law.schedule.once}: on a CPU in {once} alone"
+    return None
+
+
+def _once(implementation: Implementation) -> str:
+    """The dtype in which something is asked once: float32, or the first that is declared."""
+    declared = dtype_names(implementation)
+    return "float32" if "float32" in declared else declared[0]
 
 
 def unlocked_by(law: Law, subject: Subject, profile: Profile) -> tuple[str, ...]:

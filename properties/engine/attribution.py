@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from properties.core.case import Case
 from properties.core.law import Law
+from properties.core.size import Size
 from properties.core.trial import LawBroken
 from properties.engine.subject import Subject
 from properties.report.cause import Cause
@@ -39,6 +40,16 @@ class Attribution(Protocol):
 
     def found(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging:
         """Explain a failure that belongs to no known cause."""
+        ...
+
+    def rule(
+        self, law: Law, subject: Subject, seen: Mapping[Size, bool], fails: Callable[[Size], bool | None]
+    ) -> str | None:
+        """The rule, in words, for the sizes at which a law fails; None where none is likely.
+
+        Asked before the failures are put to the causes, which then have the rule. `seen` says of the sizes that were
+        tried whether they failed, `fails` of a further one: None where it cannot be tried.
+        """
         ...
 
     def plainest(self, causes: Iterable[str], score: float) -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from properties.bounds import Rounding
 from properties.core.case import Case, describe
 from properties.core.family import declared_bounds
 from properties.core.implementation import Implementation, Products
 from properties.core.law import Law
+from properties.core.rounding import PRODUCTS
 from properties.core.trial import LawBroken, TargetRaised
 from properties.engine.counterexample import Counterexample, versions
 from properties.engine.subject import Subject
@@ -159,7 +160,7 @@ def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
     for products in ladder[ladder.index(implementation.products) + 1 :]:
         trial = subject.trial()
         # The judge's alone: the call is the one that failed.
-        trial.rounding = Rounding.of(subject.dtype, products, implementation.mixing)
+        trial.rounding = replace(trial.rounding, product=PRODUCTS[products])
         try:
             law.judge(trial, case)
         except Exception:  # broken here too; and nothing that goes wrong may take the place of the failure explained

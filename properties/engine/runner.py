@@ -14,6 +14,7 @@ from properties.engine.spread import name_in
 from properties.engine.subject import PROFILES as PROFILES
 from properties.engine.subject import Profile, Subject, Verdict
 from properties.engine.subject import Status as Status
+from properties.engine.sweeping import Sweeping
 from properties.engine.trying import stopped
 from properties.engine.trying import try_case as try_case
 from properties.engine.trying import try_stored as try_stored
@@ -46,7 +47,8 @@ def examine(
     if reason := inapplicable(law, subject, profile):
         return Verdict(law.id, subject, "not-applicable", reason, unlocked_by=unlocked_by(law, subject, profile))
     path = directory / f"{name_in(directory, law, subject)}.safetensors"
-    search = Search(law, subject, profile, path, randomness, attribution)
+    kind = Search if law.sweep is None else Sweeping
+    search = kind(law, subject, profile, path, randomness, attribution)
     begun = time.monotonic()
     with watched():
         try:

@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 
 from properties.core.case import Case
 from properties.core.law import Law
+from properties.core.picture import add_nearness
 from properties.core.trial import LawBroken, NoRoom, TargetRaised
 from properties.engine.attribution import Attribution, Belonging
 from properties.engine.message import counterexample, explain, replaying
+from properties.engine.picturing import failure
 from properties.engine.readable import example, readable
 from properties.engine.spread import after_the_simplest, database, fewer_streams, frames, seed_of, settings_of
 from properties.engine.subject import Profile, Status, Subject, Verdict
@@ -24,7 +26,7 @@ from properties.guards.faults import HarnessError, described, placed
 from properties.guards.interruption import checkpoint
 from properties.guards.printable import message_of
 from properties.guards.surroundings import Chance, drawn_alike
-from properties.report.cause import Cause
+from properties.report.cause import Cause, joined
 from properties.strategies import Setting
 from properties.targets.process.protocol import NoAnswer
 
@@ -73,13 +75,16 @@ class Search:
         self.attribution = attribution
         self._causes: dict[str, Cause] = {}
         self._belongs: dict[str, str] = {}
-        self.law, self.subject, self.profile, self.path, self.randomness = law, subject, profile, path, randomness
+        self.law, self.subject, self.path, self.randomness = law, subject, path, randomness
+        self.profile = replace(profile, shrink=False) if law.schedule.once else profile
         self.chance = Chance()
         self.failure: LawBroken | None = None
         self.case: Case | None = None
         self.also: list[str] = []
         self.no_room = ""
         self._examples, self._worst, self._claims, self._abstentions = 0, 0.0, 0, 0
+        self._stages: dict[str, tuple[int, int]] = {}
+        self._nearness: dict[str, dict[int, int]] = {}
         self._floor = 1.0
         self._shrinking = False
         self._known: dict[LawBroken, Belonging] = {}
@@ -151,6 +156,7 @@ class Search:
             executed_law=executed,
             case=case,
             readable=score,
+            failure=failure(case, broken),
             example=(*example(case, broken), replaying(self.subject, self.path, lost)),
             causes=tuple(self._causes.values()),
             belongs=tuple(self._belongs.values()),
@@ -158,7 +164,8 @@ class Search:
 
     def _said(self, status: Status, reason: str, worst: float) -> Verdict:
         found = Verdict(self.law.id, self.subject, status, reason, self._examples, worst)
-        return replace(found, claims=self._claims, abstentions=self._abstentions)
+        counted = {"claims": self._claims, "abstentions": self._abstentions, "stages": tuple(self._stages.items())}
+        return replace(found, **counted, nearness=self._nearness)
 
     def _everywhere(self) -> None:
         remembered = self.profile.remember and database(self.law, self.subject).exists()
@@ -177,6 +184,7 @@ class Search:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NonInteractiveExampleWarning)
             cases = self.law.draw(frame)
+            cases = cases if frame.parameters == "compute" else cases.map(frame.stored)
             test = given(after_the_simplest(cases, skip) if index else cases)(one)
         test = settings_of(self.profile, examples, self.law, self.subject)(test)
         if self.profile.derandomise or self.randomness is not None:
@@ -196,6 +204,10 @@ class Search:
             self._worst = max(self._worst, trial.worst)
             self._claims += trial.claims
             self._abstentions += trial.abstentions
+            add_nearness(self._nearness, trial.nearness.items())
+            for stage, counts in trial.stages.items():
+                before = self._stages.get(stage, (0, 0))
+                self._stages[stage] = (before[0] + counts[0], before[1] + counts[1])
         except NoRoom as error:
             self._examples -= 1
             self.no_room = str(error)
@@ -271,7 +283,7 @@ class Search:
         """What a failure belongs to, beside what earlier ones of this law do."""
         self._new = frozenset(found.keys)
         for one in found.causes:
-            self._causes.setdefault(one.key, one)
+            self._causes[one.key] = joined(self._causes.get(one.key), one)
             if self._belongs.get(one.key) in (None, "not told apart"):
                 self._belongs[one.key] = found.how
 

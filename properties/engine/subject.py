@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -29,6 +29,8 @@ class Profile:
         shrink: minimise what was found.
         remember: keep Hypothesis's own database of failing inputs.
         thorough: laws that take seconds an example are exercised on the CPU too.
+        sizes: a law that goes through sizes visits the covering set of this fineness.
+        seconds: how long one of them may go on; 0 for no limit. It ends evenly, and says what it left out.
     """
 
     examples: int
@@ -36,12 +38,14 @@ class Profile:
     shrink: bool = True
     remember: bool = False
     thorough: bool = False
+    sizes: int = 1
+    seconds: float = 0.0
 
 
 PROFILES = {
-    "dev": Profile(examples=10, remember=True),
-    "ci": Profile(examples=16, derandomise=True),
-    "thorough": Profile(examples=1500, remember=True, thorough=True),
+    "dev": Profile(examples=10, remember=True, sizes=4, seconds=4.0),
+    "ci": Profile(examples=16, derandomise=True, sizes=3),
+    "thorough": Profile(examples=1500, remember=True, thorough=True, sizes=5),
 }
 
 
@@ -68,8 +72,9 @@ class Subject:
     def setting(self, law: Law) -> Setting:
         """What the strategies of a law may draw for this subject."""
         accepted = tuple(n for n in self.implementation.streams if n >= law.least_streams)
-        flood = device_of(self.device).flood
-        return Setting.of(self.implementation, name="", streams=accepted, dtype=self.dtype, flood=flood)
+        flood, pulls = device_of(self.device).flood, self.trial().differentiable
+        beside = {"name": "", "streams": accepted, "differentiable": pulls}
+        return Setting.of(self.implementation, **beside, dtype=self.dtype, flood=flood)
 
     def trial(self) -> Trial:
         """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.judge`."""
@@ -81,7 +86,8 @@ class Verdict:
     """What came of one law on one subject.
 
     `worst_ratio` is the largest error / bound seen; `claims` counts the numbers and facts that something was claimed
-    of, `abstentions` the numbers whose bound was infinite, over all examples that held.
+    of, `abstentions` the numbers whose bound was infinite or as large as what it bounds, over all examples that
+    held.
     """
 
     law: str
@@ -97,6 +103,8 @@ class Verdict:
     """The smallest failing input that was found."""
     claims: int = 0
     abstentions: int = 0
+    stages: tuple[tuple[str, tuple[int, int]], ...] = ()
+    """The claims and abstentions of numbers by what they are, see `properties.core.judging.Judge`."""
     readable: float | None = None
     """How hard the counterexample is to read, see `properties.engine.readable`; None where there is none."""
     example: tuple[str, ...] = ()
@@ -107,3 +115,11 @@ class Verdict:
     """What a failure belongs to."""
     belongs: tuple[str, ...] = ()
     """How that is known of each, see `properties.engine.attribution.Belonging`."""
+    sizes: str = ""
+    """Which sizes were visited, and which were not, by a law that goes through them."""
+    visited: dict[str, list[list[int]]] = field(default_factory=lambda: {})
+    """Of such a law, along each axis: [size, how many points of it were visited, how many of them failed]."""
+    nearness: dict[str, dict[int, int]] = field(default_factory=lambda: {})
+    """How near what was judged came to its bounds, see `properties.core.judging.Judge`."""
+    failure: dict[str, Any] | None = None
+    """The failure as it is drawn, see `properties.engine.picturing`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from properties.core.case import Case
 from properties.core.law import Law
+from properties.core.rounding import example
 from properties.core.trial import ContractBroken, LawBroken, TapeEnds, Trial
 from properties.engine.subject import Subject
 from properties.guards.faults import HarnessError, described
@@ -27,7 +28,8 @@ def try_case(law: Law, subject: Subject, case: Case, settled: Callable[[LawBroke
     """
     trial = subject.trial()
     try:
-        law.judge(trial, case)
+        with example():
+            law.judge(trial, case)
         return trial
     except ContractBroken as broken:
         broken.trial = trial

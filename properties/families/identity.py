@@ -18,6 +18,7 @@ class Identity(Mix):
     source = "He et al., arXiv 1512.03385"
     BY_STREAM = formulas.BY_STREAM
     MOST_STREAMS = formulas.MOST_STREAMS
+    FIELDS = formulas.FIELDS
 
     def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
         return formulas.shape(n, dialect)
@@ -28,7 +29,8 @@ class Identity(Mix):
 
     def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
         """1 and 0 are exact."""
-        value = torch.eye(logits.value.shape[-1], dtype=torch.float64).expand_as(logits.value)
+        n = logits.value.shape[-2]
+        value = torch.eye(n, dtype=torch.float64).expand(*logits.value.shape[:-1], n)
         return Projection(value, torch.zeros_like(value), torch.zeros_like(value), torch.zeros_like(value).sum(-1))
 
     def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from mhc_ref import Dialect
 from mhc_ref.families import permutations as formulas
 from mhc_ref.families.permutations import permutation_matrices
 from properties.bounds.arithmetic import contracted, softmax, softmax_gradient
 from properties.core.family import BOTH, Guarantees, Mix
-from properties.core.rounding import INF, Approx, Projection, Rounding
+from properties.core.rounding import Approx, Projection, Rounding, known
 
 
 class Permutations(Mix):
@@ -27,6 +28,12 @@ class Permutations(Mix):
     def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
         return formulas.shape(n, dialect)
 
+    def beginning(self, n: int, dialect: Dialect, far: float = 0.0) -> Tensor:
+        """The first permutation is the identity."""
+        logits = torch.full(self.shape(n, dialect), -far, dtype=torch.float64)
+        logits[0] = 0.0
+        return logits
+
     def guarantees(self, dialect: Dialect) -> Guarantees:
         """Convex combinations of permutation matrices are doubly stochastic (Birkhoff); the only one for n = 1 is 1."""
         return Guarantees(nonnegative=True, sums=BOTH, alone=True)
@@ -39,7 +46,7 @@ class Permutations(Mix):
         matrices = permutation_matrices(n)
         value = torch.einsum("...k,kij->...ij", coefficients.value, matrices)
         error = torch.einsum("...k,kij->...ij", coefficients.error, matrices) + r.dot(count) * value
-        error = error.nan_to_num(nan=INF, posinf=INF)
+        error = known(error)
         return Projection(value, error, torch.zeros_like(value), error.sum(-1))
 
     def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:

@@ -8,7 +8,7 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.bounds.arithmetic import capped, times
 from properties.core.family import Gate
-from properties.core.rounding import INF, Approx, Rounding
+from properties.core.rounding import Approx, Rounding, known
 
 
 class Sigmoid(Gate):
@@ -38,7 +38,7 @@ class Sigmoid(Gate):
         d = logits.error
         value = logits.value.sigmoid()
         moved = torch.minimum(d / 4, value * (1 - value) * capped(d, 700).expm1())
-        return Approx(value, capped(moved.nan_to_num(nan=INF, posinf=INF), 1.0) + 6 * r.unit)
+        return Approx(value, capped(known(moved), 1.0) + 6 * r.unit)
 
     def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
         """sigmoid' = s (1 - s) moves by at most min(d / 10, s (1 - s) (e^d - 1)), |sigmoid''| < 0.0963, and s, hence

@@ -36,6 +36,10 @@ class Unconstrained(Mix):
         """The cotangent itself."""
         return cotangent
 
+    def beginning(self, n: int, dialect: Dialect, far: float = 0.0) -> Tensor:
+        """The identity itself, or the average."""
+        return torch.eye(n, dtype=torch.float64) if far else torch.full((n, n), 1 / n, dtype=torch.float64)
+
     def carrying(self, permutation: Tensor, dialect: Dialect) -> Tensor:
         """The permutation itself."""
         return permutation

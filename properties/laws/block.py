@@ -65,7 +65,7 @@ def agrees_with_oracle(trial: Trial, case: Case) -> None:
     out, seen = trial.block(case.x, case.params, case.branch)
     one_call(trial, seen)
     u, after = trial.truth.block(case.x, case.params, seen[0].y)
-    read, left = errors.step(trial, case.x, case.params, seen[0].y)
+    read, left, _ = errors.step(trial, case.x, case.params, seen[0].y)
     trial.within("the branch input", seen[0].u, u, read.error)
     trial.within("the block", out, after, left.error)
 

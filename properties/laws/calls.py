@@ -117,14 +117,14 @@ def mixtures(trial: Trial, case: Case) -> list[Call]:
     if "pre" in offers(trial.implementation):
         names = ("the state", "h_pre")
         bound = lambda: (mixture_bound(trial, case, "pre").error,)  # noqa: E731
-        calls.append(Call("pre", names, (case.x, case.h_post), ("pre",), bound))
+        calls.append(Call("pre", names, (case.x, errors.h_pre(case, trial.dialect)), ("pre",), bound))
     return calls
 
 
 def mixture_bound(trial: Trial, case: Case, method: str) -> Approx:
     """What `post` or `pre` of x, y, h_post and h_res of a case must give, with its bound."""
     if method == "pre":
-        return errors.pre(trial, case.x, case.h_post)
+        return errors.pre(trial, case.x, errors.h_pre(case, trial.dialect))
     return errors.post(trial, case.x, case.h_res, case.y, case.h_post)
 
 
@@ -138,7 +138,8 @@ def flooded(tokens: Tensor, count: int) -> Tensor:
     return tokens[torch.arange(count, device=tokens.device) % tokens.shape[0]]
 
 
-def _kept(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def kept(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Copies without a graph."""
     return tuple(one.detach().clone() for one in outputs)
 
 
@@ -146,15 +147,23 @@ def _kept(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def leaves_arguments_alone(trial: Trial, call: Call) -> None:
-    """Nothing that a call is given is written to."""
+    """Nothing that a call is given is written to, nor in inference mode, where autograd would not know."""
 
     def run(target: Implementation, place: Place) -> Any:
-        given = map_tensors(map_tensors(call.given, place), torch.clone)
-        call.on(target, given)
-        return tuple(one for _, one in call.tensors(given))
+        def after() -> tuple[Tensor, ...]:
+            given = map_tensors(map_tensors(call.given, place), torch.clone)
+            call.on(target, given)
+            return tuple(one for _, one in call.tensors(given))
 
-    for (name, before), after in zip(call.tensors(call.given), trial.observe(call.method, run), strict=True):
-        trial.holds(f"{name} after the call", torch.equal(after, before), "changed", "as before", kind="memory")
+        plain = after()
+        with torch.inference_mode():
+            serving = after()
+        return plain, kept(serving)
+
+    for mode, found in zip(("", " in inference mode"), trial.observe(call.method, run), strict=True):
+        for (name, before), after in zip(call.tensors(call.given), found, strict=True):
+            same = torch.equal(after, before)
+            trial.holds(f"{name} after the call{mode}", same, "changed", "as before", kind="memory")
 
 
 def repeats_bits(trial: Trial, call: Call) -> None:
@@ -162,7 +171,7 @@ def repeats_bits(trial: Trial, call: Call) -> None:
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
-        return tuple(_kept(call.on(target, given)) for _ in range(3))
+        return tuple(kept(call.on(target, given)) for _ in range(3))
 
     first, *others = trial.observe(call.method, run)
     for k, name in enumerate(call.gives):
@@ -181,18 +190,18 @@ def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) 
 
     def run(target: Implementation, place: Place) -> Any:
         def fresh(one: Call) -> tuple[Tensor, ...]:
-            return _kept(call.on(target, map_tensors(map_tensors(one.given, place), torch.clone)))
+            return kept(call.on(target, map_tensors(map_tensors(one.given, place), torch.clone)))
 
         storage = map_tensors(map_tensors(call.given, place), torch.clone)
         returned = call.on(target, storage)
-        first = _kept(returned)
+        first = kept(returned)
         if not outputs:
             returned = first
-        twice = _kept(call.on(target, storage)) if outputs else first
+        twice = kept(call.on(target, storage)) if outputs else first
         for (_, old), (_, new) in zip(call.tensors(storage), call.tensors(other.given), strict=True):
-            old.copy_(place(new))
-        second, alone = _kept(call.on(target, storage)), fresh(other)
-        later = _kept(returned)  # before the first values come again
+            old.data.copy_(place(new))  # as loaders of weights do: no version of a tensor counts it
+        second, alone = kept(call.on(target, storage)), fresh(other)
+        later = kept(returned)  # before the first values come again
         return first, twice, later, second, alone, fresh(call)
 
     first, twice, later, second, alone, again = trial.observe(call.method, run)
@@ -210,33 +219,18 @@ def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) 
     return second
 
 
-def outlives_the_next_call(trial: Trial, call: Call, other: Call) -> None:
-    """What a call returned is not changed by another one."""
-
-    def run(target: Implementation, place: Place) -> Any:
-        first = call.on(target, map_tensors(map_tensors(call.given, place), torch.clone))
-        copies = _kept(first)
-        call.on(target, map_tensors(map_tensors(other.given, place), torch.clone))
-        return _kept(first), copies
-
-    after, before = trial.observe(call.method, run)
-    for name, one, was in zip(call.gives, after, before, strict=True):
-        same = same_bits(one, was)
-        trial.holds(f"{name} after a second call", same, "changed", "as returned", kind="memory")
-
-
 def does_not_see_autograd(trial: Trial, call: Call) -> None:
-    """Values are the same with gradients recorded, under no_grad, and in inference mode."""
+    """Values are the same with gradients recorded, of parameters of modules, under no_grad, and in inference mode."""
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
-        recorded = call.on(target, map_tensors(given, lambda one: one.clone().requires_grad_()))
+        recorded = call.on(target, map_tensors(given, lambda one: torch.nn.Parameter(one.clone())))
         with torch.no_grad():
             quiet = call.on(target, given)
         with torch.inference_mode():
             own = tuple(one.clone() if isinstance(one, Tensor) else one for one in given)
             fast = tuple(one.clone() for one in call.on(target, own))
-        return _kept(recorded), _kept(quiet), _kept(fast)
+        return kept(recorded), kept(quiet), kept(fast)
 
     recorded, quiet, fast = trial.observe(call.method, run)
     for k, (name, error) in enumerate(zip(call.gives, call.errors(), strict=True)):
@@ -312,10 +306,10 @@ def is_written_throughout(trial: Trial, call: Call, *scratch: int) -> None:
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
-        plain = _kept(call.on(target, given))
+        plain = kept(call.on(target, given))
         sizes = [one.nbytes for one in (*given, *plain) if isinstance(one, Tensor)]
         with trial.here.poisoned(plain[0].device, [*sizes, *scratch]):
-            return plain, _kept(call.on(target, given))
+            return plain, kept(call.on(target, given))
 
     plain, poisoned = trial.observe(call.method, run)
     for name, one, other, error in zip(call.gives, poisoned, plain, call.errors(), strict=True):
@@ -327,7 +321,7 @@ def is_the_same_on_the_cpu(trial: Trial, call: Call) -> None:
 
     def run(target: Implementation, place: Place) -> Any:
         here, there = (call.on(target, map_tensors(call.given, put)) for put in (place, torch.clone))
-        return _kept(here), _kept(there)
+        return kept(here), kept(there)
 
     here, there = trial.observe(call.method, run)
     for name, one, other, error in zip(call.gives, here, there, call.errors(), strict=True):

@@ -17,7 +17,7 @@ from properties.core.law import law
 from properties.core.premises import emits_res, where
 from properties.core.trial import Trial, wide
 from properties.laws import about, errors
-from properties.laws.premises import depends_on_logits, gated
+from properties.laws.premises import depends_on_logits, gated, reads_by_gates
 from properties.strategies import Setting, coefficient_cases, saturating
 
 
@@ -35,9 +35,9 @@ def agree(
         if name in trial.implementation.emits and (not only or name == only):
             one, other = getattr(got, name), getattr(expected, name)
             if double:
-                trial.near(f"h_{name} {what}".strip(), one, other, 2 * bound.error)
+                trial.near(f"h_{name} {what}".strip(), one, other, 2 * bound.error, size=1.0)
             else:
-                trial.within(f"h_{name} {what}".strip(), one, other, bound.error)
+                trial.within(f"h_{name} {what}".strip(), one, other, bound.error, size=1.0)
 
 
 @about.mappings(
@@ -58,18 +58,18 @@ def saturated_cases(draw: DrawFn, setting: Setting, **options: Any) -> Case:
     """Parameters of ordinary size, or with biases of the gates whose exponentials overflow."""
     case = draw(coefficient_cases(setting, **options))
     far = draw(st.sampled_from((0.0, 1000.0, 100.0, -1000.0)))
-    return case.with_(params=saturating(case.params, case.x.shape[-2], far))
+    return case.with_(params=saturating(case.params, case.x.shape[-2], far, alike=draw(st.booleans())))
 
 
 @about.mappings(
     "coefficients.gates-stay-in-their-range",
     "invariant",
     saturated_cases,
-    where(gated),
+    where(reads_by_gates, gated),
     blind=("h-res-transposed", "one-iteration", "gates-ignored"),
 )
 def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
-    """h_pre lies in [pre_eps, 1 + pre_eps] and h_post in [0, post_scale].
+    """h_pre lies in [pre_eps, 1 + pre_eps] and h_post in [post_eps, post_scale + post_eps].
 
     Both are sigmoids, whatever the state and the parameters, and those of huge logits are 0 and 1, not inf / inf.
     """
@@ -78,14 +78,15 @@ def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
     over = norm_of(dialect).OVER or (-2, -1)
     mean = wide(case.x).square().mean(over, keepdim=True)
     undefined = (mean < 4 * r.tiny).any(-1).any(-1) & (dialect.rms_eps == 0)  # 0 / 0: nothing is claimed
-    for name, low, high in (("pre", dialect.pre_eps, 1 + dialect.pre_eps), ("post", 0.0, dialect.post_scale)):
+    for name, scale, low in (("pre", 1.0, dialect.pre_eps), ("post", dialect.post_scale, dialect.post_eps)):
+        high = scale + low
         if name not in trial.implementation.emits:
             continue
         value = wide(getattr(got, name))
         slack = torch.full_like(value, 8 * r.unit * max(1.0, high))
         slack = torch.where(undefined.unsqueeze(-1), float("inf"), slack)
-        trial.at_most(f"h_{name} above its range", value, torch.full_like(value, high), slack)
-        trial.at_most(f"h_{name} below its range", -value, torch.full_like(value, -low), slack)
+        trial.at_most(f"h_{name} above its range", value, torch.full_like(value, high), slack, size=1.0)
+        trial.at_most(f"h_{name} below its range", -value, torch.full_like(value, -low), slack, size=1.0)
 
 
 @st.composite
@@ -100,21 +101,21 @@ def zero_logit_cases(draw: DrawFn, setting: Setting) -> Case:
     "coefficients.zero-logits-have-known-values",
     "identity",
     zero_logit_cases,
+    where(reads_by_gates),
     blind=("h-res-transposed", "bias-dropped"),
 )
 def zero_logits_have_known_values(trial: Trial, case: Case) -> None:
     """Logits of zero give sigmoid 1/2, softmax 1/n, and a uniform h_res.
 
-    Closed forms: h_pre = 1/2 + pre_eps, h_post = post_scale / 2 (1 for the paper's 2 sigma); every line of a constant
-    matrix is constant.
+    Closed forms: h_pre = 1/2 + pre_eps, h_post = post_scale / 2 + post_eps (1 for the paper's 2 sigma); every line of
+    a constant matrix is constant.
     """
     dialect = trial.dialect
     n = case.x.shape[-2]
     got, bound = trial.mappings(case.x, case.params), errors.mappings(trial, case.x, case.params)
-    pre = torch.full(got.pre.shape, gate_of(dialect.pre).at_zero(n, dialect) + dialect.pre_eps, dtype=torch.float64)
-    post = torch.full(
-        got.post.shape, dialect.post_scale * gate_of(dialect.post).at_zero(n, dialect), dtype=torch.float64
-    )
+    empty = torch.zeros(case.x.shape[:-1], dtype=torch.float64)  # not of what is emitted, which need not be h_pre
+    pre = empty + gate_of(dialect.pre).at_zero(n, dialect) + dialect.pre_eps
+    post = empty + dialect.post_scale * gate_of(dialect.post).at_zero(n, dialect) + dialect.post_eps
     res = trial.truth.mappings(case.x, case.params).res
     agree(trial, "of zero logits", got, Mappings(pre, post, res), bound)
 
@@ -136,7 +137,7 @@ def _blind_to_scale(dialect: Dialect) -> str | None:
     "coefficients.coefficients-do-not-see-the-scale",
     "identity",
     scaled_cases,
-    where(_blind_to_scale),
+    where(reads_by_gates, _blind_to_scale),
     blind=about.SYMMETRIC,
 )
 def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
@@ -193,6 +194,7 @@ def _flip(bound: Coefficients) -> Coefficients:
     "coefficients.closed-gates-leave-the-bias",
     "identity",
     lambda s: saturated_cases(s, most=3, gates=(0.0,)),
+    where(reads_by_gates),
     blind=("h-res-transposed", "norm-missing"),
 )
 def closed_gates_leave_the_bias(trial: Trial, case: Case) -> None:
@@ -223,7 +225,7 @@ def _norm_eps(dialect: Dialect) -> str | None:
     "coefficients.zero-tokens-see-only-the-bias",
     "identity",
     zero_state_cases,
-    where(_norm_eps),
+    where(reads_by_gates, _norm_eps),
     blind=("h-res-transposed", "gates-ignored"),
 )
 def zero_tokens_see_only_the_bias(trial: Trial, case: Case) -> None:

@@ -8,7 +8,7 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import logit_sizes
 from properties.bounds import Approx, Coefficients
 from properties.core.case import Case
 from properties.core.family import dynamic_of, guarantees_of
@@ -16,6 +16,7 @@ from properties.core.premises import norm_weight, several_streams, where
 from properties.core.trial import Trial
 from properties.laws import about, errors
 from properties.laws.coefficients import agree
+from properties.laws.premises import reads_by_gates
 from properties.strategies import Setting, coarse, coefficient_cases, permutations_of, seeds
 
 
@@ -36,8 +37,8 @@ def thirds_are_isolated(trial: Trial, case: Case) -> None:
     n = case.x.shape[-2]
     params: Params = case.params
     third = ("pre", "post", "res").index(case.third)
-    size = residual_size(n, trial.dialect)
-    ends = (slice(0, n), slice(n, 2 * n), slice(2 * n, 2 * n + size))[third]
+    of_pre, _, size = logit_sizes(n, trial.dialect)
+    ends = (slice(0, of_pre), slice(of_pre, of_pre + n), slice(of_pre + n, of_pre + n + size))[third]
     columns = (slice(0, 1), slice(1, 2), slice(2, None))[third] if trial.dialect.shared_projection else ends
     phi, bias, alpha = params.phi.clone(), params.bias.clone(), params.alpha.clone()
     phi[:, columns] = torch.tensor(coarse(case.seed, *phi[:, columns].shape)).to(phi)
@@ -63,15 +64,21 @@ def streams_in_order(params: Params, order: list[int], n: int, dialect: Dialect)
     weight."""
     index = torch.tensor(order)
     bias = params.bias
-    res = bias[2 * n :].view(n, n)[index][:, index].flatten()
+
+    def conjugated(parts: Tensor) -> Tensor:
+        """[..., n * n], or [..., 0] where there are no residual logits."""
+        if not parts.shape[-1]:
+            return parts
+        return parts.unflatten(-1, (n, n))[..., index, :][..., index].flatten(-2)
+
     weight = None if params.norm_weight is None else params.norm_weight.view(n, -1)[index].flatten()
     if dialect.shared_projection:
-        phi = torch.cat([params.phi[:, :2], params.phi[:, 2:][:, index]], 1)
+        phi = torch.cat([params.phi[:, :2], params.phi[:, 2:][:, index[: params.phi.shape[1] - 2]]], 1)
     else:
         rows = params.phi.view(n, -1, params.phi.shape[1])[index].flatten(0, 1)
-        square = rows[:, 2 * n :].unflatten(1, (n, n))[:, index][:, :, index].flatten(1)
-        phi = torch.cat([rows[:, index], rows[:, n : 2 * n][:, index], square], 1)
-    return Params(phi, torch.cat([bias[:n][index], bias[n : 2 * n][index], res]), params.alpha, weight)
+        phi = torch.cat([rows[:, index], rows[:, n : 2 * n][:, index], conjugated(rows[:, 2 * n :])], 1)
+    bias = torch.cat([bias[:n][index], bias[n : 2 * n][index], conjugated(bias[2 * n :])])
+    return Params(phi, bias, params.alpha, weight)
 
 
 def _matrix_logits(dialect: Dialect) -> str | None:
@@ -82,7 +89,7 @@ def _matrix_logits(dialect: Dialect) -> str | None:
     "coefficients.streams-have-no-names",
     "identity",
     reordered_cases,
-    where(_matrix_logits),
+    where(reads_by_gates, _matrix_logits),
     several_streams,
     blind=about.ALIKE,
 )
@@ -120,6 +127,8 @@ def weighted_cases(draw: DrawFn, setting: Setting) -> Case:
 
 
 def _own_phi(dialect: Dialect) -> str | None:
+    if dialect.norm_offset % 1:
+        return f"{dialect.norm_offset:g} + w has more bits than the products with phi keep"
     return "one phi for all streams cannot absorb a weight for each" if dialect.shared_projection else None
 
 
@@ -127,18 +136,19 @@ def _own_phi(dialect: Dialect) -> str | None:
     "coefficients.norm-weight-is-absorbed-by-phi",
     "identity",
     weighted_cases,
-    where(_own_phi),
+    where(reads_by_gates, _own_phi),
     norm_weight,
     blind=about.SYMMETRIC,
 )
 def norm_weight_is_absorbed_by_phi(trial: Trial, case: Case) -> None:
-    """A norm weight w acts like phi with its rows multiplied by w.
+    """A norm weight w acts like phi with its rows multiplied by w, or by offset + w where the dialect has an offset.
 
     (x^ w) phi = x^ (diag(w) phi); the paper absorbs the weight in phi (section 4.3).
     """
     params: Params = case.params
     assert params.norm_weight is not None
-    absorbed = params._replace(phi=params.norm_weight.unsqueeze(-1) * params.phi, norm_weight=None)
+    factor = trial.dialect.norm_offset + params.norm_weight
+    absorbed = params._replace(phi=factor.unsqueeze(-1) * params.phi, norm_weight=None)
     plain, folded = trial.mappings(case.x, params), trial.mappings(case.x, absorbed)
     agree(trial, "with the weight absorbed in phi", folded, plain, errors.mappings(trial, case.x, params), double=True)
 
@@ -151,7 +161,7 @@ def _linear(dialect: Dialect) -> str | None:
     "coefficients.gate-and-projection-multiply",
     "identity",
     lambda s: coefficient_cases(s, most=2, least_phi=1, gates=(1.0, 2.0, 0.5)),
-    where(_linear),
+    where(reads_by_gates, _linear),
     blind=("h-res-transposed", "bias-dropped"),
 )
 def gate_and_projection_multiply(trial: Trial, case: Case) -> None:

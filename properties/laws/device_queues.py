@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -9,21 +13,28 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
-from mhc_ref import Mappings, Params
+from mhc_ref import Params
+from mhc_ref.packing import params_shapes
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
-from properties.core.premises import HERE, OnDevice, autocast_safe, compilable, graph_capturable
+from properties.core.premises import HERE, OnDevice, compilable, differentiable, graph_capturable
 from properties.core.trial import Trial, wide
+from properties.core.truth import pulled_back
 from properties.laws import about, errors
 from properties.laws.block import SIZES
 from properties.laws.calls import FIXED, Place
-from properties.laws.coefficients import agree
+from properties.laws.gradient_mappings import NAMES
+from properties.laws.premises import mixes_in_compute_dtype
 from properties.strategies import (
     Setting,
     block_cases,
-    coefficient_cases,
+    branch_of,
+    noise,
+    params_at_temperature,
+    seeds,
     states_of,
+    streams,
 )
 
 
@@ -131,55 +142,113 @@ def work_is_queued_on_the_current_stream(trial: Trial, case: Case) -> None:
     schedule=Schedule(most=2, thorough="a compilation takes a second"),
 )
 def compiled_blocks_are_the_same(trial: Trial, case: Case) -> None:
-    """A block under torch.compile is the block, for the inputs it was compiled with and for others.
+    """A block under torch.compile is the block, forwards and backwards, for the inputs it was compiled with and for
+    others, for one shape and for any.
 
     Declared by `compilable`. Compilers fuse and reorder, which the bound admits; they also take other paths
     (`torch.compiler.is_compiling`), freeze Python numbers, and drop effects that a custom operator does not declare.
     """
 
+    inputs = [(case.x, case.params), (case.other, others(case.params)), (_twice(case.x), case.params)]
+    _compiles(trial, case, inputs, ("static", "dynamic"))
+
+
+@about.block(
+    "device.traced-blocks-pull-back-alike",
+    "identity",
+    lambda s: traced_cases(s),
+    compilable,
+    differentiable,
+    mixes_in_compute_dtype,
+    on=HERE,
+    schedule=Schedule(cost=10, most=1, once="tracing takes a second or two"),
+)
+def traced_blocks_pull_back_alike(trial: Trial, case: Case) -> None:
+    """A block that torch.compile has traced is the block, and its gradients are the block's.
+
+    Declared by `compilable`. Where a path is taken under `torch.compiler.is_compiling` the tracer takes it; no compiler
+    is needed to see what it computes (unsloth-zoo #859: half the gradient).
+    """
+    _compiles(trial, case, [(case.x, case.params)], ("traced",))
+
+
+@st.composite
+def traced_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A small block of open gates and full mantissas, so that one example is enough to show every gradient, and of
+    eight channels: what is vectorised is taken for multiples of them, which every model has."""
+    n, channels, seed = draw(streams(setting, 3, 4)), setting.width(8), draw(seeds)
+    shapes = params_shapes(n, channels, setting.dialect)
+    phi, bias = (
+        torch.tensor(noise(seed + k, *shape)).to(setting.parameter_dtype) for k, shape in enumerate(shapes[:2])
+    )
+    weight = torch.tensor(1 + 0.5 * noise(seed + 3, *shapes.norm_weight)).to(phi) if setting.norm_weight else None
+    params = Params(phi / (2 * shapes.phi[0] ** 0.5), bias / 2, torch.ones(shapes.alpha).to(phi), weight)
+    return Case(
+        x=torch.tensor(noise(seed + 4, min(2, setting.max_tokens), n, channels)).to(setting.dtype),
+        params=params_at_temperature(params, n, setting.dialect),
+        branch=draw(branch_of(setting, channels, ("constant",))),
+    )
+
+
+def _twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x])
+
+
+@contextlib.contextmanager
+def _silent_tracer() -> Generator[None]:
+    """Without what a tracer says of graph breaks and caches on the way, which is no verdict: values tell."""
+    loggers = [logging.getLogger(name) for name in ("torch._dynamo", "torch.__trace")]
+    before = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        for one, level in zip(loggers, before, strict=True):
+            one.setLevel(level)
+
+
+def _compiles(trial: Trial, case: Case, inputs: Sequence[tuple[Tensor, Params]], ways: Sequence[str]) -> None:
+    """Compare a block that is compiled, in each of these ways, with the block itself, forwards and backwards."""
+    implementation = trial.implementation
+    pulls = trial.differentiable and mixes_in_compute_dtype(implementation, trial.dtype) is None
+    bars = [torch.tensor(noise(7 + k, *x.shape)).to(x.dtype) for k, (x, _) in enumerate(inputs)]
+
     def run(target: Implementation, place: Place) -> Any:
         branch = map_tensors(case.branch, place)
-        pairs = ((place(case.x), place(case.params)), (place(case.other), map_tensors(others(case.params), place)))
 
         def block(x: Tensor, *parts: Tensor) -> Tensor:
             return target.block(x, Params(*parts), branch)
 
-        compiled = trial.here.compiled(block)
-        with torch.no_grad():
-            return tuple(one(x.clone(), *params).clone() for one in (block, compiled) for x, params in pairs)
+        def of(call: Callable[..., Tensor], quiet: bool) -> tuple[Any, ...]:
+            found: list[tuple[Tensor, ...]] = []
+            for (x, params), bar in zip(inputs, bars, strict=True):
+                given = map_tensors((place(x), *place(params)), lambda one: one.clone().requires_grad_(not quiet))
+                out = call(*given)
+                leaves = [one for one in given if one is not None]
+                back = pulled_back([out], leaves, [place(bar)]) if pulls and not quiet else []
+                found.append((out.detach().clone(), *back))
+            return tuple(found)
 
-    eager, other, compiled, second = trial.observe("block", run)
-    y, z = case.branch(case.x[..., 0, :]), case.branch(case.other[..., 0, :])
-    trial.near("a compiled block", compiled, wide(eager), 2 * errors.block(trial, case.x, case.params, y))
-    slack = 2 * errors.block(trial, case.other, others(case.params), z)
-    trial.near("a compiled block on other inputs", second, wide(other), slack)
+        compiled: list[Any] = []
+        with _silent_tracer():
+            for way in ways:
+                call = trial.here.compiled(block, dynamic=way == "dynamic", traced=way == "traced")
+                with torch.no_grad():
+                    quiet = of(call, True) if way != "traced" else ()
+                compiled.append((quiet, of(call, False)))
+        return of(block, False), tuple(compiled)
 
-
-@about.mappings(
-    "device.mappings-keep-their-precision-under-autocast",
-    "oracle",
-    lambda s: coefficient_cases(s, most=2, scales=SIZES),
-    autocast_safe,
-    on=OnDevice("autocast", in_process=True),
-    schedule=about.HALF,
-)
-def mappings_keep_their_precision_under_autocast(trial: Trial, case: Case) -> None:
-    """Under torch.autocast to bfloat16 the mappings keep the declared precision.
-
-    Declared by `autocast_safe`. Training runs under autocast, which reads the operands of every matrix product in
-    bfloat16; logits of 2^-9 of their size are what mHC computes its mappings in float32 to avoid.
-    """
-
-    def run(target: Implementation, place: Place) -> Any:
-        with torch.autocast(trial.device.type, dtype=torch.bfloat16):
-            found = target.mappings(place(case.x), place(case.params))
-        return tuple(torch.empty(0) if part is None else part.detach() for part in found)  # pyright: ignore[reportUnnecessaryComparison]  # what is not emitted
-
-    got = Mappings(*trial.observe("mappings", run))
-    agree(
-        trial,
-        "under autocast",
-        got,
-        trial.truth.mappings(case.x, case.params),
-        errors.mappings(trial, case.x, case.params),
-    )
+    eager, compiled = trial.observe("block", run)
+    for k, (x, params) in enumerate(inputs):
+        bounds = [errors.block(trial, x, params, case.branch(x[..., 0, :]))]
+        if pulls:
+            found = errors.block_gradient(trial, x, params, case.branch, bars[k])
+            bounds += errors.by_parameters(found, x, params)
+        names = ["the block", *(f"the gradient by {name}" for name in NAMES)]
+        for way, (quiet, loud) in zip(ways, compiled, strict=True):
+            for mode, every in ((" under no_grad", quiet), ("", loud)):
+                for name, one, other, error in zip(names, every[k] if every else (), eager[k], bounds, strict=False):
+                    trial.near(f"{name}, compiled ({way}){mode}, of input {k + 1}", one, wide(other), 2 * error)

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mhc_ref import Params
+from mhc_ref import Dialect, Params
 from mhc_ref.packing import logits_shape, streams_of_logits
 from properties import bounds
 from properties.bounds import INF, Approx, Pullback
 from properties.bounds.block import Coefficients
 from properties.core.case import BranchSpec, Case
+from properties.core.reads import as_pre_takes
 from properties.core.trial import Trial
 from properties.laws.premises import mixes
 
@@ -50,6 +51,11 @@ def mappings(trial: Trial, x: Tensor | Approx, params: Params) -> Coefficients:
     return bounds.block.coefficients(state, params, trial.dialect, trial.rounding)
 
 
+def h_pre(case: Case, dialect: Dialect) -> Tensor:
+    """h_post of a case, in the shape that h_pre has in the dialect."""
+    return as_pre_takes(case.h_post, case.x, dialect)
+
+
 def pre(trial: Trial, x: Tensor, h_pre: Tensor) -> Approx:
     """Of h_pre x."""
     return bounds.block.read(x, Approx.exact(h_pre), trial.rounding)
@@ -66,29 +72,31 @@ def operator(trial: Trial, h_res: Tensor) -> Approx:
     return bounds.block.operator_of(Approx.exact(h_res), trial.dialect)
 
 
-def step(trial: Trial, x: Tensor | Approx, params: Params, y: Tensor) -> tuple[Approx, Approx]:
-    """Of what the branch of a block reads, and of the state after it, for the y that was returned."""
+def step(
+    trial: Trial, x: Tensor | Approx, params: Params, y: Tensor, before: Approx | None = None
+) -> bounds.block.Step:
+    """Of what the branch of a block reads, and of the state after it, for the y that was returned; `before` is the
+    h_pre of the block before it, if there is one."""
     state = x if isinstance(x, Approx) else Approx.exact(x)
-    return bounds.block.step(state, params, y, trial.dialect, trial.rounding)
+    return bounds.block.step(state, params, y, trial.dialect, trial.rounding, before)
 
 
 def block(trial: Trial, x: Tensor, params: Params, y: Tensor) -> Tensor:
     """The error of a block whose branch gave y."""
-    return step(trial, x, params, y)[1].error
+    return step(trial, x, params, y).after.error
 
 
 def stack(trial: Trial, h: Tensor, n: int, params: tuple[Params, ...], head: tuple[Params, ...], *y: Tensor) -> Tensor:
     """The error of a stack whose branches gave these outputs."""
-    state = bounds.stack.after(
-        bounds.stack.begun(h, n, trial.dialect, trial.rounding), params, y, trial.dialect, trial.rounding
-    )
-    return collapse(trial, state, *head).error
+    start = bounds.stack.begun(h, n, trial.dialect, trial.rounding)
+    state, last = bounds.stack.after(start, params, y, trial.dialect, trial.rounding)
+    return collapse(trial, state, *head, last=last).error
 
 
-def collapse(trial: Trial, x: Tensor | Approx, head: Params | None = None) -> Approx:
-    """Of the one stream of x."""
+def collapse(trial: Trial, x: Tensor | Approx, head: Params | None = None, *, last: Approx | None = None) -> Approx:
+    """Of the one stream of x; `last` is the h_pre of the last block, where there are blocks."""
     state = x if isinstance(x, Approx) else Approx.exact(x)
-    return bounds.stack.collapsed(state, trial.dialect, trial.rounding, head)
+    return bounds.stack.collapsed(state, trial.dialect, trial.rounding, head, last)
 
 
 def mappings_gradient(trial: Trial, x: Tensor, params: Params, cotangents: Sequence[Tensor]) -> Pullback:
@@ -116,7 +124,7 @@ def mixture_gradient(trial: Trial, case: Case, method: str, cotangent: Tensor) -
     `case` has x [tokens, n, C], y [tokens, C], h_post [tokens, n], which serves as h_pre too, and h_res [tokens, n, n].
     """
     if method == "pre":
-        return bounds.pullback.pre(case.x, case.h_post, cotangent, trial.rounding)
+        return bounds.pullback.pre(case.x, h_pre(case, trial.dialect), cotangent, trial.rounding)
     given = (case.x, case.y, case.h_post, case.h_res)
     found = bounds.pullback.post(*given, cotangent, trial.dialect, trial.rounding)
     if mixes(trial.dialect):  # the identity need not be read

@@ -199,25 +199,6 @@ def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
         calls.has_no_memory(trial, call, replace(call, given=(*halved, call.given[-1])), outputs=True)
 
 
-@about.block("execution.outputs-outlive-the-next-call", "contract", two_states, blind=about.ALIKE)
-def outputs_outlive_the_next_call(trial: Trial, case: Case) -> None:
-    """What a block returned is not changed by the next call.
-
-    An output buffer that is used again is still being read by whoever got it first.
-    """
-    calls.outlives_the_next_call(trial, *two_blocks(trial, case))
-
-
-@about.project("execution.projections-outlive-the-next-call", "contract", two_projections, blind=about.ALIKE)
-def projections_outlive_the_next_call(trial: Trial, case: Case) -> None:
-    """What project returned is not changed by the next call.
-
-    As for blocks.
-    """
-    call, other = (calls.projection(trial, one) for one in (case.logits, case.other))
-    calls.outlives_the_next_call(trial, call, other)
-
-
 # -- autograd modes --------------------------------------------------------------------------------------------------
 
 

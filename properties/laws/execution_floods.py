@@ -14,7 +14,7 @@ from properties.laws import about, calls
 from properties.laws.device import DISTINCT, floods
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits
-from properties.strategies import Setting, noise, seeds, streams, width_among
+from properties.strategies import Setting, at_temperature, noise, seeds, streams, width_among
 
 
 @st.composite
@@ -23,7 +23,8 @@ def flooding_logits(draw: DrawFn, setting: Setting) -> Case:
     n = draw(streams(setting, 1, 4))
     count = min(draw(st.sampled_from(setting.flood)), setting.max_tokens)
     shape = (min(draw(st.sampled_from(DISTINCT)), count), *logits_shape(n, setting.dialect))
-    return Case(logits=torch.tensor(noise(draw(seeds), *shape) * 2, dtype=setting.parameter_dtype), count=count)
+    drawn = at_temperature(noise(draw(seeds), *shape) * 2, setting.dialect)
+    return Case(logits=torch.tensor(drawn, dtype=setting.parameter_dtype), count=count)
 
 
 @about.project(

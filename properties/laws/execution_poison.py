@@ -16,9 +16,10 @@ from properties.core.premises import several_streams, where
 from properties.core.trial import Trial, wide
 from properties.laws import about, calls
 from properties.laws.mixing import possible
-from properties.laws.premises import depends_on_logits, free_matrix, settled_by_one_stream
+from properties.laws.premises import depends_on_logits, free_matrix, settled
 from properties.strategies import (
     Setting,
+    at_temperature,
     channel_count,
     logits_of,
     noise,
@@ -73,11 +74,11 @@ def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
     share is lost. Nothing is asked of a mapping that does not depend on its logits.
     """
     got = trial.mappings(case.x, case.params)
-    alone = settled_by_one_stream(trial.dialect) if case.x.shape[-2] == 1 else frozenset[str]()
+    known = settled(trial.dialect, case.x.shape[-2])
     for name in Mappings._fields:
         if name not in trial.implementation.emits or (name == "res" and depends_on_logits(trial.dialect)):
             continue
-        if name not in alone:
+        if name not in known:
             is_neither_hidden_nor_spread(trial, f"h_{name}", getattr(got, name), case.poisoned)
 
 
@@ -103,7 +104,7 @@ def poison_reaches_h_res(trial: Trial, case: Case) -> None:
     count = flat.shape[0]  # a mix may have no logits
     if count:
         flat[case.entry % count] = float("nan")
-    asked = count > 1 or (count == 1 and "res" not in settled_by_one_stream(trial.dialect))
+    asked = count > 1 or (count == 1 and "res" not in settled(trial.dialect, 1))
     is_neither_hidden_nor_spread(trial, "h_res", trial.project(logits), case.poisoned, asked)
 
 
@@ -138,6 +139,7 @@ def unequal_cases(draw: DrawFn, setting: Setting) -> Case:
     """Two matrices that are projected far apart: opposite near-permutations."""
     n = draw(streams(setting, 2, 5))
     sharp = torch.eye(n, dtype=setting.parameter_dtype) * draw(st.sampled_from((3.0, 5.0)))
+    sharp = at_temperature(sharp, setting.dialect)
     return Case(logits=torch.stack([sharp, sharp.roll(1, -1)]))
 
 

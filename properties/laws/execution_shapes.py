@@ -23,12 +23,17 @@ from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits
 from properties.strategies import (
     MODERATE,
+    TAME,
     Setting,
+    agreeing_params,
+    agreeing_state,
     arrangeable,
+    at_temperature,
     channel_count,
     logits_of,
     noise,
     on_two_axes,
+    params_at_temperature,
     params_of,
     seeds,
     streams,
@@ -39,6 +44,12 @@ from properties.strategies import (
 def on_axes(*shape: int) -> calls.Way:
     """The tokens on as many axes."""
     return by_token(f"a batch {shape}", lambda one: one.reshape(*shape, *one.shape[1:]))
+
+
+def arranged(count: int) -> list[calls.Way]:
+    """The tokens on two and three axes, some of them of one token: a step of decoding has [B, 1, n, C]."""
+    first, second = on_two_axes(count)
+    return [on_axes(first, second), on_axes(count, 1), on_axes(1, count), on_axes(second, 1, first)]
 
 
 @st.composite
@@ -55,11 +66,12 @@ def batched_cases(draw: DrawFn, setting: Setting) -> Case:
 def batch_shape_is_free(trial: Trial, case: Case) -> None:
     """Any number of token axes, none included, gives every token the same result.
 
-    Tokens are independent: [6, n, C], [2, 3, n, C], [1, 6, 1, n, C] and six single calls hold the same tokens.
+    Tokens are independent: [6, n, C], [2, 3, n, C], [1, 6, 1, n, C] and six single calls hold the same tokens; and
+    [6, 1, n, C], a step of decoding, and [1, 6, n, C], which have kernels of their own.
     """
     count = case.x.shape[0]
     ways = (
-        on_axes(*on_two_axes(count)),
+        *arranged(count),
         on_axes(1, count, 1),
         by_token("the first token without an axis", lambda one: one[0]),
         by_token("the last token without an axis", lambda one: one[-1]),
@@ -73,9 +85,8 @@ def mappings_take_any_batch_shape(trial: Trial, case: Case) -> None:
 
     Tokens are independent, whatever their arrangement.
     """
-    first, second = on_two_axes(case.x.shape[0])
-    call = calls.mappings(trial, case.x, case.params)
-    calls.does_not_see(trial, call, [on_axes(first, second), on_axes(1, second, first)])
+    count = case.x.shape[0]
+    calls.does_not_see(trial, calls.mappings(trial, case.x, case.params), arranged(count))
 
 
 @st.composite
@@ -91,14 +102,14 @@ def projection_takes_any_batch_shape(trial: Trial, case: Case) -> None:
 
     Matrices are independent, whatever their arrangement.
     """
-    first, second = on_two_axes(case.logits.shape[0])
+    count = case.logits.shape[0]
+    first, second = on_two_axes(count)
 
     def turned(one: Tensor) -> Tensor:
         return one.reshape(first, second, *one.shape[1:]).transpose(0, 1).contiguous()
 
     ways = (
-        on_axes(first, second),
-        on_axes(1, second, first),
+        *arranged(count),
         by_token("matrices on axes in another order", turned),
         by_token("one matrix without a batch axis", lambda one: one[0]),
     )
@@ -119,9 +130,26 @@ def counted_cases(draw: DrawFn, setting: Setting) -> Case:
     return Case(x=x, params=draw(params_of(setting, n, channels, least_phi=2)))
 
 
-def counted(draw: DrawFn, n: int, setting: Setting) -> int:
+@st.composite
+def batches(draw: DrawFn, setting: Setting) -> Case:
+    """Several tokens, as one is its own half and its own last, where the bound of a block is far below what it gives:
+    gates and logits are of order one, and the terms of long sums have one sign."""
+    n = draw(streams(setting, 1, 4))
+    tokens = counted(draw, n, setting, COUNTS[1:])
+    channels, seed = draw(width_among(setting, 1, 3, 33, *((67, 259, 1031) if tokens <= 7 else ()))), draw(seeds)
+    if channels <= 64:
+        params = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
+        return Case(x=torch.tensor(noise(seed, tokens, n, channels)).to(setting.dtype), params=params)
+    params = agreeing_params(
+        seed, n, channels, setting.dialect, setting.parameter_dtype, weighted=setting.norm_weight and bool(seed % 2)
+    )
+    x = agreeing_state(seed, tokens, n, channels, setting.dtype)
+    return Case(x=x, params=params_at_temperature(params, n, setting.dialect))
+
+
+def counted(draw: DrawFn, n: int, setting: Setting, counts: tuple[int, ...] = COUNTS) -> int:
     """A number of tokens around the size of a tile; a bound is O(n^4) a token."""
-    return min(draw(st.sampled_from(COUNTS if n <= 4 else COUNTS[:-1])), setting.max_tokens)
+    return min(draw(st.sampled_from(counts if n <= 4 else counts[:-1])), setting.max_tokens)
 
 
 @about.block("execution.every-token-is-computed", "oracle", counted_cases, schedule=Schedule(cost=3))
@@ -140,7 +168,7 @@ def every_token_is_computed(trial: Trial, case: Case) -> None:
 @about.block(
     "execution.parts-of-a-batch-agree-with-the-whole",
     "identity",
-    counted_cases,
+    batches,
     blind=about.ALIKE,
     schedule=Schedule(cost=3),
 )
@@ -150,8 +178,13 @@ def parts_of_a_batch_agree_with_the_whole(trial: Trial, case: Case) -> None:
     Tokens are independent; a tail, a tile or an index that wraps around belongs to the whole only. No reference is
     involved.
     """
+    branch = constant(case.x)
+    agree_in_parts(trial, case, branch, errors.block(trial, case.x, case.params, branch(case.x[..., 0, :])))
+
+
+def agree_in_parts(trial: Trial, case: Case, branch: BranchSpec, error: Tensor) -> None:
+    """A block of all tokens, whose error that is, is the same as that of its halves, and of its last token alone."""
     x: Tensor = case.x
-    branch = constant(x)
     middle = (x.shape[0] + 1) // 2
 
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
@@ -161,7 +194,7 @@ def parts_of_a_batch_agree_with_the_whole(trial: Trial, case: Case) -> None:
         return whole, torch.cat(halves), target.block(state[-1:].clone(), params, one)
 
     whole, halves, last = trial.observe("block", run)
-    slack = 2 * errors.block(trial, x, case.params, branch(x[..., 0, :]))
+    slack = 2 * error
     trial.contract("the shape of the whole", whole.shape == x.shape, str(tuple(whole.shape)), str(tuple(x.shape)))
     trial.near("the whole batch, against its halves", whole, wide(halves), slack)
     trial.near("the last token of the whole batch, against itself alone", whole[-1:], wide(last), slack[-1:])
@@ -175,8 +208,8 @@ def every_token_has_its_mappings(trial: Trial, case: Case) -> None:
     """
     expected = trial.truth.mappings(case.x, case.params)
     agree(trial, "", trial.mappings(case.x, case.params), expected, errors.mappings(trial, case.x, case.params))
-    if trial.implementation.zero_tokens:
-        trial.mappings(case.x[:0], case.params)
+    for axes in no_tokens(trial):
+        trial.mappings(case.x.new_zeros(*axes, *case.x.shape[1:]), case.params)
 
 
 @st.composite
@@ -193,7 +226,7 @@ def counted_mixtures(draw: DrawFn, setting: Setting) -> Case:
 
 @about.post("execution.every-token-is-read-and-mixed", "oracle", counted_mixtures, schedule=about.HALF)
 def every_token_is_read_and_mixed(trial: Trial, case: Case) -> None:
-    """pre and post compute every token of many, on one token axis, on two and on none, and of no token nothing.
+    """pre and post compute every token of many, on any number of token axes, and of no token nothing.
 
     As for blocks, for implementations that offer the parts alone.
     """
@@ -203,13 +236,14 @@ def every_token_is_read_and_mixed(trial: Trial, case: Case) -> None:
         exact, bound = getattr(trial.truth, call.method)(*call.given), call.errors()[0]
         got = method(*call.given)
         trial.within(call.method, got, exact, bound)
-        shape = (2, tokens // 2) if tokens % 2 == 0 else (1, tokens)
-        paired = method(*(one.reshape(*shape, *one.shape[1:]) for one in call.given))
-        trial.within(f"{call.method} on two token axes", paired.reshape(got.shape), exact, bound)
+        pair = (2, tokens // 2) if tokens % 2 == 0 else (1, tokens)
+        for axes, shape in (("two", pair), ("two", (tokens, 1)), ("three", (pair[1], 1, pair[0]))):
+            paired = method(*(one.reshape(*shape, *one.shape[1:]) for one in call.given))
+            trial.within(f"{call.method} on {axes} token axes", paired.reshape(got.shape), exact, bound)
         alone = method(*(one[-1] for one in call.given))
         trial.within(f"{call.method} of one token", alone, exact[-1], bound[-1])
-        if trial.implementation.zero_tokens:
-            method(*(one[:0] for one in call.given))
+        for axes in no_tokens(trial):
+            method(*(one.new_zeros(*axes, *one.shape[1:]) for one in call.given))
 
 
 @st.composite
@@ -220,7 +254,8 @@ def counted_logits(draw: DrawFn, setting: Setting) -> Case:
     if logits_shape(n, setting.dialect) != (n, n):
         few = draw(logits_of(setting, n, least=1, most=2))
         return Case(logits=few.repeat(tokens, *[1] * (few.ndim - 1))[:tokens])
-    return Case(logits=torch.tensor(noise(draw(seeds), tokens, n, n) * 2, dtype=setting.parameter_dtype))
+    drawn = at_temperature(noise(draw(seeds), tokens, n, n) * 2, setting.dialect)
+    return Case(logits=torch.tensor(drawn, dtype=setting.parameter_dtype))
 
 
 @about.project(
@@ -236,6 +271,11 @@ def every_matrix_is_projected(trial: Trial, case: Case) -> None:
     )
 
 
+def no_tokens(trial: Trial) -> tuple[tuple[int, ...], ...]:
+    """The axes of no token, where a call takes so few."""
+    return ((0,), (2, 0), (0, 2)) if trial.implementation.zero_tokens else ()
+
+
 @st.composite
 def empty_cases(draw: DrawFn, setting: Setting) -> Case:
     """No token at all."""
@@ -246,11 +286,13 @@ def empty_cases(draw: DrawFn, setting: Setting) -> Case:
 
 @about.block("execution.no-token-is-a-legal-batch", "contract", empty_cases, zero_tokens, schedule=Schedule(cost=4))
 def no_token_is_a_legal_batch(trial: Trial, case: Case) -> None:
-    """A batch without tokens gives an output without tokens.
+    """A batch without tokens gives an output without tokens, on the axes that it has.
 
-    Experts and ranks run out of tokens; a grid of size 0 must not crash (sglang #38952).
+    Experts and ranks run out of tokens; a grid of size 0 must not crash (sglang #38952), and of [2, 0, n, C] comes as
+    much.
     """
-    trial.block(case.x, case.params, BranchSpec("identity"))
+    for axes in no_tokens(trial):
+        trial.block(case.x.reshape(*axes, *case.x.shape[1:]), case.params, BranchSpec("identity"))
 
 
 @about.project(
@@ -265,7 +307,8 @@ def no_matrix_is_a_legal_batch(trial: Trial, case: Case) -> None:
 
     As for tokens.
     """
-    trial.project(case.logits)
+    for axes in no_tokens(trial):
+        trial.project(case.logits.reshape(*axes, *case.logits.shape[1:]))
 
 
 @st.composite

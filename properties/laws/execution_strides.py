@@ -14,7 +14,7 @@ from properties.core.premises import strided, where
 from properties.core.trial import Trial
 from properties.laws import about, calls
 from properties.laws.block import SIZES
-from properties.laws.calls import Way, by_token
+from properties.laws.calls import Call, Way, by_token
 from properties.laws.mixing import matrix_cases
 from properties.laws.premises import depends_on_logits
 from properties.strategies import (
@@ -66,6 +66,22 @@ def wider(one: Tensor) -> Tensor:
     return torch.stack([one, one - 1], -1)[..., 0]
 
 
+def everywhere(one: Tensor) -> Tensor:
+    """The first token in the place of every other, without a copy."""
+    return one[:1].expand(one.shape)
+
+
+def copied_streams(one: Tensor) -> Tensor:
+    """A state whose streams are all the first one, without a copy, as those of an expanded input are."""
+    return one[:, :1].expand(one.shape)
+
+
+def does_not_see_copies(trial: Trial, call: Call) -> None:
+    """A state whose streams are one expanded stream gives what its copy, which the call has, gives."""
+    way = Way("streams that are one, expanded", lambda given: (copied_streams(given[0]), *given[1:]))
+    calls.does_not_see(trial, call, [way])
+
+
 def scattered(params: Params) -> Params:
     """The same parameters as views: columns of a wider phi, and every second entry of wider vectors."""
     phi = torch.cat([params.phi, params.phi + 1], 1)[:, : params.phi.shape[1]]
@@ -88,15 +104,11 @@ def projection_does_not_see_strides(trial: Trial, case: Case) -> None:
 
     A tensor is its values; a kernel that reads its storage as if it were contiguous reads others.
     """
-
-    def first_everywhere(one: Tensor) -> Tensor:
-        return one[:1].expand(one.shape)
-
     ways = (
         by_token("a transposed view", swapped),
         by_token("a slice of a wider tensor", sliced),
         by_token("every second matrix", spaced),
-        by_token("an expanded view", first_everywhere),
+        by_token("an expanded view", everywhere),
         turned(trial.implementation.max_tokens),
     )
     calls.does_not_see(trial, calls.projection(trial, case.logits), ways)
@@ -125,12 +137,15 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
         by_token("a transposed view", swapped),
         by_token("a slice of wider channels", sliced),
         by_token("every second token", spaced),
+        by_token("one token, expanded", everywhere),
         by_token("tokens innermost", lambda one: one.permute(1, 2, 0).contiguous().permute(2, 0, 1)),
         turned(trial.implementation.max_tokens),
         Way("parameters that are views", lambda given: (given[0], scattered(given[1]), given[2])),
         Way("a branch output that is a view", apart),
     )
     calls.does_not_see(trial, calls.block(trial, case.x, case.params, case.branch), ways)
+    same = copied_streams(case.x).contiguous()
+    does_not_see_copies(trial, calls.block(trial, same, case.params, case.branch))
 
 
 @about.mappings(
@@ -154,11 +169,14 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
     ways = (
         by_token("a transposed view", swapped),
         by_token("every second token", spaced),
+        by_token("one token, expanded", everywhere),
         Way("a transposed phi", transposed),
         Way("parameters that are views", lambda given: (given[0], scattered(given[1]))),
         turned(trial.implementation.max_tokens),
     )
     calls.does_not_see(trial, calls.mappings(trial, case.x, case.params), ways)
+    same = copied_streams(case.x).contiguous()
+    does_not_see_copies(trial, calls.mappings(trial, same, case.params))
 
 
 # Not blind to a transpose: the bound is of the operator that is declared, which another one may exceed.
@@ -184,6 +202,7 @@ def post_does_not_see_strides(trial: Trial, case: Case) -> None:
         Way("slices of one packed tensor", packed),
         Way("views of x and y", lambda given: (swapped(given[0]), wider(given[1]), *given[2:])),
         turned(most, with_one_h_res),
+        by_token("one token, expanded", everywhere),
     )
     pres = (
         Way("slices of one packed tensor", lambda given: (swapped(given[0]), sliced(given[1]))),
@@ -191,3 +210,5 @@ def post_does_not_see_strides(trial: Trial, case: Case) -> None:
     )
     for call in calls.mixtures(trial, case):
         calls.does_not_see(trial, call, posts if call.method == "post" else pres)
+    for call in calls.mixtures(trial, case.with_(x=copied_streams(case.x).contiguous())):
+        does_not_see_copies(trial, call)

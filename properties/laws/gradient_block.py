@@ -15,14 +15,19 @@ from properties.bounds import INF, Approx
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
-from properties.core.premises import differentiable
+from properties.core.premises import differentiable, where
 from properties.core.trial import Trial, wide
 from properties.core.truth import present
 from properties.laws import about, errors, pulls
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import matrix_cases
-from properties.laws.premises import mixes_in_compute_dtype
-from properties.strategies import TAME, Setting, branch_of, coefficient_cases, cotangent_for
+from properties.laws.premises import mixes_in_compute_dtype, reads_by_gates
+from properties.strategies import TAME, Setting, branch_of, coefficient_cases, cotangent_for, far_beside
+
+
+def cotangent_of(setting: Setting, x: Tensor) -> st.SearchStrategy[Tensor]:
+    """A cotangent of the state that a block makes of x."""
+    return cotangent_for(tuple(x.shape), setting.dtype, far_beside(setting.dtype, x))
 
 
 @st.composite
@@ -31,7 +36,7 @@ def block_pulls(draw: DrawFn, setting: Setting) -> Case:
     small = setting.with_(streams=tuple(n for n in setting.streams if n <= 4) or setting.streams[:1])
     case = draw(coefficient_cases(small, most=2, scales=(1.0, 30.0), patterns=TAME))
     branch = draw(branch_of(setting, case.x.shape[-1], ("zero", "identity", "scale", "constant")))
-    return case.with_(branch=branch, cotangent=draw(cotangent_for(tuple(case.x.shape), setting.dtype)))
+    return case.with_(branch=branch, cotangent=draw(cotangent_of(setting, case.x)))
 
 
 @about.block(
@@ -66,7 +71,8 @@ def mixing_pulls(draw: DrawFn, setting: Setting) -> Case:
     case = draw(matrix_cases(setting))
     tokens, _, channels = case.x.shape
     pulls = (tuple(case.x.shape), (tokens, channels))
-    return case.with_(cotangents=tuple(draw(cotangent_for(shape, setting.dtype)) for shape in pulls))
+    far = far_beside(setting.dtype)
+    return case.with_(cotangents=tuple(draw(cotangent_for(shape, setting.dtype, far)) for shape in pulls))
 
 
 @about.post(
@@ -101,6 +107,7 @@ def pre_and_post_pull_back_to_every_factor(trial: Trial, case: Case) -> None:
     "identity",
     lambda s: residual_pulls(s),
     differentiable,
+    where(reads_by_gates),
     blind=("implicit-backward", "norm-missing"),
 )
 def residual_path_pulls_back_by_the_transpose(trial: Trial, case: Case) -> None:
@@ -141,4 +148,4 @@ def reaches_the_gates(trial: Trial, case: Case) -> Tensor:
 def residual_pulls(draw: DrawFn, setting: Setting) -> Case:
     """A state, parameters with gates of 0, and a cotangent."""
     case = draw(coefficient_cases(setting, most=2, scales=(1.0, 30.0), gates=(0.0,)))
-    return case.with_(cotangent=draw(cotangent_for(tuple(case.x.shape), setting.dtype)))
+    return case.with_(cotangent=draw(cotangent_of(setting, case.x)))

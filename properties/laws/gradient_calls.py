@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
+from mhc_ref.block import gates_read
 from mhc_ref.packing import logits_shape
 from properties import bounds
 from properties.bounds import Approx
@@ -22,6 +23,7 @@ from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, differentiable, where
+from properties.core.reads import mapping_shapes
 from properties.core.trial import Trial
 from properties.core.truth import pulled_back
 from properties.laws import about, errors, pulls
@@ -30,7 +32,7 @@ from properties.laws.gradient import projection_pulls
 from properties.laws.gradient_block import mixing_pulls
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
-from properties.strategies import TAME, Setting, branch_of, noise, params_of, seeds, streams, width_among
+from properties.strategies import TAME, Setting, branch_of, far_beside, noise, params_of, seeds, streams, width_among
 
 project, mappings, block, post = (
     partial(one, blind=about.ALIKE, schedule=about.SELDOM)
@@ -120,14 +122,17 @@ def token_counts(n: int, counts: tuple[int, ...] = MANY) -> st.SearchStrategy[in
 
 
 @st.composite
-def many_projections(draw: DrawFn, setting: Setting) -> Case:
-    """Many matrices of logits and a cotangent of h_res."""
+def many_projections(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) -> Case:
+    """Many matrices of logits and a cotangent of h_res, of the second half far below that of the first, as where a loss
+    weighs tokens."""
     n = draw(streams(setting, 2))
-    count = min(draw(token_counts(n)), setting.max_tokens)
+    count = min(draw(token_counts(n, counts)), setting.max_tokens)
     shape = logits_shape(n, setting.dialect)
     dtype, seed = setting.parameter_dtype, draw(seeds)
     logits = torch.tensor(noise(seed, count, *shape) * 2, dtype=dtype)
-    return Case(logits=logits, cotangent=torch.tensor(noise(seed + 1, count, n, n), dtype=dtype))
+    bar = torch.tensor(noise(seed + 1, count, n, n), dtype=dtype)
+    bar[(count + 1) // 2 :] *= 2.0 ** -min(30, far_beside(dtype))
+    return Case(logits=logits, cotangent=bar)
 
 
 @st.composite
@@ -138,7 +143,7 @@ def many_states(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) 
     count = min(draw(token_counts(n, counts)), setting.max_tokens)
     params = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
     seed, dtype = draw(seeds), setting.parameter_dtype
-    pulls = ((count, n), (count, n), (count, n, n))
+    pulls = mapping_shapes((count, n, channels), setting.dialect)
     bars = tuple(torch.tensor(noise(seed + 1 + k, *shape), dtype=dtype) for k, shape in enumerate(pulls))
     x = torch.tensor(noise(seed, count, n, channels)).to(setting.dtype)
     return Case(x=x, params=params, cotangents=bars)
@@ -153,10 +158,15 @@ def few_states(draw: DrawFn, setting: Setting) -> Case:
 
 
 @st.composite
-def many_blocks(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) -> Case:
+def many_blocks(
+    draw: DrawFn,
+    setting: Setting,
+    counts: tuple[int, ...] = MANY,
+    kinds: tuple[str, ...] = ("scale", "constant", "identity"),
+) -> Case:
     """x of many tokens, dense parameters, a branch, and a cotangent of what a block makes of them."""
     case = draw(many_states(setting, counts))
-    branch = draw(branch_of(setting, case.x.shape[-1], ("scale", "constant", "identity")))
+    branch = draw(branch_of(setting, case.x.shape[-1], kinds))
     bar = torch.tensor(noise(draw(seeds), *case.x.shape)).to(setting.dtype)
     return Case(x=case.x, params=case.params, branch=branch, cotangent=bar)
 
@@ -179,7 +189,7 @@ def every_matrix_pulls_back(trial: Trial, case: Case) -> None:
     """The gradient of many matrices is that of each half of them, and of none, on one axis or on two.
 
     Matrices are independent backwards too: tails and tiles of a backward pass are not those of the forward one
-    (Megatron #7524).
+    (Megatron #7524), and an exponent that all of them share loses those of small cotangents.
     """
     pulls.is_that_of_its_parts(trial, pulls.projection(trial, case))
 
@@ -247,16 +257,17 @@ def branches_learn(trial: Trial, case: Case) -> None:
             leaf = place(weight).requires_grad_()
             x, params = place(case.x).clone().requires_grad_(asked), map_tensors(place(case.params), torch.clone)
             out = target.block(x, params, lambda u, leaf=leaf: leaf * u)
-            found += pulled_back([out], [leaf], [place(case.cotangent)])
+            found += pulled_back([out], [leaf], [place(case.cotangent).clone()])
         return tuple(found)
 
     r = trial.rounding
     h = errors.mappings(trial, case.x, case.params)
     n = case.x.shape[-2]
     bar = bounds.pullback.summed_in_the_state("ti,tic->tc", h.post, Approx.exact(case.cotangent), n, n, r)
-    bound = bounds.stored(bounds.times(bounds.stored(bar, r), bounds.block.read(case.x, h.pre, r), r), r).error
+    read = bounds.block.read(case.x, bounds.block.gates_of(h.pre, None, trial.dialect), r)
+    bound = bounds.stored(bounds.times(bounds.stored(bar, r), read, r), r).error
     exact = trial.truth.mappings(case.x, case.params)
-    u = trial.truth.pre(case.x, exact.pre)
+    u = trial.truth.pre(case.x, gates_read(exact.pre, None, trial.dialect))
     by_y = trial.truth.post_vjp(case.x, u, exact.post, exact.res, case.cotangent)[1]
     for got, when in zip(trial.observe("block", run), ("", " of a state that asks for no gradient"), strict=True):
         trial.within(f"the gradient by the weights of a branch{when}", got, u * by_y, bound)

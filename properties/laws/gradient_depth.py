@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,28 +12,36 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Params
+from mhc_ref.packing import params_shapes
 from properties import bounds
 from properties.bounds import Approx, Pullback
-from properties.core.case import Case, map_tensors
+from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.family import end_of
 from properties.core.implementation import Implementation
-from properties.core.premises import differentiable
-from properties.core.trial import Trial, wide
+from properties.core.law import Schedule
+from properties.core.premises import differentiable, where
+from properties.core.trial import Trial, magnitude, wide
 from properties.core.truth import present, regrouped
 from properties.laws import about, errors
 from properties.laws.depth import DEEP_GATES
-from properties.laws.premises import mixes_in_compute_dtype
+from properties.laws.gradient_block import cotangent_of
+from properties.laws.premises import mixes_in_compute_dtype, reads_by_gates
 from properties.strategies import (
     TAME,
     Setting,
+    as_deep_as,
     branch_of,
     channel_count,
     coarse,
     cotangent_for,
+    far_beside,
+    noise,
+    params_at_temperature,
     params_of,
     seeds,
     states_of,
     streams,
+    width_among,
 )
 
 LINEAR = ("scale", "identity", "constant", "zero")
@@ -48,7 +57,37 @@ def layered_pulls(draw: DrawFn, setting: Setting) -> Case:
     x = draw(states_of(setting, n, channels, most=2, scales=(1.0, 30.0)))
     params = tuple(draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)) for _ in range(depth))
     branches = tuple(draw(branch_of(setting, channels, LINEAR)) for _ in range(depth))
-    return Case(x=x, params=params, branches=branches, cotangent=draw(cotangent_for(tuple(x.shape), setting.dtype)))
+    return Case(x=x, params=params, branches=branches, cotangent=draw(cotangent_of(setting, x)))
+
+
+QUIET = 2.0**-9
+"""Gates at which many layers hardly move the logits of the next, so that errors do not grow from one to the other."""
+
+DEEP = 10
+"""The most layers that are pulled back through: what ends after eight shows."""
+
+
+@st.composite
+def deep_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """A state, up to ten blocks whose gates are nearly closed, and a cotangent.
+
+    The numbers of a layer come of its own seed, so that a stack of fewer layers is the beginning of this one.
+    """
+    depth = draw(as_deep_as(DEEP))
+    n, channels = draw(streams(setting, 1, 4)), draw(width_among(setting, 2, 1, 3))
+    dtype, seed = setting.parameter_dtype, draw(seeds)
+    shapes = params_shapes(n, channels, setting.dialect)
+    params: list[Params] = []
+    branches: list[BranchSpec] = []
+    for layer in range(depth):
+        of = seed + 5 * layer
+        phi = torch.tensor(noise(of, *shapes.phi) / math.sqrt(shapes.phi[0]), dtype=dtype)
+        bias = torch.tensor(noise(of + 1, *shapes.bias), dtype=dtype)
+        one = Params(phi, bias, torch.full(shapes.alpha, QUIET, dtype=dtype))
+        params.append(params_at_temperature(one, n, setting.dialect))
+        branches.append(BranchSpec("scale", torch.tensor(0.5 + 0.25 * noise(of + 2, channels)).to(setting.dtype)))
+    x = torch.tensor(noise(seed + 3, 1, n, channels)).to(setting.dtype)
+    return Case(x=x, params=tuple(params), branches=tuple(branches), cotangent=draw(cotangent_of(setting, x)))
 
 
 @st.composite
@@ -107,18 +146,83 @@ def layers_pull_back_to_the_state_and_every_layer(trial: Trial, case: Case) -> N
     The chain rule from block to block: the cotangent that a block hands back is the one that the block before is pulled
     back by. Errors of the states grow forwards, those of the cotangents backwards (`block_pullback`).
     """
+    trial.judge_exactly()
+    judge_pullback(trial, case)
+
+
+def judge_pullback(trial: Trial, case: Case) -> None:
+    """Hold the gradients of a case of `layered_pulls` to the truth's."""
 
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
         return target.layers(x, regrouped(parts, case.params), case.branches)
 
     given = [part for one in case.params for part in present(one)]
-    trial.judge_exactly()
     got = trial.pull("layers", [case.x, *given], [case.cotangent], run)
     exact = trial.truth.layers_vjp(case.x, case.params, case.branches, case.cotangent)
     dialect, r = trial.dialect, trial.rounding
-    states = bounds.stack.states(Approx.exact(case.x), case.params, case.branches, dialect, r)
-    found = bounds.pullback.layers(states, case.params, case.branches, Approx.exact(case.cotangent), dialect, r)
+    state, bar = Approx.exact(case.x), Approx.exact(case.cotangent)
+    found = bounds.pullback.layers(state, case.params, case.branches, bar, dialect, r)
     judge_layers(trial, case, got, exact, "x", found[0].x, found)
+
+
+@about.layers(
+    "gradient.every-layer-learns",
+    "oracle",
+    deep_pulls,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=Schedule(most=4),
+)
+def every_layer_learns(trial: Trial, case: Case) -> None:
+    """The gradients of up to ten blocks by the state and by the parameters of every layer are exact.
+
+    Tables of layers end, boundaries recur, and a backward pass may be cut behind the fourth. Gates that are nearly
+    closed keep the errors of a state out of the logits of the next layer, so that something is claimed of each. The
+    rounding of a float64 reference is in the bound (`Rounding.of`).
+    """
+    judge_pullback(trial, case)
+
+
+@st.composite
+def tied_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """Two or three layers with the same parameters."""
+    case, depth = draw(deep_pulls(setting)), draw(st.integers(2, 3))
+    return case.with_(params=case.params[:1] * depth, branches=case.branches[:1] * depth)
+
+
+@about.layers(
+    "gradient.tied-layers-add-up",
+    "identity",
+    tied_pulls,
+    differentiable,
+    mixes_in_compute_dtype,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, most=2),
+)
+def tied_layers_add_up(trial: Trial, case: Case) -> None:
+    """The gradient by parameters that several layers share is the sum of what the layers have by copies of their own.
+
+    The chain rule, for looped and universal transformers. Whoever keeps gradients, or what they need, by the parameter
+    has those of the last layer only.
+    """
+    depth, first = len(case.params), case.params[0]
+
+    def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
+        apart = regrouped(parts * depth if len(parts) < len(given) else parts, case.params)
+        return target.layers(x, apart, case.branches)
+
+    given = [part for one in case.params for part in present(one)]
+    shared = trial.pull("layers", [case.x, *present(first)], [case.cotangent], run)[1:]
+    alone = trial.pull("layers", [case.x, *given], [case.cotangent], run)[1:]
+    dialect, r = trial.dialect, trial.rounding
+    state, bar = Approx.exact(case.x), Approx.exact(case.cotangent)
+    found = bounds.pullback.layers(state, case.params, case.branches, bar, dialect, r)
+    names = [name for name, value in first._asdict().items() if value is not None]
+    for k, (name, one) in enumerate(zip(names, shared, strict=True)):
+        every = torch.stack([wide(part) for part in alone[k :: len(names)]])
+        error = torch.stack([getattr(back, name).error.reshape(one.shape) for back in found]).sum(0)
+        added = depth * r.unit * (magnitude(every).sum(0) + error)
+        trial.near(f"the gradient by {name} of all layers", one, every.sum(0), 2 * error + added)
 
 
 @about.stack(
@@ -160,7 +264,8 @@ def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
     branches = tuple(draw(branch_of(setting, channels, ("scale", "identity", "zero"))) for _ in range(depth))
     tokens = draw(st.integers(1, 2))
     h = torch.tensor(coarse(draw(seeds), tokens, channels) + 0.5).to(setting.dtype)
-    cotangent = draw(cotangent_for((tokens, channels), setting.dtype))
+    far = min(20, far_beside(setting.dtype))  # it is a state as well, which a norm squares
+    cotangent = draw(cotangent_for((tokens, channels), setting.dtype, far))
     return Case(h=h, n=n, params=still[:depth], branches=branches, head=still[depth:], cotangent=cotangent)
 
 
@@ -170,6 +275,7 @@ def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
     constant_stacks,
     differentiable,
     mixes_in_compute_dtype,
+    where(reads_by_gates),
     blind=("h-res-transposed", "norm-missing", "implicit-backward"),
     schedule=about.TOGETHER,
 )
@@ -188,7 +294,7 @@ def constant_stacks_pull_back_as_they_push_forward(trial: Trial, case: Case) -> 
     back = trial.pull("stack", [case.h], [case.cotangent], run)[0]
     there, _ = trial.stack(case.cotangent, every, case.branches)
     begun = bounds.stack.begun(case.cotangent, case.n, trial.dialect, trial.rounding)
-    states = bounds.stack.states(begun, case.params, case.branches, trial.dialect, trial.rounding)
-    pushed = errors.collapse(trial, states[-1], *case.head)
+    last = bounds.stack.passages(begun, case.params, case.branches, trial.dialect, trial.rounding)[-1]
+    pushed = errors.collapse(trial, last.after, *case.head, last=last.h.pre)
     by_h, _ = stack_pullback(trial, case)
     trial.near("the gradient by h", back, wide(there), pushed.error + by_h.error)

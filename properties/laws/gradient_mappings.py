@@ -16,10 +16,11 @@ from properties.core.case import Case
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import differentiable, several_streams
+from properties.core.reads import mapping_shapes
 from properties.core.trial import Trial, wide
 from properties.core.truth import present
 from properties.laws import about, errors
-from properties.strategies import TAME, Setting, coefficient_cases, cotangent_for, seeds
+from properties.strategies import TAME, Setting, coefficient_cases, cotangent_for, far_beside, seeds
 
 GENTLE = (1.0, 30.0, 1e-3, 1e-4, 1e6, 1e-12, 0.0)
 """Sizes of states: among them those at which an eps of 1e-6 is no longer negligible, where backward passes forget it,
@@ -34,11 +35,11 @@ def coefficient_pulls(draw: DrawFn, setting: Setting) -> Case:
     """x, params and a cotangent for each mapping; any of them may be zero (an output that is not used)."""
     small = setting.with_(streams=tuple(n for n in setting.streams if n <= 4) or setting.streams[:1])
     case = draw(coefficient_cases(small, most=2, scales=GENTLE, patterns=TAME))
-    tokens, n = case.x.shape[:2]
     dtype = setting.parameter_dtype
     used = draw(st.sampled_from(((1, 1, 1), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0))))
-    shapes = ((tokens, n), (tokens, n), (tokens, n, n))
-    pulls = tuple(draw(cotangent_for(shape, dtype)) * on for shape, on in zip(shapes, used, strict=True))
+    shapes = mapping_shapes(tuple(case.x.shape), setting.dialect)
+    far = far_beside(dtype, case.x)
+    pulls = tuple(draw(cotangent_for(shape, dtype, far)) * on for shape, on in zip(shapes, used, strict=True))
     return case.with_(cotangents=pulls)
 
 
@@ -121,12 +122,11 @@ def learning_cases(draw: DrawFn, setting: Setting) -> Case:
             small, most=2, scales=(1.0, 1.0, 0.0), patterns=("zero", "integers"), gates=(1.0, 0.5), least_phi=2
         )
     )
-    tokens, n = case.x.shape[:2]
     seed = draw(seeds)
     dtype = setting.parameter_dtype
     generator = torch.Generator().manual_seed(seed)
     bars = tuple(
         torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-        for shape in ((tokens, n), (tokens, n), (tokens, n, n))
+        for shape in mapping_shapes(tuple(case.x.shape), setting.dialect)
     )
     return case.with_(cotangents=bars)

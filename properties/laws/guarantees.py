@@ -15,11 +15,12 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Dialect
-from properties.bounds import INF, Projection
+from properties.bounds import Projection
 from properties.core.case import Case
 from properties.core.family import DIM, Guarantees, guarantees_of
 from properties.core.implementation import parameter_dtype
 from properties.core.premises import Applies, several_streams, where
+from properties.core.rounding import known
 from properties.core.trial import Trial, wide
 from properties.laws import about, errors
 from properties.laws.mixing import mixing_cases, still
@@ -128,7 +129,7 @@ def orthogonal_matrices_preserve_norms(trial: Trial, case: Case) -> None:
     size = finite(got).abs() + bound.error  # at least |M|
     slack = size @ bound.error.mT + bound.error @ size.mT + got.shape[-1] * 2.0**-52 * size @ size.mT
     eye = torch.eye(got.shape[-1], dtype=got.dtype).expand_as(got)
-    trial.within("h_res times its transpose", got @ got.mT, eye, slack.nan_to_num(nan=INF, posinf=INF))
+    trial.within("h_res times its transpose", got @ got.mT, eye, known(slack))
 
 
 def norms(got: Tensor) -> Tensor:
@@ -276,4 +277,6 @@ def composites_do_not_expand(trial: Trial, case: Case) -> None:
     if guarantees_of(trial.dialect).orthogonal:
         kept = composite.T @ composite
         least = torch.linalg.eigvalsh(kept.nan_to_num())[:1].clamp(min=0).sqrt()
-        trial.at_most("1 less the least singular value of the composite", one - least, 0 * one, (1 - decay) * one)
+        trial.at_most(
+            "1 less the least singular value of the composite", one - least, 0 * one, (1 - decay) * one, size=1.0
+        )

@@ -25,6 +25,7 @@ from properties.laws.premises import (
 from properties.strategies import (
     MODERATE,
     Setting,
+    at_temperature,
     logits_of,
     projection_cases,
     seeds,
@@ -104,13 +105,13 @@ def half_step_convergence(trial: Trial, case: Case) -> None:
     """
     axis = DIM[trial.dialect.first_axis]
     logits = case.logits
-    started = wide(logits)
+    started = wide(logits) / guarantees_of(trial.dialect).temperature
     if trial.dialect.start == "softmax":
         started = started.log_softmax(DIM[trial.dialect.start_axis])
     got, bound = trial.project(logits), errors.projection(trial, logits)
     limit = half_step_certificate(started, axis, trial.dialect.iterations).unsqueeze(-1)
     slack = bound.error.sum(axis) + got.shape[-1] * 4 * trial.rounding.unit * (1 + limit)
-    trial.at_most("|sum - 1| along the first axis", (wide(got).sum(axis) - 1).abs(), limit, slack)
+    trial.at_most("|sum - 1| along the first axis", (wide(got).sum(axis) - 1).abs(), limit, slack, size=1.0)
 
 
 @about.project(
@@ -136,7 +137,7 @@ def extreme_cases(draw: DrawFn, setting: Setting) -> Case:
     n = draw(streams(setting, 2))
     base = draw(logits_of(setting, n, most=2, patterns=MODERATE))
     line = draw(st.integers(0, n - 1))
-    depth = draw(st.sampled_from((-120.0, -200.0, -1000.0, -5000.0)))
+    depth = at_temperature(draw(st.sampled_from((-120.0, -200.0, -1000.0, -5000.0))), setting.dialect)
     along = draw(st.booleans())
     moved = base.clone()
     if along:

@@ -14,6 +14,7 @@ from torch import Tensor
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
+from properties.core.family import guarantees_of
 from properties.core.implementation import Implementation, parameter_dtype
 from properties.core.law import Schedule
 from properties.core.premises import several_streams, where
@@ -43,7 +44,7 @@ from properties.strategies import (
 
 def started_logarithms(trial: Trial, logits: Tensor) -> Tensor:
     """log of the matrix before the first scaling, up to scalings of its lines; float64."""
-    z = wide(logits)
+    z = wide(logits) / guarantees_of(trial.dialect).temperature
     if not trial.dialect.entry_eps:
         return z
     if trial.dialect.start == "softmax":
@@ -73,7 +74,7 @@ def odds_ratios(trial: Trial, case: Case) -> None:
     """log M_ij + log M_kl - log M_il - log M_kj equals the same combination of the started matrix, after any iteration.
 
     Scaling rows and columns cancels in every odds ratio (docs/mathematics.md); with entry_eps the started matrix is its
-    start + eps.
+    start + eps, and with a temperature it starts from Z / temperature.
     """
     got, bound = wide(trial.project(case.logits)), errors.projection(trial, case.logits)
     started = started_logarithms(trial, case.logits)
@@ -91,10 +92,10 @@ def odds_ratios(trial: Trial, case: Case) -> None:
 def shifted_cases(draw: DrawFn, setting: Setting) -> Case:
     """logits and a shift for every line of the axis in which the dialect is exactly invariant."""
     case = draw(projection_cases(setting, least_n=2, most=3, patterns=MODERATE))
-    n = case.logits.shape[-1]
-    values = draw(
-        st.lists(eighths | st.sampled_from((30.0, -30.0, 200.0, -200.0, 1000.0, -1000.0)), min_size=n, max_size=n)
-    )
+    one = case.logits[0]
+    lines = 1 if one.ndim == 1 else one.select(shift_dim(setting.dialect), 0).numel()
+    shifts = eighths | st.sampled_from((30.0, -30.0, 200.0, -200.0, 1000.0, -1000.0))
+    values = draw(st.lists(shifts, min_size=lines, max_size=lines))
     return case.with_(shift=torch.tensor(values, dtype=torch.float64))
 
 
@@ -176,11 +177,12 @@ def circulant_cases(draw: DrawFn, setting: Setting) -> Case:
     blind=("one-iteration", "axes-swapped"),
 )
 def doubly_stochastic_fixed_point(trial: Trial, case: Case) -> None:
-    """The logarithm of a doubly stochastic matrix is projected onto the matrix itself, at every number of iterations.
+    """The logarithm of a doubly stochastic matrix, times the temperature, is projected onto the matrix itself, at every
+    number of iterations.
 
     All its sums are 1, so every division divides by 1.
     """
-    exact = case.matrix.log()
+    exact = case.matrix.log() * guarantees_of(trial.dialect).temperature
     logits = exact.to(parameter_dtype(trial.dtype))
     rounded = (wide(logits) - exact).abs() + torch.finfo(torch.float64).eps * exact.abs()
     bound = bounds.projection(Approx(exact, rounded), trial.dialect, trial.rounding)
@@ -204,18 +206,20 @@ def composed_cases(draw: DrawFn, setting: Setting) -> Case:
     blind=about.SYMMETRIC,
 )
 def iterations_compose(trial: Trial, case: Case) -> None:
-    """s iterations on the logarithm of what t iterations left are s + t iterations on the logits.
+    """s iterations on the logarithm of what t iterations left, times the temperature, are s + t iterations on the
+    logits.
 
     exp(log M - max over the first axis), or a softmax, is M with its lines scaled along an axis that the next division
     divides by, so the iteration goes on where it stopped (docs/mathematics.md). An error e of log M enters as that of a
     logit.
     """
     logits, first, then = case.logits, case.first, case.then
+    temperature = guarantees_of(trial.dialect).temperature
 
     def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
         begun = target.tuned(iterations=first).project(place(logits))
         # Logits come in the dtype of parameters, although h_res may be wider.
-        again = target.tuned(iterations=then).project(begun.log().to(logits.dtype))
+        again = target.tuned(iterations=then).project((begun.log() * temperature).to(logits.dtype))
         return again, target.tuned(iterations=first + then).project(place(logits))
 
     def bound(z: Approx, iterations: int) -> bounds.Projection:
@@ -227,8 +231,9 @@ def iterations_compose(trial: Trial, case: Case) -> None:
     # The logarithm of an entry that rounding may bring down to nothing is not a logit.
     known = ((begun.value * 2.0**-10 > trial.rounding.tiny) & (relative < 0.5)).all(-1, keepdim=True)
     known = known.all(-2, keepdim=True)
-    between = torch.where(known, begun.value, 1.0).log()
-    moved = torch.where(known, -(-relative.clamp(max=0.5)).log1p() + 4 * trial.rounding.unit * between.abs(), 0.0)
+    between = torch.where(known, begun.value, 1.0).log() * temperature
+    moved = -(-relative.clamp(max=0.5)).log1p() * temperature + 6 * trial.rounding.unit * between.abs()
+    moved = torch.where(known, moved, 0.0)
     slack = bound(Approx(between, moved), then).error + bound(Approx.exact(logits), first + then).error
     trial.near("h_res of s + t iterations", again, wide(whole), torch.where(known, slack, math.inf))
 
@@ -286,7 +291,7 @@ def triangular_closed_form(trial: Trial, case: Case) -> None:
     t = trial.dialect.iterations
     rows_last = trial.dialect.last_axis == "row"
     matrix = torch.zeros(1, 2, 2, dtype=torch.float64)
-    matrix[0, 1, 0] = case.corner
+    matrix[0, 1, 0] = case.corner * guarantees_of(trial.dialect).temperature
     if not rows_last:
         matrix = matrix.transpose(-1, -2).contiguous()
     logits = matrix.to(parameter_dtype(trial.dtype))

@@ -12,6 +12,7 @@ from properties.core.case import Case
 from properties.core.family import DIM, guarantees_of
 from properties.core.implementation import parameter_dtype
 from properties.core.premises import several_streams, where
+from properties.core.reads import as_pre_takes
 from properties.core.trial import Trial, magnitude, wide
 from properties.laws import about, errors
 from properties.laws.premises import alternating, exact_axis, mixes, normalised, stochastic
@@ -146,7 +147,7 @@ def pre_cases(draw: DrawFn, setting: Setting) -> Case:
     h_pre = torch.tensor(noise(draw(seeds), x.shape[0], n), dtype=setting.parameter_dtype)
     if draw(st.booleans()):
         h_pre = h_pre.abs()
-    return Case(x=x, h_pre=h_pre)
+    return Case(x=x, h_pre=as_pre_takes(h_pre, x, setting.dialect))
 
 
 @about.pre("mixing.pre-is-the-weighted-sum", "oracle", pre_cases)

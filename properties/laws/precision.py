@@ -21,6 +21,7 @@ from mhc_ref.packing import params_shapes
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.handing import storable, stored_dtype
 from properties.core.implementation import Implementation, dtype_names
 from properties.core.law import Schedule
 from properties.core.premises import emits_res, several_streams, where
@@ -154,7 +155,7 @@ def reading_and_mixing_keep_the_compute_precision_in_a_block(trial: Trial, case:
     branch = BranchSpec("constant", torch.ones(case.x.shape[-1], dtype=case.x.dtype))
     out, seen = trial.block(case.x, case.params, branch)
     u, after = trial.truth.block(case.x, case.params, seen[0].y)
-    read, mixed = errors.step(trial, case.x, case.params, seen[0].y)
+    read, mixed, _ = errors.step(trial, case.x, case.params, seen[0].y)
     trial.within("the branch input (stage: pre)", seen[0].u, u, read.error)
     trial.within("the block (stage: mixing)", out, after, mixed.error)
 
@@ -177,6 +178,8 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
     # Few enough bits for bfloat16, and within the range of float16.
     x = case.x.to(torch.bfloat16).to(torch.float16)
     params: Params = map_tensors(case.params, lambda part: part.to(torch.float32))
+    for name in names:
+        params = storable(params, stored_dtype(trial.implementation, getattr(torch, name)))
     expected = trial.truth.mappings(x, params)
     for name in names:
         dtype: torch.dtype = getattr(torch, name)
@@ -185,7 +188,7 @@ def every_declared_dtype_keeps_its_own_bound(trial: Trial, case: Case) -> None:
 
         got = trial.observe("mappings", partial(_parts, x.to(dtype), mine))
         slack = bounds.block.coefficients(
-            Approx.exact(x), params, trial.dialect, bounds.Rounding.of(dtype, trial.implementation.products)
+            Approx.exact(x), params, trial.dialect, bounds.Rounding.of_declared(trial.implementation, dtype)
         )
         for part, one in zip(("pre", "post", "res"), got, strict=True):
             if part in trial.implementation.emits:

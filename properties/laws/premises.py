@@ -9,6 +9,7 @@ from mhc_ref.projection import compute_dtype
 from properties.core.family import DIM, gate_of, guarantees_of, mix_of
 from properties.core.implementation import Implementation
 from properties.core.premises import Applies, Premise
+from properties.core.reads import read_of
 
 
 def all_of(*premises: Applies) -> Applies:
@@ -101,17 +102,22 @@ def depends_on_logits(dialect: Dialect) -> str | None:
     return f"h_res is {mix_of(dialect).words} whatever the logits" if guarantees_of(dialect).constant else None
 
 
-def settled_by_one_stream(dialect: Dialect) -> frozenset[str]:
-    """The mappings that for n = 1 are a number, whatever their logit: the share of an only term is 1.
+def depends_everywhere(dialect: Dialect) -> str | None:
+    """Every entry of h_res depends on its logits, wherever they are."""
+    flat = None if mix_of(dialect).everywhere else f"h_res is {mix_of(dialect).words}: derivatives of it are 0"
+    return depends_on_logits(dialect) or flat
+
+
+def settled(dialect: Dialect, n: int) -> frozenset[str]:
+    """The mappings of n streams that are numbers, whatever their logits: gates that depend on none, and for n = 1 what
+    is the share of an only term, 1. (h_res without logits is said by `depends_on_logits`.)
 
     An implementation need not compute them, so that a NaN among the logits need not show.
     """
-    alone = {
-        "pre": gate_of(dialect.pre).alone,
-        "post": gate_of(dialect.post).alone,
-        "res": guarantees_of(dialect).alone,
-    }
-    return frozenset(name for name, settled in alone.items() if settled)
+    pre, post = gate_of(dialect.pre), gate_of(dialect.post)
+    alone = {"pre": pre.alone, "post": post.alone, "res": guarantees_of(dialect).alone}
+    constant = {"pre": pre.constant, "post": post.constant}
+    return frozenset(name for name, one in alone.items() if (one and n == 1) or constant.get(name))
 
 
 def mixes(dialect: Dialect) -> str | None:
@@ -124,6 +130,13 @@ def gated(dialect: Dialect) -> str | None:
     """h_pre and h_post lie between 0 and 1, before they are scaled."""
     held = gate_of(dialect.pre).unit_range and gate_of(dialect.post).unit_range
     return None if held else "h_pre or h_post is no sigmoid"
+
+
+def reads_by_gates(dialect: Dialect) -> str | None:
+    """h_pre is a gate for each stream, whose logits have a gate and a bias, and that depends on the state by nothing
+    else."""
+    read = read_of(dialect)
+    return None if read.plain else f"h_pre is no gate of each stream: {read.words}"
 
 
 def takes_streams(n: int) -> Premise:

@@ -14,12 +14,19 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
+from properties import bounds
+from properties.bounds import Approx
 from properties.core.case import Case, map_tensors
+from properties.core.family import end_of
+from properties.core.handing import rounded, stored_dtype
 from properties.core.implementation import Implementation
 from properties.core.trial import Trial, outputs_of, same_bits, wide
-from properties.core.truth import pulled_back
+from properties.core.truth import accumulate, pulled_back
 from properties.laws import calls, errors
 from properties.laws.calls import Call, Place
+
+FURTHER = 24
+"""Forward passes before a backward one: what is saved outside of the graph comes in rings of 2, 4, 8 and 16."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,25 @@ def mixtures(trial: Trial, case: Case) -> list[Pulled]:
     return found
 
 
+def collapse(trial: Trial, case: Case) -> Pulled:
+    """`collapse`, of x, a head where the dialect has one, and a cotangent of the shape of x."""
+    head: Params | None = case.head if end_of(trial.dialect).HEAD else None
+    given, names = ((case.x, head), ("x", "head")) if head else ((case.x,), ("x",))
+    call = Call("collapse", names, given, ("collapse",), lambda: (errors.collapse(trial, case.x, head).error,))
+
+    def bound(bars: tuple[Tensor, ...]) -> list[Tensor]:
+        found = bounds.pullback.collapse(Approx.exact(case.x), bars[0], trial.dialect, trial.rounding, head)
+        if isinstance(found, Approx):
+            return [found.error]
+        assert head is not None
+        return errors.by_parameters(found, case.x, head)
+
+    return Pulled(call, (case.cotangent[..., 0, :].contiguous(),), bound)
+
+
 def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
     """Compare the gradients of one pass with those under other circumstances."""
-    names = pulled.names
+    names, stored = pulled.names, stored_dtype(trial.implementation, trial.dtype)
 
     def run(target: Implementation, place: Place) -> Any:
         def leaves(asked: Callable[[int], bool] = lambda k: True) -> list[Tensor]:
@@ -125,13 +148,25 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
             given = leaves(asked)
             return tuple(pulled_back(pulled.function(target, given), given, bars))
 
+        def accumulated(bars: list[Tensor]) -> tuple[Tensor, ...]:
+            """Half of what two backward passes leave in the leaves, as for the parts of a batch."""
+            given = leaves()
+            for _ in range(2):
+                accumulate(pulled.function(target, given), bars)
+            return tuple(torch.zeros_like(one) if one.grad is None else 0.5 * one.grad for one in given)
+
+        def other(size: float) -> list[Tensor]:
+            """Inputs of another size, parameters as they can be stored."""
+            changed = [one if name in pulled.still else one * size for one, name in zip(leaves(), names, strict=True)]
+            return [one if k < pulled.by_token else rounded(one, stored) for k, one in enumerate(changed)]
+
         def between(keep: bool) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...]]:
-            """A backward pass after another forward pass, as of the next layer or of the next part of a batch."""
+            """A backward pass after other forward passes, as of later layers or of the next parts of a batch."""
             given = leaves()
             outputs = pulled.function(target, given)
             bars = [place(bar).to(o.dtype).clone() for bar, o in zip(pulled.cotangents, outputs, strict=True)]
-            other = [one if name in pulled.still else one * 0.5 for one, name in zip(leaves(), names, strict=True)]
-            pulled.function(target, other)
+            for k in range(FURTHER):
+                pulled.function(target, other(0.5 + k / 64))
             found = pulled_back(outputs, given, [*bars], keep=keep)
             first = tuple(one.clone() for one in found)
             if keep:
@@ -146,6 +181,18 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
         kept = [place(bar).to(used.dtype) for bar, used in zip(pulled.cotangents, bars, strict=True)]
         spaced: list[Tensor | None] = [torch.stack([bar, bar - 1], -1)[..., 0] for bar in bars]
         again["for cotangents that are not contiguous"] = fresh(spaced)
+        own = leaves()  # a fused sum of gradients finds leaves alone
+        again["for inputs that are results themselves"] = tuple(
+            pulled_back(pulled.function(target, [one * 1 for one in own]), own, [*bars])
+        )
+        if trial.implementation.strided:
+            own = leaves()
+            views = [torch.cat([one, one - 1], -1)[..., : one.shape[-1]] for one in own]
+            again["for inputs that are slices"] = tuple(pulled_back(pulled.function(target, views), own, [*bars]))
+        again["added to those of a backward pass before"] = accumulated(bars)
+        again["for slices of wider cotangents"] = fresh(
+            [torch.cat([bar, bar - 1], -1)[..., : bar.shape[-1]] for bar in bars]
+        )
         again["for the outputs that are used alone"] = fresh([bar if bool(bar.any()) else None for bar in bars])
         wide_bars: list[Tensor | None] = [bar[..., :1].expand(bar.shape) for bar in bars]
         copied = fresh([None if bar is None else bar.contiguous() for bar in wide_bars])
@@ -182,24 +229,51 @@ def is_that_of_its_parts(trial: Trial, pulled: Pulled) -> None:
     pair = (2, count // 2) if count % 2 == 0 else (1, count)  # odd where a call takes few tokens
 
     def run(target: Implementation, place: Place) -> Any:
-        def gradients(arrange: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        def gradients(
+            arrange: Callable[[Tensor], Tensor], asked: Callable[[int], bool] = lambda k: True
+        ) -> list[Tensor]:
             tokens = [arrange(place(one)) for one in pulled.inputs[: pulled.by_token]]
-            given = [one.clone().requires_grad_() for one in (*tokens, *map(place, pulled.inputs[pulled.by_token :]))]
+            every = (*tokens, *map(place, pulled.inputs[pulled.by_token :]))
+            given = [one.clone().requires_grad_(asked(k)) for k, one in enumerate(every)]
             outputs = pulled.function(target, given)
-            return pulled_back(outputs, given, [arrange(place(bar)) for bar in pulled.cotangents])
+            return pulled_back(outputs, given, [arrange(place(bar).clone()) for bar in pulled.cotangents])
 
         whole = gradients(lambda one: one)
         paired = gradients(lambda one: one.reshape(*pair, *one.shape[1:]))
         parts = [gradients(lambda one, a=a, b=b: one[a:b]) for a, b in spans]
+        alone: list[Tensor] = []
+        if pulled.by_token < len(whole):  # of tokens with frozen parameters, and of parameters over a frozen state
+            alone += gradients(lambda one: one, lambda k: k < pulled.by_token)
+            alone += gradients(lambda one: one, lambda k: k >= pulled.by_token)
         joined = [
             torch.cat(each) if k < pulled.by_token else torch.stack([one.double() for one in each]).sum(0)
             for k, each in enumerate(zip(*parts, strict=True))
         ]
         shaped = [one.reshape(before.shape) for one, before in zip(paired, whole, strict=True)]
-        return tuple(whole), tuple(shaped), tuple(joined)
+        return tuple(whole), tuple(shaped), tuple(joined), tuple(alone)
 
-    whole, paired, joined = trial.observe(pulled.method, run)
-    for k, (name, error) in enumerate(zip(pulled.names, pulled.errors(pulled.cotangents), strict=True)):
+    whole, paired, joined, alone = trial.observe(pulled.method, run)
+    whole_errors = pulled.errors(pulled.cotangents)
+    part_errors = _of_parts(pulled, spans) if trial.rounding.stores_in_state else whole_errors
+    for k, (name, error, of_parts) in enumerate(zip(pulled.names, whole_errors, part_errors, strict=True)):
         what = f"the gradient of {pulled.method} by {name} for {count} tokens"
-        trial.near(f"{what}, against its parts", whole[k], wide(joined[k]), 2 * error)
+        trial.near(f"{what}, against its parts", whole[k], wide(joined[k]), error + of_parts)
         trial.near(f"{what} on two axes", paired[k], wide(whole[k]), 2 * error)
+        if alone:
+            rest = "the parameters" if k < pulled.by_token else "the state"
+            trial.near(f"{what} with {rest} asking for none", alone[k], wide(whole[k]), 2 * error)
+
+
+def _of_parts(pulled: Pulled, spans: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The bounds of the gradients of some spans of tokens together.
+
+    What rounding does to a sum over tokens is in the bound of the sum of more of them, whatever their order. Where a
+    sum is stored in a short dtype it is not: parts may be large that cancel.
+    """
+    found: list[list[Tensor]] = []
+    for start, end in spans:
+        alone = [torch.zeros_like(bar) for bar in pulled.cotangents]
+        for one, bar in zip(alone, pulled.cotangents, strict=True):
+            one[start:end] = bar[start:end]
+        found.append(pulled.errors(tuple(alone)))
+    return [torch.stack(each).sum(0) for each in zip(*found, strict=True)]

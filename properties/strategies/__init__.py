@@ -9,9 +9,11 @@ lists of tokens and of changes shrink by deletion, so that what is left is a zer
 an implementation, and changes with them.
 """
 
+from properties.strategies.agreeing import STEADY, agreeing_params, agreeing_state
 from properties.strategies.coefficients import GATES, branch_of, extreme_params, params_of, saturating
 from properties.strategies.draws import (
     among,
+    as_deep_as,
     changed,
     changes,
     coarse,
@@ -28,6 +30,7 @@ from properties.strategies.inputs import (
     channel_count,
     coefficient_cases,
     cotangent_for,
+    far_beside,
     on_two_axes,
     permutations_of,
     projected_width,
@@ -49,9 +52,18 @@ from properties.strategies.own_tests import (
     states,
 )
 from properties.strategies.patterns import BEYOND_EXP, MODERATE, PATTERNS, TAME, Pattern
-from properties.strategies.projected import logit_matrix, logits_of, projection_cases, shift_axis, streams
+from properties.strategies.projected import (
+    at_temperature,
+    logit_matrix,
+    logits_of,
+    params_at_temperature,
+    projection_cases,
+    shift_axis,
+    streams,
+)
 from properties.strategies.setting import Setting
 from properties.strategies.tokens import states_of, token_state
+from properties.strategies.tuned import tuned_dialects, tuned_setting
 
 PUBLIC = (
     "blocks",
@@ -72,6 +84,7 @@ __all__ = [
     "GATES",
     "MODERATE",
     "PATTERNS",
+    "STEADY",
     "STREAMS",
     "TAME",
     "VALUES",
@@ -79,8 +92,12 @@ __all__ = [
     "Pattern",
     "Setting",
     "Sizes",
+    "agreeing_params",
+    "agreeing_state",
     "among",
     "arrangeable",
+    "as_deep_as",
+    "at_temperature",
     "block_cases",
     "blocks",
     "branch_of",
@@ -96,6 +113,7 @@ __all__ = [
     "dialects",
     "eighths",
     "extreme_params",
+    "far_beside",
     "kept",
     "levels",
     "logit_matrix",
@@ -104,6 +122,7 @@ __all__ = [
     "noise",
     "on_two_axes",
     "parameters",
+    "params_at_temperature",
     "params_of",
     "permutations_of",
     "projected_width",
@@ -116,5 +135,7 @@ __all__ = [
     "states_of",
     "streams",
     "token_state",
+    "tuned_dialects",
+    "tuned_setting",
     "width_among",
 ]

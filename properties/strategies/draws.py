@@ -38,6 +38,12 @@ levels = st.integers(0, 7)
 """How far a pattern goes."""
 
 
+@kept
+def as_deep_as(most: int) -> SearchStrategy[int]:
+    """A number of layers, half of the time the largest; the fewest are the simplest."""
+    return st.sampled_from((*range(1, most + 1), *(most,) * most))
+
+
 def noise(seed: int, *shape: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Standard normal numbers with full mantissas, the same for the same seed."""
     return np.random.default_rng(seed).standard_normal(shape)

@@ -84,13 +84,31 @@ def permutations_of(n: int) -> SearchStrategy[tuple[int, ...]]:
 
 @kept
 @st.composite
-def cotangent_for(draw: DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A random cotangent; never constant, since the gradient of a sum of a stochastic matrix is exactly 0."""
+def cotangent_for(draw: DrawFn, shape: tuple[int, ...], dtype: torch.dtype, far: int = 0) -> Tensor:
+    """A random cotangent; never constant, since the gradient of a sum of a stochastic matrix is exactly 0.
+
+    `far`: it may be larger or smaller by a power of two, 2^far or 2^-far at most, see `far_beside`.
+    """
     dense = draw(st.booleans())
     seed = draw(seeds)
+    power = draw(among(*dict.fromkeys((0, min(20, far), -min(30, far), far, -far)))) if far else 0
     if dense:
-        return torch.tensor(noise(seed, *shape)).to(dtype)
+        return torch.tensor(noise(seed, *shape) * 2.0**power).to(dtype)
     flat = torch.zeros(math.prod(shape), dtype=torch.float64)
     if flat.numel():
-        flat[seed % flat.numel()] = 1.0
+        flat[seed % flat.numel()] = 2.0**power
     return flat.reshape(shape).to(dtype)
+
+
+def far_beside(dtype: torch.dtype, *states: Tensor) -> int:
+    """How far from 1, as a power of two, a cotangent may lie whose pullback multiplies by these states.
+
+    A loss may be scaled by 2^16, a mean is over 10^7 numbers, and a backward pass by hand squares what it likes: 2^75
+    squared is beyond float32, and 2^-75 squared below it. A norm divides by the cube of the root mean square. So a
+    state far from 1 leaves less room within the range of the compute dtype, and gets cotangents of order 1.
+    """
+    sizes = torch.cat([one.detach().double().abs().flatten(1).amax(1) for one in states] or [torch.ones(1).double()])
+    sizes = sizes[sizes > 0]
+    if bool((sizes < 2.0**-10).any()) or bool((sizes > 2.0**10).any()):
+        return 0
+    return {torch.float16: 8, torch.float64: 480}.get(dtype, 75)

@@ -40,9 +40,13 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "transposed": (False, True),
     "pre_eps": (0.0, 1e-6, 1e-4),
     "post_scale": (2.0, 1.0, 0.5),
+    "post_eps": (0.0, 1e-6, 1e-4),
     "shared_projection": (False, True),
     "rms_eps": (1e-20, 1e-6, 1e-5, 0.0),
     "rms_eps_inside": (True, False),
+    "norm_offset": (0.0, 1.0),
+    "read_from": ("own", "previous"),
+    "first_read": ("own", "stream0"),
 }
 """What the closed fields of a dialect are given, the simplest first; an open one takes the names of its families."""
 

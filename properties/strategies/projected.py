@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
-from mhc_ref import Dialect
+from mhc_ref import Dialect, Params
 from properties.core.case import Case
 from properties.core.family import guarantees_of, mix_of
 from properties.strategies.draws import among, changed, changes, kept, levels, noise, seeds
@@ -38,6 +39,21 @@ def logit_matrix(
     return changed(base, draw(changes((n, n))))
 
 
+def at_temperature(logits: Any, dialect: Dialect) -> Any:
+    """Logits that do what these do without a temperature; the same where there is none."""
+    temperature = guarantees_of(dialect).temperature
+    return logits if temperature == 1 else temperature * logits
+
+
+def params_at_temperature(params: Params, n: int, dialect: Dialect) -> Params:
+    """Parameters whose residual logits are those of these at the temperature of the dialect."""
+    temperature = guarantees_of(dialect).temperature
+    if temperature == 1:
+        return params
+    bias = torch.cat([params.bias[: 2 * n], temperature * params.bias[2 * n :]])
+    return params._replace(bias=bias, alpha=torch.cat([params.alpha[:2], temperature * params.alpha[2:]]))
+
+
 @kept
 def token_logits(setting: Setting, n: int, patterns: tuple[str, ...] = tuple(PATTERNS)) -> SearchStrategy[Any]:
     """The logits of one token as float64 numpy, of the shape that the mix of the dialect says: patterns of a matrix, or
@@ -46,6 +62,8 @@ def token_logits(setting: Setting, n: int, patterns: tuple[str, ...] = tuple(PAT
     shape = mix.shape(n, dialect)
     if shape == (n, n):
         usual = logit_matrix(n, mix.patterns(dialect, patterns), axis=shift_axis(dialect), stretch=setting.stretch)
+        if guarantees_of(dialect).temperature != 1:
+            usual = usual.map(partial(at_temperature, dialect=dialect))
     elif 0 in shape:
         usual = st.just(np.zeros(shape))
     else:

@@ -9,6 +9,7 @@ import torch
 
 from mhc_ref import Dialect
 from properties.core.declaration import Declaration
+from properties.core.handing import storable, stored_dtype
 from properties.core.implementation import parameter_dtype
 
 
@@ -36,8 +37,12 @@ class Setting(Declaration):
 
     @property
     def parameter_dtype(self) -> torch.dtype:
-        """Of params and logits."""
+        """Of params and logits in a case; which values params may have, `stored` says."""
         return parameter_dtype(self.dtype)
+
+    def stored(self, value: Any) -> Any:
+        """A case, or parameters, whose parameters have values of the dtype in which they are stored."""
+        return value if self.parameters == "compute" else storable(value, stored_dtype(self, self.dtype))
 
     @property
     def stretch(self) -> float:

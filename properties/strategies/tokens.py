@@ -19,7 +19,7 @@ def _scales(dtype: torch.dtype) -> tuple[float, ...]:
     """Sizes of a state whose squares the compute dtype represents, 1 first."""
     if dtype == torch.float16:
         return (1.0, 1e-3, 100.0, 0.03)
-    return (1.0, 1e-3, 1e3, 1e-6, 30.0, 1e6, 1e-4, 1e-9, 1e-12, 1e12)
+    return (1.0, 1e-3, 1e3, 1e-6, 30.0, 1e6, 1e-4, 1e-9, 1e-12, 1e12, 1e-30, 1e18)
 
 
 @kept

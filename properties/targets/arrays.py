@@ -30,6 +30,7 @@ from torch import Tensor
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.packing import logits_shape, streams_of_logits
 from properties.core.implementation import Implementation
+from properties.core.reads import read_of
 from properties.core.settling import declare
 from properties.guards.faults import AdapterError, HarnessError, described
 from properties.guards.interruption import Interrupted
@@ -206,7 +207,7 @@ def _mappings(self: ArrayAdapter, x: Tensor, params: Params) -> Any:
 
 
 def _pre(self: ArrayAdapter, x: Tensor, h_pre: Tensor) -> Any:
-    return _only(self.call("pre", (x, h_pre), (2, 1)))
+    return _only(self.call("pre", (x, h_pre), (2, 1 if read_of(self.dialect).by_stream else 2)))
 
 
 def _post(self: ArrayAdapter, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Any:

@@ -240,7 +240,7 @@ class ModuleAdapter(Implementation):
             raise AdapterError("Params.norm_weight is given; no parameter of the module is named for it")
         called = self._called(x.shape[-2], x.shape[-1], x.device, params.phi.dtype)
         module = called.module
-        weights = {f"module.{name}": value for name, value in self.naming.weights(params, module).items()}
+        weights = {f"module.{name}": value for name, value in self.naming.weights(params, module, x.shape[-1]).items()}
         try:
             # Untied: what is one parameter under two names is two attributes, each with its own value.
             return functional_call(called, weights, (x, *rest), tie_weights=False)

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from mhc_ref import Dialect, Params
 from mhc_ref.packing import streams_of_params
+from properties.core.reads import read_of
 from properties.guards.faults import AdapterError
 from properties.guards.printable import shown
 
@@ -73,8 +74,9 @@ def _tied(names: Mapping[str, str]) -> None:
             raise Misnamed(f"from_module: {theirs} is named more than once, for {' and '.join(ours)}{_TIED}")
 
 
-def part(params: Params, name: str, dialect: Dialect) -> Tensor:
-    """One of our parameters, or its columns, entries or gate for one mapping: "phi", "phi.res", "alpha.pre", ..."""
+def part(params: Params, name: str, dialect: Dialect, channels: int | None = None) -> Tensor:
+    """One of our parameters, or its columns, entries or gate for one mapping: "phi", "phi.res", "alpha.pre", ...;
+    `channels` as for `streams_of_params`."""
     whole, _, mapping = name.partition(".")
     value: Any = getattr(params, whole)
     if not mapping:
@@ -84,7 +86,7 @@ def part(params: Params, name: str, dialect: Dialect) -> Tensor:
         return value[index]
     if whole == "phi" and dialect.shared_projection:
         return value.split([1, 1, value.shape[-1] - 2], -1)[index]
-    n = streams_of_params(params, dialect)
+    n = streams_of_params(params, dialect, channels)
     return value.split([n, n, value.shape[-1] - 2 * n], -1)[index]
 
 
@@ -92,7 +94,12 @@ class Naming:
     """Which of a module's parameters stand for ours, and which stay as they are."""
 
     def __init__(self, names: object, constants: Iterable[str], dialect: Dialect) -> None:
-        """Raises what `check_names` does."""
+        """Raises what `check_names` does, and Misnamed where the dialect has parameters that no name is for."""
+        if not read_of(dialect).plain:
+            raise Misnamed(
+                f"from_module: in the dialect {read_of(dialect).words}; names are for the parameters of gates, one for "
+                "each stream. Write a properties.Implementation that packs the parameters (docs/families.md)"
+            )
         self.names, self.constants, self.dialect = check_names(names), tuple(constants), dialect
 
     @property
@@ -100,8 +107,9 @@ class Naming:
         """Whether the module has a norm weight."""
         return "norm_weight" in self.names
 
-    def weights(self, params: Params, module: nn.Module) -> dict[str, Tensor]:
-        """Params under the names of the module, in its shapes; parameters that it holds under two names under both.
+    def weights(self, params: Params, module: nn.Module, channels: int | None = None) -> dict[str, Tensor]:
+        """Params under the names of the module, in its shapes; parameters that it holds under two names under both;
+        `channels` as for `streams_of_params`.
 
         Without a norm weight the module's is 1, which is the same mathematics.
 
@@ -123,7 +131,7 @@ class Naming:
                 raise Misnamed(_computed(kind, holder[1:], stored.partition(".")[0], name))
             if (hook := _recomputed(module, name)) is not None:
                 raise Misnamed(_hooked(kind, name, *hook))
-            value = self._value(params, ours, theirs[name])
+            value = self._value(params, ours, theirs[name], channels)
             if transposed and value.dim() != 2:
                 raise Misnamed(f"{ours} is {list(value.shape)}; '{name}.T' stands for the transpose of a matrix")
             found[name] = _fitted(value.mT if transposed else value, ours, name, theirs[name], kind)
@@ -140,10 +148,10 @@ class Naming:
         self._check_left(parameters, found, kind)
         return found
 
-    def _value(self, params: Params, ours: str, theirs: Tensor) -> Tensor:
+    def _value(self, params: Params, ours: str, theirs: Tensor, channels: int | None) -> Tensor:
         if ours == "norm_weight" and params.norm_weight is None:
             return params.phi.new_ones(theirs.numel())
-        return part(params, ours, self.dialect)
+        return part(params, ours, self.dialect, channels)
 
     def _check_left(self, parameters: Mapping[str, Tensor], found: Mapping[str, Tensor], kind: str) -> None:
         unknown = [name for name in self.constants if name not in parameters]

@@ -15,7 +15,9 @@ from torch import Tensor
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.packing import logits_shape, params_shapes
 from properties.core.case import map_tensors
-from properties.core.implementation import dtype_names, next_multiple, overrides, parameter_dtype
+from properties.core.handing import stored_dtype
+from properties.core.implementation import Implementation, dtype_names, next_multiple, overrides, parameter_dtype
+from properties.core.reads import as_pre_takes
 from properties.guards.faults import AdapterError, TargetFault, answered
 from properties.guards.surroundings import told, usual
 
@@ -42,16 +44,16 @@ def tuned(tune: Callable[[Dialect], dict[str, Any]] | None, dialect: Dialect, ad
 
 
 def example(
-    n: int, channels: int, tokens: tuple[int, ...], dialect: Dialect, dtype: torch.dtype, norm_weight: bool
+    adapter: Implementation, n: int, channels: int, tokens: tuple[int, ...], dtype: torch.dtype, norm_weight: bool
 ) -> tuple[Tensor, Params]:
     """A state and the parameters of a block, of order one and the same in every run."""
     generator = torch.Generator().manual_seed(14)
-    made = parameter_dtype(dtype)
+    made = stored_dtype(adapter, dtype)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    shapes = params_shapes(n, channels, dialect)
+    shapes = params_shapes(n, channels, adapter.dialect)
     weight = (1 + normal(n * channels) / 4).to(made) if norm_weight else None
     params = Params(
         normal(*shapes.phi).to(made), normal(*shapes.bias).to(made), torch.full(shapes.alpha, 0.5, dtype=made), weight
@@ -105,14 +107,14 @@ class _Rehearsal:
         for n in sorted(adapter.streams, key=lambda one: (one != self.n, one)):
             for channels in {next_multiple(least, adapter.channel_multiple): None for least in (2, 1, 3)}:
                 try:
-                    module = adapter.module(n, channels, self.place, parameter_dtype(dtype))
+                    module = adapter.module(n, channels, self.place, stored_dtype(adapter, dtype))
                 except AdapterError as error:
                     raise AdapterError(f"{error}{self.instead()}") from error
-                adapter.naming.weights(self.given(dtype, (), True, n, channels)[1], module)
+                adapter.naming.weights(self.given(dtype, (), True, n, channels)[1], module, channels)
 
     def instead(self) -> str:
         """The sizes that can be made, as they are declared, where some of those that are asked for cannot."""
-        adapter, dtype = self.adapter, parameter_dtype(self.dtypes[0])
+        adapter, dtype = self.adapter, stored_dtype(self.adapter, self.dtypes[0])
 
         def makes(n: int, channels: int) -> bool:
             try:
@@ -139,7 +141,7 @@ class _Rehearsal:
             else:
                 self.form(got)
         for dtype, fault in faults.items():
-            if dtype != parameter_dtype(dtype):
+            if dtype != stored_dtype(self.adapter, dtype):
                 self.parameters(dtype, norm_weight, fault, [one for one in self.dtypes if one not in faults])
 
     def parameters(
@@ -153,7 +155,8 @@ class _Rehearsal:
         raise AdapterError(
             f"from_module: {self.adapter.kind} takes a {dtype} state with {dtype} parameters only, and the laws hand "
             f"{parameter_dtype(dtype)} ones to it, as the precision contract says: it raised {fault}. Declare "
-            f"{declare} for what it takes, or let its forward (or call=...) cast"
+            f"{declare} for what it takes, or parameters='state' where it stores them so and computes in "
+            f"{parameter_dtype(dtype)}, or let its forward (or call=...) cast"
         ) from fault.error
 
     def token_axes(self) -> None:
@@ -175,7 +178,7 @@ class _Rehearsal:
     def chance(self) -> None:
         """What draws random numbers in training mode alone, such as dropout, is to be made in the other mode."""
         adapter, dtype = self.adapter, self.dtypes[0]
-        module = adapter.module(self.n, self.channels, self.place, parameter_dtype(dtype))
+        module = adapter.module(self.n, self.channels, self.place, stored_dtype(adapter, dtype))
         if module.training and self.draws(dtype):
             module.eval()
             if not self.draws(dtype):
@@ -199,7 +202,7 @@ class _Rehearsal:
         # As most modules are made: a copy in another dtype has lost what closures and views of the first one hold.
         dtype = next((one for one in self.dtypes if parameter_dtype(one) == torch.float32), self.dtypes[0])
         x, params = self.given(dtype, (2,), True)
-        module = adapter.module(self.n, self.channels, self.place, parameter_dtype(dtype))
+        module = adapter.module(self.n, self.channels, self.place, stored_dtype(adapter, dtype))
         held = {**dict(module.named_buffers(remove_duplicate=False)), **dict(module.named_parameters())}
 
         def answer() -> list[Tensor] | None:
@@ -221,7 +224,7 @@ class _Rehearsal:
                         held[name].copy_(kept[name])
             return not _same(before, other) and _same(before, answer())
 
-        replaced = [name for name in adapter.naming.weights(params, module) if name in held]
+        replaced = [name for name in adapter.naming.weights(params, module, x.shape[-1]) if name in held]
         try:
             found = [name for name in replaced if read([name])] if read(replaced) else []
         except RuntimeError:  # its parameters cannot be written to, as those that are expanded or of inference
@@ -238,7 +241,7 @@ class _Rehearsal:
         self, dtype: torch.dtype, tokens: tuple[int, ...], norm_weight: bool, n: int = 0, channels: int = 0
     ) -> tuple[Tensor, Params]:
         weighted = norm_weight and self.adapter.naming.norm_weight
-        x, params = example(n or self.n, channels or self.channels, tokens, self.adapter.dialect, dtype, weighted)
+        x, params = example(self.adapter, n or self.n, channels or self.channels, tokens, dtype, weighted)
         return x.to(self.place), map_tensors(params, lambda one: one.to(self.place))
 
     def call(self, adapter: ModuleAdapter, x: Tensor, params: Params) -> Any:
@@ -324,7 +327,7 @@ def _arguments(adapter: ArrayAdapter, name: str, tokens: tuple[int, ...], dtype:
         min((one for one in adapter.streams if one > 1), default=1),
         next_multiple(2, adapter.channel_multiple),
     )
-    x, params = example(n, channels, tokens, dialect, dtype, adapter.norm_weight)
+    x, params = example(adapter, n, channels, tokens, dtype, adapter.norm_weight)
     made = parameter_dtype(dtype)
     if name == "mappings":
         return x, params
@@ -332,7 +335,7 @@ def _arguments(adapter: ArrayAdapter, name: str, tokens: tuple[int, ...], dtype:
         return (torch.zeros(*tokens, *logits_shape(n, dialect), dtype=made),)
     gates = torch.full((*tokens, n), 0.5, dtype=made)
     if name == "pre":
-        return x, gates
+        return x, as_pre_takes(gates, x, dialect)
     return x, x[..., 0, :], gates, torch.full((*tokens, n, n), 1 / n, dtype=made)
 
 

@@ -30,10 +30,10 @@ from properties.guards.surroundings import told
 T = TypeVar("T")
 
 FORMS = (
-    "ref, ref:PRESET, published:NAME, deviation:NAME[@PRESET], control:NAME[@PRESET], proc:COMMAND, "
+    "ref, ref:PRESET, published:NAME, deviation:NAME[@PRESET], control:NAME[@PRESET], mutant:SEED:INDEX, proc:COMMAND, "
     "path/to/file.py:attr, package.module:attr"
 )
-KINDS = ("ref", "published", "deviation", "control", "proc")
+KINDS = ("ref", "published", "deviation", "control", "mutant", "proc")
 """What may stand before the colon of a target that is no place of Python code."""
 
 
@@ -80,19 +80,19 @@ def resolve(target: str, dialect: str | None = None) -> Implementation:
         found = Reference(preset(rest), target)
     elif kind == "published":
         found = _catalogued("properties.targets.published", rest, "published")
-    elif kind in ("deviation", "control"):
+    elif kind in ("deviation", "control", "mutant"):
         name, _, of = rest.partition("@")
         found = _catalogued(f"properties.catalogue.{kind}s", name, kind, preset(of) if of else None)
     elif kind == "proc":
         found = _catalogued("properties.targets.process", rest, "proc")
     else:
-        found = _attribute(target)
+        found = attribute_of(target)
     implementation = _implementation(found, target, dialect)
     check(implementation, target)
     if not implementation.name:
         named = target if kind in KINDS[:-1] else _short(target, implementation)
         plain = printable(named, 200).replace("\n", "\\n").replace("\t", "\\t")
-        _asked(f"{target}: setting .name", lambda: setattr(implementation, "name", plain))
+        asked(f"{target}: setting .name", lambda: setattr(implementation, "name", plain))
     return implementation
 
 
@@ -116,7 +116,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {folded[found[0]]}?" if found else ""
 
 
-def _asked(doing: str, ask: Callable[[], T]) -> T:
+def asked(doing: str, ask: Callable[[], T]) -> T:
     """What code of a target gives; whatever it raises, exits too, is a TargetError.
 
     The working folder stays the one it was: reports and other targets are found from where the user is.
@@ -162,10 +162,15 @@ def _catalogued(module: str, name: str, kind: str, *arguments: object) -> Any:
                 f"{kind}:{name}: importing its library failed: {message_of(error)}. Is the extra installed?"
             ) from error
 
-    return _asked(f"{kind}:{name}: making it", build) if kind == "published" else build()
+    return asked(f"{kind}:{name}: making it", build) if kind == "published" else build()
 
 
-def _attribute(target: str) -> Any:
+def attribute_of(target: str) -> Any:
+    """What a target of the last two forms names, as it is there: path/to/file.py:attr, package.module:attr.
+
+    Raises:
+        TargetError: nothing is there, or reading it raised something.
+    """
     place, colon, attribute = target.rpartition(":")
     if not colon or not place or not attribute:
         if os.path.isdir(target):
@@ -183,7 +188,7 @@ def _attribute(target: str) -> Any:
                 f"{_nearest(attribute, names)}"
             ) from error
 
-    return _asked(f"{target}: reading {attribute!r} of {place}", read)  # a module may have a __getattr__
+    return asked(f"{target}: reading {attribute!r} of {place}", read)  # a module may have a __getattr__
 
 
 def _meant(target: str) -> str:
@@ -216,7 +221,7 @@ def file_module(path: Path, target: str) -> ModuleType:
     execute = spec.loader.exec_module
     try:
         with _first_on_path(str(resolved.parent)):  # the file can import its neighbours
-            _asked(f"{target}: importing {path}", lambda: execute(module))
+            asked(f"{target}: importing {path}", lambda: execute(module))
     except BaseException:
         sys.modules.pop(name, None)
         raise
@@ -231,7 +236,7 @@ def module_name(path: Path) -> str:
 def _module(name: str, target: str) -> ModuleType:
     try:
         with _first_on_path(_folder() or "."):
-            return _asked(f"{target}: importing {name}", lambda: importlib.import_module(name))
+            return asked(f"{target}: importing {name}", lambda: importlib.import_module(name))
     except TargetError as error:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and name.split(".")[0] in str(missing):
@@ -255,7 +260,7 @@ def _implementation(found: Any, target: str, dialect: str | None) -> Implementat
         makes = usable and (isinstance(found, type) or not _required_arguments(found))
         return isinstance(found, Implementation), usable, makes
 
-    ready, usable, makes = _asked(f"{target}: looking at it", look)
+    ready, usable, makes = asked(f"{target}: looking at it", look)
     if ready:
         return found
     if not usable:
@@ -272,7 +277,7 @@ def _implementation(found: Any, target: str, dialect: str | None) -> Implementat
             made = found()
             return made, isinstance(made, Implementation), callable(made) and not isinstance(found, type)
 
-        made, ready, again = _asked(f"{target}: calling it without arguments", make)
+        made, ready, again = asked(f"{target}: calling it without arguments", make)
         if ready:
             return made
         if again:

@@ -16,14 +16,14 @@ from properties.guards.printable import printable
 
 
 def built_in(target: str) -> bool:
-    """Whether a target comes with this package: the reference, a control, a deviation, a name of our own table of
-    published implementations."""
+    """Whether a target comes with this package: the reference, a control, a deviation, a mutant, a name of our own
+    table of published implementations."""
     kind, colon, name = target.partition(":")
     if kind == "published":
         from properties.targets.published import ADAPTERS
 
         return name in ADAPTERS
-    return target == "ref" or (bool(colon) and kind in ("ref", "control", "deviation"))
+    return target == "ref" or (bool(colon) and kind in ("ref", "control", "deviation", "mutant"))
 
 
 def refusal(path: Path, target: str) -> str:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mhc_ref import Branch, Mappings, Params
 from properties.catalogue.deviations.strides import as_if_contiguous
-from properties.core.deviant import Deviant
+from properties.core.case import map_tensors
+from properties.core.deviant import Deviant, through
 from properties.core.slips import MUTATION, Slips
 
 SLIPS = Slips()
@@ -157,6 +158,37 @@ class GradientOfEightTiles(GradientOfFirstTile):
     """Tokens beyond the 512th contribute nothing to any gradient."""
 
     tokens = 512
+
+
+class StoredInBfloat16(torch.autograd.Function):
+    """A tensor as it is, whose gradient is stored in bfloat16."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor) -> Tensor:
+        return whole.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        return through(cotangents[0], torch.bfloat16)
+
+
+@gradient(
+    "token-sums-in-bfloat16",
+    f"{MUTATION}: a launch of 256 tokens stores its share of a gradient in the dtype of the state",
+    hidden="for up to 256 tokens",
+)
+class TokenSumsInBfloat16(Deviant):
+    """Gradients of parameters are summed over 256 tokens at a time, and each sum is stored in bfloat16."""
+
+    tokens = 256
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        mapped = super().mappings
+        if x.shape[:-2].numel() <= self.tokens:
+            return mapped(x, params)
+        launches = x.flatten(0, -3).split(self.tokens)
+        found = [mapped(one, map_tensors(params, StoredInBfloat16.apply)) for one in launches]
+        return Mappings(*(torch.cat(part).unflatten(0, x.shape[:-2]) for part in zip(*found, strict=True)))
 
 
 @gradient(

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 from mhc_ref import PRESETS, Dialect, registry
 from properties.catalogue.deviations import (
     backward,
+    callers,
     collapse,
+    delayed,
     device,
     dtype,
     eps,
@@ -21,11 +23,14 @@ from properties.catalogue.deviations import (
     gradient,
     initialisation,
     missing_term,
+    modes,
     normalisation,
     order,
     orientation,
     packing,
+    saturation,
     scaling,
+    sizes,
     strides,
 )
 from properties.core.deviant import Deviant
@@ -35,7 +40,9 @@ from properties.core.slips import KINDS, Deviation, sentence_of
 
 TOPICS = (
     backward,
+    callers,
     collapse,
+    delayed,
     device,
     dtype,
     eps,
@@ -44,11 +51,14 @@ TOPICS = (
     gradient,
     initialisation,
     missing_term,
+    modes,
     normalisation,
     order,
     orientation,
     packing,
+    saturation,
     scaling,
+    sizes,
     strides,
 )
 
@@ -56,6 +66,8 @@ ELSEWHERE: dict[str, Dialect] = {
     f"{PRESETS.first} with rms eps 1e-3 outside": PRESETS.default.with_(rms_eps=1e-3, rms_eps_inside=False),
     f"{PRESETS.first} with 3 iterations": PRESETS.default.with_(iterations=3),
 }
+if "temperature" in PRESETS.default.fields():
+    ELSEWHERE[f"{PRESETS.first} with a temperature of 0.2"] = PRESETS.default.with_(temperature=0.2)
 """Dialects, by a title, in which those deviations show that no preset shows."""
 
 

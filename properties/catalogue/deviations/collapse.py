@@ -7,12 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mhc_ref import Branch, Params
+from mhc_ref import Branch, Dialect, Params
+from mhc_ref.stack import ends_with_last, has_head
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips
+from properties.core.family import begin_of
+from properties.core.slips import MUTATION, Slips, shares
 
 SLIPS = Slips()
 collapse = SLIPS.step("collapse")
+
+
+def begins_alike(dialect: Dialect) -> bool:
+    """The streams begin as one multiple of h, all the same."""
+    return begin_of(dialect).weights(2, dialect).unique().numel() == 1
 
 
 def copied(stream: Tensor, x: Tensor) -> Tensor:
@@ -20,7 +27,7 @@ def copied(stream: Tensor, x: Tensor) -> Tensor:
     return stream.to(x.dtype).unsqueeze(-2).repeat_interleave(x.shape[-2], -2)
 
 
-@collapse("collapse-stream-0", MUTATION)
+@collapse("collapse-stream-0", MUTATION, lambda d: not ends_with_last(d))
 class CollapseStream0(Deviant):
     """The streams end as stream 0."""
 
@@ -28,7 +35,7 @@ class CollapseStream0(Deviant):
         return x[..., 0, :].clone()
 
 
-@collapse("expand-stream-0-only", MUTATION)
+@collapse("expand-stream-0-only", MUTATION, begins_alike)
 class ExpandStream0Only(Deviant):
     """Stream 0 begins as the embedding and the others as zeros."""
 
@@ -37,7 +44,7 @@ class ExpandStream0Only(Deviant):
         return torch.where(first.unsqueeze(-1), h.unsqueeze(-2), torch.zeros_like(h).unsqueeze(-2))
 
 
-@collapse("expand-over-n", f"{MUTATION}: the sum of the copies kept equal to the embedding")
+@collapse("expand-over-n", f"{MUTATION}: the sum of the copies kept equal to the embedding", begins_alike)
 class ExpandOverN(Deviant):
     """Every stream begins as the embedding divided by n."""
 
@@ -45,7 +52,7 @@ class ExpandOverN(Deviant):
         return super().expand(h, n) / n
 
 
-@collapse("expand-scaled-copies", MUTATION)
+@collapse("expand-scaled-copies", MUTATION, begins_alike)
 class ExpandScaledCopies(Deviant):
     """The copies are scaled by 1, 1/2, 1/3 and so on, to break their symmetry."""
 
@@ -53,7 +60,7 @@ class ExpandScaledCopies(Deviant):
         return super().expand(h, n) / torch.arange(1, n + 1).to(h).unsqueeze(-1)
 
 
-@collapse("expand-tiled", "streams packed into the batch, (b s) in lucidrains v1, tokenbender, mhc-lite")
+@collapse("expand-tiled", "streams packed into the batch, (b s) in lucidrains v1, tokenbender, mhc-lite", begins_alike)
 class ExpandTiled(Deviant):
     """The copies are tiled over the tokens where each token should be repeated, so that tokens share streams."""
 
@@ -123,20 +130,28 @@ class StreamsReset(Deviant):
 class LastBlockSkipped(Deviant):
     """The last of several blocks is not run."""
 
-    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+    def _derived_layers(
+        self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]
+    ) -> tuple[Tensor, Tensor | None]:
         count = max(1, len(branches) - 1)
-        return super().layers(x, params[:count], branches[:count])
+        return super()._derived_layers(x, params[:count], branches[:count])
 
 
 @collapse("params-of-first-block", f"{MUTATION}: one module instance reused for every layer")
 class ParamsOfFirstBlock(Deviant):
     """Every block uses the parameters of the first."""
 
-    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
-        return super().layers(x, [params[0]] * len(branches) if params else params, branches)
+    def _derived_layers(
+        self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]
+    ) -> tuple[Tensor, Tensor | None]:
+        return super()._derived_layers(x, [params[0]] * len(branches) if params else params, branches)
 
 
-@collapse("collapsed-twice", "MaxText #4736, GDzhu01 #132: collapse exactly once (bug 56)")
+@collapse(
+    "collapsed-twice",
+    "MaxText #4736, GDzhu01 #132: collapse exactly once (bug 56)",
+    lambda d: not ends_with_last(d) and not (has_head(d) and shares(d)),
+)
 class CollapsedTwice(Deviant):
     """The collapsed state is expanded and collapsed once more."""
 
@@ -175,5 +190,7 @@ class ExpandedOnTheSecondAxis(Deviant):
 class LayersInATableOfFour(Deviant):
     """Every fifth layer has the parameters of the first."""
 
-    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
-        return super().layers(x, [params[k % 4] for k in range(len(params))], branches)
+    def _derived_layers(
+        self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]
+    ) -> tuple[Tensor, Tensor | None]:
+        return super()._derived_layers(x, [params[k % 4] for k in range(len(params))], branches)

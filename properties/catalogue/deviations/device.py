@@ -4,15 +4,18 @@ odd, the stream another one, the graph replayed or the compiler at work."""
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mhc_ref import Branch, Dialect, Params
-from properties.core.deviant import Deviant
+from mhc_ref import Branch, Dialect, Mappings, Params
+from mhc_ref.stack import has_head
+from properties.core.deviant import Deviant, through, with_gradient_of
 from properties.core.device import device_of
 from properties.core.family import norm_of
+from properties.core.implementation import without_autocast
 from properties.core.slips import MUTATION, Slips, always, mixes, takes_matrix
 
 SLIPS = Slips()
@@ -240,6 +243,22 @@ class CompiledWithoutWeight(Deviant):
 
 
 @device(
+    "compiled-backward-halved",
+    "unsloth-zoo #859: half the gradient when compiled",
+    mixes,
+    hidden="where nothing is compiled",
+)
+class CompiledBackwardHalved(Deviant):
+    """torch.compile is declared, and the path that it takes has half the gradient of the projection."""
+
+    compilable = True
+
+    def project(self, logits: Tensor) -> Tensor:
+        found = super().project(logits)
+        return found.detach() + 0.5 * (found - found.detach()) if torch.compiler.is_compiling() else found
+
+
+@device(
     "autocast-not-left",
     f"{MUTATION}: `.float()` without autocast(enabled=False)",
     always,
@@ -250,3 +269,56 @@ class AutocastNotLeft(Deviant):
     """Precision under autocast is declared, and the projection is multiplied as autocast has it."""
 
     autocast_safe = True
+
+
+class LeavesAutocast(Deviant):
+    """Mappings, mixing and ends are computed outside of torch.autocast, as declared."""
+
+    autocast_safe = True
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        with without_autocast(x):
+            return super().mappings(x, params)
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        with without_autocast(x):
+            return super().post(x, y, h_post, h_res)
+
+    def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
+        with without_autocast(x):
+            return super().collapse(x, params)
+
+
+under_autocast = partial(device, dtypes=(torch.float32, torch.bfloat16), hidden="without autocast")
+
+
+@under_autocast("mixed-as-autocast-has-it", f"{MUTATION}: autocast is left for the mappings alone")
+class MixedAsAutocastHasIt(LeavesAutocast):
+    """Precision under autocast is declared, and the streams are mixed by a product in bfloat16."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return Deviant.post(self, x, y, h_post, h_res)
+
+
+@under_autocast("head-as-autocast-has-it", f"{MUTATION}: autocast is left in blocks alone", has_head)
+class HeadAsAutocastHasIt(LeavesAutocast):
+    """Precision under autocast is declared, and the logits of the head are a product in bfloat16."""
+
+    def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
+        return Deviant.collapse(self, x, params)
+
+
+@under_autocast("saved-as-autocast-has-it", f"{MUTATION}: activations are saved in the dtype of autocast", mixes)
+class SavedAsAutocastHasIt(LeavesAutocast):
+    """Precision under autocast is declared, and what the mixing keeps there for its backward pass is in bfloat16."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        self._saves = torch.is_autocast_enabled(x.device.type)
+        return super().post(x, y, h_post, h_res)
+
+    def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
+        found = super().mixed(x, h_res)
+        if not self._saves:
+            return found
+        kept = super().mixed(through(x, torch.bfloat16), through(h_res, torch.bfloat16))
+        return with_gradient_of(found, kept)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
+from mhc_ref.block import by_channel
 from properties.core.deviant import Deviant, through, through_tf32, with_gradient_of
-from properties.core.slips import MUTATION, Slips, by_rms, constrains, mixes
+from properties.core.slips import MUTATION, Slips, affine, by_rms, constrains, mixes
 
 SLIPS = Slips()
 precision = SLIPS.step("dtype")
@@ -53,7 +56,7 @@ class ParamsInBfloat16(Deviant):
         return super().matmul(state, through(phi, torch.bfloat16))
 
 
-@precision("params-type-punned", "mlx-vlm #2139: bfloat16 scale and base read as float32 (bug 49)")
+@precision("params-type-punned", "mlx-vlm #2139: bfloat16 scale and base read as float32 (bug 49)", affine)
 class ParamsTypePunned(Deviant):
     """The bias is stored in bfloat16 and its bytes are read as float32, two numbers in one."""
 
@@ -102,6 +105,47 @@ class RmsInBfloat16(Deviant):
         return through(super().mean_square(x), torch.bfloat16)
 
 
+CHUNK = 512
+"""Channels that a split kernel sums by itself."""
+
+
+def _chunks(x: Tensor) -> Iterator[Tensor]:
+    """A state [..., n, C] as several, each with the channels of one chunk and zeros."""
+    chunk = torch.arange(x.shape[-1], device=x.device) // CHUNK
+    yield from (torch.where(chunk == k, x, 0) for k in range(-(-x.shape[-1] // CHUNK)))
+
+
+@precision(
+    "partial-logits-in-bfloat16",
+    f"{MUTATION}: a split over channels whose partial sums have the dtype of the state",
+    hidden=f"for up to {CHUNK} channels",
+)
+class PartialLogitsInBfloat16(Deviant):
+    """The projection is summed in chunks of channels, whose sums are stored in bfloat16."""
+
+    def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
+        whole = super().matmul
+        if state.shape[-1] <= CHUNK:
+            return whole(state, phi)
+        return torch.stack([through(whole(one, phi), torch.bfloat16) for one in _chunks(state)]).sum(0)
+
+
+@precision(
+    "partial-squares-in-bfloat16",
+    f"{MUTATION}: a split over channels whose partial sums have the dtype of the state",
+    by_rms,
+    hidden=f"for up to {CHUNK} channels",
+)
+class PartialSquaresInBfloat16(Deviant):
+    """The squares of a state are summed in chunks of channels, whose sums are stored in bfloat16."""
+
+    def mean_square(self, x: Tensor) -> Tensor:
+        whole = super().mean_square
+        if x.shape[-1] <= CHUNK:
+            return whole(x)
+        return torch.stack([through(whole(one), torch.bfloat16) for one in _chunks(x)]).sum(0)
+
+
 @precision("sinkhorn-in-state-dtype", "FFTYYY/mhc-lite: Sinkhorn in x.dtype", constrains, COARSE)
 class SinkhornInStateDtype(Deviant):
     """The residual logits are rounded to the dtype of the state before the projection."""
@@ -139,7 +183,7 @@ class PreInStateDtype(Deviant):
     def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
         total = torch.zeros_like(x[..., 0, :])
         for k in range(x.shape[-2]):
-            total = total + h_pre[..., k : k + 1].to(x.dtype) * x[..., k, :]
+            total = total + by_channel(h_pre, x)[..., k, :].to(x.dtype) * x[..., k, :]
         return total
 
 

@@ -115,9 +115,43 @@ class PreEpsClamped(Deviant):
         return self.squash(logits, self.computed.pre).clamp_min(self.computed.pre_eps)
 
 
-@eps("post-eps-added", "Megatron #5106: does H_post also need eps? (bug 11)")
-class PostEpsAdded(Deviant):
-    """An eps of 1e-6 is added to h_post too."""
+eps_dialect(
+    "post-eps-added",
+    "An eps of 1e-6 is added to the h_post of a dialect that has none.",
+    "Megatron #5106: does H_post also need eps? (bug 11)",
+    lambda d: d.with_(post_eps=d.post_eps or 1e-6),
+)
+eps_dialect(
+    "post-eps-missing",
+    "h_post has no eps.",
+    f"{MUTATION}: a block of mHC, whose h_post has none, with the mixing taken out",
+    lambda d: d.with_(post_eps=0.0),
+)
+eps_dialect(
+    "post-eps-scaled",
+    "The eps of h_post is added before the scale, and multiplied by it.",
+    f"{MUTATION}: mu (sigma + eps), the formula of h_pre times the magnitude",
+    lambda d: d.with_(post_eps=d.post_scale * d.post_eps),
+)
+eps_dialect(
+    "gate-eps-swapped",
+    "h_pre has the eps of h_post, and h_post that of h_pre.",
+    f"{MUTATION}: (pre, post) unpacked as (post, pre) where an eps is added",
+    lambda d: d.with_(pre_eps=d.post_eps, post_eps=d.pre_eps),
+)
+
+
+@eps("post-eps-inside", MUTATION, lambda d: d.post_eps > 0)
+class PostEpsInside(Deviant):
+    """The eps of h_post is added to its logits."""
 
     def h_post(self, logits: Tensor) -> Tensor:
-        return super().h_post(logits) + 1e-6
+        return super().h_post(logits + self.computed.post_eps) - self.computed.post_eps
+
+
+@eps("post-eps-clamped", f"{MUTATION}: clamp(min=eps)", lambda d: d.post_eps > 0)
+class PostEpsClamped(Deviant):
+    """h_post is raised to at least its eps instead of by it."""
+
+    def h_post(self, logits: Tensor) -> Tensor:
+        return (super().h_post(logits) - self.computed.post_eps).clamp_min(self.computed.post_eps)

@@ -8,7 +8,7 @@ from torch import Tensor
 from mhc_ref import Mappings, Params
 from properties.core.deviant import Deviant
 from properties.core.family import dynamic_of
-from properties.core.slips import MUTATION, Slips, by_rms, constrains, mixes
+from properties.core.slips import MUTATION, Slips, by_rms, constrains, mixes, writes_by_logits
 
 SLIPS = Slips()
 execution = SLIPS.step("execution")
@@ -151,7 +151,11 @@ class OneChannelSqueezed(Deviant):
         return super().post(x, y, h_post, h_res).squeeze(-1)
 
 
-@execution("token-axes-transposed", f"{MUTATION}: [s, b] against [b, s], Megatron's layout and everybody else's")
+@execution(
+    "token-axes-transposed",
+    f"{MUTATION}: [s, b] against [b, s], Megatron's layout and everybody else's",
+    writes_by_logits,
+)
 class TokenAxesTransposed(Deviant):
     """With two token axes the gates are computed in one order and used in the other."""
 
@@ -195,7 +199,7 @@ class NormOverTokens(Deviant):
         return square.mean(tuple(range(x.ndim - 2)), keepdim=True).expand(square.shape) if x.ndim > 2 else square
 
 
-@execution("neighbour-gate", "TileOPs #1649, overlapping rows of a shared buffer (bug 32)")
+@execution("neighbour-gate", "TileOPs #1649, overlapping rows of a shared buffer (bug 32)", writes_by_logits)
 class NeighbourGate(Deviant):
     """The last entry of h_post is that of the next token."""
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Branch, Mappings, Params
 from properties.core.deviant import Deviant, with_gradient_of
-from properties.core.slips import MUTATION, Slips, by_rms, mixes
+from properties.core.slips import MUTATION, Slips, affine, by_rms, mixes, turns
 
 SLIPS = Slips()
 gradient = SLIPS.step("gradient")
@@ -33,7 +33,7 @@ class ParamsDetached(Deviant):
         return super().mappings(x, Params(params.phi.detach(), params.bias.detach(), params.alpha.detach(), weight))
 
 
-@gradient("alpha-detached", MUTATION)
+@gradient("alpha-detached", MUTATION, affine)
 class AlphaDetached(Deviant):
     """The gates receive no gradient."""
 
@@ -41,7 +41,7 @@ class AlphaDetached(Deviant):
         return super().gated(dynamic, gate.detach(), static)
 
 
-@gradient("bias-detached", MUTATION)
+@gradient("bias-detached", MUTATION, affine)
 class BiasDetached(Deviant):
     """The biases receive no gradient."""
 
@@ -92,6 +92,15 @@ class RmsBackwardEps(Deviant):
         return with_gradient_of(super().rms(mean_square), (mean_square + 1e-8).sqrt())
 
 
+# with an eps far below any mean of squares it shows in states of zeros alone
+@gradient("rms-backward-without-eps", "PaddleFleet #1264, a row of zeros", lambda d: by_rms(d) and d.rms_eps > 1e-12)
+class RmsBackwardWithoutEps(Deviant):
+    """The backward pass of the norm divides by a root without its eps, which is 0 where the state is."""
+
+    def rms(self, mean_square: Tensor) -> Tensor:
+        return with_gradient_of(super().rms(mean_square), mean_square.sqrt())
+
+
 @gradient("branch-input-detached", MUTATION)
 class BranchInputDetached(Deviant):
     """h_pre receives no gradient from the branch."""
@@ -100,7 +109,7 @@ class BranchInputDetached(Deviant):
         return super().gathered(x, h_pre.detach())
 
 
-@gradient("mixing-backward-untransposed", f"{MUTATION}: Megatron-LM #4957 in the backward pass", mixes)
+@gradient("mixing-backward-untransposed", f"{MUTATION}: Megatron-LM #4957 in the backward pass", turns)
 class MixingBackwardUntransposed(Deviant):
     """The cotangent of the state is multiplied by the operator where its transpose is due."""
 

@@ -9,13 +9,17 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, mixes, takes_matrix
+from properties.core.slips import MUTATION, Slips, both, felt, mixes, other_than, shares, takes_matrix
 
 SLIPS = Slips()
 initialisation = SLIPS.step("initialisation")
 
 
-@initialisation("identity-bias", "SkyRL #1008, 10 I as a smoke test (bug 18)", takes_matrix)
+diagonal = both(takes_matrix, felt(lambda logits: logits + torch.eye(logits.shape[-1]).to(logits)))
+"""An identity that is added to the residual logits makes a difference."""
+
+
+@initialisation("identity-bias", "SkyRL #1008, 10 I as a smoke test (bug 18)", diagonal)
 class IdentityBias(Deviant):
     """10 I is added to the residual logits in every forward."""
 
@@ -23,7 +27,7 @@ class IdentityBias(Deviant):
         return super().h_res(logits + 10 * torch.eye(n).to(logits).flatten(), n)
 
 
-@initialisation("identity-before-exp", "LLM-quest 7e79df7, d9a9f12 (bug 17)", takes_matrix)
+@initialisation("identity-before-exp", "LLM-quest 7e79df7, d9a9f12 (bug 17)", diagonal)
 class IdentityBeforeExp(Deviant):
     """The identity meant for h_res is added to its logits, where it becomes exp(I)."""
 
@@ -40,7 +44,7 @@ class HomeStreamBias(Deviant):
         return super().h_pre(logits + torch.where(home, 3.0, -3.0))
 
 
-@initialisation("pre-bias-logit-of-mean", "LLM-quest, sigma(1/n) (bug 17)")
+@initialisation("pre-bias-logit-of-mean", "LLM-quest, sigma(1/n) (bug 17)", other_than(shares))
 class PreBiasLogitOfMean(Deviant):
     """h_pre is shifted to begin at 1/n: -log(n - 1) is added in the forward."""
 
@@ -72,4 +76,5 @@ class NormWeightStaysInitial(Deviant):
     def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
         flat = weight.flatten()
         half = (len(flat) + 1) // 2
-        return unit * torch.cat([flat[:half], torch.ones_like(flat[half:])]).view(weight.shape)
+        unset = torch.full_like(flat[half:], 1 - self.computed.norm_offset)
+        return super().weighted(unit, torch.cat([flat[:half], unset]).view(weight.shape))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, mixes
+from properties.core.slips import MUTATION, Slips, affine, mixes
 
 SLIPS = Slips()
 missing = SLIPS.step("missing-term")
@@ -153,7 +153,7 @@ def _without_gate(params: Params, place: int) -> Params:
     return params._replace(alpha=alpha)
 
 
-@missing("pre-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on")
+@missing("pre-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on", affine)
 class PreGateIgnored(Deviant):
     """The gate of h_pre is taken to be 1."""
 
@@ -161,7 +161,7 @@ class PreGateIgnored(Deviant):
         return super().logits(x, _without_gate(params, 0))
 
 
-@missing("post-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on")
+@missing("post-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on", affine)
 class PostGateIgnored(Deviant):
     """The gate of h_post is taken to be 1."""
 

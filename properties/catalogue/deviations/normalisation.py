@@ -10,7 +10,7 @@ from mhc_ref import Branch, Dialect, Params
 from mhc_ref.registry import names
 from properties.core.deviant import Deviant
 from properties.core.family import family, norm_of
-from properties.core.slips import MUTATION, Slips, by_rms, mixes
+from properties.core.slips import MUTATION, Slips, by_rms, mixes, other_than, shares
 
 SLIPS = Slips()
 normalisation = SLIPS.step("normalisation")
@@ -108,10 +108,14 @@ class NormWeightTwice(Deviant):
     """The norm weight is folded into phi and applied to the state as well."""
 
     def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
-        return unit * weight * weight
+        return super().weighted(super().weighted(unit, weight), weight)
 
 
-@normalisation("norm-weight-plus-one", "lucidrains, FFTYYY/mhc-lite: gamma + 1")
+@normalisation(
+    "norm-weight-plus-one",
+    "lucidrains, FFTYYY/mhc-lite: gamma + 1",
+    lambda d: not d.norm_offset,
+)
 class NormWeightPlusOne(Deviant):
     """The norm weight is taken as an offset from 1."""
 
@@ -119,12 +123,24 @@ class NormWeightPlusOne(Deviant):
         return unit * (weight + 1)
 
 
+@normalisation(
+    "norm-weight-without-offset",
+    f"{MUTATION}: a norm of Llama's, x^ w, where Qwen's is x^ (1 + w)",
+    lambda d: d.norm_offset != 0,
+)
+class NormWeightWithoutOffset(Deviant):
+    """The norm weight multiplies the normalised state without the offset that is added to it."""
+
+    def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
+        return unit * weight
+
+
 @normalisation("norm-weight-of-stream-0", f"{MUTATION}: a norm of size C in place of n*C")
 class NormWeightOfStream0(Deviant):
     """The norm weight of stream 0 is used for every stream."""
 
     def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
-        return unit * weight[:1]
+        return super().weighted(unit, weight[:1])
 
 
 @normalisation("norm-weight-before-norm", MUTATION)
@@ -132,7 +148,7 @@ class NormWeightBeforeNorm(Deviant):
     """The norm weight multiplies the state before the root mean square is taken."""
 
     def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        return super().normalised(x if weight is None else x * weight.view(x.shape[-2:]), None)
+        return super().normalised(x if weight is None else self.weighted(x, weight.view(x.shape[-2:])), None)
 
 
 @normalisation("norm-scales-bias", f"{MUTATION}: the deferred 1/r of mHC eq. (16), applied one term too late")
@@ -225,7 +241,7 @@ class BranchInputNormalised(Deviant):
         return collapsed / (collapsed.square().mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
-@normalisation("pre-sums-to-one", f"{MUTATION}: summaries that take H_pre for an average")
+@normalisation("pre-sums-to-one", f"{MUTATION}: summaries that take H_pre for an average", other_than(shares))
 class PreSumsToOne(Deviant):
     """h_pre is divided by its sum over the streams."""
 

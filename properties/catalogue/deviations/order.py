@@ -10,7 +10,7 @@ from torch import Tensor
 from mhc_ref import Branch, Dialect, Mappings, Params
 from properties.core.deviant import Deviant
 from properties.core.family import gate_of
-from properties.core.slips import MUTATION, Slips, mixes
+from properties.core.slips import MUTATION, Slips, mixes, reads_by_gates
 
 SLIPS = Slips()
 order = SLIPS.step("order")
@@ -71,7 +71,7 @@ class SigmoidBeforeBias(Deviant):
         return super().mappings(x, params)._replace(post=bare + self.split(params.bias, x.shape[-2])[1])
 
 
-@order("tanh-outside-sigmoid", "marin #2321 (bug 10)", lambda d: gate_of(d.pre).unit_range)
+@order("tanh-outside-sigmoid", "marin #2321 (bug 10)", lambda d: gate_of(d.pre).unit_range and reads_by_gates(d))
 class TanhOutsideSigmoid(Deviant):
     """h_pre is sigma of the static part plus tanh of the dynamic part, which can make it negative."""
 
@@ -110,22 +110,11 @@ class PostOfMixed(Deviant):
         return self.post(x, branch(self.pre(x, h_pre)), late, h_res)
 
 
-@order("pre-delayed", "DeepSeek-V4.1's single-pass mHC, where V4's is declared")
-class PreDelayed(Deviant):
-    """Each branch reads with the h_pre of the previous block, and the first one reads stream 0."""
-
-    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
-        read = torch.zeros_like(self.widened(x[..., 0]))
-        read[..., 0] = 1
-        for one, branch in zip(params, branches, strict=True):
-            h_pre, h_post, h_res = self.mappings(x, one)
-            x, read = self.post(x, branch(self.pre(x, read)), h_post, h_res), h_pre
-        return x
-
-
 @order("layers-reversed", MUTATION)
 class LayersReversed(Deviant):
     """The blocks run in reverse order."""
 
-    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
-        return super().layers(x, params[::-1], branches[::-1])
+    def _derived_layers(
+        self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]
+    ) -> tuple[Tensor, Tensor | None]:
+        return super()._derived_layers(x, params[::-1], branches[::-1])

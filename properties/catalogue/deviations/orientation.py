@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, constrains, mixes, takes_matrix
+from properties.core.slips import MUTATION, Slips, both, constrains, mixes, takes_matrix, turns
 
 SLIPS = Slips()
 orientation = SLIPS.step("orientation")
@@ -21,7 +21,7 @@ orientation_dialect(
 
 
 @orientation(
-    "emitted-transposed", "two conventions of the same kernel, Liger's and DeepSeek's (transformers #46172)", mixes
+    "emitted-transposed", "two conventions of the same kernel, Liger's and DeepSeek's (transformers #46172)", turns
 )
 class EmittedTransposed(Deviant):
     """The projection emits the transpose of the matrix, and the block applies it as if it were the matrix."""
@@ -75,7 +75,9 @@ class StreamsRolled(Deviant):
         return super().mixed(x, h_res).roll(1, -2)
 
 
-@orientation("h-res-symmetrised", f"{MUTATION}: what a symmetric test matrix cannot tell apart", constrains)
+@orientation(
+    "h-res-symmetrised", f"{MUTATION}: what a symmetric test matrix cannot tell apart", both(constrains, turns)
+)
 class HResSymmetrised(Deviant):
     """The mean of the matrix and its transpose is emitted, still doubly stochastic."""
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import logit_sizes, residual_size, streams_up_to
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, mixes, takes_matrix
+from properties.core.slips import MUTATION, Slips, affine, mixes, reads_by_gates, takes_matrix
 
 SLIPS = Slips()
 packing = SLIPS.step("packing")
@@ -32,7 +32,7 @@ class PackResPrePost(Deviant):
         return [pre, post, res]
 
 
-@packing("pack-post-pre-res", MUTATION)
+@packing("pack-post-pre-res", MUTATION, reads_by_gates)
 class PackPostPreRes(Deviant):
     """phi and bias are read as post | pre | res."""
 
@@ -93,10 +93,10 @@ class NormWeightChannelMajor(Deviant):
     """The norm weight is read channel-major."""
 
     def weighted(self, unit: Tensor, weight: Tensor) -> Tensor:
-        return unit * weight.reshape(weight.shape[::-1]).mT
+        return super().weighted(unit, weight.reshape(weight.shape[::-1]).mT)
 
 
-@packing("gates-pre-res-post", f"{MUTATION}: pack-pre-res-post in the three scales alone")
+@packing("gates-pre-res-post", f"{MUTATION}: pack-pre-res-post in the three scales alone", affine)
 class GatesPreResPost(Deviant):
     """The gates of post and res are exchanged."""
 
@@ -104,7 +104,7 @@ class GatesPreResPost(Deviant):
         return super().logits(x, params._replace(alpha=params.alpha[[0, 2, 1]]))
 
 
-@packing("gates-post-pre-res", MUTATION)
+@packing("gates-post-pre-res", MUTATION, affine)
 class GatesPostPreRes(Deviant):
     """The gates of pre and post are exchanged."""
 
@@ -112,7 +112,7 @@ class GatesPostPreRes(Deviant):
         return super().logits(x, params._replace(alpha=params.alpha[[1, 0, 2]]))
 
 
-@packing("one-gate", f"{MUTATION}: HC eq. (5) has one alpha, mHC eq. (7) three")
+@packing("one-gate", f"{MUTATION}: HC eq. (5) has one alpha, mHC eq. (7) three", affine)
 class OneGate(Deviant):
     """The first gate is used for all three mappings."""
 
@@ -120,7 +120,7 @@ class OneGate(Deviant):
         return super().logits(x, params._replace(alpha=params.alpha[[0, 0, 0]]))
 
 
-@packing("mappings-exchanged", MUTATION)
+@packing("mappings-exchanged", MUTATION, reads_by_gates)
 class MappingsExchanged(Deviant):
     """h_pre and h_post are returned in each other's place."""
 
@@ -129,7 +129,11 @@ class MappingsExchanged(Deviant):
         return Mappings(post, pre, res)
 
 
-@packing("four-streams-hardcoded", "TileKernels norm_fn `if j < 24`; mlx-lm #13, 4x4 kernel (bug 52)", mixes)
+@packing(
+    "four-streams-hardcoded",
+    "TileKernels norm_fn `if j < 24`; mlx-lm #13, 4x4 kernel (bug 52)",
+    lambda d: mixes(d) and any(sum(logit_sizes(n, d)) > 24 for n in streams_up_to(8, d)),
+)
 class FourStreamsHardcoded(Deviant):
     """Only the first 24 columns of phi are computed, which is all of them at n = 4."""
 

@@ -6,8 +6,10 @@ import math
 
 from torch import Tensor
 
+from mhc_ref import Dialect
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, constrains, mixes
+from properties.core.implementation import Implementation
+from properties.core.slips import MUTATION, Deviation, Slips, both, constrains, felt, mixes
 
 SLIPS = Slips()
 scaling = SLIPS.step("scaling")
@@ -36,15 +38,40 @@ class PostScaleOnPre(Deviant):
         return 2 * super().h_pre(logits)
 
 
-@scaling("temperature", "tokenbender #2 (bug 9)", mixes)
-class Temperature(Deviant):
-    """The residual logits are divided by a temperature of 0.05."""
+TEMPERATURE = 0.05
+
+
+class Tempered(Deviant):
+    """The residual logits of a mix that knows no temperature are divided by 0.05."""
 
     def project(self, logits: Tensor) -> Tensor:
-        return super().project(logits / 0.05)
+        return super().project(logits / TEMPERATURE)
 
 
-@scaling("logits-clipped", f"{MUTATION}: the clipping that stabilises Sinkhorn, left in", constrains)
+def tempered(name: str, slip: str, source: str, temperature: float) -> None:
+    """List a temperature of the residual logits: by the field, where a mix has it."""
+
+    def make(dialect: Dialect) -> Implementation:
+        if "temperature" not in dialect.fields():
+            return Tempered(dialect, f"deviation:{name}")
+        return Deviant(dialect, f"deviation:{name}", lambda d: d.with_(temperature=temperature * d.temperature))
+
+    SLIPS.add(Deviation(name, slip, source, "scaling", mixes, make))
+
+
+tempered(
+    "temperature",
+    "The residual logits are divided by a temperature of 0.05.",
+    "tokenbender #2 (bug 9)",
+    TEMPERATURE,
+)
+
+
+@scaling(
+    "logits-clipped",
+    f"{MUTATION}: the clipping that stabilises Sinkhorn, left in",
+    both(constrains, felt(lambda z: z.clamp(-5, 5))),
+)
 class LogitsClipped(Deviant):
     """The residual logits are clipped to [-5, 5] before the projection."""
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
-from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, mixes
+from properties.core.deviant import Deviant, with_gradient_of
+from properties.core.slips import MUTATION, Slips, mixes, reads_by_gates
 
 SLIPS = Slips()
 execution = SLIPS.step("execution")
+gradient = SLIPS.step("gradient")
 
 
 def as_if_contiguous(values: Tensor) -> Tensor:
@@ -110,3 +111,18 @@ class BranchOutputStridesIgnored(Deviant):
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
         return super().post(x, as_if_contiguous(y), h_post, h_res)
+
+
+@gradient(
+    "saved-strides-ignored",
+    f"{MUTATION}: what is saved is read by another kernel than what is given",
+    reads_by_gates,
+    hidden="for a contiguous state",
+)
+class SavedStridesIgnored(Deviant):
+    """Backwards the state that h_pre was multiplied with is read as if it were contiguous."""
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        by_state = super().pre(x, h_pre.detach())
+        by_gates = super().pre(as_if_contiguous(x.detach()), h_pre)
+        return with_gradient_of(by_state, by_state + by_gates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mhc_ref import Params
-from properties.core.slips import MUTATION, Slips
+from properties.core.slips import MUTATION, Slips, shares
 from properties.families.steps.head import HeadSteps, has_a_head
 
 SLIPS = Slips()
@@ -13,7 +13,7 @@ collapse = SLIPS.step("collapse")
 gradient = SLIPS.step("gradient")
 
 
-@collapse("head-normalised", f"{MUTATION}: a head taken for an average", has_a_head)
+@collapse("head-normalised", f"{MUTATION}: a head taken for an average", lambda d: has_a_head(d) and not shares(d))
 class HeadNormalised(HeadSteps):
     """The weights of the head are divided by their sum."""
 
@@ -28,6 +28,15 @@ class HeadWithoutEps(HeadSteps):
 
     def head(self, x: Tensor, params: Params) -> Tensor:
         return super().head(x, params) - self.computed.pre_eps
+
+
+@collapse("head-magnified", f"{MUTATION}: one gate for both, h_post's", lambda d: has_a_head(d) and d.post_scale != 1)
+class HeadMagnified(HeadSteps):
+    """The weights of the head are scaled like h_post."""
+
+    def head(self, x: Tensor, params: Params) -> Tensor:
+        eps = self.computed.pre_eps
+        return self.computed.post_scale * (super().head(x, params) - eps) + eps
 
 
 @collapse("head-without-norm", "vLLM #42810, a norm lost in a fallback (bug 16)", has_a_head)

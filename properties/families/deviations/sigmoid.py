@@ -6,7 +6,7 @@ from torch import Tensor
 
 from properties.core.deviant import Deviant, with_gradient_of
 from properties.core.family import gate_of
-from properties.core.slips import MUTATION, Slips
+from properties.core.slips import MUTATION, Slips, affine
 
 SLIPS = Slips()
 gradient = SLIPS.step("gradient")
@@ -39,10 +39,25 @@ missing_dialect(
 @missing(
     "sigmoid-overflows",
     f"{MUTATION}: exp(z) / (1 + exp(z)), the sigmoid without its stable half",
-    lambda d: "sigmoid" in (d.pre, d.post),
+    lambda d: "sigmoid" in (d.pre, d.post) and affine(d),
 )
 class SigmoidOverflows(Deviant):
     """A gate far above 0 is inf / inf."""
 
     def squash(self, logits: Tensor, kind: str) -> Tensor:
         return logits.exp() / (1 + logits.exp()) if kind == "sigmoid" else super().squash(logits, kind)
+
+
+@gradient(
+    "gate-gradient-overflows",
+    f"{MUTATION}: 1 / (1 + exp(-z)) by autograd",
+    lambda d: "sigmoid" in (d.pre, d.post),
+    hidden="for gates that are open",
+)
+class GateGradientOverflows(Deviant):
+    """The gradient of a saturated gate is 0 times infinity: the sigmoid is computed as 1 / (1 + exp(-z))."""
+
+    def squash(self, logits: Tensor, kind: str) -> Tensor:
+        if kind != "sigmoid":
+            return super().squash(logits, kind)
+        return with_gradient_of(super().squash(logits, kind), 1 / (1 + (-logits).exp()))

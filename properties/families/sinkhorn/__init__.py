@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
@@ -20,6 +21,7 @@ class Sinkhorn(Mix):
     source = "arXiv 2512.24880 eq. (8)-(9)"
     BY_STREAM = formulas.BY_STREAM
     MOST_STREAMS = formulas.MOST_STREAMS
+    FIELDS = formulas.FIELDS
     explosions = "properties.explosion.searches.divided"
 
     def shape(self, n: int, dialect: Dialect) -> tuple[int, ...]:
@@ -27,6 +29,8 @@ class Sinkhorn(Mix):
 
     def guarantees(self, dialect: Dialect) -> Guarantees:
         """Only the last division is exact, and only without an eps; the other sums tend to 1.
+
+        What follows is of Z / temperature, of which none of this knows.
 
         Entries are exp(Z), or a softmax, whose lines are then scaled. What is normalised first divides out a constant
         of its lines: the softmax, or the maximum that an exp start subtracts, without which nothing does. The share of
@@ -40,6 +44,7 @@ class Sinkhorn(Mix):
             capped=frozenset({last} if last else ()),
             last=last,
             scaled=True,
+            temperature=dialect.temperature,
             alternating=True,
             shift=dialect.start_axis if softmax else dialect.first_axis if last else "",
             equivariant=True,
@@ -64,9 +69,12 @@ class Sinkhorn(Mix):
     def extreme(self, dialect: Dialect) -> tuple[str, ...]:
         return self.patterns(dialect, ("starved row", "triangular", *BEYOND_EXP, "wild"))
 
+    def beginning(self, n: int, dialect: Dialect, far: float = 0.0) -> Tensor:
+        return -far * dialect.temperature * (1 - torch.eye(n, dtype=torch.float64))
+
     def carrying(self, permutation: Tensor, dialect: Dialect) -> Tensor:
         """Exponentials that differ by e^60: below what float32 can add to 1."""
-        return 60 * permutation
+        return 60 * dialect.temperature * permutation
 
 
 MIX = Sinkhorn()

@@ -12,8 +12,9 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.core.family import DIM
 from properties.core.rounding import INF, Approx, Rounding
-from properties.families.sinkhorn.divisions import MOST, Array, Step, log_sum_exp, portions
-from properties.families.sinkhorn.forwards import Trace, half_steps, scaled, trace
+from properties.families.sinkhorn import perturbed
+from properties.families.sinkhorn.divisions import MOST, Array, Step, log_sum_exp, portions, unknown_where
+from properties.families.sinkhorn.forwards import Trace, divided_by_temperature, half_steps, scaled, tempered, trace
 
 
 def pullback(logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
@@ -30,13 +31,19 @@ def pullback(logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -
     makes the shift visible, the line sum of g may be charged to any of them or split, so each may be off by all of it;
     where a sum may lie on either side of its clamp, nothing is claimed.
 
+    A temperature divides what is pulled back to Z / temperature: 3 u more of it, and what underflows.
+
     Normwise sharp only: the deviation of an iterate is its a priori bound, and the pullback of a converged iteration
     damps what the bound adds up.
     """
     run = trace(logits, dialect, r)
     with np.errstate(all="ignore"):
-        z, dz = logits.value.numpy(), logits.error.numpy()
+        z, dz = (part.numpy() for part in tempered(logits, dialect))
         g, error = _pulled(run, z, dz, cotangent.value.numpy(), cotangent.error.numpy(), dialect, r)
+        if dialect.temperature != 1:
+            g = g / dialect.temperature
+            error = error / dialect.temperature + divided_by_temperature(g, dialect, r)
+            error = np.where(np.abs(g) + error > r.largest / 8, INF, error)
     return Approx(torch.from_numpy(g), torch.from_numpy(error))
 
 
@@ -64,12 +71,15 @@ def _pulled(
     error = np.stack(errors).sum(0) + errors[0] + n * u * size.sum((-2, -1), keepdims=True)
     for some in portions(tokens, n, len(run.steps)):
         error[some] += _carried(run.steps, [one[some] for one in errors[1:]], some)
+    if perturbed.pays(run, dz, dbar):
+        error = np.fmin(error, perturbed.error_of(run, bar, dbar, forward, u, r.tiny))
     if run.shift_dim:
         line = g.sum(run.shift_dim, keepdims=True)
         top = np.arange(n)
         top = top if run.shift_dim == -1 else top[:, None]
         g = g - (top == z.argmax(run.shift_dim, keepdims=True)) * line
         error = error + error.sum(run.shift_dim, keepdims=True)
+        dz = dz + divided_by_temperature(z, dialect, r)  # which may make two logits one
         largest = z + dz >= (z - dz).max(run.shift_dim, keepdims=True)
         tied = largest & (largest.sum(run.shift_dim, keepdims=True) > 1)
         error = error + np.where(tied, np.abs(line), 0.0)
@@ -91,7 +101,9 @@ def _carried(steps: Sequence[Step], own: Sequence[Array], tokens: slice) -> Arra
         np.multiply(f[s], step.weights[tokens, ..., None], out=f[s + 1])
         if step.dim:
             np.subtract(f[s], np.add.reduce(f[s + 1], step.dim - 1, keepdims=True), out=f[s + 1])
-    return np.einsum("stijq,stij->tq", np.abs(f[1:]), np.stack(own)).reshape(-1, n, n)
+    entry = np.stack(own)
+    total = np.einsum("stijq,stij->tq", np.abs(f[1:]), entry)
+    return unknown_where(entry, total=total).reshape(-1, n, n)
 
 
 def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:
@@ -113,6 +125,8 @@ def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:
     at most, whatever the sums: the last softmax forgets the scalings of its own lines and is 1/2-Lipschitz, and each
     half-step before it sets its scalings to minus a weighted mean of dZ and the other scalings.
 
+    Of logits over a temperature the derivative is that of Z / temperature, over the temperature.
+
     What rounding can do to the result is added: a log-sum-exp of n terms errs by u (n + 8) and u times the sizes of its
     terms and of itself, twice, as does the subtraction after it; scalings do not expand the sup-norm (see the
     head of `forwards`), so errors add up, and each of the m logarithms in the product can carry all of them.
@@ -125,7 +139,7 @@ def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:
     divisions = sum(dim != 0 for dim, _ in steps)
     if divisions < 2 or (dialect.start == "exp" and dialect.entry_eps):
         raise ValueError(f"no bound of the gradient for {dialect}: at least two divisions, the first of exp(Z)")
-    z = logits.double().numpy()
+    z = logits.double().numpy() / dialect.temperature
     n, u = z.shape[-1], float(np.finfo(np.float64).eps) / 2
     log_m = z - z.max(DIM[dialect.first_axis], keepdims=True) if dialect.start == "exp" else z
     grown, unsure = np.zeros(len(z)), np.zeros(len(z))
@@ -151,4 +165,4 @@ def pullback_norm(logits: Tensor, dialect: Dialect) -> Tensor:
     along = (half + 2 * ends[0]) * (half + ends[-1]) * np.exp(grown + divisions * unsure)
     if not dialect.entry_eps and not dialect.denominator_eps:
         along = np.minimum(along, (1 + n * (divisions - 1)) / 2)
-    return torch.from_numpy(along)
+    return torch.from_numpy(along) / dialect.temperature

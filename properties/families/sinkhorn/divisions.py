@@ -39,6 +39,7 @@ class Step:
         entry: what rounding may add to an entry, in units of log m.
         line: what it may add to all entries of a line together, remainder included.
         deviation: the largest |error| of log m after the step, summed over everything before it.
+        rounded: of `line`, what rounding adds; the rest is the remainder.
     """
 
     dim: int
@@ -46,6 +47,7 @@ class Step:
     entry: Array
     line: Array
     deviation: Array
+    rounded: Array
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Iterate:
         kernel: that of the matrix from which potentials start.
         entry: the accumulated errors of entries.
         scalings, drift: by dim, the exact log-scalings of its lines, and the largest error of the computed ones.
+        spans: by dim, how far the errors of two lines' scalings can lie apart, [tokens, 1, 1]; empty where that is not
+            followed, which pays where logits have errors beyond their roundings.
         before: the deviation before the last step.
         below: in how many iterates an entry lay below 4 tiny, where it may be flushed or rounded up.
         lost: tokens of which a line may be lost to underflow.
@@ -68,6 +72,7 @@ class Iterate:
     entry: Array
     scalings: dict[int, Array]
     drift: dict[int, Array]
+    spans: dict[int, Array]
     before: Array
     below: Array
     lost: Flags
@@ -86,6 +91,11 @@ class Divided(NamedTuple):
     now: Iterate
     steps: list[Step]
     divisors: list[Array]
+
+
+def even(z: Array) -> dict[int, Array]:
+    """The spans of scalings without an error."""
+    return {-1: np.zeros((*z.shape[:-2], 1, 1)), -2: np.zeros((*z.shape[:-2], 1, 1))}
 
 
 def unscaled(z: Array) -> dict[int, Array]:
@@ -159,15 +169,22 @@ def divided(
         moved = np.expm1(np.fmin(entry[s] + other, MOST))
         np.add(np.log1p(np.add.reduce(weights[s] * moved, dims[h], keepdims=True)), line, out=drift[h][k + 1])
 
+    spans = _spans(now, dims, weights, entry, drift, lines, bool(eps)) if now.spans else []
     steps: list[Any] = [None] * count
     last = now.before
     for h in (0, 1):
         own, other = _before(drift, h)
+        shares = weights[h::2]
         deviation = np.fmin(_sum(entry[h:-1:2], own, other, dims[h]), MOST)
         spread = deviation.max(dims[h], keepdims=True)
-        remainder = np.exp(2 * spread) * (weights[h::2] * deviation * deviation).sum(dims[h], keepdims=True) / 2
+        remainder = np.exp(2 * spread) * (shares * deviation * deviation).sum(dims[h], keepdims=True) / 2
         reached = _sum(entry[1 + h :: 2], drift[h][1:], other, dims[h])
-        made = map(functools.partial(Step, dims[h]), weights[h::2], local[h::2], lines[h] + remainder, reached)
+        if spans:
+            span = _before(spans, h)[1]
+            curved, mean = _beside_the_mean(entry[h:-1:2], shares, own, other, span, dims[h], eps, clamped)
+            remainder = np.fmin(remainder, curved)
+            reached = np.fmin(reached, mean + local[h::2] + lines[h])
+        made = map(functools.partial(Step, dims[h]), shares, local[h::2], lines[h] + remainder, reached, lines[h])
         steps[h::2] = made
         if count and turns[-1][0] == h:
             last = deviation[-1]
@@ -177,12 +194,82 @@ def divided(
         entry[-1],
         {dims[h]: scalings[h][-1] for h in (0, 1)},
         {dims[h]: drift[h][-1] for h in (0, 1)},
+        {dims[h]: spans[h][-1] for h in (0, 1)} if spans else {},
         last,
         below[-1],
         lost,
         kinked,
     )
     return Divided(after, steps, divisors)
+
+
+def _spans(
+    now: Iterate,
+    dims: tuple[int, int],
+    weights: Array,
+    entry: Array,
+    drift: Sequence[Array],
+    lines: Sequence[Array],
+    eps: bool,
+) -> list[Array]:
+    """How far the errors of two lines' scalings can lie apart, before and after each division, [times, tokens, 1, 1].
+
+    A division makes the error of a line's scaling minus a mean of e_ij + a_j over its shares w_i, e the errors of
+    entries and a those of the scalings across. Two such means of a lie (1 - overlap) osc(a) apart at most, the overlap
+    being sum_j min(w_ij, w_kj) (Dobrushin 1956), each share moved by e^-osc(a) at most: common parts of a are gone, and
+    what grew with every division, since each passes on all that the one before had left, contracts. The share p that an
+    eps has of a line does not take part in a, so that p max|a| is left of the common part.
+    """
+    found = [np.empty((len(one), *now.log_m.shape[:-2], 1, 1)) for one in drift]
+    known: list[tuple[Array, ...]] = []
+    for h in (0, 1):
+        found[h][0] = now.spans[dims[h]]
+        shares = weights[h::2] if dims[h] == -1 else np.swapaxes(weights[h::2], -1, -2)
+        overlap = np.ones(shares.shape[:-2])
+        for k in range(shares.shape[-1]):
+            np.fmin(overlap, np.minimum(shares, shares[..., k : k + 1, :]).sum(-1).min(-1), out=overlap)
+        overlap, rest, across = overlap[..., None, None], np.zeros(()), np.zeros(())
+        if eps:
+            across = _before(drift, h)[1].max((-1, -2), keepdims=True)
+            rest = np.maximum(1 - shares.sum(-1).min(-1), 0)[..., None, None]
+            overlap = overlap / (1 + rest * np.expm1(np.fmin(across, MOST)))
+            rest = rest * np.exp(np.fmin(across, MOST)) / (1 - rest) * across
+        base = 2 * (entry[h:-1:2].max((-1, -2), keepdims=True) + lines[h].max((-1, -2), keepdims=True))
+        known.append((overlap, base, rest, across, 2 * drift[h][1:].max((-1, -2), keepdims=True)))
+    for s in range(len(weights)):
+        h, k = s % 2, s // 2
+        overlap, base, rest, across, most = known[h]
+        span = found[1 - h][k + h]
+        shrunk = np.exp(-span)
+        grown = base[k] + span * (1 - overlap[k] * shrunk)
+        if eps:
+            grown += np.fmin(rest[k] / shrunk, across[k])
+        np.fmin(grown, most[k], out=found[h][k + 1])
+    return found
+
+
+def _beside_the_mean(
+    entry: Array, shares: Array, own: Array, other: Array, span: Array, dim: int, eps: float, clamped: bool
+) -> tuple[Array, Array]:
+    """Of the division of lines: the half of its second derivative, and the deviation of the entries after it but for
+    what the division itself adds.
+
+    Both are about how far entries of a line lie apart, |e_ij| + osc(a): what they share, the error of their own line
+    and a common part of those across, a division takes out. Of a share p that stands beside them, an eps, it is not
+    taken out; of a clamped line nothing is curved.
+    """
+    apart = entry + span
+    most = apart.max(dim, keepdims=True)
+    curved = np.exp(np.fmin(2 * most, MOST)) * (shares * apart * apart).sum(dim, keepdims=True)
+    mean = apart + most
+    if eps:
+        across = other.max((-1, -2), keepdims=True)
+        rest, moved = np.maximum(1 - shares.sum(dim, keepdims=True), 0), own + across
+        pulled = rest * np.exp(np.fmin(across + 2 * most, MOST)) / (1 - rest)
+        mean = mean + np.fmin(pulled, 1.0) * (across + most)
+        if not clamped:
+            curved = (curved + rest * moved * moved * np.exp(np.fmin(moved + most, MOST))) / (1 - rest)
+    return curved / 2, mean
 
 
 def portions(tokens: int, n: int, steps: int) -> list[slice]:
@@ -194,6 +281,14 @@ def portions(tokens: int, n: int, steps: int) -> list[slice]:
 def running(start: Array, added: Array | Flags) -> Array:
     """start, start + added[0], start + added[0] + added[1], ..."""
     return np.add.accumulate(np.concatenate([start[None], added]), 0)
+
+
+def unknown_where(*errors: Array, total: Array) -> Array:
+    """What errors, each with the tokens on its first or second axis, add up to, [tokens, ...]: infinite where one of a
+    token is and so 0 times an infinity may be in it, and otherwise as it is."""
+    if all(np.isfinite(one).all() for one in errors):
+        return total
+    return np.where(np.isnan(total), INF, total)
 
 
 def _before(series: Sequence[Array], h: int) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ class HeadSteps(Deviant):
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
         if params is None or not has_a_head(self.computed):
             return super().collapse(x, params)
-        return self.pre(x, self.head(self.widened(x), params))
+        return self.pre(x, self.head(self.widened(x), params.widened()))
 
 
 STEPS = {"end": HeadSteps}

@@ -24,7 +24,13 @@ class SinkhornSteps(Deviant):
     """M = exp(Z - max) and divisions, in the linear domain: right wherever no line underflows."""
 
     def project(self, logits: Tensor) -> Tensor:
-        return self.sinkhorn(self.widened(logits)) if projects(self.computed) else super().project(logits)
+        if not projects(self.computed):
+            return super().project(logits)
+        return self.sinkhorn(self.tempered(self.widened(logits)))
+
+    def tempered(self, logits: Tensor) -> Tensor:
+        """What is projected: the logits over the temperature."""
+        return logits / self.computed.temperature
 
     def sinkhorn(self, logits: Tensor) -> Tensor:
         m = self.started(logits)

@@ -69,7 +69,7 @@ def dialect() -> dict[str, Any]:
 
 
 _ITERATIONS = {"type": "integer", "minimum": 0, "maximum": MOST_ITERATIONS}
-_OWN = {"type": ["string", "number", "boolean", "null"]}
+_OWN = {"type": ["string", "number", "boolean", "null", "array"]}
 _EPS = {"type": "number", "minimum": 0}
 
 

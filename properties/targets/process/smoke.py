@@ -14,7 +14,9 @@ from torch import Tensor
 
 from mhc_ref import Params
 from mhc_ref.packing import logits_shape, params_shapes
+from properties.core.handing import stored_dtype
 from properties.core.implementation import dtype_names, next_multiple, parameter_dtype
+from properties.core.reads import as_pre_takes, mapping_shapes
 from properties.targets.process.client import Client, Session, make
 from properties.targets.process.protocol import (
     SIGNATURES,
@@ -87,13 +89,14 @@ def _trivial(client: Client) -> dict[str, tuple[tuple[Any, ...], tuple[tuple[int
     shapes = params_shapes(n, channels, dialect)
     x, y = torch.ones(1, n, channels, dtype=state), torch.ones(1, channels, dtype=state)
     gates, res = torch.ones(1, n, dtype=dtype), torch.eye(n, dtype=dtype).unsqueeze(0)
-    phi, bias = torch.zeros(shapes.phi, dtype=dtype), torch.zeros(shapes.bias, dtype=dtype)
-    params = Params(phi, bias, torch.ones(shapes.alpha, dtype=dtype))
+    stored = stored_dtype(client, state)
+    phi, bias = torch.zeros(shapes.phi, dtype=stored), torch.zeros(shapes.bias, dtype=stored)
+    params = Params(phi, bias, torch.ones(shapes.alpha, dtype=stored))
     logits = torch.zeros((1, *logits_shape(n, dialect)), dtype=dtype)
     every: dict[str, tuple[tuple[Any, ...], tuple[tuple[int, ...], ...]]] = {
         "project": ((logits,), ((1, n, n),)),
-        "mappings": ((x, params), ((1, n), (1, n), (1, n, n))),
-        "pre": ((x, gates), ((1, channels),)),
+        "mappings": ((x, params), mapping_shapes((1, n, channels), dialect)),
+        "pre": ((x, as_pre_takes(gates, x, dialect)), ((1, channels),)),
         "post": ((x, y, gates, res), ((1, n, channels),)),
     }
     return {method: every[method] for method in client.session_methods if method in every}

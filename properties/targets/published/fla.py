@@ -1,4 +1,4 @@
-"""flash-linear-attention's Sinkhorn (fla-core 0.6.0): `fla/ops/utils/sinkhorn`, kernels and the plain version.
+"""flash-linear-attention (fla-core 0.6.0): `fla/ops/utils/sinkhorn`, kernels and the plain version; `fla/ops/attnres`.
 
 `sinkhorn` refuses tensors that are not on an NVIDIA GPU. Elsewhere the same autograd function and the same kernels run
 in Triton's interpreter (`published.triton`).
@@ -17,6 +17,7 @@ from torch import Tensor
 import mhc_ref
 from properties.core.implementation import Absent, Implementation
 from properties.targets.published import triton
+from properties.targets.published.attention_residuals import AttentionResiduals, divided
 
 
 class Fla(Implementation):
@@ -64,3 +65,20 @@ class FlaNaive(Fla):
 
     def project(self, logits: Tensor) -> Tensor:
         return self._library.naive_sinkhorn(logits, self.dialect.iterations)
+
+
+class AttnResNaive(AttentionResiduals):
+    """`naive_attnres`, which the kernel `fused_attnres` is tested against."""
+
+    dtypes = (torch.float32, torch.bfloat16)
+
+    def __init__(self) -> None:
+        triton.prepare()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Triton is not supported on current platform", UserWarning)
+            self._library: Any = import_module("fla.ops.attnres.naive")
+
+    def read(self, x: Tensor, query: Tensor) -> Tensor:
+        asked, weight = divided(query)
+        sources = [one.contiguous() for one in x.unbind(-2)]  # `.view(-1, D)` refuses others
+        return self._library.naive_attnres(asked, sources, weight, rms_eps=self.dialect.rms_eps)

@@ -164,6 +164,8 @@ class Constrained(Connection):
     dialect = mhc_ref.LUCIDRAINS
     dtypes = (torch.float32,)
     tunable = frozenset({"iterations"})
+    # Neither projection says that a line may be too far below the others; `sinkhorn_knopps` loses it, or its gradient.
+    full_range = True
 
     log_domain: ClassVar[bool] = False
 
@@ -210,7 +212,6 @@ class ManifoldConstrainedV2Log(ManifoldConstrainedV2):
     """The same with `log_domain_sinkhorn=True`."""
 
     dialect = LOG_DOMAIN
-    full_range = True
     log_domain = True
 
 
@@ -224,7 +225,6 @@ class ManifoldConstrainedLog(ManifoldConstrained):
     """The same with `log_domain_sinkhorn=True`."""
 
     dialect = LOG_DOMAIN
-    full_range = True
     log_domain = True
 
 

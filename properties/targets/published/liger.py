@@ -1,7 +1,7 @@
-"""Liger-Kernel's mHC (0.8.5): `liger_kernel.transformers.functional`, `liger_mhc_coeffs`, `_pre` and `_post_res`.
+"""Liger-Kernel (0.8.5), `liger_kernel.transformers.functional`: `liger_mhc_coeffs` and the like, `liger_attn_res`.
 
 Triton kernels; on a machine without CUDA they run in Triton's interpreter (`published.triton`).
-`LigerMHC.forward` calls the same three functions one after the other.
+`LigerMHC.forward` calls `liger_mhc_coeffs`, `liger_mhc_pre` and `liger_mhc_post_res` one after the other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import mhc_ref
 from mhc_ref import Mappings, Params
 from properties.core.implementation import Absent, Implementation
 from properties.targets.published import triton
+from properties.targets.published.attention_residuals import AttentionResiduals, divided
 
 SETTINGS = {"iterations": "tmax", "rms_eps": "rms_eps", "pre_eps": "pre_eps", "post_scale": "post_mult"}
 """Dialect field -> the argument of `liger_mhc_coeffs`. `sinkhorn_eps` sets entry_eps and denominator_eps together."""
@@ -83,3 +84,20 @@ class Liger(Implementation):
 def batched(x: Tensor) -> Tensor:
     """[..., n, C] -> [T, n, C]: the library wants at least one token axis."""
     return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+
+
+class AttnRes(AttentionResiduals):
+    """`liger_attn_res`."""
+
+    # What the interpreter stores in bfloat16 it truncates; compiled kernels round.
+    dtypes = (torch.float32, torch.bfloat16) if triton.NATIVE else (torch.float32,)
+    zero_tokens = False  # a grid of no programs
+    max_tokens = triton.most_tokens(2)
+    devices = triton.DEVICES
+
+    def __init__(self) -> None:
+        triton.prepare()
+        self._library: Any = import_module("liger_kernel.transformers.functional")
+
+    def read(self, x: Tensor, query: Tensor) -> Tensor:
+        return self._library.liger_attn_res(x.movedim(-2, 0), *divided(query), self.dialect.rms_eps)

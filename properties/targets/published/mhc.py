@@ -24,6 +24,7 @@ class Mhc(Implementation):
     dialect = Dialect(last_axis="column", iterations=10, denominator_eps=1e-9)
     dtypes = (torch.float64, torch.float32)
     tunable = frozenset({"iterations"})
+    full_range = True  # no limit of the logits is documented
 
     def __init__(self) -> None:
         self._library: Any = import_module("mhc.constraints")

@@ -26,9 +26,6 @@ import mhc_ref
 from mhc_ref import Branch, Mappings, Params
 from properties.core.implementation import Absent, Implementation
 
-SETTINGS = {"iterations": "hc_sinkhorn_iters", "rms_eps": "rms_norm_eps"}
-"""Dialect field -> the field of the library's configuration that sets it. hc_eps sets three of ours together."""
-
 
 class Half(NamedTuple):
     """Where one of the two blocks of a decoder layer keeps its hyper-connection, its norm and its branch."""
@@ -50,7 +47,6 @@ class DeepseekV4(Implementation):
     dialect = mhc_ref.DEEPSEEK_V4
     # float64 states are computed in float32 up to the logits and in the parameters' dtype from there on.
     dtypes = (torch.float32, torch.bfloat16)
-    tunable = frozenset(SETTINGS)
     emits = ("post", "res")
     # hc_eps is added before the first division, so what underflows in the softmax is lost in it anyway.
     full_range = True
@@ -61,6 +57,9 @@ class DeepseekV4(Implementation):
     strided = False
     mixing = "state"
 
+    settings: ClassVar[Mapping[str, str]] = {"iterations": "hc_sinkhorn_iters", "rms_eps": "rms_norm_eps"}
+    """Dialect field -> the field of the library's configuration that sets it. hc_eps sets three of ours together."""
+    tunable = frozenset(settings)
     modeling: ClassVar[str] = "transformers.models.deepseek_v4.modeling_deepseek_v4"
     prefix: ClassVar[str] = "DeepseekV4"
 
@@ -99,7 +98,7 @@ class DeepseekV4(Implementation):
             raise Absent(f"tuned: iterations={dialect.iterations}; hc_sinkhorn_iters below 1 computes what 1 does")
         tuned = copy.copy(self)
         tuned.dialect = dialect
-        tuned._settings = self._settings | {SETTINGS[field]: getattr(dialect, field) for field in fields}
+        tuned._settings = self._settings | {self.settings[field]: getattr(dialect, field) for field in fields}
         return tuned
 
     @property
@@ -186,7 +185,7 @@ def configuration(kind: Any, **settings: Any) -> Any:
 
 
 def weights(params: Params, prefix: str = "") -> dict[str, Tensor]:
-    """Params under the names of a hyper-connection's parameters: fn [M, n*C], base [M], scale [3]."""
+    """Params under the names of a hyper-connection's parameters: fn [M, n*C], base [M], scale [3], or [2] of iHC."""
     if params.norm_weight is not None:
         raise ValueError("Params.norm_weight is given; expected None: these modules normalise without a weight")
     return {f"{prefix}fn": params.phi.T, f"{prefix}base": params.bias, f"{prefix}scale": params.alpha}

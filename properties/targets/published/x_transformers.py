@@ -45,6 +45,7 @@ class Sinkhorn(Implementation):
     streams = (2, 3, 4, 5, 8)  # AttentionLayers makes a HyperConnection where num_residual_streams > 1
     dtypes = (torch.float32,)  # sinkhorn casts to float32
     tunable = frozenset({"iterations"})
+    full_range = True  # no limit of the logits is documented
 
     def __init__(self) -> None:
         self._library: Any = import_module("x_transformers.x_transformers")
@@ -62,6 +63,8 @@ class Sinkhorn(Implementation):
 
 class XTransformers(Sinkhorn):
     """`HyperConnection.prepare`: what it makes of its static logits, overheard where `sinkhorn` returns it."""
+
+    full_range = False  # what `sinkhorn` loses is said of it by itself
 
     def project(self, logits: Tensor) -> Tensor:
         n, batch = logits.shape[-1], logits.shape[:-2]

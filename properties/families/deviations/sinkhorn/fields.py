@@ -12,6 +12,7 @@ eps_dialect = SLIPS.dialect("eps")
 iterations_dialect = SLIPS.dialect("iterations")
 missing_dialect = SLIPS.dialect("missing-term")
 order_dialect = SLIPS.dialect("order")
+scaling_dialect = SLIPS.dialect("scaling")
 
 
 def _other(axis: Axis) -> Axis:
@@ -157,6 +158,20 @@ iterations_dialect(
     "tilelang deepseek_mhc example, 100 iterations (bug 23)",
     lambda d: d.with_(iterations=200),
     lambda d: iterates(d) and d.iterations < 100,
+)
+scaling_dialect(
+    "temperature-ignored",
+    "The residual logits are projected without being divided by the temperature.",
+    f"{MUTATION}: an argument that reaches one of two code paths",
+    lambda d: d.with_(temperature=1.0),
+    projects,
+)
+scaling_dialect(
+    "temperature-multiplied",
+    "The residual logits are multiplied by the temperature.",
+    f"{MUTATION}: tau and 1 / tau",
+    lambda d: d.with_(temperature=1 / d.temperature),
+    projects,
 )
 missing_dialect(
     "iterations-missing",

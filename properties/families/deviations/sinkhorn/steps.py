@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from mhc_ref import Dialect, Params
 from mhc_ref.dialect import Axis
+from mhc_ref.packing import logits_shape
 from properties.core.deviant import DIM, through, through_tf32
 from properties.core.slips import MUTATION, Slips
 from properties.families.steps.sinkhorn import SinkhornSteps, iterates, projects
@@ -197,7 +199,7 @@ class MaxNotSubtracted(SinkhornSteps):
 @missing(
     "log-domain-declared",
     f"{MUTATION}: the range of logarithms is promised, and exp(Z - max) is computed",
-    lambda d: iterates(d) and d.start == "exp" and not d.entry_eps,
+    lambda d: iterates(d) and not d.entry_eps,
     hidden="until a line underflows",
 )
 class LogDomainDeclared(SinkhornSteps):
@@ -235,3 +237,49 @@ class Log2eMissing(SinkhornSteps):
 
     def project(self, logits: Tensor) -> Tensor:
         return super().project(logits * math.log(2))
+
+
+def tempers(dialect: Dialect) -> bool:
+    """The residual logits are divided by a temperature before Sinkhorn."""
+    return projects(dialect) and dialect.temperature != 1
+
+
+@scaling("temperature-after-projection", MUTATION, tempers)
+class TemperatureAfterProjection(SinkhornSteps):
+    """The projected matrix is divided by the temperature, and its logits are not."""
+
+    def sinkhorn(self, logits: Tensor) -> Tensor:
+        return super().sinkhorn(logits) / self.computed.temperature
+
+    def tempered(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class _OfParts(SinkhornSteps):
+    """The temperature is applied to parts of the logits, and not before the projection."""
+
+    def tempered(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def h_res(self, logits: Tensor, n: int) -> Tensor:
+        return super().project(logits.unflatten(-1, logits_shape(n, self.computed)))
+
+    def project(self, logits: Tensor) -> Tensor:
+        return super().project(logits / self.computed.temperature)
+
+
+@scaling("temperature-before-the-bias", MUTATION, tempers)
+class TemperatureBeforeTheBias(_OfParts):
+    """The dynamic part of the residual logits alone is divided by the temperature, before the bias is added."""
+
+    def logits(self, x: Tensor, params: Params) -> list[Tensor]:
+        colder = torch.cat([params.alpha[:2], params.alpha[2:] / self.computed.temperature])
+        return super().logits(x, params._replace(alpha=colder))
+
+
+@scaling("temperature-on-every-gate", f"{MUTATION}: all of the mixes are divided before they are split", tempers)
+class TemperatureOnEveryGate(_OfParts):
+    """The logits of h_pre and h_post are divided by the temperature too."""
+
+    def logits(self, x: Tensor, params: Params) -> list[Tensor]:
+        return [part / self.computed.temperature for part in super().logits(x, params)]

@@ -37,7 +37,7 @@ def fit_tempered(
 ) -> list[Candidate]:
     """Every combination of the projection's fields that, with some temperature, reproduces the target's matrices.
 
-    The estimates of a candidate have "temperature" beside the eps.
+    The fields and the estimates of a candidate have "temperature" beside the eps.
     """
     noise = torch.randn(1, n, n, generator=torch.Generator().manual_seed(91), dtype=torch.float64)
     rough = _first(read, noise, dtype)
@@ -61,7 +61,8 @@ def fit_tempered(
         tempered = replace(seen, asked=own, slack=2 * error)
         for denominator in ("add", "clamp"):
             for one in tempered.completed(dialect.with_(denominator=denominator)):
-                found.append(replace(one, estimates=one.estimates | {"temperature": temperature}))
+                fields = one.fields | {"temperature": temperature.shortest()}
+                found.append(replace(one, fields=fields, estimates=one.estimates | {"temperature": temperature}))
     return found
 
 

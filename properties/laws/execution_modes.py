@@ -1,0 +1,69 @@
+"""Execution: what torch is told for everything does not matter."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from properties.core.case import Case
+from properties.core.implementation import offers
+from properties.core.law import law
+from properties.core.premises import HERE, deterministic
+from properties.core.trial import Trial
+from properties.laws import about, modes, pulls
+from properties.laws.execution_history import ONCE
+from properties.laws.gradient_calls import many_blocks, many_projections, many_states
+from properties.laws.mixing import matrix_cases
+from properties.laws.premises import depends_on_logits
+from properties.laws.pulls import Pulled
+from properties.strategies import Setting
+
+
+@st.composite
+def every_stage(draw: DrawFn, setting: Setting) -> Case:
+    """What each method of a block is given, and cotangents of what it gives."""
+    states, blocks = draw(many_states(setting, (2, 1))), draw(many_blocks(setting, (2, 1)))
+    mixtures, matrices = draw(matrix_cases(setting)), draw(many_projections(setting, (2, 1)))
+    return mixtures.with_(
+        of_mappings=(states.x, states.params, states.cotangents),
+        of_block=(blocks.x, blocks.params, blocks.branch, blocks.cotangent),
+        of_h_res=(matrices.logits, matrices.cotangent),
+    )
+
+
+def stages(trial: Trial, case: Case) -> list[Pulled]:
+    """The methods that are offered."""
+    offered, found = offers(trial.implementation), list[Pulled]()
+    if "project" in offered and depends_on_logits(trial.dialect) is None:
+        logits, cotangent = case.of_h_res
+        found.append(pulls.projection(trial, Case(logits=logits, cotangent=cotangent)))
+    if "mappings" in offered:
+        x, params, cotangents = case.of_mappings
+        found.append(pulls.mappings(trial, Case(x=x, params=params, cotangents=cotangents)))
+    if "post" in offered:
+        found += pulls.mixtures(trial, case.with_(cotangents=(case.x, case.y)))
+    if "block" in offered:
+        x, params, branch, cotangent = case.of_block
+        found.append(pulls.block(trial, Case(x=x, params=params, branch=branch, cotangent=cotangent)))
+    return found
+
+
+@law(
+    "execution.deterministic-algorithms-do-not-matter",
+    "identity",
+    every_stage,
+    deterministic,
+    needs=(),
+    on=HERE,
+    blind=about.ALIKE,
+    schedule=ONCE,
+)
+def deterministic_algorithms_do_not_matter(trial: Trial, case: Case) -> None:
+    """Every stage gives under `torch.use_deterministic_algorithms(True)` what it gives without, backwards too.
+
+    Who declares to be deterministic need not refuse them. They are asked for in tests and where a run has to be
+    repeated; what is taken there is often another path, which nobody compares, and a module that asks for them when it
+    is imported asks for all who import it.
+    """
+    for pulled in stages(trial, case):
+        modes.does_not_see(trial, pulled, modes.DETERMINISTIC)

@@ -1,0 +1,137 @@
+"""What calls hand out stays as it is, however many follow; what they do not hand out, they let go.
+
+Judges of calls, as in `properties.laws.calls`.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from properties.core.case import map_tensors
+from properties.core.implementation import Implementation
+from properties.core.living import Living
+from properties.core.trial import Trial, same_bits
+from properties.laws.calls import Call, Place, flooded, kept
+
+FURTHER = 24
+"""Calls of the same shapes after the one whose output is held: buffers come in rings of 2, 4, 8 and 16."""
+OTHER_SHAPES = 6
+"""After so many of them comes a call with another number of tokens."""
+MODES = ("", " under no_grad", " with gradients recorded")
+
+
+def modes(trial: Trial) -> tuple[str, ...]:
+    """The modes of autograd in which an implementation is called."""
+    return MODES if trial.implementation.differentiable else MODES[:2]
+
+
+def _under(mode: str) -> AbstractContextManager[Any]:
+    return torch.no_grad() if mode == MODES[1] else nullcontext()
+
+
+def varied(call: Call, given: Sequence[Any], mode: str, turn: int = 0, tokens: int = 0) -> tuple[Any, ...]:
+    """Copies of the arguments, in that mode: the state or the logits turned by so many entries and a little smaller,
+    for so many tokens."""
+    first, *rest = map_tensors(tuple(given), torch.clone)
+    first = first.flatten().roll(turn).view_as(first) * (1 - turn / 64)
+    found = (first, *rest)
+    if tokens:
+        found = tuple(flooded(one, tokens) if isinstance(one, Tensor) else one for one in found)
+    if mode == MODES[2]:
+        for _, one in call.tensors(found):
+            one.requires_grad_()
+    return found
+
+
+def outlives_further_calls(trial: Trial, call: Call) -> None:
+    """What a call returned is not changed by many others, of the same shapes and of new ones, in any mode."""
+    most = trial.implementation.max_tokens
+
+    def run(target: Implementation, place: Place) -> Any:
+        given = map_tensors(call.given, place)
+
+        def lasting(mode: str) -> tuple[int, int]:
+            """After how many further calls the first output was another, 0 for never; how many others were in the
+            end."""
+            held: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
+            changed = 0
+            with _under(mode):
+                for k in range(FURTHER + 1):
+                    outputs = call.on(target, varied(call, given, mode, k))
+                    held.append((outputs, kept(outputs)))
+                    if k % OTHER_SHAPES == OTHER_SHAPES - 1:
+                        call.on(target, varied(call, given, mode, k, min(given[0].shape[0] + 1 + k, most)))
+                    changed = changed or k * _moved(*held[0])
+            return changed, sum(_moved(*one) for one in held[1:])
+
+        return tuple(lasting(mode) for mode in modes(trial))
+
+    what = " and ".join(call.gives)
+    for mode, (changed, others) in zip(modes(trial), trial.observe(call.method, run), strict=True):
+        trial.holds(
+            f"{what}, held through {FURTHER} further calls{mode}",
+            not changed,
+            f"changed by call {changed + 1}",
+            "as returned",
+            kind="memory",
+        )
+        trial.holds(
+            f"{what} of {FURTHER} calls one after the other{mode}, all of them held",
+            not others,
+            f"{others} changed by later calls",
+            "as returned",
+            kind="memory",
+        )
+
+
+def _moved(outputs: Sequence[Tensor], copies: Sequence[Tensor]) -> int:
+    return int(not all(same_bits(one.detach(), copy) for one, copy in zip(outputs, copies, strict=True)))
+
+
+CALLS = 40
+"""How many calls are made one after the other, of which half may leave something: caches and rings have an end."""
+
+
+def lets_go(trial: Trial, call: Call) -> None:
+    """Once its outputs are dropped, a call has left no memory behind, but for what a bounded number of calls keep."""
+
+    def run(target: Implementation, place: Place) -> Any:
+        given = map_tensors(call.given, place)
+
+        def left(mode: str) -> int:
+            """How many of the calls have left something."""
+            _, *rest = varied(call, given, mode)  # the parameters stay, as they do in life
+            known: list[Tensor] = []
+            map_tensors(tuple(rest), lambda one: (known.append(one), one)[1])
+            living = Living(known)
+
+            def once(k: int) -> None:
+                first, *_ = varied(call, given, mode, k)
+                living.begin()
+                living.note(first)
+                with _under(mode), living:
+                    living.note(call.on(target, (first, *rest)))
+
+            for k in range(CALLS):
+                once(k)
+            if living.left() > CALLS // 2:
+                gc.collect()  # what is kept by nobody but itself
+            return living.left()
+
+        return tuple(left(mode) for mode in modes(trial)[1:])
+
+    what = " and ".join(call.gives)
+    for mode, count in zip(modes(trial)[1:], trial.observe(call.method, run), strict=True):
+        trial.holds(
+            f"memory of earlier calls of {call.method}{mode}, once {what} is dropped",
+            count <= CALLS // 2,
+            f"still held after {count} of {CALLS} calls of the same shapes",
+            "let go",
+            kind="memory",
+        )

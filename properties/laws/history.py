@@ -1,0 +1,313 @@
+"""What was called before must not matter: the first call of a shape, and other calls between two equal ones, or within.
+
+Judges of calls and of pullbacks, as in `properties.laws.calls` and `properties.laws.pulls`. A number of tokens that no
+call has had before is not part of a case: the next example, and a replay in another process, must meet another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mhc_ref import Params
+from properties.core.case import map_tensors
+from properties.core.implementation import Implementation, dtype_names, parameter_dtype
+from properties.core.trial import Trial, wide
+from properties.core.truth import pulled_back
+from properties.laws.calls import Call, Place, flooded, kept
+from properties.laws.premises import mixes_in_compute_dtype
+from properties.laws.pulls import Pulled
+
+_turn = itertools.count()
+_LEAST, _SPREAD = 11, 89
+QUIET, LOUD = 3, 4
+"""How often the same is asked of a shape, without gradients and with them: what is tuned while it runs does so at the
+first two or three calls."""
+
+
+def fresh(trial: Trial) -> int:
+    """A number of tokens that has not been met for the last 88 times, as far as a call takes so many."""
+    return min(trial.implementation.max_tokens, _LEAST + next(_turn) % _SPREAD)
+
+
+# -- the first call ----------------------------------------------------------------------------------------------------
+
+
+def first_calls_are_like_later_ones(trial: Trial, pulled: Pulled) -> None:
+    """The first calls of a number of tokens give what later ones do, without gradients, and backwards.
+
+    The tokens are those of the case over and over; the cotangents of all but the first ones are 0.
+    """
+    pulls = _pulls(trial, pulled)
+
+    def run(target: Implementation, place: Place) -> Any:
+        def once(count: int, recorded: bool) -> _Given:
+            return _of_the_first(pulled, target, place, count, recorded)
+
+        with torch.no_grad():
+            quiet, count = [], fresh(trial)
+            for _ in range(QUIET):
+                quiet.append(once(count, False))
+        count = fresh(trial)
+        loud = [once(count, pulls) for _ in range(LOUD)]
+        count = fresh(trial)
+        with torch.inference_mode():
+            once(count, False)  # what is made there and kept cannot be saved for a backward pass
+        return tuple(quiet), (once(count, pulls), *loud)
+
+    quiet, loud = trial.observe(pulled.method, run)
+    outputs, gradients = loud[-1]
+    slack = pulled.call.errors()
+    bounds = pulled.errors(pulled.cotangents) if pulls else []
+    named = [(f"call {k + 1} of a number of tokens under no_grad", one) for k, one in enumerate(quiet)]
+    named += [("a call after one in inference mode", loud[0])]
+    named += [(f"call {k + 1} of a number of tokens", one) for k, one in enumerate(loud[1:-1])]
+    for called, (first, found) in named:
+        what = f"{called}, against a later one"
+        for name, one, other, error in zip(pulled.call.gives, first, outputs, slack, strict=True):
+            trial.near(f"{name} of {what}", one, wide(other), 2 * error, kind="memory")
+        for name, one, other, error in zip(pulled.names, found, gradients, bounds, strict=False):
+            trial.near(f"the gradient by {name} of {what}", one, wide(other), 2 * error, kind="memory")
+
+
+_Given = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+"""What a call gave for the tokens of a case, and the gradients."""
+
+
+def _pulls(trial: Trial, pulled: Pulled) -> bool:
+    """Whether gradients are promised, and have a bound."""
+    implementation = trial.implementation
+    part = pulled.method in ("project", "mappings")
+    return trial.differentiable and (part or mixes_in_compute_dtype(implementation, trial.dtype) is None)
+
+
+def _of_the_first(pulled: Pulled, target: Implementation, place: Place, count: int, recorded: bool) -> _Given:
+    """What a call of so many tokens gives for those of the case, which come over and over, and whose cotangents alone
+    are not 0."""
+    few = pulled.inputs[0].shape[0]
+    inputs = [
+        flooded(place(one), count) if k < pulled.by_token else place(one).clone() for k, one in enumerate(pulled.inputs)
+    ]
+    given = [one.requires_grad_(recorded) for one in inputs]
+    outputs = pulled.function(target, given)
+    first = kept([one[:few] for one in outputs])
+    if not recorded:
+        return first, ()
+    bars = [_padded(place(bar), count) for bar in pulled.cotangents]
+    found = pulled_back(outputs, given, bars)
+    return first, tuple(one[:few] if k < pulled.by_token else one for k, one in enumerate(found))
+
+
+def _padded(bar: Tensor, count: int) -> Tensor:
+    """A cotangent for so many tokens, 0 for those beyond its own."""
+    return torch.cat([bar, bar.new_zeros(count - bar.shape[0], *bar.shape[1:])])
+
+
+_width = itertools.count()
+LONG = 1031
+"""Tokens of a call that is long: more than a launch of 1024 threads takes."""
+
+
+def spread(multiple: int) -> int:
+    """How many numbers of channels are met in turn; fewer where they are far apart."""
+    return max(8, 48 // multiple)
+
+
+def fresh_width(trial: Trial, widest: int) -> int:
+    """A number of channels that has not been met for a while, of those that the inputs can be narrowed to."""
+    multiple = trial.implementation.channel_multiple
+    return widest - multiple * (next(_width) % spread(multiple))
+
+
+def first_call_decides_nothing(trial: Trial, widest: int, at: Callable[[int], Sequence[Pulled]]) -> None:
+    """At a number of channels that is first met with many tokens, and at one that is first met with few, both give the
+    same.
+
+    Arguments:
+        widest: the most channels that there are inputs for.
+        at: a number of channels -> what is pulled back there, always of the same methods.
+    """
+    most = min(LONG, trial.implementation.max_tokens)
+
+    def run(target: Implementation, place: Place) -> Any:
+        found: list[Any] = []
+        for long_first in (True, False):
+            channels = fresh_width(trial, widest)
+            for pulled in at(channels):
+                few = pulled.inputs[0].shape[0]
+                one, two = (
+                    _of_the_first(pulled, target, place, count, _pulls(trial, pulled))
+                    for count in ((most, few) if long_first else (few, most))
+                )
+                found.append((channels, one, two))
+        return tuple(found)
+
+    for k, (channels, one, two) in enumerate(trial.observe("the methods of a block", run)):
+        stages = at(channels)
+        pulled = stages[k % len(stages)]
+        long_first = k < len(stages)
+        what = f"of {'few' if long_first else 'many'} tokens after a first call of {'many' if long_first else 'few'}"
+        for name, a, b, error in zip(pulled.call.gives, one[0], two[0], pulled.call.errors(), strict=True):
+            trial.near(f"{name} {what}", b, wide(a), 2 * error, kind="memory")
+        bounds = pulled.errors(pulled.cotangents) if one[1] else []
+        for name, a, b, error in zip(pulled.names, one[1], two[1], bounds, strict=False):
+            trial.near(f"the gradient of {pulled.method} by {name} {what}", b, wide(a), 2 * error, kind="memory")
+
+
+# -- other calls between -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A call among others, and what the truth has for it; `alone`: with the tokens that it has, not with many."""
+
+    what: str
+    call: Call
+    exact: Sequence[Tensor]
+    alone: bool = False
+
+
+def is_itself_among_others(trial: Trial, turns: Sequence[Turn]) -> None:
+    """Every call of a sequence is what the truth says, and the first one again at its end.
+
+    What calls share are the same tensors in the same places. In another dtype that is declared, the first one is called
+    before all of them and once between.
+    """
+    first = turns[0]
+    order = (*turns, first)
+    others = [one for one in map(_dtype, dtype_names(trial.implementation)) if one != trial.dtype]
+    others.sort(key=lambda one: -torch.finfo(one).eps)  # what is kept in the coarsest shows
+
+    def run(target: Implementation, place: Place) -> Any:
+        count = fresh(trial)
+        placed: dict[tuple[int, int], Tensor] = {}
+
+        def once(one: Tensor, tokens: int = 0) -> Tensor:
+            if (key := (id(one), tokens)) not in placed:
+                placed[key] = flooded(place(one), tokens) if tokens else place(one).clone()
+            return placed[key]
+
+        def given(turn: Turn) -> list[Any]:
+            tokens = 0 if turn.alone else count
+            return [once(one, tokens) if isinstance(one, Tensor) else map_tensors(one, once) for one in turn.call.given]
+
+        def in_another_dtype() -> None:
+            for dtype in others[:1]:
+                first.call.on(target, [_cast(one, dtype, first.call.method) for one in given(first)])
+
+        in_another_dtype()
+        found: list[tuple[Tensor, ...]] = []
+        for k, turn in enumerate(order):
+            outputs = turn.call.on(target, given(turn))
+            found.append(kept([one[: turn.call.given[0].shape[0]] for one in outputs]))  # however many there were
+            if k == 1:
+                in_another_dtype()
+        return tuple(found)
+
+    for k, (turn, found) in enumerate(zip(order, trial.observe(first.call.method, run), strict=True)):
+        what = turn.what if k < len(turns) else f"{turn.what}, after the others"
+        for name, one, exact, error in zip(turn.call.gives, found, turn.exact, turn.call.errors(), strict=True):
+            trial.within(f"{name} of {what}", one, exact, error)
+
+
+# -- what is left behind -----------------------------------------------------------------------------------------------
+
+
+def leaves_surroundings(trial: Trial, call: Call) -> None:
+    """The modes of torch are as before a call, also within its branch, and no generator is set to a fixed state."""
+
+    def run(target: Implementation, place: Place) -> Any:
+        given = map_tensors(call.given, place)
+        seen: list[bool] = []
+
+        def states(seed: int) -> tuple[Any, ...]:
+            """Of generators after the first call of a number of tokens."""
+            count = fresh(trial)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            before = _modes()
+            call.on(target, [flooded(one, count) if isinstance(one, Tensor) else one for one in given])
+            seen.append(_modes() == before)
+            return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # pyright: ignore[reportArgumentType]
+
+        kept_torch, kept_python, kept_numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
+        try:
+            with torch.no_grad():
+                first = states(1)
+            second = states(2)
+        finally:
+            torch.set_rng_state(kept_torch)
+            random.setstate(kept_python)
+            np.random.set_state(kept_numpy)
+        return all(seen), tuple(one != other for one, other in zip(first, second, strict=True))
+
+    still, apart = trial.observe(call.method, run)
+    trial.holds("the modes of torch after a call", still, "others", "as before", kind="memory")
+    for name, one in zip(("torch", "Python", "NumPy"), apart, strict=True):
+        what = f"the global generator of {name} after the first call of a number of tokens"
+        trial.holds(what, one, "in one state, whatever it was in before", "left alone", kind="memory")
+
+
+def _modes() -> tuple[Any, ...]:
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+    )
+
+
+# -- other calls within ------------------------------------------------------------------------------------------------
+
+
+class _OutOfMemory(RuntimeError):
+    """What a branch raises here."""
+
+
+def is_not_disturbed_by_its_branch(trial: Trial, call: Call, other: Call) -> None:
+    """A block whose branch passes another block, and one after a block whose branch raised, are as without."""
+
+    def run(target: Implementation, place: Place) -> Any:
+        (x, params, branch), others = map_tensors(call.given, place), map_tensors(other.given, place)
+
+        def passing(u: Tensor) -> Tensor:
+            call.on(target, others)
+            return branch(u)
+
+        def raising(u: Tensor) -> Tensor:
+            raise _OutOfMemory
+
+        with torch.no_grad():
+            plain = kept(call.on(target, (x, params, branch)))
+            within = kept(call.on(target, (x, params, passing)))
+            with contextlib.suppress(Exception):  # be it wrapped on its way
+                call.on(target, (*others[:2], raising))
+            return plain, within, kept(call.on(target, (x, params, branch)))
+
+    plain, within, after = trial.observe(call.method, run)
+    for name, one, nested, later, error in zip(call.gives, plain, within, after, call.errors(), strict=True):
+        what = "around a branch that passes another block"
+        trial.near(f"{name} {what}", nested, wide(one), 2 * error, kind="memory")
+        trial.near(f"{name} after one whose branch raised", later, wide(one), 2 * error, kind="memory")
+
+
+def _cast(given: Any, dtype: torch.dtype, method: str) -> Any:
+    """An argument for states of another dtype."""
+    wide_enough = isinstance(given, Params) or method == "project"
+    return map_tensors(given, lambda one: one.to(parameter_dtype(dtype) if wide_enough else dtype))
+
+
+def _dtype(name: str) -> torch.dtype:
+    return getattr(torch, name)

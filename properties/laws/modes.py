@@ -1,0 +1,77 @@
+"""What torch is told for everything: modes as values, and the judge that a call and its gradients do not see one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from properties.core.device import Device
+from properties.core.implementation import Implementation
+from properties.core.trial import Trial, wide
+from properties.core.truth import pulled_back
+from properties.laws.calls import Place, kept
+from properties.laws.premises import mixes_in_compute_dtype
+from properties.laws.pulls import Pulled
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A mode of torch.
+
+    Attributes:
+        what: in words.
+        on: the mode, on a device; off: without it, whatever was set before.
+        backwards: whether backward passes are made in it, too.
+    """
+
+    what: str
+    on: Callable[[Device], AbstractContextManager[Any]]
+    off: Callable[[Device], AbstractContextManager[Any]]
+    backwards: bool
+
+
+AUTOCAST = Mode(
+    "under autocast",
+    lambda here: torch.autocast(here.name, dtype=torch.bfloat16),
+    lambda here: torch.autocast(here.name, enabled=False),
+    backwards=False,  # as torch recommends: its own formulas would multiply in bfloat16 there
+)
+DETERMINISTIC = Mode(
+    "under deterministic algorithms",
+    lambda here: here.deterministic(True),
+    lambda here: here.deterministic(False),
+    backwards=True,
+)
+
+
+def does_not_see(trial: Trial, pulled: Pulled, mode: Mode) -> None:
+    """Values, their dtypes, and gradients where mixing has a bound backwards, are in a mode what they are without."""
+    implementation = trial.implementation
+    part = pulled.method in ("project", "mappings")
+    pulls = trial.differentiable and (part or mixes_in_compute_dtype(implementation, trial.dtype) is None)
+
+    def run(target: Implementation, place: Place) -> Any:
+        def once(within: AbstractContextManager[Any], backwards: AbstractContextManager[Any]) -> Any:
+            given = [place(one).clone().requires_grad_(pulls) for one in pulled.inputs]
+            with within:
+                outputs = pulled.function(target, given)
+            bars = [place(bar).clone() for bar in pulled.cotangents]
+            with backwards:
+                gradients = pulled_back(outputs, given, bars) if pulls else []
+            return kept(outputs), tuple(gradients)
+
+        on, off = (lambda: mode.on(trial.here)), (lambda: mode.off(trial.here))
+        return once(off(), off()), once(on(), on() if mode.backwards else off())
+
+    (outputs, gradients), (within, learnt) = trial.observe(pulled.method, run)
+    for name, one, other, error in zip(pulled.call.gives, within, outputs, pulled.call.errors(), strict=True):
+        trial.contract(f"the dtype of {name} {mode.what}", one.dtype == other.dtype, str(one.dtype), str(other.dtype))
+        trial.near(f"{name} {mode.what}", one, wide(other), 2 * error)
+    bounds: list[Tensor] = pulled.errors(pulled.cotangents) if pulls else []
+    for name, one, other, error in zip(pulled.names, learnt, gradients, bounds, strict=False):
+        trial.near(f"the gradient of {pulled.method} by {name} {mode.what}", one, wide(other), 2 * error)

@@ -1,0 +1,399 @@
+"""Sizes backwards: gradients of any number of tokens, channels, streams and layers.
+
+What a token adds to the gradient of a parameter does not depend on the others, so that one running sum over the most
+tokens has in it the gradients of every smaller number of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from mhc_ref import Params
+from properties import bounds
+from properties.bounds import Approx, Pullback
+from properties.core.case import Case
+from properties.core.implementation import Implementation
+from properties.core.premises import Emits, differentiable, where
+from properties.core.sweep import At, Kept, Reach, Values
+from properties.core.trial import Trial
+from properties.core.truth import Truth, present, regrouped
+from properties.laws import about, errors
+from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
+from properties.laws.sizes import ONCE
+from properties.laws.sizes_calls import Named, Stage, pulled, swept
+from properties.strategies.setting import Setting
+from properties.strategies.sweep_inputs import BACKWARDS, FADING
+from properties.strategies.sweeps import (
+    BACK,
+    BARE,
+    MANY,
+    SEQUENCES,
+    SHORT,
+    STEP,
+    Run,
+    counts,
+    depths,
+    few_streams,
+    looks,
+    main_streams,
+    many_streams,
+    some,
+    widths,
+)
+
+OF_PARAMETERS = frozenset(f"the gradient by {name}" for name in Params._fields)
+"""Gradients that are sums over tokens."""
+
+
+def _tokens(setting: Setting, reach: Reach, t: int) -> list[Run]:
+    """Along the tokens, and for every accepted n."""
+    n, few, short = main_streams(setting), few_streams(setting), min(reach.tokens, SHORT)
+    found = [Run(setting.width(6), n, counts(setting, t, short))]
+    found += [Run(setting.width(5), few, some(setting, reach, (1, 3, 8, 16, 33, 65, 130, 257, 300)))]
+    found += [Run(setting.width(8), k, some(setting, reach), scale=6.0) for k in setting.streams if k <= MANY]
+    found += [Run(setting.width(8), k, some(setting, reach, (1, 33))) for k in many_streams(setting)]
+    found += [Run(setting.width(8), n, some(setting, reach, (5, 24, 34)), layout=one) for one in (SEQUENCES, STEP)]
+    found += [replace(run, tokens=run.tokens[:4], look=_and_fading(run.look)) for run in looks(setting, reach)]
+    found += [Run(setting.width(6), n, some(setting, reach, (4, 9, 14, 44, 75, 136, 258)), look=FADING)]
+    return [replace(run, gradients=True) for run in found]
+
+
+def _and_fading(look: str) -> str:  # which would go to the ends of the range together
+    return look if look in ("tiny", "large") else f"{look} {FADING}"
+
+
+def _channels(setting: Setting, reach: Reach, wide: Sequence[int]) -> list[Run]:
+    """Channels, and some tokens with them; those beyond with few streams."""
+    n, few = main_streams(setting), few_streams(setting)
+    two = (min(2, setting.max_tokens),)
+    found = [Run(c, n, two) for c in widths(setting, 1, min(reach.channels, 130 if reach.t > 1 else 40))]
+    found += [Run(c, few, two) for c in wide if c > 40]
+    found += [
+        Run(setting.width(c), n, some(setting, reach, tuple(t for t in (3, 16, 17, 64, 65, 128) if t * c <= 4096)))
+        for c in (16, 31, 64, 128)
+        if c <= reach.channels
+    ]
+    if reach.channels >= 256:  # T C beyond 2^16
+        found += [Run(setting.width(256), n, some(setting, reach, (269,)), look=FADING)]
+    return [replace(run, gradients=True) for run in found if run.tokens]
+
+
+def _matrices(setting: Setting, reach: Reach) -> list[Run]:
+    bare = Run(setting.width(6), main_streams(setting), (1,), gradients=True, layout=BARE)
+    return [*_tokens(setting, reach, max(1, reach.t - 2)), bare]
+
+
+def _blocks(setting: Setting, reach: Reach) -> list[Run]:
+    return [*_matrices(setting, reach), *_products(setting, reach)]
+
+
+def _products(setting: Setting, reach: Reach) -> list[Run]:
+    """The widest channels are few, as the gradient by phi has (n C) (2 n + R) entries: powers of two, the width after
+    each, and three times them."""
+    corners = [c for k in range(6, 14) for c in (1 << k, (1 << k) + 1, 3 << k - 1)]
+    wide = sorted({setting.width(c) for c in corners if c <= reach.channels})
+    return [*_tokens(setting, reach, max(1, reach.t - 2)), *_channels(setting, reach, wide)]
+
+
+def _mixtures(setting: Setting, reach: Reach) -> list[Run]:
+    wide = widths(setting, 1, reach.channels)
+    return [*_tokens(setting, reach, max(1, reach.t - 1)), *_channels(setting, reach, wide)]
+
+
+def _depths(setting: Setting, reach: Reach) -> list[Run]:
+    """Every depth that one backward launch may be for, and some beyond."""
+    return [Run(setting.width(4), main_streams(setting), (1,), depths(reach, BACK), gradients=True)]
+
+
+def _pull(method: str, names: Sequence[str]) -> Any:
+    """The call of a bilinear method: gradients by each of its arguments."""
+
+    def call(trial: Trial, case: Case) -> Named:
+        def run(target: Implementation, *given: Tensor) -> Any:
+            return getattr(target, method)(*given)
+
+        return pulled(trial, method, names, [getattr(case, name) for name in names], case, run)
+
+    return call
+
+
+def _project(trial: Trial, case: Case) -> At:
+    return Kept({"the gradient by logits": errors.projection_gradient(trial, case.logits, case.cotangents[0])})
+
+
+PROJECT = Stage(
+    "project",
+    _pull("project", ("logits",)),
+    _project,
+    lambda truth, case: {"the gradient by logits": truth.project_vjp(case.logits, case.cotangents[0])},
+)
+
+
+def _parameters(params: Params) -> list[str]:
+    return [name for name, part in params._asdict().items() if part is not None]
+
+
+def _named(params: Params, found: Sequence[Tensor]) -> Named:
+    names = ("x", *_parameters(params))
+    return {f"the gradient by {name}": one for name, one in zip(names, found, strict=True)}
+
+
+def _running(back: Pullback, params: Params) -> At:
+    """The gradients of every first so many tokens."""
+    return Kept(
+        {"the gradient by x": back.x},
+        {f"the gradient by {name}": getattr(back, name) for name in _parameters(params)},
+    )
+
+
+def _map(trial: Trial, case: Case) -> Named:
+    def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
+        return tuple(target.mappings(x, Params(*parts)))
+
+    names = ("x", *_parameters(case.params))
+    return pulled(trial, "mappings", names, [case.x, *present(case.params)], case, run)
+
+
+def _mapped(trial: Trial, case: Case) -> At:
+    pre, post, res = (Approx.exact(bar) for bar in case.cotangents)
+    r = trial.rounding
+    back = bounds.coefficients_gradient(Approx.exact(case.x), case.params, pre, post, res, trial.dialect, r, True)
+    return _running(back._replace(x=bounds.stored(back.x, r)), case.params)
+
+
+MAPPINGS = Stage(
+    "mappings",
+    _map,
+    _mapped,
+    lambda truth, case: _named(case.params, truth.mappings_vjp(case.x, case.params, case.cotangents)),
+    OF_PARAMETERS,
+)
+
+FACTORS = ("x", "y", "h_post", "h_res")
+
+
+def _mixed(trial: Trial, case: Case) -> At:
+    found = errors.mixture_gradient(trial, case, "post", case.cotangents[0])
+    return Kept({f"the gradient by {name}": found[name] for name in FACTORS})
+
+
+def _mix_exactly(truth: Truth, case: Case) -> Named:
+    found = truth.post_vjp(case.x, case.y, case.h_post, case.h_res, case.cotangents[0])
+    return {f"the gradient by {name}": one for name, one in zip(FACTORS, found, strict=True)}
+
+
+POST = Stage("mixture", _pull("post", FACTORS), _mixed, _mix_exactly)
+
+
+def _read(trial: Trial, case: Case) -> At:
+    found = errors.mixture_gradient(trial, case, "pre", case.cotangents[0][:, 0])
+    return Kept({"the gradient by x": found["x"], "the gradient by h_post": found["h_pre"]})
+
+
+def _read_call(trial: Trial, case: Case) -> Named:
+    def run(target: Implementation, x: Tensor, h_pre: Tensor) -> Any:
+        return target.pre(x, h_pre)
+
+    single = case.with_(cotangents=(case.cotangents[0][:, 0],))
+    return pulled(trial, "pre", ("x", "h_post"), [case.x, errors.h_pre(case, trial.dialect)], single, run)
+
+
+def _read_exactly(truth: Truth, case: Case) -> Named:
+    found = truth.pre_vjp(case.x, errors.h_pre(case, truth.dialect), case.cotangents[0][:, 0])
+    return {f"the gradient by {name}": one for name, one in zip(("x", "h_post"), found, strict=True)}
+
+
+PRE = Stage("mixture", _read_call, _read, _read_exactly)
+
+
+def _pass(trial: Trial, case: Case) -> Named:
+    def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
+        return target.block(x, Params(*parts), case.branch)
+
+    names = ("x", *_parameters(case.params))
+    return pulled(trial, "block", names, [case.x, *present(case.params)], case, run)
+
+
+def _passed(trial: Trial, case: Case) -> At:
+    state, bar = Approx.exact(case.x), Approx.exact(case.cotangents[0])
+    back = bounds.pullback.block(state, case.params, case.branch, bar, trial.dialect, trial.rounding, each=True)
+    return _running(back, case.params)
+
+
+BLOCK = Stage(
+    "block",
+    _pass,
+    _passed,
+    lambda truth, case: _named(case.params, truth.layers_vjp(case.x, [case.params], [case.branch], case.cotangents[0])),
+    OF_PARAMETERS,
+)
+
+
+@dataclass(frozen=True)
+class _Depths:
+    """The gradients by the first state and by every parameter, for every number of layers of one token.
+
+    Attributes:
+        x: [most, 1, n, C], for 1, 2, ... layers.
+        parameters: for every layer its gradients, each with an entry for every number of layers that has it.
+    """
+
+    x: Approx
+    parameters: Sequence[Values]
+
+    @property
+    def numbers(self) -> int:
+        """How many there are."""
+        return sum(2 * one.value.numel() for part in self.parameters for one in part.values())
+
+    def __call__(self, tokens: int, layers: int) -> Values:
+        found = {"the gradient by x": Approx(self.x.value[layers - 1], self.x.error[layers - 1])}
+        for layer, parts in enumerate(self.parameters[:layers]):
+            for name, one in parts.items():
+                entry = layers - 1 - layer
+                found[f"the gradient by {name} of layer {layer}"] = Approx(one.value[entry], one.error[entry])
+        return found
+
+
+def _layers(trial: Trial, case: Case) -> Named:
+    def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
+        return target.layers(x, regrouped(parts, case.params), case.branches)
+
+    given = [part for one in case.params for part in present(one)]
+    return pulled(trial, "layers", _of_layers(case), [case.x, *given], case, run)
+
+
+def _of_layers(case: Case) -> list[str]:
+    each = enumerate(case.params)
+    return ["x", *(f"{name} of layer {layer}" for layer, one in each for name in _parameters(one))]
+
+
+def _layered(trial: Trial, case: Case) -> At:
+    state, bar = Approx.exact(case.x), Approx.exact(case.cotangents[0])
+    given = (state, case.params, case.branches, bar)
+    x, found = bounds.pullback.every_depth(*given, trial.dialect, trial.rounding)
+    of_layers = zip(case.params, found, strict=True)
+    return _Depths(x, [{name: getattr(back, name) for name in _parameters(one)} for one, back in of_layers])
+
+
+def _layers_exactly(truth: Truth, case: Case) -> Named:
+    found = truth.layers_vjp(case.x, case.params, case.branches, case.cotangents[0])
+    return {f"the gradient by {name}": one for name, one in zip(_of_layers(case), found, strict=True)}
+
+
+BY_LAYER = frozenset(f"{name} of layer {layer}" for name in OF_PARAMETERS for layer in range(1 << 10))
+
+LAYERS = Stage("layers", _layers, _layered, _layers_exactly, BY_LAYER)
+
+PROJECTED = swept("project" + BACKWARDS, _matrices)
+MAPPED = swept("mappings" + BACKWARDS, _products)
+MIXED = swept("mixture" + BACKWARDS, _mixtures)
+PASSED = swept("block" + BACKWARDS, _blocks)
+LAYERED = swept("layers" + BACKWARDS, _depths, layered=True)
+EMITS = tuple(Emits(part) for part in ("pre", "post", "res"))
+
+
+@about.project(
+    "sizes.matrices-pull-back",
+    "oracle",
+    PROJECTED.draw,
+    where(depends_on_logits),
+    differentiable,
+    schedule=ONCE,
+    sweep=PROJECTED.sweep,
+)
+def matrices_pull_back(trial: Trial, case: Case) -> None:
+    """The gradient of the projection of any number of matrices is right for each.
+
+    Matrices are independent backwards, too; a backward kernel has launches and tails of its own.
+    """
+    PROJECT.hold(trial, case)
+
+
+@about.mappings(
+    "sizes.tokens-and-channels-pull-back",
+    "oracle",
+    MAPPED.draw,
+    *EMITS,
+    differentiable,
+    schedule=ONCE,
+    sweep=MAPPED.sweep,
+)
+def tokens_and_channels_pull_back(trial: Trial, case: Case) -> None:
+    """The gradients of the mappings of any number of tokens, channels and streams, by the state and by every parameter.
+
+    The gradient by a parameter is a sum over tokens, which kernels split by their number.
+    """
+    MAPPINGS.hold(trial, case)
+
+
+@about.pre(
+    "sizes.reading-pulls-back",
+    "oracle",
+    MIXED.draw,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=ONCE,
+    sweep=MIXED.sweep,
+)
+def reading_pulls_back(trial: Trial, case: Case) -> None:
+    """The gradients of h_pre x by both factors for any number of tokens, channels and streams.
+
+    The gradient by h_pre is a sum over channels, which a kernel may end too early.
+    """
+    PRE.hold(trial, case)
+
+
+@about.post(
+    "sizes.mixing-pulls-back",
+    "oracle",
+    MIXED.draw,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=ONCE,
+    sweep=MIXED.sweep,
+)
+def mixing_pulls_back(trial: Trial, case: Case) -> None:
+    """The gradients of A x + h_post^T y by every factor for any number of tokens, channels and streams.
+
+    As for `pre`: sums over channels, and over streams.
+    """
+    POST.hold(trial, case)
+
+
+@about.block(
+    "sizes.blocks-pull-back",
+    "oracle",
+    PASSED.draw,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=ONCE,
+    sweep=PASSED.sweep,
+)
+def blocks_pull_back(trial: Trial, case: Case) -> None:
+    """The gradients of a block of any number of tokens, channels and streams, by the state and by every parameter.
+
+    All that a training step takes from it, at the sizes where backward kernels branch.
+    """
+    BLOCK.hold(trial, case)
+
+
+@about.layers(
+    "sizes.depths-pull-back",
+    "oracle",
+    LAYERED.draw,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=ONCE,
+    sweep=LAYERED.sweep,
+)
+def depths_pull_back(trial: Trial, case: Case) -> None:
+    """The gradients of any number of layers, by the state that enters and by the parameters of each.
+
+    The chain rule; a launch that pulls back through four layers leaves the others without a gradient.
+    """
+    LAYERS.hold(trial, case)

@@ -1,0 +1,269 @@
+"""The inputs of a sweep: a few wide tensors of noise, of which every size takes a part, and how they may look.
+
+Tokens come again after a prime number of them, so that what lies a tile apart differs. The terms of long sums have one
+sign, so that the bound of a sum stays far below it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mhc_ref import Params
+from mhc_ref.packing import beyond, logits_shape, params_shapes, residual_size
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.family import end_of, guarantees_of, mix_of
+from properties.core.reads import mapping_shapes, read_of
+from properties.core.sweep import BY_TOKEN
+from properties.strategies.draws import noise
+from properties.strategies.projected import at_temperature, params_at_temperature
+from properties.strategies.setting import Setting
+
+EDGE = 8
+"""Channels at either end of a wide stream that weigh as much as 1/64 of its width: a tail that is lost shows."""
+BACKWARDS = " backwards"
+"""Ends the kind of inputs that have cotangents."""
+LOOKS: Mapping[str, str] = {
+    "negative": "where every entry of the state is negative",
+    "tiny": "where every entry of the state is tiny, and so are the logits",
+    "large": "where the entries of the state are large, and gates are saturated",
+    "uneven": "where some streams are far smaller than others, or some logits far from the others",
+    "silent": "where some streams are zero, or streams or logits are equal",
+}
+"""How inputs may look, and the words for it."""
+FADING = "fading"
+"""The same of cotangents alone."""
+SAID = {**LOOKS, FADING: "where the cotangents of some tokens are far smaller than those of others"}
+
+
+@functools.lru_cache(maxsize=64)
+def _noise(seed: int, *shape: int) -> Tensor:
+    return torch.tensor(noise(seed, *shape))
+
+
+def wave(rows: int, columns: int) -> Tensor:
+    """[rows, columns] of 1.8 and 0.2, which change every 16 rows, and from column to column."""
+    down, across = (
+        1.0 - 2.0 * (torch.arange(size) // width % 2).double() for size, width in ((rows, 16), (columns, 1))
+    )
+    return torch.outer(0.8 * down, across).add_(1.0)
+
+
+def repeated(values: Tensor, *sizes: int) -> Tensor:
+    """The values over and over along the first axes, up to these sizes; their own are primes, so that what lies a tile
+    apart differs."""
+    for axis, size in enumerate(sizes):
+        if values.shape[axis] < size:
+            times = [-(-size // values.shape[axis]) if axis == k else 1 for k in range(values.ndim)]
+            values = values.repeat(*times)
+        values = values.narrow(axis, 0, size)
+    return values
+
+
+@functools.lru_cache(maxsize=32)
+def _sizes(seed: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """The sizes of the entries of a wide phi, and their running sums over rows."""
+    sizes = (0.5 + repeated(_noise(seed, 4093, columns), rows).abs()).mul_(wave(rows, columns))
+    return sizes, sizes.cumsum(0)
+
+
+def params_at(setting: Setting, n: int, channels: int, seed: int, scale: float) -> Params:
+    """Parameters whose logits are of order one, and of few terms that cancel where there are many of them.
+
+    A sum of K terms of either sign may have a bound larger than itself. So from 64 channels on the terms of one logit
+    have one sign, if the state has (`state_at`), and the ends of every stream weigh much.
+    """
+    shapes = params_shapes(n, channels, setting.dialect)
+    rows, columns = shapes.phi
+    dtype = setting.parameter_dtype
+    if channels <= 64:
+        phi = repeated(_noise(seed, 251, columns), rows) / math.sqrt(rows)
+    else:
+        sizes, sums = _sizes(seed, 1 << (rows - 1).bit_length(), columns)
+        ends = torch.arange(rows).view(-1, channels)[:, [*range(EDGE), *range(channels - EDGE, channels)]].flatten()
+        more = (channels / 64 - 1) * sizes[ends]
+        sign = _noise(seed + 1, columns)
+        each = sign.sign() * (0.5 + sign.abs()) / (sums[rows - 1] + more.sum(0))
+        phi = sizes[:rows] * each
+        phi[ends] += more * each
+    size = residual_size(n, setting.dialect)
+    if last := beyond(setting.dialect):
+        phi[:, -last:] *= 2 * math.sqrt(rows) if channels <= 64 else 2 * rows
+    bias = _noise(seed + 2, shapes.bias[0] - size)
+    bias = torch.cat([bias, scale * _noise(seed + 3, size)]) if size else bias
+    alpha = torch.tensor([1.0, 0.8, 0.5 * scale][: shapes.alpha[0]], dtype=torch.float64)
+    weight = None
+    if setting.norm_weight and channels % 2 == 0:
+        weight = 0.75 + 0.5 * repeated(_noise(seed + 4, 251).sigmoid(), n * channels)
+    params = Params(*(None if one is None else one.to(dtype).contiguous() for one in (phi, bias, alpha, weight)))  # pyright: ignore[reportArgumentType]
+    return params_at_temperature(params, n, setting.dialect)
+
+
+def state_at(setting: Setting, tokens: int, n: int, channels: int, seed: int) -> Tensor:
+    """A state [tokens, n, C] of noise; a wide one is of one sign, and its tokens differ by where they are large."""
+    if channels <= 64:
+        x = _noise(seed + 5, tokens, n, channels)
+    else:
+        x = repeated(_noise(seed + 5, min(tokens, 61), min(n * channels, 4093)), tokens, n * channels)
+        x = ((0.5 + x.abs()) * wave(n * channels, tokens).T).unflatten(-1, (n, channels))
+    return x.to(setting.dtype).contiguous()
+
+
+def layer_params(setting: Setting, n: int, channels: int, depth: int, seed: int) -> tuple[Params, ...]:
+    """Parameters of many layers whose bounds stay finite: mappings that hardly depend on the state, and nearly carry
+    the streams round, so that they stay distinct. Every second layer has a norm weight, where there may be one."""
+    dialect, dtype = setting.dialect, setting.parameter_dtype
+    shapes, made = params_shapes(n, channels, dialect), list[Params]()
+    for layer in range(depth):
+        drawn = _noise(seed + 10 + layer, shapes.bias[0])
+        carried = mix_of(dialect).carrying(torch.eye(n, dtype=torch.float64).roll(layer % n, -1), dialect)
+        bias = drawn.clone()
+        if carried is not None and residual_size(n, dialect):
+            flat = carried.flatten().double() / guarantees_of(dialect).temperature
+            bias[2 * n :] = (
+                flat / flat.abs().max().clamp_min(1) * min(4.0, float(flat.abs().max())) + 0.05 * drawn[2 * n :]
+            )
+        alpha = torch.full(shapes.alpha, 1e-3)
+        phi = repeated(_noise(seed + 9, 251, shapes.phi[1]), shapes.phi[0])
+        if not read_of(dialect).affine(dialect):
+            phi = phi * 1e-3
+        weight = None
+        if setting.norm_weight and layer % 2:
+            weight = (1 + 0.25 * repeated(_noise(seed + 8 + layer, 251), n * channels)).to(dtype)
+        parts = (phi.roll(layer, 0) / math.sqrt(shapes.phi[0])).to(dtype), bias.to(dtype), alpha.to(dtype)
+        made.append(params_at_temperature(Params(*parts, weight), n, dialect))
+    return tuple(made)
+
+
+def distinct(kind: str, n: int, channels: int, tokens: int, layers: int) -> int:
+    """How many tokens differ from one another: a prime, so that what lies a tile apart differs; fewer where each of
+    them takes long to judge."""
+    most = 1 << 14 if layers == 1 else 1 << 8
+    return min(tokens, next((prime for prime in (61, 31, 13, 5) if prime * n * channels * layers <= most), 3))
+
+
+def looking(look: str, case: Case, n: int, least: float) -> Case:
+    """The same values, but for how they look."""
+    values = dict(case.items())
+    for name in ("x", "h", "logits"):
+        if name in values:
+            old = values[name].double()
+            tiny = 2.0**-12 if values[name].dtype == torch.float16 else max(2.0**-44, least)
+            changed = _logits(look, old) if name == "logits" else _state(look, old, tiny)
+            values[name] = changed.to(values[name].dtype).contiguous()
+    if isinstance(values.get("params"), Params):
+        values["params"] = _gated(look, values["params"], n)
+    return Case(**values)
+
+
+def _state(look: str, x: Tensor, tiny: float) -> Tensor:
+    """A state; every third token of it where only some are out of the ordinary."""
+    if look == "negative":
+        return -x.abs() - 1e-3
+    if look in ("tiny", "large"):
+        return x * (tiny if look == "tiny" else 2.0 ** (6 if tiny == 2.0**-12 else 36))
+    x = x.clone()
+    if x.ndim > 2 and x.shape[1] > 1:  # one stream, or all of them the same, otherwise
+        x[::3, -1] = x[::3, -1] * tiny if look == "uneven" else 0.0
+        if look == "silent":
+            x[1::3, 1] = x[1::3, 0]
+    return x
+
+
+def _logits(look: str, z: Tensor) -> Tensor:
+    """Logits; those of every third matrix where only some are out of the ordinary."""
+    if look in ("tiny", "large"):
+        return z * (2.0**-10 if look == "tiny" else 4.0)
+    if look == "negative":
+        return -z.abs() - 1e-3
+    flat = z.flatten(1).clone()
+    if flat.shape[1] > 1:
+        flat[::3, -1] = flat[::3, -2] - (30 if look == "uneven" else 0)
+    return flat.view_as(z)
+
+
+def _gated(look: str, params: Params, n: int) -> Params:
+    """Parameters whose gates are saturated, or whose logits are small, or tied."""
+    phi, bias, alpha = params.phi.clone(), params.bias.clone(), params.alpha
+    if look == "large":
+        bias[0] += 30
+        bias[n] -= 30
+    elif look == "tiny":
+        bias, alpha = bias * 1e-3, alpha * 1e-3
+    elif look == "silent" and phi.shape[1] == len(bias) > 2 * n + 1:  # a logit has a column of its own
+        phi[:, 2 * n + 1], bias[2 * n + 1] = phi[:, 2 * n], bias[2 * n]
+    return Params(phi, bias, alpha, params.norm_weight)
+
+
+def faded(bar: Tensor) -> Tensor:
+    """A cotangent that is far smaller at tokens 3, 8, 13, ..., by 2^30, 2^60 and 2^100 in turn: what underflows there,
+    or is left out as if it were zero, is claimed at that size, and sums over tokens keep the size of the others."""
+    number = torch.arange(bar.shape[0])
+    exponents = torch.tensor([30.0, 60.0, 100.0])[number // 5 % 3]
+    short = min(1.0, -math.log2(torch.finfo(bar.dtype).smallest_normal) / 126)  # as the range of float16 is
+    sizes = torch.where(number % 5 == 3, -(exponents * short).floor(), 0.0).exp2()
+    return bar * sizes.to(bar.dtype).view(-1, *[1] * (bar.ndim - 1))
+
+
+def inputs(
+    setting: Setting, kind: str, n: int, channels: int, tokens: int, layers: int, scale: float, look: str, seed: int
+) -> Case:
+    """The values of a case of that kind."""
+    few, back = distinct(kind, n, channels, tokens, layers), kind.endswith(BACKWARDS)
+    made = _made(setting, kind.removesuffix(BACKWARDS), n, channels, few, layers, scale, seed)
+    for one in look.split():
+        if one in LOOKS:
+            made = looking(one, made, n, setting.least_scale)
+        else:
+            made = made.with_(cotangents=tuple(faded(bar) for bar in made.cotangents))
+
+    def again(value: Any) -> Any:
+        return map_tensors(value, lambda one: repeated(one, tokens))
+
+    wanted = {name: value for name, value in made.items() if back or name != "cotangents"}
+    return setting.stored(Case(**{name: again(value) if name in BY_TOKEN else value for name, value in wanted.items()}))
+
+
+def _made(
+    setting: Setting, kind: str, n: int, channels: int, tokens: int, layers: int, scale: float, seed: int
+) -> Case:
+    seed, dtype, state = 1000 * seed, setting.parameter_dtype, setting.dtype
+    scales = torch.tensor([3.0, 1.0, 6.0]).repeat(-(-tokens // 3))[:tokens].double()
+    if kind == "project":
+        shape = logits_shape(n, setting.dialect)
+        logits = at_temperature(_noise(seed, tokens, *shape) * scales.view(-1, *[1] * len(shape)), setting.dialect)
+        return Case(logits=logits.to(dtype), cotangents=(_noise(seed + 7, tokens, n, n).to(dtype),))
+    x = state_at(setting, tokens, n, channels, seed)
+    bar = repeated(_noise(seed + 7, min(tokens, 61), n, min(channels, 509)), tokens, n, channels).to(state)
+    if kind in ("mappings", "collapse", "block"):
+        params = params_at(setting, n, channels, seed, scale)
+        if kind == "mappings":
+            shapes = mapping_shapes((tokens, n, channels), setting.dialect)
+            bars = [_noise(seed + k, *shape) for k, shape in zip((7, 8, 9), shapes, strict=True)]
+            return Case(x=x, params=params, cotangents=tuple(bar.to(dtype) for bar in bars))
+        if kind == "collapse":
+            head = {"params": params} if end_of(setting.dialect).HEAD else {}
+            return Case(x=x, **head, cotangents=(bar[:, 0].contiguous(),))
+        weight = (0.5 + repeated(_noise(seed + 6, 251), channels)).to(state)
+        return Case(x=x, params=params, branch=BranchSpec("scale", weight), cotangents=(bar,))
+    if kind == "mixture":
+        y = repeated(_noise(seed + 6, min(tokens, 61), channels), tokens).to(state)
+        h_post, h_res = _noise(seed + 2, tokens, n).to(dtype), _noise(seed + 3, tokens, n, n).to(dtype)
+        if guarantees_of(setting.dialect).identity:
+            h_res = torch.eye(n, dtype=dtype).expand(tokens, n, n).clone()
+        return Case(x=x, y=y, h_post=h_post, h_res=h_res, cotangents=(bar,))
+    if kind == "expand":
+        return Case(h=x[:, 0].contiguous(), n=n)
+    params = layer_params(setting, n, channels, layers, seed)
+    kinds = ("scale", "constant")
+    weights = 0.1 * (1 + repeated(_noise(seed + 8, layers, 61), layers, channels)).to(state)
+    branches = tuple(BranchSpec(kinds[layer % 2], weight) for layer, weight in enumerate(weights))
+    if kind == "layers":
+        return Case(x=x, params=params, branches=branches, cotangents=(bar,))
+    head = layer_params(setting, n, channels, 1, seed + 500) if end_of(setting.dialect).HEAD else ()
+    return Case(h=x[:, 0].contiguous(), n=n, params=params, branches=branches, head=head, cotangents=(bar[:, 0],))

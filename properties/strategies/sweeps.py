@@ -1,0 +1,310 @@
+"""The sizes that a sweep visits.
+
+| axis | what is visited |
+|---|---|
+| tokens | the covering set at eight channels; a coarser one with gradients, at five channels, and as views |
+| channels | the covering set and multiples of 128 at two tokens; a coarser one with gradients and for other n |
+| pairs | products of at most 2^14 tokens and channels, every accepted n; two of 2^17 |
+| looks | states that are negative, tiny, large or uneven, or have streams of zeros, at some of all that |
+| layers | every depth at two tokens; a few depths with more tokens and channels |
+| declared | `channels`, `token_counts`, `depths`, by themselves and together |
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from properties.core.size import Size
+from properties.core.sweep import Point, Reach, Whole
+from properties.strategies.covering import covering
+from properties.strategies.setting import Setting
+from properties.strategies.sweep_inputs import BACKWARDS, LOOKS, SAID, distinct, inputs
+
+FINE = 2048
+"""The most tokens up to which the set is as fine as it is asked for."""
+SHORT = 1100
+"""The same of a coarser set, and with gradients."""
+DEPTHS = (*range(1, 27), 28, 31, 32, 33, 36, 40, 44, 48, 49, 56, 63, 64, 65)
+"""Numbers of layers: every one that a pipeline or a launch is cut at, hi / lo <= 1.2 beyond, and one more than the bits
+of a mask."""
+BACK = (*range(1, 18), 20, 23, 24, 25, 31, 32, 33, 48, 65)
+"""Those backwards."""
+MANY = 8
+"""Every accepted n up to it is swept, and the least and the most beyond, whose bounds cost n^4, at a few sizes."""
+MOST_TOGETHER = 1 << 14
+"""The most tokens times channels of a pair that nobody declared."""
+MODELS = (256, 1024, 4096, 7168)
+"""Widths of models or their like, multiples of every tile: with one token, as views and in inference mode as well, and
+in every dtype."""
+LAYOUTS = ("", "offset 1", "offset 2", "slice")
+"""How a state lies: by itself; one or two entries after the start of its storage; as a slice of wider rows."""
+OFFSET = "where a state begins off the start of its storage, which a vectorised load may not expect"
+SEQUENCES, STEP, BARE, INFERENCE = "sequences", "step", "bare", "inference"
+"""Ways to call: with tokens on two axes, with one token in each of many sequences, without an axis of tokens, and in
+the inference mode of torch."""
+APART = {
+    "offset 1": OFFSET,
+    "offset 2": OFFSET,
+    SEQUENCES: "where tokens lie on two axes, [B, S, n, C], which is tiled by sequence perhaps",
+    STEP: "where every sequence has one token, [B, 1, n, C], as in a step of decoding",
+    BARE: "where the state of one token has no axis of tokens, [n, C]",
+    INFERENCE: "in torch.inference_mode",
+}
+"""What tells a point of such a layout from others, if that is not its size."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Sizes that are tried with the first tokens, or the first layers, of the same inputs.
+
+    Attributes:
+        scale: the size of the residual logits.
+        layout: see `LAYOUTS` and `APART`.
+        look: of `SAID`, with spaces between, or nothing out of the ordinary.
+    """
+
+    channels: int
+    streams: int
+    tokens: tuple[int, ...]
+    layers: tuple[int, ...] = (1,)
+    gradients: bool = False
+    layout: str = ""
+    scale: float = 3.0
+    look: str = ""
+
+    def points(self, setting: Setting, kind: str, seed: int) -> Iterator[Point]:
+        """Its sizes, with their inputs."""
+        tokens, layers = max(self.tokens), max(self.layers)
+        frame = (setting.dialect, setting.dtype, setting.norm_weight, setting.least_scale, setting.parameters)
+        sizes = self.streams, self.channels, tokens, layers
+        whole = _whole(frame, kind, sizes, self.scale, self.look, seed, self.tokens)
+        more: dict[str, Any] = {"gradients": True} if self.gradients and not kind.endswith(BACKWARDS) else {}
+        more |= {"layout": self.layout} if self.layout else {}
+        apart = [APART[self.layout]] if self.layout in APART else []
+        apart += [SAID[one] for one in self.look.split()]
+        for count, depth in itertools.product(self.tokens, self.layers):
+            size = Size(count, self.channels, self.streams, depth, self.gradients, self.layout != "slice")
+            yield Point(size, whole, more, " and ".join(apart))
+
+
+@functools.lru_cache(maxsize=8192)
+def _whole(
+    frame: Any, kind: str, sizes: tuple[int, int, int, int], scale: float, look: str, seed: int, counts: tuple[int, ...]
+) -> Whole:
+    dialect, dtype, norm_weight, least, parameters = frame
+    limits = {"norm_weight": norm_weight, "least_scale": least, "parameters": parameters}
+    setting = Setting(dialect, (sizes[0],), dtype, **limits)
+    make = functools.partial(inputs, setting, kind, *sizes, scale, look, seed)
+    return Whole(make, counts, distinct(kind, *sizes))
+
+
+# -- which sizes -----------------------------------------------------------------------------------------------------
+
+
+def main_streams(setting: Setting) -> int:
+    """The n of most models, or the nearest below; the least that there is otherwise."""
+    return max((n for n in setting.streams if n <= 4), default=min(setting.streams))
+
+
+def few_streams(setting: Setting) -> int:
+    """The least n from 3 on that is accepted: a doubly stochastic matrix of 2 streams is its own transpose."""
+    return min((n for n in setting.streams if n >= 3), default=max(setting.streams))
+
+
+def counts(setting: Setting, t: int, most: int) -> tuple[int, ...]:
+    """Numbers of tokens; above 2048, which cost as much as all below, of a coarser set."""
+    most, t = max(1, min(most, setting.max_tokens)), max(1, t)
+    return covering(min(most, FINE if t > 3 else SHORT), t, also=covering(most, max(1, t - 1)))
+
+
+def widths(setting: Setting, t: int, most: int, lane: int = 0) -> tuple[int, ...]:
+    """Numbers of channels; multiples of a lane from 512 on among them."""
+    multiple = setting.channel_multiple
+    if most < multiple:
+        return (multiple,)
+    lanes = (c for c in range(512, most + 1, lane) if c % multiple == 0) if lane else ()
+    return covering(most, t, multiple=multiple, also=lanes)
+
+
+def token_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Along the tokens."""
+    n, eight, five, t = main_streams(setting), setting.width(8), setting.width(5), reach.t
+    short = min(reach.tokens, SHORT)
+    yield Run(eight, n, counts(setting, t, reach.tokens))
+    yield Run(five, few_streams(setting), counts(setting, t - 2, short) if t > 1 else some(setting, reach))
+    if reach.gradients:
+        yield Run(eight, n, counts(setting, t - 2, short) if t > 1 else some(setting, reach), gradients=True)
+    for layout in _layouts(setting):
+        yield Run(setting.width(7), n, some(setting, reach), layout=layout)
+    yield from _called_otherwise(setting, reach, t > 1)
+
+
+def _called_otherwise(setting: Setting, reach: Reach, thorough: bool) -> Iterator[Run]:
+    """Along the tokens on two axes, a step of decoding, and in inference mode."""
+    many = counts(setting, 1, min(reach.tokens, 130)) if thorough else some(setting, reach)
+    for layout in (SEQUENCES, STEP, INFERENCE):
+        yield Run(setting.width(8), main_streams(setting), many, layout=layout)
+
+
+def coarser(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Along the tokens, for what takes a hundred operations: one step coarser."""
+    yield from token_runs(setting, replace(reach, t=max(1, reach.t - 1)))
+
+
+def some(setting: Setting, reach: Reach, among: Sequence[int] = (1, 3, 16, 33, 65)) -> tuple[int, ...]:
+    """Those of some numbers of tokens that are visited."""
+    return tuple(t for t in among if t <= min(reach.tokens, setting.max_tokens))
+
+
+def _layouts(setting: Setting) -> Sequence[str]:
+    return LAYOUTS[1:] if setting.strided and setting.in_process else ()
+
+
+def channel_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Along the channels."""
+    yield from _along_channels(setting, reach, reach.t, 128 if reach.t > 2 else 0)
+
+
+def product_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Along the channels of what has products with phi: fewer, since each has a reference of its own."""
+    fewer = replace(reach, models=min(reach.models, MODELS[1]))
+    yield from _along_channels(setting, fewer, max(1, reach.t - 2), 512 if reach.t > 2 else 0)
+
+
+def _along_channels(setting: Setting, reach: Reach, t: int, lane: int) -> Iterator[Run]:
+    n, two = main_streams(setting), (min(2, setting.max_tokens),)
+    every = widths(setting, t, reach.channels, lane)
+    models = [setting.width(c) for c in MODELS if c <= max(reach.channels, reach.models)]
+    yield from (Run(c, n, (1, *two) if c in models else two) for c in sorted({*every, *models}))
+    if reach.gradients:
+        most = reach.channels if reach.t > 1 else min(33, reach.channels)
+        yield from (Run(c, n, two, gradients=True) for c in widths(setting, 1, most))
+    few = min(33 if reach.t > 1 else 9, reach.channels)
+    for layout in _layouts(setting):
+        yield from (Run(c, n, two, layout=layout) for c in (*widths(setting, 1, few), *models[:2]))
+    yield from (Run(c, n, two, layout=INFERENCE) for c in models[:2])
+
+
+def whole_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Along the tokens, for who is compared with itself."""
+    many = counts(setting, max(1, reach.t - 1), min(reach.tokens, 520))
+    yield Run(setting.width(8), few_streams(setting), many)
+
+
+def many_streams(setting: Setting) -> list[int]:
+    """The least and the most accepted n beyond `MANY`."""
+    beyond = [n for n in setting.streams if n > MANY]
+    return sorted({min(beyond), max(beyond)}) if beyond else []
+
+
+def _several(setting: Setting) -> list[int]:
+    return [*(n for n in setting.streams if n <= MANY), *many_streams(setting)]
+
+
+def stream_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """For every accepted n, with residual logits of several sizes: few tokens and channels, and some of many."""
+    for n, scale in zip(_several(setting), itertools.cycle((1.0, 6.0, 3.0))):
+        if n > MANY:
+            yield Run(setting.width(8), n, some(setting, reach, (1, 3, 33, 65)), scale=scale)
+            yield from (
+                Run(setting.width(c), n, some(setting, reach, (2,))) for c in (1, 64, 256) if c <= reach.channels
+            )
+            continue
+        many = tuple(t for t in (1, 2, 3, 16, 33, 64, 65) if t <= min(reach.tokens, setting.max_tokens))
+        yield Run(setting.width(8), n, many, scale=scale)
+        if reach.gradients:
+            yield Run(setting.width(6), n, many[2:5:2] or many[:1], gradients=True, scale=6.0)
+        wide = (c for c in (1, 4, 33, 64, 256, 1024) if c <= reach.channels)
+        yield from (Run(setting.width(c), n, (min(2, setting.max_tokens),), scale=scale) for c in wide)
+
+
+def pair_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Tokens and channels together."""
+    n = main_streams(setting)
+    for number, c in enumerate((16, 24, 31, 32, 64, 65, 96, 128, 256, 512, 1024, 2048, 4096)):
+        most = min(MOST_TOGETHER // c, reach.tokens, setting.max_tokens)
+        many = tuple(t for t in (3, 16, 17, 33, 64, 65, 128, 257, 1024) if t <= most)
+        if c <= reach.channels and many:
+            yield Run(setting.width(c), n, many, gradients=reach.gradients and number % 3 == 2)
+    for c, count in ((128, 1024), (2048, 65)):  # T C beyond 2^16
+        if c <= reach.channels and count <= min(reach.tokens, setting.max_tokens):
+            yield Run(setting.width(c), n, (count,))
+
+
+def looks(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Inputs that look out of the ordinary, with a few numbers of tokens."""
+    n, thorough = main_streams(setting), reach.t > 1
+    for number, look in enumerate(_looks(n)):
+        many = some(setting, reach, (1, 5, 17, 33, 64, 70, 130, 300, 1025) if thorough else (1, 5, 33))
+        yield Run(setting.width(8 + number % 2), n, many, look=look, gradients=reach.gradients and number % 3 == 2)
+
+
+def _looks(n: int) -> list[str]:
+    return [look for look in LOOKS if n > 1 or look in ("negative", "tiny", "large")]
+
+
+def look_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """The same, and along the channels with one look each."""
+    yield from looks(setting, reach)
+    n, two = main_streams(setting), (min(2, setting.max_tokens),)
+    wide = widths(setting, 1, min(reach.channels, 300)) if reach.t > 1 else (setting.width(c) for c in (1, 8, 13, 33))
+    several = _looks(n)
+    for c in wide:
+        yield Run(c, n, two, look=several[c * 2654435761 % (1 << 32) * len(several) >> 32])  # as good as drawn
+
+
+def depths(reach: Reach, among: tuple[int, ...] = DEPTHS) -> tuple[int, ...]:
+    """Numbers of layers, fewer of them in a coarse sweep."""
+    return tuple(depth for depth in among if depth <= min(reach.layers, DEPTHS[-1] if reach.t > 2 else 13))
+
+
+def layer_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Along the depth, and a few depths with more tokens, channels, and other n."""
+    n, four = main_streams(setting), setting.width(4)
+    two, thorough = (min(2, setting.max_tokens),), reach.t > 1
+    yield Run(four, n, two, depths(reach) if thorough else depths(reach, (1, 2, 3, 4, 5, 8, 9, 13, 24)))
+    if reach.gradients:
+        back = (1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 24, 33, 65) if thorough else (1, 2, 3)
+        yield Run(four, n, two, depths(reach, back), gradients=True)
+    deep = depths(reach, (1, 2, 3, 9) if thorough else (1, 2))
+    yield Run(four, n, some(setting, reach, (1, 3, 16, 33, 65, 150, 257)), deep)
+    wide = (c for c in ((1, 7, 16, 64, 65, 1024) if thorough else (7, 64)) if c <= reach.channels)
+    yield from (Run(setting.width(c), n, two, deep) for c in wide)
+    for layout in (SEQUENCES, STEP, INFERENCE):
+        yield Run(four, n, some(setting, reach, (3, 24, 34)), deep[1:2], layout=layout)
+    for k in many_streams(setting):
+        yield Run(setting.width(5), k, two, (2,))
+    for k in setting.streams:
+        if k != n and k <= MANY:  # K = k C in the classes of small numbers
+            yield from (Run(setting.width(c), k, two, deep[:3]) for c in ((4, 5, 7, 13) if thorough else (5,)))
+
+
+def declared_runs(setting: Setting, layered: bool) -> Iterator[Run]:
+    """What a declaration names: always visited, by itself and together."""
+    n, four, two = main_streams(setting), setting.width(8), min(2, setting.max_tokens)
+    depths = (setting.depths or (1,)) if layered else (1,)
+    for gradients in (False, True) if setting.differentiable else (False,):
+        for c in setting.channels:
+            yield Run(c, n, (two,), depths[:1], gradients=gradients)
+        for count in setting.token_counts:
+            yield Run(four, n, (count,), (1,), gradients=gradients)
+        if layered and setting.depths:
+            yield Run(four, n, (two,), tuple(sorted(setting.depths)), gradients=gradients)
+    for c, count in itertools.product(setting.channels, setting.token_counts):
+        if n * c * count <= 1 << 21:
+            yield Run(c, n, (count,))
+
+
+def points_of(runs: Iterable[Run], setting: Setting, kind: str, seed: int) -> list[Point]:
+    """The points of some runs, each once."""
+    found: dict[Any, Point] = {}
+    for run in runs:
+        if not (run.tokens and run.layers):  # none of its sizes is within what is declared
+            continue
+        for point in run.points(setting, kind, seed):
+            found.setdefault((point.size, *point.more.items(), run.scale, run.look), point)
+    return list(found.values())
