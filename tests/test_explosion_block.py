@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, MHC_LITE, PAPER, RESIDUAL
+import mhc_ref
+from mhc_ref import DEEPSEEK_V4, DEEPSEEK_V4_1, HYPER_CONNECTIONS, LIGER, MHC_LITE, PAPER, QWEN4_EXP, RESIDUAL
 from mhc_ref.exact import Exact
 from properties.explosion import PictureError, draw, find_minimal, load, replay, save
+from properties.explosion.composite import context
 from properties.explosion.configurations import Block
 from properties.explosion.options import BRANCHES, NORMS
+from properties.explosion.proofs.branches import BRANCHES as PROVED
 from properties.explosion.proofs.envelopes import envelope, steepest
 from properties.explosion.questions.families import ask
 from properties.explosion.searches.blocks import activations, branch_output, params, value
+
+ACTIVE = [one for one in BRANCHES if one != "attention"]
 
 
 def _asked(options: dict[str, Any]) -> dict[str, Any]:
@@ -38,9 +43,16 @@ def test_the_recurrence_is_what_the_oracle_computes(branch, norm):
         return [number / oracle.mp.sqrt(mean + dialect.rms_eps) for number in u]
 
     def answer(u):
-        v = normalised(u) if norm == "pre" else u
-        shaped = {"relu": max(v[0], 0), "gated": v[0] * v[0] / (1 + oracle.mp.exp(-v[0]))}.get(branch, v[0])
-        return [0.75 * shaped, 0, 0]
+        v = normalised(u) if norm in ("pre", "sandwich") else u
+        shaped = {
+            "relu": max(v[0], 0),
+            "gated": v[0] * v[0] / (1 + oracle.mp.exp(-v[0])),
+            "gelu": v[0] * (1 + oracle.mp.erf(v[0] / oracle.mp.sqrt(2))) / 2,
+            "tanh": oracle.mp.tanh(v[0]),
+            "sigmoid": 1 / (1 + oracle.mp.exp(-v[0])),
+        }.get(branch, v[0])
+        y = [0.75 * shaped, 0, 0]
+        return normalised(y) if norm in ("output", "sandwich") else y
 
     lists = type(parameters)(parameters.phi.tolist(), parameters.bias.tolist(), parameters.alpha.tolist())  # pyright: ignore[reportArgumentType]
     for _ in range(3):
@@ -52,7 +64,7 @@ def test_the_recurrence_is_what_the_oracle_computes(branch, norm):
     assert last.abs().max().item() == pytest.approx(float(found), rel=1e-12)
 
 
-@pytest.mark.parametrize(("branch", "norm"), list(itertools.product(["linear", "relu", "gated"], NORMS)))
+@pytest.mark.parametrize(("branch", "norm"), list(itertools.product(ACTIVE, NORMS)))
 def test_no_weights_within_the_bound_pass_the_envelope(branch, norm):
     """Random weights, gates and inputs, all channels in use."""
     asked = ask(f"block:{branch}:{norm}", 2, gain="activation", branch_bound="0.5", max_width=3)
@@ -65,9 +77,10 @@ def test_no_weights_within_the_bound_pass_the_envelope(branch, norm):
             gates = torch.rand(2, n, dtype=torch.float64, generator=generator)
             mix = torch.rand(n, n, dtype=torch.float64, generator=generator)
             u = gates[0] @ x
-            v = u / u.square().mean().sqrt() if norm == "pre" else u
-            inner = {"linear": w1 @ v, "relu": (w1 @ v).relu(), "gated": torch.nn.functional.silu(w2 @ v) * (w1 @ v)}
-            y = 0.5 * w3 @ inner[branch]
+            v = u / u.square().mean().sqrt() if norm in ("pre", "sandwich") else u
+            inner = torch.nn.functional.silu(w2 @ v) * (w1 @ v) if branch == "gated" else PROVED[branch].acts(w1 @ v)
+            y = 0.5 * w3 @ inner
+            y = y / y.square().mean().sqrt().clamp_min(1e-300) if norm in ("output", "sandwich") else y
             x = mix / mix.sum(1, keepdim=True) @ x + 2 * gates[1].unsqueeze(1) * y
             x = x / x.square().mean(-1, keepdim=True).sqrt() if norm == "post" else x
             assert x.abs().max().item() <= float(envelope(asked, depth, n, width)) * (1 + 1e-12)
@@ -87,6 +100,15 @@ def test_no_weights_within_the_bound_pass_the_envelope(branch, norm):
         ("block:linear", {"threshold": 9, "dialect": MHC_LITE, "max_streams": 1}, (3, 1, 1)),  # 9 = 3^2 is not reached
         ("block:linear", {"threshold": 100, "gain": "gradient", "branch_bound": "0.1"}, (8, 4, 1)),
         ("block:linear:pre", {"threshold": "1e8", "gain": "gradient", "branch_bound": "0.1"}, (1, 1, 1)),
+        ("block:gelu", {"threshold": 50}, (2, 4, 1)),
+        ("block:tanh", {"threshold": 50}, (25, 1, 1)),  # 1 + 2 L > 50
+        ("block:sigmoid:pre", {"threshold": 9, "max_width": 4}, (5, 1, 2)),  # 1 + 2 L sigma(sqrt(C))
+        ("block:relu:output", {"threshold": 50, "max_width": 4}, (13, 1, 4)),  # 1 + 2 L sqrt(C)
+        ("block:gated:sandwich", {"threshold": 50, "max_width": 4}, (13, 1, 4)),
+        ("block:tanh", {"threshold": 100, "gain": "gradient", "branch_bound": "0.1"}, (8, 4, 1)),
+        ("block:gated", {"threshold": 100, "gain": "gradient", "max_streams": 1}, (3, 1, 1)),
+        ("block:attention", {"threshold": 100, "gain": "gradient", "branch_bound": "0.1"}, (8, 4, 1)),
+        ("block:tanh:sandwich", {"threshold": "1e12", "gain": "gradient", "dialect": DEEPSEEK_V4}, (2, 1, 1)),
     ],
 )
 def test_what_contains_growth_and_what_does_not(family, options, size):
@@ -110,6 +132,57 @@ def test_a_normalisation_contains_activations(family, options, argument):
     found = find_minimal(family, **_asked(options))
     assert (found.found, found.impossible, found.minimality) == (False, True, "proved")
     assert argument in found.proof
+
+
+@pytest.mark.parametrize("branch", ACTIVE)
+def test_slopes_of_branches_are_the_largest_within_reach(branch):
+    """Against automatic differentiation: no slope of one channel passes the bound, and it is attained."""
+    one, mp = PROVED[branch], context()
+    for reach in (0.25, 1.0, 2.0, 6.0):
+        z = torch.linspace(-reach, reach, 4001, dtype=torch.float64, requires_grad=True)
+        (slopes,) = torch.autograd.grad(one.acts(z).sum(), z)
+        largest, bound = slopes.abs().max().item(), float(one.slope(mp.mpf(reach), mp))
+        assert largest <= bound * (1 + 1e-12)
+        assert largest >= bound * (0.95 if branch == "gated" else 1 - 1e-5)
+        assert one.acts(z).abs().max().item() == pytest.approx(float(one.answers(mp.mpf(reach), mp)), rel=1e-12)
+        at = z[2000:][slopes[2000:] != 0]
+        exact = [float(one.derivative(mp.mpf(number), mp)) for number in at[1::400].tolist()]
+        assert slopes[2000:][slopes[2000:] != 0][1::400].tolist() == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("family", ["block:gated", "block:gelu", "block:sigmoid", "block:tanh", "block:relu"])
+def test_a_gradient_is_that_of_the_reference(family):
+    """The largest absolute row sum of the Jacobian of the stack, over the inputs that are tried."""
+    asked = ask(family, 2, gain="gradient", branch_bound="0.5")
+    block = Block(1, 2, Fraction(1, 2), depth=3, streams=2, width=1)
+
+    def stack(x):
+        for _ in range(block.depth):
+            x = mhc_ref.block(x, params(block, PAPER), lambda u: branch_output(asked, block, u), PAPER)
+        return x
+
+    rows = [
+        torch.autograd.functional.jacobian(stack, torch.full((2, 1), k / 4, dtype=torch.float64)).reshape(2, 2)
+        for k in range(1 if family == "block:relu" else 0, 5)
+    ]
+    largest = max(one.abs().sum(1).max().item() for one in rows)
+    assert float(value(asked, block)) == pytest.approx(largest, rel=1e-9)
+    assert largest <= float(envelope(asked, 3, 2, 1))
+
+
+def test_a_gradient_that_is_searched_says_so():
+    found = find_minimal("block:gelu", 33, gain="gradient", max_streams=1)
+    assert (found.found, found.minimality) == (True, "searched")
+    with pytest.raises(ValueError, match="steepest at 0"):
+        find_minimal("block:gated:pre", 100, gain="gradient")
+    one_token = find_minimal("block:attention", 8, gain="gradient", max_streams=1)
+    assert "of several tokens there is no bound" in one_token.proof
+
+
+def test_typical_growth_stands_beside_the_worst_case():
+    found = find_minimal("block:linear", 100, gain="activation")
+    (line,) = (one for one in found.to_text().splitlines() if one.startswith("typical at initialisation: "))
+    assert 1 < float(line.split()[3]) < 100
 
 
 def test_the_slope_of_a_normalisation_at_zero_is_what_the_gradient_claims():
@@ -175,7 +248,7 @@ def test_blocks_and_overflows_are_saved_and_fail_again(tmp_path, family, options
         ("block:relu:batch", {}, "the norm of block is 'batch'"),
         ("block", {"gain": "forward"}, "expected activation, gradient or nonfinite"),
         ("block", {"direction": "vanish"}, "expected 'explode' for block"),
-        ("block:attention", {"gain": "gradient"}, "no bound is known"),
+        ("block:relu:pre", {"gain": "gradient"}, "no bound is known"),
         ("block:linear:pre", {"gain": "gradient", "dialect": DEEPSEEK_V4.with_(rms_eps=0.0)}, "rms_eps 0"),
         ("block", {"dialect": LIGER}, "applied rows are normalised"),
         ("block", {"dialect": HYPER_CONNECTIONS}, "applied rows are normalised"),
@@ -183,12 +256,22 @@ def test_blocks_and_overflows_are_saved_and_fail_again(tmp_path, family, options
         ("residual", {"gain": "nonfinite"}, "expected threshold 1"),
         ("mhc", {"gain": "nonfinite", "threshold": 1}, "overflow is not searched in mhc"),
         ("target:", {"gain": "forward"}, "expected target:TARGET"),
-        ("target:ref:HYPER_CONNECTIONS", {"gain": "forward"}, "family hc searches"),
+        ("target:ref:HYPER_CONNECTIONS", {"gain": "forward"}, "expected entry_bound"),
+        ("block", {"dialect": QWEN4_EXP}, "every channel by a gate of low rank, and no bound is known"),
+        ("block", {"dialect": DEEPSEEK_V4_1}, "read_from is 'previous': the first sub-layer reads otherwise"),
+        ("target:ref:QWEN4_EXP", {"gain": "forward"}, "a mixing without logits: the identity"),
+        ("target:ref:IHC", {"gain": "forward"}, "a mixing without logits: the identity"),
     ],
 )
 def test_questions_about_blocks_and_targets_are_refused_by_name(family, options, message):
     with pytest.raises(ValueError, match=message):
         find_minimal(family, **_asked({"threshold": 2, **options}))
+
+
+def test_streams_that_keep_to_themselves_neither_grow_nor_vanish():
+    found = find_minimal("mhc", 2, dialect=QWEN4_EXP)
+    assert found.impossible
+    assert "all gains of every product are 1" in found.to_text()
 
 
 IMPLEMENTATION = """

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
@@ -148,6 +149,10 @@ class Open(Implementation):
     def project(self, logits):
         return logits
 
+class Halved(Open):
+    def project(self, logits):
+        return 0.75 * logits
+
 class Mapped(Implementation):
     dialect = HYPER_CONNECTIONS
     def mappings(self, x, params):
@@ -243,10 +248,33 @@ def test_a_target_that_declares_float64_is_searched_in_it():
 
 
 @pytest.mark.parametrize("name", ["Open", "Mapped"])
-def test_an_unconstrained_target_is_refused_with_the_family_that_there_is_for_it(target, name):
+def test_an_unconstrained_target_is_refused_without_a_bound(target, name):
     said = refused("explode", target(name), "--threshold", "2")
     assert "declares residual='unconstrained'" in said
+    assert "expected entry_bound" in said
     assert "family hc" in said
+
+
+@pytest.mark.parametrize("bound", ["1.25", "1.1"])
+def test_an_unconstrained_target_is_searched_within_a_bound(target, tmp_path, bound):
+    """What carries its logits through explodes when the closed form says; what halves them later."""
+    free = find_minimal("hc", 20, entry_bound=bound, max_streams=2)
+    for name, factor in (("Open", 1), ("Halved", 2)):
+        path = tmp_path / f"{name}.safetensors"
+        done = invoked(
+            *("explode", target(name), "--threshold", str(20), "--max-streams", "2", "--entry-bound", bound),
+            *("--json", "--save", str(path)),
+        )
+        answer = json.loads(done.stdout)
+        assert answer["depth"] == free.depth if factor == 1 else answer["depth"] > free.depth
+        loaded = load(path)
+        assert all(abs(entry) <= Fraction(bound) for one in loaded.logits for row in one for entry in row)
+        assert replay(path, trust=True).verdict == "FAILED"
+
+
+def test_a_bound_of_entries_has_no_effect_on_a_projection():
+    said = refused("explode", "target:ref:PAPER", "--threshold", "2", "--entry-bound", "1")
+    assert "entry_bound is given, and has no effect: ref:PAPER" in said
 
 
 @pytest.mark.parametrize(

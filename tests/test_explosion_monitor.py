@@ -13,6 +13,7 @@ from mhc_ref import DEEPSEEK_V4, LIGER, MHC_LITE, PAPER
 from mhc_ref.gain import gains
 from mhc_ref.projection import compute_dtype
 from properties.explosion import Monitor
+from properties.explosion.averaging import compared
 from properties.explosion.monitor import ROW_KEYS, limits_of
 from properties.explosion.overhead import Decoder, HyperConnection, measured
 
@@ -287,3 +288,13 @@ def test_hyper_connections_of_lucidrains_are_known():
     assert all(row["within"] for row in monitor.rows)
     assert monitor.rows[0]["dispersion"] == pytest.approx(0, abs=1e-6)
     assert layers[0].residual_mix_constraint_fn is before
+
+
+def test_averages_over_tokens_on_one_axis_are_blind_where_the_monitor_is_not():
+    once, often, opposed = compared(layers=86, n=4, tokens=64, scale=2.0, seed=0)
+    assert once["averaged_row_sums"] == pytest.approx([0.9998, 0.9998], abs=1e-4)
+    assert once["column_sums"][0] < 0.3
+    assert once["column_sums"][1] > 2.2
+    assert often["column_sums"] == pytest.approx([1, 1], abs=0.01)
+    assert opposed["averaged_row_sums"] == opposed["averaged_column_sums"] == pytest.approx([1, 1])
+    assert opposed["row_sums"][1] > 1e5

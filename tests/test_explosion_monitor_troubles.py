@@ -125,7 +125,7 @@ def test_options_that_can_have_no_effect_are_refused():
 def test_numbers_of_other_libraries_and_names_of_presets_are_read():
     options: dict[str, Any] = {"modules": (one for one in [Mixing]), "every": np.int64(2), "bound": Fraction(3, 2)}
     monitor = Monitor(Chain(GROW), **options, dialect="PAPER")
-    assert (monitor._every, monitor._bound, monitor._dialect) == (2, 1.5, PAPER)
+    assert (monitor._every, monitor._bound, monitor._recorder.reading.dialect) == (2, 1.5, PAPER)
 
 
 def test_every_counts_passes_by_hand_too():
@@ -303,7 +303,7 @@ def test_a_pass_that_ends_in_ctrl_c_is_forgotten():
             model.stop = stop
             with contextlib.suppress(KeyboardInterrupt):
                 model(X)
-        assert monitor._running.passes == []
+        assert monitor._recorder.running.passes == []
     assert shown(monitor) == [(0, 1.25), (1, 1.5625)]
     assert (monitor.step, monitor.troubles) == (2, 0)
 
@@ -394,7 +394,7 @@ def test_two_monitors_of_one_model_see_the_same_and_leave_in_any_order():
     first.__enter__()
     second.__enter__()
     model(X)
-    assert first.rows == second.rows
+    assert [row | {"run": None} for row in first.rows] == [row | {"run": None} for row in second.rows]
     first.__exit__(None, None, None)
     model(X)
     second.__exit__(None, None, None)
@@ -536,14 +536,15 @@ def test_a_copy_of_a_model_whose_function_is_watched_calls_the_function(how, mon
     assert torch.equal(other(torch.ones(4, 3)), torch.full((2, 2, 2), 0.5))
 
 
-def test_a_watched_function_is_compiled_as_if_nobody_watched(monkeypatch):
+def test_a_watched_function_is_seen_in_compiled_code(monkeypatch):
     monkeypatch.setitem(KNOWN, "Constrained", KNOWN["ManifoldConstrainedHyperConnections"])
     torch._dynamo.reset()
     model = nn.Sequential(Constrained())
     with Monitor(model) as monitor:
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         assert torch.equal(compiled(torch.ones(4, 3)), torch.full((2, 2, 2), 0.5))
-    assert (monitor.rows, monitor.troubles) == ([], 1)
+    assert [(row["name"], row["forward_gain"]) for row in monitor.rows] == [("0", 1)]
+    assert monitor.troubles == 0
 
 
 def test_a_model_that_is_called_in_other_ways_runs_on():
@@ -570,15 +571,18 @@ def test_a_model_that_is_called_in_rare_ways_runs_on():
 
 @pytest.mark.parametrize("watched", ["before", "after"])
 @pytest.mark.parametrize("whole", [True, False])
-def test_what_is_compiled_runs_on_and_is_missed(watched, whole):
+def test_what_is_compiled_runs_on_and_is_seen(watched, whole):
     torch._dynamo.reset()
     model = Chain(GROW, GROW)
     compiled = torch.compile(model, backend="eager", fullgraph=whole)
     if watched == "after":
         compiled(X)
     with Monitor(model, modules=[Mixing]) as monitor:
-        assert torch.equal(compiled(X), model.mixings[1](X) @ (model.mixings[0](X) @ X))
-    assert (monitor.rows, monitor.troubles) == ([], 1)
+        for _ in range(2):
+            assert torch.equal(compiled(X), GROW_TWICE @ X)
+    assert shown(monitor) == [(0, 1.25), (1, 1.5625)]
+    assert [row["activation_max"] for row in monitor.rows] == [1, 1.25]
+    assert (monitor.step, monitor.troubles) == (2, 0)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

@@ -75,6 +75,8 @@ QUESTIONS = [
     ask("mhc", "1.5", gain="backward", dialect="LIGER", iterations=3, dtype="bfloat16", seed=4),
     ask("block:gated:pre", 2, dialect="DEEPSEEK_V4", max_width=4, budget=5),
     ask("target:mine.py:plain", 2, dialect="LIGER", dtype="float32"),
+    ask("model:mine.py:build", None, blocks="layers.*", input="ids:7", input_bound="0.5", seeds=3, dtype="float32"),
+    ask("train:mhc:LIGER", 2, gain="gradient", iterations=3, norm="post", qk_norm=True, clip=0.5, max_tokens=32),
 ]
 
 
@@ -92,16 +94,18 @@ def test_every_family_is_a_class_of_questions_and_every_option_is_one_of_them():
 
 def test_the_command_takes_the_options_of_the_questions_and_no_list_of_its_own():
     taken = inspect.signature(explode_command).parameters
-    assert set(taken) == {"family", "threshold", "as_json", "plot", "save_to", *OPTIONS}
+    assert set(taken) == {"family", "threshold", "as_json", "plot", "save_to", "minimise", "vary", *OPTIONS}
     assert all(taken[name].default is None for name in OPTIONS)
 
 
 @pytest.mark.parametrize("family", ["residual", "hc", "hc:dynamic", "mhc", "block", "target:ref"])
 def test_an_option_that_a_family_does_not_have_is_refused_by_name(family: str) -> None:
     owner = next(one for one in FAMILIES if one.parsed(family) is not None)
-    values: dict[str, Any] = {"dialect": "PAPER", "iterations": 3, "max_width": 2}
+    values: dict[str, Any] = {"dialect": "PAPER", "iterations": 3, "max_width": 2, "input": "ids:7"}
+    some: dict[type, Any] = {int: 3, float: 0.5, bool: True}
     for name in set(OPTIONS) - set(owner.options()):
+        option = OPTIONS[name]
         with pytest.raises(ValueError, match=f"{name} is given, and has no effect: .*; it is an option of "):
-            ask(family, 2, **{name: values.get(name, "0.5")})
+            ask(family, 2, **{name: values.get(name, option.default or some.get(option.kind, "0.5"))})
     with pytest.raises(TypeError, match="there is no option 'depth'"):
         ask(family, 2, depth=3)

@@ -19,8 +19,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from properties.explosion.atlas import DEEPEST, DEVIATIONS, WIDEST, atlas
+from properties.explosion.critical import KNOBS, MINIMISED, critical_rates
 from properties.explosion.files import save
 from properties.explosion.pictures.atlas import draw_atlas
+from properties.explosion.pictures.critical import draw_critical
 from properties.explosion.pictures.explosion import PictureError, draw, ready
 from properties.explosion.questions.families import FORMS, OPTIONS
 from properties.explosion.search import find_minimal
@@ -40,17 +42,25 @@ def explode_command(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help=FORMS)],
     threshold: Annotated[str | None, typer.Option(help="the gain to be reached, an exact decimal")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on one line, last on stdout")] = False,
-    plot: Annotated[str | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="draw it: .html, or a picture (extra `report`)")
+    ] = None,
     save_to: Annotated[str | None, typer.Option("--save", metavar="FILE", help="keep the configuration")] = None,
+    minimise: Annotated[str | None, typer.Option(metavar="rate", help="train: critical rates by depth instead")] = None,
+    vary: Annotated[
+        str | None, typer.Option(metavar="KNOB", help=f"train: critical rates by knob instead: all, {', '.join(KNOBS)}")
+    ] = None,
     **options: Any,
 ) -> None:
     """Find the smallest network of a family that explodes, or prove that there is none."""
+    if minimise is not None or vary is not None:
+        return _critical(family, threshold, minimise, vary, as_json, plot, save_to, options)
     with _refusing("explode", as_json), progress("explode") as line:
         _ready("--save", save_to)
         _ready("--plot", plot)
         if plot is not None:
             ready(plot)
-        found = find_minimal(family, _threshold(threshold, options["gain"]), progress=line.say, **options)
+        found = find_minimal(family, threshold, progress=line.say, **options)
     if not as_json:
         typer.echo(found.to_text())
     lost = False
@@ -62,6 +72,7 @@ def explode_command(
         if kept is not None:
             line = printable(replay_line(Path(save_to), found.request.asked_of))
             typer.echo(f"saved to {printable(save_to)}; `{line}` runs it again", err=True)
+            typer.echo(f"in a test: {test_line(save_to, found.request.asked_of)}", err=True)
     if found.found and plot is not None:
         drawn = _written("explode", lambda: draw(found, plot) or plot)
         lost = lost or drawn is None
@@ -72,6 +83,51 @@ def explode_command(
     if found.stopped == "interrupted":
         raise typer.Exit(130)
     raise typer.Exit(2 if lost else 0 if found.found or found.impossible else 1)
+
+
+def test_line(path: str, target: str) -> str:
+    """What holds in a test when what was saved explodes no more."""
+    on = f", target={target!r}" if target else ""
+    return printable(f'from properties.explosion import replay; assert replay({path!r}{on}).verdict == "FIXED"', 10_000)
+
+
+def _critical(
+    family: str,
+    threshold: str | None,
+    minimise: str | None,
+    vary: str | None,
+    as_json: bool,
+    plot: str | None,
+    save_to: str | None,
+    options: dict[str, Any],
+) -> None:
+    """The table of critical rates, instead of one run."""
+    with _refusing("explode", as_json), progress("explode") as line:
+        if minimise not in (None, *MINIMISED) or (minimise is not None and vary is not None):
+            raise ValueError(f"minimise is {minimise!r}; expected {' or '.join(MINIMISED)}, without vary")
+        if save_to is not None:
+            raise ValueError("--save has no effect: it keeps a run, and what is asked for is a table; see --json")
+        _ready("--plot", plot)
+        if plot is not None:
+            ready(plot)
+        found = critical_rates(family, threshold, vary=vary, progress=line.say, **options)
+    _shown("explode", found, found.complete, as_json, plot, draw_critical)
+
+
+def _shown(
+    command: str, found: Any, complete: bool, as_json: bool, plot: str | None, draw_it: Callable[[Any, str], None]
+) -> NoReturn:
+    """Print a table, draw it, and end: 0 where it is complete, 1 where it is not, 2 where a file was not written."""
+    if not as_json:
+        typer.echo(found.to_text())
+    lost = False
+    if plot is not None:
+        lost = _written(command, lambda: draw_it(found, plot) or plot) is None
+        if not lost:
+            typer.echo(f"drawn to {printable(plot)}", err=True)
+    if as_json:
+        tell(found.to_json())
+    raise typer.Exit(2 if lost else 0 if complete else 1)
 
 
 def _take_options(command: Callable[..., None]) -> None:
@@ -105,7 +161,9 @@ def atlas_command(
     seed: Annotated[int, typer.Option(help="of the searches")] = 0,
     budget: Annotated[float, typer.Option(help="seconds for all searches together")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on one line, last on stdout")] = False,
-    plot: Annotated[str | None, typer.Option(metavar="FILE", help="draw it (needs the extra `report`)")] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="draw it: .html, or a picture (extra `report`)")
+    ] = None,
 ) -> None:
     """Minimal depth against weight deviation, family by family: closed form beside search."""
     with _refusing("atlas", as_json), progress("atlas") as line:
@@ -121,16 +179,7 @@ def atlas_command(
             budget=budget,
             progress=line.say,
         )
-    if not as_json:
-        typer.echo(found.to_text())
-    lost = False
-    if plot is not None:
-        lost = _written("atlas", lambda: draw_atlas(found, plot) or plot) is None
-        if not lost:
-            typer.echo(f"drawn to {printable(plot)}", err=True)
-    if as_json:
-        tell(found.to_json())
-    raise typer.Exit(2 if lost else 0 if found.complete else 1)
+    _shown("atlas", found, found.complete, as_json, plot, draw_atlas)
 
 
 @contextlib.contextmanager
@@ -175,9 +224,3 @@ def _written(command: str, write: Callable[[], Any]) -> Any:
     except (OSError, PictureError, ValueError) as error:
         typer.echo(f"{command}: a file could not be written: {message_of(error)}", err=True)
         return None
-
-
-def _threshold(given: str | None, gain: str | None) -> str:
-    if given is None and gain != "nonfinite":
-        raise ValueError("no threshold was given; expected --threshold with the gain to be reached")
-    return "1" if given is None else given

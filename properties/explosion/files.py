@@ -26,6 +26,7 @@ from properties.explosion.composite import context, denominator, shown
 from properties.explosion.configurations import Chain, Projected, matrices, tables, tensor
 from properties.explosion.questions.constrained import OfTarget, shaped
 from properties.explosion.questions.families import FAMILIES, stored, written
+from properties.explosion.questions.models import OfModel
 from properties.explosion.result import Explosion, Minimality
 from properties.explosion.searches.hunt import Stopped
 from properties.explosion.stored import object_of
@@ -74,9 +75,7 @@ def save(explosion: Explosion, path: str | Path) -> Explosion:
     if not math.isfinite(answer["value"]):
         answer["value"] = str(answer["value"])
     header = {"request": written(asked), "answer": answer, **asked.written(found)}
-    tensors = {"operators": tensor(explosion.operators)}
-    if explosion.logits:
-        tensors["logits"] = tensor(explosion.logits)
+    tensors = asked.tensors(found)
     metadata = {"format": FORMAT, "explosion": json.dumps({"schema": sealed.SCHEMA, **header})}
     sealed.write(path, metadata, tensors)
     return dataclasses.replace(explosion, file=str(path))
@@ -139,13 +138,17 @@ def _explosion(header: dict[str, Any], sealing: sealed.Sealed, path: Path) -> Ex
     held = _HELD & set(header)
     if held != asked.HOLDS:
         raise ValueError(f"it holds {' and '.join(sorted(held)) or 'nothing'}, and is about {asked.name}")
-    searched = "logits" if "logits" in held else "operators"
-    exact = (tables if searched == "logits" else matrices)(header[searched], searched)
-    if searched not in sealing.tensors or not torch.equal(sealing.tensors[searched], tensor(exact)):
-        raise ValueError(f"its tensor `{searched}` is not what its header says; one of them was changed")
     found = asked.read(header, sealing.tensors)
-    streams = (found.streams,) if searched == "logits" else (found.streams, len(exact[0]))
-    sizes = {"depth": (found.depth, len(exact)), "streams": streams, "width": (found.width,)}
+    sizes: dict[str, tuple[Any, ...]] = {name: (getattr(found, name),) for name in ("depth", "streams", "width")}
+    for searched, reading in (("logits", tables), ("operators", matrices)):
+        if searched not in held:
+            continue
+        exact = reading(header[searched], searched)
+        if searched not in sealing.tensors or not torch.equal(sealing.tensors[searched], tensor(exact)):
+            raise ValueError(f"its tensor `{searched}` is not what its header says; one of them was changed")
+        sizes["depth"] += (len(exact),)
+        if searched == "operators":
+            sizes["streams"] += (len(exact[0]),)
     for name, known in {**sizes, "entries": (asked.entries(found),)}.items():
         if set(known) != {answer[name]}:
             raise ValueError(f"its {name} {' and '.join(map(str, sorted({*known, answer[name]})))} at once")
@@ -206,6 +209,7 @@ def replay(
 ) -> Replay:
     """Compute the gain of the configuration in `path` again, exactly, and compare it with the threshold.
 
+    An explosion of family model is run again, in its dtype, on the model that `target` names, or else the file.
     An explosion of family target is asked of `target`, of which it may be fixed, or else of the target that the file
     names, where that comes with this package or `trust` allows it; with `isolate` in a process of its own. `dialect` is
     the preset that a plain function claims. Of a mixing that a target declares (option `impl`) the declaration is asked
@@ -221,7 +225,13 @@ def replay(
         raise ExplosionFileError(refusal(Path(path), named))
     find = _resolver(isolate, dialect)
     try:
-        if family == OfTarget.family:
+        if family == OfModel.family:
+            if isolate or dialect is not None:
+                raise ValueError("--isolate and --dialect have no effect on a model; leave them out")
+            explosion = load(path)
+            asked, found = explosion.request.again(explosion.configuration, target)
+            explosion = dataclasses.replace(explosion, request=asked, configuration=found)
+        elif family == OfTarget.family:
             explosion = load(path)
             explosion = _asked_again(explosion, explosion.request, target, find, dialect)
         elif named:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -12,10 +14,11 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import PRESETS, Dialect
 from mhc_ref.exact import Exact
-from mhc_ref.packing import logits_shape, streams_of_logits
+from mhc_ref.packing import logits_shape, streams_of_logits, streams_up_to
 from mhc_ref.registry import outside
 from properties.core.family import mix_of
 from properties.core.implementation import Implementation, dtype_names, offers, parameter_dtype
+from properties.core.slips import some_streams
 from properties.explosion.composite import DIGITS, Matrix, fraction
 from properties.explosion.configurations import exactly, tensor
 from properties.explosion.options import DTYPES
@@ -39,10 +42,12 @@ class Mixing:
     irrational: bool = False
     dtypes: tuple[str, ...] | None = None
     """The dtypes that an implementation declares, and that a search can be asked in; the one that is used first."""
+    bound: float | None = None
+    """What logits are within; operators of larger ones are zeros, so that a search looks elsewhere."""
 
     def accepted(self, most: int) -> list[int]:
-        """The numbers of streams up to `most` that are accepted."""
-        return [n for n in range(1, most + 1) if self.streams is None or n in self.streams]
+        """The numbers of streams up to `most` that are accepted, and that the mix is for."""
+        return [n for n in streams_up_to(most, self.dialect) if self.streams is None or n in self.streams]
 
     def shape(self, n: int) -> tuple[int, ...]:
         """Of the logits of n streams."""
@@ -72,7 +77,6 @@ def of_dialect(dialect: Dialect) -> Mixing:
     Of both, operators and exact ones, properties.targets.target.TargetError: a mix from outside raised, or what it
     returned are no matrices.
     """
-    mix = mix_of(dialect)
     asked = _asked_outside if outside("mix", dialect.residual) else _asked_own
 
     def operators(logits: Tensor) -> Tensor:
@@ -82,8 +86,7 @@ def of_dialect(dialect: Dialect) -> Mixing:
     def exact(logits: Tensor) -> tuple[Matrix, ...]:
         return asked(dialect, lambda: _exactly(logits, dialect))
 
-    streams = None if mix.MOST_STREAMS is None else range(1, mix.MOST_STREAMS + 1)
-    return Mixing(dialect, operators, exact, streams, irrational=True)
+    return Mixing(dialect, operators, exact, irrational=True)
 
 
 def _asked_own(dialect: Dialect, call: Callable[[], Any]) -> Any:
@@ -99,7 +102,11 @@ def _asked_outside(dialect: Dialect, call: Callable[[], Any]) -> Any:
 
 
 def of_target(
-    target: str, dtype: str, find: Callable[..., Implementation] | None = None, claimed: Dialect | None = None
+    target: str,
+    dtype: str,
+    find: Callable[..., Implementation] | None = None,
+    claimed: Dialect | None = None,
+    bound: Fraction | None = None,
 ) -> Mixing:
     """The mixing of an implementation, for states of `dtype` ("": the first that it declares, float64 if it does).
 
@@ -111,10 +118,11 @@ def of_target(
         dtype: of the states; logits are float64 for float64, otherwise float32.
         find: resolves a target, `properties.targets.target.resolve` by default.
         claimed: what a plain function claims to compute.
+        bound: of logits that are the mixing itself.
 
     Raises:
         ValueError: the implementation offers no projection, or one of a kind that is not searched; or `claimed` has no
-            effect, as it declares a dialect itself.
+            effect, as it declares a dialect itself; or `bound` is missing, or has no effect.
         properties.targets.target.TargetError: the target cannot be resolved, or raised when it was called, or what it
             returned are no matrices.
     """
@@ -127,27 +135,51 @@ def of_target(
             f"dialect is given, and has no effect: {target} declares what it computes; it is for plain functions"
         )
     mix = mix_of(dialect)
-    if mix.asked_as != "mhc":
+    free = mix.asked_as != "mhc"
+    if free and bound is None:
         raise ValueError(
             f"{target} declares residual={dialect.residual!r}: its logits are its mixing, so that one sub-layer "
-            f"reaches every threshold; family {mix.asked_as} searches mixing whose entries are bounded"
+            f"reaches every threshold; expected entry_bound, within which they are searched (family {mix.asked_as} "
+            "says what the best of them do)"
+        )
+    if not free and bound is not None:
+        raise ValueError(
+            f"entry_bound is given, and has no effect: {target} declares residual={dialect.residual!r}, whose logits "
+            "are of any size"
+        )
+    if not math.prod(mix.shape(some_streams(dialect), dialect)):
+        raise ValueError(
+            f"{target} declares a mixing without logits: {mix.words}. There is nothing to search; family mhc says what "
+            "such stacks do"
         )
     if "project" not in offers(implementation):
         raise ValueError(f"{target} offers no projection of logits, which the search needs")
     declared = tuple(one for one in DTYPES if one in dtype_names(implementation))
     used = dtype or next(iter(declared), "float64")
     parameters = parameter_dtype(getattr(torch, used))
+    most = None if bound is None else _below(bound, parameters)
 
     def operators(logits: Tensor) -> Tensor:
         emitted = _emitted(implementation, target, logits.to(parameters))
         applied = emitted.mT if dialect.transposed else emitted
-        return torch.where(applied.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), applied, 0.0)
+        usable = applied.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        if most is not None:
+            usable &= (logits.abs() <= most).all(-1, keepdim=True).all(-2, keepdim=True)
+        return torch.where(usable, applied, 0.0)
 
     def exact(logits: Tensor) -> tuple[Matrix, ...]:
         return exactly(operators(logits))
 
     first = (used, *(one for one in declared if one != used)) if used in declared else declared
-    return Mixing(dialect, operators, exact, tuple(implementation.streams), dtypes=first)
+    return Mixing(dialect, operators, exact, tuple(implementation.streams), dtypes=first, bound=most)
+
+
+def _below(bound: Fraction, dtype: torch.dtype) -> float:
+    """The largest number of a dtype that is not above the bound."""
+    nearest = torch.tensor(float(bound), dtype=dtype)
+    if Fraction(nearest.item()) > bound:
+        nearest = nearest.nextafter(torch.zeros((), dtype=dtype))
+    return nearest.item()
 
 
 def _emitted(implementation: Implementation, target: str, logits: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ Number: TypeAlias = int | float | str | Decimal | Fraction
 GAINS = ("forward", "backward", "signed", "spectral", "activation", "gradient", "nonfinite")
 DIRECTIONS = ("explode", "vanish")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-BRANCHES = ("linear", "relu", "gated", "attention")
-NORMS = ("none", "pre", "post")
+BRANCHES = ("linear", "relu", "gated", "attention", "gelu", "tanh", "sigmoid")
+NORMS = ("none", "pre", "post", "output", "sandwich")
 DEEPEST = 10_000
 MOST_STREAMS, MOST_WIDTH, MOST_ITERATIONS = 64, 4096, 1000
 """Composites are exact, and projections have 50 digits: beyond these one step of a search takes minutes."""
@@ -101,7 +101,7 @@ def _threshold(value: Any, name: str) -> Fraction:
     return found
 
 
-def _one_of(*allowed: str, called: str = "") -> Callable[[Any, str], str]:
+def one_of(*allowed: str, called: str = "") -> Callable[[Any, str], str]:
     def read(value: Any, name: str) -> str:
         if not isinstance(value, str) or value not in allowed:
             raise ValueError(f"{called or name} is {repr(value)[:80]}; expected one of {', '.join(allowed)}")
@@ -110,7 +110,7 @@ def _one_of(*allowed: str, called: str = "") -> Callable[[Any, str], str]:
     return read
 
 
-def _whole(most: int, why: str) -> Callable[[Any, str], int]:
+def whole(most: int, why: str) -> Callable[[Any, str], int]:
     def read(value: Any, name: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; expected an integer of 1 or more")
@@ -136,7 +136,7 @@ def stored_one_stream(value: Any, name: str) -> int:
 
 def whole_depth(value: Any, name: str = "max_depth") -> int:
     """A largest depth; ValueError where it is none."""
-    return _whole(DEEPEST, "composites are computed exactly")(value, name)
+    return whole(DEEPEST, "composites are computed exactly")(value, name)
 
 
 def a_seed(value: Any, name: str = "seed") -> int:
@@ -176,7 +176,7 @@ def _target(value: Any, name: str) -> str:
     return value
 
 
-def _kept(kind: type | tuple[type, ...]) -> Callable[[Any, str], Any]:
+def kept(kind: type | tuple[type, ...]) -> Callable[[Any, str], Any]:
     def stored(value: Any, name: str) -> Any:
         if not isinstance(value, kind):
             raise TypeError(f"{name} is {repr(value)[:80]}, which is not of its kind")
@@ -199,36 +199,42 @@ def _fraction_written(value: Fraction | None) -> Any:
 
 THRESHOLD = Option(exact, _threshold, _fraction_written)
 GAIN = Option(
-    _one_of(*GAINS),
-    _one_of(*GAINS),
+    one_of(*GAINS),
+    one_of(*GAINS),
     default="forward",
-    help=f"{', '.join(GAINS)}; forward, of block and hc:dynamic activation",
+    help=f"{', '.join(GAINS)}, of train logit too; forward, of block and hc:dynamic activation",
 )
 DIRECTION = Option(
-    _one_of(*DIRECTIONS),
-    _one_of(*DIRECTIONS),
+    one_of(*DIRECTIONS),
+    one_of(*DIRECTIONS),
     default="explode",
     help=f"{DIRECTIONS[0]}: gain >= threshold; {DIRECTIONS[1]}: <=; explode by default",
 )
-MAX_DEPTH = Option(whole_depth, _stored_limit, default=128, help="most sub-layers; 128 by default", kind=int)
+MAX_DEPTH = Option(
+    whole_depth, _stored_limit, default=128, help="most sub-layers; 128, of train 6 by default", kind=int
+)
 MAX_STREAMS = Option(
-    _whole(MOST_STREAMS, "what is larger is not searched"),
+    whole(MOST_STREAMS, "what is larger is not searched"),
     _stored_limit,
     default=4,
     help=f"most streams, up to {MOST_STREAMS}; 4 by default",
     kind=int,
 )
 MAX_WIDTH = Option(
-    _whole(MOST_WIDTH, "what is larger is not searched"),
+    whole(MOST_WIDTH, "what is larger is not searched"),
     _stored_limit,
     default=1,
-    help=f"block: most channels a stream, up to {MOST_WIDTH}; 1 by default",
+    help=f"block, train: most channels a stream, up to {MOST_WIDTH}; 1, of train 16 by default",
     kind=int,
     lacks="has no channels",
     neutral=1,
 )
 ENTRY_BOUND = Option(
-    _bound, _quantity, _fraction_written, help="hc: |A_ij| is at most this", lacks="bounds no entries of its mixing"
+    _bound,
+    _quantity,
+    _fraction_written,
+    help="hc, an unconstrained target: |A_ij| is at most this",
+    lacks="bounds no entries of its mixing",
 )
 IDENTITY_BOUND = Option(
     _bound,
@@ -255,30 +261,30 @@ DIALECT = Option(
 )
 ITERATIONS = Option(
     _iterations,
-    _kept(int),
+    kept(int),
     help=f"iterations of the projection, instead of the dialect's, up to {MOST_ITERATIONS}",
     kind=int,
     lacks="has no projection",
 )
 IMPL = Option(
     _target,
-    _kept(str),
+    kept(str),
     default="",
     help="mhc, block: the mixing that this TARGET declares, its family from outside included, instead of a dialect",
     lacks="has no projection",
 )
 DTYPE = Option(
-    _one_of(*DTYPES),
-    _one_of(*DTYPES),
+    one_of(*DTYPES),
+    one_of(*DTYPES),
     default="float64",
     help=f"{', '.join(DTYPES)}; float64, of a target the first that it declares",
 )
-SEED = Option(a_seed, _kept(int), default=0, help="equal seeds give equal answers; 0 by default", kind=int)
-BUDGET = Option(seconds, _kept((float, int)), default=60.0, help="seconds; 60 by default", kind=float)
+SEED = Option(a_seed, kept(int), default=0, help="equal seeds give equal answers; 0 by default", kind=int)
+BUDGET = Option(seconds, kept((float, int)), default=60.0, help="seconds; 60, of train 600 by default", kind=float)
 
 # Parts of the name of a family.
-BRANCH = Option(_one_of(*BRANCHES, called="the branch of block"), _one_of(*BRANCHES), default="linear")
-NORM = Option(_one_of(*NORMS, called="the norm of block"), _one_of(*NORMS), default="none")
-TARGET = Option(_kept(str), _kept(str), default="")
-CLAIMED = Option(_kept(bool), _kept(bool), default=False)
-DYNAMIC = Option(_kept(bool), _kept(bool), default=False)
+BRANCH = Option(one_of(*BRANCHES, called="the branch of block"), one_of(*BRANCHES), default="linear")
+NORM = Option(one_of(*NORMS, called="the norm of block"), one_of(*NORMS), default="none")
+TARGET = Option(kept(str), kept(str), default="")
+CLAIMED = Option(kept(bool), kept(bool), default=False)
+DYNAMIC = Option(kept(bool), kept(bool), default=False)

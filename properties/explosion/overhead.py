@@ -3,8 +3,9 @@
     python -m properties.explosion.overhead [--layers 12 --width 256 --tokens 512 --batch 1 --streams 4] [--json]
 
 A decoder of `layers` layers, two hyper-connections each (dynamic mHC around causal attention and around an MLP of four
-times the width), trained with SGD on random numbers. Rounds of the three are interleaved and the medians compared. On a
-CPU it is processor time that is taken, which a busy machine disturbs less; on a GPU it is that of the wall.
+times the width), trained with SGD on random numbers. In every round the three take turns, each first as often as the
+others, and are compared with one another; what is quoted is the median of these ratios, and the middle half of them. On
+a CPU it is processor time that is taken, which a busy machine disturbs less; on a GPU it is that of the wall.
 """
 
 from __future__ import annotations
@@ -112,12 +113,15 @@ def measured(
         return now() - began
 
     folder = TemporaryDirectory()
-    path = Path(folder.name) / "monitor.jsonl"
+    place = Path(folder.name)
     seconds: dict[str, list[float]] = {"without": [], "with": [], "every 10": []}
-    watched = Monitor(model, path, modules=[HyperConnection], dialect=PRESETS.default, tokens=sampled)
-    tenth = Monitor(model, path, modules=[HyperConnection], dialect=PRESETS.default, tokens=sampled, every=10)
+    watched = Monitor(model, place / "all.jsonl", modules=[HyperConnection], dialect=PRESETS.default, tokens=sampled)
+    tenth = Monitor(
+        model, place / "tenth.jsonl", modules=[HyperConnection], dialect=PRESETS.default, tokens=sampled, every=10
+    )
     for turn in range(_WARM_UP + rounds):
-        for name, monitor in (("without", None), ("with", watched), ("every 10", tenth)):
+        turns = [("without", None), ("with", watched), ("every 10", tenth)]
+        for name, monitor in turns[turn % 3 :] + turns[: turn % 3]:
             with monitor or nullcontext():
                 # ten passes each, of which the last monitor records one
                 taken = [step() for _ in range(10 if turn >= _WARM_UP else 1)]
@@ -125,8 +129,18 @@ def measured(
                 seconds[name].append(statistics.fmean(taken))
     folder.cleanup()
     middle = {name: statistics.median(times) for name, times in seconds.items()}
-    added = {name: 100 * (middle[name] / middle["without"] - 1) for name in ("with", "every 10")}
-    return {"seconds": middle, "added_percent": added, "rows": len(watched.rows), "left": watched.left}
+    ratios = {
+        name: sorted(100 * (one / bare - 1) for one, bare in zip(seconds[name], seconds["without"], strict=True))
+        for name in ("with", "every 10")
+    }
+    quarter = len(seconds["without"]) // 4
+    return {
+        "seconds": middle,
+        "added_percent": {name: statistics.median(found) for name, found in ratios.items()},
+        "middle_half_percent": {name: [found[quarter], found[-1 - quarter]] for name, found in ratios.items()},
+        "rows": len(watched.rows),
+        "left": watched.left,
+    }
 
 
 def main(
@@ -155,9 +169,12 @@ def main(
         typer.echo(json.dumps(found, allow_nan=False))
         return
     size = f"{2 * layers} sub-layers, n = {streams}, C = {width}, {batch} x {tokens} tokens, {device}"
-    typer.echo(f"{size}; median of {rounds} rounds of ten training steps")
+    typer.echo(f"{size}; {rounds} rounds of ten training steps each")
     for name, taken in found["seconds"].items():
-        extra = f"  {found['added_percent'][name]:+.1f} %" if name in found["added_percent"] else ""
+        extra = ""
+        if name in found["added_percent"]:
+            low, high = found["middle_half_percent"][name]
+            extra = f"  {found['added_percent'][name]:+.1f} %, half of the rounds within {low:+.1f} % and {high:+.1f} %"
         typer.echo(f"  {name:10}{1000 * taken:10.1f} ms{extra}")
 
 

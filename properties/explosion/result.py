@@ -126,8 +126,8 @@ class Explosion:
         return int(exact) if exact.denominator == 1 else float(exact)
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of `JSON_KEYS`, in that order; a number that JSON does not know (inf, nan) is null."""
-        found = {key: getattr(self, key) for key in JSON_KEYS}
+        """The keys of `JSON_KEYS`, in that order, and the family's own; a number that JSON does not know is null."""
+        found = {key: getattr(self, key) for key in JSON_KEYS} | self.request.more(self.configuration)
         if self.value is not None and not math.isfinite(self.value):
             found["value"] = None
         return found
@@ -146,10 +146,10 @@ def _lines(one: Explosion) -> list[str]:
     if asked.gain == "nonfinite":
         goal = f"{asked.name}: something that {asked.dtype} cannot hold"
     if not one.found:
-        verdict = "impossible" if one.impossible else "not found within the budget"
+        verdict = "impossible" if one.impossible else f"not found{' within the budget' * bool(one.stopped)}"
         return [f"{goal}: {verdict}", "", one.proof]
     size = f"depth {one.depth}, {one.streams} stream{'s' * (one.streams != 1)}, width {one.width}"
-    lines = [f"{goal} at {size} ({one.minimality})", f"{asked.within()}; {one.entries} non-trivial entries", ""]
+    lines = [f"{goal} at {size} ({one.minimality})", f"{asked.within()}; {asked.counted(one.configuration)}", ""]
     if one.stopped:
         cause = "Ctrl-C" if one.stopped == "interrupted" else "its budget"
         lines.insert(1, f"the search was stopped by {cause}: this is the best so far")
@@ -157,9 +157,12 @@ def _lines(one: Explosion) -> list[str]:
         lines += [*about, ""]
     if one.logits:
         lines += [*_matrices("logits", one.logits), ""]
-    lines += [*_matrices("operators", one.operators), "", *_table(one), ""]
-    lines += [f"gain in {asked.dtype}: {one.value!r}", f"exact: {one.exact_value}", "", f"Why: {one.proof}"]
-    return lines
+    if one.operators:
+        lines += [*_matrices("operators", one.operators), "", *_table(one), ""]
+    lines.append(f"gain in {asked.dtype}: {one.value!r}")
+    if one.exact_value is not None:
+        lines.append(f"exact: {one.exact_value}")
+    return [*lines, "", f"Why: {one.proof}"]
 
 
 def _matrices(title: str, matrices: Sequence[Matrix]) -> list[str]:

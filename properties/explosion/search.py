@@ -15,7 +15,7 @@ from properties.explosion.searches.hypothesise import Clock
 
 
 def find_minimal(
-    family: str, threshold: Number, *, progress: Callable[[str], None] | None = None, **options: Any
+    family: str, threshold: Number | None = None, *, progress: Callable[[str], None] | None = None, **options: Any
 ) -> Explosion:
     """The smallest member of `family` whose gain reaches `threshold`.
 
@@ -31,7 +31,8 @@ def find_minimal(
             "block[:BRANCH[:NORM]]": the whole block with a linear, relu, gated or attention branch and none, pre or
             post normalisation, for the gains "activation", "gradient" and "nonfinite".
             "target:TARGET": the mixing of an implementation, by the grammar of --impl.
-        threshold: compared exactly, as the decimal that it is written as.
+        threshold: compared exactly, as the decimal that it is written as. None: not given, where the family or the gain
+            says what is then asked for.
         progress: called with a line now and then.
         **options: what the family takes of these; None is not given.
             gain: of the composite A_L ... A_1; "forward" by default, of block and hc:dynamic "activation". "forward",
@@ -71,7 +72,7 @@ def search(question: Question[Any], progress: Callable[[str], None] | None = Non
             known=hunt.known,
             configuration=found,
             value=None if found is None else question.measured(found),
-            exact_value=None if found is None else shown(question.exact(found), context()),
+            exact_value=None if found is None or not question.EXACT else shown(question.exact(found), context()),
             seconds=round(clock.seconds, 3),
             stopped=hunt.stopped,
         )

@@ -15,7 +15,19 @@ model runs on. A number that could not be measured is null: of a pass in which a
 
 from properties.explosion.monitor.emissions import KNOWN, Emission, square
 from properties.explosion.monitor.limits import limits_of
+from properties.explosion.monitor.report import MonitorViolation
 from properties.explosion.monitor.rows import ROW_KEYS, SCHEMA
+from properties.explosion.monitor.thresholds import Thresholds
 from properties.explosion.monitor.watcher import Monitor
 
-__all__ = ["KNOWN", "ROW_KEYS", "SCHEMA", "Emission", "Monitor", "limits_of", "square"]
+__all__ = [
+    "KNOWN",
+    "ROW_KEYS",
+    "SCHEMA",
+    "Emission",
+    "Monitor",
+    "MonitorViolation",
+    "Thresholds",
+    "limits_of",
+    "square",
+]

@@ -6,7 +6,9 @@ import math
 import numbers
 import operator
 import os
+import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,40 @@ def a_gain(given: Any, name: str, least: str = "above 0") -> float | None:
     if not math.isfinite(value) or value < 0 or (value == 0 and least == "above 0"):
         raise ValueError(f"{name} is {given}; expected a finite gain {least}")
     return value
+
+
+def a_number(given: Any, name: str) -> int:
+    if isinstance(given, bool) or not isinstance(given, numbers.Integral):
+        raise TypeError(f"{name} is {given!r}; expected a whole number of 0 or more")
+    if given < 0:
+        raise ValueError(f"{name} is {given}; expected 0 or more")
+    return operator.index(given)
+
+
+def a_run(given: Any) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise TypeError(f"run is {given!r}; expected a name of the run, a string")
+    if not re.fullmatch(r"[\w.+-]{1,100}", given) or given.startswith("."):
+        raise ValueError(f"run is {given!r}; expected letters, digits and . _ + - only: it may become a part of a name")
+    return given
+
+
+def sinks_of(given: Any) -> tuple[Any, ...]:
+    if callable(given) or isinstance(given, str | bytes | Mapping):
+        raise TypeError(f"sinks is {given!r}; expected a list of callables (step, record)")
+    try:
+        found: tuple[Any, ...] = tuple(given)
+    except TypeError:
+        raise TypeError(f"sinks is {given!r}; expected a list of callables (step, record)") from None
+    for one in found:
+        if not callable(one):
+            raise TypeError(f"sinks has the entry {one!r}; expected callables (step, record)")
+    return found
+
+
+def a_reaction(given: Any) -> Any:
+    if given in ("warn", "raise") or (callable(given) and not isinstance(given, type)):
+        return given
+    raise ValueError(f"on_violation is {given!r}; expected 'warn', 'raise', or a callable (step, row)")

@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from properties.explosion.monitor.known import KNOWN, Emission, known
+
+__all__ = ["KNOWN", "Chooser", "Emission", "chosen", "first_argument", "is_plain", "square"]
+
 Chooser = Iterable[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
-
-
-class Emission(NamedTuple):
-    """What a known library's module gives away: A from its output or one of its functions, and x from its input;
-    and the name of its preset."""
-
-    operator: Callable[[Any], Tensor] | None
-    function: str | None
-    streams: Callable[[nn.Module, Tensor], Tensor]
-    dialect: str
-
-
-def _as_given(module: nn.Module, x: Tensor) -> Tensor:
-    return x
-
-
-def _streams_first(module: nn.Module, x: Tensor) -> Tensor:
-    """hyper-connections keeps streams in the batch: (b s) ... d."""
-    return x.unflatten(0, (-1, int(module.num_residual_streams))).movedim(1, -2)  # pyright: ignore[reportArgumentType]
-
-
-def _second(output: Any) -> Tensor:
-    return output[1]
-
-
-_DEEPSEEK = Emission(_second, None, _as_given, "DEEPSEEK_V4")
-KNOWN: Mapping[str, Emission] = {
-    # transformers 5.23.0: (h_post, h_res, branch input); the decoder layer applies the transpose of h_res.
-    "DeepseekV4HyperConnection": _DEEPSEEK,
-    "Glm5NextTextHyperConnection": _DEEPSEEK,
-    # hyper-connections 0.4.11: '... s t, ... s d -> ... t d' with what residual_mix_constraint_fn returns.
-    "ManifoldConstrainedHyperConnections": Emission(None, "residual_mix_constraint_fn", _streams_first, "LUCIDRAINS"),
-}
-"""Modules that need no description, by the name of their class."""
 
 
 def square(output: Any) -> Tensor:
@@ -74,18 +43,17 @@ def square(output: Any) -> Tensor:
     return found[0]
 
 
-def first_argument(module: nn.Module, arguments: Sequence[Any], options: Mapping[str, Any]) -> Tensor | None:
-    """The first tensor that a module was called with, by position, or by the name of its first parameter."""
+def first_argument(arguments: Sequence[Any], options: Mapping[str, Any], name: str | None) -> Tensor | None:
+    """The first tensor that a module was called with, by position, or by `name`, that of its first parameter."""
     for one in arguments:
         if isinstance(one, Tensor):
             return one
-    name = next(iter(inspect.signature(module.forward).parameters), None) if options else None
     one = options.get(name) if name is not None else None
     return one if isinstance(one, Tensor) else None
 
 
-def chosen(model: nn.Module, modules: Chooser | None) -> list[tuple[str, nn.Module]]:
-    """The hyper-connections of a model, each once, by the first name that it has.
+def chosen(model: nn.Module, modules: Chooser | None, what: str = "hyper-connections") -> list[tuple[str, nn.Module]]:
+    """The hyper-connections (or `what` else is looked for) of a model, each once, by the first name that it has.
 
     Raises:
         TypeError: `modules` is of another kind than the signature says.
@@ -93,7 +61,7 @@ def chosen(model: nn.Module, modules: Chooser | None) -> list[tuple[str, nn.Modu
     """
     named = dict(model.named_modules(remove_duplicate=False))
     if modules is None:
-        accepts: Callable[[str, nn.Module], bool] = lambda name, one: type(one).__name__ in KNOWN  # noqa: E731
+        accepts: Callable[[str, nn.Module], bool] = lambda name, one: known(one) is not None  # noqa: E731
         expected = f"by default the classes {', '.join(KNOWN)}"
     elif isinstance(modules, str | bytes | type | nn.Module):
         shown = repr(modules) if isinstance(modules, str | bytes) else f"the {_kind(modules)}"
@@ -119,7 +87,7 @@ def chosen(model: nn.Module, modules: Chooser | None) -> list[tuple[str, nn.Modu
         if one not in found and accepts(name, one):
             found[one] = name
     if not found:
-        raise ValueError(f"{type(model).__name__} has no hyper-connections ({expected}); {_contents(model, named)}")
+        raise ValueError(f"{type(model).__name__} has no {what} ({expected}); {_contents(model, named)}")
     return [(name, one) for one, name in found.items()]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from properties.explosion.monitor.compiled import compiling, not_alone, tell, uncompiled
 from properties.explosion.monitor.troubles import Troubles
 
 INERT: Callable[..., None] = (0).__init__
@@ -22,14 +23,21 @@ def traced() -> bool:
 
 
 class Hook:
-    """A hook of a module. A copy of the module has `INERT` instead: it is another model, and nobody watches that."""
+    """A hook of a module. A copy of the module has `INERT` instead: it is another model, and nobody watches that.
 
-    def __init__(self, act: Callable[..., None]) -> None:
+    With a key it is also called from compiled code, through an operator that stands in the graph; without one it is not
+    there for a compiler.
+    """
+
+    def __init__(self, act: Callable[..., None], key: int = 0) -> None:
         self._act = act
+        self._key = key
 
-    def __call__(self, *arguments: Any, **options: Any) -> None:
+    def __call__(self, module: nn.Module, *given: Any) -> None:
         if not traced():
-            self._act(*arguments, **options)
+            uncompiled(self._act, module, *given)
+        elif self._key and compiling():
+            tell(self._key, given)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return INERT
@@ -38,19 +46,27 @@ class Hook:
         return getattr, (0, "__init__")
 
 
+for _function in (Hook.__call__, traced, compiling, uncompiled, tell):
+    not_alone(_function)
+
+
 class Watched:
     """A function whose result is shown to `seen`. A copy or a pickle calls the function, and shows it to nobody."""
 
-    def __init__(self, function: Callable[..., Any], seen: Callable[[Any], None]) -> None:
+    def __init__(self, function: Callable[..., Any], seen: Callable[..., None], key: int = 0) -> None:
         functools.update_wrapper(self, function, updated=())
         self.function = function
-        self.seen: Callable[[Any], None] | None = seen
-        """None: nobody looks any more, and the function is handed on as it is."""
+        self.seen: Callable[..., None] | None = seen
+        """Called with what is emitted, and the arguments. None: nobody looks any more."""
+        self._key = key
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         emitted = self.function(*arguments, **options)
-        if self.seen is not None and not traced():
-            self.seen(emitted)
+        if self.seen is not None:
+            if not traced():
+                uncompiled(self.seen, emitted, arguments, options)
+            elif self._key and compiling():
+                tell(self._key, (emitted, arguments, options))
         return emitted
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
@@ -76,16 +92,20 @@ class Attached:
     def __reduce__(self) -> tuple[Any, ...]:
         return Attached, (self._troubles,)
 
+    def undo(self, undone: Callable[[], Any]) -> None:
+        """Call this too when everything is taken off."""
+        self._undo.append(undone)
+
     def hook(self, handle: Any) -> None:
         """Keep what torch gave for a hook that was registered."""
         self._handles.append(handle)
         self._undo.append(handle.remove)
 
-    def watch(self, module: nn.Module, name: str, seen: Callable[[Any], None]) -> None:
-        """Show `seen` what a function returns that the module keeps as an attribute."""
+    def watch(self, module: nn.Module, name: str, seen: Callable[..., None], key: int = 0) -> None:
+        """Show `seen` what a function takes and returns that the module keeps as an attribute."""
         own = name in vars(module)
         inner = getattr(module, name)
-        watched = Watched(inner, seen)
+        watched = Watched(inner, seen, key)
         setattr(module, name, watched)
 
         def undo() -> None:

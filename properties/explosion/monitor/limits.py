@@ -51,6 +51,8 @@ class Sums(NamedTuple):
     column: float  # smallest column sum
     faintest: float  # smallest forward gain of a token
     logs: float  # largest |log| of an entry that is not tiny
+    most_row: float = 1.0  # largest row sum
+    most_column: float = 1.0  # largest column sum
 
 
 class Limits(NamedTuple):

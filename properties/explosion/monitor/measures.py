@@ -14,25 +14,36 @@ from properties.explosion.monitor.emissions import is_plain
 from properties.explosion.monitor.limits import Sums
 
 
-class Entered(NamedTuple):
-    """What is known of the streams that entered a layer; their dispersion is a ratio of two norms."""
+class State(NamedTuple):
+    """What is known of the streams at the door of a layer; their dispersion is a ratio of two norms."""
 
     streams: int | None
+    dtype: torch.dtype
     extremes: tuple[Tensor, Tensor]  # the smallest and the largest number, of all tokens
-    norms: tuple[Tensor, Tensor] | None  # of x less its mean over streams, and of x, of the sampled tokens
+    sample: Tensor | None  # [T, n, C] of the sampled tokens, float64; kept while the layer runs
+    apart: Tensor | None  # the norm of x less its mean over streams, of the sampled tokens
+    norms: Tensor | None  # [T], of the sampled tokens
+    stride: int  # the sampled tokens are 0, stride, 2 stride, ...
+    size: int  # how many numbers a token has
+    shape: tuple[int, ...] = ()  # of what enters a plain block
+    slope: list[Tensor] | None = None  # the norm of the gradient there, when it has come
 
 
 class Layer(NamedTuple):
     """What is known of a layer when it has run."""
 
     name: str
-    operator: Tensor  # [T, n, n] of the sampled tokens, as applied, float64
+    operator: Tensor | None  # [T, n, n] of the sampled tokens, as applied, float64; None for a plain block
     emitted: torch.dtype
-    entered: Entered | None
-    extremes: tuple[Tensor, Tensor] | None  # the smallest and the largest entry, of all tokens; None without tokens
+    entered: State | None
+    left: State | None = None  # of a plain block, which is seen when it ends
+    extremes: tuple[Tensor, Tensor] | None = None  # the smallest and the largest entry, of all tokens
+    gates: Tensor | None = None  # the share of write gates that are at an end of their range
+    softmax: Tensor | None = None  # the share of rows before the projection that are one entry and nothing else
+    attention: Tensor | None = None  # a cap of the attention logits of sampled tokens
 
 
-def layer_of(name: str, emitted: Any, entered: Entered | None, tokens: int, transposed: bool) -> Layer:
+def layer_of(name: str, emitted: Any, entered: State | None, tokens: int, transposed: bool) -> Layer:
     """A layer from the h_res [..., n, n] that it emitted; its operator is the applied one.
 
     Raises:
@@ -47,13 +58,13 @@ def layer_of(name: str, emitted: Any, entered: Entered | None, tokens: int, tran
     n = emitted.shape[-1]
     every = emitted.detach().reshape(-1, n, n)
     # A copy, for the model may write into its own.
-    operator = _sample(every, tokens).to(_wide(emitted), copy=True)
+    operator = sampled(every, tokens).to(_wide(emitted), copy=True)
     applied = operator.mT if transposed else operator
-    return Layer(name, applied, emitted.dtype, entered, _extremes(every) if every.numel() else None)
+    return Layer(name, applied, emitted.dtype, entered, extremes=extremes(every) if every.numel() else None)
 
 
-def streams_of(x: Any, tokens: int) -> Entered | None:
-    """The numbers of the streams x [..., n, C]; None where there are none.
+def streams_of(x: Any, tokens: int, plain: bool = False) -> State | None:
+    """The numbers of the streams x [..., n, C], or of the one stream [..., C] of a plain block; None without numbers.
 
     Raises:
         TypeError, ValueError: it is no tensor, or numbers cannot be read from it.
@@ -64,50 +75,108 @@ def streams_of(x: Any, tokens: int) -> Entered | None:
         raise ValueError(f"x {is_plain(x)}")
     if not x.numel():
         return None
-    x = x.detach()
+    dtype, x = x.dtype, x.detach()
     if x.is_complex():
         x = x.abs()
-    extremes = _extremes(x)
+    if plain:
+        x = x.unsqueeze(-2)
+    found = extremes(x)
     if x.ndim < 2:
-        return Entered(None, extremes, None)
+        return State(None, dtype, found, None, None, None, 1, x.numel())
+    rows = x.reshape(-1, *x.shape[-2:])
     # float64: the squares of the other dtypes neither overflow nor underflow in it.
-    sampled = _sample(x.reshape(-1, *x.shape[-2:]), tokens).to(_wide(x))
-    apart = sampled - sampled.mean(-2, keepdim=True)
-    return Entered(x.shape[-2], extremes, (apart.norm(), sampled.norm()))
+    sample = sampled(rows, tokens).to(_wide(x), copy=True)
+    apart = None if plain else (sample - sample.mean(-2, keepdim=True)).norm()
+    norms = sample.flatten(1).norm(dim=-1)
+    streams, size = x.shape[-2], x.shape[-1] * x.shape[-2]
+    return State(streams, dtype, found, sample, apart, norms, _stride(len(rows), tokens), size)
 
 
-def tables(
-    layers: list[Layer], complete: bool
-) -> tuple[list[Sums | None], list[Sums | None], list[float | None], list[list[float]]]:
-    """Sums of A_l and of P_l, the backward gain of S_l, and the numbers of each layer: one transfer from the device."""
-    device = layers[0].operator.device
-    alike = len({(layer.operator.shape, layer.operator.device) for layer in layers}) == 1
+def saturated(gates: Tensor) -> Tensor:
+    """The share of gates of a range [0, 1] that are within a thousandth of one of its ends."""
+    gates = gates.detach().float()
+    return ((gates < 1e-3) | (gates > 1 - 1e-3)).double().mean()
+
+
+def one_sided(logits: Tensor) -> Tensor:
+    """The share of rows of logits [..., n, n] whose softmax is one entry, up to 1/10000."""
+    return (logits.detach().float().softmax(-1).amax(-1) > 1 - 1e-4).double().mean()
+
+
+class Table(NamedTuple):
+    """The numbers of the layers of a pass. Gains are None of a layer without an operator, or where they are unknown."""
+
+    own: list[Sums | None]  # of A_l
+    composed: list[Sums | None]  # of P_l
+    backward: list[tuple[float, float] | None]  # the largest column sum of S_l, absolute and signed
+    worst: list[int | None]  # which sampled token has the largest gain of P_l
+    numbers: list[Numbers]
+
+
+class Numbers(NamedTuple):
+    """Of one layer; NaN where it is unknown."""
+
+    entered: float  # the largest |x| that enters, of all tokens
+    dispersion: float
+    entry: float  # the largest |A_ij|, of all tokens
+    left: float  # the largest |x| that leaves a plain block
+    norm: float  # of the sampled tokens: of what leaves a plain block, of what enters another layer
+    grown: float  # the same of one token, against that of the token where it entered the first layer: the largest
+    faded: float  # and the smallest
+    token: float  # which of the sampled tokens has grown most
+    gates: float
+    softmax: float
+    attention: float
+
+
+def table_of(layers: list[Layer], complete: bool) -> Table:
+    """Everything that is measured of a pass: one transfer from the device."""
+    device = next((layer.operator.device for layer in layers if layer.operator is not None), None)
+    if device is None:
+        device = next(at.extremes[0].device for layer in layers for at in (layer.entered, layer.left) if at)
+    mixing = [place for place, layer in enumerate(layers) if layer.operator is not None]
+    operators = [layer.operator for layer in layers if layer.operator is not None]
     empty: list[Any] = [None] * len(layers)
-    if alike and len(layers[0].operator):
-        stack = torch.stack([layer.operator for layer in layers])
-        parts = [_sums(stack), _numbers(layers, stack.dtype, device)]
+    own, composed, backward, worst = list(empty), list(empty), list(empty), list(empty)
+    numbers = _numbers(layers, device)
+    parts: list[Tensor] = [numbers]
+    alike = len({(one.shape, one.device) for one in operators}) == 1 and len(operators[0]) > 0
+    if alike:
+        stack = torch.stack(operators)
+        parts.append(_sums(stack))
         if complete:
             # float64 is left alone by autocast; where there is none, float32 must be.
             short = stack.dtype != torch.float64
             with torch.autocast(device.type, enabled=False) if short else contextlib.nullcontext():
                 before, after = prefixes(stack), suffixes(stack)
-            parts += [_sums(before), after.abs().sum(-2).flatten(1).amax(-1, keepdim=True)]
-        table = torch.cat(parts, -1).tolist()
-        own: list[Sums | None] = [Sums(*line[:6]) for line in table]
-        numbers = [line[6:9] for line in table]
-        if not complete:
-            return own, empty, empty, numbers
-        return own, [Sums(*line[9:15]) for line in table], [line[15] for line in table], numbers
-    # Other numbers of streams or tokens, no tokens, or several devices: no composite.
-    own = [Sums(*_sums(layer.operator[None])[0].tolist()) if len(layer.operator) else None for layer in layers]
-    return own, empty, empty, _numbers(layers, layers[0].operator.dtype, device).tolist()
+            most = torch.maximum(before.abs().sum(-1).amax(-1), before.abs().sum(-2).amax(-1)).argmax(-1)
+            columns = [one.sum(-2).flatten(1).abs().amax(-1) for one in (after.abs(), after)]
+            parts += [_sums(before), torch.stack([*columns, most.to(stack.dtype)], -1)]
+    flat = torch.cat([part.to(numbers).flatten() for part in parts]).tolist()
+    width = len(Numbers._fields)
+    lines = [Numbers(*flat[at * width : (at + 1) * width]) for at in range(len(layers))]
+    del flat[: len(layers) * width]
+    if alike:
+        gains, count = len(Sums._fields), len(mixing)
+        for at, place in enumerate(mixing):
+            own[place] = Sums(*flat[at * gains : (at + 1) * gains])
+            if complete:
+                products, ends = flat[count * gains :], flat[2 * count * gains :]
+                composed[place] = Sums(*products[at * gains : (at + 1) * gains])
+                backward[place] = (ends[3 * at], ends[3 * at + 1])
+                worst[place] = int(ends[3 * at + 2])
+    else:
+        # Other numbers of streams or tokens, no tokens, or several devices: no composite.
+        for place, one in zip(mixing, operators, strict=True):
+            own[place] = Sums(*_sums(one[None])[0].tolist()) if len(one) else None
+    return Table(own, composed, backward, worst, lines)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.device.type != "mps" else torch.float32
 
 
-def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest and the largest number, both NaN where there is one."""
     if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         x = x.to(torch.float32 if x.is_floating_point() else _wide(x))  # bytes, and the short ones of eight bits
@@ -115,37 +184,63 @@ def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def _numbers(layers: list[Layer], wide: torch.dtype, device: torch.device) -> Tensor:
-    """Activation max, dispersion, and the largest entry of all tokens' operators, [L, 3]; NaN where unknown."""
+def _numbers(layers: list[Layer], device: torch.device) -> Tensor:
+    """[L, the fields of `Numbers`]; the norms of tokens are compared with those of the first layer."""
+    wide = torch.float32 if device.type == "mps" else torch.float64
     unknown = torch.full((), math.nan, dtype=wide, device=device)
-    nothing = (unknown, unknown)
     zero = torch.zeros_like(unknown)
-    pairs: list[tuple[Tensor, Tensor]] = []
+    flat: list[Tensor] = []
     for layer in layers:
-        entered = layer.entered
-        known = entered is not None and entered.streams == layer.operator.shape[-1]
-        pairs.append(entered.extremes if entered is not None else nothing)
-        pairs.append((entered.norms if known and entered is not None else None) or nothing)
-        pairs.append(layer.extremes or (zero, zero))
-    flat = [one for pair in pairs for one in pair]
+        entered, left = layer.entered, layer.left
+        n = None if layer.operator is None else layer.operator.shape[-1]
+        flat += entered.extremes if entered is not None else (unknown, unknown)
+        if entered is not None and entered.apart is not None and entered.norms is not None and entered.streams == n:
+            flat += (entered.apart, entered.norms.norm())
+        else:
+            flat += (unknown, unknown)
+        flat += layer.extremes or (zero, zero)
+        flat += left.extremes if left is not None else (unknown, unknown)
+        flat += [unknown if one is None else one for one in (layer.gates, layer.softmax, layer.attention)]
     if len({(one.dtype, one.device) for one in flat}) > 1:
         flat = [one.to(device, wide) for one in flat]
-    (low, high), (apart, whole), (least, most) = (
-        part.unbind(-1) for part in torch.stack(flat).to(device, wide).view(-1, 3, 2).unbind(1)
+    low, high, apart, whole, least, most, under, over, gates, softmax, attention = (
+        torch.stack(flat).to(wide).view(len(layers), -1).unbind(-1)
     )
-    return torch.stack([torch.maximum(-low, high), apart / whole, torch.maximum(-least, most)], -1)
+    columns = [torch.maximum(-low, high), apart / whole, torch.maximum(-least, most), torch.maximum(-under, over)]
+    return torch.stack([*columns, *_growth(layers, unknown), gates, softmax, attention], -1)
 
 
-def _sample(rows: Tensor, most: int) -> Tensor:
+def _growth(layers: list[Layer], unknown: Tensor) -> list[Tensor]:
+    """norm, grown, faded, token of `Numbers`, each [L]."""
+    reached = [layer.left or layer.entered for layer in layers]
+    first = next((layer.entered or layer.left for layer in layers), None)
+    begun = None if first is None else first.norms
+    norms = [None if one is None else one.norms for one in reached]
+    if begun is not None and all(one is not None and one.shape == begun.shape for one in norms):
+        table = torch.stack([one.to(unknown) for one in norms if one is not None])
+        begun = begun.to(unknown)
+        ratio = table / begun
+        dead = begun == 0  # a token of padding, of which no growth is taken
+        most, token = torch.where(dead, -math.inf, ratio).max(-1)
+        return [table.norm(dim=-1), most, torch.where(dead, math.inf, ratio).amin(-1), token.to(unknown)]
+    whole = torch.stack([unknown if one is None else one.norm().to(unknown) for one in norms])
+    return [whole, *(unknown.expand(len(layers)) for _ in range(3))]
+
+
+def _stride(rows: int, most: int) -> int:
+    return 1 if rows <= most else -(-rows // most)
+
+
+def sampled(rows: Tensor, most: int) -> Tensor:
     """At most `most` rows, evenly spread."""
-    return rows if len(rows) <= most else rows[:: -(-len(rows) // most)]
+    return rows[:: _stride(len(rows), most)]
 
 
 def _sums(operators: Tensor) -> Tensor:
-    """[L, T, n, n] -> [L, 6], the fields of `Sums`."""
+    """[L, T, n, n] -> [L, the fields of `Sums`]."""
     size = operators.abs()
-    rows = size.sum(-1)
+    rows, lines, columns = size.sum(-1), operators.sum(-1).flatten(1), operators.sum(-2).flatten(1)
     logs = size.clamp_min(torch.finfo(torch.float32).tiny).log().abs()
     largest = [part.flatten(1).amax(-1) for part in (rows, size.sum(-2))]
-    smallest = [part.flatten(1).amin(-1) for part in (operators.sum(-1), operators.sum(-2), rows.amax(-1))]
-    return torch.stack([*largest, *smallest, logs.flatten(1).amax(-1)], -1)
+    smallest = [lines.amin(-1), columns.amin(-1), rows.amax(-1).flatten(1).amin(-1)]
+    return torch.stack([*largest, *smallest, logs.flatten(1).amax(-1), lines.amax(-1), columns.amax(-1)], -1)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from mhc_ref import Dialect
-from properties.explosion.monitor.measures import Entered, Layer
+from properties.explosion.monitor.births import Course
+from properties.explosion.monitor.measures import Layer, State
 
 
 @dataclass
@@ -20,9 +24,17 @@ class Pass:
     thread: int = field(default_factory=threading.get_ident)
     records: list[tuple[Layer, Dialect | None]] = field(default_factory=list)
     missed: bool = False  # a layer's operator could not be read
-    waiting: list[tuple[object, Entered]] = field(default_factory=list)  # modules whose forward is running
+    waiting: list[tuple[object, State]] = field(default_factory=list)  # modules whose forward is running
+    course: Course | None = None  # what went through the innermost modules
+    finite: Any = None  # 0-dim: whether what the model returned is
+    attention: list[Any] = field(default_factory=list)  # caps of logits that belong to the layer that ends next
+    queries: dict[int, Any] = field(default_factory=dict)  # by attention: the largest norm of its queries
+    counted: bool = True  # and not a part of a backward pass, which recomputes it
+    regular: bool = True  # recorded by its turn, as in every other rank
+    step: int | None = None  # of the clock that the user gave
+    number: int = 0  # of the pass within its step
 
-    def entered(self, module: object) -> Entered | None:
+    def entered(self, module: object) -> State | None:
         """What entered a module whose forward ends now."""
         for place in reversed(range(len(self.waiting))):
             if self.waiting[place][0] is module:
@@ -45,6 +57,12 @@ class Running(threading.local):
 
     def __exit__(self, *_: object) -> None:
         self.busy = False
+
+
+def recomputing() -> bool:
+    """Whether a backward pass is running in this thread, which calls modules again where it has a checkpoint."""
+    task = getattr(torch._C, "_current_graph_task_id", None)  # pyright: ignore[reportPrivateUsage]
+    return task is not None and task() != -1
 
 
 def calls() -> int:

@@ -12,6 +12,10 @@ from properties.guards.printable import message_of, printable
 logger = logging.getLogger("properties.monitor")
 
 
+class Wanted(RuntimeError):
+    """The one exception that a monitor lets through: it was asked for."""
+
+
 class Troubles:
     """Counts troubles, and says the first of each kind. A copy goes on from the same count."""
 
@@ -53,7 +57,7 @@ class Instead:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, Exception):  # and so neither Ctrl-C nor an exit
+        if not isinstance(error, Exception) or isinstance(error, Wanted):  # and so neither Ctrl-C nor an exit
             return False
         # Whatever it is: a disk, torch's refusals, or a function of the user's.
         self._troubles.say(self._kind, f"{self._what}: {type(error).__name__}: {message_of(error)}")

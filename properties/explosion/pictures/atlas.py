@@ -17,8 +17,10 @@ from properties.explosion.atlas import (
     asked_of,
 )
 from properties.explosion.composite import decimal
-from properties.explosion.pictures.explosion import figure_of, saved
+from properties.explosion.pictures.explosion import figure_of, is_page, saved
+from properties.explosion.pictures.page import atlas_page
 from properties.explosion.questions.constrained import ConstrainedMixing
+from properties.guards.whole import write_whole
 
 _STEPS = 120
 _PANELS = (
@@ -35,6 +37,9 @@ def draw_atlas(one: Atlas, path: str | Path) -> None:
     Raises:
         properties.explosion.PictureError: matplotlib is not installed, or the format is unknown.
     """
+    if is_page(path):
+        write_whole(Path(path), atlas_page(one))
+        return
     figure = figure_of((10.5, 5.2))
     axes: Any = figure.subplots(1, 2, sharey=True)
     for panel, (families, title) in zip(axes, _PANELS, strict=True):

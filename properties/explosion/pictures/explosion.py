@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from properties.explosion.composite import decimal
+from properties.explosion.models.grown import Grown
+from properties.explosion.pictures.page import explosion_page
 from properties.explosion.result import Explosion
 from properties.guards.whole import write_whole
 
 _MATRICES = 4
+_NAMED = 40
+"""Blocks of a model whose names are written."""
 
 
 class PictureError(Exception):
@@ -30,6 +34,15 @@ def draw(explosion: Explosion, path: str | Path) -> None:
     """
     if not explosion.found:
         raise PictureError(f"there is nothing to draw: {explosion.proof}")
+    if is_page(path):
+        write_whole(Path(path), explosion_page(explosion))
+        return
+    if isinstance(explosion.configuration, Grown):
+        figure = figure_of((8, 4.6))
+        _blocks(figure.add_subplot(), explosion.configuration)
+        figure.suptitle(_title(explosion), fontsize=11)
+        saved(figure, path)
+        return
     groups = _groups(explosion)
     figure = figure_of((6.4 + 2.3 * min(2, len(groups)), 4.6))
     grid: Any = figure.add_gridspec(2, 2 + min(2, len(groups)), width_ratios=[2, 2] + [1.4] * min(2, len(groups)))
@@ -48,12 +61,22 @@ def figure_of(size: tuple[float, float]) -> Any:
     return figure_module.Figure(figsize=size, layout="constrained")
 
 
+def is_page(path: str | Path) -> bool:
+    """Whether a picture is to be a page of HTML."""
+    return Path(path).suffix.lower() in (".html", ".htm")
+
+
 def ready(path: str | Path) -> None:
-    """PictureError where a picture cannot be drawn to `path`: no matplotlib, or a format that it does not know."""
+    """PictureError where a picture cannot be drawn to `path`: no matplotlib, or a format that it does not know. A page
+    needs none."""
+    if is_page(path):
+        return
     known = figure_of((1, 1)).canvas.get_supported_filetypes()
     ending = Path(path).suffix.lower().removeprefix(".") or "png"
     if ending not in known:
-        raise PictureError(f"{path}: matplotlib draws no {ending!r}; expected one of {', '.join(sorted(known))}")
+        raise PictureError(
+            f"{path}: matplotlib draws no {ending!r}; expected html, or one of {', '.join(sorted(known))}"
+        )
 
 
 def saved(figure: Any, path: str | Path) -> None:
@@ -96,8 +119,23 @@ def _curve(axes: Any, explosion: Explosion) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("sub-layers, counted from the output" if asked.gain == "backward" else "sub-layers")
+    axes.set_xlabel(asked.along)
     axes.set_ylabel(f"{asked.gain} gain of the composite")
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend()
+
+
+def _blocks(axes: Any, found: Grown) -> None:
+    """The largest activation behind each block of a model, with those that are kept marked."""
+    for name, line in found.behind().items():
+        axes.plot(*zip(*line, strict=True), marker="o", markersize=3, label=name)
+    for kept in found.kept:
+        axes.axvspan(kept - 0.4, kept + 0.4, color="tab:red", alpha=0.15, linewidth=0)
+    axes.set_yscale("log")
+    places = range(len(found.names)) if len(found.names) <= _NAMED else [*found.kept][:_NAMED]
+    axes.set_xticks([*places], [found.names[k] or "(the model)" for k in places], rotation=60, ha="right", fontsize=7)
+    axes.set_xlabel("blocks; those that are kept on red")
+    axes.set_ylabel("largest activation behind it")
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.legend()
 
@@ -114,7 +152,7 @@ def _groups(explosion: Explosion) -> list[tuple[str, list[list[float]]]]:
 
 
 def _heat(figure: Any, grid: Any, groups: list[tuple[str, list[list[float]]]]) -> None:
-    size = max(abs(entry) for _, matrix in groups for row in matrix for entry in row) or 1.0
+    size = max((abs(entry) for _, matrix in groups for row in matrix for entry in row), default=0.0) or 1.0
     for index, (name, matrix) in enumerate(groups):
         # Two of them side by side, four in a square.
         place = grid[:, 2 + index] if len(groups) <= 2 else grid[index // 2, 2 + index % 2]

@@ -28,7 +28,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mhc_ref import Dialect
-from mhc_ref.packing import logits_shape
+from mhc_ref.packing import streams_up_to
 from properties.bounds.promises import must_be_kept
 from properties.core.family import Guarantees, mix_of
 from properties.explosion.answer import Answer
@@ -105,14 +105,7 @@ def cap(question: LogitsQuestion, n: int, depth: int | None) -> Cap | None:
 
 def _sizes(question: LogitsQuestion) -> list[int]:
     """A few numbers of streams that the mix takes."""
-    taken: list[int] = []
-    for n in range(2, (mix_of(question.dialect).MOST_STREAMS or question.max_streams) + 1):
-        try:
-            logits_shape(n, question.dialect)
-        except ValueError:
-            continue
-        taken.append(n)
-    return taken[:3]
+    return [n for n in streams_up_to(question.max_streams, question.dialect) if n > 1][:3]
 
 
 def answer(question: LogitsQuestion) -> Answer | None:
@@ -134,8 +127,7 @@ def answer(question: LogitsQuestion) -> Answer | None:
             why = f"every {lines} of A sums to exactly 1" if held.sums else "A is orthogonal"
             return Answer(None, None, True, f"The mixing guarantees that {why}, so no gain of a product is below 1.")
         return None
-    most = min(question.max_streams, mix_of(question.dialect).MOST_STREAMS or question.max_streams)
-    caps = [cap(question, n, None) for n in range(1, most + 1)]
+    caps = [cap(question, n, None) for n in streams_up_to(question.max_streams, question.dialect)]
     excluding = [one for one in caps if one is not None and one.excludes(question)]
     if len(excluding) < len(caps):
         return None

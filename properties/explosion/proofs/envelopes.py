@@ -1,30 +1,34 @@
 """The whole block with a branch (family block): does an activation or a normalisation contain growth?
 
 Searched: L sub-layers x' = A x + h_post^T F(h_pre x) with static gates of any finite logits, any residual mapping of
-the dialect, and inputs within 1. The branch has weights of norm at most g in the sup-norm:
+the dialect, and inputs within 1. The branch F has weights of norm at most g in the sup-norm (`proofs.branches`), and
+there may be a norm:
 
-    linear     F(u) = W u                                 |W| <= g
-    relu       F(u) = W2 relu(W1 u)                       |W1| |W2| <= g
-    gated      F(u) = W3 (silu(W2 u) * W1 u)              |W1|, |W2| <= 1, |W3| <= g
-    attention  causal, any number of heads and tokens     |Wo| |Wv| <= g
-    norm       none; pre: F(rms-normalised u); post: x' is rms-normalised, stream by stream
+    none       none
+    pre        F(rms-normalised u)
+    post       x' is rms-normalised, stream by stream
+    output     the output of F is rms-normalised
+    sandwich   both its input and its output are
 
 Activation. Let a bound the activations. |A x| <= a, because the rows of A are non-negative and sum to at most 1; a gate
-reads less than m = 1 + pre_eps of each of n streams and writes less than s = post_scale. Hence a' < a + s g f(v) with
-v = n m a, or v = sqrt(C) behind a pre-norm of C channels; f(v) = v for linear, relu (1-Lipschitz, 0 at 0) and attention
-(a convex combination of values), v silu(v) for gated; a' <= sqrt(C) behind a post-norm. All streams alike and one
-channel in use attain this in the limit of open gates: so these envelopes decide, and they say: a relu or an attention
-contains nothing, a gated branch grows doubly exponentially, a pre-norm leaves growth by a constant a sub-layer, and a
-post-norm contains.
+reads less than m = 1 + pre_eps of each of n streams and writes less than s = post_scale + post_eps. Hence
+a' < a + s g f(v) with v = n m a, or v = sqrt(C) behind a pre-norm of C channels, f as the branch has it; a' < a +
+s sqrt(C) where the output of the branch is normalised; a' <= sqrt(C) behind a post-norm. All streams alike and one
+channel in use attain this in the limit of open gates: so these envelopes decide, and they say: a relu, a gelu or an
+attention contains nothing, a gated branch grows doubly exponentially, a pre-norm, an output norm, a tanh and a sigmoid
+leave growth by a constant a sub-layer, and a post-norm contains.
 
-Gradient: the largest absolute row sum of the Jacobian. Without a norm linear and relu have the same envelope. A
-pre-norm has the slope 1/sqrt(eps) at 0: a normalisation does not contain gradients, it makes them explode where
-activations are small. Of more than 4 channels that is not yet the largest: with w = u / (sqrt(C) rho), s = |w|^2 < 1
-and 1/rho = sqrt((1 - s) / eps) the Jacobian is (I - w w^T) / rho, and its row i has the absolute sum
-(1 - w_i^2 + |w_i| sum of the other |w_j|) / rho <= (1 + c s) sqrt((1 - s) / eps) with c = (sqrt(C) - 1) / 2, by
-Cauchy-Schwarz and the largest eigenvalue of the quadratic form. Over s that is largest at 0 for c <= 1/2, otherwise at
-s = (2c - 1) / (3c). With eps outside the root and s' = sigma / (sigma + eps) in place of s it is
-(1 - s') (1 + c s') / eps, largest at 0 for c <= 1, otherwise at s' = (c - 1) / (2c).
+Gradient: the largest absolute row sum of the Jacobian. A sub-layer multiplies it by at most 1 + s g n m f', f' the
+largest slope of the branch within v. Linear, relu and tanh attain it, at 0; gelu, sigmoid and gated need the steepest
+place at every sub-layer, so what is found for them is a product along the way of one input (k/4, k = 0, ..., 4). A
+normalisation of the input or of the output multiplies f' by its own slope, two of them by both. It has the slope
+1/sqrt(eps) at 0: a normalisation does not contain gradients, it makes them explode where activations are small. Of
+more than 4 channels that is not yet the largest: with w = u / (sqrt(C) rho), s = |w|^2 < 1 and 1/rho = sqrt((1 - s) /
+eps) the Jacobian is (I - w w^T) / rho, and its row i has the absolute sum (1 - w_i^2 + |w_i| sum of the other |w_j|) /
+rho <= (1 + c s) sqrt((1 - s) / eps) with c = (sqrt(C) - 1) / 2, by Cauchy-Schwarz and the largest eigenvalue of the
+quadratic form. Over s that is largest at 0 for c <= 1/2, otherwise at s = (2c - 1) / (3c). With eps outside the root
+and s' = sigma / (sigma + eps) in place of s it is (1 - s') (1 + c s') / eps, largest at 0 for c <= 1, otherwise at s' =
+(c - 1) / (2c).
 
 Nonfinite: a state, a branch input or a branch output overflows, the state before a post-norm included; the inside of a
 branch is computed in float64.
@@ -44,10 +48,13 @@ from mhc_ref.packing import params_shapes
 from properties.core.family import gate_of
 from properties.explosion.answer import Answer
 from properties.explosion.composite import DIGITS, context, decimal, number
+from properties.explosion.proofs.branches import BRANCHES
 
 if TYPE_CHECKING:
     from properties.explosion.questions.blocks import Blocks
 
+BEFORE, BEHIND = ("pre", "sandwich"), ("output", "sandwich")
+"""The norms that normalise what a branch is given, and what it answers."""
 OPEN = 60
 """A gate logit whose sigmoid is 1 in float64, and in 50 digits falls short of it by 1e-26."""
 
@@ -69,6 +76,11 @@ def least_depth(question: Blocks) -> int | None:
     return high
 
 
+def norms_of(norm: str) -> int:
+    """How many normalisations a branch has."""
+    return (norm in BEFORE) + (norm in BEHIND)
+
+
 def impossible(question: Blocks) -> Answer:
     largest = short(envelope(question, question.max_depth, question.max_streams, question.max_width))
     goal = decimal(question.threshold)
@@ -88,31 +100,38 @@ def envelope(question: Blocks, depth: int, n: int, width: int) -> Any:
     rational = _rational_envelope(question, depth, n, width)
     if rational is not None:
         return rational
-    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), number(question.branch_bound)
-    if question.gain == "gradient":
-        slope = read if question.norm == "none" else read * steepest(d, width)
-        return (1 + write * g * slope) ** depth
+    read, write = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale) + mp.mpf(d.post_eps)
+    g = number(question.branch_bound)
+    normed, branch = question.norm in BEHIND, BRANCHES[question.branch]
     if question.norm == "post":
         return mp.sqrt(width)
-    a = mp.one
-    for _ in range(depth):  # gated, or a width that is no square
-        v = read * a if question.norm == "none" else mp.sqrt(width)
-        a += write * g * shape(question, v, mp)
-        if mp.isinf(a) or a > mp.mpf(10) ** 400:  # beyond every threshold that is asked for
+    if normed and question.gain != "gradient":
+        return 1 + depth * write * mp.sqrt(width)
+    a = steep = mp.one
+    for _ in range(depth):
+        v = mp.sqrt(width) if question.norm in BEFORE else read * a
+        if question.gain == "gradient":
+            norms = steepest(d, width) ** norms_of(question.norm)
+            steep *= 1 + write * g * read * branch.slope(v, mp) * norms
+        a += write * (mp.sqrt(width) if normed else g * branch.answers(v, mp))
+        if max(a, steep) > mp.mpf(10) ** 400:  # beyond every threshold that is asked for
             break
-    return a
+    return steep if question.gain == "gradient" else a
 
 
 def _rational_envelope(question: Blocks, depth: int, n: int, width: int) -> Fraction | None:
     d, root = question.dialect, math.isqrt(width)
     square = root * root == width
-    step = Fraction(d.post_scale) * question.branch_bound
+    step = (Fraction(d.post_scale) + Fraction(d.post_eps)) * question.branch_bound
+    rational = BRANCHES[question.branch].rational
     if question.norm == "post":
         return Fraction(root) if square else None
-    if question.norm == "none" and question.branch != "gated":
+    if question.norm == "none" and (rational or (question.gain == "gradient" and question.branch == "tanh")):
         return (1 + step * n * (1 + Fraction(d.pre_eps))) ** depth
-    if question.norm == "pre" and question.branch != "gated" and question.gain != "gradient" and square:
+    if question.norm == "pre" and rational and question.gain != "gradient" and square:
         return 1 + depth * step * root
+    if question.norm in BEHIND and question.gain != "gradient" and square:
+        return 1 + depth * step / question.branch_bound * root
     return None
 
 
@@ -131,13 +150,14 @@ def peak(question: Blocks, depth: int, n: int, width: int) -> Any:
     """What every state, branch input and branch output of `depth` sub-layers stays below, in mpmath."""
     mp = context()
     d = question.dialect
-    read, write, g = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale), number(question.branch_bound)
+    read, write = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale) + mp.mpf(d.post_eps)
+    g = number(question.branch_bound)
     a = _number(envelope(question, depth - 1, n, width)) if depth > 1 else mp.one
     if question.norm == "post":
         a = max(mp.one, mp.sqrt(width))
     u = read * a
-    y = g * shape(question, mp.sqrt(width) if question.norm == "pre" else u, mp)
-    return max(u, y, a + write * y)
+    y = g * BRANCHES[question.branch].answers(mp.sqrt(width) if question.norm in BEFORE else u, mp)
+    return max(u, y, a + write * (mp.sqrt(width) if question.norm in BEHIND else y))
 
 
 @functools.cache
@@ -166,33 +186,33 @@ def excludes(question: Blocks, limit: Any) -> bool:
         attained = not d.rms_eps
     else:
         read, write = gates(d, 1, OPEN)
-        attained = read >= 1 + context().mpf(d.pre_eps) and write >= d.post_scale
+        attained = read >= 1 + context().mpf(d.pre_eps) and write >= d.post_scale + context().mpf(d.post_eps)
     goal = question.threshold if isinstance(limit, Fraction) else number(question.threshold)
     return bool(goal > limit if attained else goal >= limit)
 
 
 def why(question: Blocks) -> str:
     d, g = question.dialect, decimal(question.branch_bound)
-    gates = f"gates read less than {1 + d.pre_eps:g} of each stream and write less than {d.post_scale:g}"
+    gates = f"gates read less than {1 + d.pre_eps:g} of each stream and write less than {d.post_scale + d.post_eps:g}"
+    branch = BRANCHES[question.branch]
     if question.gain == "gradient":
         slope = g
-        if question.norm == "pre":
+        if norms_of(question.norm):
             steep = context().nstr(steepest(d, question.max_width), 6)
-            slope = f"{g} * {steep}, for the normalisation of {question.max_width} channels has one of {steep} near 0"
-        return f"The residual path adds nothing, {gates}, and the branch has a slope of at most {slope}"
+            factor = steep if norms_of(question.norm) == 1 else f"{steep}^2"
+            slope += f" * {factor}, for the normalisation of {question.max_width} channels has one of {steep} near 0"
+        elif not (branch.rational or branch.origin):
+            slope += f" times the largest of {question.branch} within reach"
+        several = "; of several tokens there is no bound" if question.branch == "attention" else ""
+        return f"The residual path adds nothing, {gates}, and the branch has a slope of at most {slope}{several}"
     if question.norm == "post":
         return "A normalised stream of C channels has activations of at most sqrt(C)"
+    if question.norm in BEHIND:
+        return f"The residual path adds nothing, {gates}, and what the branch answers is normalised to at most sqrt(C)"
     reads = "an input of at most sqrt(C)" if question.norm == "pre" else "an input of at most n times the activations"
-    grows = "at most {g} v silu(v)" if question.branch == "gated" else "at most {g} v"
-    return f"The residual path adds nothing, {gates}, and the branch answers v, {reads}, with {grows.format(g=g)}"
-
-
-def shape(question: Blocks, v: Any, mp: Any) -> Any:
-    return v * v * sigmoid(v, mp) if question.branch == "gated" else v
-
-
-def sigmoid(z: Any, mp: Any) -> Any:
-    return 1 / (1 + mp.exp(-mp.mpf(z)))
+    return (
+        f"The residual path adds nothing, {gates}, and the branch answers v, {reads}, with {branch.words.format(g=g)}"
+    )
 
 
 def _number(limit: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from properties.core.reads import read_of
 from properties.explosion.answer import Answer
 from properties.explosion.composite import Matrix, decimal, number
 from properties.explosion.configurations import Block
@@ -26,6 +27,7 @@ from properties.explosion.options import (
     asked,
 )
 from properties.explosion.proofs import envelopes
+from properties.explosion.proofs.branches import BRANCHES as PROVED
 from properties.explosion.proofs.caps import applied
 from properties.explosion.proofs.envelopes import envelope, least_depth
 from properties.explosion.questions.projecting import Declared
@@ -33,15 +35,17 @@ from properties.explosion.questions.question import written_matrices
 from properties.explosion.searches import blocks
 from properties.explosion.searches.hunt import Hunt
 from properties.explosion.searches.hypothesise import Clock, smallest
+from properties.explosion.searches.typical import TYPICAL, typical
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks(Declared[Block]):
-    """x' = A x + h_post^T F(h_pre x): a linear, relu, gated or attention branch of norm `branch_bound`, and a norm."""
+    """x' = A x + h_post^T F(h_pre x): a branch (`proofs.branches`) of norm `branch_bound`, and a norm."""
 
     family = "block"
     FORM = "block[:BRANCH[:NORM]]"
     HOLDS = frozenset({"operators", "block"})
+    LACKS = {"norm": "has its norm in its name, as in block:relu:post"}  # noqa: RUF012
 
     gain: str = field(**asked(GAIN, default="activation"))
     max_width: int = field(**asked(MAX_WIDTH))
@@ -72,13 +76,14 @@ class Blocks(Declared[Block]):
             )
         if self.direction != "explode":
             raise ValueError("direction is 'vanish'; expected 'explode' for block")
-        smooth = (self.branch, self.norm) in (("linear", "none"), ("relu", "none"), ("linear", "pre"))
-        if self.gain == "gradient" and not smooth:
+        at_zero = PROVED[self.branch].origin and self.norm != "post"
+        if self.gain == "gradient" and not at_zero and self.norm != "none":
+            alike = ", ".join(name for name, one in PROVED.items() if one.origin)
             raise ValueError(
-                f"gain is 'gradient' for {self.name}; expected block:linear:none, block:relu:none or "
-                "block:linear:pre: for the others no bound is known here"
+                f"gain is 'gradient' for {self.name}; expected norm none, or pre, output or sandwich with a branch "
+                f"that is steepest at 0 ({alike}): for the others no bound is known here"
             )
-        if self.gain == "gradient" and self.norm == "pre" and not dialect.rms_eps:
+        if self.gain == "gradient" and self.norm != "none" and not dialect.rms_eps:
             raise ValueError(
                 "gradient of a normalisation with rms_eps 0: at 0 there is none; expected a dialect with rms_eps"
             )
@@ -89,10 +94,23 @@ class Blocks(Declared[Block]):
                 "block needs a dialect whose applied rows are normalised and whose gates are sigmoids, such as "
                 "PAPER, DEEPSEEK_V4, MHC_LITE or RESIDUAL"
             )
+        if not read_of(dialect).plain:
+            raise ValueError(
+                f"block needs a branch that reads the state with a gate for each stream; in the dialect "
+                f"{read_of(dialect).words}, and no bound is known here of what it reads then"
+            )
+        if dialect.read_from != "own":
+            raise ValueError(
+                f"block needs branches that read with the h_pre of their own block, and read_from is "
+                f"{dialect.read_from!r}: the first sub-layer reads otherwise than those after it, and the bounds here "
+                "are of sub-layers that are alike"
+            )
 
     def within(self) -> str:
-        held = {"none": "no normalisation", "pre": "pre-norm", "post": "post-norm"}[self.norm]
-        return f"blocks with a {self.branch} branch of norm at most {decimal(self.branch_bound)} and {held}"
+        held = {"none": "no normalisation", "sandwich": "norms on both sides"}.get(self.norm, f"{self.norm}-norm")
+        tokens = " of one token" if (self.branch, self.gain) == ("attention", "gradient") else ""
+        branch = f"{'an' if self.branch == 'attention' else 'a'} {self.branch} branch{tokens}"
+        return f"blocks with {branch} of norm at most {decimal(self.branch_bound)} and {held}"
 
     def solve(self, hunt: Hunt[Block]) -> Answer:
         return blocks.solve(self, hunt)
@@ -117,7 +135,11 @@ class Blocks(Declared[Block]):
 
     def about(self, found: Block) -> list[str]:
         gates = f"gate logits {found.pre} (pre) and {found.post} (post) in every stream"
-        return [f"{gates}; weight {decimal(found.weight)} on channel 0; residual logits 0"]
+        lines = [f"{gates}; weight {decimal(found.weight)} on channel 0; residual logits 0"]
+        if self.gain == "activation":
+            usual = typical(self, found.depth, found.streams)
+            lines.append(f"typical at initialisation: {usual:.3g} times ({TYPICAL})")
+        return lines
 
     def path(self, found: Block) -> tuple[Tensor, Tensor]:
         return torch.ones(found.streams, dtype=torch.float64), torch.tensor(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +13,10 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.core.family import mix_of
 from properties.explosion.answer import Answer
-from properties.explosion.composite import Matrix
+from properties.explosion.composite import Matrix, decimal
 from properties.explosion.configurations import Projected, exactly, operators_in, tables, tensor
 from properties.explosion.mixing import Mixing, of_dialect, of_target, stored_in
-from properties.explosion.options import CLAIMED, DTYPE, MOST_STREAMS, TARGET, asked
+from properties.explosion.options import CLAIMED, DTYPE, ENTRY_BOUND, MOST_STREAMS, TARGET, asked
 from properties.explosion.questions.projecting import Declared, Projecting
 from properties.explosion.questions.question import LinearQuestion, written_matrices
 from properties.explosion.searches import projected
@@ -114,6 +115,7 @@ class OfTarget(LogitsQuestion):
     dtype: str = field(**asked(DTYPE, default=""))
     target: str = field(**asked(TARGET))
     claimed: bool = field(**asked(CLAIMED))
+    entry_bound: Fraction | None = field(**asked(ENTRY_BOUND))
 
     @classmethod
     def parsed(cls, family: str) -> dict[str, Any] | None:
@@ -147,10 +149,11 @@ class OfTarget(LogitsQuestion):
 
     def mixing(self, find: Any = None) -> Mixing:
         """What projects logits: the implementation that `find` makes of the target."""
-        return of_target(self.target, self.dtype, find, self.dialect if self.claimed else None)
+        return of_target(self.target, self.dtype, find, self.dialect if self.claimed else None, self.entry_bound)
 
     def within(self) -> str:
-        return f"any finite logits, projected by {self.target}"
+        logits = "any finite logits" if self.entry_bound is None else f"logits within {decimal(self.entry_bound)}"
+        return f"{logits}, projected by {self.target}"
 
     def solve(self, hunt: Hunt[Projected]) -> Answer:
         with deadline(self.budget):

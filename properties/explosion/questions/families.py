@@ -11,7 +11,9 @@ from properties.explosion.questions.blocks import Blocks
 from properties.explosion.questions.constrained import ConstrainedMixing, OfTarget
 from properties.explosion.questions.dynamic import DynamicMixing
 from properties.explosion.questions.linear import BoundedMixing, ResidualChain
+from properties.explosion.questions.models import OfModel
 from properties.explosion.questions.question import Question
+from properties.explosion.questions.training import Training
 
 FAMILIES: tuple[type[Question[Any]], ...] = (
     ResidualChain,
@@ -20,6 +22,8 @@ FAMILIES: tuple[type[Question[Any]], ...] = (
     ConstrainedMixing,
     Blocks,
     OfTarget,
+    Training,
+    OfModel,
 )
 FORMS = ", ".join(family.FORM for family in FAMILIES)
 """How the families are written."""
@@ -41,7 +45,7 @@ _STORED = _options(spoken=False)
 """What a file may say of a question besides its family."""
 
 
-def ask(family: str, threshold: Number, **options: Any) -> Any:
+def ask(family: str, threshold: Number | None, **options: Any) -> Any:
     """A checked `Question`, of the class of the family; an option that is None is not given.
 
     Raises:
@@ -57,22 +61,32 @@ def ask(family: str, threshold: Number, **options: Any) -> Any:
     if found is None:
         raise ValueError(f"family is {family!r}; expected one of {FORMS}")
     kind, said = found
-    mine = kind.options()
+    mine = {name: option for name, option in kind.options().items() if _spoken(kind, name)}
     given = {name: value for name, value in options.items() if value is not None}
     read = {name: mine.get(name, OPTIONS[name]).read(value, name) for name, value in given.items()}
     for name, value in read.items():
         if name not in mine and value != OPTIONS[name].neutral:
             raise ValueError(_idle(kind, name))
-    goal = THRESHOLD.read(threshold, "threshold")
-    return kind(threshold=goal, **said, **kind.folded({name: read[name] for name in read if name in mine}))
+    goal = kind.goal(read) if threshold is None else {"threshold": THRESHOLD.read(threshold, "threshold")}
+    return kind(**goal, **said, **kind.folded({name: read[name] for name in read if name in mine}))
 
 
 def _idle(kind: type[Question[Any]], name: str) -> str:
     lacks = kind.LACKS.get(name, OPTIONS[name].lacks)
-    having = [one.FORM.partition("[")[0].removesuffix(":TARGET") for one in FAMILIES if name in one.options()]
+    having = [_short(one) for one in FAMILIES if _spoken(one, name)]
     others = f"{', '.join(having[:-1])} and {having[-1]}" if len(having) > 1 else having[0]
-    said = kind.FORM.partition("[")[0].removesuffix(":TARGET")
+    said = _short(kind)
     return f"{name} is given, and has no effect: {said} {lacks}; it is an option of {others}"
+
+
+def _short(kind: type[Question[Any]]) -> str:
+    """The name of a family without what is said in it."""
+    return kind.FORM.partition("[")[0].removesuffix(":TARGET").removesuffix(":KIND")
+
+
+def _spoken(kind: type[Question[Any]], name: str) -> bool:
+    """Whether an option of a family is said as one, and not in the family's name."""
+    return name in (mine := kind.options()) and bool(mine[name].help)
 
 
 def stored(fields: Mapping[str, Any]) -> Question[Any]:
@@ -106,5 +120,6 @@ def written(question: Question[Any]) -> dict[str, Any]:
     fields = {
         field.name: field.metadata["option"].written(getattr(question, field.name))
         for field in dataclasses.fields(question)
+        if field.name in question.options()
     }
     return {"family": question.family, **({"dynamic": True} if question.DYNAMIC else {}), **fields}

@@ -48,6 +48,7 @@ class Question(ABC, Generic[C]):
         DYNAMIC: what a file adds for a family whose mixing depends on the input.
         HOLDS: what the header of a file holds of a configuration.
         LACKS: the words of options that the family does not have, where they are others than the option's own.
+        EXACT: whether the gain of a configuration is known exactly, and not only as it was measured.
     """
 
     family: ClassVar[str]
@@ -55,6 +56,7 @@ class Question(ABC, Generic[C]):
     DYNAMIC: ClassVar[bool] = False
     HOLDS: ClassVar[frozenset[str]] = frozenset({"operators"})
     LACKS: ClassVar[Mapping[str, str]] = {}
+    EXACT: ClassVar[bool] = True
 
     threshold: Fraction = field(**asked(THRESHOLD))
     gain: str = field(**asked(GAIN))
@@ -79,6 +81,13 @@ class Question(ABC, Generic[C]):
     def folded(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that the options mean which were given, each of them read."""
         return dict(given)
+
+    @classmethod
+    def goal(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that hold where no threshold is given; ValueError where one is needed."""
+        if given.get("gain") != "nonfinite":
+            raise ValueError("no threshold was given; expected --threshold with the gain to be reached")
+        return {"threshold": Fraction(1)}
 
     def __post_init__(self) -> None:
         if self.threshold < 0 or (self.threshold == 0 and self.direction == "explode"):
@@ -106,6 +115,11 @@ class Question(ABC, Generic[C]):
     def sign(self) -> str:
         return ">=" if self.direction == "explode" else "<="
 
+    @property
+    def along(self) -> str:
+        """What the curve of a configuration goes along."""
+        return "sub-layers, counted from the output" if self.gain == "backward" else "sub-layers"
+
     @abstractmethod
     def within(self) -> str:
         """What was searched, in words."""
@@ -114,17 +128,21 @@ class Question(ABC, Generic[C]):
     def solve(self, hunt: Hunt[C]) -> Answer:
         """Search: keep in `hunt` what reaches the threshold, ever better ones, and say what is known in the end."""
 
-    @abstractmethod
     def operators(self, found: C) -> tuple[Matrix, ...]:
-        """The residual mappings [n, n] of a configuration, the first to be applied first, exact."""
+        """The residual mappings [n, n] of a configuration, the first to be applied first, exact; () for none."""
+        return ()
 
     @abstractmethod
     def entries(self, found: C) -> int:
         """The number of non-trivial entries, or of logits that are not 0."""
 
+    def counted(self, found: C) -> str:
+        """The number of entries in words."""
+        return f"{self.entries(found)} non-trivial entries"
+
     @abstractmethod
     def exact(self, found: C) -> Any:
-        """The gain in mpmath."""
+        """The gain in mpmath; as it was measured, where `EXACT` is false."""
 
     @abstractmethod
     def reached(self, found: C) -> bool:
@@ -138,9 +156,9 @@ class Question(ABC, Generic[C]):
         """Lines about a configuration besides its operators."""
         return []
 
-    @abstractmethod
     def path(self, found: C) -> tuple[Tensor, Tensor]:
-        """The input [n] that shows the gain, and the largest activation after each sub-layer [L]."""
+        """The input [n] that shows the gain, and the largest activation after each sub-layer [L]; of operators."""
+        raise NotImplementedError
 
     @abstractmethod
     def curve(self, found: C) -> list[float]:
@@ -149,6 +167,15 @@ class Question(ABC, Generic[C]):
     def bounds(self, found: C) -> list[float]:
         """What no stack of 1, 2, ... sub-layers of as many streams can pass; [] where nothing is proved."""
         return []
+
+    def more(self, found: C | None) -> dict[str, Any]:
+        """What this family tells in JSON besides what every family does."""
+        return {}
+
+    def tensors(self, found: C) -> dict[str, Tensor]:
+        """What a file holds as tensors."""
+        logits: tuple[Matrix, ...] = getattr(found, "logits", ())
+        return {"operators": tensor(self.operators(found)), **({"logits": tensor(logits)} if logits else {})}
 
     @abstractmethod
     def written(self, found: C) -> dict[str, Any]:

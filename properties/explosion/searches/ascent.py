@@ -75,16 +75,29 @@ def canonical(logits: Tensor, dialect: Dialect) -> Tensor:
     return mhc_ref.project(logits.mT, dialect).mT
 
 
-def climbed(height: Callable[[Tensor], Tensor], start: Tensor, steps: int, clock: Clock) -> Tensor:
+def _slope(height: Tensor, at: Tensor) -> Tensor:
+    return torch.autograd.grad(height, at)[0]
+
+
+def climbed(
+    height: Callable[[Tensor], Tensor],
+    start: Tensor,
+    steps: int,
+    clock: Clock,
+    slope_of: Callable[[Tensor, Tensor], Tensor] = _slope,
+) -> Tensor:
     """`start` after gradient ascent on `height`, each on its own, in Adam's steps.
 
     Written out, because importing torch.optim takes seconds.
+
+    Args:
+        slope_of: the gradient of a height by a place, where what is differentiated is somebody's code.
     """
     at, mean, square = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     for step in range(1, steps + 1):
         clock.tick()
         at.requires_grad_()
-        (slope,) = torch.autograd.grad(height(at).sum(), at)
+        slope = slope_of(height(at).sum(), at)
         mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope * slope
         size = (square / (1 - 0.999**step)).sqrt() + 1e-8
         at = at.detach() + _PACE * mean / (1 - 0.9**step) / size

@@ -20,15 +20,18 @@ from properties.explosion.answer import Answer
 from properties.explosion.composite import Matrix, context, number
 from properties.explosion.configurations import Block
 from properties.explosion.mixing import of_dialect
+from properties.explosion.proofs.branches import BRANCHES
 from properties.explosion.proofs.envelopes import (
+    BEFORE,
+    BEHIND,
     OPEN,
     envelope,
     excludes,
     gates,
     impossible,
     least_depth,
+    norms_of,
     peak,
-    shape,
     short,
     why,
 )
@@ -81,21 +84,39 @@ def value(question: Blocks, block: Block) -> Any:
     """
     mp = context()
     d = question.dialect
-    read = mp.mpf(gates(d, block.streams, block.pre)[0])
-    write = mp.mpf(gates(d, block.streams, block.post)[1]) * number(block.weight)
+    branch, g = BRANCHES[question.branch], number(block.weight)
+    read, write = (
+        mp.mpf(one) for one in (gates(d, block.streams, block.pre)[0], gates(d, block.streams, block.post)[1])
+    )
     kept = number(sum(residual_operators(question, block)[0][0], Fraction(0)))
+    if question.gain == "gradient" and branch.origin:
+        near = (mp.sqrt(d.rms_eps) if d.rms_eps_inside else mp.mpf(d.rms_eps)) if norms_of(question.norm) else mp.one
+        return (kept + write * g * read / near ** norms_of(question.norm)) ** block.depth
     if question.gain == "gradient":
-        slope = read if question.norm == "none" else read / (mp.sqrt(d.rms_eps) if d.rms_eps_inside else d.rms_eps)
-        return (kept + write * slope) ** block.depth
+        return max(_steepness(question, block, mp.mpf(k) / 4, (read, write, kept)) for k in range(5))
     a = mp.one
     for _ in range(block.depth):
         u = read * a
-        a = kept * a + write * shape(question, _normalised(u, block.width, d, mp) if question.norm == "pre" else u, mp)
+        y = g * branch.answers(_normalised(u, block.width, d, mp) if question.norm in BEFORE else u, mp)
+        a = kept * a + write * (_normalised(y, block.width, d, mp) if question.norm in BEHIND else y)
         if question.norm == "post":
             a = _normalised(a, block.width, d, mp)
         if a > mp.mpf(10) ** 400:
             break
     return a
+
+
+def _steepness(question: Blocks, block: Block, a: Any, numbers: tuple[Any, Any, Any]) -> Any:
+    """What the sub-layers multiply a small change of an input a by, all streams alike, without a normalisation."""
+    mp, branch, g = context(), BRANCHES[question.branch], number(block.weight)
+    (read, write, kept), product = numbers, context().one
+    for _ in range(block.depth):
+        u = read * a
+        product *= kept + write * g * read * branch.derivative(u, mp)
+        a = kept * a + write * g * branch.answers(u, mp)
+        if max(a, product) > mp.mpf(10) ** 400:
+            break
+    return product
 
 
 def activations(question: Blocks, block: Block, dtype: str) -> Iterator[Tensor]:
@@ -112,21 +133,18 @@ def activations(question: Blocks, block: Block, dtype: str) -> Iterator[Tensor]:
     for _ in range(block.depth):
         x = mhc_ref.block(x, parameters, branch, d)
         if question.norm == "post":
-            x = _rms(x.double(), d).to(storage)
+            x = normalised(x.double(), d).to(storage)
         yield x
 
 
 def branch_output(question: Blocks, block: Block, u: Tensor) -> Tensor:
     """F(u) [..., C] with the weights that use channel 0 only; of attention with the one token that is enough."""
-    if question.norm == "pre":
-        u = _rms(u, question.dialect)
+    if question.norm in BEFORE:
+        u = normalised(u, question.dialect)
     used = torch.zeros_like(u)
     used[..., 0] = 1
-    if question.branch == "relu":
-        u = u.relu()
-    elif question.branch == "gated":
-        u = torch.nn.functional.silu(u) * u
-    return float(block.weight) * u * used
+    y = float(block.weight) * BRANCHES[question.branch].acts(u) * used
+    return normalised(y, question.dialect) if question.norm in BEHIND else y
 
 
 def params(block: Block, dialect: Dialect, dtype: torch.dtype = torch.float64) -> Params:
@@ -221,7 +239,8 @@ def _normalised(u: Any, width: int, dialect: Dialect, mp: Any) -> Any:
     return u / rms if rms else u
 
 
-def _rms(u: Tensor, dialect: Dialect) -> Tensor:
+def normalised(u: Tensor, dialect: Dialect) -> Tensor:
+    """Streams [..., C], rms-normalised as the dialect does it."""
     mean = u.square().mean(-1, keepdim=True)
     rms = (mean + dialect.rms_eps).sqrt() if dialect.rms_eps_inside else mean.sqrt() + dialect.rms_eps
     return torch.where(rms == 0, u, u / torch.where(rms == 0, 1.0, rms))

@@ -74,7 +74,7 @@ def start(question: ConstrainedMixing, mixing: Mixing, known: Answer) -> Tensor 
     zeros = torch.zeros(known.depth, known.streams, known.streams, dtype=torch.float64)
     if confirmed(zeros, question, mixing):
         return zeros
-    far = math.copysign(_FAR, 1 if question.direction == "explode" else -1)
+    far = math.copysign(_FAR * question.dialect.temperature, 1 if question.direction == "explode" else -1)
     return zeros + far
 
 

@@ -30,6 +30,8 @@ class Stack:
     def __init__(self, question: OfTarget, mixing: Mixing, n: int, clock: Clock) -> None:
         self._question = question
         self._pool = way_of(mixing.dialect).pool(mixing, n, question.seed, clock)
+        if mixing.bound is not None:
+            self._pool = _within(self._pool, mixing.bound)
         self._operators = mixing.operators(self._pool)
         self._logits: list[Tensor] = []
         self._product = torch.eye(n, dtype=torch.float64)
@@ -52,6 +54,12 @@ class Stack:
 
     def logits(self) -> Tensor:
         return torch.stack(self._logits)
+
+
+def _within(pool: Tensor, bound: float) -> Tensor:
+    """Logits within a bound: all of them as large as they may be, alike or of the signs of others, and smaller ones."""
+    signs = bound * pool.sign()
+    return torch.cat([torch.full_like(pool[:1], bound), signs, pool.clamp(-bound, bound)])
 
 
 def smallest_stack(question: OfTarget, mixing: Mixing, clock: Clock) -> tuple[Answer, Tensor | None]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.core.family import mix_of
+from properties.core.slips import some_streams
 from properties.explosion.answer import Answer
 from properties.explosion.float_gain import float_gain
 from properties.explosion.mixing import Mixing
@@ -83,7 +84,8 @@ def solve(question: ConstrainedMixing, mixing: Mixing, clock: Clock, keep: Keep)
     """
     way, mix = way_of(question.dialect), mix_of(question.dialect)
     known = way.answer(question)
-    lacks = "formula" if not mix.known else "logits" if not math.prod(mixing.shape(1)) else ""
+    logits = math.prod(mixing.shape(some_streams(question.dialect)))
+    lacks = "formula" if not mix.known else "logits" if not logits else ""
     if lacks and (known is None or known.depth is not None):
         raise ValueError(
             f"the mix {mix.name!r} has no {lacks} to be searched, and its guarantees do not exclude the threshold; "

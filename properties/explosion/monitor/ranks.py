@@ -1,0 +1,107 @@
+"""Rows of several processes that train one model: the worst of them, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+
+from properties.explosion.monitor.limits import KINDS
+
+Row = dict[str, Any]
+
+_SMALLEST = frozenset(
+    (
+        "min_column_sum",
+        "min_row_sum",
+        "min_forward_gain",
+        "dispersion",
+        "least_growth",
+        "headroom",
+        "layers_to_overflow",
+    )
+)
+_LARGEST = frozenset(
+    (
+        "forward_gain",
+        "backward_gain",
+        "layer_forward_gain",
+        "layer_backward_gain",
+        "activation_max",
+        "max_column_sum",
+        "max_row_sum",
+        "signed_forward_gain",
+        "signed_backward_gain",
+        "output_max",
+        "activation_rms",
+        "growth",
+        "jump",
+        "drift",
+        "gate_saturation",
+        "softmax_saturation",
+        "attention",
+        "gradient_norm",
+    )
+)
+
+
+def rank() -> int:
+    """Of this process; 0 where it is alone."""
+    return _distributed().get_rank() if _together() else 0
+
+
+def together() -> bool:
+    """Whether other processes train with this one."""
+    return _together() and _distributed().get_world_size() > 1
+
+
+def merged(rows: list[Row], said: list[dict[str, str]]) -> tuple[list[Row], list[dict[str, str]]]:
+    """The rows of the same pass in all ranks as one: the largest gains, the smallest sums, every alarm.
+
+    Raises:
+        ValueError: they saw other layers.
+    """
+    world = _distributed().get_world_size()
+    every: list[Any] = [None] * world
+    _distributed().all_gather_object(every, (rows, said))
+    names = {tuple(row["name"] for row in theirs) for theirs, _ in every}
+    if len(names) > 1:
+        raise ValueError(f"the ranks saw other layers ({', '.join(str(len(one)) for one in sorted(names))} of them)")
+    together = [_worst(list(alike)) for alike in zip(*(theirs for theirs, _ in every), strict=True)]
+    sayings = [cast("dict[str, str]", {}) for _ in together]
+    for _, theirs in reversed(every):
+        for kept, one in zip(sayings, theirs, strict=True):
+            kept.update(one)
+    return together, sayings
+
+
+def _worst(alike: list[Row]) -> Row:
+    """One row of the same layer in each rank."""
+    found = dict(alike[0])
+    for key in found:
+        known = [row[key] for row in alike if row[key] is not None]
+        if not known:
+            continue
+        if key in _LARGEST or key in _SMALLEST:
+            choose: Callable[[list[Any]], Any] = min if key in _SMALLEST else max
+            found[key] = choose(known)
+        elif key == "within":
+            found[key] = all(known)
+        elif key == "leaves":
+            found[key] = min(known, key=KINDS.index)
+        elif key == "alarms":
+            found[key] = list(dict.fromkeys(kind for kinds in known for kind in kinds))
+        elif key == "born":
+            found[key] = known[0]
+    worst = max(alike, key=lambda row: (row["growth"] or 0.0, row["forward_gain"] or 0.0))
+    found["worst_token"], found["ranks"] = worst["worst_token"], len(alike)
+    return found
+
+
+def _distributed() -> Any:
+    return torch.distributed
+
+
+def _together() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
