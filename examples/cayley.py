@@ -16,7 +16,7 @@ from properties.families import Field, Guarantees, Mix
 class Cayley(Mix):
     """The Cayley transform of a skew matrix is orthogonal: (I - S)^T = I + S, and the two commute."""
 
-    name = "cayley"
+    name = "their_cayley"
     words = "the Cayley transform of its logits"
     source = "A. Cayley, 1846; sparse-hyper-connections 0.1.2"
     roundings = 16  # of one entry, at the size of the numbers that it is made of: declared, where no bound is derived

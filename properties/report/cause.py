@@ -24,7 +24,8 @@ class Cause:
         explanation: {fields, deviation, measured}; None where nothing explains it.
         stage: where it acts first.
         kind: what its failures are like, one of `KINDS`.
-        where: the sizes at which it happens, in words; None where they do not matter or are not known.
+        where: the rule of the sizes at which it happens, as in "36 <= T <= 64"; None where none is known, and "" where
+            none holds for all failures that are known by now.
         notes: what else there is to say, a line each: ties, what to declare, the target's own lines.
         first: the law whose failure was explained first.
     """
@@ -48,6 +49,18 @@ class Cause:
         """Back from `to_json`."""
         fields: dict[str, Any] = {**data, "notes": tuple(data.get("notes", ()))}
         return cls(**fields)
+
+
+def wrong(where: str) -> str:
+    """A rule in a sentence, as in "wrong for 36 <= T <= 64", "wrong where C % 8 == 0", "wrong with gradients"."""
+    if where.startswith(("for ", "with")):
+        return f"wrong {where}"
+    return f"wrong {'where' if '%' in where else 'for'} {where}"
+
+
+def joined(one: Cause | None, other: Cause) -> Cause:
+    """One cause, met twice: as it was at first, with the sizes that are known by now."""
+    return other if one is None else one if other.where is None else dataclasses.replace(one, where=other.where)
 
 
 def numbered(causes: Iterable[Cause]) -> dict[str, str]:
@@ -94,7 +107,7 @@ def entries(causes: Sequence[Cause], lines: Sequence[Line]) -> list[dict[str, An
                 "explanation": one.explanation,
                 "stage": one.stage,
                 "kind": one.kind,
-                "where": one.where,
+                "where": one.where or None,
                 "laws": len(failed),
                 "implementation": one.implementation,
                 "counterexample": failed[0].counterexample if failed else None,

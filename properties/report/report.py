@@ -19,13 +19,13 @@ from typing import Any, cast
 from properties.guards.printable import message_of, printable
 from properties.guards.whole import write_whole
 from properties.report.cause import Cause, entries, numbered
-from properties.report.offering import offer_next
+from properties.report.offering import never_tuned, offer_next
 
 STATUSES = ("passed", "failed", "known", "not-applicable", "error")
 
-SCHEMA = 3
-"""The number of the form that report.json has. Form 2, without `causes`, and form 1, without a number and without
-`complete`, are read too."""
+SCHEMA = 4
+"""The number of the form that report.json has. Form 3, without `laws` and pictures, form 2, without `causes`, and
+form 1, without a number and without `complete`, are read too."""
 
 NOTHING_EXERCISED = 5
 """Exit status of a run that exercised no law: pytest's own where no test was run."""
@@ -41,7 +41,7 @@ class ReportError(Exception):
     """A file that is no report of a run; the message says what is wrong with it."""
 
 
-_SEVERAL = ("declared_bounds", "causes", "belongs", "example", "unlocked_by")
+_SEVERAL = ("declared_bounds", "causes", "belongs", "example", "unlocked_by", "untuned")
 """Fields of a line that are tuples."""
 
 
@@ -55,6 +55,14 @@ class Line:
         readable: how readable its counterexample is, the smaller the more so; None where there is none.
         example: the counterexample in few lines.
         unlocked_by: methods that are not offered, each of which alone would make the law apply.
+        untuned: of a law that tunes, the fields that are offered as tunable and that it leaves as they are.
+        sizes: which sizes a law that goes through them visited, and what it left out.
+        claims: of how many numbers and facts something was claimed.
+        abstentions: of how many numbers nothing was, their bound being infinite or as large as they are.
+        stages: by what was bounded, [claims, abstentions]; only where there are abstentions.
+        visited: of a law that goes through sizes, along each axis [size, points visited, points that failed].
+        nearness: by what was judged, [half decade of error / bound, how often], see `properties.core.picture.bin_of`.
+        failure: the numbers of the counterexample, see `properties.engine.picturing.failure`; None where there is none.
     """
 
     implementation: str
@@ -75,6 +83,12 @@ class Line:
     readable: float | None = None
     example: tuple[str, ...] = ()
     unlocked_by: tuple[str, ...] = ()
+    sizes: str = ""
+    untuned: tuple[str, ...] = ()
+    stages: dict[str, list[int]] = dataclasses.field(default_factory=lambda: {})
+    visited: dict[str, list[list[int]]] = dataclasses.field(default_factory=lambda: {})
+    nearness: dict[str, list[list[int]]] = dataclasses.field(default_factory=lambda: {})
+    failure: dict[str, Any] | None = None
 
     def how(self, cause: str) -> str:
         """How it is known that the failure belongs to the cause of that key; empty where it does not."""
@@ -125,6 +139,11 @@ def runs(lines: Iterable[Line], ids: Mapping[str, str] = MappingProxyType({})) -
             "readable": line.readable,
             **({"example": list(line.example)} if line.example else {}),
             **({"unlocked_by": list(line.unlocked_by)} if line.unlocked_by else {}),
+            **({"sizes": line.sizes} if line.sizes else {}),
+            **({"stages": line.stages} if line.stages else {}),
+            **({"visited": line.visited} if line.visited else {}),
+            **({"nearness": line.nearness} if line.nearness else {}),
+            **({"failure": line.failure} if line.failure else {}),
         }
     return list(grouped.values())
 
@@ -162,6 +181,7 @@ def totals(lines: list[Line], collected: int, unreached: Unreached = Unreached()
         "absent": collected - len(lines) - len(unreached.laws),
         "reasons": dict(reasons.most_common()),
         "offer_next": offer_next(lines),
+        "never_tuned": never_tuned(lines),
     }
 
 
@@ -195,10 +215,11 @@ def table(lines: list[Line]) -> list[str]:
         found.append((counted, worst))
     if all(len(f"{counted}; {worst}") <= WIDTH for counted, worst in found):
         return [f"{counted}; {worst}" for counted, worst in found]
-    return [line for counted, worst in found for line in (*_wrapped(counted), f"    {worst}")]
+    return [line for counted, worst in found for line in (*wrapped(counted), f"    {worst}")]
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """The text in lines of a terminal."""
     return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
@@ -206,7 +227,7 @@ def declared(lines: list[Line]) -> list[str]:
     """Of which implementations a bound is declared by a family, not derived."""
     said = {line.implementation: line.declared_bounds for line in lines if line.declared_bounds}
     texts = [f"{name}: the bound of {', '.join(families)} is declared, not derived" for name, families in said.items()]
-    return [line for text in texts for line in _wrapped(text)]
+    return [line for text in texts for line in wrapped(text)]
 
 
 def why_not(lines: list[Line], most: int = 12) -> list[str]:
@@ -216,7 +237,7 @@ def why_not(lines: list[Line], most: int = 12) -> list[str]:
     for line in lines:
         if line.law not in exercised:
             reasons.setdefault(line.law, set()).add(line.reason)
-    shown = [_wrapped(f"not applicable: {law}: {'; '.join(sorted(why))}") for law, why in reasons.items()]
+    shown = [wrapped(f"not applicable: {law}: {'; '.join(sorted(why))}") for law, why in reasons.items()]
     more = [f"... and {len(shown) - most} more in report.json"] if len(shown) > most else []
     return [*(line for lines in shown[:most] for line in lines), *more]
 
@@ -233,7 +254,7 @@ def made(
     causes: Sequence[Cause] = (),
     unreached: Unreached = Unreached(),
 ) -> dict[str, Any]:
-    """The content of report.json: {schema, complete, totals, versions, causes, runs}."""
+    """The content of report.json: {schema, complete, totals, versions, causes, laws, runs}."""
     total = totals(lines, collected, unreached)
     return {
         "schema": SCHEMA,
@@ -241,8 +262,18 @@ def made(
         "totals": {**total, "sentence": sentence(total)},
         "versions": versions,
         "causes": entries(causes, lines),
+        "laws": stated(line.law for line in lines),
         "runs": runs(lines, numbered(causes)),
     }
+
+
+def stated(laws: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What the laws of those ids say: {id: {statement, reason, kind}}, of those that there are here."""
+    from properties.core.law import all_laws  # which needs torch, and this module is loaded before that
+
+    known = all_laws()
+    found = ((id, known[id]) for id in dict.fromkeys(laws) if id in known)
+    return {id: {"statement": one.statement, "reason": one.reason, "kind": one.kind} for id, one in found}
 
 
 def write(
@@ -294,7 +325,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
             raise ReportError(f"there is no file {path}; a run writes DIR/report.json (--report DIR)")
-        found: Any = json.loads(path.read_bytes())
+        found: Any = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
     except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"{path} is no report of a run: {message_of(error, 300)}") from error
     if not isinstance(found, dict):
@@ -310,6 +341,13 @@ def read(path: Path) -> dict[str, Any]:
     except ReportError as error:
         raise ReportError(f"{path} is no report of a run: {error}") from None
     return {**report, "complete": report.get("complete", True)}
+
+
+def _finite(text: str) -> float:
+    """A number of a file; JSON has none that is not finite, and no page could hold it."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"it holds {text[:80]}; expected finite numbers")
+    return value
 
 
 _ENTRY = {field.name for field in dataclasses.fields(Line)} - {
@@ -345,11 +383,16 @@ def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
         *line.example,
         *line.unlocked_by,
         *line.belongs,
+        line.sizes,
     )
     if not all(isinstance(one, str) for one in words):  # pyright: ignore[reportUnnecessaryIsInstance]  # a file
         raise TypeError(f"{law} has something else than a string where one belongs")
     if line.status not in STATUSES:
         raise ValueError(f"{law} has the status {line.status!r}; expected one of {', '.join(STATUSES)}")
+    for stage, counts in line.stages.items():
+        numbers: list[Any] = list(counts)
+        if len(numbers) != 2 or any(type(one) is not int or one < 0 for one in (*numbers,)):
+            raise ValueError(f"{law} counts {numbers!r} of {stage!r}; expected [claims, abstentions]")
     ratio: Any = line.worst_ratio
     if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, (int, float))):
         raise TypeError(f"{law} has the worst_ratio {ratio!r}; expected a number or null")

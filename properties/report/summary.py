@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from properties.guards.printable import printable
-from properties.report.cause import Cause, numbered, of_cause, tally
-from properties.report.offering import in_words
+from properties.report.cause import Cause, numbered, of_cause, tally, wrong
+from properties.report.offering import in_words, told
 from properties.report.report import WIDTH, Line, sentence
 
 SCREEN = 50
@@ -30,7 +30,7 @@ def paragraph(cause: Cause, number: str, failed: Sequence[Line], known: bool = F
     text = _filled(f"cause {number} of {cause.implementation}: {cause.summary}", 0)
     stage = [f"acts first in {cause.stage}"] if cause.stage else []
     kind = [f"kind: {cause.kind}"] if cause.kind != "value" else []
-    where = [f"at {cause.where}"] if cause.where else []
+    where = [wrong(cause.where)] if cause.where else []
     if place := ", ".join((*where, *stage, *kind)):
         text += _filled(place)
     if computed := _computed(cause, failed):
@@ -142,11 +142,20 @@ def _cut(text: str) -> str:
 
 def denominator(lines: Sequence[Line], total: dict[str, Any]) -> list[str]:
     """How many laws were exercised and why the others were not, and the worst ratio of a law that holds."""
-    return [*_filled(sentence(total), 0), *_not_applicable(lines), *_worst(lines), *_nowhere(lines), *_next(total)]
+    said = [*_not_applicable(lines), *_left_out(lines), *_worst(lines), *_nowhere(lines)]
+    return [*_filled(sentence(total), 0), *said, *_next(total)]
+
+
+def _left_out(lines: Iterable[Line]) -> list[str]:
+    """That sweeps of sizes ended before their last point."""
+    laws = {line.law for line in lines if "had passed" in line.sizes}
+    what = f"{len(laws)} law{'s' * (len(laws) > 1)} of sizes left out points, as time was over: `sizes` in report.json"
+    return _filled(f"{what} has their number", 2) if laws else []
 
 
 def _next(total: dict[str, Any]) -> list[str]:
-    return [line for text in in_words(total.get("offer_next")) for line in _filled(text, 0)]
+    texts = [*in_words(total.get("offer_next")), *told(total.get("never_tuned"))]
+    return [line for text in texts for line in _filled(text, 0)]
 
 
 def _not_applicable(lines: Iterable[Line]) -> list[str]:
