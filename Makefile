@@ -13,14 +13,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Nothing here needs a model hub: the published libraries are run on generated parameters.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: verify test lint kill seeds bench conformance snapshots clean
+.PHONY: verify test lint kill adversary seeds bench conformance snapshots clean
 # Two targets at once would install into one .venv at once.
 .NOTPARALLEL:
 
 verify: $(VENV)/installed
 	$(BIN)/mhc-properties verify
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed-test $(VENV)/installed-browser
 	$(BIN)/pytest -n auto
 
 # pyright runs on the node that its extra `nodejs` installs from PyPI: none is needed on the machine.
@@ -33,6 +33,10 @@ lint: $(VENV)/installed-test
 # Outside CI: the kill matrix and a hundred seeds on every control (two cores: hours), the cost of the laws.
 kill: $(VENV)/installed-test
 	$(BIN)/mhc-properties kill --out docs
+
+# Random mutants of the reference: twenty minutes of one core; a run that was ended goes on where it stopped.
+adversary: $(VENV)/installed-test
+	$(BIN)/mhc-properties adversary --seed 1 --mutants 500
 
 seeds: $(VENV)/installed-test
 	$(BIN)/mhc-properties seeds --seeds 100
@@ -61,6 +65,10 @@ $(VENV)/installed: pyproject.toml
 $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) '$(TORCH)' --editable '.[published,test]'
 	touch $@
+
+# Without it the tests that look at pages say that they were not run, and why; in continuous integration they fail.
+$(VENV)/installed-browser: $(VENV)/installed-test tests/browser/package-lock.json tests/browser/fetch.py
+	if $(BIN)/python tests/browser/fetch.py $(VENV)/browser; then touch $@; fi
 
 $(VENV)-conformance/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-conformance

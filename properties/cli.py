@@ -42,8 +42,11 @@ COMMANDS = {
     "atlas": Command("properties.explosion.command:atlas_command", "Tabulate depths at which families explode."),
     "conformance": Command("properties.commands.conformance:conformance", "Run the laws on published implementations."),
     "kill": Command("properties.commands.kill:main", "Show which law sees which wrong implementation."),
+    "adversary": Command("properties.commands.adversary:main", "Try random wrong implementations on the laws."),
     "seeds": Command("properties.commands.seeds:main", "Try many seeds on correct implementations."),
     "bench": Command("properties.commands.bench:main", "Measure what laws cost."),
+    "sharpness": Command("properties.commands.sharpness:main", "Tabulate how tight the bounds are."),
+    "report": Command("properties.commands.report:report", "Draw reports of runs as one page of HTML."),
     "ratios": Command("properties.commands.ratios:main", "Tabulate the worst ratios of reports."),
     "process": Command(
         "properties.commands.process:process",

@@ -1,6 +1,6 @@
 """The names that modules had before the rooms: each still imports what is there now, and says so.
 
-They go with version 0.5. What README and docs document as Python (`properties.modules`, `properties.arrays`,
+They go with version 1.0. What README and docs document as Python (`properties.modules`, `properties.arrays`,
 `properties.conformance`, `properties.strategies`, `properties.explosion`) is no former name and stays.
 """
 
@@ -98,7 +98,7 @@ class FormerNames(MetaPathFinder):
         if present is None:
             return None
         warnings.warn(
-            f"{fullname} is {present} now; the former name goes with version 0.5", DeprecationWarning, stacklevel=2
+            f"{fullname} is {present} now; the former name goes with version 1.0", DeprecationWarning, stacklevel=2
         )
         spec = importlib.util.find_spec(present)
         if spec is None or spec.loader is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -30,6 +31,18 @@ def unheard_signals() -> Generator[None]:
     woken = signal.set_wakeup_fd(-1)
     yield
     signal.set_wakeup_fd(woken)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """torch's compiler is loaded, which it may be once in a process only: its operators are registered for good."""
+    importlib.import_module("torch._dynamo.trace_rules")
+
+
+@pytest.fixture
+def pytester(compiler: None, pytester: pytest.Pytester) -> pytest.Pytester:
+    """Pytester, which forgets what was imported since it began: so the compiler is there before."""
+    return pytester
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -70,10 +83,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Seconds-long tests run in CI (profile ci), minutes-long ones where -m asks for them."""
-    if config.option.markexpr:
-        return
-    waiting = ("slow", "thorough") if profile_name(config) == "dev" else ("thorough",)
-    left = {item for item in items if any(item.get_closest_marker(marker) for marker in waiting)}
+    """Seconds-long tests run in CI (profile ci), minutes-long ones where -m asks for them.
+
+    Functions whose shapes are checked cannot be traced: that law is tried in a process of its own (test_device_laws).
+    """
+    left = {item for item in items if "::device.traced-blocks-pull-back-alike[" in item.nodeid}
+    if not config.option.markexpr:
+        waiting = ("slow", "thorough") if profile_name(config) == "dev" else ("thorough",)
+        left |= {item for item in items if any(item.get_closest_marker(marker) for marker in waiting)}
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]

@@ -177,7 +177,7 @@ class FakeDevice(Device):
             self.mode.recording = None
         return Graph(outputs, lambda: _replay(kernels))
 
-    def compiled(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def compiled(self, call: Callable[..., Any], dynamic: bool = False, traced: bool = False) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
             with mock.patch.object(torch.compiler, "is_compiling", return_value=True):
                 return call(*arguments)

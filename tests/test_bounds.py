@@ -18,14 +18,16 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Dialect, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import logits_shape, params_shapes
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.bounds.block import applied, coefficients, combined
 from properties.bounds.rms import over_rms_gradient
 from properties.catalogue.controls import CATALOGUE, build
 from properties.core.case import BranchSpec, Case
+from properties.core.family import gate_of, guarantees_of
 from properties.core.implementation import Implementation, Reference, parameter_dtype
+from properties.core.reads import mapping_shapes
 from properties.core.trial import FloatTruth, LawBroken, Trial, wide
 from properties.laws import errors
 from properties.laws.manifold_identities import odds, started_logarithms
@@ -33,7 +35,7 @@ from properties.laws.manifold_identities import odds, started_logarithms
 CPU = torch.device("cpu")
 
 DIALECTS = {
-    **{name: dialect for name, dialect in PRESETS.items() if name not in ("HYPER_CONNECTIONS", "RESIDUAL")},
+    **{name: dialect for name, dialect in PRESETS.items() if name not in ("HYPER_CONNECTIONS", "RESIDUAL", "IHC")},
     "one iteration": PAPER.with_(iterations=1),
     "two iterations, columns last": PAPER.with_(iterations=2, last_axis="column"),
     "three iterations, eps 1e-2": DEEPSEEK_V4.with_(iterations=3, entry_eps=1e-2, denominator_eps=2e-2, pre_eps=0.1),
@@ -41,7 +43,15 @@ DIALECTS = {
     "clamp 0.02": LUCIDRAINS.with_(denominator_eps=0.02, iterations=6),
     "clamp 0.9": PAPER.with_(denominator="clamp", denominator_eps=0.9, iterations=4),
     "softmax over the last axis": DEEPSEEK_V4.with_(start_axis="column", iterations=3),
+    "attention that reads what it scores": PRESETS["ATTN_RES"].with_(
+        scaled=True, reads_normalised=True, norm_offset=0.5, rms_eps=0.25
+    ),
     "softmax without an iteration": DEEPSEEK_V4.with_(iterations=0),
+    "norm weight 1 + w": PAPER.with_(norm_over="stream", norm_offset=1.0, rms_eps=1e-6),
+    "a low temperature, and an eps of h_post": DEEPSEEK_V4.with_(temperature=0.05, iterations=3, post_eps=0.1),
+    "a high temperature, clamp 0.9": PAPER.with_(
+        temperature=7.3, denominator="clamp", denominator_eps=0.9, iterations=4
+    ),
 }
 """Presets and dialects that nobody publishes: few iterations, large and unequal eps, other axes."""
 
@@ -57,11 +67,12 @@ def generated(seed: int) -> torch.Generator:
 
 
 def logit_batch(dialect: Dialect, n: int, tokens: int, seed: int) -> Tensor:
-    """[tokens, n, n] of every regime in equal parts; [tokens, n!] of many scales for the permutation mixture."""
+    """[tokens, n, n] of every regime in equal parts; of many scales where they are no matrix."""
     g = generated(seed)
-    if dialect.residual == "permutations":
+    shape = logits_shape(n, dialect)
+    if shape != (n, n):
         scale = torch.tensor([0.25, 1, 4, 16, 60], dtype=torch.float64)
-        return normal(g, tokens, math.factorial(n)) * scale[torch.randint(5, (tokens, 1), generator=g)]
+        return normal(g, tokens, *shape) * scale[torch.randint(5, (tokens, *[1] * len(shape)), generator=g)]
     z = normal(g, tokens, n, n)
     kind = torch.arange(tokens) % 10
     depth = torch.randint(1, 9, (tokens, 1, 1), generator=g).double()
@@ -87,19 +98,18 @@ def logit_batch(dialect: Dialect, n: int, tokens: int, seed: int) -> Tensor:
     ]
     if dialect.start == "exp" and dialect.iterations == 0:  # unshifted: no overflow by design
         kind = kind % 4
-    return torch.stack(made)[kind, torch.arange(tokens)]
+    return torch.stack(made)[kind, torch.arange(tokens)] * guarantees_of(dialect).temperature
 
 
 def parameter_batch(dialect: Dialect, n: int, channels: int, seed: int) -> Params:
     """One block's parameters, dense, with gates and biases of order one."""
     g = generated(seed)
-    size = residual_size(n, dialect)
-    rows, columns = (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size)
+    phi, bias, alpha, _ = params_shapes(n, channels, dialect)
     scale = (0.3, 1.0, 3.0)[seed % 3]
     return Params(
-        normal(g, rows, columns) * scale / math.sqrt(rows),
-        normal(g, 2 * n + size) * (1.0, 3.0, 8.0)[seed // 3 % 3],
-        torch.tensor([0.7, -1.3, 1.6], dtype=torch.float64),
+        normal(g, *phi) * scale / math.sqrt(phi[0]),
+        normal(g, *bias) * (1.0, 3.0, 8.0)[seed // 3 % 3],
+        torch.tensor([0.7, -1.3, 1.6], dtype=torch.float64)[: alpha[0]],
         None if seed % 2 else 1 + 0.5 * normal(g, n * channels),
     )
 
@@ -157,7 +167,8 @@ def controls_for(dialect: Dialect, products: str = "compute") -> dict[str, Imple
     """The reference and every control that computes this dialect with such matrix products."""
     found = {name: build(name, dialect) for name, control in CATALOGUE.items() if control.applies(dialect)}
     found["reference"] = Reference(dialect)
-    return {name: control for name, control in found.items() if control.products == products}
+    # What stages of a short dtype may do is judged in tests/test_short_stages.py.
+    return {name: one for name, one in found.items() if one.products == products and not one.short_stages}
 
 
 def trial_of(control: Implementation, dtype: torch.dtype) -> Trial:
@@ -326,6 +337,7 @@ RUNS = [
     (stages, title, dtype)
     for stages, title, dtype in itertools.product(TOKENS, DIALECTS, DTYPES)
     if dtype != "bfloat16" or not stages.startswith("projection")  # logits are float32 for bfloat16 states
+    if stages != "projection gradient" or not guarantees_of(DIALECTS[title]).constant  # nothing depends on them
 ]
 
 
@@ -437,6 +449,11 @@ def test_nothing_is_claimed_where_an_unshifted_exponential_overflows(dtype: torc
     assert torch.isfinite(bounds.stored(huge, r).error).tolist() == [True, False]
 
 
+def exactly(dialect: Dialect) -> set[str]:
+    """The stages that are computed without rounding: a mixing of 1 and 0."""
+    return {"projection", "line", "h_res"} if guarantees_of(dialect).identity else set()
+
+
 SHARP = 0.02
 """What the worst ratio of correct controls must reach, so that a bound is not merely large."""
 
@@ -447,7 +464,8 @@ def test_correct_arithmetic_comes_near_its_bound(stages: str, title: str) -> Non
     worst = soundness(stages, title, torch.float32, (4,), 200, seed=5)
     assert set(worst) >= ({"projection"} if stages == "projection" else {"h_pre", "h_post", "h_res", "pre", "post"})
     dull = {stage: found for stage, found in worst.items() if found < SHARP}
-    assert not dull
+    numbers = {"h_post"} if gate_of(DIALECTS[title].post).constant else set[str]()  # whose scaling may round
+    assert set(dull) == (exactly(DIALECTS[title]) | numbers) & set(worst)
 
 
 def claimed(title: str, dtype: torch.dtype, n: int) -> Tensor:
@@ -493,15 +511,19 @@ def stage_bounds(dialect: Dialect, dtype: torch.dtype) -> dict[str, tuple[Tensor
 def test_an_error_of_four_bounds_is_caught(title: str, dtype: str) -> None:
     trial = trial_of(Reference(DIALECTS[title]), DTYPES[dtype])
     for stage, (got, bound) in stage_bounds(DIALECTS[title], DTYPES[dtype]).items():
-        exact, first = wide(got), (0,) * got.ndim
+        exact = wide(got)
         trial.within(stage, exact, exact, bound)
+        if stage in exactly(DIALECTS[title]):
+            assert not bound.any()
+            continue
+        first = tuple(bound.expand(got.shape).nonzero()[0].tolist())  # a gate may be 0 exactly
         for sign in (4.0, -4.0):
             perturbed = exact.clone()
             perturbed[first] += sign * bound[first]
             with pytest.raises(LawBroken, match=stage) as caught:
                 trial.within(stage, perturbed, exact, bound)
             assert caught.value.ratio == pytest.approx(4, rel=0.05), stage
-            assert caught.value.where == f"[{', '.join('0' * got.ndim)}]"
+            assert caught.value.where == str(list(first))
 
 
 # One bound for target and reference together
@@ -549,7 +571,7 @@ def test_gradient_values_of_coefficients_are_those_of_autograd(title: str, n: in
     dialect = {**PRESETS, **DIALECTS}[title]
     g = generated(11)
     x, params = normal(g, 5, n, 3), parameter_batch(dialect, n, 3, 0)
-    bars = normal(g, 5, n), normal(g, 5, n), normal(g, 5, n, n)
+    bars = [normal(g, *shape) for shape in mapping_shapes((5, n, 3), dialect)]
     pre, post, res = (Approx.exact(bar) for bar in bars)
     bound = bounds.coefficients_gradient(Approx.exact(x), params, pre, post, res, dialect, Rounding.of(torch.float64))
     leaves = [part.clone().requires_grad_() for part in (x, *params) if part is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,10 +15,11 @@ from mhc_ref import DEEPSEEK_V4, Dialect
 from properties.catalogue import controls
 from properties.catalogue.deviations import CATALOGUE, Deviant
 from properties.causes.agreement import belongs, like, numbers, tape_of
-from properties.causes.noise import Noise
 from properties.core.case import Case
 from properties.core.deviant import redialected
 from properties.core.law import Law, all_laws
+from properties.core.noise import Noise
+from properties.core.size import Size
 from properties.core.trial import LawBroken, Trial
 from properties.engine.attribution import Belonging
 from properties.engine.runner import examine
@@ -56,6 +57,11 @@ class Asked:
 
     def found(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging:
         raise AssertionError("every failure is known")
+
+    def rule(
+        self, law: Law, subject: Subject, seen: Mapping[Size, bool], fails: Callable[[Size], bool | None]
+    ) -> str | None:
+        return None
 
     def plainest(self, causes: Iterable[str], score: float) -> bool:
         return False

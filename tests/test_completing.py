@@ -81,7 +81,7 @@ def test_bash_is_told_what_is_missing_of_words_that_it_takes_apart() -> None:
         (["check", "mine.py", ":", "Mine", "control", ":", "tf32-"], ["tf32-truncated"]),
         (["check", "control", ":", "tf32", "@", "LIG"], ["@LIGER"]),
         (["check", "ref", "--law", "=", "block.p"], ["block.permutation-limit-carries-streams"]),
-        (["identify", "published", ":", "li"], ["liger"]),
+        (["identify", "published", ":", "li"], ["liger", "liger-attn-res"]),
         (["identify", "ref", "--dialect", "RES"], ["RESIDUAL"]),
         (["replay", "x", "--impl", "=", "ref", ":", "MHC"], ["MHC_LITE"]),
         (["laws", "--fa"], ["--family"]),

@@ -20,6 +20,7 @@ CHANGES = {
     "a question of `explode`",
     "a cap sharper than what a mix guarantees",
     "an adapter",
+    "a public bug, or a public implementation",
     "a command",
 }
 

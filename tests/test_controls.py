@@ -18,21 +18,24 @@ CASES = [
     for preset, dialect in PRESETS.items()
     if control.applies(dialect)
 ]
+AS_PRECISE = [(name, preset) for name, preset in CASES if torch.float64 in build(name, PRESETS[preset]).dtypes]
+"""Those that compute as precisely as the reference; tests/test_short_stages.py judges what short stages compute."""
 COMMON = ("PAPER", "DEEPSEEK_V4", "LUCIDRAINS")
 
 
 @pytest.mark.parametrize(
     ("name", "preset"),
-    [pytest.param(name, preset, marks=() if preset in COMMON else pytest.mark.slow) for name, preset in CASES],
+    [pytest.param(name, preset, marks=() if preset in COMMON else pytest.mark.slow) for name, preset in AS_PRECISE],
 )
 @pytest.mark.parametrize("family", ["forward", "gradient", "execution"])
 def test_a_control_agrees_with_the_reference(name: str, preset: str, family: str) -> None:
     dialect = PRESETS[preset]
-    for probe, found in differences(build(name, dialect), dialect, family):
+    least = 1e-3 if family == "gradient" else 1e-6  # reverse mode adds up what nearly cancels where a gate is shut
+    for probe, found in differences(build(name, dialect), dialect, family, least):
         assert found < 1e-12, f"{probe}: {found}"
 
 
-@pytest.mark.parametrize(("name", "preset"), CASES)
+@pytest.mark.parametrize(("name", "preset"), AS_PRECISE)
 def test_a_control_keeps_the_precision_contract(name: str, preset: str) -> None:
     dialect = PRESETS[preset]
     control = build(name, dialect)
@@ -71,9 +74,10 @@ def test_a_control_is_right_at_any_eps(name: str, denominator: str, eps: float) 
 def test_a_control_says_what_it_is(name: str) -> None:
     control = CATALOGUE[name]
     assert control.statement.endswith(".")
-    built = build(name, PAPER)
+    dialect = next(one for one in PRESETS.values() if control.applies(one))
+    built = build(name, dialect)
     assert built.name == f"control:{name}"
-    assert set(offers(built)) == set(offers(build("linear", PAPER)))
+    assert set(offers(built)) == set(offers(build("linear", dialect)))
 
 
 def test_controls_differ_in_arithmetic() -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, RESIDUAL, Dialect, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import beyond, logits_shape, params_shapes
+from mhc_ref.stack import ends_with_last
 from properties.catalogue import controls
 from properties.catalogue.deviations import CATALOGUE, HIDDEN, build
 from properties.catalogue.deviations.backward import HandWritten
@@ -22,7 +23,7 @@ from properties.core.case import map_tensors
 from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation, Reference, offers
 from properties.core.law import all_laws
-from properties.core.slips import Kind
+from properties.core.slips import Kind, some_streams, turns
 from properties.engine.runner import Profile, Subject, Verdict, examine
 
 VISIBLE = 1e-9
@@ -44,12 +45,14 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 def generic_params(dialect: Dialect, n: int, channels: int, seed: int = 0, scale: float = 1.0) -> Params:
     """Parameters of order 1: distinct gates, biases and norm weights, dynamic and static logits both at work."""
-    size = residual_size(n, dialect)
-    rows, columns = (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size)
+    (rows, columns), biases, alphas, _ = params_shapes(n, channels, dialect)
+    phi = normal(rows, columns, seed=seed + 1) * scale / math.sqrt(rows)
+    if last := beyond(dialect):  # these multiply no state
+        phi[:, -last:] *= math.sqrt(rows)
     return Params(
-        normal(rows, columns, seed=seed + 1) * scale / math.sqrt(rows),
-        normal(2 * n + size, seed=seed + 2) * scale,
-        torch.tensor([0.7, 1.3, 1.6], dtype=torch.float64),
+        phi,
+        normal(*biases, seed=seed + 2) * scale,
+        torch.tensor([0.7, 1.3, 1.6], dtype=torch.float64)[: alphas[0]],
         0.5 + normal(n * channels, seed=seed + 3).square(),
     )
 
@@ -69,7 +72,7 @@ def states(n: int, channels: int, tokens: int, seed: int = 10) -> Tensor:
 
 def logits(dialect: Dialect, n: int, scale: float, tokens: int = 4) -> Tensor:
     """What `project` takes."""
-    return scale * (normal(tokens, math.factorial(n)) if dialect.residual == "permutations" else normal(tokens, n, n))
+    return scale * normal(tokens, *logits_shape(n, dialect))
 
 
 def starved(dialect: Dialect, depth: float) -> Tensor:
@@ -78,7 +81,7 @@ def starved(dialect: Dialect, depth: float) -> Tensor:
     A clamp at 1e-12 lifts it by that factor in every iteration; from exp(-552) it needs all twenty.
     """
     z = logits(dialect, 3, 1.0)
-    if dialect.residual != "permutations":
+    if z.shape[1:] == (3, 3):
         z.select(-2 if dialect.last_axis == "row" else -1, 1).sub_(depth)
     return z
 
@@ -114,7 +117,7 @@ def observe_stack(dialect: Dialect, depth: int = 3, n: int = 3, channels: int = 
         return [
             implementation.layers(x, params, branches),
             implementation.expand(h, n),
-            implementation.collapse(x, head[0] if head else None),
+            *([] if ends_with_last(dialect) else [implementation.collapse(x, head[0] if head else None)]),
             implementation.stack(given, [*params, *head], branches),
             given,
         ]
@@ -137,13 +140,13 @@ def observe_gradient(dialect: Dialect, scale: float, n: int = 4, channels: int =
 
 
 def observe_stack_gradient(dialect: Dialect, n: int = 3, channels: int = 4) -> Callable[..., list[Tensor]]:
-    every = [generic_params(dialect, n, channels, seed=20 * k) for k in range(2 + (dialect.collapse == "head"))]
+    every = [generic_params(dialect, n, channels, seed=20 * k) for k in range(3 + (dialect.collapse == "head"))]
     h, cotangent = normal(5, channels, seed=8), normal(5, channels, seed=9)
 
     def observe(implementation: Implementation) -> list[Tensor]:
         given = map_tensors(every, lambda part: part.clone().requires_grad_())
         inputs = [h.clone().requires_grad_(), *(part for one in given for part in one if part is not None)]
-        result = implementation.stack(inputs[0], given, [branch, torch.tanh])
+        result = implementation.stack(inputs[0], given, [branch, torch.tanh, branch])
         return list(torch.autograd.grad(result, inputs, cotangent, allow_unused=True, materialize_grads=True))
 
     return observe
@@ -251,7 +254,7 @@ def observe_not_finite(dialect: Dialect) -> Callable[..., list[Tensor]]:
     x, y = normal(4, 3, 2) * 1e4, normal(4, 2)
     y[0, 0], y[1, 0] = math.nan, math.inf
     z = logits(dialect, 3, 1.0)
-    z[0].view(-1)[0] = math.nan
+    z[0].view(-1)[:1] = math.nan
     return lambda implementation: [implementation.post(x, y, h_post, h_res), implementation.project(z)]
 
 
@@ -268,7 +271,8 @@ def probes(dialect: Dialect) -> dict[str, list[Probe]]:
     forward += [Probe(f"block of {n}", observe_block(dialect, n, 9, 7, 1.0)) for n in streams]
     forward += [Probe("saturated gates", observe_saturated(dialect))]
     forward += [Probe("block, steep", observe_block(dialect, 4, 3, 7, 4.0)), Probe("stack", observe_stack(dialect))]
-    gradient = [Probe(f"gradient {scale}", observe_gradient(dialect, scale)) for scale in (1.0, 4.0)]
+    n = some_streams(dialect) if turns(dialect) and not turns(dialect, 4) else 4
+    gradient = [Probe(f"gradient {scale}", observe_gradient(dialect, scale, n)) for scale in (1.0, 4.0)]
     gradient += [Probe(f"projection gradient {s}", observe_projection_gradient(dialect, s)) for s in (1.0, 4.0)]
     gradient += [Probe("stack gradient", observe_stack_gradient(dialect))]
     execution = [
@@ -299,9 +303,14 @@ def expected(dialect: Dialect, family: str) -> list[list[Tensor]]:
     return [probe.observe(Reference(dialect)) for probe in probes(dialect)[family]]
 
 
-def difference(found: list[Tensor], wanted: list[Tensor]) -> float:
-    """The largest difference, each relative to the largest value of its token; inf where NaN or shapes disagree."""
+def difference(found: list[Tensor], wanted: list[Tensor], least: float = 1e-6) -> float:
+    """The largest difference, each relative to the largest value of its token, or to `least` of the largest value of
+    all; inf where NaN or shapes disagree.
+
+    What is nothing but rounding beside another of the tensors is 0, and its difference relative to that other one.
+    """
     worst = 0.0
+    largest = max((float(one.detach().nan_to_num(0, 0, 0).abs().amax()) for one in wanted if one.numel()), default=0.0)
     for one, other in zip(found, wanted, strict=True):
         if one.shape != other.shape or one.dtype != other.dtype or not torch.equal(one.isfinite(), other.isfinite()):
             return math.inf
@@ -309,17 +318,21 @@ def difference(found: list[Tensor], wanted: list[Tensor]) -> float:
             continue
         one, other = one.detach().nan_to_num(0, 0, 0), other.detach().nan_to_num(0, 0, 0)
         scale = other.abs().flatten(1).amax(1) if other.ndim > 1 else other.abs().amax()
-        scale = scale.maximum(1e-6 * other.abs().amax()).clamp_min(1e-300)
+        scale = scale.maximum(least * other.abs().amax()).clamp_min(1e-300)
+        if float(other.abs().amax()) < 1e-14 * largest:
+            scale = torch.full_like(scale, largest)
         error = (one - other).abs()
         worst = max(worst, float(((error.flatten(1).amax(1) if other.ndim > 1 else error.amax()) / scale).max()))
     return worst
 
 
-def differences(implementation: Implementation, dialect: Dialect, family: str) -> Iterator[tuple[str, float]]:
+def differences(
+    implementation: Implementation, dialect: Dialect, family: str, least: float = 1e-6
+) -> Iterator[tuple[str, float]]:
     """The difference of each probe from the reference; inf for an exception."""
     for probe, wanted in zip(probes(dialect)[family], expected(dialect, family), strict=True):
         try:
-            yield probe.name, difference(probe.observe(implementation), wanted)
+            yield probe.name, difference(probe.observe(implementation), wanted, least)
         except (RuntimeError, ValueError, IndexError):
             yield probe.name, math.inf
 
@@ -387,6 +400,11 @@ NEEDS_OTHER_DIALECT = {
     "one-iteration-less-on-the-device": PAPER.with_(iterations=3),
     "rms-eps-inside": PAPER.with_(rms_eps=1e-3, rms_eps_inside=False),
     "collapse-sum": PAPER.with_(collapse="mean"),
+    "temperature-after-projection": PAPER.with_(temperature=0.2),
+    "temperature-before-the-bias": PAPER.with_(temperature=0.2),
+    "temperature-ignored": PAPER.with_(temperature=0.2),
+    "temperature-multiplied": PAPER.with_(temperature=0.2),
+    "temperature-on-every-gate": PAPER.with_(temperature=0.2),
 }
 """Deviations that no preset shows, and a dialect that does."""
 

@@ -13,6 +13,9 @@ from fake_device import FAKE, fake_device
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 from test_deviations import SEEN_BY_OTHER_FAMILIES, generic_params, normal
+from test_gradient_values import SEEN_BY_VALUES
+from test_modes import SEEN_BY_HISTORY
+from test_sizes import SEEN_BY_SIZES
 from torch import Tensor
 
 import mhc_ref
@@ -22,9 +25,10 @@ from properties.catalogue.deviations import HIDDEN
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import Law, all_laws, family_laws
-from properties.engine.runner import Profile, Subject, Verdict, examine, try_case
+from properties.engine.applying import inapplicable
+from properties.engine.runner import PROFILES, Profile, Subject, Verdict, examine, try_case
 
-SHORT = PAPER.with_(iterations=3)
+SHORT = PAPER.with_(iterations=3, collapse="head")
 CPU = torch.device("cpu")
 
 SEEN_BY = {
@@ -40,15 +44,30 @@ SEEN_BY = {
     "gates-kept-on-host": "graphs-replay-new-inputs",
     "synchronises": "graphs-replay-new-inputs",
     "compiled-without-weight": "compiled-blocks-are-the-same",
+    "compiled-backward-halved": "traced-blocks-pull-back-alike",
     "autocast-not-left": "mappings-keep-their-precision-under-autocast",
+    "mixed-as-autocast-has-it": "mixing-keeps-its-precision-under-autocast",
+    "saved-as-autocast-has-it": "blocks-keep-their-precision-under-autocast",
+    "head-as-autocast-has-it": "collapsing-keeps-its-precision-under-autocast",
     "one-iteration-less-on-the-device": "mappings-agree-with-those-of-the-cpu",
 }
 """Deviation -> the law of the family that sees it."""
 
-BY_OTHERS = {"bfloat16-for-tf32", "projection-buffer-reused", "log-domain-declared", *SEEN_BY_OTHER_FAMILIES}
+BY_OTHERS = {
+    "bfloat16-for-tf32",
+    "projection-buffer-reused",
+    "log-domain-declared",
+    "partial-logits-in-bfloat16",
+    "partial-squares-in-bfloat16",
+    "token-sums-in-bfloat16",
+    *SEEN_BY_OTHER_FAMILIES,
+    *SEEN_BY_HISTORY,
+    *SEEN_BY_SIZES,
+    *SEEN_BY_VALUES,
+}
 """Hidden deviations that laws of another family see."""
 
-FAKED = {name for name in SEEN_BY if HIDDEN[name].needs} | {"compiled-without-weight"}
+FAKED = {name for name in SEEN_BY if HIDDEN[name].needs} | {"compiled-without-weight", "compiled-backward-halved"}
 """What shows on the fake device; torch.compile itself is tried by the thorough tests."""
 
 
@@ -93,6 +112,7 @@ CORRECT = {
     "graphs-replay-new-inputs": ("linear",),
     "work-is-queued-on-the-current-stream": ("linear",),
     "compiled-blocks-are-the-same": ("linear",),
+    "traced-blocks-pull-back-alike": ("linear",),
     "distant-tokens-are-read-where-they-lie": ("einsum",),
     "distant-matrices-are-written-where-they-lie": ("log-domain",),
     "mappings-agree-with-those-of-the-cpu": ("tf32",),
@@ -104,13 +124,18 @@ CORRECT = {
     "every-output-is-written": ("scaling-vectors",),
     "every-entry-is-written": ("potentials",),
     "mappings-keep-their-precision-under-autocast": ("autocast-left",),
+    "mixing-keeps-its-precision-under-autocast": ("autocast-left",),
+    "blocks-keep-their-precision-under-autocast": ("autocast-left",),
+    "collapsing-keeps-its-precision-under-autocast": ("autocast-left",),
 }
 """Law -> controls that declare what it asks for."""
 
 
 @pytest.mark.parametrize("law", CORRECT)
 def test_a_control_is_never_accused(law: str, tmp_path: Path) -> None:
-    fake = bool({"graphs", "streams", "giants", "accelerator"} & {of(law).on.feature}) or law.startswith("compiled")
+    fake = bool({"graphs", "streams", "giants", "accelerator"} & {of(law).on.feature}) or law.startswith(
+        ("compiled", "traced")
+    )
     for name in CORRECT[law]:
         found = verdict(of(law), controls.build(name, SHORT), tmp_path, fake=fake, examples=4)
         assert found.status == "passed", f"{name}: {found.reason}"
@@ -124,7 +149,11 @@ def test_controls_cover_every_law_of_the_family() -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("target", "status"),
-    [*((f"ref:{preset}", 0) for preset in mhc_ref.PRESETS), ("deviation:compiled-without-weight@PAPER", 1)],
+    [
+        *((f"ref:{preset}", 0) for preset in mhc_ref.PRESETS),
+        ("deviation:compiled-without-weight@PAPER", 1),
+        ("deviation:compiled-backward-halved@PAPER", 1),
+    ],
 )
 def test_torch_compiles_the_reference_and_the_law_sees_what_it_gets_wrong(
     target: str, status: int, tmp_path: Path
@@ -258,6 +287,28 @@ def test_a_compilation_waits_for_the_thorough_profile(tmp_path: Path) -> None:
         "not-applicable",
         "a compilation takes a second: on a CPU with --hypothesis-profile thorough",
     )
+
+
+def test_what_is_traced_once_is_traced_in_one_dtype_and_not_in_the_profile_ci() -> None:
+    law, reference = of("traced-blocks-pull-back-alike"), Reference(SHORT)
+
+    def why(dtype: torch.dtype, profile: str) -> str | None:
+        return inapplicable(law, Subject("ref", reference, dtype, CPU), PROFILES[profile])
+
+    assert why(torch.float32, "dev") is None
+    assert why(torch.bfloat16, "dev") == "tracing takes a second or two: on a CPU in float32 alone"
+    assert why(torch.float32, "ci") == "tracing takes a second or two: on a CPU not in the profile ci"
+    assert why(torch.float64, "thorough") is None
+
+
+@pytest.mark.slow
+def test_half_a_gradient_under_a_tracer_is_seen_by_an_ordinary_check(tmp_path: Path) -> None:
+    """In a process of its own, as above."""
+    for target, status in (("deviation:compiled-backward-halved@PAPER", 1), ("ref:PAPER", 0)):
+        command = [sys.executable, "-m", "properties.cli", "check", target, "--law", "device.traced"]
+        options = ("--hypothesis-profile", "dev")
+        ran = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ran.returncode == status, ran.stdout
 
 
 def test_what_computes_elsewhere_is_not_asked_here(tmp_path: Path) -> None:

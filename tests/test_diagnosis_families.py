@@ -253,11 +253,11 @@ def test_a_mix_of_other_logits_is_asked_and_told_whatever_they_are(mix: Mix) -> 
 
 
 def test_mixes_of_the_same_logits_are_in_question_and_no_others() -> None:
-    assert mixes_for(PAPER, 3) == ["sinkhorn", "unconstrained", "identity"]
+    assert mixes_for(PAPER, 3) == ["sinkhorn", "unconstrained", "identity", "cayley"]
     assert mixes_for(PAPER.with_(residual="permutations"), 3) == ["permutations"]
     registry.register(Retained())
-    assert mixes_for(PAPER, 3) == ["sinkhorn", "unconstrained", "identity", "retained"]
-    assert choices(PAPER, "residual") == ("sinkhorn", "unconstrained", "identity", "retained")
+    assert mixes_for(PAPER, 3) == ["sinkhorn", "unconstrained", "identity", "cayley", "retained"]
+    assert choices(PAPER, "residual") == ("sinkhorn", "unconstrained", "identity", "cayley", "retained")
 
 
 def test_families_without_fits_come_first_and_a_further_fit_where_nothing_was_found() -> None:

@@ -21,15 +21,15 @@ from properties.causes import Causes
 from properties.core.case import Case
 from properties.core.trial import LawBroken
 from properties.diagnosis import NoVerdict, explanation, identify, identify_command, table
-from properties.diagnosis.answers import answer
+from properties.diagnosis.answers import Answer, Predictions, answer
 from properties.diagnosis.budget import Budget
 from properties.diagnosis.circumstances import gradients
 from properties.diagnosis.composing import compose, orders
 from properties.diagnosis.explanation import Explanation, Search
 from properties.diagnosis.inference import infer
-from properties.diagnosis.measured import Measured
 from properties.diagnosis.stages import _Stages
 from properties.diagnosis.ties import Tie, apart, breaker
+from properties.diagnosis.units import Sheet
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import Frame, View
 from properties.diagnosis.words import difference_in_words
@@ -184,10 +184,29 @@ def test_a_temperature_explains_a_function() -> None:
 
     found = identify(Divides(), hidden=0)
     assert found.explained
-    (one,) = found.measured
-    assert isinstance(one, Measured)
-    assert str(one) == "temperature = 0.7"
-    assert one.words().startswith("the residual logits are divided by 0.7 +- ")
+    assert not found.measured
+    assert not found.deviations
+    assert not found.ties
+    assert found.differs == {"temperature": (1.0, 0.7)}
+    assert "but the residual logits are divided by 0.7\n" in found.to_text()
+
+
+@pytest.mark.parametrize("temperature", [pytest.param(0.05, marks=pytest.mark.slow), 3.7])
+def test_a_temperature_that_is_declared_is_no_deviation(temperature: float) -> None:
+    dialect = DEEPSEEK_V4.with_(temperature=temperature)
+    found = identify(Reference(dialect), hidden=0)
+    assert found.explained
+    assert not found.differs
+    assert found.deviation is None
+    assert found.findings["temperature"].value == temperature
+    assert found.findings["temperature"].certain
+
+
+@pytest.mark.slow
+def test_a_temperature_that_is_declared_and_ignored_is_told_as_the_field() -> None:
+    found = identify(build("temperature-ignored", PAPER.with_(temperature=0.05)), hidden=0)
+    assert found.differs == {"temperature": (0.05, 1.0)}
+    assert "but the residual logits are divided by nothing\n" in found.to_text()
 
 
 def test_a_gain_is_measured() -> None:
@@ -273,25 +292,31 @@ def test_presets_that_cannot_be_told_apart_are_named_together() -> None:
             return mhc_ref.project(logits, DEEPSEEK_V4)
 
     found = identify(Function(), declared=False)
-    assert found.headline() == "like DEEPSEEK_V4 or LIGER"
+    assert found.headline() == "like DEEPSEEK_V4 or DEEPSEEK_V4_1 or LIGER"
     assert "LIGER is as near: it differs in what is undetermined here, transposed, pre_eps, collapse" in found.to_text()
 
 
 def test_every_field_has_words_for_its_values() -> None:
     values = {
-        "residual": ("sinkhorn", "permutations", "unconstrained", "identity"),
+        "residual": ("sinkhorn", "permutations", "unconstrained", "identity", "kronecker", "cayley", "carry"),
         **{name: ("row", "column") for name in ("last_axis", "start_axis")},
         "start": ("exp", "softmax"),
         "iterations": (0, 1, 20),
         **{name: (0.0, 1e-6) for name in ("entry_eps", "denominator_eps", "pre_eps", "rms_eps")},
         "denominator": ("add", "clamp"),
         **{name: (True, False) for name in ("transposed", "shared_projection", "rms_eps_inside")},
-        **{name: ("sigmoid", "softmax", "linear") for name in ("pre", "post")},
+        **{name: ("sigmoid", "softmax", "linear", "newest") for name in ("pre", "post")},
         "post_scale": (1.5,),
+        "post_eps": (0.0, 1e-6),
+        "temperature": (1.0, 0.05),
         "dynamic": ("linear", "tanh"),
         "norm_over": ("streams", "stream"),
-        "expand": ("copies",),
-        "collapse": ("sum", "mean", "head"),
+        "norm_offset": (0.0, 1.0),
+        "read": ("streamwise", "bottleneck", "depth-attention"),
+        "expand": ("copies", "one-hot"),
+        "collapse": ("sum", "mean", "head", "last-pre"),
+        "read_from": ("own", "previous"),
+        "first_read": ("own", "stream0"),
     }
     assert set(values) == set(PAPER.fields())
     told = [
@@ -369,3 +394,16 @@ def test_a_clamp_that_cannot_be_measured_is_the_declared_one() -> None:
     findings = infer(View(target, Frame.of(target)), target.dialect)
     assert findings.dialect(target.dialect) == target.dialect
     assert not findings.findings["denominator"].certain
+
+
+@pytest.mark.parametrize(("other", "explained"), [(0.0, False), (0.9, False), (1.8, True)])
+def test_what_answers_as_the_dialect_does_explains_nothing(other: float, explained: bool) -> None:
+    """An answer one and a half bounds from the dialect's is within both bounds of a slip that makes no difference."""
+    target = Reference(PAPER)
+    frame = Frame.of(target)
+    predictions = Predictions("compute")
+    probe = next(one for one in gradients(frame, seed=1) if one.of == "project")
+    [exact] = predictions.of(probe, PAPER) or []
+    given, found = (Answer(probe, (exact.value + k * exact.error,)) for k in (1.5, other))
+    [ratio] = Sheet(predictions, PAPER).by_another(given, found, PAPER, lambda one: [0 * one.values[0]]).values()
+    assert (ratio <= 1) == explained

@@ -20,13 +20,19 @@ from properties.targets.target import resolve
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "families.md").read_text()
-FILES = ["examples/cayley.py:Mine", "examples/claims.py:Mine"]
 BRINGS = str(ROOT / "examples")
 CPU = torch.device("cpu")
+ORACLE = "manifold.agrees-with-oracle"
 QUICK = {
+    "examples/by_hand.py:Mine": (ORACLE, "coefficients.agrees-with-oracle", "block.agrees-with-oracle"),
+    "examples/arrays.py:Mine": (ORACLE, "execution.projection-is-deterministic"),
+    "examples/module.py:Mine": (ORACLE, "coefficients.agrees-with-oracle"),
+    "examples/c_kernel.py:Mine": (ORACLE, "execution.projection-is-deterministic"),
     "examples/cayley.py:Mine": ("manifold.orthogonal-matrices-preserve-norms",),
     "examples/claims.py:Mine": ("manifold.claimed-sums-are-one", "execution.projection-is-deterministic"),
 }
+DTYPE = {"examples/c_kernel.py:Mine": torch.float64}
+"""Of examples that do not take float32."""
 
 
 def verdicts(target: str, laws: Any, dtype: torch.dtype, where: Path, examples: int) -> dict[str, Any]:
@@ -35,18 +41,48 @@ def verdicts(target: str, laws: Any, dtype: torch.dtype, where: Path, examples: 
     return {law: examine(all_laws()[law], subject, profile, directory=where) for law in laws}
 
 
-@pytest.mark.parametrize("target", FILES)
+@pytest.mark.parametrize("target", QUICK)
 def test_an_example_keeps_a_few_laws(target: str, tmp_path: Path) -> None:
-    found = verdicts(target, QUICK[target], torch.float32, tmp_path, 2)
+    found = verdicts(target, QUICK[target], DTYPE.get(target, torch.float32), tmp_path, 2)
     assert {law: one.status for law, one in found.items()} == dict.fromkeys(QUICK[target], "passed")
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("target", FILES)
+@pytest.mark.parametrize("target", QUICK)
 def test_an_example_keeps_every_law(target: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    if dtype not in resolve(str(ROOT / target)).dtypes:
+        pytest.skip("it does not declare this dtype")
     found = verdicts(target, [law for law in all_laws() if not law.startswith("device")], dtype, tmp_path, 10)
     assert not {law: one.message or one.reason for law, one in found.items() if one.status in ("failed", "error")}
+
+
+def test_a_slip_in_the_example_by_hand_is_found(tmp_path: Path) -> None:
+    made: Any = resolve(str(ROOT / "examples/by_hand.py:Mine"))
+    right = made.post
+    made.post = lambda x, y, h_post, h_res: right(x, y, h_post, h_res.mT)
+    profile = Profile(6, derandomise=True, shrink=False)
+    law = all_laws()["block.agrees-with-oracle"]
+    assert examine(law, Subject("wrong", made, torch.float64, CPU), profile, directory=tmp_path).status == "failed"
+
+
+@pytest.mark.slow
+def test_the_test_file_of_the_examples_passes() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_mine.py"]
+    done = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_monitor_of_the_example_warns_while_the_loss_falls(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "training.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "layer 11 (layer 11) leaves its bound (forward 10" in done.stderr
+    losses = [float(line.split("loss ")[1].split(",")[0]) for line in done.stdout.splitlines()]
+    assert losses[-1] < losses[0]
+    assert (tmp_path / "gains.jsonl").is_file()
 
 
 def test_the_deviation_of_the_example_is_killed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, PAPER, PRESETS, Branch, Dialect, Params
-from mhc_ref.packing import residual_size, streams_of_params
+from mhc_ref.packing import params_shapes, streams_of_params
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.catalogue import controls
@@ -83,9 +83,8 @@ def generic(dialect: Dialect, n: int, channels: int, depth: int) -> Case:
         return torch.randn(shape, generator=g, dtype=torch.float64)
 
     def params() -> Params:
-        outputs = 2 + n if dialect.shared_projection else 2 * n + residual_size(n, dialect)
-        inputs = channels if dialect.shared_projection else n * channels
-        return Params(normal(inputs, outputs), normal(2 * n + residual_size(n, dialect)), normal(3))
+        phi, bias, alpha, _ = params_shapes(n, channels, dialect)
+        return Params(normal(*phi), normal(*bias), normal(*alpha))
 
     head = (params(),) if dialect.collapse == "head" else ()
     branches = tuple(BranchSpec("scale", normal(channels)) for _ in range(depth))
@@ -112,8 +111,8 @@ def test_mpmath_knows_the_layers_alone_too() -> None:
     x = torch.stack([whole.h, 2 * whole.h.roll(1, -1)], -2)
     case = Case(x=x, params=whole.params, branches=whole.branches, cotangent=x.flip(-1))
     r = Rounding.of(torch.float64)
-    states = bounds.stack.states(Approx.exact(x), case.params, case.branches, PAPER, r)
-    found = bounds.pullback.layers(states, case.params, case.branches, Approx.exact(case.cotangent), PAPER, r)
+    exact = Approx.exact(case.cotangent)
+    found = bounds.pullback.layers(Approx.exact(x), case.params, case.branches, exact, PAPER, r)
     got = ExactTruth(PAPER).layers_vjp(x, case.params, case.branches, case.cotangent)
     wanted = [found[0].x, *(getattr(back, name) for back in found for name in ("phi", "bias", "alpha"))]
     for one, expected in zip(got, wanted, strict=True):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mhc_ref import MHC_LITE, PAPER, PRESETS, RESIDUAL, Dialect, registry
+from mhc_ref import MHC_LITE, PAPER, PRESETS, Dialect, registry
 from properties.core.family import guarantees_of
 from properties.core.guarantees import Guarantees
 from properties.core.implementation import Implementation, Reference
@@ -132,6 +132,25 @@ APPLY: dict[str, set[str]] = {
         "mixing.composites-do-not-expand",
     },
     "RESIDUAL": {"manifold.constant-matrices-ignore-their-logits"},
+    "IHC": {"manifold.constant-matrices-ignore-their-logits"},
+    "KROMHC": {
+        "manifold.no-entry-is-negative",
+        "manifold.claimed-sums-are-one",
+        "manifold.matrices-do-not-expand",
+        "mixing.claimed-sums-are-conserved",
+        "mixing.composites-do-not-expand",
+    },
+    "CAYLEY": {
+        "manifold.orthogonal-matrices-preserve-norms",
+        "manifold.streams-have-no-names",
+        "mixing.composites-do-not-expand",
+    },
+    "MUSE_SPARK": {
+        "manifold.no-entry-is-negative",
+        "manifold.claimed-sums-stay-below-one",
+        "manifold.matrices-do-not-expand",
+        "mixing.composites-do-not-expand",
+    },
 }
 """Preset -> the laws of guarantees that say what no law about its formula says."""
 
@@ -142,10 +161,9 @@ def test_a_law_is_asked_where_it_is_claimed_and_nobody_says_it_already(preset: s
     assert {name for name, law in LAWS.items() if law.inapplicable(one, torch.float32) is None} == APPLY[preset]
 
 
-@pytest.mark.parametrize("law", sorted(APPLY["MHC_LITE"] | APPLY["RESIDUAL"]))
-def test_our_own_families_keep_what_they_claim(law: str, tmp_path: Path) -> None:
-    dialect = RESIDUAL if law in APPLY["RESIDUAL"] else MHC_LITE
-    found = verdict(law, Reference(dialect), tmp_path)
+@pytest.mark.parametrize(("preset", "law"), [(preset, law) for preset, laws in APPLY.items() for law in sorted(laws)])
+def test_our_own_families_keep_what_they_claim(preset: str, law: str, tmp_path: Path) -> None:
+    found = verdict(law, Reference(PRESETS[preset]), tmp_path)
     assert found.status == "passed", found.message
 
 

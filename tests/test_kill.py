@@ -30,8 +30,10 @@ ONE_KIND = {
         *("sinkhorn-eps-for-norm", "rms-eps-clamps-root"),
     ),
     "a backward pass that is wrong by itself is linear and keeps the shifts: only the derivative's value tells": (
-        *("rms-backward-eps", "branch-input-detached", "half-gradient"),
+        *("rms-backward-eps", "rms-backward-without-eps", "branch-input-detached", "half-gradient"),
         *("post-backward-without-scale", "gradient-in-bfloat16", "recompute-in-bfloat16", "head-detached"),
+        *("cotangent-flushed", "recomputed-from-clamped-logits", "gate-gradient-overflows", "four-layers-learn"),
+        *("gates-detached", "carry-gate-detached", "attention-backward-without-mean"),
     ),
     "each factor, term and sum has a value of its own, which only the declared formula knows": ("pre-in-state-dtype",),
     "the weights of a branch are reached by no law but one, which knows their gradient": ("branch-untrained",),
@@ -39,16 +41,44 @@ ONE_KIND = {
         *("bias-gradient-over-one-axis", "branch-output-strides-ignored", "expanded-on-the-second-axis"),
         *("frozen-parameters-stop-the-state", "gradient-of-first-tile", "gradient-of-eight-tiles"),
         *("layers-in-a-table-of-four", "parameter-strides-ignored", "saved-overwritten", "token-axes-not-collapsed"),
+        *("saved-in-a-ring-of-four", "cotangent-rows-ignored", "results-learn-half", "table-of-inference-mode"),
+        *("cotangent-overwritten", "cotangent-strides-ignored", "saved-strides-ignored", "gradient-accumulated-twice"),
+        *("tied-layers-detached",),
+    ),
+    "a sum in coarser parts is off by what only the declared formula and its bound can tell": (
+        *("partial-logits-in-bfloat16", "partial-squares-in-bfloat16"),
+    ),
+    "a stack ends by gates as likely as others, which are the same where gates are constant: only the oracle knows": (
+        *("collapse-with-a-fresh-gate", "collapse-with-the-gates-before"),
+    ),
+    "what a last read makes of the streams is known by its value: no identity holds of it": (
+        *("bottleneck-end-is-a-mean", "bottleneck-end-without-gates", "attention-end-is-the-newest"),
     ),
     "h_post of other, equally likely values: only the oracle knows which": ("post-of-mixed",),
     "right wherever an oracle looks: what is compared are two calls that must agree": (
         *("state-strides-ignored", "mix-strides-ignored", "logits-strides-ignored", "token-axes-transposed"),
         *("no-grad-without-weight", "no-grad-in-bfloat16", "split-by-batch", "alignment-assumed", "atomic-additions"),
-        *("compiled-without-weight",),
+        *("compiled-without-weight", "compiled-backward-halved", "copies-not-mixed"),
+        *("module-parameters-in-another-order", "kernel-of-the-first-call", "deterministic-path-without-bias"),
+        *("deterministic-algorithms-refused", "mixed-as-autocast-has-it", "head-as-autocast-has-it"),
+        *("saved-as-autocast-has-it",),
     ),
-    "shows at poisoned inputs alone, where there is no value to compare": ("nan-hidden",),
+    "what is handed out must stay and what is not must go, which contracts alone are about": (
+        *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
+        *("seed-set-at-first-call",),
+    ),
+    "right but for sizes, or for what was called before, at which the oracle looks": (
+        *("folded-weight-kept", "folded-gates-kept", "workspace-without-dtype", "fewer-iterations-for-five-streams"),
+        *("square-state-transposed", "channels-above-4096-left-out", "tail-of-256-unwritten-without-gradients"),
+    ),
+    "shows in what is tuned alone, whose values the oracle knows": (
+        *("norm-reads-entry-eps", "tuned-in-place", "tuned-from-the-preset"),
+    ),
+    "shows at poisoned inputs alone, where there is no value to compare": (
+        *("nan-hidden", "cotangent-nan-hidden", "update-hides-nan-backwards"),
+    ),
     "shows under one circumstance alone, which one law makes": (
-        *("tokens-above-1024-unwritten", "autocast-not-left", "log-domain-declared"),
+        *("tokens-above-1024-unwritten", "log-domain-declared"),
     ),
 }
 """Why the laws of one kind are all that can see them."""

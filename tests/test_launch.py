@@ -446,6 +446,7 @@ def test_the_journal_outlives_its_process(tmp_path: Path, monkeypatch: pytest.Mo
         (["replay", "file", "--trust"], True),
         (["explode", "hc"], False),
         (["explode", "target:mine.py:Mine"], True),
+        (["explode", "model:mine.py:build"], True),
         (["explode", "mhc", "--impl", "mine.py:Mine"], True),
         (["laws"], False),
         ([], False),

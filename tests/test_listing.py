@@ -70,7 +70,7 @@ def test_a_deviation_says_where_it_applies() -> None:
         assert rows[name]["presets"] or rows[name]["elsewhere"], name
     _, output = run("list", "deviations")
     assert "h-res-over-n (scaling): The mixed streams are divided by n, a mean where the sum\n    is meant.\n" in output
-    assert "    every preset but RESIDUAL; " in output
+    assert "    every preset but QWEN4_EXP; " in output
     assert "    no preset, but PAPER with 3 iterations; " in output
 
 
@@ -115,7 +115,7 @@ def test_every_preset_has_a_source() -> None:
 def test_what_is_published_is_described_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)  # importing it would raise
     rows = {row["name"]: row for row in listed("published")}
-    assert rows["liger"]["source"].startswith("Liger-Kernel's mHC (0.8.5): ")
+    assert rows["liger"]["source"].startswith("Liger-Kernel (0.8.5), ")
     assert rows["liger"]["statement"].startswith("`liger_mhc_coeffs(allow_fp32=True)`")
     assert all(row["statement"] and row["source"] for row in rows.values())
 

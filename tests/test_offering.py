@@ -16,6 +16,7 @@ from properties.engine.applying import inapplicable, unlocked_by
 from properties.engine.runner import examine
 from properties.engine.subject import PROFILES, Subject
 from properties.plugin.item import line_of
+from properties.report.offering import TUNING
 from properties.report.report import Line, lines_of, made
 from properties.report.summary import denominator
 
@@ -136,3 +137,38 @@ def test_of_several_implementations_and_methods_the_one_with_most_laws() -> None
     total = report(run)["totals"]
     assert total["offer_next"] == {"implementation": "b", "method": "stack", "laws": 2}
     assert denominator(run, total)[-1] == "next: offer stack, and 2 laws more apply to b"
+
+
+def tuning(name: str, *untuned: tuple[str, ...], status: str = "passed") -> list[Line]:
+    fields = untuned * len(TUNING) if len(untuned) == 1 else untuned
+    return [
+        Line(name, {}, "float32", "cpu", law, status, untuned=left) for law, left in zip(TUNING, fields, strict=True)
+    ]
+
+
+def test_a_field_that_is_offered_and_tuned_by_no_law_is_counted_and_said() -> None:
+    run = tuning("a", ("rms_eps", "expand"), ("expand",), ("pre", "expand"), ("expand",))
+    total = report(run)["totals"]
+    assert total["never_tuned"] == {"a": ["expand"]}
+    assert denominator(run, total)[-1] == "offered as tunable, and tuned by no law that was exercised: expand of a"
+
+
+def test_a_run_of_some_laws_says_nothing_of_fields_that_the_others_would_have_tuned() -> None:
+    assert report(tuning("a", ("expand",))[:3])["totals"]["never_tuned"] == {}
+
+
+def test_the_laws_that_tune_are_those_that_say_so() -> None:
+    assert set(TUNING) == {law.id for law in all_laws().values() if law.tunes}
+
+
+def test_what_a_law_tunes_is_on_its_line(tmp_path: Path) -> None:
+    class Offers(Projects):
+        tunable = frozenset({"iterations", "rms_eps"})
+
+        def tuned(self, **fields: Any) -> Implementation:
+            return Reference(self.dialect.with_(**fields))
+
+    found = {law: line_of(examine(all_laws()[law], subject(Offers()), DEV, directory=tmp_path)) for law in TUNING}
+    assert found["manifold.tuned-fields-are-used"].untuned == ("rms_eps",)
+    assert found["block.tuned-fields-are-used"].untuned == ("iterations", "rms_eps")
+    assert report(list(found.values()))["totals"]["never_tuned"] == {"projects": ["rms_eps"]}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from snapshots import recorded
+from test_report_page import embedded
 
 from mhc_ref import LIGER, PAPER
 from properties.core.implementation import dtype_names
@@ -133,7 +134,7 @@ def test_the_report_holds_what_was_run_and_nothing_else(laws: pytest.Pytester) -
     result = verify(laws, "--impl", "targets.py:Right", "--impl", "ref:LIGER", "--report", "out")
     assert result.ret == 0
     found = report(laws, "out")
-    assert list(found) == ["schema", "complete", "totals", "versions", "causes", "runs"]
+    assert list(found) == ["schema", "complete", "totals", "versions", "causes", "laws", "runs"]
     assert (found["schema"], found["complete"]) == (SCHEMA, True)
     assert {"python", "torch", "mhc-properties", "hypothesis", "numpy", "mpmath"} <= set(found["versions"])
     for one in found["runs"]:
@@ -160,7 +161,7 @@ def test_the_report_holds_what_was_run_and_nothing_else(laws: pytest.Pytester) -
             "1 of 1 laws exercised, 0 not applicable, 0 silently absent",
             "worst ratio where laws hold: * (manifold.last-axis-sums*)",
             "nothing exercised: ref:LIGER bfloat16 cpu",
-            f"report: {laws.path / 'out' / 'report.json'}",
+            f"report: {laws.path / 'out' / 'report.json'} (to look at: report.html)",
         ]
     )
     assert not (laws.path / ".mhc-properties").exists()
@@ -178,6 +179,21 @@ def test_a_failed_law_exits_1_with_its_message_and_no_traceback(laws: pytest.Pyt
     assert wrong["worst_ratio"] > 1
     assert Path(wrong["counterexample"]).parent == laws.path / ".mhc-properties" / "counterexamples"
     assert Path(wrong["counterexample"]).is_file()
+    picture, (given, *_) = wrong["failure"]["picture"], wrong["failure"]["inputs"]
+    assert picture["got"] == [[2]]  # of one stream: 1 belongs there
+    assert picture["exact"] == [[1]]
+    assert given["name"] == "logits"
+    assert sum(count for bins in sound["nearness"].values() for _, count in bins) == sound["examples"]
+
+
+def test_a_run_leaves_its_report_as_a_page_too(laws: pytest.Pytester) -> None:
+    verify(laws, "--impl", "targets.py:Doubled", "--report", "out")
+    data = embedded((laws.path / "out" / "report.html").read_bytes())
+    assert [one["report"] for one in data["reports"]] == [report(laws, "out")]
+    (file,) = (laws.path / "out" / "counterexamples").iterdir()
+    assert list(data["files"]) == [str(file)]
+    told = report(laws, "out")["laws"][LAW]
+    assert (told["statement"], told["reason"]) == (all_laws()[LAW].statement, all_laws()[LAW].reason)
 
 
 def test_a_fault_of_the_harness_exits_above_1_and_says_that_it_is_no_verdict(
@@ -577,7 +593,7 @@ def test_runs_group_lines_by_subject(tmp_path: Path) -> None:
     ]
     path = tmp_path / "deep" / "report.json"
     written = write(path, LINES, len(LINES), {"python": "3"})
-    kept = {"totals": written["totals"], "versions": {"python": "3"}, "causes": [], "runs": grouped}
+    kept = {"totals": written["totals"], "versions": {"python": "3"}, "causes": [], "laws": {}, "runs": grouped}
     assert written == {"schema": SCHEMA, "complete": True, **kept}
     assert json.loads(path.read_text()) == written
 

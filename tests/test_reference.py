@@ -11,11 +11,23 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 import mhc_ref
-from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, LIGER, LUCIDRAINS, MHC_LITE, PAPER, PRESETS, Dialect, Params
+from mhc_ref import (
+    CAYLEY,
+    DEEPSEEK_V4,
+    HYPER_CONNECTIONS,
+    KROMHC,
+    LIGER,
+    LUCIDRAINS,
+    MHC_LITE,
+    PAPER,
+    PRESETS,
+    Dialect,
+    Params,
+)
 from mhc_ref.exact import Exact
 from mhc_ref.families.permutations import permutation_matrices
 from mhc_ref.gain import gains, prefixes, suffixes, token_average
-from mhc_ref.packing import residual_size, streams_of_params
+from mhc_ref.packing import logits_shape, params_shapes, residual_size, streams_of_params
 from properties import bounds
 from properties.bounds import Approx, Rounding
 from properties.bounds.block import combined, read, returned
@@ -36,7 +48,9 @@ HARD = {
     "softmax over the last axis": DEEPSEEK_V4.with_(start_axis="column", iterations=2, pre="softmax", collapse="mean"),
     "clamp 0.5": LUCIDRAINS.with_(denominator_eps=0.5, iterations=4, rms_eps=1e-3, rms_eps_inside=False),
     "exp alone": PAPER.with_(iterations=0),
+    "norm weight 1 + w": PAPER.with_(norm_over="stream", norm_offset=1.0, rms_eps=1e-6),
     "a head of shared projections": LUCIDRAINS.with_(collapse="head", iterations=3),
+    "a high temperature": DEEPSEEK_V4.with_(temperature=7.0, iterations=4),
 }
 """Every preset, and dialects with eps large enough to matter."""
 
@@ -60,12 +74,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def dense_params(dialect: Dialect, n: int, channels: int, seed: int = 0) -> Params:
     """Parameters of order one, every field used."""
-    size = residual_size(n, dialect)
-    rows, columns = (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size)
+    phi, bias, alpha, _ = params_shapes(n, channels, dialect)
     return Params(
-        normal(rows, columns, seed=seed) / math.sqrt(rows),
-        normal(2 * n + size, seed=seed + 1),
-        torch.tensor([0.7, 1.3, -1.6], dtype=F64),
+        normal(*phi, seed=seed) / math.sqrt(phi[0]),
+        normal(*bias, seed=seed + 1),
+        torch.tensor([0.7, 1.3, -1.6], dtype=F64)[: alpha[0]],
         1 + 0.5 * normal(n * channels, seed=seed + 2),
     )
 
@@ -237,7 +250,7 @@ def test_golden_vectors(name: str) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -745.5, 1e30])
 def test_one_stream_keeps_itself(value: float) -> None:
-    for dialect in (PAPER, LUCIDRAINS, MHC_LITE):
+    for dialect in (PAPER, LUCIDRAINS, MHC_LITE, KROMHC, CAYLEY):
         logits = torch.full((2, 1) if dialect is MHC_LITE else (2, 1, 1), value, dtype=F64)
         assert (mhc_ref.project(logits, dialect) == 1).all()
 
@@ -311,21 +324,24 @@ EXTREMES = {
 }
 
 
+UNBOUNDED = ("HYPER_CONNECTIONS", "RESIDUAL", "IHC", "CAYLEY", "exp alone")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16])
 @pytest.mark.parametrize("extreme", EXTREMES)
-@pytest.mark.parametrize("name", [name for name in HARD if name not in ("HYPER_CONNECTIONS", "RESIDUAL", "exp alone")])
+@pytest.mark.parametrize("name", [name for name in HARD if name not in UNBOUNDED])
 def test_finite_logits_never_give_nan(name: str, extreme: str, dtype: torch.dtype) -> None:
-    """(What is not projected stays huge, and exp alone overflows by definition.)"""
+    """(What is not projected stays huge, exp alone overflows by definition, and so do the squares of a quotient.)"""
     dialect = HARD[name]
     logits = torch.tensor(EXTREMES[extreme], dtype=dtype)
     if dtype == F64:
         logits = logits * 5e269  # up to 1.5e308, as 3e38 is in float32
-    if dialect.residual == "permutations":
-        logits = logits.flatten()[:6]
+    shape = logits_shape(3, dialect)
+    logits = logits.flatten()[: math.prod(shape)].view(shape)
     got = mhc_ref.project(logits, dialect)
     assert torch.isfinite(got).all()
     assert (got >= 0).all()
-    if not dialect.denominator_eps and not dialect.entry_eps:
+    if dialect.residual != "carry" and not dialect.denominator_eps and not dialect.entry_eps:
         # Lines of the last axis sum to 1, even where all of the others took everything.
         assert (got.sum({"row": -1, "column": -2}[dialect.last_axis]) - 1).abs().max() <= 1e-5
 
@@ -364,7 +380,8 @@ def test_coefficients_are_wide_and_states_keep_their_dtype(name: str, dtype: tor
 
     found = mhc_ref.mappings(x, params, dialect)
     assert {part.dtype for part in found} == {compute}
-    assert [tuple(part.shape) for part in found] == [(2, 3, 3), (2, 3, 3), (2, 3, 3, 3)]
+    read = (2, 3, 3, 4) if dialect.read == "bottleneck" else (2, 3, 3)
+    assert [tuple(part.shape) for part in found] == [read, (2, 3, 3), (2, 3, 3, 3)]
     assert mhc_ref.block(x, params, branch, dialect).dtype == dtype
     heads = [params] if dialect.collapse == "head" else []
     assert mhc_ref.stack(x[..., 0, :], [params, params, *heads], [branch, branch], dialect).dtype == dtype
@@ -411,6 +428,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "half an iteration": ({"iterations": 1.5}, "Dialect.iterations is 1.5"),
     "a Boolean for a number": ({"iterations": True}, "Dialect.iterations is True"),
     "a number for a Boolean": ({"transposed": 1}, "Dialect.transposed is 1; expected True or False"),
+    "a negative eps of h_post": ({"post_eps": -1e-6}, "Dialect.post_eps is -1e-06; expected 0 or more"),
+    "no temperature": ({"temperature": 0}, "Dialect.temperature is 0; expected a number from 1e-30 to 1e30, by which"),
+    "a negative temperature": ({"temperature": -0.05}, "Dialect.temperature is -0.05; expected a number from 1e-30"),
+    "a temperature that is NaN": ({"temperature": math.nan}, "Dialect.temperature is nan; expected a number from"),
+    "a Boolean temperature": ({"temperature": True}, "Dialect.temperature is True; expected a number from"),
+    "a packing by a number": (
+        {"residual": "identity", "res_columns": 0},
+        "Dialect.res_columns is 0; expected True or False: whether phi, bias and alpha have a part",
+    ),
     "a negative eps": ({"entry_eps": -1e-6}, "Dialect.entry_eps is -1e-06; expected 0 or more"),
     "an infinite eps": ({"rms_eps": math.inf}, "Dialect.rms_eps is inf; expected a finite number"),
     "NaN": ({"pre_eps": math.nan}, "Dialect.pre_eps is nan"),

@@ -27,10 +27,11 @@ from properties.core.implementation import Reference
 from properties.core.law import FAMILIES, Law, all_laws, family_laws
 from properties.core.premises import Where
 from properties.core.trial import Trial
-from properties.engine import fitting, known
+from properties.engine import known, misfits
 from properties.engine.counterexample import Counterexample, versions
-from properties.engine.fitting import misfit, outside
+from properties.engine.fitting import outside
 from properties.engine.known import Known, verdict_for
+from properties.engine.misfits import misfit
 from properties.engine.names import file_name, identity
 from properties.engine.runner import Profile, Subject, examine
 from properties.explosion import Explosion, ExplosionFileError, find_minimal, load, replay, save
@@ -483,9 +484,9 @@ def subject_of(preset: str, dtype: str) -> Subject:
     return Subject("ref", Reference(PRESETS[preset], "a reference"), getattr(torch, dtype), torch.device("cpu"))
 
 
-NAMED = {*fitting.TENSORS, *fitting.MOST, *fitting.NUMBERS, *fitting.ORDERS, *fitting.CHOICES, "logits", "shift"}
+NAMED = {*misfits.TENSORS, *misfits.MOST, *misfits.NUMBERS, *misfits.ORDERS, *misfits.CHOICES, "logits", "shift"}
 NAMED |= {"other", "cotangent", "cotangents", "params", "other_params", "head", "branch", "branches", "orders"}
-NAMED |= {"poisoned"}
+NAMED |= {"poisoned", "poison", "place", "live", "bars", "bias", "weight", "dialect", *misfits.PAIRS}
 
 
 @pytest.mark.parametrize(
@@ -529,7 +530,7 @@ def spoiled(value: Any) -> list[Any]:
         found = [value.to(other), value.long(), value.unsqueeze(0), value.flatten(), None, "text"]
         if value.numel():
             bad = value.clone()
-            bad.view(-1)[-1] = float("inf")
+            bad.view(-1)[-1] = float("inf") if bad.is_floating_point() else 2**40
             found += [bad, value[..., :-1], torch.cat([value, value], -1)]
         return found
     if isinstance(value, bool) or not isinstance(value, int | float):

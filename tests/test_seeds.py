@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mhc_ref import PRESETS
 from properties.catalogue.controls import CATALOGUE, build
-from properties.commands import bench, kill, seeds
+from properties.commands import bench, kill, seeds, sharpness
 from properties.commands.kill_rows import Task
 from properties.commands.seeds import outcome_of, runs
 from properties.core.law import all_laws
@@ -95,6 +95,7 @@ def test_a_run_that_is_cut_short_says_how_far_it_got() -> None:
         (kill.main, ["--jobs", "0"], "--jobs"),
         (kill.main, ["--examples", "-1"], "--examples"),
         (kill.main, ["--only", "linear", "--out", "/dev/null/x"], "expected a folder that can be written"),
+        (sharpness.main, ["--out", "/dev/null/x"], "expected a folder that can be written"),
         (kill.main, ["--like", __file__], "is no kill.json"),
         (seeds.main, ["--jobs", "-1"], "--jobs"),
         (seeds.main, ["--seeds", "0"], "--seeds"),

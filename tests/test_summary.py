@@ -119,7 +119,7 @@ def test_a_cause_that_is_just_found_says_all_that_is_known_of_it() -> None:
     found = dataclasses.replace(TRANSPOSED, where="36 <= T <= 64", notes=code)
     assert paragraph(found, "c1", [], known=True) == [
         "cause c1 of Mine: h_res is applied transposed",
-        "    at 36 <= T <= 64, acts first in post",
+        "    wrong for 36 <= T <= 64, acts first in post",
         "    computes with transposed = True",
         "    mine.py:55 in post",
         f"        54      mixed = h_res @ x{' ' * 44}...",

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, Dialect, Mappings, Params
-from mhc_ref.packing import residual_size
+from mhc_ref.packing import logits_shape, params_shapes
+from mhc_ref.stack import ends_with_last
 from properties.bounds import Approx, Rounding, coefficients_gradient, projection
 from properties.bounds.block import coefficients
 from properties.core.case import BranchSpec, Case
 from properties.core.exact_truth import ExactTruth
 from properties.core.implementation import Reference
 from properties.core.law import all_laws
+from properties.core.reads import mapping_shapes
 from properties.core.trial import ContractBroken, LawBroken, Trial
 from properties.core.truth import FloatTruth
 from properties.engine.runner import Profile, Subject, Verdict, examine, explain, try_case
@@ -91,9 +93,7 @@ def generic(dialect: Dialect, n: int, channels: int) -> tuple[Tensor, Params, Ca
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    size = residual_size(n, dialect)
-    shape = (channels, 2 + n) if dialect.shared_projection else (n * channels, 2 * n + size)
-    params = Params(normal(*shape), normal(2 * n + size), normal(3), normal(n * channels))
+    params = Params(*(normal(*shape) for shape in params_shapes(n, channels, dialect)))
     return normal(2, n, channels), params, normal
 
 
@@ -111,7 +111,8 @@ def same(one: Any, other: Any) -> None:
 def test_both_truths_answer_every_question_alike(title: str) -> None:
     dialect = PRESETS[title]
     x, params, normal = generic(dialect, 2, 3)
-    logits = params.bias[4:] if dialect.residual == "permutations" else params.bias[4:].view(1, 2, 2)
+    shape = logits_shape(2, dialect)
+    logits = params.bias[len(params.bias) - math.prod(shape) :].view(1, *shape)
     h_res = torch.eye(2).double().expand(2, 2, 2) if dialect.residual == "identity" else normal(2, 2, 2)
     y, bar, by_read, weights = normal(2, 3), normal(2, 2, 3), normal(2, 3), normal(2, 2)
     branches = [BranchSpec("scale", normal(3)), BranchSpec("constant", normal(3)), BranchSpec("identity")]
@@ -126,14 +127,16 @@ def test_both_truths_answer_every_question_alike(title: str) -> None:
         "layers": (x, [params, params], [y, normal(2, 3)]),
         "stack": (y, 2, every, [y, normal(2, 3), normal(2, 3)]),
         "collapse": (x, head),
-        "project_vjp": (logits, normal(*logits.shape[:-1], 2) if logits.ndim > 2 else normal(2, 2)),
-        "mappings_vjp": (x, params, [normal(2, 2), normal(2, 2), normal(2, 2, 2)]),
+        "project_vjp": (logits, normal(1, 2, 2)),
+        "mappings_vjp": (x, params, [normal(*shape) for shape in mapping_shapes((2, 2, 3), dialect)]),
         "pre_vjp": (x, weights, by_read),
         "post_vjp": (x, y, weights, h_res, bar),
         "layers_vjp": (x, [params, params, params], branches, bar),
         "stack_vjp": (y, 2, every, branches, by_read),
         "collapse_vjp": (x, head, by_read),
     }
+    if ends_with_last(dialect):  # a collapse by itself has no h_pre to read with
+        del questions["collapse"], questions["collapse_vjp"]
     exact, usual = ExactTruth(dialect), FloatTruth(dialect)
     for name, given in questions.items():
         same(getattr(exact, name)(*given), getattr(usual, name)(*given))
@@ -189,7 +192,7 @@ def test_every_oracle_law_that_fails_has_asked_the_exact_truth(
             assert judges, name
             assert all(judge.truth.asked for judge in judges), name
     oracles = [name for name, law in all_laws().items() if law.kind == "oracle"]
-    silent = [name for name in oracles if name not in failed and "autocast" not in name]
+    silent = [name for name in oracles if name not in failed and not any(w in name for w in ("autocast", "tuned"))]
     assert not silent, f"1.5 times the right output passes {silent}"
 
 
@@ -250,13 +253,13 @@ def test_two_outputs_of_which_neither_is_a_number_break_a_law_and_are_called_wha
 
 def test_claims_and_abstentions_are_counted_apart() -> None:
     bench = trial()
-    bench.within("h_res", torch.ones(5), torch.ones(5), torch.tensor([1.0, math.inf, 0.0, 2.0, math.inf]))
-    assert (bench.claims, bench.abstentions) == (3, 2)
+    bench.within("h_res", torch.ones(5), torch.ones(5), torch.tensor([0.5, math.inf, 0.0, 2.0, math.inf]))
+    assert (bench.claims, bench.abstentions) == (2, 3)
 
 
 def test_the_report_counts_claims_and_abstentions_of_every_law(tmp_path: Path) -> None:
     def check(bench: Trial, case: Case) -> None:
-        bench.within("h_res", torch.ones(3), torch.ones(3), torch.tensor([1.0, math.inf, 0.0]))
+        bench.within("h_res", torch.ones(3), torch.ones(3), torch.tensor([0.5, math.inf, 0.0]))
 
     law = dataclasses.replace(ORACLE, judge=check)
     found = examine(law, subject(Reference(PAPER)), Profile(examples=4, derandomise=True), directory=tmp_path)

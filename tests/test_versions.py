@@ -13,9 +13,10 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import properties
-from properties.commands import kill_page
+from properties.commands import kill_page, record_pages
 from properties.engine import known_file
 from properties.explosion import monitor
+from properties.explosion.monitor import history
 from properties.guards import sealed
 from properties.report import report
 from properties.targets.process import protocol
@@ -73,8 +74,10 @@ NUMBERS = {
     "explosion (`.safetensors`)": sealed.SCHEMA,
     "known failures (`.toml`)": known_file.SCHEMA,
     "rows of the monitor (`.jsonl`)": monitor.SCHEMA,
+    "last passes of a monitor (`.safetensors`)": history.SCHEMA,
     "the protocol of `proc:`": protocol.VERSION,
     "`kill.json`": kill_page.SCHEMA,
+    "`corpus.json` and `implementations.json`": record_pages.SCHEMA,
 }
 """Every file that is written for others, with the number of the form in which it is written now."""
 

@@ -22,7 +22,7 @@ ANSWER = "MHC_PROPERTIES_ANSWER"
 """The environment variable with the file descriptor on which a command says its exit status before it ends."""
 
 
-_OURS = ("ref", "control", "deviation", "published")
+_OURS = ("ref", "control", "deviation", "mutant", "published")
 
 
 def calls_a_stranger(words: Sequence[str]) -> bool:
@@ -33,7 +33,7 @@ def calls_a_stranger(words: Sequence[str]) -> bool:
         case ["identify"]:
             return any(":" in word and word.partition(":")[0] not in _OURS for word in words[1:])
         case ["explode"]:
-            return any(word.startswith(("target:", "--impl")) for word in words[1:])
+            return any(word.startswith(("target:", "model:", "--impl")) for word in words[1:])
         case _:
             return False
 

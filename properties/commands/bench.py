@@ -2,8 +2,9 @@
 
     mhc-properties bench [--law manifold] [--impl ref] [--device cuda]        (make bench)
 
-Then, of a sample of the deviations, the time until the first law fails; and, of the laws on one worker and on two, the
-time that the second one saves and the memory that each takes.
+Then, of a sample of the deviations, the time until the first law fails; of a sample of random mutants, how many the
+laws see (docs/adversary.md has the rates of more, by `mhc-properties adversary`); and, of the laws on one worker and on
+two, the time that the second one saves and the memory that each takes.
 
 Shares are of the same run, so they hold on a noisy machine; seconds are of this machine at this moment. "other" is
 Hypothesis with our strategies and bookkeeping. On another device than the CPU the implementation's share includes the
@@ -175,11 +176,13 @@ def main(
     examples: Annotated[int, typer.Option(min=1, help="examples a law")] = 100,
     device: Annotated[str, typer.Option(help="where the implementation computes")] = "cpu",
     deviations: Annotated[int, typer.Option(min=0, help="how many deviations to catch; 0: none")] = 50,
+    mutants: Annotated[int, typer.Option(min=0, help="how many random mutants to put before the laws; 0: none")] = 30,
     workers: Annotated[bool, typer.Option(help="compare one worker with two")] = True,
 ) -> None:
     """Measure what laws cost: examples per second, where the time goes, and how soon a wrong implementation is seen."""
     import torch
 
+    from properties.commands.adversary import sampled
     from properties.commands.refusals import refuse_absent, refuse_unknown
     from properties.core.device import device_of
     from properties.core.implementation import dtype_names
@@ -244,6 +247,13 @@ def main(
         typer.echo(
             f"{len(caught)} deviations: a law fails after {statistics.median(caught.values()):.2f} CPU s (median), "
             f"{caught[slowest]:.1f} at most ({slowest})"
+        )
+    if mutants:
+        mutant = sampled(mutants)
+        wrong = mutant["killed"] + mutant["survived"]
+        typer.echo(
+            f"{mutant['mutants']} random mutants: {mutant['killed']} of the {wrong} wrong ones are seen, "
+            f"{100 * mutant['rate']:.1f} %, in {mutant['seconds']} CPU s"
         )
     if workers:
         (one, _), (two, most) = wall_time(1, impl, law), wall_time(2, impl, law)

@@ -153,12 +153,14 @@ def _told(report: dict[str, Any], unusable: list[Unusable], where: Path, as_json
     """The report with what could not be used; a line for each target where there are several."""
     from properties.guards.whole import write_whole
     from properties.report.across import across
+    from properties.report.page.render import Shown, page
     from properties.report.report import lines_of
 
     if unusable:
         report = {**report, "unusable": [{"target": one.target, "why": one.why} for one in unusable]}
         try:
             write_whole(where / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+            write_whole(where / "report.html", page([Shown(where.name, report, where)]))
         except OSError as error:
             typer.echo(f"what cannot be used is not in report.json: {error.strerror or error}", err=True)
     lines = lines_of(report)

@@ -63,7 +63,7 @@ def targets(incomplete: str) -> list[str]:
     """Targets that come with this package; files are the shell's own."""
     kind, colon, rest = incomplete.partition(":")
     if not colon:
-        return _offered(["ref", "ref:", "published:", "deviation:", "control:", "proc:"], incomplete)
+        return _offered(["ref", "ref:", "published:", "deviation:", "control:", "mutant:", "proc:"], incomplete)
     name, at, _ = rest.partition("@")
     if kind in ("deviation", "control") and at:
         return _offered([f"{kind}:{name}@{preset}" for preset in _presets()], incomplete)

@@ -32,9 +32,14 @@ PACKAGES = {
     "mhc_mlx": ("mhc-mlx", "mlx"),
     "mlx_lm": ("mlx-lm", "mlx"),
     "mlx_mhc": ("mlx-mhc", "mlx"),
+    "nemo_automodel": ("nemo-automodel", "transformers"),
     "tile_kernels": ("tile-kernels", "tilelang"),
     "transformers_deepseek_v4": ("transformers",),
     "transformers_glm5_next": ("transformers",),
+    "transformers_hy_v4": ("transformers",),
+    "transformers_inkling2": ("transformers",),
+    "transformers_muse_spark": ("transformers",),
+    "transformers_qwen4_exp": ("transformers",),
     "x_transformers": ("x-transformers",),
 }
 """Module of an adapter -> the packages that it runs."""

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from properties.core.law import Law
     from properties.engine.subject import Verdict
 
-PRESET_ORDER = ("PAPER", "DEEPSEEK_V4", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL")
+PRESET_ORDER = (
+    *("PAPER", "DEEPSEEK_V4", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL"),
+    *("IHC", "DEEPSEEK_V4_1", "KROMHC", "CAYLEY", "QWEN4_EXP", "MUSE_SPARK", "ATTN_RES"),
+)
 
 
 DTYPE_ORDER = ("float64", "float32", "bfloat16", "float16")
@@ -157,7 +160,7 @@ class Bench:
         which = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         target = f"{task.catalogue}:{task.name}@{task.preset}"
         subject = Subject(target, self.implementation, which, self.device)
-        profile = Profile(examples=task.examples, derandomise=True, shrink=False, thorough=True)
+        profile = Profile(examples=task.examples, derandomise=True, shrink=False, thorough=True, sizes=3)
         return examine(law, subject, profile, directory=self._where, randomness=randomness)
 
 

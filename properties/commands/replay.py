@@ -1,4 +1,4 @@
-"""`mhc-properties replay`: a file that something was found in, tried again: a counterexample, or an explosion."""
+"""`mhc-properties replay`: a file that something was found in, tried again: a counterexample, an explosion, passes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a counterexample, or an explosion")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="a counterexample, an explosion, or the last passes of a monitor")
+    ],
     impl: Annotated[
         str | None,
         typer.Option(
@@ -72,8 +74,28 @@ def replay_file(
         kept = sealed.read(path).metadata
     except sealed.SealError as error:
         return Outcome("ERROR", "", message_of(error))
-    again = _explosion if "explosion" in kept else replay_counterexample
+    again = _explosion if "explosion" in kept else _monitor if "monitor" in kept else replay_counterexample
     return again(path, target, device, isolate, trust, dialect)
+
+
+def _monitor(
+    path: Path, target: str | None, device: str | None, isolate: bool, trust: bool, dialect: str | None
+) -> Outcome:
+    """The outcome for a file in which a monitor saved its last passes: their mixing, multiplied again."""
+    from properties.engine.replay import Outcome
+    from properties.explosion.monitor.history import MonitorFileError
+    from properties.explosion.monitor.history import replay as replay_passes
+
+    others = (("--impl", target), ("--isolate", isolate), ("--trust", trust), ("--dialect", dialect))
+    idle = [option for option, given in (("--device", device), *others) if given not in (None, False)]
+    if idle:
+        reason = f"{printable(str(path))} holds the matrices of a training, which are multiplied on the CPU"
+        return Outcome("ERROR", "monitor", f"{reason}: {' and '.join(idle)} would have no effect, leave it out")
+    try:
+        found = replay_passes(path)
+    except MonitorFileError as error:
+        return Outcome("ERROR", "monitor", message_of(error))
+    return Outcome(found.verdict, "monitor", found.message)
 
 
 def _explosion(

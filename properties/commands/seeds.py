@@ -23,7 +23,10 @@ from properties.commands.kill_rows import Bench, Task, chosen_laws, dtypes_of
 from properties.commands.refusals import refuse_unknown
 from properties.guards.stopping import end_with
 
-PRESETS = ("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS")
+PRESETS = (
+    *("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS"),
+    *("RESIDUAL", "IHC", "DEEPSEEK_V4_1", "KROMHC", "CAYLEY", "QWEN4_EXP", "MUSE_SPARK", "ATTN_RES"),
+)
 """Those among which the seeds of a control change."""
 
 Run = tuple[Task, int, int]

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from properties.guards.printable import message_of
-from properties.report.cause import Cause
+from properties.guards.whole import write_whole
+from properties.report.cause import Cause, joined
 from properties.report.report import Line, Unreached, made, write
 
 JOURNAL = "MHC_PROPERTIES_JOURNAL"
@@ -72,7 +73,7 @@ class Journal:
             self.open = entry["open"]
         elif "cause" in entry:
             cause = Cause.from_json(entry["cause"])
-            self.causes.setdefault(cause.key, cause)
+            self.causes[cause.key] = joined(self.causes.get(cause.key), cause)
         elif "died" in entry:
             self.deaths.setdefault(entry["law"], []).append(entry["died"])
             self.last, self.open = None, False
@@ -123,10 +124,16 @@ class Gathering:
         """Where the report goes."""
         return self.folder / "report.json"
 
+    @property
+    def page(self) -> Path:
+        """Where the report goes as a page to look at."""
+        return self.folder / "report.html"
+
     def begin(self) -> None:
         """All laws are known: no report of an earlier run may be taken for this one's."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+            self.page.unlink(missing_ok=True)
         self._journal(collected=len(self.collected))
         if "torch" in sys.modules:  # which a process that only gathers imports later, for the versions
             self.write(complete=False)
@@ -148,11 +155,13 @@ class Gathering:
             self.write(complete=False)
 
     def cause(self, cause: Cause) -> None:
-        """A cause is known; of two with one key the first stays."""
-        if cause.key not in self.causes:
-            self.causes[cause.key] = cause
-            self._journal(cause=cause.to_json())
-            self.announce(cause)
+        """A cause is known; of two with one key the first stays, with what the second knows of sizes."""
+        before = self.causes.get(cause.key)
+        if (now := joined(before, cause)) != before:
+            self.causes[cause.key] = now
+            self._journal(cause=now.to_json())
+        if before is None:
+            self.announce(now)
 
     def leave_out(self, laws: Iterable[str], why: str) -> None:
         """Laws are not tried, as the run was asked to end before."""
@@ -188,6 +197,15 @@ class Gathering:
         ended = time.monotonic()
         self._due = ended + max(_PAUSE, _SHARE * (ended - began))
         return report
+
+    def draw(self, report: dict[str, Any]) -> None:
+        """Write the page of a report, or note why that cannot be."""
+        from properties.report.page.render import Shown, page
+
+        try:
+            write_whole(self.page, page([Shown(self.folder.name, report, self.folder)]))
+        except OSError as error:
+            self.trouble = self.trouble or f"{self.page} could not be written: {message_of(error, 300)}"
 
     def _journal(self, **fields: Any) -> None:
         if self._descriptor is None:

@@ -176,8 +176,13 @@ def shown(verdict: Verdict) -> str:
     """The message of a failed law with its causes, or the reason for anything else, as a terminal may show it."""
     if verdict.status != "failed":
         return printable(verdict.reason, 20000)
+    from properties.report.cause import wrong
+
     pairs = zip(verdict.causes, verdict.belongs, strict=True)
-    causes = [f"\n  cause: {one.summary}{_HOW.get(how, '')}" for one, how in pairs]
+    causes = [
+        f"\n  cause: {one.summary}{f', {wrong(one.where)}' if one.where else ''}{_HOW.get(how, '')}"
+        for one, how in pairs
+    ]
     return printable(f"{verdict.message}{''.join(causes)}", 20000)
 
 
@@ -204,9 +209,13 @@ def line_of(verdict: Verdict) -> Line:
     import math
 
     from properties.core.family import declared_bounds
+    from properties.core.law import all_laws
     from properties.report.report import Line
 
     subject = verdict.subject
+    tunes = all_laws()[verdict.law].tunes if verdict.law in all_laws() else None
+    exercised = verdict.status not in ("not-applicable", "error")
+    tuned = tunes.changes(subject.implementation) if tunes and exercised else frozenset[str]()
     return Line(
         implementation=subject.implementation.name,
         dialect=subject.implementation.dialect.fields(),
@@ -220,13 +229,34 @@ def line_of(verdict: Verdict) -> Line:
         counterexample=str(verdict.counterexample) if verdict.counterexample else None,
         claims=verdict.claims,
         abstentions=verdict.abstentions,
+        stages={stage: list(counts) for stage, counts in verdict.stages if counts[1]},
         declared_bounds=declared_bounds(subject.implementation.dialect),
         causes=tuple(one.key for one in verdict.causes),
         belongs=verdict.belongs,
         readable=verdict.readable,
         example=tuple(printable(one, 2000) for one in verdict.example),
         unlocked_by=verdict.unlocked_by,
+        sizes=verdict.sizes,
+        visited=verdict.visited,
+        nearness=_nearness(verdict.nearness),
+        failure=verdict.failure,
+        untuned=tuple(sorted(subject.implementation.tunable - tuned)) if tunes else (),
     )
+
+
+def _nearness(counted: dict[str, dict[int, int]]) -> dict[str, list[list[int]]]:
+    """How near each of what was judged most often came to its bounds, and all else together."""
+    from properties.core.picture import add_nearness
+
+    often = sorted(counted, key=lambda what: -sum(counted[what].values()))
+    found: dict[str, dict[int, int]] = {}
+    for place, what in enumerate(often):
+        add_nearness(found, [(what if place < _STAGES else "all else", counted[what])])
+    return {what: [[bin, bins[bin]] for bin in sorted(bins)] for what, bins in found.items()}
+
+
+_STAGES = 8
+"""How many of what a law judges have a line of their own in the report."""
 
 
 @pytest.hookimpl(wrapper=True)

@@ -133,7 +133,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         gathering.leave_out(gathering.missing, f"once {most} had failed")
         exitstatus = pytest.ExitCode.TESTS_FAILED
     whole = not gathering.missing
-    total = gathering.write(complete=whole)["totals"]
+    report = gathering.write(complete=whole)
+    gathering.draw(report)
+    total = report["totals"]
     if stopping is not None:
         stopping.finish()
         if stopping.asked:

@@ -87,12 +87,14 @@ def _told_by_pytest(reports: list[Any], gathering: Gathering) -> list[Any]:
 
 
 def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
-    from properties.report.report import declared, nothing_exercised, table, totals
+    from properties.report.empty import mostly_empty
+    from properties.report.report import declared, nothing_exercised, table, totals, wrapped
     from properties.report.summary import ending
 
     lines = list(gathering.lines.values())
     total = totals(lines, len(gathering.collected), gathering.left_out())
     extra = [*declared(lines), *_unheard(config, lines)]
+    extra += [line for text in mostly_empty(lines) for line in wrapped(printable(text))]
     if number := total["known"]:
         extra.append(f"known failures: {number} failed as {'it is' if number == 1 else 'they are'} known to")
     for orphan in untried(config, lines):
@@ -106,7 +108,8 @@ def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
     if gathering.trouble:
         where = f"HARNESS ERROR: the report is lost: {gathering.trouble}"
     else:
-        where = f"report{'' if gathering.whole else ', incomplete'}: {printable(str(gathering.path))}"
+        path = f"{printable(str(gathering.path))} (to look at: {gathering.page.name})"
+        where = f"report{'' if gathering.whole else ', incomplete'}: {path}"
     causes = list(gathering.causes.values())
     if wanted():
         targets = {one.implementation.name: one.target for one in subjects(config)} if causes else {}

@@ -144,7 +144,7 @@ def test_tensors_shrink_to_zeros_and_ramps() -> None:
 
 def test_a_dialect_shrinks_to_the_one_field_that_matters() -> None:
     assert smallest(strategies.dialects(), lambda d: d.iterations == 3) == PAPER.with_(iterations=3)
-    assert smallest(strategies.dialects(), lambda d: d.pre == "softmax") == PAPER.with_(pre="softmax")
+    assert smallest(strategies.dialects(), lambda d: d.post == "softmax") == PAPER.with_(post="softmax")
 
 
 def test_logits_shrink_to_the_entry_that_matters() -> None:

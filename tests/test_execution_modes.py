@@ -1,0 +1,88 @@
+"""Modes of torch that must not matter: nothing of them is left, and nobody who computes the same in them is accused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mhc_ref import DEEPSEEK_V4, Mappings, Params
+from properties.catalogue.controls import build
+from properties.core.device import DEVICES, device_of
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import all_laws
+from properties.core.noise import Noise
+from properties.engine.runner import Profile, Subject, Verdict, examine
+
+CPU = torch.device("cpu")
+DETERMINISTIC = "execution.deterministic-algorithms-do-not-matter"
+AUTOCAST = tuple(law for law in all_laws() if law.endswith("under-autocast"))
+
+
+def judged(law: str, implementation: Implementation, where: Path, dtype: torch.dtype = torch.float32) -> Verdict:
+    subject = Subject("target", implementation, dtype, CPU)
+    return examine(all_laws()[law], subject, Profile(10, derandomise=True, shrink=False), directory=where)
+
+
+class AsksForDeterminism(Reference):
+    """A bias is added where deterministic algorithms are asked for, which whoever imports it asks for."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        asked = torch.are_deterministic_algorithms_enabled()
+        return super().mappings(x, params if asked else params._replace(bias=0 * params.bias))
+
+
+def test_what_is_right_under_deterministic_algorithms_alone_is_seen_where_somebody_asked_for_them(
+    tmp_path: Path,
+) -> None:
+    with device_of(CPU).deterministic(True):
+        found = judged(DETERMINISTIC, AsksForDeterminism(DEEPSEEK_V4), tmp_path)
+    assert found.status == "failed", found.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("control", ["linear", "autocast-left"])
+def test_controls_are_the_same_in_every_mode(control: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    implementation = build(control, DEEPSEEK_V4)
+    for law in (DETERMINISTIC, *AUTOCAST):
+        found = judged(law, implementation, tmp_path, dtype)
+        assert found.status == ("passed" if control == "autocast-left" or law == DETERMINISTIC else "not-applicable")
+
+
+def test_modes_are_afterwards_as_they_were_before(tmp_path: Path) -> None:
+    assert judged(DETERMINISTIC, Reference(DEEPSEEK_V4), tmp_path).status == "passed"
+    assert judged(AUTOCAST[0], Reference(DEEPSEEK_V4), tmp_path).status == "passed"
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+    with device_of(CPU).deterministic(True):
+        with device_of(CPU).deterministic(False):
+            assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("setting", "refused"), [(None, "warn"), (":4096:8", "error"), (":16:8", "error")])
+def test_a_gpu_refuses_no_product_of_which_torch_itself_knows_no_deterministic_form(
+    setting: str | None, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if setting is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    else:
+        monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", setting)
+    assert DEVICES["cuda"].refused == refused
+
+
+def test_disturbed_arithmetic_takes_the_path_of_a_compiler() -> None:
+    """What is tried as an explanation of a compiled failure must take the path on which it is wrong."""
+
+    def path(x: Tensor) -> Any:
+        return 2 * x if torch.compiler.is_compiling() else x
+
+    with Noise(0):
+        found = device_of(CPU).compiled(path, traced=True)(torch.ones(2))
+    assert torch.allclose(found, 2 * torch.ones(2), atol=1e-4)
+    assert not torch.compiler.is_compiling()
