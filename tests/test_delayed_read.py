@@ -129,9 +129,9 @@ def test_both_references_agree_forwards_and_backwards(dialect: Dialect) -> None:
 @pytest.mark.parametrize("dialect", DELAYED)
 def test_the_bound_of_a_delayed_read_covers_float32_and_little_more(dialect: Dialect) -> None:
     """Of the second branch: it reads the state after a whole block, with gates as sharp as that block's own."""
-    params, x = blocks(dialect, 2), normal(50, N, C)
+    params, x = blocks(dialect, 2), normal(2000, N, C)
     single = [Params(*(None if part is None else part.float() for part in one)) for one in params]  # pyright: ignore[reportArgumentType]
-    outputs = [normal(50, C, seed=5 + k).float() for k in range(2)]
+    outputs = [normal(2000, C, seed=5 + k).float() for k in range(2)]
     read: list[Tensor] = []
 
     def giving(y: Tensor) -> Branch:
@@ -148,7 +148,8 @@ def test_the_bound_of_a_delayed_read_covers_float32_and_little_more(dialect: Dia
     second = step(first.after, single[1], outputs[1], dialect, r, first.pre)
     for u, truth, bound in zip(read, exact, (first.read, second.read), strict=True):
         assert ((u - truth).abs() <= bound.error).all()
-    assert ((read[1] - exact[1]).abs() / second.read.error).max() > 0.01
+    ratio = ((read[1] - exact[1]).abs() / second.read.error).max()
+    assert ratio > 0.01, "of so many tokens some have hardly a term that cancels, on every machine"
 
 
 # Laws
