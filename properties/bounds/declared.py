@@ -34,7 +34,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from mhc_ref import Dialect
 from properties.bounds.arithmetic import times
 from properties.bounds.rms import SHARES
-from properties.core.family import DIM, Begin, End, Family, Mix, Norm
+from properties.core.family import DIM, Begin, End, Family, Mix
+from properties.core.norms import Norm
 from properties.core.rounding import INF, Approx, Projection, Rounding
 from properties.guards.faults import HarnessError
 

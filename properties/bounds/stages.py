@@ -12,7 +12,8 @@ from mhc_ref.packing import beyond, logit_sizes
 from properties.bounds import declared
 from properties.bounds.agreement import IN_FLOAT64, must_hold
 from properties.bounds.arithmetic import addends, affine, entering, times
-from properties.core.family import Dynamic, Gate, Norm, dynamic_of, gate_of, norm_of
+from properties.core.family import Dynamic, Gate, dynamic_of, gate_of
+from properties.core.norms import Norm, norm_of
 from properties.core.reads import read_of
 from properties.core.rounding import Approx, Rounding, known, noted
 

@@ -21,8 +21,8 @@ from mhc_ref.projection import compute_dtype
 from mhc_ref.registry import formulas
 from mhc_ref.stack import has_head
 from properties.core.declaration import accepted
-from properties.core.family import norm_of
 from properties.core.implementation import Implementation
+from properties.core.norms import norm_of
 from properties.core.shelves import steps_of
 
 DIM: dict[Axis, int] = {"row": -1, "column": -2}

@@ -17,8 +17,9 @@ from mhc_ref.packing import logits_shape
 from mhc_ref.stack import ends_with_last
 from properties.core.deviant import Deviant
 from properties.core.device import Feature
-from properties.core.family import gate_of, mix_of, norm_of
+from properties.core.family import gate_of, mix_of
 from properties.core.implementation import Implementation
+from properties.core.norms import norm_of
 from properties.core.reads import read_of
 
 Kind = Literal[

@@ -10,7 +10,8 @@ from torch import Tensor
 from mhc_ref import Branch, Dialect, Params
 from mhc_ref.packing import streams_of_logits
 from properties.catalogue.deviations import Deviant
-from properties.core.family import dynamic_of, norm_of
+from properties.core.family import dynamic_of
+from properties.core.norms import norm_of
 from properties.core.slips import mixes
 from properties.diagnosis.amounts import Numbered
 from properties.diagnosis.view import Frame

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
-from properties.core.family import dynamic_of, gate_of, norm_of
+from properties.core.family import dynamic_of, gate_of
 from properties.core.implementation import Implementation
+from properties.core.norms import norm_of
 from properties.core.reads import mapping_shapes, read_of
 from properties.core.trial import wide
 from properties.diagnosis.budget import Budget

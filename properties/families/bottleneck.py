@@ -10,7 +10,7 @@ from mhc_ref.families import bottleneck as formulas
 from properties.bounds.arithmetic import affine, contracted, times
 from properties.bounds.rms import inverse_gradient, root_mean_square
 from properties.bounds.stages import norm_weight, squash_gradient, squashed
-from properties.core.family import norm_of
+from properties.core.norms import norm_of
 from properties.core.reads import Read
 from properties.core.rounding import Approx, Rounding, known
 

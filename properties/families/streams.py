@@ -7,7 +7,7 @@ from torch import Tensor
 from mhc_ref import Dialect
 from mhc_ref.families import streams as formulas
 from properties.bounds.rms import over_rms, over_rms_gradient
-from properties.core.family import Norm
+from properties.core.norms import Norm
 from properties.core.rounding import Approx, Rounding
 
 

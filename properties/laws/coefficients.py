@@ -12,8 +12,9 @@ from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.packing import logits_shape
 from properties.bounds import Approx, Coefficients
 from properties.core.case import Case
-from properties.core.family import gate_of, norm_of
+from properties.core.family import gate_of
 from properties.core.law import law
+from properties.core.norms import norm_of
 from properties.core.premises import emits_res, where
 from properties.core.trial import Trial, wide
 from properties.laws import about, errors

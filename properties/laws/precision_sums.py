@@ -17,9 +17,10 @@ from torch import Tensor
 
 from mhc_ref import Mappings, Params
 from properties.core.case import Case
-from properties.core.family import end_of, norm_of
+from properties.core.family import end_of
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
+from properties.core.norms import norm_of
 from properties.core.premises import differentiable, several_streams, where
 from properties.core.reads import as_pre_takes
 from properties.core.trial import Trial, wide

@@ -14,8 +14,8 @@ from mhc_ref import Branch, Dialect, Mappings, Params
 from mhc_ref.stack import has_head
 from properties.core.deviant import Deviant, through, with_gradient_of
 from properties.core.device import device_of
-from properties.core.family import norm_of
 from properties.core.implementation import without_autocast
+from properties.core.norms import norm_of
 from properties.core.slips import MUTATION, Slips, always, mixes, takes_matrix
 
 SLIPS = Slips()

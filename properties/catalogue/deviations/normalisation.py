@@ -9,7 +9,8 @@ from torch import Tensor
 from mhc_ref import Branch, Dialect, Params
 from mhc_ref.registry import names
 from properties.core.deviant import Deviant
-from properties.core.family import family, norm_of
+from properties.core.family import family
+from properties.core.norms import norm_of
 from properties.core.slips import MUTATION, Slips, by_rms, mixes, other_than, shares
 
 SLIPS = Slips()
