@@ -61,6 +61,7 @@ BUILT_IN = (
     ("read", "depth-attention"),
     ("dynamic", "linear"),
     ("dynamic", "tanh"),
+    ("dynamic", "static"),
     ("norm", "streams"),
     ("norm", "stream"),
     ("begin", "copies"),

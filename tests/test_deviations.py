@@ -400,6 +400,8 @@ NEEDS_OTHER_DIALECT = {
     "one-iteration-less-on-the-device": PAPER.with_(iterations=3),
     "rms-eps-inside": PAPER.with_(rms_eps=1e-3, rms_eps_inside=False),
     "collapse-sum": PAPER.with_(collapse="mean"),
+    "static-bias-through-tanh": PAPER.with_(dynamic="static"),
+    "static-reads-the-state": PAPER.with_(dynamic="static"),
     "temperature-after-projection": PAPER.with_(temperature=0.2),
     "temperature-before-the-bias": PAPER.with_(temperature=0.2),
     "temperature-ignored": PAPER.with_(temperature=0.2),

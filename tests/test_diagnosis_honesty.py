@@ -309,7 +309,7 @@ def test_every_field_has_words_for_its_values() -> None:
         "post_scale": (1.5,),
         "post_eps": (0.0, 1e-6),
         "temperature": (1.0, 0.05),
-        "dynamic": ("linear", "tanh"),
+        "dynamic": ("linear", "tanh", "static"),
         "norm_over": ("streams", "stream"),
         "norm_offset": (0.0, 1.0),
         "read": ("streamwise", "bottleneck", "depth-attention"),

@@ -23,6 +23,7 @@ from properties.bounds.stages import (
     products,
     squash_gradient,
 )
+from properties.core.family import dynamic_of
 from properties.core.reads import read_of
 from properties.core.rounding import Approx, Rounding, known
 
@@ -120,6 +121,8 @@ def coefficients_gradient(
     g_state = times(g_state, own.expanded(g_state), r)
     through = through * (own.value.abs() + own.error)
     by_x = norm_gradient(x, g_state, through, shared, dialect, r)
+    if dynamic_of(dialect).constant:  # nothing is normalised, and what a norm of this state may be says nothing
+        by_x, phi, weight = (Approx.exact(torch.zeros_like(one.value)) for one in (by_x, phi, weight))
     if beyond_logits is not None:
         phi = Approx(*(torch.cat(both, -1) for both in zip(_pair(phi), _pair(beyond_logits), strict=True)))
     if read_weight is not None:

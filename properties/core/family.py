@@ -211,10 +211,12 @@ class Dynamic(Family):
 
     Attributes:
         passes: the products pass as they are, so that gates may be folded into phi and the bias into the sum.
+        constant: it is 0 whatever the products are, so that neither the state nor phi is read.
     """
 
     slot = "dynamic"
     passes: bool = False
+    constant: bool = False
 
     def activate(self, products: Tensor, dialect: Dialect) -> Tensor:
         """[..., m] -> [..., m], in torch, in the dtype of the products."""

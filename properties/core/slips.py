@@ -17,7 +17,7 @@ from mhc_ref.packing import logits_shape
 from mhc_ref.stack import ends_with_last
 from properties.core.deviant import Deviant
 from properties.core.device import Feature
-from properties.core.family import gate_of, mix_of
+from properties.core.family import dynamic_of, gate_of, mix_of
 from properties.core.implementation import Implementation
 from properties.core.norms import norm_of
 from properties.core.reads import read_of
@@ -141,8 +141,13 @@ def _apart(one: Tensor, other: Tensor) -> bool:
 
 
 def by_rms(dialect: Dialect) -> bool:
-    """The state is divided by a root of a mean of squares."""
-    return norm_of(dialect).OVER is not None
+    """The state is divided by a root of a mean of squares, for logits that are made of it."""
+    return norm_of(dialect).OVER is not None and not dynamic_of(dialect).constant
+
+
+def reads_the_state(dialect: Dialect) -> bool:
+    """Logits have a dynamic part, which the state is normalised for."""
+    return not dynamic_of(dialect).constant
 
 
 def hands_on_nothing(dialect: Dialect) -> bool:
@@ -161,9 +166,31 @@ def _whole(deviant: type[Deviant]) -> bool:
     return bool(own & {"block", "layers"})
 
 
+DYNAMIC_PART = {"projected", "normalised", "mean_square", "norm_axes", "rms", "weighted", "matmul", "dynamic"}
+"""The steps of a `Deviant` that make the part of the logits that depends on the state."""
+
+
+def _of_the_dynamic_part(deviant: type[Deviant]) -> bool:
+    """Whether a slip changes nothing but the part of the logits that depends on the state."""
+    slips = [kind for kind in deviant.__mro__ if is_slip(kind)]
+    return {name for kind in slips for name, one in vars(kind).items() if inspect.isfunction(one)} <= DYNAMIC_PART
+
+
+def is_slip(kind: type) -> bool:
+    """Whether a class is a slip, and not the correct steps that it deviates from."""
+    return issubclass(kind, Deviant) and not kind.__module__.startswith(
+        ("properties.core", "properties.families.steps")
+    )
+
+
 def affine(dialect: Dialect) -> bool:
     """Logits have gates and biases."""
     return read_of(dialect).affine(dialect)
+
+
+def gated(dialect: Dialect) -> bool:
+    """Logits have gates, of a dynamic part that there is."""
+    return affine(dialect) and reads_the_state(dialect)
 
 
 def reads_by_gates(dialect: Dialect) -> bool:
@@ -250,6 +277,7 @@ class Slips(dict[str, Deviation]):
         def listed(deviant: type[Deviant]) -> type[Deviant]:
             make = partial(_overridden, deviant, f"deviation:{name}")
             shows = both(applies, hands_on_nothing) if _whole(deviant) else applies
+            shows = both(shows, reads_the_state) if _of_the_dynamic_part(deviant) else shows
             self.add(Deviation(name, sentence_of(deviant), source, kind, shows, make, dtypes, hidden, needs))
             return deviant
 

@@ -8,6 +8,7 @@ from functools import cache
 from mhc_ref import PRESETS
 from properties.catalogue.deviations import CATALOGUE, ELSEWHERE, HIDDEN, Deviant
 from properties.core.deviant import redialected
+from properties.core.slips import is_slip
 
 _SIGMOID = "sigmoid"
 """The stage of pre and post, which is called so whatever families of gates a dialect chooses."""
@@ -80,12 +81,5 @@ def stage_of_slip(name: str) -> str:
         return "projection"
     if redialected(made):
         return stage_of_fields(made.computed.difference(made.dialect))
-    steps = {step for kind in made.slip.__mro__ if _is_slip(kind) for step in vars(kind)}
+    steps = {step for kind in made.slip.__mro__ if is_slip(kind) for step in vars(kind)}
     return next((stage for stage, names in STEPS.items() if steps & set(names)), "projection")
-
-
-def _is_slip(kind: type) -> bool:
-    """Whether a class is a slip, and not the correct steps that it deviates from."""
-    return issubclass(kind, Deviant) and not kind.__module__.startswith(
-        ("properties.core", "properties.families.steps")
-    )

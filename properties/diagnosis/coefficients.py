@@ -160,6 +160,8 @@ class Norm:
     def _candidate(self, dynamic: str, inside: bool, activated: Tensor) -> Candidate | None:
         chosen = joined(self.base, {"dynamic": dynamic})
         family = dynamic_of(chosen)
+        if family.constant:
+            return self._without_dynamic_part(dynamic, activated) if inside else None
         if self.gate.relative and not family.passes:
             return None  # it acts on logits of which only differences are seen
         full, logits = self.full, family.inverse(activated, chosen)
@@ -194,3 +196,8 @@ class Norm:
         if not worst <= 1:
             return None
         return Candidate(fields | {"rms_eps": value}, {"rms_eps": estimate}, worst)
+
+    def _without_dynamic_part(self, dynamic: str, activated: Tensor) -> Candidate | None:
+        """Logits in which neither a state nor phi shows, at any size; of the norm nothing is said then."""
+        worst = float((activated.abs() / (self.error + 40 * self.rounding.unit)).max())
+        return Candidate({"dynamic": dynamic}, {}, worst) if worst <= 1 else None

@@ -9,13 +9,13 @@ import torch
 from mhc_ref import PRESETS, Dialect, registry
 from mhc_ref.packing import params_shapes
 from properties.core.estimate import Candidate
-from properties.core.family import gate_of
+from properties.core.family import dynamic_of, gate_of
 from properties.core.reads import read_of
 from properties.core.rounding import Rounding
 from properties.diagnosis.answers import SINGLE, Predictions, answer
 from properties.diagnosis.coefficients import Gates, Norm
 from properties.diagnosis.exam import forward
-from properties.diagnosis.findings import Finding, Inference, settle
+from properties.diagnosis.findings import Finding, Inference, settle, value_of
 from properties.diagnosis.matrices import projection
 from properties.diagnosis.reading import Reader
 from properties.diagnosis.structure import structure
@@ -146,6 +146,10 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
     if windows and not found and all(gate_of(one[0].fields[name]).relative for name, one in formulas.items() if one):
         found, wrong = None, "a softmax shows the differences of its logits alone"
     settle(inference.findings, norm, found, base, wrong if windows else "neither h_pre nor h_post can be read")
-    if found and inference.findings["rms_eps"].value == 0:
+    if found and inference.findings["dynamic"].certain and dynamic_of(inference.dialect(base)).constant:
+        why = "the norm is of a dynamic part that is not there"
+        for name in ("rms_eps", "rms_eps_inside"):
+            inference.findings[name] = Finding(value_of(base, name), "undetermined", why)
+    elif found and inference.findings["rms_eps"].value == 0:
         why = "without an eps there is no place for it"
         inference.findings["rms_eps_inside"] = Finding(base.rms_eps_inside, "undetermined", why)

@@ -16,7 +16,7 @@ from properties.core.premises import several_streams, where
 from properties.core.trial import Trial, wide
 from properties.laws import about, calls
 from properties.laws.mixing import possible
-from properties.laws.premises import depends_on_logits, free_matrix, settled
+from properties.laws.premises import depends_on_logits, free_matrix, settled, unmoved
 from properties.strategies import (
     Setting,
     at_temperature,
@@ -71,10 +71,10 @@ def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in a token leaves none of its mappings finite throughout, and touches no other token's.
 
     Its rms is not finite, so neither is its projection. Where only some streams are normalised with it, only their
-    share is lost. Nothing is asked of a mapping that does not depend on its logits.
+    share is lost. Nothing is asked of a mapping that does not depend on its logits, or whose logits are the bias alone.
     """
     got = trial.mappings(case.x, case.params)
-    known = settled(trial.dialect, case.x.shape[-2])
+    known = unmoved(trial.dialect, case.x.shape[-2])
     for name in Mappings._fields:
         if name not in trial.implementation.emits or (name == "res" and depends_on_logits(trial.dialect)):
             continue

@@ -27,7 +27,7 @@ from properties.laws.calls import Place
 from properties.laws.execution_poison import is_neither_hidden_nor_spread
 from properties.laws.gradient_calls import many_states
 from properties.laws.mixing import possible
-from properties.laws.premises import depends_everywhere, mixes, settled
+from properties.laws.premises import depends_everywhere, mixes, unmoved
 from properties.strategies import Setting, among, logits_of, noise, seeds, streams, width_among
 
 project, mappings, block, layers, post = (
@@ -109,7 +109,7 @@ def poison_passes_the_mappings(trial: Trial, case: Case) -> None:
     Every logit depends on every stream through the norm. Nothing is asked of a mapping that does not depend on its
     logits, or not with every entry and everywhere, as beside a diagonal and at a clamp.
     """
-    known = settled(trial.dialect, case.x.shape[-2]) | ({"res"} if depends_everywhere(trial.dialect) else set[str]())
+    known = unmoved(trial.dialect, case.x.shape[-2]) | ({"res"} if depends_everywhere(trial.dialect) else set[str]())
     for which, name in enumerate(Mappings._fields):
         if name in known or name not in trial.implementation.emits:
             continue

@@ -6,7 +6,7 @@ import torch
 
 from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
-from properties.core.family import DIM, gate_of, guarantees_of, mix_of
+from properties.core.family import DIM, dynamic_of, gate_of, guarantees_of, mix_of
 from properties.core.implementation import Implementation
 from properties.core.premises import Applies, Premise
 from properties.core.reads import read_of
@@ -118,6 +118,12 @@ def settled(dialect: Dialect, n: int) -> frozenset[str]:
     alone = {"pre": pre.alone, "post": post.alone, "res": guarantees_of(dialect).alone}
     constant = {"pre": pre.constant, "post": post.constant}
     return frozenset(name for name, one in alone.items() if (one and n == 1) or constant.get(name))
+
+
+def unmoved(dialect: Dialect, n: int) -> frozenset[str]:
+    """The mappings of n streams that are the same for every state: those that are `settled`, and all where the logits
+    are the bias alone."""
+    return frozenset(("pre", "post", "res")) if dynamic_of(dialect).constant else settled(dialect, n)
 
 
 def mixes(dialect: Dialect) -> str | None:

@@ -68,7 +68,9 @@ ELSEWHERE: dict[str, Dialect] = {
 }
 if "temperature" in PRESETS.default.fields():
     ELSEWHERE[f"{PRESETS.first} with a temperature of 0.2"] = PRESETS.default.with_(temperature=0.2)
-"""Dialects, by a title, in which those deviations show that no preset shows."""
+for _, _name in registry.BUILT_IN:
+    ELSEWHERE.update(getattr(beside("deviations", _name), "ELSEWHERE", {}))
+"""Dialects, by a title, in which those deviations show that no preset shows; a family names its own beside them."""
 
 
 class Catalogue(Mapping[str, Deviation]):

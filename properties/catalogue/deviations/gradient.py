@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Branch, Mappings, Params
 from properties.core.deviant import Deviant, with_gradient_of
-from properties.core.slips import MUTATION, Slips, affine, by_rms, mixes, turns
+from properties.core.slips import MUTATION, Slips, affine, by_rms, gated, mixes, turns
 
 SLIPS = Slips()
 gradient = SLIPS.step("gradient")
@@ -33,7 +33,7 @@ class ParamsDetached(Deviant):
         return super().mappings(x, Params(params.phi.detach(), params.bias.detach(), params.alpha.detach(), weight))
 
 
-@gradient("alpha-detached", MUTATION, affine)
+@gradient("alpha-detached", MUTATION, gated)
 class AlphaDetached(Deviant):
     """The gates receive no gradient."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, both, felt, mixes, other_than, shares, takes_matrix
+from properties.core.slips import MUTATION, Slips, both, felt, mixes, other_than, reads_the_state, shares, takes_matrix
 
 SLIPS = Slips()
 initialisation = SLIPS.step("initialisation")
@@ -52,7 +52,7 @@ class PreBiasLogitOfMean(Deviant):
         return super().h_pre(logits - math.log(max(logits.shape[-1] - 1, 2)))
 
 
-@initialisation("alpha-stays-initial", f"{MUTATION}: alpha 0.01 of table 5, kept as a constant")
+@initialisation("alpha-stays-initial", f"{MUTATION}: alpha 0.01 of table 5, kept as a constant", reads_the_state)
 class AlphaStaysInitial(Deviant):
     """The gates are the constant 0.01 of their initialisation, not the parameter."""
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, affine, mixes
+from properties.core.slips import MUTATION, Slips, both, gated, mixes, reads_the_state
 
 SLIPS = Slips()
 missing = SLIPS.step("missing-term")
@@ -123,14 +123,6 @@ class PostIntoStream0(Deviant):
 # In the coefficients
 
 
-@missing("dynamic-dropped", "passes vLLM's test_mhc_pre_tilelang; tokenbender's static logits")
-class DynamicDropped(Deviant):
-    """The projection is ignored: the coefficients are the bias alone."""
-
-    def projected(self, x: Tensor, params: Params) -> Tensor:
-        return torch.zeros_like(super().projected(x, params))
-
-
 @missing("bias-dropped", MUTATION)
 class BiasDropped(Deviant):
     """The bias is not added."""
@@ -139,7 +131,7 @@ class BiasDropped(Deviant):
         return gate * dynamic
 
 
-@missing("gates-ignored", "Liger, HF: gates of 1 by initialisation")
+@missing("gates-ignored", "Liger, HF: gates of 1 by initialisation", reads_the_state)
 class GatesIgnored(Deviant):
     """The gates are taken to be 1."""
 
@@ -153,7 +145,7 @@ def _without_gate(params: Params, place: int) -> Params:
     return params._replace(alpha=alpha)
 
 
-@missing("pre-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on", affine)
+@missing("pre-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on", gated)
 class PreGateIgnored(Deviant):
     """The gate of h_pre is taken to be 1."""
 
@@ -161,7 +153,7 @@ class PreGateIgnored(Deviant):
         return super().logits(x, _without_gate(params, 0))
 
 
-@missing("post-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on", affine)
+@missing("post-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on", gated)
 class PostGateIgnored(Deviant):
     """The gate of h_post is taken to be 1."""
 
@@ -169,7 +161,11 @@ class PostGateIgnored(Deviant):
         return super().logits(x, _without_gate(params, 1))
 
 
-@missing("res-gate-ignored", f"{MUTATION}: one of three gates, 1 by initialisation, not passed on", mixes)
+@missing(
+    "res-gate-ignored",
+    f"{MUTATION}: one of three gates, 1 by initialisation, not passed on",
+    both(mixes, reads_the_state),
+)
 class ResGateIgnored(Deviant):
     """The gate of the residual logits is taken to be 1."""
 

@@ -30,6 +30,7 @@ normalisation_dialect(
     "The norm is taken stream by stream instead of over all n*C numbers, or the other way round.",
     "lucidrains 74055fd, FFTYYY/mhc-lite: the two readings of mHC eq. (7)",
     _other_span,
+    by_rms,
 )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mhc_ref import Branch, Dialect, Mappings, Params
 from properties.core.deviant import Deviant
 from properties.core.family import gate_of
-from properties.core.slips import MUTATION, Slips, mixes, reads_by_gates
+from properties.core.slips import MUTATION, Slips, both, mixes, reads_by_gates, reads_the_state
 
 SLIPS = Slips()
 order = SLIPS.step("order")
@@ -71,7 +71,11 @@ class SigmoidBeforeBias(Deviant):
         return super().mappings(x, params)._replace(post=bare + self.split(params.bias, x.shape[-2])[1])
 
 
-@order("tanh-outside-sigmoid", "marin #2321 (bug 10)", lambda d: gate_of(d.pre).unit_range and reads_by_gates(d))
+@order(
+    "tanh-outside-sigmoid",
+    "marin #2321 (bug 10)",
+    lambda d: gate_of(d.pre).unit_range and reads_by_gates(d) and reads_the_state(d),
+)
 class TanhOutsideSigmoid(Deviant):
     """h_pre is sigma of the static part plus tanh of the dynamic part, which can make it negative."""
 
@@ -100,7 +104,7 @@ class BranchReadsMixed(Deviant):
         return (mixed + self.spread(self.widened(y), h_post)).to(x.dtype)
 
 
-@order("post-of-mixed", MUTATION, mixes)
+@order("post-of-mixed", MUTATION, both(mixes, reads_the_state))
 class PostOfMixed(Deviant):
     """h_post is computed from the mixed streams, after the residual path has been updated in place."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from mhc_ref import Mappings, Params
 from mhc_ref.packing import logit_sizes, residual_size, streams_up_to
 from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, affine, mixes, reads_by_gates, takes_matrix
+from properties.core.slips import MUTATION, Slips, gated, mixes, reads_by_gates, takes_matrix
 
 SLIPS = Slips()
 packing = SLIPS.step("packing")
@@ -96,7 +96,7 @@ class NormWeightChannelMajor(Deviant):
         return super().weighted(unit, weight.reshape(weight.shape[::-1]).mT)
 
 
-@packing("gates-pre-res-post", f"{MUTATION}: pack-pre-res-post in the three scales alone", affine)
+@packing("gates-pre-res-post", f"{MUTATION}: pack-pre-res-post in the three scales alone", gated)
 class GatesPreResPost(Deviant):
     """The gates of post and res are exchanged."""
 
@@ -104,7 +104,7 @@ class GatesPreResPost(Deviant):
         return super().logits(x, params._replace(alpha=params.alpha[[0, 2, 1]]))
 
 
-@packing("gates-post-pre-res", MUTATION, affine)
+@packing("gates-post-pre-res", MUTATION, gated)
 class GatesPostPreRes(Deviant):
     """The gates of pre and post are exchanged."""
 
@@ -112,7 +112,7 @@ class GatesPostPreRes(Deviant):
         return super().logits(x, params._replace(alpha=params.alpha[[1, 0, 2]]))
 
 
-@packing("one-gate", f"{MUTATION}: HC eq. (5) has one alpha, mHC eq. (7) three", affine)
+@packing("one-gate", f"{MUTATION}: HC eq. (5) has one alpha, mHC eq. (7) three", gated)
 class OneGate(Deviant):
     """The first gate is used for all three mappings."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation
-from properties.core.slips import MUTATION, Deviation, Slips, both, constrains, felt, mixes
+from properties.core.slips import MUTATION, Deviation, Slips, both, constrains, felt, mixes, reads_the_state
 
 SLIPS = Slips()
 scaling = SLIPS.step("scaling")
@@ -111,7 +111,7 @@ class PreMean(Deviant):
         return super().gathered(x, h_pre) / x.shape[-2]
 
 
-@scaling("alpha-squared", MUTATION)
+@scaling("alpha-squared", MUTATION, reads_the_state)
 class AlphaSquared(Deviant):
     """The gate is applied twice, folded into phi and again to the product."""
 

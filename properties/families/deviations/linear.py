@@ -12,6 +12,7 @@ missing_dialect(
     "The dynamic part is linear where tanh is declared.",
     "HC eq. (5) against mHC eq. (7)",
     lambda d: d.with_(dynamic="linear"),
+    lambda d: d.dynamic == "tanh",
 )
 missing_dialect(
     "pre-unsquashed",

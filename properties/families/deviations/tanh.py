@@ -23,6 +23,7 @@ missing_dialect(
     "The dynamic part passes a tanh that belongs to hyper-connections, not to mHC.",
     "marin #2321 (bug 10); HC eq. (5) against mHC eq. (7)",
     lambda d: d.with_(dynamic="tanh"),
+    lambda d: d.dynamic != "static",
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mhc_ref import Dialect
 from mhc_ref.dialect import Axis
-from properties.core.slips import MUTATION, Slips
+from properties.core.slips import MUTATION, Slips, both, by_rms
 from properties.families.steps.sinkhorn import iterates, projects
 
 SLIPS = Slips()
@@ -101,7 +101,7 @@ eps_dialect(
     "The norm uses the eps of the entries.",
     f"{MUTATION}: one eps argument for both, as in kernels with a single `eps`",
     lambda d: d.with_(rms_eps=d.entry_eps),
-    projects,
+    both(projects, by_rms),
 )
 eps_dialect(
     "norm-eps-for-sinkhorn",
