@@ -17,7 +17,8 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import typer
 
-from properties.explosion.healthy.models import HEALTHY, Healthy
+from properties.explosion.healthy.models import HEALTHY
+from properties.explosion.healthy.subject import Healthy
 from properties.explosion.monitor import Monitor, Thresholds
 from properties.explosion.monitor.thresholds import Nearest
 

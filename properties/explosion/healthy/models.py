@@ -9,60 +9,14 @@ until its gradients overflow.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_WIDTH, _TOKENS, _BATCH, _WORDS = 32, 24, 4, 64
-
-
-@dataclass
-class Subject:
-    """A model in training.
-
-    Attributes:
-        model: what is watched.
-        step: one forward pass from a source of random numbers; returns the loss.
-        options: of `Monitor`.
-        rate: of AdamW.
-        half: passes run in float16 by autocast, and the loss is scaled.
-    """
-
-    model: nn.Module
-    step: Callable[[torch.Generator], Tensor]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    rate: float = 1e-3
-    half: bool = False
-
-
-@dataclass(frozen=True)
-class Healthy:
-    """How a healthy model is made, and the package that it needs."""
-
-    build: Callable[[], Subject]
-    needs: str | None = None
-
-
-def _words(source: torch.Generator, more: int = 0) -> Tensor:
-    """Sequences in which every word says which comes next, up to a tenth of them: something to learn."""
-    first = torch.randint(_WORDS, (_BATCH, 1), generator=source)
-    words = (first + 7 * torch.arange(_TOKENS + more)) % _WORDS
-    noise = torch.randint(_WORDS, words.shape, generator=source)
-    return torch.where(torch.rand(words.shape, generator=source) < 0.1, noise, words)
-
-
-def _repeated(model: nn.Module) -> Callable[[torch.Generator], Tensor]:
-    """A loss for models from states to states [B, T, C]: to give back what they were given, one token later."""
-
-    def step(source: torch.Generator) -> Tensor:
-        x = torch.randn(_BATCH, _TOKENS, _WIDTH, generator=source)
-        return functional.mse_loss(model(x), x.roll(1, 1))
-
-    return step
-
+from properties.explosion.healthy.libraries import LIBRARIES
+from properties.explosion.healthy.subject import BATCH, TOKENS, WIDTH, WORDS, Healthy, Subject, words_of
 
 # ---- decoders of `explode train`
 
@@ -76,7 +30,7 @@ def _decoder(residual: str, norm: str, half: bool = False, **fields: Any) -> Cal
 
         joined = residual_of(residual)
         streams = 1 if joined.dialect is None else 4
-        setup = Setup(joined, 12, streams, _WIDTH, _TOKENS, _BATCH, 2, norm, **fields)
+        setup = Setup(joined, 12, streams, WIDTH, TOKENS, BATCH, 2, norm, **fields)
         model, data = Decoder(setup, 0), tokens(setup, 0)
 
         def step(source: torch.Generator) -> Tensor:
@@ -95,11 +49,11 @@ def _decoder(residual: str, norm: str, half: bool = False, **fields: Any) -> Cal
 
 def _encoder(norm_first: bool, depth: int = 6) -> Callable[[], Subject]:
     def build() -> Subject:
-        layer = nn.TransformerEncoderLayer(_WIDTH, 4, 64, dropout=0.0, batch_first=True, norm_first=norm_first)
+        layer = nn.TransformerEncoderLayer(WIDTH, 4, 64, dropout=0.0, batch_first=True, norm_first=norm_first)
         model = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
 
         def step(source: torch.Generator) -> Tensor:
-            x = torch.randn(_BATCH, _TOKENS, _WIDTH, generator=source)
+            x = torch.randn(BATCH, TOKENS, WIDTH, generator=source)
             return functional.mse_loss(model(x), x.roll(1, 1))
 
         return Subject(model, step)
@@ -112,19 +66,19 @@ class _Queries(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layer = nn.TransformerDecoderLayer(_WIDTH, 4, 64, dropout=0.0, batch_first=True)
+        layer = nn.TransformerDecoderLayer(WIDTH, 4, 64, dropout=0.0, batch_first=True)
         self.decoder = nn.TransformerDecoder(layer, 4)
-        self.places = nn.Parameter(torch.randn(8, _WIDTH))
+        self.places = nn.Parameter(torch.randn(8, WIDTH))
 
     def forward(self, seen: Tensor) -> Tensor:
-        return self.decoder(torch.zeros(len(seen), 8, _WIDTH), seen + self.places.repeat(3, 1))
+        return self.decoder(torch.zeros(len(seen), 8, WIDTH), seen + self.places.repeat(3, 1))
 
 
 def _queries() -> Subject:
     model = _Queries()
 
     def step(source: torch.Generator) -> Tensor:
-        seen = torch.randn(_BATCH, _TOKENS, _WIDTH, generator=source)
+        seen = torch.randn(BATCH, TOKENS, WIDTH, generator=source)
         return functional.mse_loss(model(seen), seen[:, :8])
 
     return Subject(model, step)
@@ -206,11 +160,11 @@ class _Words(nn.Module):
 
     def __init__(self, blocks: list[nn.Module], size: float, padding: bool = False) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(_WORDS, _WIDTH, padding_idx=0 if padding else None)
+        self.embedding = nn.Embedding(WORDS, WIDTH, padding_idx=0 if padding else None)
         with torch.no_grad():
             self.embedding.weight.mul_(size)
         self.blocks = nn.ModuleList(blocks)
-        self.norm, self.head = nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, _WORDS)
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WORDS)
 
     def forward(self, words: Tensor) -> Tensor:
         x = self.embedding(words)
@@ -221,7 +175,7 @@ class _Words(nn.Module):
 
 def _following(model: nn.Module, padding: bool = False) -> Callable[[torch.Generator], Tensor]:
     def step(source: torch.Generator) -> Tensor:
-        words = _words(source, 1)
+        words = words_of(source, 1)
         if padding:
             words[1:, 3:] = 0  # most of the batch
         return functional.cross_entropy(model(words[:, :-1]).flatten(0, 1), words[:, 1:].flatten())
@@ -231,9 +185,9 @@ def _following(model: nn.Module, padding: bool = False) -> Callable[[torch.Gener
 
 def _blocks(size: float, padding: bool = False, sink: float = 0.0, depth: int = 8) -> Callable[[], Subject]:
     def build() -> Subject:
-        blocks: list[nn.Module] = [_Block(_WIDTH) for _ in range(depth)]
+        blocks: list[nn.Module] = [_Block(WIDTH) for _ in range(depth)]
         if sink:
-            blocks[2], blocks[-1] = _Sink(_WIDTH, sink), _Sink(_WIDTH, -sink)
+            blocks[2], blocks[-1] = _Sink(WIDTH, sink), _Sink(WIDTH, -sink)
         model = _Words(blocks, size, padding)
         return Subject(model, _following(model, padding), {"blocks": [_Block]})
 
@@ -244,76 +198,13 @@ def _normed(size: float) -> Callable[[], Subject]:
     """Blocks whose norm stands behind the sum, for features of any size."""
 
     def build() -> Subject:
-        model = nn.Sequential(*(_Normed(_WIDTH) for _ in range(8)))
+        model = nn.Sequential(*(_Normed(WIDTH) for _ in range(8)))
 
         def step(source: torch.Generator) -> Tensor:
-            x = torch.randn(_BATCH, _TOKENS, _WIDTH, generator=source)
+            x = torch.randn(BATCH, TOKENS, WIDTH, generator=source)
             return functional.mse_loss(model(size * x), x.roll(1, -1))
 
         return Subject(model, step, {"blocks": [_Normed]})
-
-    return build
-
-
-# ---- libraries
-
-
-def _hyper_connections(kind: str) -> Callable[[], Subject]:
-    def build() -> Subject:
-        import importlib
-
-        library: Any = importlib.import_module(f"hyper_connections.{kind}")
-        init, expand, reduce = library.get_init_and_expand_reduce_stream_functions(4)
-        layers = [init(dim=_WIDTH, layer_index=place, branch=_branch()) for place in range(8)]
-        model = nn.Sequential(expand, *layers, reduce)
-        return Subject(model, _repeated(model))
-
-    return build
-
-
-def _branch() -> nn.Module:
-    return nn.Sequential(nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, 2 * _WIDTH), nn.GELU(), nn.Linear(2 * _WIDTH, _WIDTH))
-
-
-def _x_transformers(**options: Any) -> Callable[[], Subject]:
-    def build() -> Subject:
-        from x_transformers import Encoder  # pyright: ignore
-
-        model: Any = Encoder(dim=_WIDTH, depth=4, heads=4, attn_dim_head=8, **options)
-        return Subject(model, _repeated(model))
-
-    return build
-
-
-_SIZES: Mapping[str, Any] = {
-    "vocab_size": _WORDS,
-    "hidden_size": _WIDTH,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "head_dim": 16,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-
-
-def _transformers(module: str, model: str, config: str, **sizes: Any) -> Callable[[], Subject]:
-    """A released model of a tiny size, initialised as its library does."""
-
-    def build() -> Subject:
-        import importlib
-
-        modeling: Any = importlib.import_module(f"transformers.models.{module}.modeling_{module}")
-        configuration: Any = importlib.import_module(f"transformers.models.{module}.configuration_{module}")
-        made: Any = getattr(modeling, model)(getattr(configuration, config)(**{**_SIZES, **sizes}))
-
-        def step(source: torch.Generator) -> Tensor:
-            words = _words(source)
-            return made(input_ids=words, labels=words, use_cache=False).loss
-
-        return Subject(made, step)
 
     return build
 
@@ -343,69 +234,8 @@ def _all() -> dict[str, Healthy]:
         "blocks, embeddings of 1e-5": Healthy(_blocks(1e-5)),
         "blocks, most words are padding": Healthy(_blocks(0.02, padding=True)),
         "blocks, an attention sink of 1e4": Healthy(_blocks(0.02, sink=1e4)),
-        "hyper-connections, constrained": Healthy(
-            _hyper_connections("manifold_constrained_hyper_connections"), "hyper_connections"
-        ),
-        "hyper-connections, unconstrained": Healthy(_hyper_connections("hyper_connections"), "hyper_connections"),
-        "x-transformers encoder": Healthy(_x_transformers(), "x_transformers"),
-        "transformers, DeepSeek-V4": Healthy(
-            _transformers(
-                "deepseek_v4",
-                "DeepseekV4ForCausalLM",
-                "DeepseekV4Config",
-                n_routed_experts=4,
-                num_key_value_heads=1,
-                q_lora_rank=16,
-                o_lora_rank=16,
-                o_groups=2,
-                index_n_heads=2,
-                index_head_dim=16,
-                index_topk=8,
-            ),
-            "transformers",
-        ),
-        "transformers, Hy4": Healthy(
-            _transformers(
-                "hy_v4",
-                "HYV4ForCausalLM",
-                "HYV4Config",
-                n_routed_experts=4,
-                num_key_value_heads=2,
-                intermediate_size=64,
-                q_lora_rank=16,
-                kv_lora_rank=16,
-                qk_nope_head_dim=8,
-                qk_rope_head_dim=8,
-                v_head_dim=16,
-                index_n_heads=2,
-                index_head_dim=16,
-                index_topk=8,
-            ),
-            "transformers",
-        ),
-        "transformers, Qwen4-Exp": Healthy(
-            _transformers(
-                "qwen4_exp",
-                "Qwen4ExpForCausalLM",
-                "Qwen4ExpTextConfig",
-                num_experts=4,
-                num_key_value_heads=2,
-                shared_expert_intermediate_size=32,
-                linear_key_head_dim=8,
-                linear_value_head_dim=8,
-                linear_num_key_heads=2,
-                linear_num_value_heads=4,
-                hc_lowrank=8,
-                indexer_n_heads=2,
-                indexer_kv_heads=1,
-                indexer_head_dim=16,
-                indexer_budget=8,
-                indexer_compress_ratio=2,
-            ),
-            "transformers",
-        ),
     }
-    return found
+    return found | LIBRARIES
 
 
 HEALTHY: Mapping[str, Healthy] = _all()
