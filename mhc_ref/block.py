@@ -65,7 +65,10 @@ def normalise(x: Float[Tensor, "*tokens n C"], weight: Tensor | None, dialect: D
 
 
 def gated_logits(x: Float[Tensor, "*tokens n C"], params: Params, dialect: Dialect) -> Float[Tensor, "*tokens B"]:
-    """alpha * dynamic(x^ phi) + bias, the logits of pre | post | res row-major on the last axis."""
+    """alpha * dynamic(x^ phi) + bias, the logits of pre | post | res row-major on the last axis.
+
+    A read without gates and biases has the products alone, or what it makes of them (`completed`).
+    """
     n, channels = x.shape[-2:]
     check_params(params, n, channels, dialect)
     params = params.widened()
@@ -78,7 +81,7 @@ def gated_logits(x: Float[Tensor, "*tokens n C"], params: Params, dialect: Diale
         projected = state.flatten(-2) @ params.phi[:, : sum(sizes)] * read.share(n, dialect)
     projected = formulas("dynamic", dialect.dynamic).activate(projected, dialect)
     if not read.affine(dialect):
-        return projected
+        return read.completed(projected, n, params, dialect)
     gates = torch.cat([gate.expand(size) for gate, size in zip(params.alpha, sizes, strict=False)])
     return gates * projected + params.bias
 

@@ -46,6 +46,9 @@ DIALECTS = {
     "attention that reads what it scores": PRESETS["ATTN_RES"].with_(
         scaled=True, reads_normalised=True, norm_offset=0.5, rms_eps=0.25
     ),
+    "one bottleneck for both gates": PRESETS["QWEN4_EXP"].with_(
+        one_bottleneck=True, norm_offset=0.0, rms_eps=2.0**-23, collapse="sum"
+    ),
     "softmax without an iteration": DEEPSEEK_V4.with_(iterations=0),
     "norm weight 1 + w": PAPER.with_(norm_over="stream", norm_offset=1.0, rms_eps=1e-6),
     "no dynamic part": PAPER.with_(dynamic="static", iterations=3, post_eps=0.1),

@@ -144,6 +144,7 @@ DIALECTS = {
     "an eps of h_post": PAPER.with_(post_eps=0.125, post_scale=1.5),
     "attention that reads what it scores": PRESETS["ATTN_RES"].with_(scaled=True, reads_normalised=True),
     "no dynamic part": PAPER.with_(dynamic="static", iterations=2, collapse="head"),
+    "one bottleneck for both gates": PRESETS["QWEN4_EXP"].with_(one_bottleneck=True, rank=2, collapse="mean"),
     "a one-hot start": PAPER.with_(expand="one-hot", iterations=2),
     "a shared projection without residual logits": LUCIDRAINS.with_(residual="identity", res_columns=False),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,6 +135,36 @@ def test_the_published_transform_is_that_of_a_negative_reach() -> None:
     skew, one = a - a.T, torch.eye(4, dtype=F64)
     published = torch.linalg.solve(one + skew, one - skew)
     assert torch.allclose(mhc_ref.project(a, CAYLEY.with_(reach=-1.0)), published, rtol=0, atol=1e-14)
+
+
+class HalfRead(Implementation):
+    """The transform of the logits above the diagonal and below it, read as a module does that has only these."""
+
+    dialect = CAYLEY
+    streams = (3,)
+    dtypes = (F32,)
+
+    def project(self, logits: Tensor) -> Tensor:
+        off = ~torch.eye(3, dtype=torch.bool)
+        return mhc_ref.project(torch.where(off, logits, 0.0), CAYLEY)
+
+
+class NumbersOnly(HalfRead):
+    """It takes what is no number for 0."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        return super().project(logits.nan_to_num(nan=0.0))
+
+
+@pytest.mark.parametrize(("made", "status"), [(HalfRead, "passed"), (NumbersOnly, "failed")])
+def test_a_logit_that_nothing_depends_on_need_not_be_read(
+    made: type[Implementation], status: str, tmp_path: Path
+) -> None:
+    """A NaN on the diagonal stays there; one beside it must reach h_res."""
+    subject = Subject("mine", made(), F32, CPU)
+    profile = Profile(examples=20, derandomise=True, shrink=False)
+    found = examine(all_laws()["execution.poison-reaches-h-res"], subject, profile, directory=tmp_path)
+    assert found.status == status, found.reason
 
 
 # Bounds

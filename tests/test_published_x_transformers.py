@@ -1,6 +1,6 @@
-"""The adapter of x-transformers: h_res is what the module mixes its streams with, and `sinkhorn` is the reference.
+"""The adapters of x-transformers: what the modules mix with, and that two of them are the reference.
 
-The module's h_res is no projection of its logits (docs/findings.md), so nothing here compares it with the reference.
+The h_res of `HyperConnection` is no projection of its logits (docs/findings.md), so nothing here compares it with that.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 import mhc_ref
+from mhc_ref import Params
+from mhc_ref.packing import params_shapes
 from properties.core.implementation import Absent, Implementation, offers
 from properties.targets import published
 
@@ -64,3 +66,51 @@ def test_what_is_offered(adapter: Implementation) -> None:
     assert offers(adapter) == {"project": "own"}
     with pytest.raises(Absent, match="rms_eps"):
         adapter.tuned(rms_eps=0.5)
+
+
+@pytest.fixture
+def gated() -> Implementation:
+    pytest.importorskip("x_transformers", reason="the extra `x-transformers` is not installed")
+    return published.build("x-transformers-gated")
+
+
+def drawn(adapter: Implementation, shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Params]:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = params_shapes(shape[-2], shape[-1], adapter.dialect)
+    params = Params(*(torch.randn(size, generator=generator) for size in sizes))
+    return torch.randn(shape, generator=generator), params
+
+
+def branch(h: Tensor) -> Tensor:
+    return h.sin() - 0.5 * h.roll(1, -1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 9), (2, 2, 3, 2), (4, 7), (0, 5, 4)])
+def test_the_gated_residual_is_the_reference(gated: Implementation, shape: tuple[int, ...]) -> None:
+    x, params = drawn(gated, shape)
+    for one in (params, params._replace(norm_weight=None)):
+        expected = mhc_ref.block(x, one, branch, gated.dialect)
+        torch.testing.assert_close(gated.block(x, one, branch), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gated_residual_s_gradients_are_those_of_the_reference(gated: Implementation) -> None:
+    x, params = drawn(gated, (3, 3, 5))
+    bar = drawn(gated, (3, 3, 5), seed=1)[0]
+
+    def gradients(block: Any) -> tuple[Tensor, ...]:
+        leaves = [one.clone().requires_grad_() for one in (x, *params) if one is not None]
+        return torch.autograd.grad(block(leaves[0], Params(*leaves[1:]), branch), leaves, bar)
+
+    expected = gradients(lambda x, params, branch: mhc_ref.block(x, params, branch, gated.dialect))
+    for mine, theirs in zip(gradients(gated.block), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        assert mine.abs().max() > 1e-3
+
+
+def test_the_eps_of_the_gated_residual_is_that_of_float32_and_no_other(gated: Implementation) -> None:
+    """Which is why a float64 state is not declared."""
+    x, params = drawn(gated, (3, 2, 4))
+    x, params = 1e-4 * x.double(), Params(*(None if one is None else one.double() for one in params))  # pyright: ignore[reportArgumentType]
+    assert gated.dtypes == (torch.float32,)
+    found, expected = gated.block(x, params, branch), mhc_ref.block(x, params, branch, gated.dialect)
+    assert (found - expected).abs().max() > 1e-3

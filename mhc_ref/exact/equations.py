@@ -33,14 +33,15 @@ class Equations(Reading):
         return self._reads.formula(logits, x, p.up, p.norm_weight, self.dialect, self._real)
 
     def _coefficients(self, x: Matrix, p: Parameters) -> Vector:
-        """alpha * dynamic(x^ phi) + bias, pre | post | res."""
+        """alpha * dynamic(x^ phi) + bias, pre | post | res; without gates what the read makes of products."""
         n, of_pre = len(x), self._reads.told.width(len(x), self.dialect)
         products = self._products(self._normalised(x, p.norm_weight), p.columns)
         if self._reads.told.averaged(self.dialect):
             products = [product / n for product in products]
         products = registry.oracle("dynamic", self.dialect.dynamic).formula(products, self.dialect, self._real)
         if not self._reads.told.affine(self.dialect):
-            return products
+            made = getattr(self._reads.told, "exact_completed", None)
+            return made(products, p.up, p.alpha, p.bias, n, self.dialect, self._real) if made else products
         gates = [p.alpha[0 if k < of_pre else min(1 + (k - of_pre) // n, 2)] for k in range(len(products))]
         return [gate * product + b for gate, product, b in zip(gates, products, p.bias, strict=True)]
 

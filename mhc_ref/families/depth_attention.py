@@ -65,6 +65,13 @@ def share(n: int, dialect: Dialect) -> float:
     return 1.0
 
 
+def completed(
+    logits: Float[Tensor, "*tokens B"], n: int, params: Params, dialect: Dialect
+) -> Float[Tensor, "*tokens B"]:
+    """Logits are as they are."""
+    return logits
+
+
 def weights(
     logits: Float[Tensor, "*tokens n"], x: Float[Tensor, "*tokens n C"], params: Params, dialect: Dialect
 ) -> Float[Tensor, "*tokens n"]:

@@ -14,6 +14,7 @@ from properties.bounds.projection import projection_gradient
 from properties.bounds.stages import (
     activated,
     activation_gradient,
+    completed,
     gated,
     gates,
     norm_gradient,
@@ -65,7 +66,8 @@ def coefficients_gradient(
     raw = products(x, params, dialect, r, norm)
     p = activated(raw, dialect, r)
     z = gated(p, x, params, dialect, r, norm)
-    thirds = [Approx(*part) for part in zip(z.value.split(sizes, -1), z.error.split(sizes, -1), strict=True)]
+    made = completed(z, n, params, dialect, r)
+    thirds = [Approx(*part) for part in zip(made.value.split(sizes, -1), made.error.split(sizes, -1), strict=True)]
     shape = logits_shape(n, dialect)
     matrix = Approx(thirds[2].value.unflatten(-1, shape), thirds[2].error.unflatten(-1, shape))
     kept = "t" if each else ""
@@ -90,6 +92,9 @@ def coefficients_gradient(
     alpha = Approx(torch.stack([a.value for a in alphas], -1), torch.stack([a.error for a in alphas], -1))
     if reads.affine(dialect):
         g = times(g, Approx.exact(gates(params, n, dialect)).expanded(g), r)
+    elif (back := reads.completed_pullback(z, n, params, g, dialect, r, kept)) is not None:
+        g, bias, alpha = back.products, back.bias, back.alpha
+        beyond_logits = back.beyond if beyond_logits is None else _beside(beyond_logits, back.beyond)
     else:
         bias, alpha = (Approx.exact(torch.zeros_like(one.value)) for one in (bias, alpha))
     g = activation_gradient(raw, p, g, dialect, r)
@@ -134,6 +139,11 @@ def coefficients_gradient(
 
 def _pair(one: Approx) -> tuple[Tensor, Tensor]:
     return one.value, one.error
+
+
+def _beside(one: Approx, other: Approx) -> Approx:
+    """The sum of two, of which one is 0 wherever the other is not: nothing is rounded."""
+    return Approx(one.value + other.value, one.error + other.error)
 
 
 def _by_stream(packed: Tensor, n: int) -> Tensor:

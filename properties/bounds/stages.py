@@ -133,9 +133,16 @@ def by_third(state: Tensor, phi: Tensor, dialect: Dialect) -> Tensor:
 
 def gated_logits(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
     """alpha * dynamic(x^ phi) + bias: three roundings of the product, one of the sum. A gate of 0 silences any
-    error."""
+    error. A read without gates and biases has the products, or what it makes of them."""
     norm = normalised(x, params.norm_weight, dialect, r)
-    return gated(activated(products(x, params, dialect, r, norm), dialect, r), x, params, dialect, r, norm)
+    found = gated(activated(products(x, params, dialect, r, norm), dialect, r), x, params, dialect, r, norm)
+    return completed(found, x.value.shape[-2], params, dialect, r)
+
+
+def completed(logits: Approx, n: int, params: Params, dialect: Dialect, r: Rounding) -> Approx:
+    """What a read without gates and biases makes of the products, of which it may be all of them."""
+    reads, g = read_of(dialect), r.at("gates")
+    return reads.completed_bound(entering(logits, g), n, params, dialect, g) if reads.joins(dialect) else logits
 
 
 def gates(params: Params, n: int, dialect: Dialect) -> Tensor:

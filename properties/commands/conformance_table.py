@@ -33,6 +33,7 @@ PACKAGES = {
     "mlx_lm": ("mlx-lm", "mlx"),
     "mlx_mhc": ("mlx-mhc", "mlx"),
     "nemo_automodel": ("nemo-automodel", "transformers"),
+    "sparse_hyper_connections": ("sparse-hyper-connections",),
     "tile_kernels": ("tile-kernels", "tilelang"),
     "transformers_deepseek_v4": ("transformers",),
     "transformers_glm5_next": ("transformers",),

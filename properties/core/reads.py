@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,15 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.core.family import Family, family
 from properties.core.rounding import Approx, Rounding
+
+
+class Completed(NamedTuple):
+    """Gradients of what a read makes of its products: by these, by the columns of phi behind, by bias and alpha."""
+
+    products: Approx
+    beyond: Approx
+    bias: Approx
+    alpha: Approx
 
 
 class Read(Family):
@@ -35,6 +44,24 @@ class Read(Family):
     def share(self, n: int, dialect: Dialect) -> float:
         """What the products with phi are multiplied by."""
         return self._formula("share")(n, dialect)
+
+    def joins(self, dialect: Dialect) -> bool:
+        """Whether the logits of h_post are made with those of h_pre."""
+        return False
+
+    def completed(self, logits: Tensor, n: int, params: Any, dialect: Dialect) -> Tensor:
+        """The logits of a token [..., P + n + R] of its products with phi, where they have no gates and biases."""
+        return logits
+
+    def completed_bound(self, products: Approx, n: int, params: Any, dialect: Dialect, r: Rounding) -> Approx:
+        """The same of products [tokens, P + n + R] with errors."""
+        return products
+
+    def completed_pullback(
+        self, products: Approx, n: int, params: Any, cotangent: Approx, dialect: Dialect, r: Rounding, kept: str
+    ) -> Completed | None:
+        """d <cotangent, completed>; None where the products are the logits. `kept`: see `pullback`."""
+        return None
 
     def bound(self, logits: Approx, x: Approx, params: Any, dialect: Dialect, r: Rounding) -> Approx:
         """h_pre of logits [tokens, width] and a state [tokens, n, C]."""

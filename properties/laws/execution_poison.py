@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from mhc_ref import Mappings
+from mhc_ref import Dialect, Mappings
 from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
+from properties.core.family import mix_of
 from properties.core.law import Schedule
 from properties.core.premises import several_streams, where
 from properties.core.trial import Trial, wide
@@ -90,6 +91,19 @@ def poisoned_logits(draw: DrawFn, setting: Setting) -> Case:
     return Case(logits=logits, poisoned=draw(st.integers(0, logits.shape[0] - 1)), entry=draw(seeds))
 
 
+def those_that_count(logits: Tensor, dialect: Dialect) -> list[int]:
+    """Which logits of a matrix, in one line, its h_res depends on: those with a gradient; all where no formula is
+    known."""
+    mix = mix_of(dialect)
+    if not mix.known:
+        return list(range(logits.numel()))
+    z = wide(logits).unsqueeze(0).requires_grad_()
+    with torch.enable_grad():
+        found = mix.project(z, dialect)
+    (slope,) = torch.autograd.grad(found, z, torch.tensor(noise(0, *found.shape)).to(z))
+    return slope.flatten().nonzero().flatten().tolist()
+
+
 @about.project(
     "execution.poison-reaches-h-res", "invariant", poisoned_logits, where(depends_on_logits), schedule=about.HALF
 )
@@ -97,14 +111,16 @@ def poison_reaches_h_res(trial: Trial, case: Case) -> None:
     """A NaN among the logits of a matrix leaves its h_res not finite, and touches no other matrix.
 
     Every scaling sums over it. Replacing it by a number hides a divergence from everybody downstream. The only entry
-    of h_res for n = 1 is no sum of anything: nothing is asked of it.
+    of h_res for n = 1 is no sum of anything: nothing is asked of it. A logit that h_res does not depend on, such as a
+    diagonal of Z in Z - Z^T, need not be read.
     """
     logits = case.logits.clone()
     flat = logits[case.poisoned].view(-1)
     count = flat.shape[0]  # a mix may have no logits
+    places = those_that_count(case.logits[case.poisoned], trial.dialect)
     if count:
-        flat[case.entry % count] = float("nan")
-    asked = count > 1 or (count == 1 and "res" not in settled(trial.dialect, 1))
+        flat[(places or range(count))[case.entry % (len(places) or count)]] = float("nan")
+    asked = bool(places) and (count > 1 or "res" not in settled(trial.dialect, 1))
     is_neither_hidden_nor_spread(trial, "h_res", trial.project(logits), case.poisoned, asked)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Branch, Params
+from mhc_ref.packing import beyond
 from properties.core.slips import Controls
 from properties.families.steps.bottleneck import BottleneckSteps, has_a_bottleneck
 
@@ -22,8 +23,7 @@ class BottleneckNormalisedFirst(BottleneckSteps):
             return super().block(x, params, branch)
         wide = self.widened(x)
         logits, post, res = self.logits(wide, params)
-        opened = self.opened(self.squeezed(logits), params.phi[:, -self.computed.rank :])
-        gates = self.h_pre(opened.unflatten(-1, x.shape[-2:]))
+        gates = self.h_pre(self.of_channels(logits, params).unflatten(-1, x.shape[-2:]))
         u = (gates * self.normalised(wide, params.norm_weight)).mean(-2)
         return self.post(x, branch(u.to(x.dtype)), self.h_post(post), self.h_res(res, x.shape[-2]))
 
@@ -35,7 +35,7 @@ class BottleneckByExponentials(BottleneckSteps):
     def projected(self, x: Tensor, params: Params) -> Tensor:
         if not has_a_bottleneck(self.computed):
             return super().projected(x, params)
-        columns = params.phi[:, : params.phi.shape[1] - self.computed.rank]
+        columns = params.phi[:, : params.phi.shape[1] - beyond(self.computed)]
         state = (self.normalised(x, params.norm_weight) / x.shape[-2]).flatten(-2)
         return state.flip(-1) @ columns.flip(0)
 

@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from mhc_ref import Dialect, Params
+from mhc_ref.families.bottleneck import to_write
+from mhc_ref.packing import beyond
 from properties.core.deviant import Deviant
 
 
@@ -14,13 +16,18 @@ def has_a_bottleneck(dialect: Dialect) -> bool:
     return dialect.read == "bottleneck"
 
 
+def has_one_bottleneck(dialect: Dialect) -> bool:
+    """What is written has gates of the same bottleneck."""
+    return has_a_bottleneck(dialect) and dialect.one_bottleneck
+
+
 class BottleneckSteps(Deviant):
     """u = mean over the streams of sigma(U silu(D x^ / n)) * x^, each operation a step."""
 
     def projected(self, x: Tensor, params: Params) -> Tensor:
         if not has_a_bottleneck(self.computed):
             return super().projected(x, params)
-        columns = params._replace(phi=params.phi[:, : params.phi.shape[1] - self.computed.rank])
+        columns = params._replace(phi=params.phi[:, : params.phi.shape[1] - beyond(self.computed)])
         return self.averaged(super().projected(x, columns), x.shape[-2])
 
     def averaged(self, products: Tensor, n: int) -> Tensor:
@@ -32,12 +39,38 @@ class BottleneckSteps(Deviant):
             return dynamic
         return super().gated(dynamic, gate, static)
 
+    def logits(self, x: Tensor, params: Params) -> list[Tensor]:
+        pre, post, res = super().logits(x, params)
+        if not has_one_bottleneck(self.computed):
+            return [pre, post, res]
+        n, rank = x.shape[-2], self.computed.rank
+        held = self.scaled(self.squeezed(pre), params.alpha[0])
+        return [held, self.written(held, to_write(params.phi, n, self.computed), params.bias[rank : rank + n]), res]
+
+    def scaled(self, held: Tensor, gate: Tensor) -> Tensor:
+        """What leaves one bottleneck."""
+        return gate * held
+
+    def written(self, held: Tensor, matrix: Tensor, static: Tensor) -> Tensor:
+        """The logits of h_post, of one bottleneck."""
+        return held @ matrix.T + static
+
     def read_weights(self, logits: Tensor, x: Tensor, params: Params) -> Tensor:
         if not has_a_bottleneck(self.computed):
             return super().read_weights(logits, x, params)
-        opened = self.opened(self.squeezed(logits), params.phi[:, -self.computed.rank :])
-        gates = self.h_pre(opened.unflatten(-1, x.shape[-2:]))
+        gates = self.h_pre(self.of_channels(logits, params).unflatten(-1, x.shape[-2:]))
         return self.share(gates * self.factor(x, params.norm_weight), x.shape[-2])
+
+    def of_channels(self, logits: Tensor, params: Params) -> Tensor:
+        """The logits of every channel's gate [..., n*C], of those of a token."""
+        up = params.phi[:, -self.computed.rank :]
+        if not has_one_bottleneck(self.computed):
+            return self.opened(self.squeezed(logits), up)
+        return self.static(self.opened(logits, up), params.phi[:, -self.computed.rank - 1])
+
+    def static(self, opened: Tensor, static: Tensor) -> Tensor:
+        """With the static logits of every channel."""
+        return opened + static
 
     def squeezed(self, logits: Tensor) -> Tensor:
         """What the bottleneck holds."""

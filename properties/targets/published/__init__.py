@@ -34,6 +34,8 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "tile-kernels-reference": ("tile_kernels", "TileKernelsReference"),
     "x-transformers": ("x_transformers", "XTransformers"),
     "x-transformers-sinkhorn": ("x_transformers", "Sinkhorn"),
+    "x-transformers-gated": ("x_transformers", "GatedMultiResidual"),
+    "sparse-hyper-connections": ("sparse_hyper_connections", "Cayley"),
     "fla": ("fla", "Fla"),
     "fla-naive": ("fla", "FlaNaive"),
     "fla-attnres": ("fla", "AttnResNaive"),

@@ -1,6 +1,6 @@
-"""x-transformers (2.31.10): `x_transformers.x_transformers.HyperConnection`, and the `sinkhorn` that it calls.
+"""x-transformers (2.31.10), `x_transformers.x_transformers`: `HyperConnection`, its `sinkhorn`, `GatedMultiResidual`.
 
-Streams are packed into the batch, `(b s) n d`. Two parts of the module are outside every dialect: its norm is a
+Streams are packed into the batch, `(b s) n d`. Two parts of `HyperConnection` are outside every dialect: its norm is a
 LayerNorm without bias, so the mean of a stream is subtracted, and the dynamic part of h_post passes a sigmoid of its
 own before it is gated, 2 sigma(alpha 2 sigma(x^ phi) + bias). A block is therefore not compared: what differed might be
 either. h_res of static logits is, since it sees neither: dynamic_alpha_fn is 0, as it is in a new module.
@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import cache
 from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from mhc_ref import Dialect
+import mhc_ref
+from mhc_ref import Branch, Dialect, Params
+from mhc_ref.families.bottleneck import to_write
 from properties.core.implementation import Implementation
 
 COLUMNS_LAST = Dialect(
@@ -92,3 +95,57 @@ class XTransformers(Sinkhorn):
 
 CHANNELS = 2
 """Of a state that does not matter where dynamic_alpha_fn is 0."""
+
+
+class GatedMultiResidual(Implementation):
+    """`GatedMultiResidual` with one input view, as `AttentionLayers(gated_multi_residual=True)` applies it."""
+
+    dialect = mhc_ref.QWEN4_EXP.with_(
+        one_bottleneck=True,
+        norm_offset=0.0,
+        rms_eps=torch.finfo(torch.float32).eps,  # nn.RMSNorm without an eps takes that of the dtype
+        collapse="sum",
+    )
+    streams = (1, 2, 3, 4, 5, 8)
+    dtypes = (torch.float32,)  # another dtype has another eps
+
+    def __init__(self) -> None:
+        import_module("x_transformers.x_transformers")  # so that a missing library is found out before anything runs
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        n, channels = x.shape[-2:]
+        rank = self.dialect.rank
+        weight = params.norm_weight
+        own = {
+            "read_gain": params.phi.new_ones(n, channels) if weight is None else weight.view(n, channels),
+            "static_read_logit": params.phi[:, -rank - 1].view(1, n, channels),
+            "static_write_logit": params.bias[rank : rank + n],
+            "to_bottleneck.weight": params.phi[:, :rank].T,
+            "to_read_gate.weight": params.phi[:, -rank:],
+            "to_write_gate.weight": to_write(params.phi, n, self.dialect),
+            "dynamic_gate_scale": params.alpha[0],
+        }
+        packed = x.reshape(-1, n, channels).movedim(-2, 0)  # (b s) n d, b = 1
+        weights = {f"gated.{name}": value for name, value in own.items()}
+        given = (packed, branch, x.shape[:-2])
+        applied = functional_call(applying(n, channels, rank), weights, given, strict=True)
+        return applied.movedim(0, -2).reshape(x.shape)
+
+
+class Applied(nn.Module):
+    """`prepare`, the branch, `forward`, as `AttentionLayers` calls them."""
+
+    def __init__(self, gated: Any) -> None:
+        super().__init__()
+        self.gated = gated
+
+    def forward(self, packed: Tensor, branch: Branch, tokens: torch.Size) -> Tensor:
+        read, streams, gates = self.gated.prepare(packed)
+        return self.gated(branch(read.reshape(*tokens, read.shape[-1])).reshape(read.shape), streams, **gates)
+
+
+@cache
+def applying(n: int, channels: int, rank: int) -> nn.Module:
+    """The module of a size; its own parameters are never read."""
+    made: Any = import_module("x_transformers.x_transformers").GatedMultiResidual
+    return Applied(made(channels, layer_index=0, num_residual_streams=n, read_gate_rank=rank))
