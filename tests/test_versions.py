@@ -18,7 +18,7 @@ from properties.engine import known_file
 from properties.explosion import monitor
 from properties.explosion.monitor import history
 from properties.guards import sealed
-from properties.report import report
+from properties.report import report, standing
 from properties.targets.process import protocol
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +78,7 @@ NUMBERS = {
     "the protocol of `proc:`": protocol.VERSION,
     "`kill.json`": kill_page.SCHEMA,
     "`corpus.json` and `implementations.json`": record_pages.SCHEMA,
+    "`conformance.json`, and what `report --entry` writes": standing.SCHEMA,
 }
 """Every file that is written for others, with the number of the form in which it is written now."""
 

@@ -1,9 +1,12 @@
-"""`mhc-properties conformance`: the laws on every published implementation, and the page of what came of it.
+"""`mhc-properties conformance`: the laws on every published implementation, and the table of what came of it.
 
-    mhc-properties conformance --out docs/conformance.md        (make conformance)
+    mhc-properties conformance --out docs/conformance.json              (make conformance)
+    mhc-properties conformance liger fla --out docs/conformance.json    (renews the entries of these)
+    mhc-properties conformance --out page.md
 
-The page is written after every implementation and says while it is unfinished; what a run that was stopped has found,
-`--reuse` does not run again.
+A file that ends in .json keeps the entries of the implementations that are not run now, each with its own day and
+versions; any other is a page in Markdown of this run alone. Both are written after every implementation, and the page
+says while it is unfinished; what a run that was stopped has found, `--reuse` does not run again.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from properties.engine.known_file import PUBLISHED, Known, KnownError, load, wri
 from properties.guards.answer import HARNESS_ERROR
 from properties.guards.printable import message_of, printable
 from properties.guards.whole import unwritable, write_whole
+from properties.report import standing
 from properties.report.report import Line
 from properties.targets.published import ADAPTERS
 
@@ -39,7 +43,9 @@ def conformance(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help=f"which ones; all: {', '.join(ADAPTERS)}")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="the page; stdout if left out")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the table, .json or Markdown; stdout if left out")
+    ] = None,
     report: Annotated[Path, typer.Option(metavar="DIR", help="where the reports go")] = Path(
         ".mhc-properties/published"
     ),
@@ -55,12 +61,12 @@ def conformance(
     seed: Annotated[int | None, typer.Option("--hypothesis-seed", metavar="N", help="of the search")] = None,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="implementations at a time")] = 1,
 ) -> None:
-    """Run the laws on published implementations, each in a process of its own, and make the page about them.
+    """Run the laws on published implementations, each in a process of its own, and make the table of them.
 
     Exit 0: every law held or failed as known; 1: a law failed that is not known, or a known failure is fixed; 3: an
     adapter could not be run, or the harness failed.
     """
-    from properties.commands.conformance_table import NOT_YET, Run, page, read, run, today, versions
+    from properties.commands.conformance_table import NOT_YET, Run, entry, page, read, run, versions
 
     chosen = names or list(ADAPTERS)
     if strange := [name for name in chosen if name not in ADAPTERS]:
@@ -84,6 +90,10 @@ def conformance(
         raise typer.BadParameter(message_of(error), param_hint="--known") from None
     replayed = known if entries and not search else None
     packages = versions([ADAPTERS[name][0] for name in chosen])
+    try:
+        before = standing.read(out) if out and out.suffix == ".json" and out.exists() else []
+    except standing.StandingError as error:
+        raise typer.BadParameter(message_of(error), param_hint="--out") from None
     runs = {name: Run(name, (), NOT_YET) for name in chosen}
 
     def examined(name: str) -> tuple[Run, float]:
@@ -95,7 +105,12 @@ def conformance(
         return found, time.monotonic() - started
 
     def show() -> None:
-        text = page(list(runs.values()), entries, packages, today(), profile.value)
+        if out and out.suffix == ".json":
+            ended = [one for one in runs.values() if one.trouble != NOT_YET]
+            now = [entry(one, entries, standing.today(), profile.value) for one in ended]
+            standing.write(out, standing.merged(before, now))
+            return
+        text = page(list(runs.values()), entries, packages, standing.today(), profile.value)
         if out:
             write_whole(out, text.encode())
         elif all(one.trouble != NOT_YET for one in runs.values()):

@@ -6,7 +6,6 @@ package replayed unless they are to be searched for.
 
 from __future__ import annotations
 
-import datetime
 import os
 import platform
 import subprocess
@@ -16,13 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from properties.core.law import FAMILIES
 from properties.engine.known import Known
 from properties.guards.stopping import PARENT
 from properties.plugin.launch import LAWS_ALONE
+from properties.report import standing
 from properties.report.report import Line, ReportError, lines_of
 from properties.report.report import read as report_of
+from properties.targets.published import ADAPTERS
 
 PACKAGES = {
     "fla": ("fla-core", "triton"),
@@ -110,7 +112,7 @@ def page(runs: Sequence[Run], entries: Sequence[Known], packages: dict[str, str]
         "",
         f"{begun} on {day} by",
         "",
-        "    mhc-properties conformance --out docs/conformance.md",
+        "    mhc-properties conformance --out FILE.md",
         "",
         f"on a CPU, with the profile `{profile}` and {', '.join(map(' '.join, packages.items()))}.",
         "",
@@ -138,6 +140,25 @@ def explanation(line: Line, entries: Sequence[Known]) -> Known | None:
         return None
     covering = (one for one in entries if one.covers(line.law, line.implementation, line.dtype, line.device))
     return next(covering, None)
+
+
+def entry(one: Run, entries: Sequence[Known], day: str, profile: str) -> dict[str, Any]:
+    """The entry of one adapter in the table of implementations, see `properties.report.standing`."""
+
+    def explained(line: Line) -> tuple[str, str, str] | None:
+        known = explanation(line, entries)
+        return known and (known.reason, known.link, f"properties/targets/published/known/{known.counterexample.name}")
+
+    return standing.standing(
+        one.name,
+        one.lines,
+        made=day,
+        command=f"mhc-properties conformance {one.name} --out docs/conformance.json",
+        versions=versions([ADAPTERS[one.name][0]]),
+        trouble=one.trouble,
+        explained=explained,
+        profile=profile,
+    )
 
 
 def _failures(runs: Sequence[Run], entries: Sequence[Known]) -> list[str]:
@@ -185,10 +206,3 @@ def versions(modules: Sequence[str]) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "(not installed)"
     return found
-
-
-def today() -> str:
-    """The day of a page; SOURCE_DATE_EPOCH is heeded."""
-    stamp = os.environ.get("SOURCE_DATE_EPOCH")
-    when = datetime.datetime.fromtimestamp(int(stamp), datetime.UTC) if stamp else datetime.datetime.now(datetime.UTC)
-    return when.date().isoformat()

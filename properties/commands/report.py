@@ -3,10 +3,13 @@
     mhc-properties report .mhc-properties --html report.html
     mhc-properties report old/report.json new/report.json --html both.html
     mhc-properties report gains.jsonl --html gains.html
+    mhc-properties report .mhc-properties --badge badge.svg
+    mhc-properties report .mhc-properties --entry mine.json --where https://example.org/mine
 
 The page is one file that opens from disk: the verdict, the causes, every law with its numbers, and the smallest
 counterexamples as pictures. Of several reports it shows what fails in one alone, and what has changed. The rows of a
-monitor become fields of colours, layers by steps.
+monitor become fields of colours, layers by steps. A badge says the same in one line, and an entry is what the table of
+implementations takes.
 """
 
 from __future__ import annotations
@@ -32,15 +35,27 @@ def report(
         list[Path] | None,
         typer.Argument(metavar="REPORT...", help="report.json of a run, its folder, or a monitor's .jsonl"),
     ] = None,
-    html: Annotated[Path, typer.Option(metavar="FILE", help="where the page goes")] = Path("report.html"),
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="where the page goes; report.html if nothing else is asked for")
+    ] = None,
+    badge: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="a badge of one report")] = None,
+    entry: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="one report as an entry of the table of implementations")
+    ] = None,
+    where: Annotated[str, typer.Option(metavar="URL", help="of an entry: https:// of the source that was tried")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Draw reports of runs as one page of HTML that opens from disk.
 
     Exit codes: 0 the page is written; 2 a report that cannot be read, or a page that cannot be written.
     """
+    given = reports or [DEFAULT]
+    if badge or entry:
+        _said(given, badge, entry, where, as_json)
+        if html is None:
+            return
+    html = html or Path("report.html")
     try:
-        given = reports or [DEFAULT]
         if any(one.suffix == ".jsonl" for one in given):
             data, names = _watched(given, as_json)
         else:
@@ -55,6 +70,36 @@ def report(
         tell({"html": str(html), "bytes": len(data), "reports": names})
     else:
         typer.echo(f"{printable(str(html))}: {len(data) / 1024:.0f} KiB; open it in a browser")
+
+
+def _said(given: list[Path], badge: Path | None, entry: Path | None, where: str, as_json: bool) -> None:
+    """One report as a badge, as an entry, or as both."""
+    from properties.report import badge as badges
+    from properties.report import standing
+
+    if len(given) > 1:
+        refuse(f"a badge or an entry is of one report; {len(given)} were given", as_json)
+    if entry and not where.startswith("https://"):
+        refuse(
+            f"an entry says where the source lies: expected --where https://..., not {printable(where, 200)!r}", as_json
+        )
+    try:
+        found = read(_file(given[0]))
+        if badge:
+            write_whole(badge, badges.badge(found))
+        if entry:
+            standing.write(entry, standing.entries_of(found, where))
+    except ReportError as error:
+        refuse(message_of(error, 400), as_json)
+    except OSError as error:
+        refuse(f"{badge if badge else entry} could not be written: {message_of(error, 300)}", as_json)
+    if as_json:
+        paths = {"badge": badge, "entry": entry}
+        tell({name: str(path) for name, path in paths.items() if path} | {"says": badges.words(found)})
+        return
+    typer.echo(badges.words(found))
+    for path in filter(None, (badge, entry)):
+        typer.echo(f"{printable(str(path))}: {path.stat().st_size} bytes")
 
 
 def _watched(given: list[Path], as_json: bool) -> tuple[bytes, list[str]]:
