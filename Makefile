@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Nothing here needs a model hub: the published libraries are run on generated parameters.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: verify test lint kill adversary seeds bench conformance snapshots clean
+.PHONY: verify test lint site kill adversary seeds bench conformance snapshots clean
 # Two targets at once would install into one .venv at once.
 .NOTPARALLEL:
 
@@ -29,6 +29,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
+
+# The site, from docs/ and the data files in it, into build/site: links are checked, and the sizes of its files are said.
+site: $(VENV)/installed-docs
+	$(BIN)/python -m properties.commands.site --out build/site
 
 # Outside CI: the kill matrix and a hundred seeds on every control (two cores: hours), the cost of the laws.
 kill: $(VENV)/installed-test
@@ -50,7 +54,7 @@ snapshots: $(VENV)/installed-test
 
 # The published implementations, all of them, in an environment of their own. 21 minutes of CPU time: Triton is interpreted.
 conformance: $(VENV)-conformance/installed
-	$(VENV)-conformance/bin/mhc-properties conformance --out docs/conformance.md
+	$(VENV)-conformance/bin/mhc-properties conformance --out docs/conformance.json
 
 clean:
 	rm -rf $(VENV) $(VENV)-conformance build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
@@ -64,6 +68,10 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) '$(TORCH)' --editable '.[published,test]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(INSTALL) '$(TORCH)' --editable '.[published,docs]'
 	touch $@
 
 # Without it the tests that look at pages say that they were not run, and why; in continuous integration they fail.

@@ -40,7 +40,7 @@ class Dialect:
         start_axis: axis of the softmax start; without meaning for ``exp``.
         iterations: number of (first, last) pairs; 0 leaves M as started, exp then being unshifted.
         entry_eps: added to every entry of the started matrix.
-        denominator_eps: with ``denominator`` ``add``: M / (sum + eps); with ``clamp``: M / max(sum, eps).
+        denominator, denominator_eps: ``add``: M / (sum + eps); ``clamp``: M / max(sum, eps).
         transposed: the block applies M^T; `project` and `Mappings.res` are M itself.
         pre, pre_eps: h_pre = pre(logits) + pre_eps, pre a gate.
         post, post_scale, post_eps: h_post = post_scale * post(logits) + post_eps.

@@ -12,13 +12,17 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from playwright.sync_api import Browser
 
 with jaxtyping.install_import_hook(
     ["mhc_ref.block", "mhc_ref.stack", "mhc_ref.gain", "mhc_ref.projection"], "beartype.beartype"
 ):
     import mhc_ref.gain as gain
 
+from browsing import missing
+
 from mhc_ref import registry
+from properties.commands.site import screens
 from properties.plugin.options import profile_name
 
 __all__ = ["gain"]
@@ -31,6 +35,16 @@ def unheard_signals() -> Generator[None]:
     woken = signal.set_wakeup_fd(-1)
     yield
     signal.set_wakeup_fd(woken)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Generator[Browser, None, None]:
+    """The browser in which pages are looked at; where there is none, that is said, and continuous integration fails."""
+    found = screens.executable()
+    if found is None:
+        missing(f"no browser: {screens.FETCHED} has none (python tests/browser/fetch.py {screens.FETCHED})")
+    with screens.browser(found) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

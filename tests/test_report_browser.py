@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from browsing import serious
+from playwright.sync_api import Browser, Page
 from test_report_page import CAUSE, lines
 
 from properties.report.page.render import Shown, page
 from properties.report.report import made
-
-FETCHED = Path(sys.prefix) / "browser"
-"""Where `make test` leaves the browser, see tests/browser/fetch.py."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    found = FETCHED / "chromium" if (FETCHED / "chromium").is_file() else installed and Path(installed)
-    if not found:
-        why = f"no browser: {FETCHED} has none (python tests/browser/fetch.py {FETCHED}), and none is installed"
-        pytest.fail(why) if os.environ.get("CI") else pytest.skip(f"not run, {why}")
-    env: dict[str, str | float | bool] = {
-        name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"
-    }
-    if found.parent == FETCHED:
-        env |= {"LD_LIBRARY_PATH": str(FETCHED / "lib"), "FONTCONFIG_FILE": str(FETCHED / "fonts.conf")}
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(
-            executable_path=found, env=env, args=["--no-sandbox", "--no-zygote", "--disable-gpu"]
-        )
-        yield opened
-        opened.close()
 
 
 def report(name: str = "Mine", ratio: float = 0.25) -> dict[str, Any]:
@@ -195,10 +170,6 @@ def test_nothing_that_a_report_says_is_markup(browser: Browser, tmp_path: Path) 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_axe_finds_nothing_serious(browser: Browser, tmp_path: Path, scheme: Any, width: int) -> None:
-    axe = FETCHED / "axe.min.js"
-    if not axe.is_file():
-        why = f"axe is not in {FETCHED} (python tests/browser/fetch.py {FETCHED})"
-        pytest.fail(why) if os.environ.get("CI") else pytest.skip(f"not run, {why}")
     path = tmp_path / "report.html"
     path.write_bytes(page([Shown("run", report())]))
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
@@ -206,12 +177,6 @@ def test_axe_finds_nothing_serious(browser: Browser, tmp_path: Path, scheme: Any
     for address in ("", "#manifold.last-axis-sums/Mine/float32"):
         opened.goto("about:blank")
         opened.goto(path.as_uri() + address)
-        opened.evaluate(axe.read_text("utf-8"))
-        found = opened.evaluate("axe.run().then(found => found.violations)")
-        told = [
-            (one["id"], one["impact"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"])
-            for one in found
-        ]
-        assert not [one for one in told if one[1] in ("serious", "critical", "moderate")], told
+        assert serious(opened, moderate=True) == []
         assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
     context.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def save(path: Path, rows: list[Row]) -> None:
 
 
 def page(rows: list[Row], place: str = "cpu") -> str:
-    """The matrix of a type of device as Markdown."""
+    """What the matrix of a type of device comes to, as Markdown."""
     from properties.catalogue.deviations import HIDDEN
     from properties.core.device import device_of
     from properties.core.law import all_laws
@@ -58,8 +57,8 @@ def page(rows: list[Row], place: str = "cpu") -> str:
     oracle_only = [name for name, found in kinds.items() if found == {"oracle"}]
     single = [row.name for row in deviations if len(row.killed) == 1]
     flagged = [f"{row.name}@{row.preset} {row.dtype}: {', '.join(row.killed)}" for row in controls if row.killed]
-    by_law = Counter(law for row in deviations for law in row.killed)
-    idle = [law for law in laws if law not in by_law]
+    killers = {law for row in deviations for law in row.killed}
+    idle = [law for law in laws if law not in killers]
     hidden = [
         f"{row.name} in {dtype} ({ratio:.2g})"
         for row in deviations
@@ -81,7 +80,8 @@ def page(rows: list[Row], place: str = "cpu") -> str:
         "",
         f"Made by `{command}`: every deviation in the first preset and dtype in which it shows, every control in",
         "PAPER and DEEPSEEK_V4 in every dtype that it declares, without shrinking. `properties/catalogue/deviations/`",
-        "says what each deviation does wrong and where that happened; the cells of the matrix are in `kill.json`.",
+        "says what each deviation does wrong and where that happened. The cells of the matrix are in `kill.json`; the",
+        "site of `make site` has a page for every deviation and for every law, which are drawn from it.",
         *(stopped_words if stopped else []),
         "",
         f"* deviations killed: {len(deviations) - len(survivors)} of {len(deviations)}",
@@ -95,15 +95,5 @@ def page(rows: list[Row], place: str = "cpu") -> str:
         "",
         "In another dtype than its own a deviation may lie below the bound: rounding there explains more than the slip",
         f"does. Those, with the largest ratio reached: {', '.join(hidden) or 'none'}.",
-        "",
-        "| deviation | kind | preset | dtype | killed by | identity | invariant | contract | oracle |",
-        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in deviations:
-        counts = Counter(kill.kind for kill in row.killed.values())
-        cells = " | ".join(str(counts[kind]) for kind in ("identity", "invariant", "contract", "oracle"))
-        of = f"{len(row.killed)} of {len(row.exercised)}"
-        text.append(f"| {row.name} | {row.kind} | {row.preset} | {row.dtype} | {of} | {cells} |")
-    text += ["", "| law | kind | deviations killed |", "|---|---|---|"]
-    text += [f"| {law} | {one.kind} | {by_law[law]} |" for law, one in laws.items()]
     return "\n".join(text) + "\n"

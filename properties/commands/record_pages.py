@@ -122,7 +122,7 @@ def implementations_page(known: Sequence[Row], failing: set[str]) -> str:
     Args:
         failing: the implementations, as targets, for which known failures are stored.
     """
-    states = {one["name"]: _state(one, failing) for one in known}
+    states = {one["name"]: state_of(one, failing) for one in known}
     numbers = Counter(states.values())
     said = Counter(one["expressible"] for one in known)
     head = IMPLEMENTATIONS.format(
@@ -140,7 +140,7 @@ def implementations_page(known: Sequence[Row], failing: set[str]) -> str:
     return head + "\n" + "\n".join(lines) + "\n"
 
 
-def _state(one: Row, failing: set[str]) -> str:
+def state_of(one: Row, failing: set[str]) -> str:
     if "adapters" in one:
         return "failures" if failing & {f"published:{name}" for name in one["adapters"]} else "green"
     return "recipe" if "recipe" in one else "not tried"

@@ -22,7 +22,7 @@ _TENSORS = 24
 def failure(case: Case, broken: LawBroken) -> dict[str, Any]:
     """{found, where, got, exact, against, kind, error, bound, ratio, gap, picture, inputs}: plain data, in which a
     number that JSON cannot say is None, and in a picture a word."""
-    drawn = [_input(name, value) for path, part in case.items() for name, value in _parts(path, part)]
+    drawn = inputs_of(case)
     return {
         "found": printable(broken.what, 400),
         "where": broken.where,
@@ -35,6 +35,11 @@ def failure(case: Case, broken: LawBroken) -> dict[str, Any]:
         "inputs": drawn[:_TENSORS],
         "more_inputs": max(0, len(drawn) - _TENSORS),
     }
+
+
+def inputs_of(case: Case) -> list[dict[str, Any]]:
+    """Every input of a case as it is drawn: {name, dtype, shape, start, values}; {name, text} of what is no tensor."""
+    return [_input(name, value) for path, part in case.items() for name, value in _parts(path, part)]
 
 
 def _finite(value: float) -> float | None:

@@ -20,6 +20,11 @@ _WIDEST = 16
 
 def explosion_page(explosion: Explosion) -> bytes:
     """What was found: the gain as it grows, the matrices layer by layer, and what they make of an input."""
+    return figures(*explosion_sections(explosion))
+
+
+def explosion_sections(explosion: Explosion) -> tuple[str, list[Section]]:
+    """The title and the parts of the page of an explosion."""
     asked, found = explosion.request, explosion.configuration
     gain = explosion.value if explosion.value is not None else math.nan
     size = f"depth {explosion.depth}, {explosion.streams} streams, width {explosion.width}"
@@ -43,7 +48,7 @@ def explosion_page(explosion: Explosion) -> bytes:
     if explosion.operators and len(explosion.operators[0]) <= _WIDEST:
         sections.append(Section("Layer by layer", _layers(explosion)))
     sections.append(Section("In words", [Code(explosion.to_text(), "The answer as the terminal has it")]))
-    return figures(title, sections)
+    return title, sections
 
 
 def _layers(explosion: Explosion) -> list[Part]:

@@ -7,10 +7,13 @@ import json
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from properties.guards.printable import printable
 from properties.report.report import SCHEMA, exit_code
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _MOST_BYTES = 150_000
 """Of all counterexamples in a page, beside those of causes; a page of one implementation stays below 1 MiB."""
@@ -62,12 +65,20 @@ def page(shown: Sequence[Shown]) -> bytes:
 
 def rendered(template: str, **values: Any) -> bytes:
     """A template of this folder with the style of all pages, in UTF-8; every value is text, unless it is Markup."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
-    style = Markup((_HERE / "page.css").read_text("utf-8"))
-    return environment.get_template(template).render(version=_version(), css=style, **values).encode("utf-8", "replace")
+    style = Markup("".join((_HERE / name).read_text("utf-8") for name in ("parts.css", "page.css")))
+    return (
+        environment().get_template(template).render(version=_version(), css=style, **values).encode("utf-8", "replace")
+    )
+
+
+def environment(*folders: Path) -> Environment:
+    """What renders the templates of these folders, and of this one behind them; every value is text, unless it is
+    Markup, and one that is missing is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(loader=FileSystemLoader([*folders, _HERE]), autoescape=True, undefined=StrictUndefined)
 
 
 def _thinned(report: dict[str, Any]) -> dict[str, Any]:

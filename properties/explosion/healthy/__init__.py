@@ -1,1 +1,0 @@
-"""Healthy models, and how near they come to what `Monitor` warns of."""
