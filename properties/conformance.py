@@ -33,7 +33,7 @@ from properties.targets.target import TargetError, check, resolve
 def conformance(
     implementation: Implementation | type[Implementation] | str,
     *,
-    laws: str | Sequence[str] = "",
+    laws: str | Law | Sequence[str | Law] = "",
     dtypes: Sequence[str] | None = None,
     device: str = "cpu",
     known: str | Path | None = None,
@@ -42,7 +42,8 @@ def conformance(
     """A parametrised test function of an implementation, of its class, or of a target such as "published:liger".
 
     Args:
-        laws: only those whose id begins so; one or several, such as "manifold" or ("block.", "depth.").
+        laws: only those whose id begins so; one or several, such as "manifold" or ("block.", "depth."). A law of your
+            own, made with `properties.core.law.law`, is given as it is.
         dtypes: only those of the declared ones, by name.
         known: a file of known failures, which are replayed and expected to fail (`properties.engine.known`).
         profile: "dev", "ci" or "thorough"; otherwise what `--hypothesis-profile` or the environment says.
@@ -51,8 +52,10 @@ def conformance(
         TargetError: nothing usable is there, or no law or dtype is left.
     """
     target, found = _resolved(implementation)
-    prefixes = (laws,) if isinstance(laws, str) else tuple(laws)
+    given = (laws,) if isinstance(laws, str | Law) else tuple(laws)
+    prefixes = tuple(one for one in given if isinstance(one, str))
     chosen = [law for law in all_laws().values() if law.id.startswith(prefixes)]
+    chosen += [one for one in given if isinstance(one, Law)]
     chosen_dtypes = None if dtypes is None else [dtype_of(one) for one in dtypes]
     names = [name for name in dtype_names(found) if chosen_dtypes is None or getattr(torch, name) in chosen_dtypes]
     if not chosen or not names:

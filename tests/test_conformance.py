@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 import mhc_ref
 from properties.conformance import conformance
 from properties.core.implementation import Implementation
+from properties.core.law import all_laws
 from properties.engine.runner import Subject
 from properties.targets.target import TargetError
 
@@ -40,6 +42,14 @@ def test_a_class_an_instance_and_a_target_have_the_same_ids(given: Implementatio
     (parameters,) = conformance(given, laws="manifold").pytestmark  # pyright: ignore[reportFunctionMemberAccess]
     (mine,) = conformance(Mine, laws="manifold").pytestmark  # pyright: ignore[reportFunctionMemberAccess]
     assert parameters.kwargs["ids"] == mine.kwargs["ids"]
+
+
+def test_a_law_of_ones_own_is_given_as_it_is() -> None:
+    own = replace(all_laws()["manifold.last-axis-sums"], id="manifold.of-my-own")
+    (alone,) = conformance(Mine, laws=own, dtypes=["float32"]).pytestmark  # pyright: ignore[reportFunctionMemberAccess]
+    assert alone.kwargs["ids"] == ["manifold.of-my-own-float32-cpu"]
+    (both,) = conformance(Mine, laws=("manifold.last-axis", own), dtypes=["float32"]).pytestmark  # pyright: ignore[reportFunctionMemberAccess]
+    assert both.kwargs["ids"] == ["manifold.last-axis-sums-float32-cpu", "manifold.of-my-own-float32-cpu"]
 
 
 def test_nothing_to_verify_is_an_error_at_once() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +68,65 @@ def test_a_slip_in_the_example_by_hand_is_found(tmp_path: Path) -> None:
     assert examine(law, Subject("wrong", made, torch.float64, CPU), profile, directory=tmp_path).status == "failed"
 
 
+def test_a_slip_in_the_example_of_a_deviation_is_seen(tmp_path: Path) -> None:
+    found = verdicts("examples/deviation.py:Mine", (WRITES, MIXES), torch.float64, tmp_path, 6)
+    assert {law: one.status for law, one in found.items()} == {WRITES: "failed", MIXES: "passed"}
+
+
+WRITES, MIXES = "mixing.post-is-the-declared-combination", "mixing.permutations-carry-streams"
+OWN = "mixing.equal-streams-see-row-sums-alone"
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("control:linear@PAPER", "passed"),
+        ("ref:DEEPSEEK_V4", "passed"),
+        ("deviation:h-res-transposed@PAPER", "failed"),
+        ("deviation:streams-rolled@PAPER", "failed"),
+        ("deviation:h-res-symmetrised@PAPER", "passed"),  # post is right there
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_law_of_the_examples_bites_and_accuses_nobody(
+    target: str, status: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BRINGS)
+    from test_law import equal_streams_see_row_sums_alone as own  # pyright: ignore[reportMissingImports]
+
+    profile = Profile(10, derandomise=True, shrink=False)
+    verdict = examine(own, Subject(target, resolve(target), dtype, CPU), profile, directory=tmp_path)
+    assert verdict.status == status
+    if status == "failed":
+        assert f"no replay: {OWN} is no law of this package" in verdict.message
+
+
 @pytest.mark.slow
-def test_the_test_file_of_the_examples_passes() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_mine.py"]
+@pytest.mark.skipif(shutil.which("node") is None, reason="not run: there is no node on this machine")
+def test_the_block_in_node_keeps_a_law_for_each_method(tmp_path: Path) -> None:
+    made = resolve(f"proc:node {BRINGS}/process.mjs")
+    laws = (ORACLE, "coefficients.agrees-with-oracle", "mixing.pre-is-the-weighted-sum", WRITES)
+    profile = Profile(2, derandomise=True, shrink=False)
+    subject = Subject("proc:", made, torch.float64, CPU)
+    found = {law: examine(all_laws()[law], subject, profile, directory=tmp_path).status for law in laws}
+    assert found == dict.fromkeys(laws, "passed")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None, reason="not run: jax, about 500 MB with what it needs, is in no extra")
+def test_the_projection_in_jax_keeps_its_laws(tmp_path: Path) -> None:
+    laws = (ORACLE, "gradient.projection-pulls-back-the-unrolled-iteration")
+    found = verdicts("examples/jax_arrays.py:Mine", laws, torch.float64, tmp_path, 2)
+    assert {law: one.status for law, one in found.items()} == dict.fromkeys(laws, "passed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "tests"), [("test_mine.py", 3), ("test_law.py", 3)])
+def test_the_test_files_of_the_examples_pass(file: str, tests: int) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file]
     done = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert "3 passed" in done.stdout
+    assert f"{tests} passed" in done.stdout
 
 
 @pytest.mark.slow

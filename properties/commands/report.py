@@ -5,6 +5,7 @@
     mhc-properties report gains.jsonl --html gains.html
     mhc-properties report .mhc-properties --badge badge.svg
     mhc-properties report .mhc-properties --entry mine.json --where https://example.org/mine
+    mhc-properties report --svg picture.svg --law manifold.agrees-with-oracle
 
 The page is one file that opens from disk: the verdict, the causes, every law with its numbers, and the smallest
 counterexamples as pictures. Of several reports it shows what fails in one alone, and what has changed. The rows of a
@@ -43,6 +44,10 @@ def report(
         Path | None, typer.Option(metavar="FILE.json", help="one report as an entry of the table of implementations")
     ] = None,
     where: Annotated[str, typer.Option(metavar="URL", help="of an entry: https:// of the source that was tried")] = "",
+    svg: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="in place of a page, one counterexample as a picture")
+    ] = None,
+    law: Annotated[str, typer.Option(metavar="ID", help="with --svg: of the law whose id begins so")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Draw reports of runs as one page of HTML that opens from disk.
@@ -52,10 +57,15 @@ def report(
     given = reports or [DEFAULT]
     if badge or entry:
         _said(given, badge, entry, where, as_json)
-        if html is None:
+        if html is None and svg is None:
             return
     html = html or Path("report.html")
     try:
+        if law and svg is None:
+            refuse("--law says which counterexample --svg draws; expected --svg FILE beside it", as_json)
+        if svg is not None:
+            _draw(given, svg, law, as_json)
+            return
         if any(one.suffix == ".jsonl" for one in given):
             data, names = _watched(given, as_json)
         else:
@@ -65,7 +75,7 @@ def report(
     except ReportError as error:
         refuse(message_of(error, 400), as_json)
     except OSError as error:
-        refuse(f"{html} could not be written: {message_of(error, 300)}", as_json)
+        refuse(f"{svg or html} could not be written: {message_of(error, 300)}", as_json)
     if as_json:
         tell({"html": str(html), "bytes": len(data), "reports": names})
     else:
@@ -100,6 +110,20 @@ def _said(given: list[Path], badge: Path | None, entry: Path | None, where: str,
     typer.echo(badges.words(found))
     for path in filter(None, (badge, entry)):
         typer.echo(f"{printable(str(path))}: {path.stat().st_size} bytes")
+
+
+def _draw(given: list[Path], file: Path, law: str, as_json: bool) -> None:
+    """The counterexample of one report as a picture."""
+    from properties.report.page.drawing import drawing
+
+    if len(given) > 1 or given[0].suffix == ".jsonl":
+        refuse("--svg draws a counterexample of one report; expected one report.json or its folder", as_json)
+    data = drawing(read(_file(given[0])), law)
+    write_whole(file, data)
+    if as_json:
+        tell({"svg": str(file), "bytes": len(data)})
+    else:
+        typer.echo(f"{printable(str(file))}: {len(data) / 1024:.0f} KiB")
 
 
 def _watched(given: list[Path], as_json: bool) -> tuple[bytes, list[str]]:

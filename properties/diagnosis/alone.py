@@ -122,7 +122,7 @@ def _no_slope(given: Answer, view: View) -> bool:
         found = [moved if j == k else one.clone() for j, one in enumerate(leaves)]
         asked = View(view.implementation, view.frame)
         out = asked.block(found[0], Params(*found[1:]), rest[1])[-1] if rest else asked.project(found[0])
-        return float((out.double() * cotangent.double()).sum())
+        return float((out.detach().double() * cotangent.double()).sum())
 
     generator = torch.Generator().manual_seed(5)
     try:

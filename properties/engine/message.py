@@ -12,7 +12,7 @@ import torch
 from properties.core.case import Case, describe
 from properties.core.family import declared_bounds
 from properties.core.implementation import Implementation, Products
-from properties.core.law import Law
+from properties.core.law import Law, all_laws
 from properties.core.rounding import PRODUCTS
 from properties.core.trial import LawBroken, TargetRaised
 from properties.engine.counterexample import Counterexample, versions
@@ -95,13 +95,15 @@ def explain(
         f"{body}{chr(10) if body else ''}"
         f"  smallest input found:\n{inputs}\n"
         f"  dialect: {_dialect_words(subject)}\n"
-        f"  {replaying(subject, path, lost)}"
+        f"  {replaying(law, subject, path, lost)}"
     )
 
 
-def replaying(subject: Subject, path: Path, lost: str = "") -> str:
+def replaying(law: Law, subject: Subject, path: Path, lost: str = "") -> str:
     """How to try a failure again; `lost`: why there is no file at `path`."""
     apart = not subject.implementation.in_process
+    if law.id not in all_laws():
+        return f"no replay: {law.id} is no law of this package; run the test again that states it"
     return f"no replay: {lost}" if lost else f"replay: {replay_line(path, subject.target, apart=apart)}"
 
 

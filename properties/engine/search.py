@@ -157,7 +157,7 @@ class Search:
             case=case,
             readable=score,
             failure=failure(case, broken),
-            example=(*example(case, broken), replaying(self.subject, self.path, lost)),
+            example=(*example(case, broken), replaying(self.law, self.subject, self.path, lost)),
             causes=tuple(self._causes.values()),
             belongs=tuple(self._belongs.values()),
         )
