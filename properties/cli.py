@@ -44,6 +44,7 @@ COMMANDS = {
     "kill": Command("properties.commands.kill:main", "Show which law sees which wrong implementation."),
     "adversary": Command("properties.commands.adversary:main", "Try random wrong implementations on the laws."),
     "seeds": Command("properties.commands.seeds:main", "Try many seeds on correct implementations."),
+    "campaign": Command("properties.campaign.command:campaign", "Run what takes hours, in pieces, on any engine."),
     "bench": Command("properties.commands.bench:main", "Measure what laws cost."),
     "sharpness": Command("properties.commands.sharpness:main", "Tabulate how tight the bounds are."),
     "report": Command("properties.commands.report:report", "Draw reports of runs as one page of HTML."),

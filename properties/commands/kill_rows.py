@@ -130,9 +130,9 @@ class Task:
 
 
 class Bench:
-    """One implementation, put before one law after another."""
+    """One implementation, put before one law after another; counterexamples go to `where`."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, where: Path | None = None) -> None:
         import torch
 
         from properties.catalogue import controls, deviations
@@ -143,7 +143,7 @@ class Bench:
         build = deviations.build if task.catalogue == "deviation" else controls.build
         self._build = functools.partial(build, task.name, dialects()[task.preset])
         self.implementation: Implementation = self._build()
-        self._where = Path(mkdtemp(prefix="mhc-kill-"))
+        self._where = where or Path(mkdtemp(prefix="mhc-kill-"))
 
     def forget(self) -> None:
         """Begin again with a new implementation: what one law has left in its memory must not help the next."""

@@ -15,6 +15,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,10 +59,10 @@ def runs(seeds: int, examples: int, only: list[str], laws: tuple[str, ...] = (),
             yield Task("control", name, preset, dtype, examples, False, laws), n, number
 
 
-def outcome_of(work: Run) -> Outcome:
-    """The laws on one control with one seed, run in a worker process."""
+def outcome_of(work: Run, where: Path | None = None) -> Outcome:
+    """The laws on one control with one seed, run in a worker process; counterexamples go to `where`."""
     task, n, number = work
-    bench = Bench(task)
+    bench = Bench(task, where)
     bench.implementation.streams = (n,)
     exercised, examples = 0, 0
     wrong: list[str] = []

@@ -188,6 +188,30 @@ def pairs(count: int, seed: int = 0) -> Iterator[tuple[str, Implementation, tupl
 PARTS = ("correct", "singles", "pairs")
 
 
+def built(part: str, target: str, wanted: Sequence[str]) -> Implementation:
+    """The implementation of a row, by its part and its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if part == "pairs":
+        made = compose((wanted[0], wanted[1]), home(wanted[0])[1])
+        if made is not None:
+            return made
+    elif part == "singles":
+        return CATALOGUE[wanted[0]].make(home(wanted[0])[1])
+    else:
+        kind, _, name = target.partition(":")
+        if kind == "published":
+            return published.build(name)
+        name, _, preset = name.partition("@")
+        if kind == "ref" and name in PRESETS:
+            return Reference(PRESETS[name], target)
+        if kind == "control" and preset in PRESETS:
+            return controls.build(name, PRESETS[preset])
+    raise ValueError(f"the table has no row {target} of the part {part}")
+
+
 def rows(part: str, count: int) -> Iterator[Row]:
     """The rows of one part of the table."""
     if part == "correct":

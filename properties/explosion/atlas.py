@@ -144,22 +144,41 @@ def atlas(
     clock = Clock(budget, progress)
     points: list[Point] = []
     complete = True
-    for family, n, deviation in _places(max_streams, steps):
-        asked = asked_of(family, n, deviation, goal, max_depth=max_depth, seed=seed)
-        if isinstance(asked, ConstrainedMixing):
-            known = constrained_answer(asked)
-            proof = known.proof if known is not None and known.proved and known.depth is None else ""
-            if proof:  # below its cap constrained mixing has no frontier: `explode mhc` searches there
-                points.append(Point(family, n, None, None, None, proof))
-            continue
-        clock.stage = f"{family}, n = {n}, deviation {decimal(deviation or Fraction(0))}"
-        searched = None
-        try:
-            searched = asked.searched(n, clock) if complete else None
-        except (BudgetSpent, KeyboardInterrupt):
-            complete = False
-        points.append(Point(family, n, deviation, asked.frontier(n), searched))
+    for family, n, deviation in places(max_streams, steps):
+        found, ended = point(family, n, deviation, goal, clock if complete else None, max_depth=max_depth, seed=seed)
+        complete = complete and ended
+        if found is not None:
+            points.append(found)
     return Atlas(goal, max_depth, tuple(points), complete, round(clock.seconds, 3))
+
+
+def point(
+    family: str,
+    n: int,
+    deviation: Fraction | None,
+    threshold: Fraction,
+    clock: Clock | None,
+    *,
+    max_depth: int = DEEPEST,
+    seed: int = 0,
+) -> tuple[Point | None, bool]:
+    """One point, and whether its search came to its end. Nothing is searched without a clock.
+
+    None below the cap of constrained mixing, which has no frontier there: `explode mhc` searches it.
+    """
+    asked = asked_of(family, n, deviation, threshold, max_depth=max_depth, seed=seed)
+    if isinstance(asked, ConstrainedMixing):
+        known = constrained_answer(asked)
+        proof = known.proof if known is not None and known.proved and known.depth is None else ""
+        return (Point(family, n, None, None, None, proof) if proof else None), True
+    searched, ended = None, clock is not None
+    if clock is not None:
+        clock.stage = f"{family}, n = {n}, deviation {decimal(deviation or Fraction(0))}"
+        try:
+            searched = asked.searched(n, clock)
+        except (BudgetSpent, KeyboardInterrupt):
+            ended = False
+    return Point(family, n, deviation, asked.frontier(n), searched), ended
 
 
 def asked_of(
@@ -174,7 +193,8 @@ def asked_of(
     return ask(name, threshold, **options, max_depth=max_depth, max_streams=n, seed=seed)
 
 
-def _places(max_streams: int, deviations: Sequence[Fraction]) -> Iterator[tuple[str, int, Fraction | None]]:
+def places(max_streams: int, deviations: Sequence[Fraction]) -> Iterator[tuple[str, int, Fraction | None]]:
+    """(family, streams, deviation) of every point."""
     for family in FAMILIES:
         # One stream behind a pre-norm grows as many do: an average of streams is normalised again.
         for n in (1,) if family in (RESIDUAL, PRE_NORM) else range(1, max_streams + 1):

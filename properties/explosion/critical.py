@@ -156,6 +156,25 @@ def critical_rates(
     return CriticalRates(asked, tuple(rows), complete, round(clock.seconds, 3))
 
 
+def turned(family: str, threshold: Any, **options: Any) -> Iterator[tuple[str, str]]:
+    """Every knob and value that `critical_rates(..., vary="all")` runs, the base first."""
+    for knob, value, _ in _turned(ask(family, threshold, **options), "all"):
+        yield knob, value
+
+
+def critical_row(family: str, threshold: Any, knob: str, value: str, **options: Any) -> Row:
+    """One row of the table alone.
+
+    Raises:
+        ValueError: a bad question, or no such knob and value.
+    """
+    asked = ask(family, threshold, **options)
+    for name, turn, one in _turned(asked, "all"):
+        if (name, turn) == (knob, value):
+            return _row(name, turn, one, lambda: None)
+    raise ValueError(f"no knob {knob} is turned to {value}; expected one of {', '.join(KNOBS)} with its values")
+
+
 def _turned(asked: Training, vary: str) -> Iterator[tuple[str, str, Training]]:
     """The base, and the base with each knob turned."""
     if vary != "all" and vary not in KNOBS:

@@ -1,0 +1,169 @@
+"""`mhc-properties campaign`: what runs for hours, on any number of machines, and goes on where it stopped.
+
+mhc-properties campaign run seeds --seeds 6 --out c
+mhc-properties campaign run laws --impl mine.py:Mine --seeds 100 --out c --engine dask://10.0.0.1:8786
+mhc-properties campaign status --out c
+mhc-properties campaign resume --out c --budget 2h
+mhc-properties campaign merge OTHER... --out c
+mhc-properties campaign report --out c
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from properties.campaign import summary
+from properties.campaign.engines import EngineLostError, engine
+from properties.campaign.folder import Folder, FolderError
+from properties.campaign.kinds import KINDS, cells
+from properties.campaign.running import DEADLINE, Outcome, Run
+from properties.commands.options import JsonOption, refuse
+from properties.guards.answer import HARNESS_ERROR, INTERRUPTED, tell
+from properties.guards.printable import message_of
+
+
+class Do(StrEnum):
+    """What is done."""
+
+    RUN = "run"
+    RESUME = "resume"
+    STATUS = "status"
+    MERGE = "merge"
+    REPORT = "report"
+    SIMULATE = "simulate"
+
+
+def campaign(
+    do: Annotated[Do, typer.Argument(help="run KIND, resume, status, merge OTHER..., report, simulate", metavar="DO")],
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"of run a kind: {', '.join(KINDS)}; of merge folders", metavar="[WHAT]..."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder of the campaign")] = Path("campaign"),
+    engine_name: Annotated[
+        str, typer.Option("--engine", help="serial, processes[:N], dask://HOST:PORT or slurm[:N]")
+    ] = "processes",
+    budget: Annotated[str, typer.Option(metavar="TIME", help="begin no cell after it: 90, 30m, 2h; 0: no limit")] = "0",
+    deadline: Annotated[str, typer.Option(metavar="TIME", help="of one cell")] = f"{DEADLINE / 60:.0f}m",
+    again: Annotated[bool, typer.Option("--again", help="of resume: cells that were put aside or failed, too")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="how many seeds")] = None,
+    impl: Annotated[list[str] | None, typer.Option(metavar="TARGET", help="laws, fuzz: what is examined")] = None,
+    law: Annotated[list[str] | None, typer.Option(help="only laws whose id begins so; may be repeated")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="only this name; may be repeated")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="laws, fuzz: only this one; may be repeated")] = None,
+    dialect: Annotated[str | None, typer.Option(metavar="PRESET", help="laws, fuzz: of plain functions")] = None,
+    profile: Annotated[str | None, typer.Option("--hypothesis-profile", help="how long to search")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="kill, seeds, fuzz: examples a law")] = None,
+    pairs: Annotated[int | None, typer.Option(min=0, help="identify: how many pairs of deviations")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="explosions, training; may be repeated")] = None,
+    threshold: Annotated[str | None, typer.Option(help="explosions, atlas, training")] = None,
+    gain: Annotated[str | None, typer.Option(help="explosions, training")] = None,
+    max_streams: Annotated[int | None, typer.Option(min=1, max=16, help="atlas")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run what takes hours, in pieces, on an engine that exists; nothing is asked twice and nothing is lost.
+
+    Exit 0: every cell has an answer and none of them accuses; 1: a law failed, or what that kind looks for was found;
+    2: a mistake in what was given; 3: cells are left, put aside, or faults of the harness; 130: stopped by Ctrl-C.
+    """
+    folder, named = Folder(out), what or []
+    given = {
+        **{"seeds": seeds, "impl": impl, "law": law, "only": only, "dtype": dtype, "dialect": dialect},
+        **{"profile": profile, "examples": examples, "pairs": pairs, "family": family, "threshold": threshold},
+        **{"gain": gain, "max_streams": max_streams},
+    }
+    options = {name: value for name, value in given.items() if value is not None and value != []}
+    try:
+        if do is Do.RUN:
+            if len(named) != 1:
+                _mistake(f"run takes one kind, one of {', '.join(KINDS)}; given were {named or 'none'}", as_json)
+            new = folder.ask(cells(named[0], folder.seconds(), options))
+            typer.echo(f"{len(folder.cells())} cells, {new} of them new: {out}", err=True)
+        elif options:
+            _mistake(f"{do} takes no {next(iter(options))}: what is asked stands in the manifest", as_json)
+        elif named and do is not Do.MERGE:
+            _mistake(f"{do} takes nothing but --out DIR; given were {named}", as_json)
+        if do in (Do.RUN, Do.RESUME):
+            _run(folder, engine_name, _span(budget), _span(deadline), again, as_json)
+        if do is Do.MERGE:
+            for one in named or _mistake("merge takes the folders of other campaigns", as_json):
+                asked, new = folder.merge(Folder(one))
+                typer.echo(f"{one}: {asked} cells and {new} answers are new")
+        elif do is Do.REPORT:
+            text, bad = summary.report(folder)
+            tell({"text": text.splitlines(), "wrong": bad}) if as_json else typer.echo(text)
+            raise typer.Exit(1 if bad else 0)
+        elif do is Do.SIMULATE:
+            found = summary.simulated(folder)
+            tell({"makespans": found}) if as_json else typer.echo(summary.simulation_text(found))
+        else:
+            said = summary.status(folder)
+            tell(said) if as_json else typer.echo(summary.status_text(said))
+    except (FolderError, ValueError) as error:
+        _mistake(message_of(error, 500), as_json)
+    except EngineLostError as error:
+        _mistake(message_of(error, 500), as_json)
+    except OSError as error:
+        _mistake(f"{out}: {message_of(error, 300)}", as_json)
+
+
+def _run(folder: Folder, name: str, budget: float, deadline: float, again: bool, as_json: bool) -> NoReturn:
+    if again:
+        folder.forgive()
+    if not folder.cells():
+        _mistake(f"{folder.path}: there is no manifest; campaign run KIND --out {folder.path} makes one", as_json)
+    run = Run(folder, lambda: engine(name, folder.path), deadline=deadline, budget=budget, say=_say)
+    outcome = run.go()
+    folder.estimate()
+    text, bad = summary.report(folder)
+    if as_json:
+        tell({**vars(outcome), "text": text.splitlines(), "wrong": bad})
+    else:
+        typer.echo(text)
+        for line in _ended(outcome, folder):
+            typer.echo(line)
+    if outcome.why == "stopped":
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(1 if bad else 0 if outcome.complete and not outcome.errors else HARNESS_ERROR)
+
+
+def _ended(outcome: Outcome, folder: Folder) -> list[str]:
+    lines = [
+        f"{outcome.answered} of {outcome.asked} cells are answered, {outcome.new} of them now, {outcome.seconds:.0f} s"
+    ]
+    if outcome.why:
+        lines.append(f"It ended early: {outcome.why}.")
+    if not outcome.complete:
+        lines.append(f"The rest: mhc-properties campaign resume --out {folder.path}")
+    if outcome.quarantined:
+        lines.append(f"{outcome.quarantined} cells ended their process three times and are put aside: deaths/ has why.")
+    if outcome.errors:
+        lines.append(f"{outcome.errors} answers are faults of the harness; campaign status names them.")
+    if outcome.stale:
+        lines.append(f"{outcome.stale} cells were asked for other versions than are installed here; they are left.")
+    return lines
+
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _span(text: str) -> float:
+    """Seconds of 90, 30m, 2h, 1d."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None:
+        raise ValueError(f"{text!r} is no time; expected such as 90, 30m or 2h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _mistake(text: str, as_json: bool) -> NoReturn:
+    refuse(text, as_json)

@@ -1,0 +1,140 @@
+"""Targets under laws: a cell is one law on one target in one dtype with one seed, searched, explained and shrunk."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from properties.campaign.cells import Question
+from properties.campaign.folder import Record
+from properties.campaign.kind import Kind
+
+if TYPE_CHECKING:
+    from properties.engine.subject import Profile, Verdict
+
+
+def questions(
+    impl: Sequence[str] = ("ref",),
+    law: Sequence[str] = (),
+    dtype: Sequence[str] = (),
+    seeds: int = 1,
+    profile: str = "ci",
+    dialect: str | None = None,
+) -> Iterator[Question]:
+    """One for every target, law (by the beginning of its id), dtype that the target declares, and seed."""
+    from properties.campaign.targets import source_of
+    from properties.core.implementation import dtype_names
+    from properties.core.law import all_laws
+    from properties.engine.subject import PROFILES
+    from properties.targets.target import resolve
+
+    if profile not in PROFILES:
+        raise ValueError(f"profile is {profile!r}; expected one of {', '.join(PROFILES)}")
+    laws = [one for one in all_laws() if not law or one.startswith(tuple(law))]
+    if not laws:
+        raise ValueError(f"no law's id begins with {', '.join(law)}; mhc-properties laws lists them")
+    for target in impl:
+        declared = dtype_names(resolve(target, dialect=dialect))
+        if strange := [one for one in dtype if one not in declared]:
+            raise ValueError(f"{target} takes {', '.join(declared)}, not {strange[0]}")
+        source = source_of(target)
+        for name in dtype or declared:
+            for one in laws:
+                for seed in range(seeds):
+                    question = {"target": target, "law": one, "dtype": name, "seed": seed, "profile": profile}
+                    yield question | ({"source": source} if source else {}) | ({"dialect": dialect} if dialect else {})
+
+
+def answer(question: Question, folder: Path) -> dict[str, Any]:
+    """See `searched`."""
+    from properties.engine.subject import PROFILES
+
+    return searched(question, folder, PROFILES[question["profile"]])
+
+
+def searched(question: Question, folder: Path, profile: Profile) -> dict[str, Any]:
+    """One law on one target: {status, reason, examples, claims, abstentions, worst_ratio, message, counterexample,
+    behaviour}: the name of the counterexample's file in `folder`, and what the search has seen (`_behaviour`).
+
+    Raises:
+        ValueError: the target's file has been changed since the question was asked.
+        TargetError: the target cannot be used.
+    """
+    import torch
+
+    from properties.campaign.targets import source_of
+    from properties.core.law import all_laws
+    from properties.engine.runner import examine
+    from properties.engine.subject import Subject
+    from properties.targets.target import resolve
+
+    if question.get("source") != source_of(question["target"]):
+        raise ValueError(f"{question['target']}: the file is another one than when this campaign was asked for")
+    dialect = question.get("dialect")
+    implementation = resolve(question["target"], dialect=dialect)
+    which, place = getattr(torch, question["dtype"]), torch.device("cpu")
+    verdict = examine(
+        all_laws()[question["law"]],
+        Subject(question["target"], implementation, which, place, dialect),
+        replace(profile, derandomise=True, remember=False, seconds=0.0),
+        directory=folder,
+        randomness=question["seed"],
+    )
+    return {
+        **{"status": verdict.status, "reason": verdict.reason, "examples": verdict.examples},
+        **{"claims": verdict.claims, "abstentions": verdict.abstentions},
+        "worst_ratio": verdict.worst_ratio if math.isfinite(verdict.worst_ratio) else None,
+        "message": verdict.message,
+        "counterexample": verdict.counterexample.name if verdict.counterexample else None,
+        "behaviour": _behaviour(verdict),
+    }
+
+
+def _behaviour(verdict: Verdict) -> list[str]:
+    """What a search has seen, in words that another search may see too: how near each stage came to its bound, which
+    sizes were visited, and whether it failed."""
+    seen = {f"{stage} at {power}" for stage, powers in verdict.nearness.items() for power in powers}
+    seen |= {f"{axis} = {size}" for axis, rows in verdict.visited.items() for size, *_ in rows}
+    if verdict.status == "failed":
+        seen.add("failed")
+    return sorted(seen)
+
+
+def cost(question: Question) -> float:
+    """About a second in the profile ci."""
+    return {"dev": 0.5, "ci": 1.0}.get(question["profile"], 60.0)
+
+
+def packages(question: Question) -> tuple[str, ...]:
+    """Those of a published implementation."""
+    from properties.campaign.targets import packages_of
+
+    return packages_of(question["target"])
+
+
+def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
+    """Of every target the verdicts, and each law that failed with its counterexample."""
+    from properties.campaign.folder import Folder
+
+    lines: list[str] = []
+    for target in sorted({one["question"]["target"] for one in records}):
+        here = [one for one in records if one["question"]["target"] == target]
+        counts = Counter(one["answer"]["status"] for one in here)
+        lines.append(f"laws: {target}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+        for one in here:
+            asked, said = one["question"], one["answer"]
+            if said["status"] == "failed":
+                lines.append(f"  {asked['law']} in {asked['dtype']}, seed {asked['seed']}")
+                lines.append(
+                    f"    mhc-properties replay {Folder(folder).files(one['address']) / said['counterexample']}"
+                )
+    return "\n".join(lines), any(one["answer"]["status"] in ("failed", "error") for one in records)
+
+
+KIND = Kind(
+    frozenset({"impl", "law", "dtype", "seeds", "profile", "dialect"}), questions, answer, told, cost, packages=packages
+)

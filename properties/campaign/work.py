@@ -1,0 +1,107 @@
+"""What a worker does: answer one cell, and keep the answer where it is before it is sent anywhere."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shutil
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from properties.campaign.cells import Cell, versions
+from properties.campaign.folder import SCHEMA, Folder, Record
+
+SPOOL = "MHC_PROPERTIES_SPOOL"
+"""The environment variable with the folder in which a worker on another machine keeps its answers."""
+
+
+class OtherVersionsError(RuntimeError):
+    """A worker has other versions than the manifest: what it would say answers another question."""
+
+
+def spool() -> Path:
+    """Where a worker that does not see the campaign's folder keeps what it found, until somebody asks again."""
+    return Path(os.environ.get(SPOOL) or ".mhc-properties/spool")
+
+
+def work(asked: dict[str, Any], shared: str | None) -> dict[str, Any]:
+    """Answer a cell.
+
+    Args:
+        asked: `Cell.to_json`.
+        shared: the campaign's folder where the worker sees it; None: the answer is kept in the worker's `spool` too.
+
+    Returns:
+        {record, files, trouble}: files by name where the campaign's folder does not have them yet; trouble where the
+        worker could not keep its answer, which is no fault of the cell.
+
+    Raises:
+        OtherVersionsError: nothing was computed.
+    """
+    cell = Cell.from_json(asked)
+    folder = Folder(shared or spool())
+    try:
+        found = folder.record(cell.address)
+    except ValueError:  # damaged: answered again, and the campaign's own folder refuses it by itself
+        found = None
+    if found is not None:
+        root = folder.files(cell.address)
+        files = {} if shared else {name: (root / name).read_bytes() for name in found["files"]}
+        return {"record": found, "files": files, "trouble": ""}
+    here = versions(set(cell.versions) - set(versions()))
+    if other := {
+        name: (cell.versions[name], here[name]) for name in cell.versions if here[name] != cell.versions[name]
+    }:
+        told = ", ".join(f"{name} {has} instead of {wanted}" for name, (wanted, has) in sorted(other.items()))
+        raise OtherVersionsError(
+            f"this worker has {told}; install the versions of the manifest, or begin another campaign"
+        )
+    return _answered(cell, folder, shared is not None)
+
+
+def _answered(cell: Cell, folder: Folder, shared: bool) -> dict[str, Any]:
+    from properties.campaign.kinds import kind_of
+
+    trouble = ""
+    try:
+        place = folder.begun(cell.address)
+    except OSError as error:
+        import tempfile
+
+        trouble = f"{platform.node()}: {folder.path}: {error.strerror or error}"
+        place = Path(tempfile.mkdtemp(prefix="mhc-campaign-"))
+    began, began_cpu = time.monotonic(), time.process_time()
+    try:
+        status, answer = "answered", kind_of(cell.kind).answer(dict(cell.question), place)
+    except Exception as error:  # a fault of the harness is an answer too: the campaign goes on, and says so
+        status, answer = "error", {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-4000:]}
+    files = {path.relative_to(place).as_posix(): path.read_bytes() for path in _files(place)}
+    record: Record = {
+        "schema": SCHEMA,
+        **{name: value for name, value in cell.to_json().items() if name != "cost"},
+        "status": status,
+        "answer": answer,
+        "files": sorted(files),
+        "run": {
+            "seconds": round(time.monotonic() - began, 4),
+            "cpu_seconds": round(time.process_time() - began_cpu, 4),
+            "host": platform.node(),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        },
+    }
+    kept = False
+    try:
+        folder.keep(record, files)
+        kept = True
+    except OSError as error:
+        trouble = f"{platform.node()}: {folder.path}: {error.strerror or error}"
+    if kept or not files:
+        shutil.rmtree(place, ignore_errors=True)
+    return {"record": record, "files": {} if kept and shared else files, "trouble": trouble}
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(one for one in place.rglob("*") if one.is_file() and not one.name.endswith(".partial"))
