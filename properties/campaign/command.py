@@ -20,12 +20,13 @@ import typer
 
 from properties.campaign import summary
 from properties.campaign.engines import EngineLostError, engine
-from properties.campaign.folder import Folder, FolderError
+from properties.campaign.folder import Folder
 from properties.campaign.kinds import KINDS, cells
 from properties.campaign.running import DEADLINE, Outcome, Run
 from properties.commands.options import JsonOption, refuse
 from properties.guards.answer import HARNESS_ERROR, INTERRUPTED, tell
 from properties.guards.printable import message_of
+from properties.targets.target import TargetError
 
 
 class Do(StrEnum):
@@ -105,9 +106,7 @@ def campaign(
         else:
             said = summary.status(folder)
             tell(said) if as_json else typer.echo(summary.status_text(said))
-    except (FolderError, ValueError) as error:
-        _mistake(message_of(error, 500), as_json)
-    except EngineLostError as error:
+    except (TargetError, EngineLostError, ValueError) as error:
         _mistake(message_of(error, 500), as_json)
     except OSError as error:
         _mistake(f"{out}: {message_of(error, 300)}", as_json)

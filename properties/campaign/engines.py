@@ -50,8 +50,8 @@ class Engine(Protocol):
         """Hand over a batch."""
         ...
 
-    def died(self, error: BaseException) -> bool:
-        """Whether that is how this engine tells that the process of a batch ended before its time."""
+    def deaths(self, error: BaseException) -> int:
+        """How many processes ended before their time, if that is what an error says; else 0."""
         ...
 
     def stop(self, future: Future[Answers]) -> None:
@@ -105,9 +105,9 @@ class Serial:
             done.set_exception(error)
         return done
 
-    def died(self, error: BaseException) -> bool:
-        """Never: with the process ends the campaign."""
-        return False
+    def deaths(self, error: BaseException) -> int:
+        """None: with the process ends the campaign."""
+        return 0
 
     def stop(self, future: Future[Answers]) -> None:
         """Nothing is left to end."""
@@ -148,11 +148,11 @@ class Processes:
         future.add_done_callback(self._free_again)
         return future
 
-    def died(self, error: BaseException) -> bool:
-        """Whether the lane is broken."""
+    def deaths(self, error: BaseException) -> int:
+        """One where the lane is broken."""
         from concurrent.futures import BrokenExecutor
 
-        return isinstance(error, BrokenExecutor)
+        return int(isinstance(error, BrokenExecutor))
 
     def stop(self, future: Future[Answers]) -> None:
         """Kill the lane; the future ends with an exception."""
@@ -182,6 +182,7 @@ class Dask:
 
     batch = 0.0
     PATIENCE = 20.0
+    """Seconds that the scheduler may take to answer."""
 
     def __init__(self, address: str, folder: Path) -> None:
         _needs("distributed", "dask")
@@ -218,11 +219,15 @@ class Dask:
         future.add_done_callback(self._open.discard)
         return future
 
-    def died(self, error: BaseException) -> bool:
-        """Whether the cell was on several workers that died (their nannies start others)."""
+    def deaths(self, error: BaseException) -> int:
+        """Two where the cell was on workers that died, of which their nannies start others.
+
+        The scheduler has tried it `distributed.scheduler.allowed-failures` + 1 times by then (4 unless it was told
+        otherwise), but other cells may have waited on the same workers: the next time it is alone.
+        """
         from distributed.scheduler import KilledWorker
 
-        return isinstance(error, KilledWorker)
+        return 2 * isinstance(error, KilledWorker)
 
     def stop(self, future: Future[Answers]) -> None:
         """Restart the worker that has it, by its nanny.
@@ -285,11 +290,11 @@ class Slurm:
         self._jobs[future] = self._executor.submit(answered, _asked(cells), self._shared)
         return future
 
-    def died(self, error: BaseException) -> bool:
-        """Whether the job ended without a result."""
+    def deaths(self, error: BaseException) -> int:
+        """One where the job ended without a result."""
         from submitit.core.utils import UncompletedJobError
 
-        return isinstance(error, UncompletedJobError)
+        return int(isinstance(error, UncompletedJobError))
 
     def stop(self, future: Future[Answers]) -> None:
         """Cancel the job."""
@@ -312,7 +317,7 @@ class Slurm:
                 del self._jobs[future]
                 try:
                     future.set_result(job.result())
-                except Exception as error:  # judged by `died`
+                except Exception as error:  # judged by `deaths`
                     future.set_exception(error)
 
 

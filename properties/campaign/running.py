@@ -22,6 +22,8 @@ from properties.campaign.work import OtherVersionsError
 
 DEADLINE = 3600.0
 """Seconds that a cell may take unless somebody says otherwise."""
+START = 120.0
+"""Seconds that are added to a deadline, since a worker may have to be started first."""
 LOOK = 0.5
 """Seconds between two looks at the clock while nothing ends."""
 
@@ -71,10 +73,12 @@ class Run:
         make: Callable[[], Engine],
         *,
         deadline: float = DEADLINE,
+        start: float = START,
         budget: float = 0.0,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.folder, self._make, self._deadline, self._budget, self._say = folder, make, deadline, budget, say
+        self.folder, self._make, self._budget, self._say = folder, make, budget, say
+        self._deadline, self._start = deadline, start
         self.outcome = Outcome()
         self._open: dict[Future[Answers], _Batch] = {}
         self._queue: deque[Cell] = deque()
@@ -145,7 +149,7 @@ class Run:
                     self._overdue(engine, future, batch)
 
     def _fill(self, engine: Engine) -> None:
-        while self._queue and engine.room:
+        while self._queue and engine.room and not any(one.done() for one in self._open):
             cells, cost = [self._queue.popleft()], 0.0
             while self._queue and (cost := cost + cells[-1].cost) < engine.batch:
                 cells.append(self._queue.popleft())
@@ -161,7 +165,7 @@ class Run:
             if isinstance(error, EngineLostError):
                 raise
             raise EngineLostError(f"{type(error).__name__}: {error}") from error
-        self._open[future] = _Batch(cells, time.monotonic() + self._deadline * len(cells))
+        self._open[future] = _Batch(cells, time.monotonic() + self._start + self._deadline * len(cells))
 
     def _wait_for_workers(self, engine: Engine) -> None:
         until = time.monotonic() + self._deadline
@@ -180,10 +184,11 @@ class Run:
             self._queue.extend(batch.cells)
             raise EngineLostError("it gave up a cell that nobody had cancelled; its scheduler may be gone") from None
         except Exception as error:
-            if not engine.died(error):
+            deaths = engine.deaths(error)
+            if not deaths:
                 self._queue.extend(batch.cells)
                 raise EngineLostError(f"{type(error).__name__}: {error}") from error
-            self._again(batch.cells, f"the process that answered it died: {type(error).__name__}")
+            self._again(batch.cells, f"the process that answered it died: {type(error).__name__}", deaths)
             return
         followers: list[Cell] = []
         for one in answers:
@@ -215,15 +220,17 @@ class Run:
     def _overdue(self, engine: Engine, future: Future[Answers], batch: _Batch) -> None:
         del self._open[future]
         engine.stop(future)
-        self._again(batch.cells, f"it did not end within {self._deadline * len(batch.cells):.0f} s")
+        self._again(batch.cells, f"it did not end within {self._deadline * len(batch.cells):.4g} s")
 
-    def _again(self, cells: Sequence[Cell], why: str) -> None:
+    def _again(self, cells: Sequence[Cell], why: str, deaths: int = 1) -> None:
         """Ask those again that have no answer: of a batch some may have been answered before its process died."""
         done = self.folder.answered()
         for one in cells:
             if one.address in done:
                 continue
-            noted = self.folder.died(one.address, why) if len(cells) == 1 else self.folder.deaths(one.address)
+            noted = self.folder.deaths(one.address)
+            if len(cells) == 1:
+                noted = [self.folder.died(one.address, why) for _ in range(deaths)][-1]
             if len(noted) >= DEATHS:
                 self._say(f"put aside after {len(noted)} deaths: {one.kind} {one.question}")
             elif len(noted) > 1 or len(cells) > 1:
