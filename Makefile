@@ -14,6 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
 .PHONY: verify test lint site kill adversary seeds bench conformance snapshots clean
+.PHONY: verify test lint kill adversary seeds bench conformance snapshots campaign-demo clean
 # Two targets at once would install into one .venv at once.
 .NOTPARALLEL:
 
@@ -55,6 +56,10 @@ snapshots: $(VENV)/installed-test
 # The published implementations, all of them, in an environment of their own. 21 minutes of CPU time: Triton is interpreted.
 conformance: $(VENV)-conformance/installed
 	$(VENV)-conformance/bin/mhc-properties conformance --out docs/conformance.json
+
+# 200 cells, a process killed, the campaign stopped and resumed: docs/campaigns.md.
+campaign-demo: $(VENV)/installed-test
+	$(BIN)/python -m properties.campaign.demo
 
 clean:
 	rm -rf $(VENV) $(VENV)-conformance build dist *.egg-info .hypothesis .pytest_cache .ruff_cache

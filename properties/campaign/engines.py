@@ -203,7 +203,10 @@ class Dask:
     def workers(self) -> int:
         """Threads of all workers that are there now."""
         self._alive()
-        return sum(self._client.nthreads().values())
+        try:
+            return sum(self._client.nthreads().values())
+        except (OSError, TimeoutError) as error:  # distributed's own errors of connections are OSErrors
+            raise EngineLostError(f"dask://{self._address}: the scheduler does not answer ({error})") from None
 
     @property
     def room(self) -> int:
