@@ -305,6 +305,36 @@ def test_a_cell_that_does_not_end_is_stopped_three_times_and_put_aside(tmp_path:
     assert folder.deaths(hanging) == ["it did not end within 0.01 s"] * 3
 
 
+def test_an_explosion_is_kept_as_a_file_that_replays(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    question = {"family": "residual", "threshold": "2", "branch_bound": "0.5", "seed": 0, "budget": 60.0}
+    folder.ask([cell_of("explosions", question, {}), cell_of("atlas", ATLAS, {})])
+    assert Run(folder, lambda: Serial(folder.path)).go().errors == 0
+    (found,) = [one for one in folder.records() if one["kind"] == "explosions"]
+    assert found["answer"]["depth"] == 2
+    assert (folder.files(found["address"]) / "explosion.safetensors").is_file()
+    text, wrong = summary.report(folder)
+    assert not wrong
+    assert "1 of 1 searches found the depth of the closed form" in text
+
+
+ATLAS = {"family": "residual", "streams": 1, "deviation": "1/2", "threshold": "10", "seed": 0, "budget": 60.0}
+
+
+def test_a_row_of_the_kill_matrix_and_a_control_are_answered(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    options = {"only": ["deviation:one-iteration"], "law": ["manifold.other-axis-sums"], "examples": 4}
+    folder.ask(cells("kill", {}, options))
+    folder.ask(cells("seeds", {}, {"seeds": 1, "only": ["tiled"], "law": ["manifold.other-axis-sums"]}))
+    outcome = Run(folder, lambda: Serial(folder.path)).go()
+    assert (outcome.new, outcome.errors) == (2, 0)
+    text, wrong = summary.report(folder)
+    assert "to look at: none" in text
+    assert "0 accusations or errors" in text
+    assert not wrong
+    assert (tmp_path / "kill.json").is_file()
+
+
 # With processes that die
 
 

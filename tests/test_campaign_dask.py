@@ -69,7 +69,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         with log:
             return subprocess.Popen(
                 [sys.executable, "-m", *command],
-                **{"cwd": cwd, "env": env, "stdout": log, "stderr": log, "start_new_session": True},
+                cwd=cwd,
+                env=env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     file = str(where / "scheduler.json")

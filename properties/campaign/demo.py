@@ -28,7 +28,9 @@ def main() -> int:
         nonlocal answers
         answers += " of " in line
         if answers == KILL:
-            killed = next(one for one in psutil.Process().children(recursive=True) if "loky" in " ".join(one.cmdline()))
+            killed = next(
+                one for one in psutil.Process().children(recursive=True) if "popen_loky" in " ".join(one.cmdline())
+            )
             killed.kill()
             print(f"after {KILL} answers the process {killed.pid} of the engine is killed")
             answers += 1

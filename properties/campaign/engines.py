@@ -173,8 +173,6 @@ class Processes:
             lane = self._taken.pop(future, None)
             usable = not future.cancelled() and future.exception() is None
             self._free.append(lane if usable else None)
-        if not usable and lane is not None:
-            threading.Thread(target=lane.shutdown, kwargs={"wait": False, "kill_workers": True}, daemon=True).start()
 
 
 class Dask:

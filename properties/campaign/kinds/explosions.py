@@ -42,11 +42,12 @@ def questions(
 def answer(question: Question, folder: Path) -> dict[str, Any]:
     """The object of `explode --json`, the explosion beside it as a file that replays."""
     from properties.explosion import find_minimal
+    from properties.explosion.files import save
 
     options = {name: value for name, value in question.items() if name not in ("family", "threshold")}
     found = find_minimal(question["family"], question["threshold"], **options)
     if found.found:
-        found.save(folder / "explosion.safetensors")
+        save(found, folder / "explosion.safetensors")
     return {**found.to_json(), "seconds": None, "file": None, "text": found.to_text()}
 
 

@@ -29,7 +29,8 @@ def answer(question: Question, folder: Path) -> dict[str, Any]:
     """The row, as kill.json has it."""
     from properties.commands.kill_rows import Task, row_of
 
-    task = Task(**{**question, "laws": tuple(question["laws"]), "soonest": ()})
+    given: dict[str, Any] = {**question, "laws": tuple(question["laws"]), "soonest": ()}
+    task = Task(**given)
     return dataclasses.asdict(row_of(task))
 
 
