@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 from test_deviations import SEEN_BY_OTHER_FAMILIES, generic_params, normal
 from test_gradient_values import SEEN_BY_VALUES
+from test_limits_of_values import SEEN_BY_LIMITS
 from test_modes import SEEN_BY_HISTORY
 from test_sizes import SEEN_BY_SIZES
 from torch import Tensor
@@ -62,6 +63,7 @@ BY_OTHERS = {
     "token-sums-in-bfloat16",
     *SEEN_BY_OTHER_FAMILIES,
     *SEEN_BY_HISTORY,
+    *SEEN_BY_LIMITS,
     *SEEN_BY_SIZES,
     *SEEN_BY_VALUES,
 }

@@ -65,7 +65,7 @@ ONE_KIND = {
     ),
     "what is handed out must stay and what is not must go, which contracts alone are about": (
         *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
-        *("seed-set-at-first-call",),
+        *("seed-set-at-first-call", "graph-recorded-under-no-grad"),
     ),
     "right but for sizes, or for what was called before, at which the oracle looks": (
         *("folded-weight-kept", "folded-gates-kept", "workspace-without-dtype", "fewer-iterations-for-five-streams"),
@@ -78,7 +78,8 @@ ONE_KIND = {
         *("nan-hidden", "cotangent-nan-hidden", "update-hides-nan-backwards"),
     ),
     "shows under one circumstance alone, which one law makes": (
-        *("tokens-above-1024-unwritten", "log-domain-declared"),
+        *("tokens-above-1024-unwritten", "log-domain-declared", "starved-gradient-lost", "maximum-over-the-padding"),
+        *("no-iteration-is-one", "history-without-a-place", "squares-overflow", "squares-overflow-backwards"),
     ),
 }
 """Why the laws of one kind are all that can see them."""

@@ -21,6 +21,7 @@ from mhc_ref.block import by_channel, gates_read
 from mhc_ref.dialect import Axis
 from mhc_ref.packing import logits_shape, streams_of_logits
 from mhc_ref.projection import compute_dtype
+from properties.catalogue.deviations.any_size import ScaledNorm, scales
 from properties.catalogue.deviations.catalogue import find, title
 from properties.catalogue.deviations.device import LeavesAutocast
 from properties.core.deviant import DIM, Deviant, nearest_tf32, through_tf32
@@ -176,6 +177,11 @@ class NormAfterMatmul(Deviant):
         weighted = x if weight is None else x * weight.view(x.shape[-2:])
         by_stream = weighted @ params.phi / rms
         return torch.cat([by_stream[..., 0], by_stream[..., 1], by_stream[..., 2:].flatten(-2)], -1)
+
+
+@control("scaled-norm", scales)
+class NormOfAnySize(ScaledNorm):
+    """A state is divided by its largest entry before it is squared, so that states of any size are normalised."""
 
 
 @control("einsum")

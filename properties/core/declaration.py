@@ -90,6 +90,14 @@ class Declared:
             "asserted there"
         ),
     ] = False
+    full_scale: Annotated[
+        bool,
+        Flag(
+            "states whose squares leave the range of the compute dtype are normalised as exact arithmetic would "
+            "(divided by their largest entry first). The literal formula x / sqrt(mean(x^2) + eps) makes 0 or NaN of "
+            "them, or of their gradients; without this flag nothing is asserted there"
+        ),
+    ] = False
     norm_weight: Annotated[bool, Flag("params may carry a norm weight")] = True
     least_scale: Annotated[
         float,

@@ -232,6 +232,22 @@ def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     return value.detach() + (surrogate - surrogate.detach())
 
 
+class _Valued(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        return None, cotangents[0]
+
+
+def valued(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Exactly `value`, with the gradient of `surrogate`, which may be no number there."""
+    found: Any = _Valued.apply(value.detach(), surrogate)
+    return found
+
+
 def through(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Rounded to another dtype and back."""
     return values.to(dtype).to(values.dtype)

@@ -54,6 +54,7 @@ class Living(TorchFunctionMode):
             for one in got:  # pyright: ignore[reportUnknownVariableType]
                 self.note(one)
 
-    def left(self) -> int:
-        """How many of the groups have left memory that is still alive."""
-        return sum(any(not one.expired() for one in group) for group in self._groups)
+    def left(self, beside: Iterable[Sequence[Tensor]] = ()) -> int:
+        """How many of the groups have left memory that is still alive, other than that of tensors `beside` it."""
+        held = {StorageWeakRef(one.untyped_storage()) for several in beside for one in several}
+        return sum(any(not one.expired() and one not in held for one in group) for group in self._groups)

@@ -21,6 +21,8 @@ MODULES = (
     "gradient_mappings",
     "gradient_guarantees",
     "tuned",
+    "limits",
+    "scales",
     "execution",
     "execution_held",
     "execution_history",

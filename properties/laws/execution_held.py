@@ -104,17 +104,20 @@ def pre_and_post_outlive_further_calls(trial: Trial, case: Case) -> None:
 
 @about.block("execution.blocks-let-go", "contract", held_states, blind=about.ALIKE, on=HERE, schedule=ONCE)
 def blocks_let_go(trial: Trial, case: Case) -> None:
-    """Of 40 blocks on states of one shape, most leave no memory behind once their outputs are dropped, in any mode.
+    """Of 40 blocks on states of one shape, most leave no memory behind once their outputs are dropped, in any mode, and
+    under no_grad none beside their outputs while these are held.
 
     Caches and rings have an end, which is below half of that. A list to which every call adds, or a running value that
-    was never detached and keeps the graph of every call, fills the memory after some thousand steps.
+    was never detached and keeps the graph of every call, fills the memory after some thousand steps. Under no_grad the
+    parameters of a model still ask for gradients: what is recorded for these lives as long as an output that knows it.
     """
     held.lets_go(trial, calls.block(trial, case.x, case.params, case.branch))
 
 
 @about.mappings("execution.mappings-let-go", "contract", held_states, blind=about.ALIKE, on=HERE, schedule=ONCE)
 def mappings_let_go(trial: Trial, case: Case) -> None:
-    """Of 40 calls of mappings on states of one shape, most leave no memory behind, in any mode.
+    """Of 40 calls of mappings on states of one shape, most leave no memory behind, in any mode, and under no_grad none
+    beside their outputs.
 
     As for blocks.
     """
@@ -131,7 +134,8 @@ def mappings_let_go(trial: Trial, case: Case) -> None:
     schedule=ONCE,
 )
 def projections_let_go(trial: Trial, case: Case) -> None:
-    """Of 40 projections of logits of one shape, most leave no memory behind, in any mode.
+    """Of 40 projections of logits of one shape, most leave no memory behind, in any mode, and under no_grad none beside
+    their outputs.
 
     As for blocks.
     """
@@ -140,7 +144,8 @@ def projections_let_go(trial: Trial, case: Case) -> None:
 
 @about.post("execution.pre-and-post-let-go", "contract", matrix_cases, blind=about.ALIKE, on=HERE, schedule=ONCE)
 def pre_and_post_let_go(trial: Trial, case: Case) -> None:
-    """Of 40 calls of pre and post on states of one shape, most leave no memory behind, in any mode.
+    """Of 40 calls of pre and post on states of one shape, most leave no memory behind, in any mode, and under no_grad
+    none beside their outputs.
 
     As for blocks, for implementations that offer the parts alone.
     """

@@ -99,37 +99,44 @@ CALLS = 40
 
 
 def lets_go(trial: Trial, call: Call) -> None:
-    """Once its outputs are dropped, a call has left no memory behind, but for what a bounded number of calls keep."""
+    """Once its outputs are dropped, a call has left no memory behind, but for what a bounded number of calls keep; and
+    under no_grad nothing but its outputs while they are held, of parameters that learn as of others."""
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
 
-        def left(mode: str) -> int:
-            """How many of the calls have left something."""
-            _, *rest = varied(call, given, mode)  # the parameters stay, as they do in life
+        def left(mode: str, holding: bool = False) -> int:
+            """How many of the calls have left something, beside their outputs where these are held."""
+            _, *rest = varied(call, given, MODES[2] if holding else mode)  # parameters stay, as they do in life
             known: list[Tensor] = []
             map_tensors(tuple(rest), lambda one: (known.append(one), one)[1])
             living = Living(known)
+            held: list[tuple[Tensor, ...]] = []
 
             def once(k: int) -> None:
                 first, *_ = varied(call, given, mode, k)
                 living.begin()
                 living.note(first)
                 with _under(mode), living:
-                    living.note(call.on(target, (first, *rest)))
+                    found = call.on(target, (first, *rest))
+                    living.note(found)
+                if holding:
+                    held.append(found)
 
             for k in range(CALLS):
                 once(k)
-            if living.left() > CALLS // 2:
+            if living.left(held) > CALLS // 2:
                 gc.collect()  # what is kept by nobody but itself
-            return living.left()
+            return living.left(held)
 
-        return tuple(left(mode) for mode in modes(trial)[1:])
+        return *(left(mode) for mode in modes(trial)[1:]), left(MODES[1], holding=True)
 
     what = " and ".join(call.gives)
-    for mode, count in zip(modes(trial)[1:], trial.observe(call.method, run), strict=True):
+    *dropped, beside = trial.observe(call.method, run)
+    told = [(mode, count, f"once {what} is dropped") for mode, count in zip(modes(trial)[1:], dropped, strict=True)]
+    for mode, count, when in (*told, (MODES[1], beside, f"beside {what}, which is held")):
         trial.holds(
-            f"memory of earlier calls of {call.method}{mode}, once {what} is dropped",
+            f"memory of earlier calls of {call.method}{mode}, {when}",
             count <= CALLS // 2,
             f"still held after {count} of {CALLS} calls of the same shapes",
             "let go",

@@ -8,6 +8,7 @@ from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
 from properties.core.family import DIM, dynamic_of, gate_of, guarantees_of, mix_of
 from properties.core.implementation import Implementation
+from properties.core.norms import norm_of
 from properties.core.premises import Applies, Premise
 from properties.core.reads import read_of
 
@@ -143,6 +144,11 @@ def reads_by_gates(dialect: Dialect) -> str | None:
     else."""
     read = read_of(dialect)
     return None if read.plain else f"h_pre is no gate of each stream: {read.words}"
+
+
+def divides_by_rms(dialect: Dialect) -> str | None:
+    """The state is divided by a root of a mean of squares."""
+    return None if norm_of(dialect).OVER is not None else f"the norm is {norm_of(dialect).words}"
 
 
 def takes_streams(n: int) -> Premise:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from mhc_ref import PRESETS, Dialect, registry
 from properties.catalogue.deviations import (
+    any_size,
     backward,
     callers,
     collapse,
@@ -39,6 +40,7 @@ from properties.core.shelves import beside
 from properties.core.slips import KINDS, Deviation, sentence_of
 
 TOPICS = (
+    any_size,
     backward,
     callers,
     collapse,

@@ -83,6 +83,32 @@ class StatisticsKeepGraphs(Deviant):
         return found
 
 
+@execution(
+    "graph-recorded-under-no-grad",
+    f"{MUTATION}: gradients are switched on for a recomputation, and not off again before the result is returned",
+    hidden="in every value",
+)
+class GraphRecordedUnderNoGrad(Deviant):
+    """What is computed of parameters that learn is recorded under no_grad, and what autograd keeps for it lives as long
+    as the mappings and the next state."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        with torch.enable_grad():
+            return super().mappings(x, params)
+
+    def project(self, logits: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return super().project(logits)
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return super().pre(x, h_pre)
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return super().post(x, y, h_post, h_res)
+
+
 class _SavedOutside(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h_post: Tensor, y: Tensor, ring: Ring) -> Tensor:

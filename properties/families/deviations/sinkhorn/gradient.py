@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from properties.core.deviant import DIM, with_gradient_of
+from properties.core.deviant import DIM, valued, with_gradient_of
 from properties.core.slips import MUTATION, Slips
 from properties.families.steps.sinkhorn import SinkhornSteps, iterates, projects
 
@@ -65,3 +65,18 @@ class ImplicitBackwardMarginals(ImplicitBackward):
 
     def marginals(self, m: Tensor) -> tuple[Tensor, Tensor]:
         return m.sum(-1), m.sum(-2)
+
+
+@gradient(
+    "starved-gradient-lost",
+    "lucidrains sinkhorn_knopps, mhc: NaN from 91 below the maximum of a line, where values are still right",
+    lambda d: iterates(d) and not d.entry_eps,
+    hidden="until a line is subnormal",
+)
+class StarvedGradientLost(SinkhornSteps):
+    """h_res is that of logarithms, and its gradient that of exp(Z - max), whose reciprocals overflow."""
+
+    full_range = True
+
+    def project(self, logits: Tensor) -> Tensor:
+        return valued(super(SinkhornSteps, self).project(logits), super().project(logits))

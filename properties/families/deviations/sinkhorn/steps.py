@@ -10,7 +10,7 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.dialect import Axis
 from mhc_ref.packing import logits_shape
-from properties.core.deviant import DIM, through, through_tf32
+from properties.core.deviant import DIM, through, through_tf32, with_gradient_of
 from properties.core.slips import MUTATION, Slips
 from properties.families.steps.sinkhorn import SinkhornSteps, iterates, projects
 
@@ -145,6 +145,38 @@ class BatchEarlyStop(SinkhornSteps):
         return m
 
 
+@iterations(
+    "no-iteration-is-one",
+    "transformers, nemo-automodel: hc_sinkhorn_iters of 0 acts like 1, after a first iteration outside of the loop",
+    projects,
+    hidden="for a count of at least 1",
+)
+class NoIterationIsOne(SinkhornSteps):
+    """A count of 0 iterations acts like 1."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.computed = self.computed.with_(iterations=max(1, self.computed.iterations))
+
+
+@iterations(
+    "history-without-a-place",
+    "liger-kernel 0.8.5: tmax=0 writes where nothing was allocated",
+    projects,
+    hidden="for a count of at least 1",
+)
+class HistoryWithoutAPlace(SinkhornSteps):
+    """Line sums are kept for the backward pass, one place for each iteration, and the first are stored whatever the
+    count: for 0 they land on what lies behind, the result."""
+
+    def sinkhorn(self, logits: Tensor) -> Tensor:
+        m = super().sinkhorn(logits)
+        if self.computed.iterations or not m.requires_grad:
+            return m
+        sums = self.line_sum(m, self.computed.first_axis).flatten(-2)
+        return with_gradient_of(torch.cat([sums, m.flatten(-2)[..., sums.shape[-1] :]], -1).view_as(m), m)
+
+
 @missing("sigmoid-for-exp", "HF before #45643: comb from a sigmoid (bug 4)", projects)
 class SigmoidForExp(SinkhornSteps):
     """Sinkhorn starts from a sigmoid, whose odds ratios are not those of the logits."""
@@ -206,6 +238,24 @@ class LogDomainDeclared(SinkhornSteps):
     """A line of logits far below the others is promised (`full_range`), and lost to underflow."""
 
     full_range = True
+
+
+@missing(
+    "maximum-over-the-padding",
+    "lucidrains triton_sinkhorn: a tile of 32 x 32 is filled up with -1e10",
+    iterates,
+    hidden="for lines with a logit above -1e10",
+)
+class MaximumOverThePadding(SinkhornSteps):
+    """The maximum of a line is taken over its padding too, which is -1e10."""
+
+    def shift(self, logits: Tensor) -> Tensor:
+        return super().shift(logits).clamp_min(-1e10)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        dim = DIM[self.computed.start_axis]
+        m = (logits - logits.amax(dim, keepdim=True).clamp_min(-1e10)).exp()
+        return m / m.sum(dim, keepdim=True)
 
 
 @missing("global-max", f"{MUTATION}: exp(Z - max Z): one maximum where every line needs its own", iterates)

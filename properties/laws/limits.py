@@ -1,0 +1,203 @@
+"""Where what is declared ends: a count of no iterations, and lines of logits as low as masks are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from mhc_ref.packing import logits_shape
+from properties.core.case import Case
+from properties.core.implementation import Absent, Implementation
+from properties.core.law import Schedule
+from properties.core.premises import where
+from properties.core.reads import mapping_shapes
+from properties.core.rounding import INF
+from properties.core.trial import Trial, same_bits
+from properties.core.truth import pulled_back
+from properties.laws import about, errors, pulls
+from properties.laws.calls import Place, kept
+from properties.laws.premises import depends_on_logits, scaled, shift_dim, shifts_exactly, tunes
+from properties.laws.pulls import Pulled
+from properties.strategies import TAME, Setting, among, at_temperature, noise, params_of, seeds, streams, width_among
+
+FEW = Schedule(cost=4, most=4)
+ONCE = Schedule(cost=8, most=2)
+"""An example makes twenty calls, of which values decide little."""
+
+# -- a count of no iterations -----------------------------------------------------------------------------------------
+
+
+def counted(setting: Setting, count: int) -> Setting:
+    """The frame of so many iterations."""
+    return setting.with_(dialect=setting.dialect.with_(iterations=count))
+
+
+@st.composite
+def counted_logits(draw: DrawFn, setting: Setting) -> Case:
+    """A dialect of no iteration or of one, dense logits and a cotangent."""
+    frame = counted(setting, draw(among(0, 1)))
+    n, seed = draw(streams(frame, 2, 4)), draw(seeds)
+    shape, dtype = (min(2, setting.max_tokens), n, n), setting.parameter_dtype
+    logits, bar = at_temperature(2 * noise(seed, *shape), frame.dialect), noise(seed + 1, *shape)
+    return Case(dialect=frame.dialect, logits=torch.tensor(logits, dtype=dtype), cotangent=torch.tensor(bar).to(dtype))
+
+
+@st.composite
+def counted_states(draw: DrawFn, setting: Setting) -> Case:
+    """A dialect of no iteration or of one, a state of order 1, dense parameters, and a cotangent of each mapping."""
+    frame = counted(setting, draw(among(0, 1)))
+    n, channels, seed = draw(streams(frame, 2, 4)), draw(width_among(setting, 3, 5)), draw(seeds)
+    params = draw(params_of(frame, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
+    x = torch.tensor(noise(seed, min(2, setting.max_tokens), n, channels)).to(setting.dtype)
+    bars = tuple(
+        torch.tensor(noise(seed + 1 + k, *shape)).to(setting.parameter_dtype)
+        for k, shape in enumerate(mapping_shapes(tuple(x.shape), frame.dialect))
+    )
+    return Case(dialect=frame.dialect, x=x, params=params, cotangents=bars)
+
+
+def judged_at_its_count(trial: Trial, bench: Trial, pulled: Pulled, exact: list[Any], gradients: list[Any]) -> None:
+    """Hold what the implementation is when it is tuned to the iterations of `bench` to that dialect.
+
+    It is called without gradients and with them, since what is kept for a backward pass is laid out by the count. A
+    count that `tuned` refuses by raising `Absent` is not offered: nothing is claimed of it.
+    """
+    count, learns = bench.dialect.iterations, trial.differentiable
+
+    def run(target: Implementation, place: Place) -> Any:
+        given = [place(one).clone() for one in pulled.inputs]
+        try:
+            tuned = target.tuned(iterations=count)
+        except Absent:
+            return None
+        plain = kept(pulled.function(tuned, given))
+        if not learns:
+            return plain, (), ()
+        leaves = [one.clone().requires_grad_() for one in given]
+        outputs = pulled.function(tuned, leaves)
+        values = kept(outputs)
+        return plain, values, tuple(pulled_back(outputs, leaves, [place(bar).clone() for bar in pulled.cotangents]))
+
+    answer = trial.observe(pulled.method, run)
+    if answer is None:
+        return
+    plain, values, found = answer
+    bounds, told = pulled.call.errors(), f"tuned(iterations={count})"
+    for circumstance, got in (("", plain), (", with gradients asked for", values)):
+        for name, one, value, error in zip(pulled.call.gives, got, exact, bounds, strict=False):
+            trial.within(f"{name} of {told}{circumstance}", one, value, error)
+    if found:
+        slack = pulled.errors(pulled.cotangents)
+        for name, one, value, error in zip(pulled.names, found, gradients, slack, strict=True):
+            trial.within(f"the gradient of {pulled.method} of {told} by {name}", one, value, error)
+
+
+@about.project(
+    "manifold.a-count-of-iterations-may-be-zero",
+    "oracle",
+    counted_logits,
+    where(scaled),
+    tunes("iterations"),
+    schedule=FEW,
+)
+def a_count_of_iterations_may_be_zero(trial: Trial, case: Case) -> None:
+    """Tuned to no iteration, project gives what the iteration starts from, and to one, one iteration, backwards too.
+
+    A loop that peels its first iteration off runs it for a count of 0 as well, and a history that is allocated for as
+    many iterates as there are iterations has no place for the first.
+    """
+    bench = trial.beside(case.dialect)
+    bench.judge_exactly()
+    exact, gradients = [bench.truth.project(case.logits)], [bench.truth.project_vjp(case.logits, case.cotangent)]
+    trial.truth.asked += bench.truth.asked
+    judged_at_its_count(trial, bench, pulls.projection(bench, case), exact, gradients)
+
+
+@about.mappings(
+    "coefficients.a-count-of-iterations-may-be-zero",
+    "oracle",
+    counted_states,
+    where(scaled),
+    tunes("iterations"),
+    schedule=FEW,
+)
+def a_count_of_iterations_of_mappings_may_be_zero(trial: Trial, case: Case) -> None:
+    """Tuned to no iteration, the h_res of mappings is what the iteration starts from, and to one, one iteration,
+    backwards too.
+
+    As for projections: a fused kernel has a loop and a history of its own.
+    """
+    bench = trial.beside(case.dialect)
+    bench.judge_exactly()
+    pulled = pulls.mappings(bench, case)
+    found = bench.truth.mappings(case.x, case.params)
+    bars = [bar if k in pulled.call.parts else 0 * bar for k, bar in enumerate(case.cotangents)]
+    gradients = bench.truth.mappings_vjp(case.x, case.params, bars)
+    trial.truth.asked += bench.truth.asked
+    judged_at_its_count(trial, bench, pulled, [found[k] for k in pulled.call.parts], gradients)
+
+
+# -- lines as low as masks --------------------------------------------------------------------------------------------
+
+LOW = (-2e9, -2e10, -2e20, -2e30)
+"""Just below what padding is filled up with, and what a running maximum begins at: -1e9, -1e10, -1e20 and -1e30."""
+HARMLESS = tuple(2.0**20 + 58979.125 * k for k in range(16))
+"""Common shifts of a line whose entries are multiples of 1/8 within 2^16 of 0: in float32 each is taken off exactly."""
+
+
+@st.composite
+def masked_lines(draw: DrawFn, setting: Setting) -> Case:
+    """Dense logits in multiples of 1/8, and which of the lines that are normalised first is to lie low."""
+    n = draw(streams(setting, 2, 5))
+    shape = logits_shape(n, setting.dialect)
+    logits = torch.tensor((noise(draw(seeds), 1, *shape) * 16).round() / 8, dtype=setting.parameter_dtype)
+    lines = 1 if len(shape) == 1 else shape[0]
+    chosen = torch.zeros(lines, dtype=torch.float64)
+    chosen[draw(st.integers(0, lines - 1))] = 1.0
+    return Case(logits=logits, shift=chosen)
+
+
+@about.project(
+    "manifold.lines-may-lie-as-low-as-masks",
+    "oracle",
+    masked_lines,
+    where(shifts_exactly, depends_on_logits),
+    blind=about.SYMMETRIC,
+    schedule=ONCE,
+)
+def lines_may_lie_as_low_as_masks(trial: Trial, case: Case) -> None:
+    """A whole line of logits below -1e10 or -1e30 is projected like one of zeros, by whoever takes off what is common
+    to a line to the last bit.
+
+    In exact arithmetic a constant is divided out of a line of the axis that is normalised first. At 1e10 rounding
+    explains that it is not, of potentials that are stored as logarithms, or of exp2(z log2 e - max log2 e): so it is
+    asked first whether 16 shifts of about 2^20 change a single bit of h_res. Where none does the maximum is subtracted
+    exactly, and then the size of what is subtracted does not matter either, unless a maximum is taken over padding
+    too, or begins at a number that was thought to be small enough. Whoever is not so exact is asked nothing more.
+    """
+    trial.judge_exactly()
+    axis = shift_dim(trial.dialect)
+    chosen = (case.shift.unsqueeze(-1) if axis == -1 else case.shift) * torch.ones_like(case.logits) != 0
+
+    def run(target: Implementation, place: Place) -> Any:
+        given, low = place(case.logits), place(chosen)
+
+        def once(logits: torch.Tensor) -> torch.Tensor:
+            return kept([target.project(logits)])[0]
+
+        plain = once(given.clone())
+        if not all(same_bits(once(torch.where(low, given - shift, given)), plain) for shift in HARMLESS):
+            return plain, ()
+        return plain, tuple(once(given.masked_fill(low, value)) for value in LOW)
+
+    level = case.logits.masked_fill(chosen, 0.0)
+    plain, found = trial.observe("project", run)
+    exact, error = trial.truth.project(level), errors.projection(trial, level).error
+    for value, one in zip(LOW, found, strict=False):
+        trial.within(f"h_res with a line of logits at {value:g}", one, exact, error)
+    if not found:  # counted as a number of which nothing is claimed
+        unclaimed = torch.full_like(error, INF)
+        trial.within("h_res with a line of logits far below", plain, trial.truth.project(case.logits), unclaimed)
