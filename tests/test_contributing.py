@@ -1,4 +1,4 @@
-"""CONTRIBUTING says where a change goes, README which rooms there are, and what any page names is there."""
+"""CONTRIBUTING says which rooms there are and where a change goes, and what any page names is there."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_a_family_to_copy_is_a_file_in_each_of_its_places() -> None:
         assert (ROOT / folder / name).is_file()
 
 
-def test_the_readme_names_every_room() -> None:
-    parts = (ROOT / "README.md").read_text().partition("## The parts")[2].partition("| page |")[0]
+def test_contributing_names_every_room() -> None:
+    parts = PAGE.partition("## The parts")[2].partition("## ")[0]
     named = {name.removeprefix("properties/") for name in re.findall(r"`([\w/]+)/`", parts)} - {"mhc_ref", "properties"}
     rooms = {path.name for path in (ROOT / "properties").iterdir() if (path / "__init__.py").is_file()}
     assert named - {"mhc_ref/exact"} == rooms

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,7 @@ def test_the_law_of_the_examples_bites_and_accuses_nobody(
     target: str, status: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(BRINGS)
-    from test_law import equal_streams_see_row_sums_alone as own  # pyright: ignore[reportMissingImports]
-
+    own = import_module("test_law").equal_streams_see_row_sums_alone
     profile = Profile(10, derandomise=True, shrink=False)
     verdict = examine(own, Subject(target, resolve(target), dtype, CPU), profile, directory=tmp_path)
     assert verdict.status == status

@@ -68,7 +68,7 @@ def _svg(title: str, one: Mapping[str, Any]) -> bytes:
     worst = row - top, column - left
     largest = max((abs(v) for rows in (got, exact) for row in rows for v in row if not isinstance(v, str)), default=0.0)
     apart = [[_less(a, b) for a, b in zip(*rows, strict=True)] for rows in zip(got, exact, strict=True)]
-    belongs = {"exact": "what belongs there"}.get(failure["against"], failure["against"])
+    belongs = "what belongs there" if failure["against"] == "exact" else str(failure["against"])
     maps = (("what it gives", got), (belongs, exact), ("the difference", apart))
     wide = max(len(got[0]) * _CELL, 132)
     width = 3 * wide + 4 * _GAP
