@@ -13,8 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Nothing here needs a model hub: the published libraries are run on generated parameters.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: verify test lint site kill adversary seeds bench conformance snapshots clean
-.PHONY: verify test lint kill adversary seeds bench conformance snapshots campaign-demo clean
+.PHONY: verify test lint site kill adversary seeds bench conformance snapshots campaign-demo clean
 # Two targets at once would install into one .venv at once.
 .NOTPARALLEL:
 
