@@ -151,6 +151,7 @@ def test_sentences_become_links_code_and_nothing_else() -> None:
     assert '<a href="../laws/a.html"><code>manifold.last-axis-sums</code></a>' in said
     assert '<a href="../mathematics.html#norms">Norms</a>' in said
     assert "&lt;b&gt; &amp; " in said
+    assert prose.inline("the *first* of 2 * 3 * 4") == "the <em>first</em> of 2 * 3 * 4"
     assert prose.inline("`x_y` and e.g. no.law") == "<code>x_y</code> and e.g. no.law"
     assert str(prose.paragraphs("One\nline.\n\nTwo.")) == "<p>One line.</p>\n<p>Two.</p>"
 
@@ -205,7 +206,12 @@ def test_the_navigation_leaves_out_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_configuration_keeps_what_only_python_can_make(tmp_path: Path) -> None:
-    text = configuration((ROOT / "mkdocs.yml").read_text(), tmp_path / "pages", tmp_path / "site")
+    (tmp_path / "pages").mkdir()
+    for name in ("index.md", "new.md"):
+        (tmp_path / "pages" / name).touch()
+    others = ["new.md", "index.md", "gone.md"]
+    text = configuration((ROOT / "mkdocs.yml").read_text(), tmp_path / "pages", tmp_path / "site", others)
+    assert "nav:\n- Home: index.md\n- More:\n  - new.md\n" in text
     assert "slugify: !!python/object/apply:pymdownx.slugs.slugify" in text
     assert "docs_dir: pages\n" in text
     assert "site_dir: site\n" in text

@@ -115,7 +115,7 @@ def render(root: Path, stage: Path, out: Path) -> None:
     """
     config = stage.with_name(f"{stage.name}.yml")
     text = (root / "mkdocs.yml").read_text("utf-8").replace("paths: [.]", f"paths: [{root.resolve()}]")
-    config.write_text(configuration(text, stage, out), "utf-8")
+    config.write_text(configuration(text, stage, out, _pages(root)), "utf-8")
     ended = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", str(config)],
         cwd=config.parent, capture_output=True, text=True, check=False,
@@ -125,6 +125,11 @@ def render(root: Path, stage: Path, out: Path) -> None:
         raise SiteError("zensical is not installed: pip install 'mhc-properties[docs]'")
     if ended.returncode or not (out / "index.html").is_file():
         raise SiteError(f"zensical ended with {ended.returncode}:\n{said[-4000:]}")
+
+
+def _pages(root: Path) -> list[str]:
+    """The pages of docs/ itself, but for the table that a generated page shows better."""
+    return sorted(path.name for path in (root / "docs").glob("*.md") if path.name != "implementations.md")
 
 
 def sizes(out: Path) -> list[str]:

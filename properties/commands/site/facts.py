@@ -77,7 +77,9 @@ class Facts:
     @cached_property
     def entries(self) -> list[dict[str, Any]]:
         """Every entry of the table with `slug`, the name of its page; those from elsewhere come last."""
-        ours = [_whole(entry) | {"slug": entry["name"], "elsewhere": False} for entry in self.standings]
+        order = {name: place for place, name in enumerate(ADAPTERS)}
+        known = sorted(self.standings, key=lambda entry: order.get(entry["name"], len(order)))
+        ours = [_whole(entry) | {"slug": entry["name"], "elsewhere": False} for entry in known]
         theirs = (_whole(entry) | {"slug": f"elsewhere-{slug(entry['name'])}"} for entry in self.elsewhere)
         return [*ours, *(entry | {"elsewhere": True} for entry in theirs)]
 

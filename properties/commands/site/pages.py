@@ -114,6 +114,7 @@ class Pages:
         name = entry["name"]
         statement, source = about(name) if name in ADAPTERS and not entry["elsewhere"] else ("", "")
         failed = [(run, one, self._example(entry, run["dtype"], one)) for run in entry["runs"] for one in run["failed"]]
+        failed.sort(key=lambda three: not three[2].get("maps"))  # what can be seen comes first
         return self._page(
             f"implementations/{entry['slug']}.md",
             "implementation.md.j2",

@@ -12,6 +12,7 @@ _SPANS = re.compile(
     r"|(?P<url>https://[^\s)>\]]+[^\s)>\].,;:])"
     r"|arXiv (?P<arxiv>\d{4}\.\d{4,5})"
     r"|docs/(?P<page>[\w-]+)\.md(?:, (?P<section>[A-Z][\w ]+?)(?=[);.:,]))?"
+    r"|\*(?P<stressed>[A-Za-z]+)\*"
     r"|(?P<law>\b[a-z]+\.[a-z]+(?:-[a-z0-9]+)+\b)"
 )
 
@@ -58,4 +59,6 @@ class Prose:
             section = one["section"] or ""
             anchor = f"#{section.lower().replace(' ', '-')}" if section else ""
             return Markup('<a href="{}{}.html{}">{}</a>').format(self.up, page, anchor, section or page)
+        if stressed := one["stressed"]:
+            return Markup("<em>{}</em>").format(stressed)
         return self.link(one["law"]) if one["law"] in self.pages else escape(one[0])

@@ -171,22 +171,22 @@ def schemes(parts: str) -> str:
     return f':root, [data-md-color-scheme="default"] {{{plain}}}\n[data-md-color-scheme="slate"] {{{dark[1]}}}\n{rest}'
 
 
-def configuration(text: str, stage: Path, site: Path) -> str:
+def configuration(text: str, stage: Path, site: Path, others: Iterable[str] = ()) -> str:
     """mkdocs.yml for a staged folder: entries of its navigation whose page is not there are left out.
 
     Args:
         text: mkdocs.yml as it is written.
         stage: the folder with the pages; site: where the site goes; both in the folder of the configuration.
+        others: pages that are to be found, too; those that the navigation does not name come last.
     """
     import yaml
 
     # Only the last part is read: what stands before it names objects that a safe reader refuses.
     head, _, nav = text.partition("\nnav:\n")
-    last = {
-        "docs_dir": stage.name,
-        "site_dir": site.name,
-        "nav": navigation(yaml.safe_load(nav), stage),
-    }
+    entries = navigation(yaml.safe_load(nav), stage)
+    there = set(named(entries))
+    more = [name for name in others if name not in there and (stage / name).is_file()]
+    last = {"docs_dir": stage.name, "site_dir": site.name, "nav": [*entries, *([{"More": more}] if more else [])]}
     return f"{head}\n{yaml.safe_dump(last, sort_keys=False)}"
 
 
@@ -201,3 +201,12 @@ def navigation(entries: list[Any], stage: Path) -> list[Any]:
         elif re.match(r"https?:", what) or (stage / what).is_file():
             kept.append(entry)
     return kept
+
+
+def named(entries: list[Any]) -> list[str]:
+    """The pages of a navigation."""
+    found: list[str] = []
+    for entry in entries:
+        what = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        found += named(what) if isinstance(what, list) else [what]
+    return found
