@@ -236,3 +236,32 @@ def test_no_stream_is_drawn_below_the_declared_scale() -> None:
 
     look()
     assert 1e-8 < min(smallest) < 1e-5
+
+
+def test_fractions_are_streams_of_their_own_on_the_residual_path() -> None:
+    """What docs/findings.md says of `num_fracs`: only what is read and written is no dialect."""
+    library = pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    generator = torch.Generator().manual_seed(0)
+    streams, fractions, channels = 3, 2, 4
+    module = library.HyperConnections(streams, dim=channels, num_fracs=fractions, layer_index=0)
+    for name, one in module.named_parameters():
+        value = torch.zeros(one.shape) if name == "norm.gamma" else torch.randn(one.shape, generator=generator)
+        one.data.copy_(value)
+    state = torch.randn(streams, 1, channels, generator=generator)
+    read, add = module(state)
+    assert read.shape == (1, 1, channels)  # f vectors of C / f, end to end
+    left = add(torch.zeros_like(read))[:, 0]
+    n, width = streams * fractions, channels // fractions
+    x = state[:, 0].unflatten(-1, (fractions, width)).transpose(0, 1).reshape(1, n, width)
+    static, dynamic = (
+        one.detach().unflatten(-1, (fractions, 1 + streams))[..., 1:].flatten(-2)
+        for one in (module.static_alpha, module.dynamic_alpha_fn)
+    )
+    params = Params(
+        torch.cat([torch.zeros(width, 2), dynamic], -1),
+        torch.cat([torch.zeros(2 * n), static.flatten()]),
+        torch.stack([torch.zeros(()), torch.zeros(()), module.dynamic_alpha_scale.detach()]),
+    )
+    h_res = mhc_ref.mappings(x, params, mhc_ref.HYPER_CONNECTIONS).res
+    mixed = (h_res.mT @ x).reshape(fractions, streams, width).transpose(0, 1).reshape(streams, channels)
+    assert torch.allclose(mixed, left.detach(), rtol=0, atol=1e-6)
