@@ -144,13 +144,16 @@ class Meter:
 
 
 def _composed(passed: Passed, count: int) -> Tensor:
-    """The gain [N] of A_L ... A_1; 1 where nothing is mixed."""
+    """The gain [N] of A_L ... A_1; 1 where nothing is mixed, infinite where a factor is not finite."""
     if not passed.mixed:
         return torch.ones(count, dtype=torch.float64)
     product = passed.mixed[0].double()
     for one in passed.mixed[1:]:
         product = one.double() @ product
-    return float_gain(product, "forward").flatten(1).amax(1) if product.ndim > 3 else float_gain(product, "forward")
+    finite = product.isfinite()
+    found = float_gain(torch.where(finite, product, 0.0), "forward")  # whose norms do not take what is not finite
+    found = found.flatten(1).amax(1) if product.ndim > 3 else found
+    return torch.where(finite.flatten(1).all(1), found, math.inf)
 
 
 def _size(state: Tensor) -> Tensor:
