@@ -127,6 +127,7 @@ def test_a_stream_in_float16_that_comes_to_overflow_at_layer_35(caplog):
 
 
 def test_twenty_four_layers_that_each_keep_seven_tenths(caplog):
+    torch.manual_seed(0)
     model = Stack(24, -0.3)
     with Monitor(model) as monitor:
         loss = model(torch.randn(4, 5, 16)).detach().square().mean()
@@ -134,4 +135,7 @@ def test_twenty_four_layers_that_each_keep_seven_tenths(caplog):
     faded = monitor.departures["shrinks"]
     assert faded["layer"] == 19  # 0.7^20 is below 1/1000
     assert faded["least_growth"] == pytest.approx(0.7**20, rel=1e-5)
-    assert "step 0: layer 19 (blocks.19): its activations have shrunk to 0.000798" in caplog.text
+    # A token larger than 1 starts behind the first layer, which brings it nearer to 1.
+    assert 0.7**20 <= faded["typical_growth"] * (1 + 1e-5) < 0.7**19
+    said = f"step 0: layer 19 (blocks.19): its activations have shrunk to {faded['typical_growth']:.3g} of what they"
+    assert said in caplog.text

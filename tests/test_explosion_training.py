@@ -12,7 +12,13 @@ from typer.testing import CliRunner
 from properties import cli
 from properties.explosion import ExplosionFileError, draw, find_minimal, load, replay, save
 from properties.explosion.questions.families import ask
+from properties.explosion.training.data import tokens
+from properties.explosion.training.decoder import forward
+from properties.explosion.training.initialisations import initial
+from properties.explosion.training.module import Decoder
+from properties.explosion.training.residuals import residual_of
 from properties.explosion.training.scan import Lattice, admissible, crossing, rates
+from properties.explosion.training.setup import Setup
 
 TINY: dict[str, Any] = {"steps": 25, "seeds": 2, "max_depth": 2, "max_streams": 3, "max_width": 8, "max_tokens": 32}
 
@@ -183,3 +189,14 @@ def test_a_bad_question_is_refused_in_a_sentence(arguments, message):
 def test_a_lattice_has_the_streams_that_a_mixing_takes():
     asked = ask("train:kromhc", "100", gain="gradient", max_streams=8)
     assert asked.lattice() == Lattice((1, 2, 3, 4, 5, 6), (2, 3, 4, 5, 6, 8), (8, 16), (32, 64))
+
+
+@pytest.mark.parametrize("residual", ["plain", "hc", "mhc:DEEPSEEK_V4", "mhc:DEEPSEEK_V4_1"])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_the_decoder_as_a_module_computes_the_same_numbers(residual, norm):
+    joined = residual_of(residual)
+    setup = Setup(joined, depth=3, streams=1 if joined.dialect is None else 3, norm=norm, steps=1, tokens=9)
+    data = tokens(setup, 0)[0]
+    module = Decoder(setup, 0, torch.float64)
+    assert torch.equal(module(data), forward(setup, initial(setup, 0), data).loss)
+    assert sum(one.numel() for one in module.parameters()) == len(initial(setup, 0))

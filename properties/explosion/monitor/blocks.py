@@ -55,6 +55,20 @@ def state_of(module: nn.Module, arguments: Sequence[Any], options: Mapping[str, 
     return one if isinstance(one, Tensor) else None
 
 
+def channels_of(module: nn.Module, x: Tensor) -> int:
+    """The axis of a state along which the numbers of one token lie: the last, or the second in front of pixels.
+
+    A block of convolutions carries [B, C, pixels ...], and what belongs together is the channels of a pixel.
+    """
+    for one in module.modules():
+        if isinstance(one, nn.modules.conv._ConvNd):  # pyright: ignore[reportPrivateUsage]
+            width, axes = one.in_channels, len(one.kernel_size)
+            first = x.ndim == axes + 2 and x.shape[1] == width
+            # In one dimension [B, T, C] is as usual, of which a module makes [B, C, T] by itself.
+            return 1 if first and (axes > 1 or x.shape[-1] != width) else -1
+    return -1
+
+
 def leaving(output: Any, entered: tuple[int, ...] | None) -> Tensor | None:
     """What leaves a residual block: the tensor itself, or the first of the shape that entered among its parts."""
     if isinstance(output, Tensor):

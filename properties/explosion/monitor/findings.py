@@ -7,6 +7,7 @@ from typing import Any
 
 from properties.explosion.monitor.passes import Pass
 from properties.explosion.monitor.report import Report
+from properties.explosion.monitor.thresholds import Nearest
 from properties.explosion.monitor.troubles import Troubles
 
 
@@ -30,6 +31,11 @@ class Findings:
     def departures(self) -> dict[str, dict[str, Any]]:
         """The row of the first layer that left them in each way, or crossed each threshold."""
         return self._report.departures
+
+    @property
+    def nearest(self) -> dict[str, Nearest]:
+        """How near the run has come to each threshold so far, by its name: what to set thresholds of your own by."""
+        return self._report.nearest
 
     @property
     def run(self) -> str:

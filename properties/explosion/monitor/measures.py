@@ -124,6 +124,9 @@ class Numbers(NamedTuple):
     grown: float  # the same of one token, against that of the token where it entered the first layer: the largest
     faded: float  # and the smallest
     token: float  # which of the sampled tokens has grown most
+    typical: float  # the norm of the median token
+    median: float  # growth of the median token, from where it started; see `_starts`
+    most: float  # of the token that has grown most from where it started
     gates: float
     softmax: float
     attention: float
@@ -211,20 +214,46 @@ def _numbers(layers: list[Layer], device: torch.device) -> Tensor:
 
 
 def _growth(layers: list[Layer], unknown: Tensor) -> list[Tensor]:
-    """norm, grown, faded, token of `Numbers`, each [L]."""
+    """norm, grown, faded, token, typical, median, most of `Numbers`, each [L]."""
     reached = [layer.left or layer.entered for layer in layers]
     first = next((layer.entered or layer.left for layer in layers), None)
     begun = None if first is None else first.norms
     norms = [None if one is None else one.norms for one in reached]
-    if begun is not None and all(one is not None and one.shape == begun.shape for one in norms):
+    if first is not None and begun is not None and all(one is not None and one.shape == begun.shape for one in norms):
         table = torch.stack([one.to(unknown) for one in norms if one is not None])
         begun = begun.to(unknown)
         ratio = table / begun
         dead = begun == 0  # a token of padding, of which no growth is taken
         most, token = torch.where(dead, -math.inf, ratio).max(-1)
-        return [table.norm(dim=-1), most, torch.where(dead, math.inf, ratio).amin(-1), token.to(unknown)]
+        grown = [table.norm(dim=-1), most, torch.where(dead, math.inf, ratio).amin(-1), token.to(unknown)]
+        starts = _starts(begun, table, left=layers[0].left is not None, size=first.size)
+        since = table / starts
+        furthest = torch.where(dead | (starts == 0), -math.inf, since).amax(-1)
+        return [*grown, _median(table, table > 0), _median(since, (starts > 0).expand_as(since)), furthest]
     whole = torch.stack([unknown if one is None else one.norm().to(unknown) for one in norms])
-    return [whole, *(unknown.expand(len(layers)) for _ in range(3))]
+    middle = torch.stack([unknown if one is None else _median(one.to(unknown), one > 0) for one in norms])
+    gone = [unknown.expand(len(layers)) for _ in range(3)]
+    return [whole, *gone, middle, *gone[:2]]
+
+
+def _starts(begun: Tensor, table: Tensor, left: bool, size: int) -> Tensor:
+    """[T]: the norm from which growth of each token is judged, given its norms [L, T] at the layers.
+
+    It is where it entered the first layer, or nearer to an rms of 1 if the first layer brings it nearer: the middle one
+    of its norm before that layer, its norm behind it, and the norm of numbers of size 1. A branch that begins with a
+    norm writes numbers of order 1 to whatever comes in, and a norm behind the sum leaves such, without an explosion.
+    left: the first row of the table is behind the first layer, and not before it.
+    """
+    behind = table[0] if left else table[1] if len(table) > 1 else begun
+    unit = torch.full_like(begun, math.sqrt(size))
+    return torch.maximum(torch.minimum(begun, behind), torch.minimum(torch.maximum(begun, behind), unit))
+
+
+def _median(values: Tensor, counted: Tensor) -> Tensor:
+    """Of the values [..., T] that are counted, the lower one of two; infinite where none is."""
+    ordered = torch.where(counted, values, math.inf).sort(-1).values
+    place = (counted.sum(-1, keepdim=True) - 1).clamp_min(0) // 2
+    return ordered.gather(-1, place).squeeze(-1)
 
 
 def _stride(rows: int, most: int) -> int:

@@ -13,7 +13,7 @@ from mhc_ref import Dialect
 from properties.core.family import gate_of
 from properties.explosion.monitor import measures
 from properties.explosion.monitor.attention import cap, heads_of, largest, packed
-from properties.explosion.monitor.blocks import leaving, state_of
+from properties.explosion.monitor.blocks import channels_of, leaving, state_of
 from properties.explosion.monitor.compiled import listen, new_key
 from properties.explosion.monitor.emissions import first_argument, square
 from properties.explosion.monitor.hooks import Attached, Hook
@@ -126,7 +126,7 @@ class Recorder:
                 return
             with self.running, self._guarded("streams", f"what enters {name} cannot be read"), torch.no_grad():
                 x = state_of(module, arguments, options)
-                found = None if x is None else streams_of(x, self.reading.tokens, plain=True)
+                found = None if x is None else self._state(module, x)
                 if x is not None and found is not None:
                     found = found._replace(sample=None, shape=tuple(x.shape), slope=self._slope(x))
                     at.waiting.append((module, found))
@@ -145,7 +145,7 @@ class Recorder:
                         "which modules are: Monitor(model, blocks=['layers.0', ...])",
                     )
                     return
-                state = streams_of(left, self.reading.tokens, plain=True)
+                state = self._state(module, left)
                 state = None if state is None else state._replace(sample=None)
                 caps, at.attention = at.attention, []
                 most = torch.stack(caps).amax() if caps else None
@@ -153,6 +153,11 @@ class Recorder:
 
         self._before(name, module, entering)
         self._after(name, module, emitting)
+
+    def _state(self, module: nn.Module, x: Tensor) -> State | None:
+        """The numbers at a door of a plain block."""
+        axis = channels_of(module, x)
+        return streams_of(x if axis == -1 else x.movedim(axis, -1), self.reading.tokens, plain=True)
 
     def attention(self, name: str, module: nn.Module) -> None:
         """Hang on what queries and keys come out of."""

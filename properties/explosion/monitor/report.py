@@ -17,7 +17,7 @@ from properties.explosion.monitor.limits import Limits, limits
 from properties.explosion.monitor.measures import Layer, State
 from properties.explosion.monitor.ranks import merged, rank
 from properties.explosion.monitor.rows import ROW_KEYS, departure, place_of
-from properties.explosion.monitor.thresholds import Thresholds, Watch, gradient_alarms
+from properties.explosion.monitor.thresholds import Nearest, Thresholds, Watch
 from properties.explosion.monitor.troubles import Troubles, Wanted, warn
 from properties.guards.printable import printable
 
@@ -60,7 +60,7 @@ class Report:
         self._save, self._to, self._ends = save, to, ends
         self._watch = Watch(to)
         self._kept: deque[Kept] = deque(maxlen=keep) if keep else deque(maxlen=0)
-        self._waiting: tuple[list[Row], list[list[Any] | None]] | None = None
+        self._waiting: tuple[list[Row], list[list[Any] | None], bool] | None = None
         self._file: GainsFile | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,6 +74,10 @@ class Report:
         self.__dict__.update(state)
         self._guarded, self._file, self._waiting = self._troubles.instead, None, None
         self._kept = deque(maxlen=0)
+
+    @property
+    def nearest(self) -> dict[str, Nearest]:
+        return self._watch.nearest
 
     def open(self) -> None:
         if self._path is None or rank():
@@ -132,7 +136,7 @@ class Report:
         self._kept.append(found._replace(rows=rows))
         slopes = [_slope(layer.entered) for layer, _ in found.records]
         if any(one is not None for one in slopes):
-            self._waiting = (rows, slopes)
+            self._waiting = (rows, slopes, _scaled(dtypes))
         else:
             self._write(rows)
         with self._guarded("warning", "a layer that leaves its bounds cannot be reported"):
@@ -142,11 +146,11 @@ class Report:
         """Write the rows that waited for their gradients."""
         if self._waiting is None:
             return
-        (rows, slopes), self._waiting = self._waiting, None
+        (rows, slopes, scaled), self._waiting = self._waiting, None
         said = [dict[str, str]() for _ in rows]
         with self._guarded("gradients", "the gradients of a pass cannot be told"):
             norms = [None if not one else float(torch.stack(one).norm()) for one in slopes]
-            said = gradient_alarms(rows, norms, self._to)
+            said = self._watch.gradients(rows, norms, scaled)
         self._write(rows)
         with self._guarded("warning", "a layer that leaves its bounds cannot be reported"):
             self._judge(rows, said)
@@ -209,6 +213,13 @@ class Report:
             for sink in self._sinks:
                 with self._guarded("sink", f"the sink {sink!r} raised"):
                     sink(row["step"], row)
+
+
+def _scaled(dtypes: list[torch.dtype | None]) -> bool:
+    """Whether a pass that runs now computes in float16, for which losses are multiplied by a scale."""
+    return torch.float16 in dtypes or any(
+        torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16 for kind in ("cuda", "cpu")
+    )
 
 
 def _slope(entered: State | None) -> list[Any] | None:

@@ -13,9 +13,9 @@ from properties.explosion.monitor.limits import Judge, Leaving, Limits, roundoff
 from properties.explosion.monitor.measures import Layer, Numbers, State, table_of
 from properties.guards.printable import printable
 
-SCHEMA = 3
+SCHEMA = 4
 """Of a row. Rows of 1 have no `schema`, `min_row_sum`, `min_forward_gain` and `leaves`; rows of 2 end there, without
-what follows `leaves`."""
+what follows `leaves`; rows of 3 have no `typical_...` and `worst_growth`."""
 
 ROW_KEYS = (
     "schema",
@@ -47,6 +47,9 @@ ROW_KEYS = (
     "growth",
     "least_growth",
     "worst_token",
+    "typical_rms",
+    "typical_growth",
+    "worst_growth",
     "jump",
     "drift",
     "headroom",
@@ -121,9 +124,12 @@ def rows_of(
             "signed_backward_gain": back and back[1],
             "output_max": numbers.left,
             "activation_rms": _rms(numbers, reached),
+            "typical_rms": _typical(numbers, reached),
             "growth": numbers.grown,
             "least_growth": numbers.faded,
             "worst_token": _worst(found.worst[place], numbers, reached),
+            "typical_growth": numbers.median,
+            "worst_growth": numbers.most,
             "gate_saturation": numbers.gates,
             "softmax_saturation": numbers.softmax,
             "attention": numbers.attention,
@@ -148,6 +154,10 @@ def _rms(numbers: Numbers, reached: State | None) -> float | None:
     if reached is None or reached.norms is None:
         return None
     return numbers.norm / math.sqrt(len(reached.norms) * reached.size)
+
+
+def _typical(numbers: Numbers, reached: State | None) -> float | None:
+    return None if reached is None or reached.norms is None else numbers.typical / math.sqrt(reached.size)
 
 
 def _worst(gain: int | None, numbers: Numbers, reached: State | None) -> int | None:

@@ -42,8 +42,8 @@ class Monitor(Findings):
         min_column_sum, ... max_row_sum           the smallest and the largest column and row sum of P_l
         min_forward_gain                          the smallest forward gain of P_l of a token
         activation_max, output_max                largest |x| that enters layer l, and leaves a plain block; all tokens
-        activation_rms, growth, least_growth      of what leaves a plain block or enters another layer; growth is the
-                                                  norm of a token against its norm where it entered the first layer
+        activation_rms, growth, least_growth      of what leaves a plain block or enters another layer; growth: the norm
+                                                  of a token over its norm at the door; typical_... of the median token
         dispersion                                |x - mean over streams| / |x| in [0, 1]: 0 where streams collapsed
         within                                    false where the layer leaves its bounds, null where it has none
         leaves                                    "explode", "vanish", "not finite", or null

@@ -7,6 +7,7 @@ that a token met; every formula of the residual is the reference's.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -57,40 +58,71 @@ def forward(
     named = _named(setup, weights)
     dialect = setup.residual.dialect
     given = tokens.long()
-    h = named["embed"][given[:, :-1]] + named["position"]
-    x = h.unsqueeze(-2) if dialect is None else expand(h, setup.streams, dialect)
+    x = embedded(setup, named, given)
     x = x if shifts is None else x + shifts[0]
     operators: list[Tensor] = []
     logits: list[Tensor] = []
     largest, before = weights.new_zeros(()), None
     for layer in range(setup.depth):
         own = {name.partition(".")[2]: one for name, one in named.items() if name.startswith(f"{layer}.")}
-        if dialect is None:
-            mixed, read = None, x.squeeze(-2)
-        else:
-            params = _params(setup, own, dialect)
-            mixed = _mixed(setup, x, params, dialect, layer)
+        mixed = None
+        if dialect is not None:
+            mixed = mixing(setup, own, x, layer)
             if watched:
-                logits.append(_residual_logits(x, params, dialect))
-            read = pre(x, gates_read(mixed.pre, before, dialect))
-            before = mixed.pre
-        y, top = _branch(setup, own, _normed(read) if setup.norm in ("pre", "sandwich") else read, layer)
+                logits.append(_residual_logits(x, _params(setup, own, dialect), dialect))
+        x, top = sub_layer(setup, own, x, mixed, before, layer)
         largest = torch.maximum(largest, top)
-        y = _normed(y) if setup.norm == "sandwich" else y
-        y = y * own["rezero"] if "rezero" in own else y
         if dialect is None or mixed is None:
-            x = x + y.unsqueeze(-2)
             operators.append(torch.ones_like(x[..., :1]))
         else:
-            x = post(x, y, mixed.post, mixed.res, dialect)
+            before = mixed.pre
             operators.append(mixed.res.mT if dialect.transposed else mixed.res)
-        x = _normed(x) if setup.norm == "post" else x
-        x = x.clamp(-setup.clip_activations, setup.clip_activations) if setup.clip_activations else x
     x = x if shifts is None else x + shifts[1]
-    h = x.squeeze(-2) if dialect is None else _ended(setup, x, named, dialect, before)
-    scores = _normed(h) @ named["unembed"]
-    loss = functional.cross_entropy(scores.flatten(0, 1), given[:, 1:].flatten())
+    loss = loss_of(setup, named, x, before, given)
     return Passed(loss, torch.stack(operators).detach(), torch.stack(logits).detach() if logits else None, largest)
+
+
+def embedded(setup: Setup, named: Mapping[str, Tensor], given: Tensor) -> Float[Tensor, "B T n C"]:
+    """The state before the first sub-layer, of sequences of T + 1 tokens [B, T + 1]."""
+    h = named["embed"][given[:, :-1]] + named["position"]
+    return h.unsqueeze(-2) if setup.residual.dialect is None else expand(h, setup.streams, setup.residual.dialect)
+
+
+def mixing(setup: Setup, own: Mapping[str, Tensor], x: Float[Tensor, "B T n C"], layer: int) -> Mappings:
+    """The mappings of a sub-layer of hyper-connections, from its own weights and the state."""
+    dialect = setup.residual.dialect
+    assert dialect is not None
+    return _mixed(setup, x, _params(setup, own, dialect), dialect, layer)
+
+
+def sub_layer(
+    setup: Setup,
+    own: Mapping[str, Tensor],
+    x: Float[Tensor, "B T n C"],
+    mixed: Mappings | None,
+    before: Tensor | None,
+    layer: int,
+) -> tuple[Tensor, Tensor]:
+    """The state after a sub-layer, and the largest logit of its attention.
+
+    mixed: its `mixing`; None of a plain residual. before: the read gates of the sub-layer before, if there is one.
+    """
+    dialect = setup.residual.dialect
+    read = x.squeeze(-2) if dialect is None or mixed is None else pre(x, gates_read(mixed.pre, before, dialect))
+    y, top = _branch(setup, own, _normed(read) if setup.norm in ("pre", "sandwich") else read, layer)
+    y = _normed(y) if setup.norm == "sandwich" else y
+    y = y * own["rezero"] if "rezero" in own else y
+    x = x + y.unsqueeze(-2) if dialect is None or mixed is None else post(x, y, mixed.post, mixed.res, dialect)
+    x = _normed(x) if setup.norm == "post" else x
+    return x.clamp(-setup.clip_activations, setup.clip_activations) if setup.clip_activations else x, top
+
+
+def loss_of(
+    setup: Setup, named: Mapping[str, Tensor], x: Float[Tensor, "B T n C"], before: Tensor | None, given: Tensor
+) -> Tensor:
+    """Mean cross entropy of the tokens that follow, from the state after the last sub-layer."""
+    h = x.squeeze(-2) if setup.residual.dialect is None else _ended(setup, x, named, setup.residual.dialect, before)
+    return functional.cross_entropy((_normed(h) @ named["unembed"]).flatten(0, 1), given[:, 1:].flatten())
 
 
 def _named(setup: Setup, weights: Tensor) -> dict[str, Tensor]:
@@ -100,7 +132,7 @@ def _named(setup: Setup, weights: Tensor) -> dict[str, Tensor]:
     return {name: part.view(shape) for (name, shape), part in zip(asked.items(), parts, strict=True)}
 
 
-def _params(setup: Setup, own: dict[str, Tensor], dialect: Dialect) -> Params:
+def _params(setup: Setup, own: Mapping[str, Tensor], dialect: Dialect) -> Params:
     if not setup.residual.static:
         return Params(own["phi"], own["bias"], own["alpha"])
     n, d, sizes = setup.streams, setup.width, logit_sizes(setup.streams, dialect)
@@ -128,7 +160,7 @@ def _mixed(setup: Setup, x: Tensor, params: Params, dialect: Dialect, layer: int
     return found
 
 
-def _ended(setup: Setup, x: Tensor, named: dict[str, Tensor], dialect: Dialect, last: Tensor | None) -> Tensor:
+def _ended(setup: Setup, x: Tensor, named: Mapping[str, Tensor], dialect: Dialect, last: Tensor | None) -> Tensor:
     own = {name.partition(".")[2]: one for name, one in named.items() if name.startswith("head.")}
     return collapse(x, dialect, _params(setup, own, dialect) if has_head(dialect) else None, last)
 
@@ -137,7 +169,7 @@ def _normed(x: Tensor) -> Tensor:
     return x * (x.square().mean(-1, keepdim=True) + _EPS).rsqrt()
 
 
-def _branch(setup: Setup, own: dict[str, Tensor], x: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+def _branch(setup: Setup, own: Mapping[str, Tensor], x: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     """F(x) of a sub-layer, and the largest logit of its attention, 0 without one."""
     if layer % 2:
         up = x @ own["up"]

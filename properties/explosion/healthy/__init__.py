@@ -1,0 +1,1 @@
+"""Healthy models, and how near they come to what `Monitor` warns of."""
