@@ -352,7 +352,9 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_the_search(tmp_path, m
 def test_a_format_that_is_not_drawn_is_refused_before_the_search(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(command_module, "find_minimal", lambda *_, **__: pytest.fail("searched"))
-    assert "draws no 'xyz'" in refused("explode", "residual", "--threshold", "2", "--plot", str(tmp_path / "x.xyz"))
+    said = refused("explode", "residual", "--threshold", "2", "--plot", str(tmp_path / "x.xyz"))
+    assert "x.xyz ends in .xyz, which is neither a page nor a picture that matplotlib draws; expected .html, or" in said
+    assert ".svg" in said
 
 
 def _full(*_):

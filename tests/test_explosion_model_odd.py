@@ -113,3 +113,126 @@ def test_a_model_that_cannot_be_differentiated_is_refused_in_a_sentence(models):
 def test_weights_that_cannot_be_had_in_float64_are_refused(models, model, message):
     with pytest.raises(TargetError, match=message):
         Recipe(f"{models}:{model}", 0).build("float64")
+
+
+CALLED = """
+import torch
+from torch import nn
+
+
+class Adds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def added(self, x):
+        return x + 5 * self.inner(x)
+
+
+class Masked(Adds):
+    def forward(self, mask, x):
+        return self.added(x) + 0 * mask.sum()
+
+
+class Like(Adds):  # a mask of the shape of the state
+    def forward(self, mask, x):
+        return self.added(x) + 0 * mask
+
+
+class Named(Adds):
+    def forward(self, *, mask, x):
+        return self.added(x) + 0 * mask.sum()
+
+
+class Stack(nn.Module):
+    def __init__(self, kind, call):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(kind() for _ in range(3))
+        self.call = call
+
+    def forward(self, x):
+        for one in self.blocks:
+            x = self.call(one, x)
+        return x
+
+
+class First(Adds):
+    def forward(self, x):
+        return self.added(x)
+
+
+class One(Stack):
+    def forward(self, x):
+        if len(x) != 1:
+            raise ValueError(f"expected a batch of 1, got {len(x)}")
+        return super().forward(x)
+
+
+def mask(x):
+    return torch.zeros(x.shape[-2], x.shape[-2])
+
+
+def plain():
+    return Stack(First, lambda one, x: one(x))
+
+
+def masked():
+    return Stack(Masked, lambda one, x: one(mask(x), x))
+
+
+def like():
+    return Stack(Like, lambda one, x: one(torch.zeros_like(x), x))
+
+
+def named():
+    return Stack(Named, lambda one, x: one(mask=mask(x), x=x))
+
+
+def single():
+    return One(First, lambda one, x: one(x))
+
+
+def seeded(width=6, seed=3, /):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(width, width))
+"""
+
+
+@pytest.fixture
+def called(tmp_path) -> str:
+    path = tmp_path / "called.py"
+    path.write_text(CALLED)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["masked", "like", "named", "single"])
+@pytest.mark.parametrize("patterns", ["", "blocks.*"])
+def test_a_block_is_the_same_however_its_stream_is_handed_to_it(called, name, patterns):
+    def runner(name: str):
+        model = Recipe(f"{called}:{name}", 0).build("float64")
+        return runner_of(model, name, Kind(0, (6,), 1.0), 4, patterns)
+
+    known, found = runner("plain"), runner(name)
+    assert [one.name for one in found.blocks] == ["blocks.0", "blocks.1", "blocks.2"]
+    x = torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for kept in (found.every, frozenset({1})):
+        expected, got = known.passed(x, kept), found.passed(x, kept)
+        assert torch.equal(got.entered.view_as(x), expected.entered)
+        for mine, theirs in zip(got.states, expected.states, strict=True):
+            torch.testing.assert_close(mine.view_as(x), theirs.view_as(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_model_that_takes_a_batch_of_one_only_is_searched_one_by_one(called):
+    known, found = (find_minimal(f"model:{called}:{name}", threshold=20, max_tokens=1) for name in ("plain", "single"))
+    assert (found.found, found.configuration.kept) == (True, known.configuration.kept)
+    assert found.configuration.gain == pytest.approx(known.configuration.gain, rel=0.2)
+
+
+def test_a_seed_that_is_given_by_place_only_is_given(called):
+    def weights(seed: int) -> Tensor:
+        return next(Recipe(f"{called}:seeded", seed).build().parameters())
+
+    torch.manual_seed(7)
+    assert torch.equal(weights(7), nn.Linear(6, 6).weight)
+    assert not torch.equal(weights(7), weights(8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from mhc_ref.registry import outside
 from properties.core.family import mix_of
 from properties.core.implementation import Implementation, dtype_names, offers, parameter_dtype
 from properties.core.slips import some_streams
+from properties.explosion import whole
 from properties.explosion.composite import DIGITS, Matrix, fraction
 from properties.explosion.configurations import exactly, tensor
 from properties.explosion.options import DTYPES
@@ -44,6 +46,8 @@ class Mixing:
     """The dtypes that an implementation declares, and that a search can be asked in; the one that is used first."""
     bound: float | None = None
     """What logits are within; operators of larger ones are zeros, so that a search looks elsewhere."""
+    words: str = ""
+    """How the matrices of an implementation are seen, where it shows none by itself."""
 
     def accepted(self, most: int) -> list[int]:
         """The numbers of streams up to `most` that are accepted, and that the mix is for."""
@@ -121,8 +125,8 @@ def of_target(
         bound: of logits that are the mixing itself.
 
     Raises:
-        ValueError: the implementation offers no projection, or one of a kind that is not searched; or `claimed` has no
-            effect, as it declares a dialect itself; or `bound` is missing, or has no effect.
+        ValueError: the implementation offers neither a projection nor blocks, or those of a kind that is not searched;
+            or `claimed` has no effect, as it declares a dialect itself; or `bound` is missing, or has no effect.
         properties.targets.target.TargetError: the target cannot be resolved, or raised when it was called, or what it
             returned are no matrices.
     """
@@ -152,16 +156,23 @@ def of_target(
             f"{target} declares a mixing without logits: {mix.words}. There is nothing to search; family mhc says what "
             "such stacks do"
         )
-    if "project" not in offers(implementation):
-        raise ValueError(f"{target} offers no projection of logits, which the search needs")
+    offered = offers(implementation)
+    if "project" not in offered and "block" not in offered:
+        raise ValueError(
+            f"{target} offers no projection of logits, no block and no layers, one of which the search needs"
+        )
     declared = tuple(one for one in DTYPES if one in dtype_names(implementation))
     used = dtype or next(iter(declared), "float64")
     parameters = parameter_dtype(getattr(torch, used))
     most = None if bound is None else _below(bound, parameters)
 
     def operators(logits: Tensor) -> Tensor:
-        emitted = _emitted(implementation, target, logits.to(parameters))
-        applied = emitted.mT if dialect.transposed else emitted
+        if "project" in offered:
+            emitted = _emitted(implementation, target, logits.to(parameters), "project", implementation.project)
+            applied = emitted.mT if dialect.transposed else emitted
+        else:
+            blocks = functools.partial(whole.applied, implementation, dtype=getattr(torch, used))
+            applied = _emitted(implementation, target, logits.to(parameters), "block", blocks)
         usable = applied.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
         if most is not None:
             usable &= (logits.abs() <= most).all(-1, keepdim=True).all(-2, keepdim=True)
@@ -171,7 +182,8 @@ def of_target(
         return exactly(operators(logits))
 
     first = (used, *(one for one in declared if one != used)) if used in declared else declared
-    return Mixing(dialect, operators, exact, tuple(implementation.streams), dtypes=first, bound=most)
+    words = "" if "project" in offered else whole.WORDS
+    return Mixing(dialect, operators, exact, tuple(implementation.streams), dtypes=first, bound=most, words=words)
 
 
 def _below(bound: Fraction, dtype: torch.dtype) -> float:
@@ -182,25 +194,27 @@ def _below(bound: Fraction, dtype: torch.dtype) -> float:
     return nearest.item()
 
 
-def _emitted(implementation: Implementation, target: str, logits: Tensor) -> Tensor:
-    """What an implementation makes of logits [..., n, n], in float64."""
+def _emitted(
+    implementation: Implementation, target: str, logits: Tensor, method: str, call: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """What an implementation makes of logits [..., n, n] by a call of `method`, in float64."""
 
     def project() -> Tensor:
         with torch.no_grad():
-            return implementation.project(logits.clone())
+            return call(logits.clone())
 
     shown = f"logits {tuple(logits.shape)} in {str(logits.dtype).removeprefix('torch.')}"
     try:
         emitted = answered(project)
     except TargetFault as fault:
-        raise TargetError(f"{target}: project raised {fault} for {shown}") from fault.error
+        raise TargetError(f"{target}: {method} raised {fault} for {shown}") from fault.error
     if not isinstance(emitted, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TargetError(f"{target}: project returned {type(emitted).__name__} for {shown}; expected a tensor")
+        raise TargetError(f"{target}: {method} returned {type(emitted).__name__} for {shown}; expected a tensor")
     n = streams_of_logits(logits.shape, implementation.dialect)
     expected = (*logits.shape[: logits.ndim - len(logits_shape(n, implementation.dialect))], n, n)
     if emitted.shape != expected or emitted.is_complex() or emitted.layout != torch.strided or emitted.is_meta:
         what = f"{emitted.dtype} {tuple(emitted.shape)} on {emitted.device}, {emitted.layout}"
-        raise TargetError(f"{target}: project returned {what} for {shown}; expected real numbers of shape {expected}")
+        raise TargetError(f"{target}: {method} returned {what} for {shown}; expected real numbers of shape {expected}")
     return emitted.detach().to("cpu", torch.float64)
 
 

@@ -235,7 +235,7 @@ def _all() -> dict[str, Healthy]:
         "blocks, most words are padding": Healthy(_blocks(0.02, padding=True)),
         "blocks, an attention sink of 1e4": Healthy(_blocks(0.02, sink=1e4)),
     }
-    return found | LIBRARIES
+    return {**found, **LIBRARIES}
 
 
 HEALTHY: Mapping[str, Healthy] = _all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def _made(found: Any, target: str, seed: int) -> nn.Module:
         parameters = inspect.signature(found).parameters.values()
     except (TypeError, ValueError):
         parameters = ()
-    named = [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    named = {one.name: one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
     needed = [
         one.name
         for one in parameters
@@ -98,7 +99,13 @@ def _made(found: Any, target: str, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             random.seed(seed)
-            made = found(seed=seed) if "seed" in named else found()
+            if "seed" not in named:
+                made = found()
+            elif named["seed"].kind is not inspect.Parameter.POSITIONAL_ONLY:
+                made = found(seed=seed)
+            else:  # what stands before it is by position too, and has a default
+                before_it = [*itertools.takewhile(lambda one: one.name != "seed", named.values())]
+                made = found(*(one.default for one in before_it), seed)
     finally:
         random.setstate(before)
     if not isinstance(made, nn.Module):

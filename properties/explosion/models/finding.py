@@ -16,7 +16,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,11 +34,16 @@ _NAMES_SHOWN = 12
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block. `paired`: it begins where `module.prepare` is called, and ends where the module returns."""
+    """A residual block.
+
+    paired: it begins where `module.prepare` is called, and ends where the module returns.
+    where: which of its arguments is the stream, by place or by name; None for the first tensor.
+    """
 
     name: str
     module: nn.Module
     paired: bool
+    where: int | str | None = None
 
     @property
     def shown(self) -> str:
@@ -58,7 +63,7 @@ def hung(blocks: list[Block], enter: Enter, leave: Leave) -> Generator[None]:
             if block.paired:
                 stack.enter_context(_preparing(block.module, index, enter, given))
             else:
-                before = _before(index, enter, given)
+                before = _before(index, block.where, enter, given)
                 handle = block.module.register_forward_pre_hook(before, with_kwargs=True)
                 stack.callback(handle.remove)
             handle = block.module.register_forward_hook(_behind(index, leave, given))
@@ -66,9 +71,10 @@ def hung(blocks: list[Block], enter: Enter, leave: Leave) -> Generator[None]:
         yield
 
 
-def _before(index: int, enter: Enter, given: dict[int, Tensor]) -> Any:
+def _before(index: int, where: int | str | None, enter: Enter, given: dict[int, Tensor]) -> Any:
     def hook(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        x = given_to(module, arguments, options)
+        x = _inputs(arguments, options).get(where) if where is not None else None
+        x = given_to(module, arguments, options) if x is None else x
         if x is None:
             return None
         changed = enter(index, x)
@@ -120,6 +126,12 @@ def given_to(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, A
     return first_argument(arguments, options, name)
 
 
+def _inputs(arguments: tuple[Any, ...], options: dict[str, Any]) -> dict[int | str | None, Tensor]:
+    """The tensors that may be a stream among what a module was called with, by place or by name."""
+    every: list[tuple[int | str, Any]] = [*enumerate(arguments), *options.items()]
+    return {key: one for key, one in every if isinstance(one, Tensor) and one.is_floating_point() and one.ndim}
+
+
 def _place(output: Any, x: Tensor) -> int | None:
     """Which part of an output is a tensor like x; 0 for the output itself."""
     parts: Any = output if isinstance(output, tuple | list) and not hasattr(output, "_fields") else [output]
@@ -131,12 +143,16 @@ def _place(output: Any, x: Tensor) -> int | None:
 
 @dataclass
 class _Call:
-    """How a module was called first, and when."""
+    """How a module was called first, and when.
+
+    inputs: copies of what may be the stream, by place or by name. fitting: those of them that are like its output.
+    """
 
     arguments: tuple[Any, ...]
     options: dict[str, Any]
-    x: Tensor
+    inputs: dict[int | str | None, Tensor]
     order: int
+    fitting: list[int | str | None] = field(default_factory=list)
 
 
 def found(model: nn.Module, run: Callable[[], object], patterns: str = "") -> list[Block]:
@@ -153,16 +169,17 @@ def found(model: nn.Module, run: Callable[[], object], patterns: str = "") -> li
     if patterns:
         return _said(named, patterns, calls, pairs)
     kept: dict[str, int] = dict(pairs)
+    streams: dict[str, int | str | None] = {}
     for name in sorted(() if pairs else calls, key=lambda one: -len(one.split(".")) if one else 1):  # the inner first
         inner = any(one != name and (not name or one.startswith(f"{name}.")) for one in kept)
-        if not inner and _residual(named[name], calls[name]):
-            kept[name] = calls[name].order
+        if not inner and (where := _residual(named[name], calls[name])) is not None:
+            kept[name], streams[name] = calls[name].order, where
     if not kept:
         raise ValueError(
             f"no residual block was found in {type(model).__name__}: no module returns its input when its weights are "
             f"0. Say which are blocks: --blocks 'layers.*'; {_contents(calls)}"
         )
-    return [Block(name, named[name], name in pairs) for name in sorted(kept, key=kept.__getitem__)]
+    return [Block(name, named[name], name in pairs, streams.get(name)) for name in sorted(kept, key=kept.__getitem__)]
 
 
 def _called(named: dict[str, nn.Module], run: Callable[[], object]) -> tuple[dict[str, _Call], dict[str, int]]:
@@ -174,21 +191,22 @@ def _called(named: dict[str, nn.Module], run: Callable[[], object]) -> tuple[dic
     def watch(name: str, module: nn.Module) -> Any:
         def before(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
             nonlocal order
-            x = given_to(module, arguments, options)
-            if x is not None and x.is_floating_point() and x.ndim and name not in calls:
+            inputs = _inputs(arguments, options)
+            if inputs and name not in calls:
                 order += 1
-                calls[name] = _Call(arguments, options, x.detach().clone(), order)
+                kept: dict[int | str | None, Tensor] = {key: one.detach().clone() for key, one in inputs.items()}
+                calls[name] = _Call(arguments, options, kept, order)
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
     def check(name: str, module: nn.Module) -> Any:
         def behind(module: nn.Module, arguments: Any, output: Any) -> None:
-            if name in calls and name not in fitting and _place(output, calls[name].x) is not None:
-                fitting.add(name)
+            if name in calls and not calls[name].fitting:
+                inputs = calls[name].inputs
+                calls[name].fitting = [key for key, one in inputs.items() if _place(output, one) is not None]
 
         return module.register_forward_hook(behind)
 
-    fitting: set[str] = set()
     paired = [Block(name, one, True) for name, one in named.items() if name and callable(getattr(one, "prepare", None))]
 
     def leave(index: int, x: Tensor, output: Tensor) -> Tensor:
@@ -204,7 +222,7 @@ def _called(named: dict[str, nn.Module], run: Callable[[], object]) -> tuple[dic
     finally:
         for handle in handles:
             handle.remove()
-    own = {name: calls[name] for name in calls if name in fitting and name not in pairs}
+    own = {name: one for name, one in calls.items() if one.fitting and name not in pairs}
     return own, pairs
 
 
@@ -229,7 +247,14 @@ def _said(named: dict[str, nn.Module], patterns: str, calls: dict[str, _Call], p
         for other in kept:
             if other.startswith(f"{name}."):
                 raise ValueError(f"blocks names {name} and {other}, which is in it; expected modules beside each other")
-    return [Block(name, named[name], name in pairs) for name in sorted(kept, key=kept.__getitem__)]
+    found: list[Block] = []
+    for name in sorted(kept, key=kept.__getitem__):
+        where = None
+        if name not in pairs:
+            known = _residual(named[name], calls[name])
+            where = calls[name].fitting[0] if known is None else known
+        found.append(Block(name, named[name], name in pairs, where))
+    return found
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -243,8 +268,13 @@ def _contents(names: Any) -> str:
     return f"modules that may be are {printable(', '.join(shown[:_NAMES_SHOWN]), 600) or 'not there'}{more}"
 
 
-def _residual(module: nn.Module, call: _Call) -> bool:
-    """Whether a module returns its input, or its normalised input, when its weights are 0."""
+def _residual(module: nn.Module, call: _Call) -> int | str | None:
+    """Which of its inputs a module returns, as it is or normalised, when its weights are 0; None for none."""
+    return next((where for where in call.fitting if _returned(module, call, where)), None)
+
+
+def _returned(module: nn.Module, call: _Call, where: int | str | None) -> bool:
+    given = call.inputs[where]
     weights = dict(module.named_parameters())
     if not any(one.ndim >= 2 for one in weights.values()):
         return False
@@ -255,13 +285,13 @@ def _residual(module: nn.Module, call: _Call) -> bool:
         for name, one in weights.items()
     }
     generator = torch.Generator().manual_seed(0)
-    line = torch.randn(call.x.shape[-1], generator=generator, dtype=torch.float64).to(call.x.dtype)
+    line = torch.randn(given.shape[-1], generator=generator, dtype=torch.float64).to(given.dtype)
 
     def ask(line: Tensor) -> Tensor | None:
         """What is made of an input whose tokens and streams are all this line."""
-        x = line.expand_as(call.x).clone()
-        arguments = tuple(x if k == _first(call) else one for k, one in enumerate(call.arguments))
-        options = {name: x if _same(one, call) else one for name, one in call.options.items()}
+        x = line.expand_as(given).clone()
+        arguments = tuple(x if k == where else one for k, one in enumerate(call.arguments))
+        options = {name: x if name == where else one for name, one in call.options.items()}
         try:
             with torch.no_grad():
                 output: Any = answered(lambda: functional_call(module, left, arguments, options))
@@ -279,14 +309,6 @@ def _residual(module: nn.Module, call: _Call) -> bool:
         return True
     centred = line - line.mean()
     return _alike(once, twice) and any(_along(once, one) for one in (line, centred))
-
-
-def _first(call: _Call) -> int | None:
-    return next((k for k, one in enumerate(call.arguments) if isinstance(one, Tensor)), None)
-
-
-def _same(one: Any, call: _Call) -> bool:
-    return _first(call) is None and isinstance(one, Tensor) and one.shape == call.x.shape and one.is_floating_point()
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -258,6 +258,7 @@ def runner_of(model: nn.Module, name: str, kind: Kind, tokens: int, patterns: st
     generator = torch.Generator().manual_seed(0)
     raised: list[TargetError] = []
     works: list[Runner] = []
+    alone: list[Runner] = []  # that take a batch of one only
     for layout in layouts(kind):
         count = 1 if layout.single else tokens
         inputs = kind.random(2, count, generator)
@@ -265,6 +266,8 @@ def runner_of(model: nn.Module, name: str, kind: Kind, tokens: int, patterns: st
             runner = _looked(model, name, kind, layout, inputs, patterns)
         except TargetError as error:
             raised.append(error)
+            with suppress(ValueError, TargetError):
+                alone.append(_looked(model, name, kind, layout, inputs[:1], patterns))
             continue
         try:
             if runner.apart(inputs):
@@ -272,12 +275,12 @@ def runner_of(model: nn.Module, name: str, kind: Kind, tokens: int, patterns: st
         except (ValueError, TargetError):  # states in which the batch cannot be seen, or a batch of one is refused
             pass
         works.append(runner)
-    if not works:
+    if not works and not alone:
         raise TargetError(
             f"{raised[0]}; expected a model that takes {kind.shown}: say with --input what it takes, or give a "
             "function that wraps it"
         ) from raised[0]
-    first = works[0]
+    first = [*works, *alone][0]
     return Runner(model, name, kind, replace(first._layout, axis=None), first.blocks)  # pyright: ignore[reportPrivateUsage]
 
 

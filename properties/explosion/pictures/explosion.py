@@ -15,6 +15,7 @@ from properties.explosion.composite import decimal
 from properties.explosion.models.grown import Grown
 from properties.explosion.pictures.page import explosion_page
 from properties.explosion.result import Explosion
+from properties.guards.printable import printable
 from properties.guards.whole import write_whole
 
 _MATRICES = 4
@@ -71,11 +72,16 @@ def ready(path: str | Path) -> None:
     needs none."""
     if is_page(path):
         return
-    known = figure_of((1, 1)).canvas.get_supported_filetypes()
     ending = Path(path).suffix.lower().removeprefix(".") or "png"
+    try:
+        known = figure_of((1, 1)).canvas.get_supported_filetypes()
+    except PictureError as error:
+        page = printable(str(Path(path).with_suffix(".html")))
+        raise PictureError(f"{error}; or draw a page, which needs none: {page}") from error
     if ending not in known:
         raise PictureError(
-            f"{path}: matplotlib draws no {ending!r}; expected html, or one of {', '.join(sorted(known))}"
+            f"{printable(str(path))} ends in .{printable(ending)}, which is neither a page nor a picture that "
+            f"matplotlib draws; expected .html, or one of {', '.join(f'.{one}' for one in sorted(known))}"
         )
 
 

@@ -77,6 +77,7 @@ def smallest_stack(question: OfTarget, mixing: Mixing, clock: Clock) -> tuple[An
         raise ValueError(
             f"{question.target} accepts {mixing.streams} streams; expected some up to {question.max_streams}"
         )
+    also = f"; {mixing.words}" if mixing.words else ""
     mixing.operators(mixing.zeros(1, accepted[0]))  # what cannot be called ends here
     for depth, n in itertools.product(range(1, question.max_depth + 1), accepted):
         clock.tick()
@@ -90,8 +91,8 @@ def smallest_stack(question: OfTarget, mixing: Mixing, clock: Clock) -> tuple[An
         best[n] = float_gain(composed, question.gain).item()
         clock.best = f"{best[n]:.6g} at depth {depth}, {n} streams"
         if reached(composed, question, 0):
-            return Answer(depth, n, False, f"Every smaller architecture was tried; {_summary(best)}."), logits
-    return Answer(None, None, False, f"Not found, which is no proof; {_summary(best)}."), None
+            return Answer(depth, n, False, f"Every smaller architecture was tried; {_summary(best)}{also}."), logits
+    return Answer(None, None, False, f"Not found, which is no proof; {_summary(best)}{also}."), None
 
 
 def _summary(best: dict[int, float]) -> str:
