@@ -93,7 +93,8 @@ class SoftmaxStart(SinkhornSteps):
     """The first half-step after exp is a softmax, as every eps is 0."""
 
     def prepare(self) -> None:
-        self.computed = self.computed.with_(start="softmax", start_axis=self.computed.first_axis)
+        if self.computed.iterations:  # tuned to none, there is no half-step that it could be
+            self.computed = self.computed.with_(start="softmax", start_axis=self.computed.first_axis)
 
 
 @control("stored-transposed", projects)
