@@ -372,6 +372,17 @@ def test_a_process_that_does_not_end_is_ended(tmp_path: Path) -> None:
     made.close()
 
 
+@pytest.mark.slow
+def test_jobs_of_submitit_answer_several_cells_each(tmp_path: Path) -> None:
+    """On this machine, where submitit starts a job as a process; a real Slurm differs by `sbatch` alone."""
+    pytest.importorskip("submitit", reason="the engine's own package")
+    folder = Folder(tmp_path)
+    asked(folder, 10, ["find", "raise"])
+    outcome = Run(folder, lambda: engine("slurm-local:1", folder.path)).go()
+    assert (outcome.complete, outcome.errors) == (True, 1)
+    assert len({path.name.partition("_")[0] for path in (tmp_path / "jobs").glob("*_submitted.pkl")}) == 1
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
