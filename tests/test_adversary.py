@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -351,3 +352,14 @@ def test_laws_see_a_sample_of_mutants_without_conditions(monkeypatch: pytest.Mon
     found = mutation.ground(specs, 5)
     assert found.wrong == []
     assert [one.text for one in specs if not mutation.attempt(one, found).killed] == []
+
+
+def test_what_is_written_by_hand_stays_on_the_page(tmp_path: Path):
+    found = adversary_page.rates([], adversary.Results(tmp_path / "none.jsonl"))
+    adversary_page.publish(tmp_path, "one", found)
+    page = tmp_path / "adversary.md"
+    page.write_text(page.read_text() + adversary_page.BY_HAND + "\nTen of ten.\n")
+    adversary_page.publish(tmp_path, "two", found)
+    assert page.read_text().count("## Readers' attacks") == 1
+    assert page.read_text().endswith("Ten of ten.\n")
+    assert "two" in page.read_text()

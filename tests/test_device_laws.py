@@ -16,6 +16,7 @@ from test_deviations import SEEN_BY_OTHER_FAMILIES, generic_params, normal
 from test_gradient_values import SEEN_BY_VALUES
 from test_limits_of_values import SEEN_BY_LIMITS
 from test_modes import SEEN_BY_HISTORY
+from test_readers import SEEN_AT, SEEN_BY_READERS
 from test_sizes import SEEN_BY_SIZES
 from torch import Tensor
 
@@ -64,6 +65,8 @@ BY_OTHERS = {
     *SEEN_BY_OTHER_FAMILIES,
     *SEEN_BY_HISTORY,
     *SEEN_BY_LIMITS,
+    *SEEN_AT,
+    *SEEN_BY_READERS,
     *SEEN_BY_SIZES,
     *SEEN_BY_VALUES,
 }

@@ -95,10 +95,12 @@ def read(
     g_u: Approx,
     dialect: Dialect,
     r: Rounding,
+    each: bool = False,
 ) -> Pullback:
-    """The pullback of u = h_pre x, h_pre of parameters of its own, for a cotangent of u [tokens, C]."""
+    """The pullback of u = h_pre x, h_pre of parameters of its own, for a cotangent of u [tokens, C]; `each`: see
+    `coefficients_gradient`."""
     pre = by_gates(g_u, state, h_pre, r)
-    return mapped(state, params, h_pre, g_u, pre, dialect, r)
+    return mapped(state, params, h_pre, g_u, pre, dialect, r, each=each)
 
 
 def mapped(
@@ -222,13 +224,13 @@ def expand(h: Tensor, n: int, g: Approx, dialect: Dialect, r: Rounding) -> Appro
 
 
 def collapse(
-    state: Approx, cotangent: Tensor, dialect: Dialect, r: Rounding, head: Params | None = None
+    state: Approx, cotangent: Tensor, dialect: Dialect, r: Rounding, head: Params | None = None, each: bool = False
 ) -> Pullback | Approx:
     """The pullback of a collapse for a cotangent [tokens, C]: by the streams [tokens, n, C], and by the parameters
-    of a head as well where there is one."""
+    of a head as well where there is one; `each`: see `coefficients_gradient`."""
     g = Approx.exact(cotangent)
     if head is not None:
-        return read(state, head, coefficients(state, head, dialect, r).pre, g, dialect, r)
+        return read(state, head, coefficients(state, head, dialect, r).pre, g, dialect, r, each)
     end = end_of(dialect)
     if end.roundings is not None:
         return stored(declared.end_gradient(end, state, g, dialect, r), r)

@@ -118,7 +118,17 @@ def publish(docs: Path, label: str, found: dict[str, Any]) -> None:
     runs[label] = {key: value for key, value in found.items() if key not in ("survivors", "harness")}
     kept = {"schema": SCHEMA, "runs": runs, "survivors": found["survivors"]}
     write_whole(path, (json.dumps(kept, indent=1) + "\n").encode())
-    write_whole(docs / "adversary.md", page(label, kept).encode())
+    write_whole(docs / "adversary.md", (page(label, kept) + by_hand(docs / "adversary.md")).encode())
+
+
+BY_HAND = "\n## Readers' attacks\n"
+"""From here on the page is written by hand, and stays as it is."""
+
+
+def by_hand(path: Path) -> str:
+    """What stands on a page below the part that is made."""
+    _, heading, rest = (path.read_text(encoding="utf-8") if path.exists() else "").partition(BY_HAND)
+    return heading + rest
 
 
 def page(label: str, kept: dict[str, Any]) -> str:

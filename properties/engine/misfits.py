@@ -75,7 +75,10 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "third": ("pre", "post", "res"),
     "layout": ("", "slice", *APART),
     "gradients": (False, True),
+    "which": ("x", "y", "h_post", "h_res"),
 }
+POISONED = ("x", "y", "h_post", "h_res", "cotangent", "cotangents")
+"""What may hold a NaN or an infinity, of the token that is `poisoned`."""
 PARTS = {
     "of_mappings": ("x", "params", "cotangents"),
     "of_block": ("x", "params", "branch", "cotangent"),
@@ -103,7 +106,7 @@ def misfit(case: Case, dialect: Dialect, dtype: torch.dtype) -> str | None:
         for name, value in values.items():
             _check(name, value, values, sizes, dialect, dtype)
         for name, value in values.items():
-            _finite(name, _healthy(value, values) if name in ("x", "cotangent", "cotangents") else value)
+            _finite(name, _healthy(value, values) if name in POISONED else value)
     except _Misfit as found:
         return str(found)
     return None

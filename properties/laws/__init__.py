@@ -15,6 +15,7 @@ MODULES = (
     "gradient_block",
     "gradient_calls",
     "gradient_depth",
+    "gradient_draws",
     "gradient_ends",
     "gradient_extremes",
     "gradient_poison",
@@ -40,5 +41,6 @@ MODULES = (
     "precision_sums",
     "sizes",
     "sizes_backwards",
+    "sizes_ends",
 )
 """The modules that state laws, in the order in which they are listed and tried."""

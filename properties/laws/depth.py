@@ -213,7 +213,7 @@ def stacked_cases(draw: DrawFn, setting: Setting) -> Case:
     n, channels = case.x.shape[-2:]
     head = (draw(params_of(setting, n, channels, gates=DEEP_GATES)),) if end_of(setting.dialect).HEAD else ()
     most = 130 if n <= 3 else 33  # a bound is O(n^4) a token and block
-    count = min(draw(st.sampled_from((case.x.shape[0], 1, 3, 33, most))), setting.max_tokens)
+    count = min(draw(st.sampled_from((case.x.shape[0], 1, 3, 2 * n, 33, most))), setting.max_tokens)
     h = case.x[:, 0].repeat(130, 1)[:count]
     return Case(h=h, n=n, params=case.params, branches=case.branches, head=head)
 

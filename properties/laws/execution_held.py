@@ -99,6 +99,23 @@ def pre_and_post_outlive_further_calls(trial: Trial, case: Case) -> None:
         held.outlives_further_calls(trial, call)
 
 
+@about.block(
+    "execution.blocks-leave-what-their-branch-returns",
+    "contract",
+    held_states,
+    blind=about.ALIKE,
+    on=HERE,
+    schedule=FEW,
+)
+def blocks_leave_what_their_branch_returns(trial: Trial, case: Case) -> None:
+    """A block does not write to what its branch returned, which the branch may keep, in any mode.
+
+    A branch returns what others hold as well: an entry of a cache, what a hook collects, or the same tensor at every
+    call. A block that scales it in place, or adds to it there, changes theirs, and its own at the next call.
+    """
+    held.leaves_branch_outputs_alone(trial, calls.block(trial, case.x, case.params, calls.constant(case.x)))
+
+
 # -- let go -----------------------------------------------------------------------------------------------------------
 
 

@@ -67,3 +67,23 @@ def deterministic_algorithms_do_not_matter(trial: Trial, case: Case) -> None:
     """
     for pulled in stages(trial, case):
         modes.does_not_see(trial, pulled, modes.DETERMINISTIC)
+
+
+@law(
+    "execution.default-dtypes-do-not-matter",
+    "identity",
+    every_stage,
+    needs=(),
+    on=HERE,
+    blind=about.ALIKE,
+    schedule=ONCE,
+)
+def default_dtypes_do_not_matter(trial: Trial, case: Case) -> None:
+    """Every stage gives with bfloat16, and with float64, as torch's default dtype what it gives without, backwards too.
+
+    Loaders set the default dtype to that of the weights, and scripts to float64. A table of ones or of eps that is made
+    without a dtype is then of another one: it rounds what it is multiplied with, or makes results wider than promised.
+    """
+    for pulled in stages(trial, case):
+        for mode in modes.DEFAULTS:
+            modes.does_not_see(trial, pulled, mode)

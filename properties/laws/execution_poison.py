@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
@@ -12,12 +14,14 @@ from properties import bounds
 from properties.bounds import Approx
 from properties.core.case import Case
 from properties.core.family import mix_of
+from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import several_streams, where
 from properties.core.trial import Trial, wide
 from properties.laws import about, calls
+from properties.laws.calls import Place
 from properties.laws.mixing import possible
-from properties.laws.premises import depends_on_logits, free_matrix, settled, unmoved
+from properties.laws.premises import depends_on_logits, free_matrix, mixes, settled, unmoved
 from properties.strategies import (
     Setting,
     at_temperature,
@@ -58,13 +62,23 @@ def poisoned_cases(draw: DrawFn, setting: Setting) -> Case:
     "execution.poison-is-neither-hidden-nor-spread", "contract", poisoned_cases, blind=about.ALIKE, schedule=about.HALF
 )
 def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
-    """A NaN or an infinity in a token reaches that token's output, and no other token's.
+    """A NaN or an infinity in a token, or in what the branch gives for it, reaches that token's output, and no other
+    token's.
 
-    0 * NaN is NaN: the residual path sums over all streams of the token; nothing sums over tokens. Replacing it by a
-    number hides a divergence from everybody downstream.
+    0 * NaN is NaN: the residual path sums over all streams of the token, and h_post spreads the branch over all of
+    them; nothing sums over tokens. Replacing it by a number hides a divergence from everybody downstream.
     """
     out, _ = trial.block(case.x, case.params, calls.constant(case.x))
     is_neither_hidden_nor_spread(trial, "the block", out, case.poisoned)
+    clean = case.x.nan_to_num(1.0, 1.0, 1.0)
+    poison = torch.zeros(*clean.shape[:-2], clean.shape[-1], dtype=clean.dtype)
+    poison[case.poisoned, -1] = case.x[case.poisoned].sum().item()  # it is what x has: a NaN or an infinity
+
+    def run(target: Implementation, place: Place) -> Any:
+        return target.block(place(clean), place(case.params), lambda u: u + place(poison))
+
+    out = trial.observe("block", run)
+    is_neither_hidden_nor_spread(trial, "a block whose branch gives the poison", out, case.poisoned)
 
 
 @about.mappings("execution.poison-reaches-the-mappings", "contract", poisoned_cases, schedule=about.HALF)
@@ -126,28 +140,36 @@ def poison_reaches_h_res(trial: Trial, case: Case) -> None:
 
 @st.composite
 def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
-    """Three tokens, or as many as a call takes, one of which has a NaN or an infinity in its state."""
+    """Three tokens, or as many as a call takes, one of which has a NaN or an infinity in one of its factors."""
     n, channels, seed = draw(streams(setting)), draw(channel_count(setting, 7)), draw(seeds)
     dtype = setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n))
     tokens = min(3, setting.max_tokens)
     x, y, h_post, h_res = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))
     poisoned = draw(st.integers(0, tokens - 1))
-    x[poisoned, seed % n, seed // 8 % channels] = draw(st.sampled_from((float("nan"), float("inf"))))
+    poison = draw(st.sampled_from((float("nan"), float("inf"))))
     h_res = possible(h_res.to(dtype), setting.dialect)
+    factors = {"x": x, "y": y, "h_post": h_post, "h_res": h_res}
+    which = draw(st.sampled_from([*factors][: 3 if mixes(setting.dialect) else 4]))
+    flat = factors[which][poisoned].view(-1)
+    flat[seed % len(flat)] = poison
     mixture = Case(x=x.to(setting.dtype), y=y.to(setting.dtype), h_post=h_post.to(dtype), h_res=h_res)
-    return mixture.with_(poisoned=poisoned)
+    return mixture.with_(poisoned=poisoned, which=which)
 
 
 @about.post("execution.poison-passes-pre-and-post", "contract", poisoned_mixtures, schedule=about.HALF)
 def poison_passes_pre_and_post(trial: Trial, case: Case) -> None:
-    """A NaN or an infinity in a token's state reaches what pre and post make of it, and no other token.
+    """A NaN or an infinity in a token's state, branch output or mappings reaches what pre and post make of it, and no
+    other token.
 
-    Every stream enters both sums with a weight that is not 0.
+    Every stream enters both sums with a weight that is not 0, and so does the branch; NaN times anything is NaN, and so
+    is infinity times 0.
     """
+    which = case.which if "which" in case else "x"  # a file of an earlier release has it in the state
     for call in calls.mixtures(trial, case):
         out = getattr(trial, call.method)(*call.given)
-        is_neither_hidden_nor_spread(trial, call.method, out, case.poisoned)
+        asked = call.method == "post" or which in ("x", "h_post")  # h_pre is made of h_post
+        is_neither_hidden_nor_spread(trial, call.method, out, case.poisoned, asked)
 
 
 @st.composite

@@ -27,7 +27,6 @@ from properties.strategies import (
     Setting,
     agreeing_params,
     agreeing_state,
-    arrangeable,
     at_temperature,
     channel_count,
     logits_of,
@@ -36,6 +35,7 @@ from properties.strategies import (
     params_at_temperature,
     params_of,
     seeds,
+    sequenced,
     streams,
     width_among,
 )
@@ -54,11 +54,12 @@ def arranged(count: int) -> list[calls.Way]:
 
 @st.composite
 def batched_cases(draw: DrawFn, setting: Setting) -> Case:
-    """Logits and state for six tokens, or as many as a call takes, to be arranged in several batch shapes."""
+    """A state of six tokens, of two sequences of n, or of as many as a call takes, to be arranged in several batch
+    shapes."""
     n = draw(streams(setting, 1, 5))
     channels = draw(channel_count(setting, 9))
     params = draw(params_of(setting, n, channels))
-    x = torch.tensor(noise(draw(seeds), arrangeable(setting), n, channels)).to(setting.dtype)
+    x = torch.tensor(noise(draw(seeds), draw(sequenced(setting, n)), n, channels)).to(setting.dtype)
     return Case(x=x, params=params)
 
 
@@ -67,7 +68,8 @@ def batch_shape_is_free(trial: Trial, case: Case) -> None:
     """Any number of token axes, none included, gives every token the same result.
 
     Tokens are independent: [6, n, C], [2, 3, n, C], [1, 6, 1, n, C] and six single calls hold the same tokens; and
-    [6, 1, n, C], a step of decoding, and [1, 6, n, C], which have kernels of their own.
+    [6, 1, n, C], a step of decoding, and [1, 6, n, C], which have kernels of their own. In [2, n, n, C] the axis of
+    the tokens is as long as that of the streams.
     """
     count = case.x.shape[0]
     ways = (
@@ -91,8 +93,9 @@ def mappings_take_any_batch_shape(trial: Trial, case: Case) -> None:
 
 @st.composite
 def batched_logits(draw: DrawFn, setting: Setting) -> Case:
-    """Six matrices, or as many as a call takes, to be arranged in several batch shapes."""
-    n, count = draw(streams(setting, 1, 5)), arrangeable(setting)
+    """Six matrices, two sequences of n, or as many as a call takes, to be arranged in several batch shapes."""
+    n = draw(streams(setting, 1, 5))
+    count = draw(sequenced(setting, n))
     return Case(logits=draw(logits_of(setting, n, least=count, most=count, patterns=MODERATE)))
 
 
@@ -216,7 +219,7 @@ def every_token_has_its_mappings(trial: Trial, case: Case) -> None:
 def counted_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Any h_post, h_res, state and branch output for many tokens."""
     n, channels = draw(streams(setting)), draw(channel_count(setting))
-    tokens = min(draw(st.sampled_from((6, *COUNTS))), setting.max_tokens)
+    tokens = min(draw(st.sampled_from((6, 2 * n, *COUNTS))), setting.max_tokens)
     seed, dtype = draw(seeds), setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n))
     x, y, h_post, h_res = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))

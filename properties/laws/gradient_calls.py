@@ -118,7 +118,8 @@ WIDTHS = (3, 35, 1, 67)
 
 def token_counts(n: int, counts: tuple[int, ...] = MANY) -> st.SearchStrategy[int]:
     """One of these numbers of tokens, of those that are few enough for n streams."""
-    return st.sampled_from([count for count in counts if n <= 4 or count <= FEW_ENOUGH])
+    every = (*counts[:1], 2 * n, *counts[1:]) if len(counts) > 2 else counts  # [2, n, n, C], as many tokens as streams
+    return st.sampled_from([count for count in every if n <= 4 or count <= FEW_ENOUGH])
 
 
 @st.composite

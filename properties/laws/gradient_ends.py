@@ -29,7 +29,7 @@ def end_pulls(draw: DrawFn, setting: Setting) -> Case:
     """A state, a head whose gates may be saturated, and a cotangent of the shape of the state."""
     n, channels = draw(streams(setting, 1)), draw(width_among(setting, 3, 1, 7))
     x = draw(states_of(setting, n, channels, most=3, scales=GENTLE))
-    head = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
+    head = draw(params_of(setting, n, channels, gates=(1.0, 0.5, 0.0), patterns=TAME, least_phi=2))
     head = saturating(head, n, draw(among(0.0, 0.0, 0.0, *FAR)) * setting.stretch)
     return Case(x=x, head=head, cotangent=draw(cotangent_of(setting, x)))
 

@@ -1,7 +1,7 @@
 """Gradient: at saturated gates, beside streams of zeros, at starved lines, and of cotangents that are no number.
 
 A value may be right where its derivative is 0 times infinity: of 1 / (1 + exp(-z)) below -88.7, of a root at 0, of a
-branch of `where` that was not taken.
+branch of `where` that was not taken. And a value of 0 may be right whose derivative is not.
 """
 
 from __future__ import annotations
@@ -156,3 +156,65 @@ def starved_lines_pull_back(trial: Trial, case: Case) -> None:
     lost = case.logits[0].numel() ** 2 * 2**10 * Rounding.of(trial.dtype).tiny
     exact = trial.truth.project_vjp(case.logits, case.cotangent)
     trial.within("the gradient by starved logits", got, exact, bound.error + lost)
+
+
+# -- parameters as they are initialised --------------------------------------------------------------------------------
+
+
+@st.composite
+def initial_states(draw: DrawFn, setting: Setting) -> Case:
+    """A state, and parameters of which some are as they are initialised: gates, phi or biases of 0, a weight of ones;
+    cotangents of the mappings, and of a block with its branch."""
+    n = draw(streams(setting, 1, 4))
+    x = torch.tensor(noise(draw(seeds), min(2, setting.max_tokens), n, draw(projected_width(setting, n))))
+    params = draw(params_of(setting, n, x.shape[-1], gates=(1.0, 0.5), patterns=TAME, least_phi=2))
+    shut, dead, still = draw(among(*INITIAL))
+    params = params._replace(
+        alpha=params.alpha * (0 if shut else 1),
+        phi=params.phi * (0 if dead else 1),
+        bias=params.bias * (0 if still else 1),
+        norm_weight=None if params.norm_weight is None else torch.ones_like(params.norm_weight),
+    )
+    seed, dtype = draw(seeds), setting.parameter_dtype
+    shapes = mapping_shapes(tuple(x.shape), setting.dialect)
+    bars = tuple(torch.tensor(noise(seed + k, *shape), dtype=dtype) for k, shape in enumerate(shapes))
+    branch = draw(branch_of(setting, x.shape[-1], ("scale", "identity", "constant")))
+    cotangent = torch.tensor(noise(seed + 3, *x.shape)).to(setting.dtype)
+    return Case(x=x.to(setting.dtype), params=params, branch=branch, cotangent=cotangent, cotangents=bars)
+
+
+INITIAL = ((True, False, False), (False, True, False), (True, False, True), (False, True, True), (True, True, True))
+"""Which of gates, phi and biases are 0."""
+
+
+@about.mappings(
+    "gradient.initial-mappings-learn",
+    "oracle",
+    initial_states,
+    differentiable,
+    blind=about.SYMMETRIC,
+    schedule=Schedule(cost=2, by_streams=False),
+)
+def initial_mappings_learn(trial: Trial, case: Case) -> None:
+    """The gradients of the mappings are exact where gates, phi or biases are 0, as they are initialised.
+
+    What multiplies a 0 has a derivative that is none: x^ phi for a gate of 0, alpha x^ for a phi of 0. Who skips the
+    products while their factor is 0 computes the right values, and the parameter stays 0 for ever.
+    """
+    mappings_pull_back_to_state_and_parameters.judge(trial, case)
+
+
+@about.block(
+    "gradient.initial-blocks-learn",
+    "oracle",
+    initial_states,
+    differentiable,
+    mixes_in_compute_dtype,
+    schedule=Schedule(cost=2, by_streams=False),
+)
+def initial_blocks_learn(trial: Trial, case: Case) -> None:
+    """The gradients of a block are exact where gates, phi or biases are 0, as they are initialised.
+
+    As for mappings.
+    """
+    block_pulls_back_to_state_and_parameters.judge(trial, case)

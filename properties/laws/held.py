@@ -94,6 +94,36 @@ def _moved(outputs: Sequence[Tensor], copies: Sequence[Tensor]) -> int:
     return int(not all(same_bits(one.detach(), copy) for one, copy in zip(outputs, copies, strict=True)))
 
 
+SHARED = 3
+"""Blocks whose branch returns the same tensor, in each mode."""
+
+
+def leaves_branch_outputs_alone(trial: Trial, call: Call) -> None:
+    """What a branch returned, and keeps, is not written to by the block that called it, in any mode."""
+
+    def run(target: Implementation, place: Place) -> Any:
+        x, params, branch = map_tensors(call.given, place)
+        kept_output = branch(x[..., 0, :])
+        before = kept_output.clone()
+
+        def changed(mode: str) -> bool:
+            with _under(mode):
+                for turn in range(SHARED):
+                    state, weights, _ = varied(call, (x, params, branch), mode, turn)
+                    target.block(state, weights, lambda u: kept_output)
+            return not same_bits(kept_output, before)
+
+        found = [changed(mode) for mode in modes(trial)]
+        with torch.inference_mode():
+            target.block(x.clone(), params, lambda u: kept_output)
+        return (*found, not same_bits(kept_output, before))
+
+    every = (*modes(trial), " in inference mode")
+    for mode, changed in zip(every, trial.observe(call.method, run), strict=True):
+        what = f"what a branch returned, after the block that called it{mode}"
+        trial.holds(what, not changed, "changed", "as returned", kind="memory")
+
+
 CALLS = 40
 """How many calls are made one after the other, of which half may leave something: caches and rings have an end."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,27 @@ DETERMINISTIC = Mode(
     lambda here: here.deterministic(False),
     backwards=True,
 )
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Let torch make tensors of that dtype where it is not told another."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def by_default(dtype: torch.dtype) -> Mode:
+    """With that dtype for every tensor that is made without one."""
+    what = f"with {str(dtype).removeprefix('torch.')} as the default dtype"
+    return Mode(what, lambda here: default_dtype(dtype), lambda here: nullcontext(), backwards=True)
+
+
+DEFAULTS = by_default(torch.bfloat16), by_default(torch.float64)
+"""What loaders of models set for as long as they build one, and some for as long as it runs."""
 
 
 def does_not_see(trial: Trial, pulled: Pulled, mode: Mode) -> None:

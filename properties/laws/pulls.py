@@ -189,6 +189,9 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
             own = leaves()
             views = [torch.cat([one, one - 1], -1)[..., : one.shape[-1]] for one in own]
             again["for inputs that are slices"] = tuple(pulled_back(pulled.function(target, views), own, [*bars]))
+            own = leaves()  # rows that follow one another, and tokens that do not
+            views = [torch.stack([one, one - 1], 1)[:, 0] if k < pulled.by_token else one for k, one in enumerate(own)]
+            again["for every second of more tokens"] = tuple(pulled_back(pulled.function(target, views), own, [*bars]))
         again["added to those of a backward pass before"] = accumulated(bars)
         again["for slices of wider cotangents"] = fresh(
             [torch.cat([bar, bar - 1], -1)[..., : bar.shape[-1]] for bar in bars]
@@ -221,7 +224,8 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
 
 
 def is_that_of_its_parts(trial: Trial, pulled: Pulled) -> None:
-    """Compare the gradients of a batch with those of the same tokens on two axes, and in parts."""
+    """Compare the gradients of a batch with those of the same tokens on two axes, which lie in memory in either order,
+    and in parts."""
     count = pulled.inputs[0].shape[0]
     middle = (count + 1) // 2
     spans = [(0, middle), *([(middle, count)] if middle < count else [])]
@@ -240,6 +244,7 @@ def is_that_of_its_parts(trial: Trial, pulled: Pulled) -> None:
 
         whole = gradients(lambda one: one)
         paired = gradients(lambda one: one.reshape(*pair, *one.shape[1:]))
+        turned = gradients(lambda one: in_the_other_order(one, pair)) if trial.implementation.strided else []
         parts = [gradients(lambda one, a=a, b=b: one[a:b]) for a, b in spans]
         alone: list[Tensor] = []
         if pulled.by_token < len(whole):  # of tokens with frozen parameters, and of parameters over a frozen state
@@ -249,19 +254,29 @@ def is_that_of_its_parts(trial: Trial, pulled: Pulled) -> None:
             torch.cat(each) if k < pulled.by_token else torch.stack([one.double() for one in each]).sum(0)
             for k, each in enumerate(zip(*parts, strict=True))
         ]
-        shaped = [one.reshape(before.shape) for one, before in zip(paired, whole, strict=True)]
-        return tuple(whole), tuple(shaped), tuple(joined), tuple(alone)
+        shaped, other = (
+            tuple(one.reshape(before.shape) for one, before in zip(found, whole, strict=False))
+            for found in (paired, turned)
+        )
+        return tuple(whole), shaped, other, tuple(joined), tuple(alone)
 
-    whole, paired, joined, alone = trial.observe(pulled.method, run)
+    whole, paired, turned, joined, alone = trial.observe(pulled.method, run)
     whole_errors = pulled.errors(pulled.cotangents)
     part_errors = _of_parts(pulled, spans) if trial.rounding.stores_in_state else whole_errors
     for k, (name, error, of_parts) in enumerate(zip(pulled.names, whole_errors, part_errors, strict=True)):
         what = f"the gradient of {pulled.method} by {name} for {count} tokens"
         trial.near(f"{what}, against its parts", whole[k], wide(joined[k]), error + of_parts)
         trial.near(f"{what} on two axes", paired[k], wide(whole[k]), 2 * error)
+        if turned:
+            trial.near(f"{what} on two axes in the other order", turned[k], wide(whole[k]), 2 * error)
         if alone:
             rest = "the parameters" if k < pulled.by_token else "the state"
             trial.near(f"{what} with {rest} asking for none", alone[k], wide(whole[k]), 2 * error)
+
+
+def in_the_other_order(one: Tensor, pair: tuple[int, int]) -> Tensor:
+    """Tokens on two axes, [B, S, ...], that lie in memory as [S, B, ...] do."""
+    return one.reshape(*pair, *one.shape[1:]).transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def _of_parts(pulled: Pulled, spans: Sequence[tuple[int, int]]) -> list[Tensor]:

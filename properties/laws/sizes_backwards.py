@@ -7,7 +7,7 @@ tokens has in it the gradients of every smaller number of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -18,95 +18,18 @@ from properties.bounds import Approx, Pullback
 from properties.core.case import Case
 from properties.core.implementation import Implementation
 from properties.core.premises import Emits, differentiable, where
-from properties.core.sweep import At, Kept, Reach, Values
+from properties.core.sweep import At, Kept, Values
 from properties.core.trial import Trial
 from properties.core.truth import Truth, present, regrouped
 from properties.laws import about, errors
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.laws.sizes import ONCE
 from properties.laws.sizes_calls import Named, Stage, pulled, swept
-from properties.strategies.setting import Setting
-from properties.strategies.sweep_inputs import BACKWARDS, FADING
-from properties.strategies.sweeps import (
-    BACK,
-    BARE,
-    MANY,
-    SEQUENCES,
-    SHORT,
-    STEP,
-    Run,
-    counts,
-    depths,
-    few_streams,
-    looks,
-    main_streams,
-    many_streams,
-    some,
-    widths,
-)
+from properties.strategies.sweep_inputs import BACKWARDS
+from properties.strategies.sweeps_backwards import block_runs, depth_runs, matrix_runs, mixture_runs, product_runs
 
 OF_PARAMETERS = frozenset(f"the gradient by {name}" for name in Params._fields)
 """Gradients that are sums over tokens."""
-
-
-def _tokens(setting: Setting, reach: Reach, t: int) -> list[Run]:
-    """Along the tokens, and for every accepted n."""
-    n, few, short = main_streams(setting), few_streams(setting), min(reach.tokens, SHORT)
-    found = [Run(setting.width(6), n, counts(setting, t, short))]
-    found += [Run(setting.width(5), few, some(setting, reach, (1, 3, 8, 16, 33, 65, 130, 257, 300)))]
-    found += [Run(setting.width(8), k, some(setting, reach), scale=6.0) for k in setting.streams if k <= MANY]
-    found += [Run(setting.width(8), k, some(setting, reach, (1, 33))) for k in many_streams(setting)]
-    found += [Run(setting.width(8), n, some(setting, reach, (5, 24, 34)), layout=one) for one in (SEQUENCES, STEP)]
-    found += [replace(run, tokens=run.tokens[:4], look=_and_fading(run.look)) for run in looks(setting, reach)]
-    found += [Run(setting.width(6), n, some(setting, reach, (4, 9, 14, 44, 75, 136, 258)), look=FADING)]
-    return [replace(run, gradients=True) for run in found]
-
-
-def _and_fading(look: str) -> str:  # which would go to the ends of the range together
-    return look if look in ("tiny", "large") else f"{look} {FADING}"
-
-
-def _channels(setting: Setting, reach: Reach, wide: Sequence[int]) -> list[Run]:
-    """Channels, and some tokens with them; those beyond with few streams."""
-    n, few = main_streams(setting), few_streams(setting)
-    two = (min(2, setting.max_tokens),)
-    found = [Run(c, n, two) for c in widths(setting, 1, min(reach.channels, 130 if reach.t > 1 else 40))]
-    found += [Run(c, few, two) for c in wide if c > 40]
-    found += [
-        Run(setting.width(c), n, some(setting, reach, tuple(t for t in (3, 16, 17, 64, 65, 128) if t * c <= 4096)))
-        for c in (16, 31, 64, 128)
-        if c <= reach.channels
-    ]
-    if reach.channels >= 256:  # T C beyond 2^16
-        found += [Run(setting.width(256), n, some(setting, reach, (269,)), look=FADING)]
-    return [replace(run, gradients=True) for run in found if run.tokens]
-
-
-def _matrices(setting: Setting, reach: Reach) -> list[Run]:
-    bare = Run(setting.width(6), main_streams(setting), (1,), gradients=True, layout=BARE)
-    return [*_tokens(setting, reach, max(1, reach.t - 2)), bare]
-
-
-def _blocks(setting: Setting, reach: Reach) -> list[Run]:
-    return [*_matrices(setting, reach), *_products(setting, reach)]
-
-
-def _products(setting: Setting, reach: Reach) -> list[Run]:
-    """The widest channels are few, as the gradient by phi has (n C) (2 n + R) entries: powers of two, the width after
-    each, and three times them."""
-    corners = [c for k in range(6, 14) for c in (1 << k, (1 << k) + 1, 3 << k - 1)]
-    wide = sorted({setting.width(c) for c in corners if c <= reach.channels})
-    return [*_tokens(setting, reach, max(1, reach.t - 2)), *_channels(setting, reach, wide)]
-
-
-def _mixtures(setting: Setting, reach: Reach) -> list[Run]:
-    wide = widths(setting, 1, reach.channels)
-    return [*_tokens(setting, reach, max(1, reach.t - 1)), *_channels(setting, reach, wide)]
-
-
-def _depths(setting: Setting, reach: Reach) -> list[Run]:
-    """Every depth that one backward launch may be for, and some beyond."""
-    return [Run(setting.width(4), main_streams(setting), (1,), depths(reach, BACK), gradients=True)]
 
 
 def _pull(method: str, names: Sequence[str]) -> Any:
@@ -133,20 +56,22 @@ PROJECT = Stage(
 )
 
 
-def _parameters(params: Params) -> list[str]:
+def parameter_names(params: Params) -> list[str]:
+    """Those that there are."""
     return [name for name, part in params._asdict().items() if part is not None]
 
 
-def _named(params: Params, found: Sequence[Tensor]) -> Named:
-    names = ("x", *_parameters(params))
+def by_name(params: Params, found: Sequence[Tensor]) -> Named:
+    """Gradients by the state and by every parameter, by what they are called."""
+    names = ("x", *parameter_names(params))
     return {f"the gradient by {name}": one for name, one in zip(names, found, strict=True)}
 
 
-def _running(back: Pullback, params: Params) -> At:
+def running(back: Pullback, params: Params) -> At:
     """The gradients of every first so many tokens."""
     return Kept(
         {"the gradient by x": back.x},
-        {f"the gradient by {name}": getattr(back, name) for name in _parameters(params)},
+        {f"the gradient by {name}": getattr(back, name) for name in parameter_names(params)},
     )
 
 
@@ -154,7 +79,7 @@ def _map(trial: Trial, case: Case) -> Named:
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
         return tuple(target.mappings(x, Params(*parts)))
 
-    names = ("x", *_parameters(case.params))
+    names = ("x", *parameter_names(case.params))
     return pulled(trial, "mappings", names, [case.x, *present(case.params)], case, run)
 
 
@@ -162,14 +87,14 @@ def _mapped(trial: Trial, case: Case) -> At:
     pre, post, res = (Approx.exact(bar) for bar in case.cotangents)
     r = trial.rounding
     back = bounds.coefficients_gradient(Approx.exact(case.x), case.params, pre, post, res, trial.dialect, r, True)
-    return _running(back._replace(x=bounds.stored(back.x, r)), case.params)
+    return running(back._replace(x=bounds.stored(back.x, r)), case.params)
 
 
 MAPPINGS = Stage(
     "mappings",
     _map,
     _mapped,
-    lambda truth, case: _named(case.params, truth.mappings_vjp(case.x, case.params, case.cotangents)),
+    lambda truth, case: by_name(case.params, truth.mappings_vjp(case.x, case.params, case.cotangents)),
     OF_PARAMETERS,
 )
 
@@ -214,21 +139,23 @@ def _pass(trial: Trial, case: Case) -> Named:
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
         return target.block(x, Params(*parts), case.branch)
 
-    names = ("x", *_parameters(case.params))
+    names = ("x", *parameter_names(case.params))
     return pulled(trial, "block", names, [case.x, *present(case.params)], case, run)
 
 
 def _passed(trial: Trial, case: Case) -> At:
     state, bar = Approx.exact(case.x), Approx.exact(case.cotangents[0])
     back = bounds.pullback.block(state, case.params, case.branch, bar, trial.dialect, trial.rounding, each=True)
-    return _running(back, case.params)
+    return running(back, case.params)
 
 
 BLOCK = Stage(
     "block",
     _pass,
     _passed,
-    lambda truth, case: _named(case.params, truth.layers_vjp(case.x, [case.params], [case.branch], case.cotangents[0])),
+    lambda truth, case: by_name(
+        case.params, truth.layers_vjp(case.x, [case.params], [case.branch], case.cotangents[0])
+    ),
     OF_PARAMETERS,
 )
 
@@ -269,7 +196,7 @@ def _layers(trial: Trial, case: Case) -> Named:
 
 def _of_layers(case: Case) -> list[str]:
     each = enumerate(case.params)
-    return ["x", *(f"{name} of layer {layer}" for layer, one in each for name in _parameters(one))]
+    return ["x", *(f"{name} of layer {layer}" for layer, one in each for name in parameter_names(one))]
 
 
 def _layered(trial: Trial, case: Case) -> At:
@@ -277,7 +204,7 @@ def _layered(trial: Trial, case: Case) -> At:
     given = (state, case.params, case.branches, bar)
     x, found = bounds.pullback.every_depth(*given, trial.dialect, trial.rounding)
     of_layers = zip(case.params, found, strict=True)
-    return _Depths(x, [{name: getattr(back, name) for name in _parameters(one)} for one, back in of_layers])
+    return _Depths(x, [{name: getattr(back, name) for name in parameter_names(one)} for one, back in of_layers])
 
 
 def _layers_exactly(truth: Truth, case: Case) -> Named:
@@ -289,11 +216,11 @@ BY_LAYER = frozenset(f"{name} of layer {layer}" for name in OF_PARAMETERS for la
 
 LAYERS = Stage("layers", _layers, _layered, _layers_exactly, BY_LAYER)
 
-PROJECTED = swept("project" + BACKWARDS, _matrices)
-MAPPED = swept("mappings" + BACKWARDS, _products)
-MIXED = swept("mixture" + BACKWARDS, _mixtures)
-PASSED = swept("block" + BACKWARDS, _blocks)
-LAYERED = swept("layers" + BACKWARDS, _depths, layered=True)
+PROJECTED = swept("project" + BACKWARDS, matrix_runs)
+MAPPED = swept("mappings" + BACKWARDS, product_runs)
+MIXED = swept("mixture" + BACKWARDS, mixture_runs)
+PASSED = swept("block" + BACKWARDS, block_runs)
+LAYERED = swept("layers" + BACKWARDS, depth_runs, layered=True)
 EMITS = tuple(Emits(part) for part in ("pre", "post", "res"))
 
 

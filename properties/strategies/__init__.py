@@ -34,6 +34,7 @@ from properties.strategies.inputs import (
     on_two_axes,
     permutations_of,
     projected_width,
+    sequenced,
     width_among,
 )
 from properties.strategies.own_tests import (
@@ -129,6 +130,7 @@ __all__ = [
     "projection_cases",
     "saturating",
     "seeds",
+    "sequenced",
     "shift_axis",
     "sizes",
     "states",

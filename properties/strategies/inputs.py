@@ -28,6 +28,13 @@ def arrangeable(setting: Setting) -> int:
     return min(6, setting.max_tokens) // 2 * 2 or 1
 
 
+def sequenced(setting: Setting, n: int) -> SearchStrategy[int]:
+    """Six tokens, or two sequences of as many tokens as there are streams: there a layout told by its shape is told
+    wrongly."""
+    most = setting.max_tokens
+    return among(*dict.fromkeys((arrangeable(setting), 2 * n if 2 * n <= most else arrangeable(setting))))
+
+
 def on_two_axes(count: int) -> tuple[int, int]:
     """The shape of that many tokens, an even number or one, on two axes."""
     return (2, count // 2) if count > 1 else (1, 1)

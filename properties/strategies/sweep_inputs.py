@@ -258,7 +258,7 @@ def _made(
             h_res = torch.eye(n, dtype=dtype).expand(tokens, n, n).clone()
         return Case(x=x, y=y, h_post=h_post, h_res=h_res, cotangents=(bar,))
     if kind == "expand":
-        return Case(h=x[:, 0].contiguous(), n=n)
+        return Case(h=x[:, 0].contiguous(), n=n, cotangents=(bar,))
     params = layer_params(setting, n, channels, layers, seed)
     kinds = ("scale", "constant")
     weights = 0.1 * (1 + repeated(_noise(seed + 8, layers, 61), layers, channels)).to(state)

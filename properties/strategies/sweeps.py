@@ -28,6 +28,9 @@ FINE = 2048
 """The most tokens up to which the set is as fine as it is asked for."""
 SHORT = 1100
 """The same of a coarser set, and with gradients."""
+FAR, STEP_OF_TRAINING, BATCH = 8192, 16411, 70001
+"""A sweep that goes so far by itself also visits one number of tokens beyond 2^14 or 2^16: batches have as many, and
+tokens are counted in 16 bits, in grids of 65535 blocks, and in buffers of partial sums for so many tiles."""
 DEPTHS = (*range(1, 27), 28, 31, 32, 33, 36, 40, 44, 48, 49, 56, 63, 64, 65)
 """Numbers of layers: every one that a pipeline or a launch is cut at, hi / lo <= 1.2 beyond, and one more than the bits
 of a mask."""
@@ -130,17 +133,26 @@ def widths(setting: Setting, t: int, most: int, lane: int = 0) -> tuple[int, ...
     return covering(most, t, multiple=multiple, also=lanes)
 
 
-def token_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
-    """Along the tokens."""
+def token_runs(setting: Setting, reach: Reach, far: int = BATCH) -> Iterator[Run]:
+    """Along the tokens, and so many of them."""
     n, eight, five, t = main_streams(setting), setting.width(8), setting.width(5), reach.t
     short = min(reach.tokens, SHORT)
     yield Run(eight, n, counts(setting, t, reach.tokens))
     yield Run(five, few_streams(setting), counts(setting, t - 2, short) if t > 1 else some(setting, reach))
     if reach.gradients:
         yield Run(eight, n, counts(setting, t - 2, short) if t > 1 else some(setting, reach), gradients=True)
+    yield from beyond(setting, reach, far)
     for layout in _layouts(setting):
         yield Run(setting.width(7), n, some(setting, reach), layout=layout)
     yield from _called_otherwise(setting, reach, t > 1)
+
+
+def beyond(setting: Setting, reach: Reach, count: int) -> Iterator[Run]:
+    """So many tokens, beyond all others, where a sweep goes far; of one channel and few streams, as an index of tokens
+    wraps and a buffer for them ends whatever else there is."""
+    if reach.tokens >= FAR and setting.max_tokens >= count:
+        n = min((n for n in setting.streams if n >= 2), default=max(setting.streams))
+        yield Run(setting.width(1), n, (count,))
 
 
 def _called_otherwise(setting: Setting, reach: Reach, thorough: bool) -> Iterator[Run]:
@@ -152,7 +164,7 @@ def _called_otherwise(setting: Setting, reach: Reach, thorough: bool) -> Iterato
 
 def coarser(setting: Setting, reach: Reach) -> Iterator[Run]:
     """Along the tokens, for what takes a hundred operations: one step coarser."""
-    yield from token_runs(setting, replace(reach, t=max(1, reach.t - 1)))
+    yield from token_runs(setting, replace(reach, t=max(1, reach.t - 1)), STEP_OF_TRAINING)
 
 
 def some(setting: Setting, reach: Reach, among: Sequence[int] = (1, 3, 16, 33, 65)) -> tuple[int, ...]:

@@ -1,0 +1,103 @@
+"""The sizes that a sweep visits backwards.
+
+A backward pass takes more time than one forwards, and its reference more again: the sizes are fewer, and the widest of
+them come with few streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from properties.core.sweep import Reach
+from properties.strategies.setting import Setting
+from properties.strategies.sweep_inputs import FADING
+from properties.strategies.sweeps import (
+    BACK,
+    BARE,
+    BATCH,
+    MANY,
+    SEQUENCES,
+    SHORT,
+    STEP,
+    STEP_OF_TRAINING,
+    Run,
+    beyond,
+    counts,
+    depths,
+    few_streams,
+    looks,
+    main_streams,
+    many_streams,
+    some,
+    widths,
+)
+
+
+def _token_runs(setting: Setting, reach: Reach, t: int) -> list[Run]:
+    """Along the tokens, and for every accepted n."""
+    n, few, short = main_streams(setting), few_streams(setting), min(reach.tokens, SHORT)
+    found = [Run(setting.width(6), n, counts(setting, t, short))]
+    found += [Run(setting.width(5), few, some(setting, reach, (1, 3, 8, 16, 33, 65, 130, 257, 300)))]
+    found += [Run(setting.width(8), k, some(setting, reach), scale=6.0) for k in setting.streams if k <= MANY]
+    found += [Run(setting.width(8), k, some(setting, reach, (1, 33))) for k in many_streams(setting)]
+    found += [Run(setting.width(8), n, some(setting, reach, (5, 24, 34)), layout=one) for one in (SEQUENCES, STEP)]
+    found += [replace(run, tokens=run.tokens[:4], look=_and_fading(run.look)) for run in looks(setting, reach)]
+    found += [Run(setting.width(6), n, some(setting, reach, (4, 9, 14, 44, 75, 136, 258)), look=FADING)]
+    return [replace(run, gradients=True) for run in found]
+
+
+def _and_fading(look: str) -> str:  # which would go to the ends of the range together
+    return look if look in ("tiny", "large") else f"{look} {FADING}"
+
+
+def _channel_runs(setting: Setting, reach: Reach, wide: Sequence[int]) -> list[Run]:
+    """Channels, and some tokens with them; those beyond with few streams."""
+    n, few = main_streams(setting), few_streams(setting)
+    two = (min(2, setting.max_tokens),)
+    found = [Run(c, n, two) for c in widths(setting, 1, min(reach.channels, 130 if reach.t > 1 else 40))]
+    found += [Run(c, few, two) for c in wide if c > 40]
+    found += [
+        Run(setting.width(c), n, some(setting, reach, tuple(t for t in (3, 16, 17, 64, 65, 128) if t * c <= 4096)))
+        for c in (16, 31, 64, 128)
+        if c <= reach.channels
+    ]
+    if reach.channels >= 256:  # T C beyond 2^16
+        found += [Run(setting.width(256), n, some(setting, reach, (269,)), look=FADING)]
+    return [replace(run, gradients=True) for run in found if run.tokens]
+
+
+def _far(setting: Setting, reach: Reach, count: int) -> list[Run]:
+    return [replace(run, gradients=True) for run in beyond(setting, reach, count)]
+
+
+def matrix_runs(setting: Setting, reach: Reach) -> list[Run]:
+    """Of what has logits alone."""
+    bare = Run(setting.width(6), main_streams(setting), (1,), gradients=True, layout=BARE)
+    return [*_token_runs(setting, reach, max(1, reach.t - 2)), bare, *_far(setting, reach, STEP_OF_TRAINING)]
+
+
+def block_runs(setting: Setting, reach: Reach) -> list[Run]:
+    """Of what has products with phi, and one token without an axis."""
+    return [*matrix_runs(setting, reach), *product_runs(setting, reach)]  # points that are the same are visited once
+
+
+def product_runs(setting: Setting, reach: Reach) -> list[Run]:
+    """The widest channels are few, as the gradient by phi has (n C) (2 n + R) entries: powers of two, the width after
+    each, and three times them."""
+    corners = [c for k in range(6, 14) for c in (1 << k, (1 << k) + 1, 3 << k - 1)]
+    wide = sorted({setting.width(c) for c in corners if c <= reach.channels})
+    runs = [*_token_runs(setting, reach, max(1, reach.t - 2)), *_channel_runs(setting, reach, wide)]
+    return [*runs, *_far(setting, reach, STEP_OF_TRAINING)]
+
+
+def mixture_runs(setting: Setting, reach: Reach) -> list[Run]:
+    """Of what is computed for every channel."""
+    wide = widths(setting, 1, reach.channels)
+    runs = [*_token_runs(setting, reach, max(1, reach.t - 1)), *_channel_runs(setting, reach, wide)]
+    return [*runs, *_far(setting, reach, BATCH)]
+
+
+def depth_runs(setting: Setting, reach: Reach) -> list[Run]:
+    """Every depth that one backward launch may be for, and some beyond."""
+    return [Run(setting.width(4), main_streams(setting), (1,), depths(reach, BACK), gradients=True)]

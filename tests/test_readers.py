@@ -1,0 +1,87 @@
+"""What readers of the strategies wrote is seen by its law, and right elsewhere; nobody who is right is accused."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from test_deviations import VISIBLE, difference, probes
+from test_modes import judged
+
+from mhc_ref import DEEPSEEK_V4, PAPER
+from properties.catalogue import controls
+from properties.catalogue.deviations import build
+from properties.catalogue.deviations.backward import HandWritten
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import all_laws
+from properties.core.sweep import Reach
+from properties.core.trial import LawBroken
+from properties.engine.subject import Subject
+
+SEEN_BY_READERS = {
+    "shut-gates-never-learn": "gradient.initial-mappings-learn",
+    "table-in-the-default-dtype": "execution.default-dtypes-do-not-matter",
+    "branch-output-scaled-in-place": "execution.blocks-leave-what-their-branch-returns",
+    "branch-drawn-again": "gradient.branches-may-draw",
+    "branch-nan-dropped": "execution.poison-passes-pre-and-post",
+    "streams-first-by-shape": "execution.batch-shape-is-free",
+    "saved-token-strides-ignored": "gradient.every-token-pulls-back-through-pre-and-post",
+}
+"""Hidden deviation -> a law that sees it."""
+SEEN_AT = {
+    "gradient-of-64-tiles": ("sizes.mixing-pulls-back", 70001),
+    "head-of-the-last-chunk": ("sizes.ends-pull-back", 300),
+}
+"""Hidden deviation -> a law of sizes that sees it, and a number of tokens at which it does."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEEN_BY_READERS)
+def test_what_a_reader_wrote_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
+    found = judged(SEEN_BY_READERS[name], build(name, DEEPSEEK_V4), tmp_path)
+    assert found.status == "failed", found.reason
+
+
+@pytest.mark.parametrize("name", SEEN_AT)
+def test_what_a_reader_wrote_is_seen_at_a_size_that_is_swept(name: str) -> None:
+    law, tokens = SEEN_AT[name]
+    one = all_laws()[law]
+    assert one.sweep is not None
+    for target, refused in ((Reference(DEEPSEEK_V4), False), (build(name, DEEPSEEK_V4), True)):
+        subject = Subject("target", target, torch.float32, torch.device("cpu"))
+        points = one.sweep.points(subject.setting(one), Reach(3, 8192, 8192, 65), 0)
+        cases = [point.case() for point in points if point.size.tokens == tokens]
+        assert cases
+        with pytest.raises(LawBroken) if refused else nullcontext():
+            one.judge(subject.trial(), cases[0])
+
+
+@pytest.mark.parametrize("name", [*SEEN_BY_READERS, *SEEN_AT])
+def test_what_a_reader_wrote_is_right_in_ordinary_calls(name: str) -> None:
+    for family, wanted in (("forward", "block of 3"), ("gradient", "gradient 1.0")):
+        one = next(one for one in probes(DEEPSEEK_V4)[family] if one.name == wanted)
+        found = one.observe(build(name, DEEPSEEK_V4))
+        assert difference(found, one.observe(Reference(DEEPSEEK_V4))) < VISIBLE
+
+
+CIRCUMSTANCES = (
+    *("execution.default-dtypes-do-not-matter", "execution.blocks-leave-what-their-branch-returns"),
+    *("gradient.branches-may-draw", "gradient.branches-of-layers-may-draw", "gradient.initial-blocks-learn"),
+    *("gradient.initial-mappings-learn", "execution.poison-passes-pre-and-post", "sizes.ends-pull-back"),
+    *("execution.poison-is-neither-hidden-nor-spread", "sizes.beginnings-pull-back"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", CIRCUMSTANCES)
+@pytest.mark.parametrize(
+    "correct",
+    [HandWritten(DEEPSEEK_V4), controls.build("recomputed", DEEPSEEK_V4), Reference(PAPER)],
+    ids=["by hand", "recomputed", "reference"],
+)
+def test_no_circumstance_of_a_reader_accuses_who_is_right(law: str, correct: Implementation, tmp_path: Path) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        found = judged(law, correct, tmp_path, dtype)
+        assert found.status in ("passed", "not-applicable"), found.message
