@@ -34,6 +34,7 @@ ONE_KIND = {
         *("post-backward-without-scale", "gradient-in-bfloat16", "recompute-in-bfloat16", "head-detached"),
         *("cotangent-flushed", "recomputed-from-clamped-logits", "gate-gradient-overflows", "four-layers-learn"),
         *("gates-detached", "carry-gate-detached", "attention-backward-without-mean"),
+        *("shut-gates-never-learn", "head-of-the-last-chunk", "branch-drawn-again", "gradient-of-64-tiles"),
     ),
     "each factor, term and sum has a value of its own, which only the declared formula knows": ("pre-in-state-dtype",),
     "the weights of a branch are reached by no law but one, which knows their gradient": ("branch-untrained",),
@@ -43,7 +44,8 @@ ONE_KIND = {
         *("layers-in-a-table-of-four", "parameter-strides-ignored", "saved-overwritten", "token-axes-not-collapsed"),
         *("saved-in-a-ring-of-four", "cotangent-rows-ignored", "results-learn-half", "table-of-inference-mode"),
         *("cotangent-overwritten", "cotangent-strides-ignored", "saved-strides-ignored", "gradient-accumulated-twice"),
-        *("tied-layers-detached",),
+        *("tied-layers-detached", "saved-token-strides-ignored", "table-in-the-default-dtype"),
+        *("streams-first-by-shape",),
     ),
     "a sum in coarser parts is off by what only the declared formula and its bound can tell": (
         *("partial-logits-in-bfloat16", "partial-squares-in-bfloat16"),
@@ -66,6 +68,7 @@ ONE_KIND = {
     "what is handed out must stay and what is not must go, which contracts alone are about": (
         *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
         *("seed-set-at-first-call", "graph-recorded-under-no-grad"),
+        *("branch-output-scaled-in-place"),
     ),
     "right but for sizes, or for what was called before, at which the oracle looks": (
         *("folded-weight-kept", "folded-gates-kept", "workspace-without-dtype", "fewer-iterations-for-five-streams"),
@@ -75,7 +78,7 @@ ONE_KIND = {
         *("norm-reads-entry-eps", "tuned-in-place", "tuned-from-the-preset"),
     ),
     "shows at poisoned inputs alone, where there is no value to compare": (
-        *("nan-hidden", "cotangent-nan-hidden", "update-hides-nan-backwards"),
+        *("nan-hidden", "cotangent-nan-hidden", "update-hides-nan-backwards", "branch-nan-dropped"),
     ),
     "shows under one circumstance alone, which one law makes": (
         *("tokens-above-1024-unwritten", "log-domain-declared", "starved-gradient-lost", "maximum-over-the-padding"),

@@ -78,6 +78,7 @@ class BranchOutputScaledInPlace(Deviant):
 @gradient(
     "gradient-of-64-tiles",
     f"{MUTATION}: a buffer of partial sums for 64 tiles of 128 tokens",
+    dtypes=(torch.float32,),  # others are swept over fewer sizes
     hidden="for up to 8192 tokens",
 )
 class GradientOf64Tiles(GradientOfFirstTile):
@@ -90,6 +91,7 @@ class GradientOf64Tiles(GradientOfFirstTile):
     "head-of-the-last-chunk",
     f"{MUTATION}: = in the place of += in a backward pass over chunks",
     has_head,
+    dtypes=(torch.float32,),  # others are swept over fewer sizes
     hidden="for up to 256 tokens",
 )
 class HeadOfTheLastChunk(Deviant):
