@@ -146,7 +146,7 @@ def steps(lines: Sequence[str]) -> list[Step]:
 
 
 def normal(text: str, folder: Path) -> list[str]:
-    """Without what is another in every run or on every machine: times, folders, names of files, the last digits."""
+    """Without what is another in every run or machine, or with every new law: times, folders, names, digits, counts."""
     text = re.sub(r"    the search for slips ran out of time[^\n]*\n(?: {8}[^\n]*\n)*", "", text + "\n")
     text = text.replace(f"{folder}/", "").replace(f"{folder.resolve()}/", "")
     text = re.sub(r"\d+\.\d{5,}", lambda number: f"{float(number[0]):.4g}", text)
@@ -154,6 +154,7 @@ def normal(text: str, folder: Path) -> list[str]:
     text = re.sub(r"\bin \d+(\.\d+)?s( \(\d+:\d\d:\d\d\))?", "in N s", text)
     text = re.sub(r"\b\d+(\.\d+)? (KiB|MiB|s)\b", r"N \2", text)
     text = re.sub(r"worst ratio where laws hold: .*", "worst ratio where laws hold: N", text)
+    text = re.sub(r"and \d+ laws more apply", "and N laws more apply", text)
     return [line.rstrip() for line in text.rstrip("\n").splitlines()]
 
 
