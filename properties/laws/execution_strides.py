@@ -148,12 +148,14 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
     does_not_see_copies(trial, calls.block(trial, same, case.params, case.branch))
 
 
+# Not blind to one iteration, nor to a transpose: an entry is bounded relative to what is declared, which another matrix
+# may exceed, and libraries multiply by a transposed phi in another order on some machines.
 @about.mappings(
     "execution.mappings-do-not-see-strides",
     "identity",
     lambda s: coefficient_cases(s, most=3, scales=SIZES),
     strided,
-    blind=about.ALIKE,
+    blind=("post-scale-one",),
 )
 def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
     """Sliced and transposed views of state and parameters give the mappings of contiguous copies.
