@@ -19,6 +19,7 @@ from mhc_ref import registry
 Axis = Literal["row", "column"]
 Start = Literal["exp", "softmax"]
 Denominator = Literal["add", "clamp"]
+RmsEpsBy = Literal["add", "clamp"]
 ReadFrom = Literal["own", "previous"]
 FirstRead = Literal["own", "stream0"]
 
@@ -52,6 +53,8 @@ class Dialect:
         shared_projection: one phi [C, 2 + R/n] for all streams; stream s gives its own pre, post and part of Z.
         rms_eps, rms_eps_inside: rms = sqrt(mean(x^2) + eps), or sqrt(mean(x^2)) + eps. A state whose rms is
             exactly 0 with rms_eps 0 is normalised to 0.
+        rms_eps_by: ``add``: as above; ``clamp``: rms = max(|x|_2, eps) / sqrt(K) over the K numbers of x that are
+            normalised together, the norm of `torch.nn.functional.normalize`; rms_eps_inside is without meaning then.
         expand, collapse: how the streams begin and end.
         read_from: the branch of a block reads with the h_pre of that block, or of the block before it.
         first_read: what the first block reads with where there is no block before it: its own h_pre, or stream 0 alone;
@@ -93,6 +96,7 @@ class Dialect:
     read_from: ReadFrom = "own"
     first_read: FirstRead = "own"
     read: str = registry.default("read")
+    rms_eps_by: RmsEpsBy = "add"
     own: tuple[tuple[str, Any], ...] = ()
 
     def __init__(self, *values: Any, **fields: Any) -> None:
@@ -213,6 +217,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "start": get_args(Start),
     "start_axis": get_args(Axis),
     "denominator": get_args(Denominator),
+    "rms_eps_by": get_args(RmsEpsBy),
     "read_from": get_args(ReadFrom),
     "first_read": get_args(FirstRead),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,19 @@ from mhc_ref.dialect import Dialect
 
 
 def rms(x: Tensor, over: tuple[int, ...], dialect: Dialect) -> Tensor:
-    """sqrt(mean + eps) or sqrt(mean) + eps over some dims, which stay with size 1; 1 in place of an exact 0."""
+    """sqrt(mean + eps) or sqrt(mean) + eps over some dims, which stay with size 1; 1 in place of an exact 0.
+
+    Where the dialect clamps it is max(|x|_2, eps) / sqrt(K), K the numbers along these dims.
+    """
     mean = x.square().mean(over, keepdim=True)
-    if dialect.rms_eps_inside and dialect.rms_eps:
+    # a zero state stays zero, and the derivative of sqrt at 0 is not asked for
+    plain = torch.where(mean == 0, 0.0, torch.where(mean == 0, 1.0, mean).sqrt())
+    if dialect.rms_eps_by == "clamp":
+        root = plain.clamp_min(dialect.rms_eps / math.sqrt(math.prod(x.shape[d] for d in over)))
+    elif dialect.rms_eps_inside and dialect.rms_eps:
         root = (mean + dialect.rms_eps).sqrt()
-    else:  # a zero state stays zero, and the derivative of sqrt at 0 is not asked for
-        root = torch.where(mean == 0, 0.0, torch.where(mean == 0, 1.0, mean).sqrt()) + dialect.rms_eps
+    else:
+        root = plain + dialect.rms_eps
     return torch.where(root == 0, 1.0, root)
 
 

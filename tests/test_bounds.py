@@ -51,6 +51,8 @@ DIALECTS = {
     ),
     "softmax without an iteration": DEEPSEEK_V4.with_(iterations=0),
     "norm weight 1 + w": PAPER.with_(norm_over="stream", norm_offset=1.0, rms_eps=1e-6),
+    "a norm of at least 2": PAPER.with_(norm_over="stream", rms_eps=2.0, rms_eps_by="clamp", iterations=3),
+    "a norm of at least 1e-12": LUCIDRAINS.with_(rms_eps=1e-12, rms_eps_by="clamp"),
     "no dynamic part": PAPER.with_(dynamic="static", iterations=3, post_eps=0.1),
     "a low temperature, and an eps of h_post": DEEPSEEK_V4.with_(temperature=0.05, iterations=3, post_eps=0.1),
     "a high temperature, clamp 0.9": PAPER.with_(

@@ -311,6 +311,7 @@ def test_every_field_has_words_for_its_values() -> None:
         "temperature": (1.0, 0.05),
         "dynamic": ("linear", "tanh", "static"),
         "norm_over": ("streams", "stream"),
+        "rms_eps_by": ("add", "clamp"),
         "norm_offset": (0.0, 1.0),
         "read": ("streamwise", "bottleneck", "depth-attention"),
         "expand": ("copies", "one-hot"),

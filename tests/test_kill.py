@@ -27,7 +27,8 @@ SHOWN = [task.name for task in tasks(EXAMPLES, [], False) if task.catalogue == "
 ONE_KIND = {
     "what the eps of a norm should be is fixed by its value alone: no identity holds for one eps and not another": (
         *("head-without-norm", "rms-eps-missing", "rms-eps-outside", "rms-eps-on-sum", "rms-eps-clamped"),
-        *("sinkhorn-eps-for-norm", "rms-eps-clamps-root"),
+        *("sinkhorn-eps-for-norm", "rms-eps-clamps-root", "norm-clamped"),
+        *("norm-clamp-of-squares", "norm-clamp-of-all-streams"),
     ),
     "a backward pass that is wrong by itself is linear and keeps the shifts: only the derivative's value tells": (
         *("rms-backward-eps", "rms-backward-without-eps", "branch-input-detached", "half-gradient"),
@@ -35,6 +36,7 @@ ONE_KIND = {
         *("cotangent-flushed", "recomputed-from-clamped-logits", "gate-gradient-overflows", "four-layers-learn"),
         *("gates-detached", "carry-gate-detached", "attention-backward-without-mean"),
         *("shut-gates-never-learn", "head-of-the-last-chunk", "branch-drawn-again", "gradient-of-64-tiles"),
+        *("norm-clamp-lets-through", "norm-clamp-stops", "norm-clamp-detached"),
     ),
     "each factor, term and sum has a value of its own, which only the declared formula knows": ("pre-in-state-dtype",),
     "the weights of a branch are reached by no law but one, which knows their gradient": ("branch-untrained",),

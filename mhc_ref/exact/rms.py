@@ -8,8 +8,13 @@ from mhc_ref.exact.numbers import Reals
 
 
 def rms(numbers: Vector, dialect: Dialect, real: Reals) -> Real:
-    """sqrt(mean + eps) or sqrt(mean) + eps."""
-    mean, eps = real.dot(numbers, numbers) / len(numbers), dialect.rms_eps
+    """sqrt(mean + eps) or sqrt(mean) + eps; by a clamp |x|_2 / sqrt(K), or eps / sqrt(K) where |x|_2 is below eps."""
+    count, eps = len(numbers), dialect.rms_eps
+    squares = real.dot(numbers, numbers)
+    if dialect.rms_eps_by == "clamp":
+        floored = real.value(squares) < real.mp.mpf(eps) ** 2
+        return real.mp.mpf(eps) / real.mp.sqrt(count) if floored else real.sqrt(squares / count)
+    mean = squares / count
     return real.sqrt(mean + eps) if dialect.rms_eps_inside else real.sqrt(mean) + eps
 
 

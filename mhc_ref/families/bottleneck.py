@@ -46,6 +46,7 @@ def conflict(dialect: Dialect) -> str | None:
         "residual": dialect.residual == "identity",
         "read_from": dialect.read_from == "own",
         "norm_over": dialect.norm_over in ("stream", "streams"),
+        "rms_eps_by": dialect.rms_eps_by == "add",
         "pre": dialect.pre == "sigmoid",
         "shared_projection": not dialect.shared_projection,
         "collapse": not getattr(formulas("end", dialect.collapse), "LAST", False),  # which reads with gates of streams

@@ -31,6 +31,7 @@ def conflict(dialect: Dialect) -> str | None:
     asked = {
         "residual": dialect.residual == "identity",
         "read_from": dialect.read_from == "own",
+        "rms_eps_by": dialect.rms_eps_by == "add",
         "norm_over": dialect.norm_over == "stream",
         "pre": dialect.pre == "softmax",
         "shared_projection": dialect.shared_projection,

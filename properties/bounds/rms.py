@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ def over_rms(
     A norm without eps must guard its division by 0 somehow, and which way is not declared: the nearer a state is to 0
     the more the usual guards differ, max(|x|_2, 1e-12) of `torch.nn.functional.normalize` being the widest. The error
     of a state within it is infinite.
+
+    A norm that clamps divides by max(|x|_2, eps) / sqrt(K): its derivation is in docs/mathematics.md.
     """
     rms, shared = root_mean_square(x, over, dialect, r)
     zero = (rms == 0).expand_as(x.value)
@@ -44,19 +47,56 @@ def over_rms(
     return Approx(value, torch.where(zero, 0.0, error)), shared
 
 
+class Clamped(NamedTuple):
+    """Where |x|_2 is raised to the eps of the norm whatever rounding does, and where it is not, whatever it does."""
+
+    surely: Tensor
+    never: Tensor
+
+
+def clamped(x: Approx, over: tuple[int, ...], dialect: Dialect, r: Rounding) -> Clamped:
+    """Of a norm max(|x|_2, eps): |x|_2 as it is computed lies between root(s (1 - e) - d) and root(s (1 + e) + d), s
+    the sum of squares, e its roundings and those of the root and the eps, d what an error of x and what squares lose
+    that underflow; a square of an exact 0 loses nothing."""
+    total = x.value.square().sum(over, keepdim=True)
+    if dialect.rms_eps_by == "add":
+        return Clamped(torch.zeros_like(total, dtype=torch.bool), torch.ones_like(total, dtype=torch.bool))
+    terms = addends(x, over=over)
+    lost = (2 * x.value.abs() * x.error + x.error.square()).sum(over, keepdim=True) + 2 * terms * r.tiny
+    off = r.gamma(terms + 4) + 20 * r.unit
+    floor = torch.tensor(dialect.rms_eps, dtype=total.dtype).square()
+    return Clamped(total * (1 + off) + lost < floor, total * (1 - off) - lost > floor)
+
+
+def divisor(x: Tensor, over: tuple[int, ...], dialect: Dialect) -> tuple[Tensor, Tensor]:
+    """s, the root of the mean square with what is added to it there, and rho, which x is divided by."""
+    s = (x.square().mean(over, keepdim=True) + _inside(dialect)).sqrt()
+    if dialect.rms_eps_by == "clamp":
+        return s, s.clamp_min(dialect.rms_eps / math.sqrt(math.prod(x.shape[d] for d in over)))
+    return s, s + (0.0 if dialect.rms_eps_inside else dialect.rms_eps)
+
+
+def _inside(dialect: Dialect) -> float:
+    """What is added to the mean square."""
+    return dialect.rms_eps if dialect.rms_eps_inside and dialect.rms_eps_by == "add" else 0.0
+
+
 def root_mean_square(x: Approx, over: tuple[int, ...], dialect: Dialect, r: Rounding) -> tuple[Tensor, Tensor]:
     """rms, and the relative error of 1/rms, both with size 1 in the dims it is taken over; see `over_rms`."""
     count = math.prod(x.value.shape[d] for d in over)
     squares = x.value.square()
     mean = squares.mean(over, keepdim=True)
-    inside = dialect.rms_eps if dialect.rms_eps_inside else 0.0
+    inside = _inside(dialect)
     total = mean + inside
     safe = torch.where(total > 0, total, 1.0)
     moved = (2 * x.value.abs() * x.error + x.error.square()).mean(over, keepdim=True)
     relative = r.gamma(addends(x, over=over) + 4) + (2 * r.tiny + moved) / safe
     root = torch.where(relative < 0.5, relative / (2 * (1 - relative.clamp(max=0.5))), INF)
-    rms = total.sqrt() + (0.0 if dialect.rms_eps_inside else dialect.rms_eps)
-    shared = torch.where(total > 0, root, 0.0 if dialect.rms_eps else INF) + 8 * r.unit
+    _, rms = divisor(x.value, over, dialect)
+    added = bool(dialect.rms_eps) and dialect.rms_eps_by == "add"
+    shared = torch.where(total > 0, root, 0.0 if added else INF)
+    # max does not expand: where |x|_2 is below the eps, only that is left, and elsewhere the error is that of |x|_2
+    shared = torch.where(clamped(x, over, dialect, r).surely, 0.0, shared) + 8 * r.unit
     shared = torch.where(r.beyond(mean * count), INF, shared)  # the sum of squares may be no finite number
     if not dialect.rms_eps:  # within the guard against 0 / 0, whatever comes out, nothing is claimed
         shared = torch.where((mean * count).sqrt() <= GUARD, INF, shared)
@@ -102,10 +142,9 @@ def over_rms_gradient(
     sum to S err by at most k u S, one rounding of each and k - 1 of their sum.
     """
     count = math.prod(x.value.shape[d] for d in over)
-    mean = x.value.square().mean(over, keepdim=True)
-    s = (mean + (dialect.rms_eps if dialect.rms_eps_inside else 0.0)).sqrt()
-    rho = s + (0.0 if dialect.rms_eps_inside else dialect.rms_eps)
-    live = (s > 0).expand_as(x.value)
+    s, rho = divisor(x.value, over, dialect)
+    floor = clamped(x, over, dialect, r)
+    live = ((s > 0) | floor.surely).expand_as(x.value)
     s, rho = torch.where(s > 0, s, 1.0), torch.where(rho > 0, rho, 1.0)
     relative = shared + 12 * r.unit
     inner = (g.value * x.value).sum(over, keepdim=True)
@@ -114,15 +153,23 @@ def over_rms_gradient(
         addends(x, over=over) + 12
     ) * spread
     scale = 1 / (count * s * rho.square())
-    value = g.value / rho - x.value * inner * scale
+    through_root = x.value * inner * scale  # which is 0 where the root is not what x is divided by
+    value = (
+        g.value / rho - torch.where(s < rho, 0.0, through_root)
+        if dialect.rms_eps_by == "clamp"
+        else (g.value / rho - through_root)
+    )
     first = g.error / rho + relative * (g.value.abs() + g.error) / rho
     second = (x.value.abs() * inner_error + x.error * (inner.abs() + inner_error)) * scale
     second = second + 3 * relative * (x.value.abs() + x.error) * spread * scale
+    second = torch.where(floor.never, second, second + through_root.abs())  # either side of the kink
+    second = torch.where(floor.surely, 0.0, second)
     error = (first + second) * (1 + 4 * relative) + r.tiny / rho + r.tiny  # of g before, and of the result itself
-    parts = (through + g.error) / rho + x.value.abs() * spread * scale
+    parts = (through + g.error) / rho + torch.where(floor.surely, 0.0, x.value.abs() * spread * scale)
     error = error + SHARES * (r.state_unit * parts + r.state_tiny)
     # The derivative of 1/rms, 1 / (s rho^2), is a number on the way: it may be beyond the compute dtype, or below it.
-    cubed = 1 / (s * rho.square())
+    # Below a clamp it is left out, and what stands for it is the derivative by the divisor, 1 / rho^2.
+    cubed = torch.where(floor.surely, 1 / rho.square(), 1 / (s * rho.square()))
     error = error + r.tiny * x.value.abs() * spread / count
     beyond = r.beyond(torch.maximum(cubed, cubed * spread)) | r.beyond(parts)
     return Approx(torch.where(live, value, 0.0), torch.where(live & ~beyond, error, INF))

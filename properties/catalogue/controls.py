@@ -29,7 +29,7 @@ from properties.core.family import mix_of
 from properties.core.implementation import Implementation
 from properties.core.reads import read_of
 from properties.core.shelves import beside
-from properties.core.slips import Control, Controls, by_rms
+from properties.core.slips import Control, Controls, by_rms, clamps_norm
 
 CONTROLS = Controls()
 control = CONTROLS.control
@@ -169,7 +169,7 @@ class NormAfterMatmul(Deviant):
 
     def projected(self, x: Tensor, params: Params) -> Tensor:
         weight = None if params.norm_weight is None else self.computed.norm_offset + params.norm_weight
-        rms = self.rms(self.mean_square(x))
+        rms = self.divisor(x)
         if not self.computed.shared_projection:
             if self.norm_axes() == (-1,) or not read_of(self.computed).by_stream:
                 return super().projected(x, params)
@@ -182,6 +182,27 @@ class NormAfterMatmul(Deviant):
 @control("scaled-norm", scales)
 class NormOfAnySize(ScaledNorm):
     """A state is divided by its largest entry before it is squared, so that states of any size are normalised."""
+
+
+@control("norm-by-normalize", clamps_norm)
+class NormByNormalize(Deviant):
+    """The norm is `torch.nn.functional.normalize`, times the root of how many numbers it is of."""
+
+    def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        numbers = x.flatten(-len(self.norm_axes()))
+        unit = torch.nn.functional.normalize(numbers, dim=-1, eps=self.computed.rms_eps) * math.sqrt(numbers.shape[-1])
+        return unit.view(x.shape) if weight is None else self.weighted(unit.view(x.shape), weight.view(x.shape[-2:]))
+
+
+@control("norm-by-clamped-rsqrt", lambda d: clamps_norm(d) and d.rms_eps > 1e-15)
+class NormByClampedRsqrt(Deviant):
+    """The state is multiplied by the rsqrt of its sum of squares, which is raised to at least the square of the eps."""
+
+    def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        count = math.prod(x.shape[k] for k in self.norm_axes())
+        squares = x.square().sum(self.norm_axes(), keepdim=True).clamp_min(self.computed.rms_eps**2)
+        unit = x * (squares.rsqrt() * math.sqrt(count))
+        return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
 
 
 @control("einsum")

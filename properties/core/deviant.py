@@ -7,6 +7,7 @@ under every slip that is made for a dialect of it.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Self, cast
 
@@ -118,8 +119,19 @@ class Deviant(Implementation):
 
     def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
         norm = norm_of(self.computed)
-        unit = norm.normalise(x, self.computed) if norm.OVER is None else x / self.rms(self.mean_square(x))
+        unit = norm.normalise(x, self.computed) if norm.OVER is None else x / self.divisor(x)
         return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
+
+    def divisor(self, x: Tensor) -> Tensor:
+        """What a state is divided by, with size 1 in the dims that the mean is taken over."""
+        root = self.rms(self.mean_square(x))
+        if self.computed.rms_eps_by == "add" or not self.computed.rms_eps:
+            return root
+        return self.floored(root, math.prod(x.shape[k] for k in self.norm_axes()))
+
+    def floored(self, root: Tensor, count: int) -> Tensor:
+        """The root mean square of so many numbers, where their norm is raised to at least the eps."""
+        return root.clamp_min(self.computed.rms_eps / math.sqrt(count))
 
     def mean_square(self, x: Tensor) -> Tensor:
         return x.square().mean(self.norm_axes(), keepdim=True)
@@ -129,10 +141,13 @@ class Deviant(Implementation):
         return norm_of(self.computed).OVER or (-2, -1)
 
     def rms(self, mean_square: Tensor) -> Tensor:
-        """The root with its eps; 1 in place of an exact 0, since a zero state is normalised to 0."""
+        """The root with its eps, where that is added; 1 in place of an exact 0, since a zero state is normalised to 0,
+        but where it is clamped."""
+        zero = mean_square == 0
+        if self.computed.rms_eps and self.computed.rms_eps_by == "clamp":
+            return torch.where(zero, 0.0, torch.where(zero, 1.0, mean_square).sqrt())
         if self.computed.rms_eps and self.computed.rms_eps_inside:
             return (mean_square + self.computed.rms_eps).sqrt()
-        zero = mean_square == 0
         root = torch.where(zero, 1.0, mean_square).sqrt()
         return torch.where(zero, self.computed.rms_eps or 1.0, root + self.computed.rms_eps)
 

@@ -145,6 +145,16 @@ def by_rms(dialect: Dialect) -> bool:
     return norm_of(dialect).OVER is not None and not dynamic_of(dialect).constant
 
 
+def adds_eps(dialect: Dialect) -> bool:
+    """The eps of the norm is added, to the mean square or to its root."""
+    return by_rms(dialect) and dialect.rms_eps > 0 and dialect.rms_eps_by == "add"
+
+
+def clamps_norm(dialect: Dialect) -> bool:
+    """The norm of a state is raised to at least an eps."""
+    return by_rms(dialect) and dialect.rms_eps > 0 and dialect.rms_eps_by == "clamp"
+
+
 def reads_the_state(dialect: Dialect) -> bool:
     """Logits have a dynamic part, which the state is normalised for."""
     return not dynamic_of(dialect).constant
@@ -166,7 +176,10 @@ def _whole(deviant: type[Deviant]) -> bool:
     return bool(own & {"block", "layers"})
 
 
-DYNAMIC_PART = {"projected", "normalised", "mean_square", "norm_axes", "rms", "weighted", "matmul", "dynamic"}
+DYNAMIC_PART = {
+    *("projected", "normalised", "divisor", "floored", "mean_square", "norm_axes", "rms", "weighted"),
+    *("matmul", "dynamic"),
+}
 """The steps of a `Deviant` that make the part of the logits that depends on the state."""
 
 

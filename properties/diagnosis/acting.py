@@ -33,6 +33,7 @@ STAGE_OF = {
     "shared_projection": "matmul",
     "rms_eps": "norm",
     "rms_eps_inside": "norm",
+    "rms_eps_by": "norm",
     "norm_offset": "norm",
     "expand": "expand",
     "collapse": "collapse",
@@ -49,7 +50,7 @@ _HEAD = "head"
 """The step that weighs the streams in the end, whatever family the end is of."""
 
 STEPS = {
-    "norm": ("normalised", "mean_square", "norm_axes", "rms", "weighted"),
+    "norm": ("normalised", "divisor", "floored", "mean_square", "norm_axes", "rms", "weighted"),
     "matmul": ("projected", "matmul"),
     "gates": ("mappings", "logits", "dynamic", "split", "gated"),
     _SIGMOID: ("h_pre", "h_post", "squash"),

@@ -22,6 +22,7 @@ from mhc_ref.block import squash
 from properties import bounds
 from properties.core.estimate import Candidate, Estimate, ratio
 from properties.core.family import dynamic_of, gate_of
+from properties.core.norms import norm_of
 from properties.core.rounding import Approx, Rounding
 from properties.diagnosis.findings import joined
 from properties.diagnosis.own_fields import Values, declared_values, fitted
@@ -111,6 +112,10 @@ class Gates:
         return Candidate(fields, estimates, ratio(value, exact.value, exact.error + read.error))
 
 
+PLACES = (("add", True), ("add", False), ("clamp", True))
+"""How an eps acts on a norm: `rms_eps_by` and `rms_eps_inside`, which a clamp does not know."""
+
+
 class Norm:
     """The logits of one state at sizes from 1 down to where its squares underflow."""
 
@@ -122,6 +127,7 @@ class Norm:
         self.sizes = torch.logspace(0, -far, count, dtype=torch.float64)
         generator = torch.Generator().manual_seed(8)
         shape = frame.phi_shape(n, reader.channels)
+        self.shape = (n, reader.channels)
         phi = torch.randn(shape, generator=generator, dtype=torch.float64) / shape[0]
         phi = frame.kept(phi)
         params: Params = reader.view.static(n, reader.channels)._replace(phi=phi)
@@ -151,17 +157,17 @@ class Norm:
         if self.logits is None or not bool(torch.isfinite(self.logits).all()):
             return []
         found: list[Candidate] = []
-        for dynamic, inside in itertools.product(registry.names("dynamic"), (True, False)):
-            one = self._candidate(dynamic, inside, self.logits)
+        for dynamic, (by, inside) in itertools.product(registry.names("dynamic"), PLACES):
+            one = self._candidate(dynamic, by, inside, self.logits)
             if one is not None:
                 found.append(one)
         return found
 
-    def _candidate(self, dynamic: str, inside: bool, activated: Tensor) -> Candidate | None:
+    def _candidate(self, dynamic: str, by: str, inside: bool, activated: Tensor) -> Candidate | None:
         chosen = joined(self.base, {"dynamic": dynamic})
         family = dynamic_of(chosen)
         if family.constant:
-            return self._without_dynamic_part(dynamic, activated) if inside else None
+            return self._without_dynamic_part(dynamic, activated) if inside and by == "add" else None
         if self.gate.relative and not family.passes:
             return None  # it acts on logits of which only differences are seen
         full, logits = self.full, family.inverse(activated, chosen)
@@ -172,13 +178,19 @@ class Norm:
         share = (logits / full * weight).sum(-1)  # c / rms of a state of rms c
         noise = (error / full.abs() * weight).sum(-1)
         # the squares of the smallest sizes lose digits when they underflow
-        eps = (
-            self.sizes.square() * (share.square().reciprocal() - 1) if inside else self.sizes * (share.reciprocal() - 1)
-        )
-        power = 2 if inside else 1
+        root = math.sqrt(math.prod(self.shape[d] for d in norm_of(chosen).OVER or (-2, -1)))  # |x|_2 over the rms
+        power = 2 if inside and by == "add" else 1
+        if by == "clamp":
+            eps, noise = root * self.sizes / share, root * noise
+        elif inside:
+            eps = self.sizes.square() * (share.square().reciprocal() - 1)
+        else:
+            eps = self.sizes * (share.reciprocal() - 1)
         spread = power * noise / share.abs().pow(power) * self.sizes.pow(power)
         usable = (share > 0.02) & (share < 0.98)
-        fields: dict[str, Any] = {"dynamic": dynamic, "rms_eps_inside": inside}
+        fields: dict[str, Any] = {"dynamic": dynamic, "rms_eps_inside": inside, "rms_eps_by": by}
+        if by == "clamp":
+            del fields["rms_eps_inside"]
         if not bool(usable.any()):
             limit = float((spread + eps.abs()).min())
             estimate = Estimate.below(limit)
@@ -189,6 +201,8 @@ class Norm:
         value = estimate.shortest()
         squares = self.sizes.square()
         model = self.sizes / ((squares + value).sqrt() if inside else self.sizes + value)
+        if by == "clamp":
+            model, noise = (root * self.sizes / (value or 1.0)).clamp(max=1.0), noise / root
         if value == 0:
             model = torch.ones_like(self.sizes)
         room = noise + model * (self.rounding.tiny / squares).clamp(max=1.0)

@@ -25,6 +25,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "denominator": ("add", "clamp"),
     "transposed": (False, True),
     "rms_eps_inside": (True, False),
+    "rms_eps_by": ("add", "clamp"),
     "read_from": ("own", "previous"),
     "first_read": ("own", "stream0"),
 }
@@ -111,7 +112,7 @@ def joined(base: Dialect, values: dict[str, Any]) -> Dialect:
 TOGETHER = (
     ("start", "start_axis", "last_axis"),
     ("denominator", "denominator_eps"),
-    ("rms_eps", "rms_eps_inside"),
+    ("rms_eps", "rms_eps_inside", "rms_eps_by"),
     ("norm_over", "shared_projection"),
     ("read_from", "first_read"),
 )

@@ -106,7 +106,7 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
     reader = Reader(inference.view)
     frame = inference.frame
     groups = {"pre": ("pre", "pre_eps"), "post": ("post", "post_scale", "post_eps")}
-    norm = ("dynamic", "rms_eps", "rms_eps_inside")
+    norm = ("dynamic", "rms_eps", "rms_eps_inside", "rms_eps_by")
     why = "`block`, or `mappings` that emit it, would have to be offered"
     if not read_of(frame.packing).plain:
         for names in (*groups.values(), norm):
@@ -148,8 +148,12 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
     settle(inference.findings, norm, found, base, wrong if windows else "neither h_pre nor h_post can be read")
     if found and inference.findings["dynamic"].certain and dynamic_of(inference.dialect(base)).constant:
         why = "the norm is of a dynamic part that is not there"
-        for name in ("rms_eps", "rms_eps_inside"):
+        for name in norm[1:]:
             inference.findings[name] = Finding(value_of(base, name), "undetermined", why)
     elif found and inference.findings["rms_eps"].value == 0:
         why = "without an eps there is no place for it"
+        for name in norm[2:]:
+            inference.findings[name] = Finding(value_of(base, name), "undetermined", why)
+    elif found and inference.findings["rms_eps_by"].value == "clamp":
+        why = "a norm that is clamped has no place for it"
         inference.findings["rms_eps_inside"] = Finding(base.rms_eps_inside, "undetermined", why)

@@ -28,6 +28,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "shared_projection": lambda v: "one projection serves all streams" if v else "phi has rows for every stream",
     "rms_eps": lambda v: f"rms eps is {v:g}" if v else "the norm has no eps",
     "norm_offset": lambda v: f"the norm weight multiplies as {v:g} + weight" if v else "the norm weight has no offset",
+    "rms_eps_by": lambda v: "the norm is at least its eps" if v == "clamp" else "the eps of the norm is added",
     "rms_eps_inside": lambda v: f"rms eps stands {'inside' if v else 'outside'} the root",
 }
 _IS = {"residual": "h_res is ", "pre": "h_pre is ", "post": "h_post is "}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -145,16 +146,22 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     """The mappings of c x are those of x, c > 0, but for what the eps of the norm makes of it.
 
     The state is divided by its own rms. With an eps the relative change of the rms is at most eps / (2 mean x^2) inside
-    the root and eps / rms outside, which is carried through the stages as an error of the state; so is what a number
-    loses that c x makes subnormal, which float16 does to small ones.
+    the root and eps / rms outside, and nothing above the size at which a norm is clamped. It is carried through the
+    stages as an error of the state; so is what a number loses that c x makes subnormal, which float16 does to small
+    ones.
     """
     x, scaled = case.x, case.x * case.factor
     dialect = trial.dialect
     over = norm_of(dialect).OVER or (-2, -1)
     smaller = torch.minimum(wide(x).square().mean(over, keepdim=True), wide(scaled).square().mean(over, keepdim=True))
     eps = dialect.rms_eps
-    change = eps / (2 * smaller) if dialect.rms_eps_inside else eps / smaller.sqrt()
-    change = torch.where(smaller > 0, change, 0.0 if not eps else 1.0).expand(x.shape)
+    if dialect.rms_eps_by == "clamp":  # a norm at its floor sees the scale
+        count = math.prod(x.shape[d] for d in over)
+        change = torch.where(smaller * count > 1.01 * eps**2, 0.0, torch.where(smaller > 0, math.inf, 0.0))
+    else:
+        change = eps / (2 * smaller) if dialect.rms_eps_inside else eps / smaller.sqrt()
+        change = torch.where(smaller > 0, change, 0.0 if not eps else 1.0)
+    change = change.expand(x.shape)
     first, second = trial.mappings(x, case.params), trial.mappings(scaled, case.params)
     lost = (wide(scaled) / case.factor - wide(x)).abs()
     slack = errors.mappings(trial, Approx(wide(x), wide(x).abs() * change + lost), case.params)

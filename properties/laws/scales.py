@@ -75,8 +75,8 @@ def sized_blocks(draw: DrawFn, setting: Setting) -> Case:
 
 def scaled_down(dialect: Dialect, factor: float) -> Dialect:
     """The dialect whose mappings of x are those of `dialect` of factor x."""
-    once = dialect.rms_eps / factor
-    return dialect.with_(rms_eps=once / factor if dialect.rms_eps_inside else once)
+    once, squared = dialect.rms_eps / factor, dialect.rms_eps_inside and dialect.rms_eps_by == "add"
+    return dialect.with_(rms_eps=once / factor if squared else once)
 
 
 def at_order_1(trial: Trial, case: Case) -> tuple[Trial, Tensor, Approx]:

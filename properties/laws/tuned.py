@@ -40,7 +40,8 @@ OF_PROJECT = (
 OF_MAPPINGS = (
     *OF_PROJECT,
     *("pre", "pre_eps", "post", "post_scale", "post_eps"),
-    *("read", "dynamic", "norm_over", "shared_projection", "rms_eps", "rms_eps_inside", "norm_offset"),
+    *("read", "dynamic", "norm_over", "shared_projection", "rms_eps", "rms_eps_inside", "rms_eps_by"),
+    "norm_offset",
 )
 OF_BLOCK = (*OF_MAPPINGS, "transposed", "read_from", "first_read")
 OF_STACK = (*OF_BLOCK, "expand", "collapse")

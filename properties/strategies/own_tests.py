@@ -44,6 +44,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "shared_projection": (False, True),
     "rms_eps": (1e-20, 1e-6, 1e-5, 0.0),
     "rms_eps_inside": (True, False),
+    "rms_eps_by": ("add", "clamp"),
     "norm_offset": (0.0, 1.0),
     "read_from": ("own", "previous"),
     "first_read": ("own", "stream0"),

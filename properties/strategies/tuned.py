@@ -39,6 +39,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "transposed": (False, True),
     "shared_projection": (False, True),
     "rms_eps_inside": (True, False),
+    "rms_eps_by": ("add", "clamp"),
     "read_from": ("own", "previous"),
     "first_read": ("own", "stream0"),
 }

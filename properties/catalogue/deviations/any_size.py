@@ -12,8 +12,9 @@ SLIPS = Slips()
 normalisation = SLIPS.step("normalisation")
 gradient = SLIPS.step("gradient")
 
-scales = both(by_rms, reads_by_gates)
-"""Nothing but the norm, which divides by a root of a mean of squares, depends on the size of a state."""
+scales = both(both(by_rms, reads_by_gates), lambda d: d.rms_eps_by == "add")
+"""Nothing but the norm, which divides by a root of a mean of squares with an eps added, depends on the size of a state.
+"""
 
 
 class ScaledNorm(Deviant):

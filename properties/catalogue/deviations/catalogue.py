@@ -68,6 +68,7 @@ TOPICS = (
 
 ELSEWHERE: dict[str, Dialect] = {
     f"{PRESETS.first} with rms eps 1e-3 outside": PRESETS.default.with_(rms_eps=1e-3, rms_eps_inside=False),
+    f"{PRESETS.first} with a norm of at least 1e-3": PRESETS.default.with_(rms_eps=1e-3, rms_eps_by="clamp"),
     f"{PRESETS.first} with 3 iterations": PRESETS.default.with_(iterations=3),
 }
 if "temperature" in PRESETS.default.fields():

@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from properties.core.deviant import Deviant
-from properties.core.slips import MUTATION, Slips, by_rms
+from properties.core.deviant import Deviant, with_gradient_of
+from properties.core.slips import MUTATION, Slips, adds_eps, by_rms, clamps_norm
 
 SLIPS = Slips()
 eps = SLIPS.step("eps")
 eps_dialect = SLIPS.dialect("eps")
+gradient = SLIPS.step("gradient")
 
 # Of the projection
 
@@ -38,18 +39,18 @@ eps_dialect(
     "The eps of the norm is added outside the root.",
     "Megatron-LM 023f5cf; TileOPs",
     lambda d: d.with_(rms_eps_inside=False),
-    lambda d: by_rms(d) and d.rms_eps > 0,
+    adds_eps,
 )
 eps_dialect(
     "rms-eps-inside",
     "The eps of the norm is added inside the root, where outside is declared.",
     "Megatron-LM, single-pass against the other path",
     lambda d: d.with_(rms_eps_inside=True),
-    lambda d: by_rms(d) and d.rms_eps > 0,
+    adds_eps,
 )
 
 
-@eps("rms-eps-on-sum", MUTATION, lambda d: by_rms(d) and d.rms_eps > 0 and d.rms_eps_inside)
+@eps("rms-eps-on-sum", MUTATION, lambda d: adds_eps(d) and d.rms_eps_inside)
 class RmsEpsOnSum(Deviant):
     """The eps of the norm is added to the sum of squares before it is divided by their number."""
 
@@ -59,7 +60,7 @@ class RmsEpsOnSum(Deviant):
         return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
 
 
-@eps("rms-eps-clamped", MUTATION, lambda d: by_rms(d) and d.rms_eps > 0 and d.rms_eps_inside)
+@eps("rms-eps-clamped", MUTATION, lambda d: adds_eps(d) and d.rms_eps_inside)
 class RmsEpsClamped(Deviant):
     """The mean square is raised to at least the eps instead of by the eps."""
 
@@ -67,20 +68,85 @@ class RmsEpsClamped(Deviant):
         return mean_square.clamp_min(self.computed.rms_eps).sqrt()
 
 
-@eps("rms-eps-clamps-root", f"{MUTATION}: F.normalize, which clamps the norm", lambda d: by_rms(d) and d.rms_eps > 0)
+@eps(
+    "rms-eps-clamps-root", f"{MUTATION}: a clamp of the rms, and not of the norm", lambda d: by_rms(d) and d.rms_eps > 0
+)
 class RmsEpsClampsRoot(Deviant):
     """The root mean square is raised to at least the eps, which is added nowhere."""
 
-    def rms(self, mean_square: Tensor) -> Tensor:
-        return torch.where(mean_square == 0, 1.0, mean_square).sqrt().clamp_min(self.computed.rms_eps)
+    def divisor(self, x: Tensor) -> Tensor:
+        mean_square = self.mean_square(x)
+        zero = mean_square == 0
+        return torch.where(zero, 0.0, torch.where(zero, 1.0, mean_square).sqrt()).clamp_min(self.computed.rms_eps)
 
 
-@eps("norm-without-eps", f"{MUTATION}: x * rsqrt(mean(x^2))", lambda d: by_rms(d) and d.rms_eps > 0)
+@eps("norm-without-eps", f"{MUTATION}: x * rsqrt(mean(x^2))", adds_eps)
 class NormWithoutEps(Deviant):
     """The norm has no eps, and a zero state is 0 / 0."""
 
     def rms(self, mean_square: Tensor) -> Tensor:
         return mean_square.sqrt()
+
+
+# Of a norm that is clamped
+
+eps_dialect(
+    "norm-clamp-added",
+    "The eps of the norm is added to the rms, where the norm is declared to be clamped at it.",
+    f"{MUTATION}: an RMSNorm in the place of F.normalize",
+    lambda d: d.with_(rms_eps_by="add", rms_eps_inside=False),
+    clamps_norm,
+)
+eps_dialect(
+    "norm-clamped",
+    "The norm is raised to at least the eps, where that is declared to be added.",
+    "lucidrains' RMSNorm, F.normalize times sqrt(dim)",
+    lambda d: d.with_(rms_eps_by="clamp"),
+    adds_eps,
+)
+
+
+@eps("norm-clamp-of-squares", f"{MUTATION}: clamp(min=eps) before the root", clamps_norm)
+class NormClampOfSquares(Deviant):
+    """The sum of squares is raised to at least the eps, and not its root."""
+
+    def floored(self, root: Tensor, count: int) -> Tensor:
+        return root.clamp_min(math.sqrt(self.computed.rms_eps / count))
+
+
+@eps("norm-clamp-of-all-streams", f"{MUTATION}: the size of the whole state under the root", clamps_norm)
+class NormClampOfOne(Deviant):
+    """The floor of the norm is divided by the root of one number too many."""
+
+    def floored(self, root: Tensor, count: int) -> Tensor:
+        return super().floored(root, count + 1)
+
+
+@gradient("norm-clamp-lets-through", f"{MUTATION}: rstd * (g - x^ mean(g x^)) with a clamped rstd", clamps_norm)
+class NormClampLetsThrough(Deviant):
+    """Below the floor of the norm the gradient has the share of a root that is not divided by there."""
+
+    def floored(self, root: Tensor, count: int) -> Tensor:
+        return with_gradient_of(super().floored(root, count), root)
+
+
+@gradient("norm-clamp-stops", f"{MUTATION}: torch.where(norm < eps, 0, x / norm) backwards", clamps_norm)
+class NormClampStops(Deviant):
+    """Below the floor of the norm the state receives no gradient."""
+
+    def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        divisor = self.divisor(x)
+        unit = torch.where(self.rms(self.mean_square(x)) < divisor, x.detach(), x) / divisor
+        return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
+
+
+@gradient("norm-clamp-detached", f"{MUTATION}: a stream of zeros taken for one without a gradient", clamps_norm)
+class NormClampAtZero(Deviant):
+    """Where a whole norm is 0, the state receives no gradient."""
+
+    def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        zero = self.mean_square(x) == 0
+        return super().normalised(torch.where(zero, x.detach(), x), weight)
 
 
 # Of the gates

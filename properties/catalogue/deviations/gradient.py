@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Branch, Mappings, Params
 from properties.core.deviant import Deviant, with_gradient_of
-from properties.core.slips import MUTATION, Slips, affine, by_rms, gated, mixes, turns
+from properties.core.slips import MUTATION, Slips, adds_eps, affine, by_rms, gated, mixes, turns
 
 SLIPS = Slips()
 gradient = SLIPS.step("gradient")
@@ -84,7 +84,11 @@ class RmsDetached(Deviant):
         return super().rms(mean_square.detach())
 
 
-@gradient("rms-backward-eps", "PaddleFleet #1055, Megatron #4527 (bug 21)", lambda d: by_rms(d) and d.rms_eps != 1e-8)
+@gradient(
+    "rms-backward-eps",
+    "PaddleFleet #1055, Megatron #4527 (bug 21)",
+    lambda d: by_rms(d) and d.rms_eps != 1e-8 and d.rms_eps_by == "add",
+)
 class RmsBackwardEps(Deviant):
     """The backward pass of the norm has an eps of 1e-8 of its own."""
 
@@ -93,7 +97,7 @@ class RmsBackwardEps(Deviant):
 
 
 # with an eps far below any mean of squares it shows in states of zeros alone
-@gradient("rms-backward-without-eps", "PaddleFleet #1264, a row of zeros", lambda d: by_rms(d) and d.rms_eps > 1e-12)
+@gradient("rms-backward-without-eps", "PaddleFleet #1264, a row of zeros", lambda d: adds_eps(d) and d.rms_eps > 1e-12)
 class RmsBackwardWithoutEps(Deviant):
     """The backward pass of the norm divides by a root without its eps, which is 0 where the state is."""
 

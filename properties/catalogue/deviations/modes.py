@@ -11,7 +11,7 @@ from mhc_ref import Mappings, Params
 from properties.core.deviant import Deviant
 from properties.core.family import mix_of
 from properties.core.implementation import Implementation
-from properties.core.slips import MUTATION, Slips, by_rms, mixes
+from properties.core.slips import MUTATION, Slips, adds_eps, mixes
 
 SLIPS = Slips()
 execution = SLIPS.step("execution")
@@ -144,7 +144,7 @@ class SavedInARingOfFour(Deviant):
 @execution(
     "norm-reads-entry-eps",
     "vmlx-swift #374: the norm takes the eps of Sinkhorn; both are 1e-6",
-    lambda d: by_rms(d) and 0 < d.rms_eps == d.entry_eps,
+    lambda d: adds_eps(d) and 0 < d.rms_eps == d.entry_eps,
     hidden="while the two are equal",
 )
 class NormReadsEntryEps(Deviant):

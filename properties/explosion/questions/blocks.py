@@ -87,6 +87,11 @@ class Blocks(Declared[Block]):
             raise ValueError(
                 "gradient of a normalisation with rms_eps 0: at 0 there is none; expected a dialect with rms_eps"
             )
+        if self.norm != "none" and dialect.rms_eps_by != "add":
+            raise ValueError(
+                f"rms_eps_by is {dialect.rms_eps_by!r} for {self.name}; expected 'add', or norm none: caps are "
+                "known for a norm whose eps is added"
+            )
         held = applied(dialect)
         alike = "row" in held.sums or held.equivariant  # so that logits of 0 give rows of one sum
         if not (held.nonnegative and "row" in held.capped and alike and envelopes.opening(dialect)):
