@@ -105,7 +105,7 @@ def _deviations() -> Iterator[str]:
 
 
 def _controls() -> Iterator[str]:
-    yield from _listed("catalogue/controls.py", "families/controls")
+    yield from _listed("catalogue/controls.py", "catalogue/controls_of_norms.py", "families/controls")
 
 
 def _listed(*places: str) -> Iterator[str]:
