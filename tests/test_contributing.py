@@ -18,6 +18,7 @@ CHANGES = {
     "a family",
     "a limit that targets may declare",
     "a question of `explode`",
+    "a kind of campaign",
     "a cap sharper than what a mix guarantees",
     "an adapter",
     "a public bug, or a public implementation",
