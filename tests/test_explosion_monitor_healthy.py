@@ -40,6 +40,7 @@ class Times(nn.Module):
 
     def __init__(self, factor):
         super().__init__()
+        self.factor: torch.Tensor
         self.register_buffer("factor", torch.as_tensor(factor))
 
     def forward(self, x):

@@ -256,7 +256,7 @@ def stack(
         end = stored(contracted("tn,tc->tnc", ways[-1].h.pre, g, 1, r), r)
         used = contracted("tc,tnc->tn", g, ways[-1].after, cotangent.shape[-1], r)
     else:
-        end = collapse(ways[-1].after, cotangent, dialect, r, *head)
+        end = collapse(ways[-1].after, cotangent, dialect, r, head[0] if head else None)
     left = end if isinstance(end, Approx) else stored(end.x, r)
     found = layers(start, params, branches, left, dialect, r, ways, used)
     by_h = expand(h, n, found[0].x, dialect, r)

@@ -127,9 +127,9 @@ class Deviant(Implementation):
         root = self.rms(self.mean_square(x))
         if self.computed.rms_eps_by == "add" or not self.computed.rms_eps:
             return root
-        return self.floored(root, math.prod(x.shape[k] for k in self.norm_axes()))
+        return self.clamped_norm(root, math.prod(x.shape[k] for k in self.norm_axes()))
 
-    def floored(self, root: Tensor, count: int) -> Tensor:
+    def clamped_norm(self, root: Tensor, count: int) -> Tensor:
         """The root mean square of so many numbers, where their norm is raised to at least the eps."""
         return root.clamp_min(self.computed.rms_eps / math.sqrt(count))
 

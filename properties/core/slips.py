@@ -177,7 +177,7 @@ def _whole(deviant: type[Deviant]) -> bool:
 
 
 DYNAMIC_PART = {
-    *("projected", "normalised", "divisor", "floored", "mean_square", "norm_axes", "rms", "weighted"),
+    *("projected", "normalised", "divisor", "clamped_norm", "mean_square", "norm_axes", "rms", "weighted"),
     *("matmul", "dynamic"),
 }
 """The steps of a `Deviant` that make the part of the logits that depends on the state."""

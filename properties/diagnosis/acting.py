@@ -50,7 +50,7 @@ _HEAD = "head"
 """The step that weighs the streams in the end, whatever family the end is of."""
 
 STEPS = {
-    "norm": ("normalised", "divisor", "floored", "mean_square", "norm_axes", "rms", "weighted"),
+    "norm": ("normalised", "divisor", "clamped_norm", "mean_square", "norm_axes", "rms", "weighted"),
     "matmul": ("projected", "matmul"),
     "gates": ("mappings", "logits", "dynamic", "split", "gated"),
     _SIGMOID: ("h_pre", "h_post", "squash"),

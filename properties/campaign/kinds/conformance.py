@@ -53,9 +53,10 @@ def packages(question: Question) -> tuple[str, ...]:
 
 def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
     """A line for each; conformance.md is made from the reports."""
-    from properties.commands.conformance_table import Run, page, read, today, versions
+    from properties.commands.conformance_table import Run, page, read, versions
     from properties.engine.known_file import PUBLISHED, load
     from properties.guards.whole import write_whole
+    from properties.report.standing import today
     from properties.targets.published import ADAPTERS
 
     runs, lines, bad = list[Run](), list[str](), False

@@ -110,7 +110,7 @@ eps_dialect(
 class NormClampOfSquares(Deviant):
     """The sum of squares is raised to at least the eps, and not its root."""
 
-    def floored(self, root: Tensor, count: int) -> Tensor:
+    def clamped_norm(self, root: Tensor, count: int) -> Tensor:
         return root.clamp_min(math.sqrt(self.computed.rms_eps / count))
 
 
@@ -118,16 +118,16 @@ class NormClampOfSquares(Deviant):
 class NormClampOfOne(Deviant):
     """The floor of the norm is divided by the root of one number too many."""
 
-    def floored(self, root: Tensor, count: int) -> Tensor:
-        return super().floored(root, count + 1)
+    def clamped_norm(self, root: Tensor, count: int) -> Tensor:
+        return super().clamped_norm(root, count + 1)
 
 
 @gradient("norm-clamp-lets-through", f"{MUTATION}: rstd * (g - x^ mean(g x^)) with a clamped rstd", clamps_norm)
 class NormClampLetsThrough(Deviant):
     """Below the floor of the norm the gradient has the share of a root that is not divided by there."""
 
-    def floored(self, root: Tensor, count: int) -> Tensor:
-        return with_gradient_of(super().floored(root, count), root)
+    def clamped_norm(self, root: Tensor, count: int) -> Tensor:
+        return with_gradient_of(super().clamped_norm(root, count), root)
 
 
 @gradient("norm-clamp-stops", f"{MUTATION}: torch.where(norm < eps, 0, x / norm) backwards", clamps_norm)

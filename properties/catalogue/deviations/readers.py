@@ -119,8 +119,8 @@ class BranchDrawnAgain(Deviant):
     def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
         from torch.utils.checkpoint import checkpoint  # it imports torch's compiler
 
-        def run(state: Tensor, *parts: Tensor) -> Tensor:
-            h_pre, h_post, h_res = self.mappings(state, Params(*parts))
+        def run(state: Tensor, *parts: Tensor | None) -> Tensor:
+            h_pre, h_post, h_res = self.mappings(state, Params(*parts))  # pyright: ignore[reportArgumentType]  # in the order of its fields
             return self.post(state, branch(self.pre(state, h_pre)), h_post, h_res)
 
         if not torch.is_grad_enabled():
