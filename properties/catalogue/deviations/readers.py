@@ -148,7 +148,7 @@ class BranchNanDropped(Deviant):
     hidden="unless sequences have as many tokens as there are streams",
 )
 class StreamsFirstByShape(Deviant):
-    """[B, S, n, C] is taken for [B, n, S, C] where S = n."""
+    """A state [B, S, n, C] is taken for [B, n, S, C] where S = n."""
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         return super().mappings(turned(x), params)
