@@ -70,7 +70,10 @@ def _by_knob(axes: Any, one: CriticalRates) -> None:
         axes.plot([mid], [place], marker=">" if row.spread[1] is None else "o", color=colour, markersize=5)
         if row.knob == "base":
             axes.axvline(mid, color="0.7", linewidth=1, zorder=0)
-    axes.set_yticks(range(len(rows)), [f"{row.knob}: {row.value}" for row in rows], fontsize=8)
+    names = [row.knob if row.knob == row.value else f"{row.knob}: {row.value}" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.set_ylim(-0.8, len(rows) - 0.2)
     axes.set_xscale("log")
+    axes.set_xlim(grid(one.request)[0] / 1.3, top * 1.3)
     axes.set_xlabel("smallest learning rate that explodes: suspects orange, remedies green")
     axes.grid(visible=True, axis="x", which="both", alpha=0.2)
