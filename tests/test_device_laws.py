@@ -390,7 +390,9 @@ def test_tensors_of_two_devices_do_not_meet_unseen() -> None:
 def test_a_law_keeps_its_tensors_on_the_device(law: str) -> None:
     """A tensor that a law, a strategy or the reference makes on the CPU and mixes with the device's raises here."""
     promised = all_laws()[law].module.endswith("guarantees")  # the identity keeps whatever can be promised
-    reference = Reference(RESIDUAL if promised else PAPER.with_(iterations=1), "reference")
+    dialect = RESIDUAL if promised else PAPER.with_(iterations=1)
+    any_size = all_laws()[law].module.endswith("scales")  # what the reference does not promise, and this control does
+    reference = controls.build("scaled-norm", dialect) if any_size else Reference(dialect, "reference")
     reference.devices, reference.streams = (FAKE.type,), (2,)
     subject = Subject("ref", reference, torch.float32, FAKE)
     with fake_device():
