@@ -78,9 +78,9 @@ $(VENV)/installed-docs: $(VENV)/installed
 	$(INSTALL) '$(TORCH)' --editable '.[published,docs]'
 	touch $@
 
-# Without it the tests that look at pages say that they were not run, and why; in continuous integration they fail.
-$(VENV)/installed-browser: $(VENV)/installed-test tests/browser/package-lock.json tests/browser/fetch.py
-	if $(BIN)/python tests/browser/fetch.py $(VENV)/browser; then touch $@; fi
+# Without them the tests that look at pages say that they were not run, and why; in continuous integration they fail.
+$(VENV)/installed-browser: $(VENV)/installed-test tests/browser/package-lock.json tests/browser/fetch.py properties/commands/site/katex/package-lock.json
+	if $(BIN)/python tests/browser/fetch.py $(VENV)/browser && $(BIN)/python -m properties.commands.site.katex build/katex; then touch $@; fi
 
 $(VENV)-conformance/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-conformance

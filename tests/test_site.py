@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page
 from properties.commands.site.building import Built, SiteError, build, katex_cache, sizes
 from properties.commands.site.facts import Facts, dialects, gather, meanings, slug
 from properties.commands.site.formulas import LAWS, METHODS
-from properties.commands.site.katex import KatexError, fetch, taken
+from properties.commands.site.katex import taken
 from properties.commands.site.links import broken
 from properties.commands.site.pages import Pages, cell, finding
 from properties.commands.site.prose import Prose
@@ -268,15 +268,18 @@ def test_sizes_are_told_by_kind(tmp_path: Path) -> None:
 # -- a small one, built -----------------------------------------------------------------------------------------------
 
 
+def katex_is_there() -> None:
+    if not (katex_cache(ROOT) / "katex.min.css").is_file():
+        folder = katex_cache(ROOT)
+        missing(f"{folder} has no KaTeX: python -m properties.commands.site.katex {folder} (make test) fetches it")
+
+
 @pytest.fixture(scope="module")
 def site(few: Facts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Built]:
     """The site of a few laws, with all of docs/."""
     if importlib.util.find_spec("zensical") is None:
         missing("zensical is not installed: pip install 'mhc-properties[docs]'")
-    try:
-        fetch(katex_cache(ROOT))
-    except KatexError as error:
-        missing(str(error))
+    katex_is_there()
     out = tmp_path_factory.mktemp("built") / "site"
     return out, build(ROOT, out, few, EXPLOSIONS)
 
@@ -377,8 +380,7 @@ def test_axe_finds_nothing_serious_on_pages_of_the_site(
 
 
 def test_what_cannot_be_read_ends_in_a_sentence(tmp_path: Path) -> None:
-    if not (katex_cache(ROOT) / "katex.min.css").is_file():
-        missing("KaTeX is fetched by `make site`")
+    katex_is_there()
     (tmp_path / "build").mkdir()
     (tmp_path / "build" / "katex").symlink_to(katex_cache(ROOT))
     (tmp_path / "docs").mkdir()

