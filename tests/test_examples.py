@@ -7,8 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +91,14 @@ OWN = "mixing.equal-streams-see-row-sums-alone"
 def test_the_law_of_the_examples_bites_and_accuses_nobody(
     target: str, status: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(BRINGS)
-    own = import_module("test_law").equal_streams_see_row_sums_alone
+    monkeypatch.syspath_prepend(BRINGS)  # for what it imports beside itself
+    spec = spec_from_file_location("a_law_of_ones_own", Path(BRINGS) / "test_law.py")
+    assert spec is not None
+    assert spec.loader is not None
+    brought = module_from_spec(spec)  # under a name of its own: there is a test_law.py here, too
+    monkeypatch.setitem(sys.modules, spec.name, brought)
+    spec.loader.exec_module(brought)
+    own = brought.equal_streams_see_row_sums_alone
     profile = Profile(10, derandomise=True, shrink=False)
     verdict = examine(own, Subject(target, resolve(target), dtype, CPU), profile, directory=tmp_path)
     assert verdict.status == status

@@ -33,7 +33,11 @@ def kept(name: str, path: Path, **changed: Any) -> Path:
 def test_a_file_of_then_replays_and_is_what_it_was(name: str, tmp_path: Path) -> None:
     path = kept(name, tmp_path / "x.safetensors")
     again, answer = replay(path), STORED[name]["header"]["answer"]
-    assert (again.verdict, again.exact_value) == ("FAILED", STORED[name]["exact"])
+    assert again.verdict == "FAILED"
+    if name == "target":  # it computes its matrices, in float64: the last bits of an exponential are the machine's
+        assert float(again.exact_value or 0) == pytest.approx(float(STORED[name]["exact"]), rel=2**-50)
+    else:
+        assert again.exact_value == STORED[name]["exact"]
     for key in ("found", "depth", "streams", "width", "entries", "minimality", "proof", "impossible"):
         assert getattr(again.explosion, key) == answer[key]
     assert load(save(again.explosion, tmp_path / "y.safetensors").file or "").request == again.explosion.request

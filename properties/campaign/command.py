@@ -26,7 +26,6 @@ from properties.campaign.running import DEADLINE, Outcome, Run
 from properties.commands.options import JsonOption, refuse
 from properties.guards.answer import HARNESS_ERROR, INTERRUPTED, tell
 from properties.guards.printable import message_of
-from properties.targets.target import TargetError
 
 
 class Do(StrEnum):
@@ -106,7 +105,7 @@ def campaign(
         else:
             said = summary.status(folder)
             tell(said) if as_json else typer.echo(summary.status_text(said))
-    except (TargetError, EngineLostError, ValueError) as error:
+    except (EngineLostError, ValueError) as error:
         _mistake(message_of(error, 500), as_json)
     except OSError as error:
         _mistake(f"{out}: {message_of(error, 300)}", as_json)

@@ -19,7 +19,7 @@ import typer
 from torch import Tensor, nn
 
 import mhc_ref
-from mhc_ref import DEEPSEEK_V4, HYPER_CONNECTIONS, Dialect
+from mhc_ref import PRESETS, Dialect
 from properties.explosion.monitor import Monitor
 
 
@@ -54,11 +54,11 @@ def compared(layers: int, n: int, tokens: int, scale: float, seed: int) -> list[
     signs = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(tokens)[:tokens, None, None]
     apart = 0.05 * torch.randn(layers, 1, n, n, generator=generator, dtype=torch.float64).abs()
     opposed = torch.eye(n, dtype=torch.float64) + signs * apart
-    once, often = (DEEPSEEK_V4.with_(iterations=iterations) for iterations in (1, 20))
+    once, often = (PRESETS["DEEPSEEK_V4"].with_(iterations=iterations) for iterations in (1, 20))
     models: list[tuple[str, Dialect, Tensor]] = [
         ("DeepSeek-V4, 1 iteration", once, mhc_ref.project(logits, once)),
         ("DeepSeek-V4, 20 iterations", often, mhc_ref.project(logits, often)),
-        ("unconstrained, opposite tokens", HYPER_CONNECTIONS, opposed),
+        ("unconstrained, opposite tokens", PRESETS["HYPER_CONNECTIONS"], opposed),
     ]
     found: list[dict[str, Any]] = []
     for name, dialect, matrices in models:

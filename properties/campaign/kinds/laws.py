@@ -30,7 +30,7 @@ def questions(
     from properties.core.implementation import dtype_names
     from properties.core.law import all_laws
     from properties.engine.subject import PROFILES
-    from properties.targets.target import resolve
+    from properties.targets.target import TargetError, resolve
 
     if profile not in PROFILES:
         raise ValueError(f"profile is {profile!r}; expected one of {', '.join(PROFILES)}")
@@ -38,7 +38,10 @@ def questions(
     if not laws:
         raise ValueError(f"no law's id begins with {', '.join(law)}; mhc-properties laws lists them")
     for target in impl:
-        declared = dtype_names(resolve(target, dialect=dialect))
+        try:
+            declared = dtype_names(resolve(target, dialect=dialect))
+        except TargetError as error:
+            raise ValueError(str(error)) from None
         if strange := [one for one in dtype if one not in declared]:
             raise ValueError(f"{target} takes {', '.join(declared)}, not {strange[0]}")
         source = source_of(target)

@@ -66,13 +66,22 @@ TOPICS = (
     strides,
 )
 
+
+def _where_it_can_be(name: str, **fields: Any) -> dict[str, Dialect]:
+    """The first preset with other fields; none where what its slots hold by default refuses them."""
+    try:
+        return {f"{PRESETS.first} with {name}": PRESETS.default.with_(**fields)}
+    except ValueError:
+        return {}
+
+
 ELSEWHERE: dict[str, Dialect] = {
-    f"{PRESETS.first} with rms eps 1e-3 outside": PRESETS.default.with_(rms_eps=1e-3, rms_eps_inside=False),
-    f"{PRESETS.first} with a norm of at least 1e-3": PRESETS.default.with_(rms_eps=1e-3, rms_eps_by="clamp"),
-    f"{PRESETS.first} with 3 iterations": PRESETS.default.with_(iterations=3),
+    **_where_it_can_be("rms eps 1e-3 outside", rms_eps=1e-3, rms_eps_inside=False),
+    **_where_it_can_be("a norm of at least 1e-3", rms_eps=1e-3, rms_eps_by="clamp"),
+    **_where_it_can_be("3 iterations", iterations=3),
 }
 if "temperature" in PRESETS.default.fields():
-    ELSEWHERE[f"{PRESETS.first} with a temperature of 0.2"] = PRESETS.default.with_(temperature=0.2)
+    ELSEWHERE |= _where_it_can_be("a temperature of 0.2", temperature=0.2)
 for _, _name in registry.BUILT_IN:
     ELSEWHERE.update(getattr(beside("deviations", _name), "ELSEWHERE", {}))
 """Dialects, by a title, in which those deviations show that no preset shows; a family names its own beside them."""

@@ -23,7 +23,7 @@ def _as_given(module: nn.Module, x: Tensor) -> Tensor:
 class Emission(NamedTuple):
     """What a known library's module gives away: A from its output or one of its functions, and x from its input.
 
-    dialect: the name of its preset, or what it declares.
+    dialect: the name of its preset, or what makes what it declares, which may be of a family that is not there.
     computed: of modules that keep their operator to themselves: it is computed once more, for sampled streams
         [T, n, C].
     gates: what its write gates came to, divided by the most that they can be, from what it returned.
@@ -34,7 +34,7 @@ class Emission(NamedTuple):
     operator: Callable[[Any], Tensor] | None
     function: str | None
     streams: Callable[[nn.Module, Tensor], Tensor]
-    dialect: str | Dialect
+    dialect: str | Callable[[], Dialect]
     computed: Callable[[Any, Tensor], Tensor] | None = None
     gates: Callable[[Any, Any], Tensor] | None = None
     logits: Callable[[Any, Tensor], Tensor] | None = None
@@ -120,15 +120,19 @@ def _of_beta(module: Any, output: Any) -> Tensor:
 
 _DEEPSEEK = Emission(_matrix, None, _as_given, "DEEPSEEK_V4", gates=_beside_matrix, logits=_combination, needs=("fn",))
 _CARRIED = Emission(None, None, _as_given, "RESIDUAL", computed=_identity)
-_X_COLUMNS_LAST = Dialect(
-    start="softmax",
-    start_axis="column",
-    last_axis="column",
-    iterations=5,
-    denominator="clamp",
-    denominator_eps=1e-12,
-    transposed=True,
-)
+
+
+def _columns_of_x_transformers() -> Dialect:
+    return Dialect(
+        start="softmax",
+        start_axis="column",
+        last_axis="column",
+        iterations=5,
+        denominator="clamp",
+        denominator_eps=1e-12,
+        transposed=True,
+    )
+
 
 KNOWN: Mapping[str, Emission] = {
     # transformers 5.23.0: (h_post, h_res, branch input); the decoder layer applies the transpose of h_res.
@@ -152,7 +156,7 @@ KNOWN: Mapping[str, Emission] = {
         None,
         "prepare",
         _streams_first,
-        _X_COLUMNS_LAST,
+        _columns_of_x_transformers,
         computed=_columns_last,
         gates=_of_beta,
         logits=_static_and_dynamic,
@@ -221,4 +225,4 @@ def emitted_by(module: nn.Module) -> tuple[Emission | None, Dialect | None]:
     if found is None:
         return None, None
     said = found.dialect
-    return found, PRESETS.get(said) if isinstance(said, str) else said
+    return found, PRESETS.get(said) if isinstance(said, str) else said()

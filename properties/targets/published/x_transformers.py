@@ -21,7 +21,6 @@ from torch.func import functional_call
 
 import mhc_ref
 from mhc_ref import Branch, Dialect, Params
-from mhc_ref.families.bottleneck import to_write
 from properties.core.implementation import Implementation
 
 COLUMNS_LAST = Dialect(
@@ -100,19 +99,21 @@ CHANNELS = 2
 class GatedMultiResidual(Implementation):
     """`GatedMultiResidual` with one input view, as `AttentionLayers(gated_multi_residual=True)` applies it."""
 
-    dialect = mhc_ref.QWEN4_EXP.with_(
-        one_bottleneck=True,
-        norm_offset=0.0,
-        rms_eps=torch.finfo(torch.float32).eps,  # nn.RMSNorm without an eps takes that of the dtype
-        collapse="sum",
-    )
     streams = (1, 2, 3, 4, 5, 8)
     dtypes = (torch.float32,)  # another dtype has another eps
 
     def __init__(self) -> None:
         import_module("x_transformers.x_transformers")  # so that a missing library is found out before anything runs
+        self.dialect = mhc_ref.PRESETS["QWEN4_EXP"].with_(
+            one_bottleneck=True,
+            norm_offset=0.0,
+            rms_eps=torch.finfo(torch.float32).eps,  # nn.RMSNorm without an eps takes that of the dtype
+            collapse="sum",
+        )
 
     def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        from mhc_ref.families.bottleneck import to_write  # the other adapters here do without that family
+
         n, channels = x.shape[-2:]
         rank = self.dialect.rank
         weight = params.norm_weight
