@@ -108,7 +108,7 @@ def test_a_bad_atlas_ends_in_one_sentence(arguments, message):
 def test_an_atlas_of_tiny_weights_keeps_its_budget():
     made = atlas(100, deviations=("1e-300",), max_streams=1, budget=0.5)
     assert not made.complete
-    assert made.seconds < 60
+    assert all(one.searched is None for one in made.points), "the first search is given up, and no other is begun"
 
 
 def test_dialects_may_be_named_in_the_library_too():
