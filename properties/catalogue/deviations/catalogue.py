@@ -81,7 +81,7 @@ ELSEWHERE: dict[str, Dialect] = {
     **_where_it_can_be("3 iterations", iterations=3),
 }
 if "temperature" in PRESETS.default.fields():
-    ELSEWHERE |= _where_it_can_be("a temperature of 0.2", temperature=0.2)
+    ELSEWHERE.update(_where_it_can_be("a temperature of 0.2", temperature=0.2))
 for _, _name in registry.BUILT_IN:
     ELSEWHERE.update(getattr(beside("deviations", _name), "ELSEWHERE", {}))
 """Dialects, by a title, in which those deviations show that no preset shows; a family names its own beside them."""
