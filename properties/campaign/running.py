@@ -160,7 +160,7 @@ class Run:
     def _hand_over(self, engine: Engine, cells: list[Cell]) -> None:
         try:
             future = engine.submit(cells)
-        except Exception as error:
+        except Exception as error:  # whatever an engine says: its fault, and no verdict
             self._queue.extendleft(reversed(cells))
             if isinstance(error, EngineLostError):
                 raise
@@ -183,7 +183,7 @@ class Run:
         except CancelledError:
             self._queue.extend(batch.cells)
             raise EngineLostError("it gave up a cell that nobody had cancelled; its scheduler may be gone") from None
-        except Exception as error:
+        except Exception as error:  # a death, or the engine's own fault
             deaths = engine.deaths(error)
             if not deaths:
                 self._queue.extend(batch.cells)
