@@ -90,7 +90,8 @@ def _failed(line: Line, known: tuple[str, str, str] | None) -> dict[str, Any]:
         "why": why or line.reason,
         "link": link,
         "counterexample": file,
-        "example": [printable(text, 400) for text in line.example],
+        # Without the line that replays a file which only whoever ran it has.
+        "example": [printable(text, 400) for text in line.example if not text.startswith("replay:")],
         "failure": _small(line.failure),
     }
     return {key: value for key, value in found.items() if value} | {"explained": known is not None}
