@@ -60,8 +60,10 @@ def _dashed(name: str) -> str:
 
 def _normal(text: str) -> str:
     """Without what is another in every run or on every machine: times, what tells one folder's files from another's,
-    the last digits of a float32, and whether a search has found time enough."""
+    the last digits of a float32, ratios, and whether a search has found time enough."""
     text = re.sub(r"    the search for slips ran out of time[^\n]*\n(?: {8}[^\n]*\n)*", "", text)
     text = re.sub(r"\d+\.\d{5,}", lambda number: f"{float(number[0]):.4g}", text)
     text = re.sub(r"_[0-9a-f]{10}\.safetensors", "_HASH.safetensors", text)
+    text = re.sub(r"worst ratio where laws hold: \S+ \(\S+\)", "worst ratio where laws hold: N (LAW)", text)
+    text = re.sub(r"worst ratio \S+ in", "worst ratio N in", text)
     return re.sub(r" in \d+(\.\d+)?s( \(\d+:\d\d:\d\d\))?$", " in N s", text, flags=re.MULTILINE)
