@@ -48,7 +48,7 @@ class Cayley(Mix):
 
     def deviations(self):
         """What goes wrong, as formulas."""
-        return {"cayley-symmetric": ("mutation, no public report", symmetric)}
+        return {"their-cayley-symmetric": ("mutation, no public report", symmetric)}
 
 
 def symmetric(logits, dialect):

@@ -345,7 +345,7 @@ def test_a_hidden_deviation_is_right_in_ordinary_calls(name: str, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["reversed", "pairwise", "compensated", "norm-after-matmul", "half"])
 def test_correct_orders_of_summation_are_not_accused(name: str, tmp_path: Path) -> None:
-    target = controls.CONTROLS[name].make(DEEPSEEK_V4)
+    target = controls.CATALOGUE[name].make(DEEPSEEK_V4)
     laws = [one for one in all_laws().values() if one.module == "properties.laws.precision_sums"]
     assert len(laws) == 7
     for law in laws:

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import properties
+from properties.campaign import folder as campaign
 from properties.commands import kill_page, record_pages
 from properties.engine import known_file
 from properties.explosion import monitor
@@ -76,6 +77,7 @@ NUMBERS = {
     "rows of the monitor (`.jsonl`)": monitor.SCHEMA,
     "last passes of a monitor (`.safetensors`)": history.SCHEMA,
     "the protocol of `proc:`": protocol.VERSION,
+    "manifest and answers of a campaign (`.json`)": campaign.SCHEMA,
     "`kill.json`": kill_page.SCHEMA,
     "`corpus.json` and `implementations.json`": record_pages.SCHEMA,
     "`conformance.json`, and what `report --entry` writes": standing.SCHEMA,

@@ -133,6 +133,14 @@ class AtLeast:
         return None if enough else f"says nothing below n = {self.streams}"
 
 
+def as_far_as_float32(
+    implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None
+) -> str | None:
+    """States are stored with an exponent of eight bits or more, so that their squares can leave the compute dtype."""
+    enough = torch.finfo(dtype).max > 2.0 ** (2**7 - 1)
+    return None if enough else f"{_named(dtype)} holds no state whose square leaves the range of float32"
+
+
 def not_covered_by_float32(
     implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None
 ) -> str | None:

@@ -50,8 +50,8 @@ TENSORS = {
 FOLLOWING = ("x", "h", "logits")
 """What `other` and `cotangent` have the shape of: the first of these that is there."""
 
-COTANGENTS = {1: ("T n C",), 2: ("T n C", "T C"), 3: ("T n", "T n", "T n n")}
-"""The cotangents of a block, of post and pre, and of the three mappings."""
+COTANGENTS = {2: ("T n C", "T C"), 3: ("T n", "T n", "T n n")}
+"""The cotangents of post and pre, and of the three mappings; a single one is of what `_single` says."""
 
 MOST = {
     "n": 64,
@@ -318,12 +318,20 @@ def _cotangents(
     name: str, value: Any, values: dict[str, Any], sizes: Sizes, dialect: Dialect, dtype: torch.dtype
 ) -> None:
     parts = each(name, value) if isinstance(value, tuple) else []
-    if len(parts) not in COTANGENTS:
+    if len(parts) not in (1, *COTANGENTS):
         raise _Misfit(f"{name} is {_short(value)}; expected one, two or three cotangents")
-    of = ("T n n",) if len(parts) == 1 and "logits" in values else COTANGENTS[len(parts)]
+    of = (_single(values, parts[0][1]),) if len(parts) == 1 else COTANGENTS[len(parts)]
     of = (_gates(dialect), *of[1:]) if len(parts) == 3 else of
     for (place, one), letters in zip(parts, of, strict=True):
         _tensor(place, one, (_pulled(values, sizes), *sizes.shape(letters)[1:]), ANY, dtype)
+
+
+def _single(values: dict[str, Any], one: Any) -> str:
+    """The shape of a single cotangent: of mixing; of the end of the streams; or of a block, a read or a beginning."""
+    if "logits" in values:
+        return "T n n"
+    ended = "x" in values and "branch" not in values and isinstance(one, Tensor) and one.ndim == 2
+    return "T C" if ended else "T n C"
 
 
 def _params(name: str, value: Any, sizes: Sizes, dialect: Dialect, dtype: torch.dtype) -> None:

@@ -21,7 +21,7 @@ from properties.bounds import Approx
 from properties.core.case import Case
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
-from properties.core.premises import differentiable, full_scale, where
+from properties.core.premises import as_far_as_float32, differentiable, full_scale, where
 from properties.core.reads import mapping_shapes
 from properties.core.rounding import Rounding
 from properties.core.trial import Trial, wide
@@ -101,6 +101,7 @@ def flushed(trial: Trial, case: Case, size: float) -> float:
     "oracle",
     lambda s: sized_states(s, TINY),
     full_scale,
+    as_far_as_float32,
     where(divides_by_rms, reads_by_gates),
     schedule=FEW,
 )
@@ -124,6 +125,7 @@ def states_may_be_of_any_size(trial: Trial, case: Case) -> None:
     "oracle",
     sized_blocks,
     full_scale,
+    as_far_as_float32,
     where(divides_by_rms, reads_by_gates),
     schedule=FEW,
 )
@@ -149,6 +151,7 @@ def states_of_blocks_may_be_of_any_size(trial: Trial, case: Case) -> None:
     "oracle",
     sized_pulls,
     full_scale,
+    as_far_as_float32,
     where(divides_by_rms, reads_by_gates),
     differentiable,
     schedule=FEW,
@@ -173,6 +176,7 @@ def mappings_of_states_of_any_size_pull_back(trial: Trial, case: Case) -> None:
     "oracle",
     sized_blocks,
     full_scale,
+    as_far_as_float32,
     where(divides_by_rms, reads_by_gates),
     differentiable,
     mixes_in_compute_dtype,
