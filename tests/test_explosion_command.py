@@ -416,7 +416,7 @@ def test_a_bug_of_ours_is_an_object_too(monkeypatch):
 def test_the_overhead_on_a_device_that_is_not_there_is_refused(device):
     app = typer.Typer()
     app.command()(overhead.main)
-    done = CliRunner().invoke(app, ["--device", device, "--layers", "1", "--width", "8", "--rounds", "1", "--json"])
+    done = CliRunner().invoke(app, ["--device", device, "--layers", "1", "--width", "8", "--pairs", "1", "--json"])
     assert done.exit_code == 2
     assert json.loads(done.stdout.splitlines()[-1])["exit"] == 2
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import random
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from mhc_ref.projection import compute_dtype
 from properties.explosion import Monitor
 from properties.explosion.averaging import compared
 from properties.explosion.monitor import ROW_KEYS, limits_of
-from properties.explosion.overhead import Decoder, HyperConnection, measured
+from properties.explosion.overhead import Decoder, HyperConnection, Pairs, added, measured
 
 
 class Mixing(nn.Module):
@@ -231,9 +232,21 @@ def test_the_mappings_of_the_reference_need_no_description():
 
 
 def test_the_overhead_is_measured():
-    found = measured(layers=1, n=2, width=8, tokens=4, batch=1, rounds=1, device="cpu", sampled=4)
-    assert set(found["seconds"]) == {"without", "with", "every 10"}
-    assert (found["rows"], found["left"]) == (2, None)
+    found = measured(layers=1, n=2, width=8, tokens=4, batch=1, rounds=3, device="cpu", sampled=4)
+    assert list(found["added_percent"]) == ["every pass", "every 10", "no pass recorded"]
+    assert all(low <= found["added_percent"][name] <= high for name, (low, high) in found["interval_percent"].items())
+    # one pass of each of the three pairs that are counted, and of the two before, and of no other
+    assert (found["recorded"], found["pairs"], found["left"]) == (5, 3, None)
+
+
+def test_the_overhead_is_that_of_pairs_whatever_the_machine_does_meanwhile():
+    generator = random.Random(1)
+    slow = [2.0 if generator.random() < 0.3 else 1.0 for _ in range(100)]  # of both steps of a pair
+    recorded, passed = (Pairs(slow, [one + cost + generator.gauss(0, 0.01) for one in slow]) for cost in (0.2, 0.02))
+    for share, expected in ((1, 20), (0.1, 3.8), (0, 2)):
+        cost, (low, high) = added(recorded, passed, share, generator)
+        assert cost == pytest.approx(expected, abs=0.5)
+        assert low <= cost <= high < low + 1
 
 
 @pytest.mark.slow  # importing transformers takes seconds

@@ -1,22 +1,26 @@
-"""What `Monitor` costs while a model trains: seconds a step without it, with it, and with one pass in ten recorded.
+"""What `Monitor` adds to a training step, in per cent of the step without it.
 
     python -m properties.explosion.overhead [--layers 12 --width 256 --tokens 512 --batch 1 --streams 4] [--json]
 
 A decoder of `layers` layers, two hyper-connections each (dynamic mHC around causal attention and around an MLP of four
-times the width), trained with SGD on random numbers. In every round the three take turns, each first as often as the
-others, and are compared with one another; what is quoted is the median of these ratios, and the middle half of them. On
-a CPU it is processor time that is taken, which a busy machine disturbs less; on a GPU it is that of the wall.
+times the width), trained with SGD on random numbers. In one run, steps with the monitor and steps without it take
+turns, in pairs whose order is drawn, so that what a busy machine does to one step it does to its neighbour too; what
+counts is the difference within a pair. Every other pair has a pass that is recorded, and the rest a pass that is only
+looked at in the end: those are the two costs that there are, and of a monitor with `every=k` the passes of the first
+kind are one in k. Quoted are medians of differences, over the median step without the monitor, and the interval in
+which 95 % of 2000 resamplings of the pairs (bootstrap) have them. On a CPU it is processor time that is taken, on one
+thread; on a GPU it is that of the wall. Entering and leaving the monitor is done once in a training, and not counted.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import statistics
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -25,9 +29,11 @@ from torch import Tensor, nn
 import mhc_ref
 from mhc_ref import PRESETS, Mappings, Params
 from properties.explosion.monitor import Monitor
+from properties.explosion.searches.hunt import one_thread
 from properties.guards.printable import message_of
 
-_WARM_UP = 2
+_WARM_UP, _EVERY = 2, 10
+_RESAMPLED, _OUTSIDE = 2000, 0.05
 
 
 class HyperConnection(nn.Module):
@@ -89,15 +95,43 @@ class Decoder(nn.Module):
         return x.mean(-2)
 
 
+class Pairs(NamedTuple):
+    """Seconds of neighbouring steps, without the monitor and with it."""
+
+    without: list[float]
+    watched: list[float]
+
+    def differences(self, drawn: list[int]) -> list[float]:
+        return [self.watched[at] - self.without[at] for at in drawn]
+
+
+def added(recorded: Pairs, passed: Pairs, share: float, generator: random.Random) -> tuple[float, list[float]]:
+    """What a monitor adds that records `share` of all passes, in per cent of a step, and its interval.
+
+    Args:
+        recorded, passed: of passes that are recorded, and of others; as many pairs.
+        generator: draws the resamplings.
+    """
+
+    def of(drawn: list[int]) -> float:
+        bare = statistics.median(pairs.without[at] for pairs in (recorded, passed) for at in drawn)
+        costs = [statistics.median(pairs.differences(drawn)) for pairs in (recorded, passed)]
+        return 100 * (share * costs[0] + (1 - share) * costs[1]) / bare
+
+    rounds = range(len(recorded.without))
+    drawn = sorted(of(generator.choices(rounds, k=len(rounds))) for _ in range(_RESAMPLED))
+    tail = round(_RESAMPLED * _OUTSIDE / 2)
+    return of(list(rounds)), [drawn[tail], drawn[-1 - tail]]
+
+
 def measured(
     layers: int, n: int, width: int, tokens: int, batch: int, rounds: int, device: str, sampled: int
 ) -> dict[str, Any]:
-    """Median seconds of a training step, and what the monitor adds in per cent."""
+    """Median seconds of a training step, and what the monitor adds in per cent; of `rounds` pairs of each kind."""
     torch.manual_seed(0)
     model = Decoder(layers, n, width).to(device)
     h = torch.randn(batch, tokens, width, device=device)
     goal = torch.randn_like(h)
-
     on_gpu = device.startswith("cuda")
     now = time.perf_counter if on_gpu else time.process_time
 
@@ -112,34 +146,45 @@ def measured(
             torch.cuda.synchronize()
         return now() - began
 
-    folder = TemporaryDirectory()
-    place = Path(folder.name)
-    seconds: dict[str, list[float]] = {"without": [], "with": [], "every 10": []}
-    watched = Monitor(model, place / "all.jsonl", modules=[HyperConnection], dialect=PRESETS.default, tokens=sampled)
-    tenth = Monitor(
-        model, place / "tenth.jsonl", modules=[HyperConnection], dialect=PRESETS.default, tokens=sampled, every=10
-    )
-    for turn in range(_WARM_UP + rounds):
-        turns = [("without", None), ("with", watched), ("every 10", tenth)]
-        for name, monitor in turns[turn % 3 :] + turns[: turn % 3]:
-            with monitor or nullcontext():
-                # ten passes each, of which the last monitor records one
-                taken = [step() for _ in range(10 if turn >= _WARM_UP else 1)]
-            if turn >= _WARM_UP:
-                seconds[name].append(statistics.fmean(taken))
-    folder.cleanup()
-    middle = {name: statistics.median(times) for name, times in seconds.items()}
-    ratios = {
-        name: sorted(100 * (one / bare - 1) for one, bare in zip(seconds[name], seconds["without"], strict=True))
-        for name in ("with", "every 10")
-    }
-    quarter = len(seconds["without"]) // 4
+    at = [0]  # the step, which the monitor asks for
+    generator = random.Random(0)
+    recorded, passed = Pairs([], []), Pairs([], [])
+    with TemporaryDirectory() as folder, one_thread():
+        path = Path(folder) / "gains.jsonl"
+        monitor = Monitor(
+            model,
+            path,
+            modules=[HyperConnection],
+            dialect=PRESETS.default,
+            tokens=sampled,
+            every=_EVERY,
+            clock=lambda: at[0],
+        )
+
+        def watched() -> float:
+            with monitor:
+                return step()
+
+        for turn in range(-_WARM_UP, rounds):
+            # the step of the first is one of those that are recorded, the next is not
+            for pairs in generator.sample([recorded, passed], 2):
+                at[0] += _EVERY
+                at[0] += -at[0] % _EVERY + (pairs is passed)
+                monitored_first = generator.random() < 0.5
+                taken = [watched(), step()] if monitored_first else [step(), watched()]
+                if turn >= 0:
+                    pairs.watched.append(taken[not monitored_first])
+                    pairs.without.append(taken[monitored_first])
+        rows = len(path.read_text().splitlines())
+    shares = {"every pass": 1.0, f"every {_EVERY}": 1 / _EVERY, "no pass recorded": 0.0}
+    costs = {name: added(recorded, passed, share, generator) for name, share in shares.items()}
     return {
-        "seconds": middle,
-        "added_percent": {name: statistics.median(found) for name, found in ratios.items()},
-        "middle_half_percent": {name: [found[quarter], found[-1 - quarter]] for name, found in ratios.items()},
-        "rows": len(watched.rows),
-        "left": watched.left,
+        "seconds": statistics.median(recorded.without + passed.without),
+        "added_percent": {name: cost for name, (cost, _) in costs.items()},
+        "interval_percent": {name: interval for name, (_, interval) in costs.items()},
+        "pairs": rounds,
+        "recorded": rows // (2 * layers),
+        "left": monitor.left,
     }
 
 
@@ -149,7 +194,7 @@ def main(
     width: Annotated[int, typer.Option(min=1, max=16384)] = 256,
     tokens: Annotated[int, typer.Option(min=1, max=2**20)] = 512,
     batch: Annotated[int, typer.Option(min=1, max=2**16)] = 1,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="of ten steps each")] = 5,
+    pairs: Annotated[int, typer.Option(min=1, max=100_000, help="of each kind")] = 40,
     sampled: Annotated[int, typer.Option(min=1, help="tokens that the monitor looks at")] = 64,
     device: str = "cpu",
     as_json: Annotated[bool, typer.Option("--json")] = False,
@@ -158,7 +203,7 @@ def main(
     try:
         if torch.zeros((), device=device).is_meta:
             raise RuntimeError("there are no numbers on meta, and nothing takes time there")
-        found = measured(layers, streams, width, tokens, batch, rounds, device, sampled)
+        found = measured(layers, streams, width, tokens, batch, pairs, device, sampled)
     except (RuntimeError, MemoryError, AssertionError) as error:  # torch's words for a device or a size it cannot have
         sentence = f"{type(error).__name__}: {message_of(error, 300)}"
         typer.echo(f"overhead: on {device!r}, {layers} layers of width {width} cannot be run: {sentence}", err=True)
@@ -169,13 +214,11 @@ def main(
         typer.echo(json.dumps(found, allow_nan=False))
         return
     size = f"{2 * layers} sub-layers, n = {streams}, C = {width}, {batch} x {tokens} tokens, {device}"
-    typer.echo(f"{size}; {rounds} rounds of ten training steps each")
-    for name, taken in found["seconds"].items():
-        extra = ""
-        if name in found["added_percent"]:
-            low, high = found["middle_half_percent"][name]
-            extra = f"  {found['added_percent'][name]:+.1f} %, half of the rounds within {low:+.1f} % and {high:+.1f} %"
-        typer.echo(f"  {name:10}{1000 * taken:10.1f} ms{extra}")
+    typer.echo(f"{size}; {pairs} pairs of training steps of each kind")
+    typer.echo(f"  without the monitor {1000 * found['seconds']:.1f} ms a step")
+    for name, cost in found["added_percent"].items():
+        low, high = found["interval_percent"][name]
+        typer.echo(f"  {name:17}{cost:+6.2f} %, 95 % of resamplings from {low:+.2f} to {high:+.2f} %")
 
 
 if __name__ == "__main__":
