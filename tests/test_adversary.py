@@ -259,7 +259,11 @@ def test_a_run_goes_on_where_it_was_ended(few_laws: list[str], tmp_path):
     assert numbers[0] == numbers[1] == numbers[2]
     page = (tmp_path / "adversary.md").read_text()
     assert 'mhc-properties adversary --seed 3 --mutants 8 --label "three"' in page
-    assert all(one["target"] in page or len(kept["survivors"]) > 3 for one in kept["survivors"])
+    for one in kept["survivors"]:
+        assert f"* {one['class']}: " in page
+    shown = adversary_page.survivors(kept)
+    assert [one["target"] for one in shown] == [one["target"] for one in kept["survivors"]]
+    assert all(one["why"] for one in shown)
 
 
 @pytest.mark.slow
@@ -326,7 +330,7 @@ def test_what_no_witness_was_asked_of_counts_for_nothing(tmp_path):
     results.add("confirmation", MANY[2].target, status="within the bound")
     found = adversary_page.rates(MANY[:5], results)
     assert [found[name] for name in ("mutants", "killed", "survived", "equivalent", "rate")] == [3, 1, 1, 1, 0.5]
-    assert "(2 times, 0.5 of the bound at most)" in adversary_page.page("x", {"runs": {"x": found}, **found})
+    assert adversary_page.survivors(found)[0]["made"] == "2 times, 0.5 of the bound at most"
 
 
 def test_every_class_of_survivors_has_a_reason():
@@ -363,3 +367,10 @@ def test_what_is_written_by_hand_stays_on_the_page(tmp_path: Path):
     assert page.read_text().count("## Readers' attacks") == 1
     assert page.read_text().endswith("Ten of ten.\n")
     assert "two" in page.read_text()
+
+
+def test_the_page_of_the_adversary_is_made_from_its_file():
+    docs = Path(__file__).parents[1] / "docs"
+    kept = json.loads((docs / "adversary.json").read_bytes())
+    text, path = adversary_page.page(list(kept["runs"])[-1], kept), docs / "adversary.md"
+    assert path.read_text() == text + adversary_page.by_hand(path)

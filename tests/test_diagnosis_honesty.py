@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -362,11 +363,23 @@ def test_no_stage_of_a_correct_block_is_accused() -> None:
 # The table
 
 
-def test_the_table_says_how_many_of_each_verdict() -> None:
+def test_the_table_says_how_many_of_each_verdict(tmp_path: Path) -> None:
     rows = [table.Row("a", "right", "like PAPER", 0.5, 70, 1.0), table.Row("b", "missed", "like A | B", 9.0, 80, 3.0)]
     assert table.summary(rows) == "2 targets: 1 right, 1 missed; median 2.00 s, slowest 3.00 s, median 75 calls"
     assert [one.good for one in rows] == [True, False]
-    assert r"| b | missed | 9 | 80 | like A \| B |" in table.page({"correct": rows})
+    table.publish(tmp_path, {"correct": rows})
+    kept = json.loads((tmp_path / "identify-table.json").read_bytes())
+    missed = {"target": "b", "verdict": "missed", "ratio": 9.0, "calls": 80, "said": "like A | B"}
+    assert kept["parts"]["correct"]["rows"][1] == missed
+    assert f"* *correct*, {table.summary(rows)}." in (tmp_path / "identify-table.md").read_text()
+
+
+def test_the_page_of_the_table_is_made_from_its_file() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    kept = json.loads((docs / "identify-table.json").read_bytes())
+    assert (docs / "identify-table.md").read_text() == table.page(kept)
+    for part in kept["parts"].values():
+        assert dict(Counter(one["verdict"] for one in part["rows"])) == part["verdicts"]
 
 
 def test_every_exception_of_the_table_is_a_target_of_it() -> None:

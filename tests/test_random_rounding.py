@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from properties.commands.sharpness import page
+from properties.commands.sharpness import data, page
 from properties.core.implementation import Reference
 from properties.core.noise import RandomRounding
 from properties.engine.sharpness import DEPTHS, TITLES, WAYS, Found, Place, Row, controls, evaluated
@@ -98,11 +99,13 @@ def test_float64_is_left_alone_and_a_written_tensor_is_rounded() -> None:
 
 
 def test_the_page_says_what_a_row_found_and_is_the_one_that_the_command_writes() -> None:
-    row = Row("h_res", "float32", "C = 64", False, 2.4e-5, 0.25, "linear in PAPER", 0.01, 0.05, 3, 1)
-    text = page([row, dataclasses.replace(row, cancelling=True, relative=math.inf)])
-    assert "| h_res | float32 | C = 64 | 2.4e-05 | 0.25 (linear in PAPER) | 0.01 | 0.05 | 25% |" in text
-    assert "| h_res | float32 | C = 64 | ∞ | 0.25 (linear in PAPER) | 25% |" in text
-    stored = (Path(__file__).parents[1] / "docs" / "sharpness.md").read_text()
-    assert [line for line in stored.splitlines() if not line.startswith("|")] == [
-        line for line in page([]).splitlines() if not line.startswith("|")
-    ]
+    row = Row("h_res", "float32", "C = 64", False, 2.4e-5, 0.25, "linear in PAPER", 0.01, math.nan, 3, 1)
+    kept = data([row, dataclasses.replace(row, cancelling=True, relative=math.inf, ratio=0.5)])
+    assert [kept["rows"][k][name] for k in (0, 1) for name in ("bound", "ratio")] == [2.4e-5, 0.25, None, 0.5]
+    assert kept["rows"][0]["worst"] is None
+    assert kept["rows"][0]["empty"] == 0.25
+    text = page(kept["rows"])
+    assert "| stage | float32 |\n| --- | --- |\n| h_res | 0.25 |\n" in text
+    assert "Over all 2 rows, correct code comes to 0.5 of its bound at most: h_res in float32 at C = 64." in text
+    docs = Path(__file__).parents[1] / "docs"
+    assert (docs / "sharpness.md").read_text() == page(json.loads((docs / "sharpness.json").read_bytes())["rows"])

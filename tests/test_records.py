@@ -90,5 +90,7 @@ def test_every_adapter_is_an_implementation_of_the_list() -> None:
 def test_what_fails_is_counted_from_the_known_failures() -> None:
     one: dict[str, Any] = {"name": "a", "language": "torch", "where": "https://a", "expressible": "yes"}
     tried = {**one, "name": "b", "adapters": ["b"]}
-    assert "| 2 | 2 | 0 | 0 | 0 | 1 | 1 | 0 |" in implementations_page([one, tried], set())
-    assert "| 2 | 2 | 0 | 0 | 0 | 1 | 0 | 0 |" in implementations_page([one, tried], {"published:b"})
+    for failing, green in ((set[str](), 1), ({"published:b"}, 0)):
+        text = implementations_page([one, tried], failing)
+        for counted in ("| known | 2 |", "| tried | 1 |", f"| tried, and every law holds | {green} |"):
+            assert counted in text

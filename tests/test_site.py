@@ -22,6 +22,7 @@ from properties.commands.site.facts import Facts, dialects, gather, meanings, sl
 from properties.commands.site.formulas import LAWS, METHODS
 from properties.commands.site.katex import taken
 from properties.commands.site.links import broken
+from properties.commands.site.pages import Page as Generated
 from properties.commands.site.pages import Pages, cell, finding
 from properties.commands.site.prose import Prose
 from properties.commands.site.staging import Stage, configuration, navigation, schemes
@@ -99,6 +100,18 @@ def test_what_an_entry_of_a_stranger_says_is_text(texts: dict[str, str]) -> None
         assert "<others>" not in text
     assert "Mine &amp; &lt;others&gt;" in texts["table.md"]
     assert "(run elsewhere)" in texts["table.md"]
+
+
+def test_pages_that_count_are_followed_by_every_row(texts: dict[str, str], few: Facts) -> None:
+    for name, count in {
+        "implementations.md": len(few.public),
+        "corpus.md": len(few.bugs),
+        "identify-table.md": sum(len(part["rows"]) for part in few.identified.values()),
+        "adversary.md": len(few.survivors),
+        "sharpness.md": len(few.sharp),
+    }.items():
+        assert count > 10
+        assert texts[name].count('<tr><th scope="row">') == count, name
 
 
 def test_a_deviation_that_no_cpu_shows_says_so(texts: dict[str, str]) -> None:
@@ -199,6 +212,17 @@ def test_links_that_leave_docs_lead_to_pages_of_the_files(tmp_path: Path) -> Non
     assert "[`inside.py`](inside.py.md)" in (out / "files/folder/index.md").read_text()
 
 
+def test_rows_go_below_a_page_of_docs(tmp_path: Path) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    (root / "docs").mkdir(parents=True)
+    (root / "docs" / "a.md").write_text("# A\n")
+    stage = Stage(root, out)
+    stage.docs()
+    stage.pages([Generated("a.md", "## Rows\n", below=True), Generated("b.md", "# B\n")])
+    assert (out / "a.md").read_text() == "---\nhide: [toc]\n---\n# A\n\n## Rows\n"
+    assert (out / "b.md").read_text() == "# B\n"
+
+
 def test_the_navigation_leaves_out_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.md").touch()
     nav: list[Any] = ["a.md", {"B": "b.md"}, {"C": [{"A": "a.md"}, "b.md"]}, {"D": ["b.md"]}, {"E": "https://x.y"}]
@@ -281,7 +305,9 @@ def site(few: Facts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bu
         missing("zensical is not installed: pip install 'mhc-properties[docs]'")
     katex_is_there()
     out = tmp_path_factory.mktemp("built") / "site"
-    return out, build(ROOT, out, few, EXPLOSIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(out.parent)
+        return out, build(ROOT, Path("site"), few, EXPLOSIONS)  # a relative folder, as `make site` has it
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The adversary's rates as they are kept (adversary.json) and its survivors as they are read (adversary.md)."""
+"""The adversary's rates and survivors as they are kept (adversary.json), and what they come to (adversary.md)."""
 
 from __future__ import annotations
 
@@ -115,6 +115,7 @@ def publish(docs: Path, label: str, found: dict[str, Any]) -> None:
     """Write adversary.json, with the earlier runs of other names, and adversary.md."""
     path = docs / "adversary.json"
     runs: dict[str, Any] = json.loads(path.read_bytes())["runs"] if path.exists() else {}
+    runs.pop(label, None)  # the last stands last
     runs[label] = {key: value for key, value in found.items() if key not in ("survivors", "harness")}
     kept = {"schema": SCHEMA, "runs": runs, "survivors": found["survivors"]}
     write_whole(path, (json.dumps(kept, indent=1) + "\n").encode())
@@ -176,17 +177,31 @@ def page(label: str, kept: dict[str, Any]) -> str:
     if "again" in last:
         told = f"`{last['again']}` again, as they were by then; classes and counts are of before."
         lines += [f"Survivors of the run before were put before laws whose ids begin with {told}", ""]
-    lines += [f"## What no law sees ({label})", "", "| class | mutants | why | examples |", "|---|---|---|---|"]
-    classes: dict[str, list[dict[str, Any]]] = {}
-    for one in kept["survivors"]:
-        classes.setdefault(one["class"], []).append(one)
-    for kind, members in sorted(classes.items(), key=lambda item: (-len(item[1]), item[0])):
-        told = [f"`{one['target']}` {one['text']}{_made(one)}" for one in members[:3]]
-        shown = "<br>".join(told).replace("|", "\\|")
-        lines.append(f"| {kind} | {len(members)} | {reason_of(kind)} | {shown} |")
-    if not classes:
-        lines.append("| none | 0 | | |")
+    classes = Counter(one["class"] for one in kept["survivors"])
+    lines += [f"## What no law sees ({label})", ""]
+    lines += [f"{len(kept['survivors'])} mutants are wrong and pass, in {len(classes)} classes:", ""] if classes else []
+    lines += [f"* {kind}: {count}" for kind, count in sorted(classes.items(), key=lambda item: (-item[1], item[0]))]
+    lines += [] if classes else ["None of the mutants that are wrong passes."]
+    lines += [
+        "",
+        "Each of them is in [adversary.json](adversary.json). `make site` draws them below this page, and says why the",
+        "class of each survives.",
+    ]
     return "\n".join(lines) + "\n"
+
+
+def survivors(kept: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What no law sees, for a table: target, class, why that survives, what is wrong, and how near it came."""
+    return [
+        {
+            "target": one["target"],
+            "class": one["class"],
+            "why": reason_of(one["class"]),
+            "text": one["text"],
+            "made": _made(one).strip(" ()"),
+        }
+        for one in kept["survivors"]
+    ]
 
 
 def _made(survivor: Mapping[str, Any]) -> str:

@@ -20,13 +20,13 @@ from properties.engine.known import PUBLISHED, load
 from properties.guards.whole import write_whole
 
 SCHEMA = 1
-"""The number of the form of both files."""
+"""The number of the form of both files, and of the others that the site draws."""
 
 Row = Mapping[str, Any]
 
 
-def rows(path: Path, key: str) -> list[dict[str, Any]]:
-    """What a file holds under `key`.
+def rows(path: Path, key: str) -> Any:
+    """What a file holds under `key`: rows, as a rule.
 
     Raises:
         ValueError: another schema.
@@ -40,119 +40,108 @@ def rows(path: Path, key: str) -> list[dict[str, Any]]:
 CORPUS = """\
 # Public bugs
 
-Generated from [corpus.json](corpus.json) ([schema](corpus.schema.json)) by `python -m properties.commands.record_pages docs`.
+{bugs} bugs, questions and findings of review were told in public about implementations of hyper-connections. {seen} of
+them have a *deviation* that stands for them, a wrong implementation of ours with the same slip ({stand} in all), and a
+law that sees it in the [kill matrix](kill.md). {unseen} have none, and say why.
 
-{bugs} bugs, questions and findings of review that were told in public about implementations of hyper-connections. {seen} of them
-have a deviation that stands for them, a wrong implementation of ours with the same slip ({stand} in all), and a law that sees it in
-the [kill matrix](kill.md). {unseen} have none, and say why.
+The rows are in [corpus.json](corpus.json) ([schema](corpus.schema.json)): where the bug was told, how far it came, what
+was wrong, the smallest input that shows it, and the deviation and the law. `make site` draws them below this page, with
+a search. This page is made by `python -m properties.commands.record_pages docs`.
 
-By kind: {kinds}.
+| kind | bugs | an example |
+|---|---|---|
+{kinds}
 
-A deviation is a target: `mhc-properties check deviation:h-res-transposed@DEEPSEEK_V4 --law block` prints the smallest input
-that shows it and saves it in a file that replays on any other implementation. Whoever has a tool of their own can run it on
-`properties.catalogue.deviations.build(name, dialect)`, which has the methods of `properties.Implementation`.
-*State* says how far the slip came: *shipped* is in merged or released code. The sources of deviations name the first {survey} as "bug N".
-"""  # noqa: E501  # a paragraph of the page is one line
+A deviation is a target. `mhc-properties check deviation:h-res-transposed@DEEPSEEK_V4 --law block` prints the smallest
+input that shows it, and saves it in a file that replays on any other implementation. Whoever has a tool of their own
+can run it on `properties.catalogue.deviations.build(name, dialect)`, which has the methods of
+`properties.Implementation`.
+The sources of deviations name the first {survey} bugs as "bug N".
+"""
 
 
 def corpus_page(bugs: Sequence[Row]) -> str:
-    """Every public bug with the wrong implementation that stands for it, as Markdown."""
-    from properties.catalogue.deviations import CATALOGUE, HIDDEN
-
-    slips = {name: one.slip for names in (CATALOGUE, HIDDEN) for name, one in names.items()}
-    seen, unseen = [one for one in bugs if one["seen"]], [one for one in bugs if not one["seen"]]
+    """How many public bugs of each kind there are, and for how many a wrong implementation stands, as Markdown."""
+    seen = [one for one in bugs if one["seen"]]
     kinds = Counter(one["kind"] for one in bugs)
-    head = CORPUS.format(
+    first = {kind: next(one for one in bugs if one["kind"] == kind) for kind in kinds}
+    lines = [
+        _row(kind, str(number), f"{linked(first[kind])}: {first[kind]['what']}")
+        for kind, number in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
+    return CORPUS.format(
         bugs=len(bugs),
         seen=len(seen),
         stand=len({each["deviation"] for one in seen for each in one["seen"]}),
-        unseen=len(unseen),
-        kinds=", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items())),
+        unseen=len(bugs) - len(seen),
+        kinds="\n".join(lines),
         survey=sum("survey" in one for one in bugs),
     )
-    lines = [
-        "| bug | kind | state | what | smallest input | stands for it | law |",
-        "|---|---|---|---|---|---|---|",
-        *(_bug(one, slips) for one in seen),
-        "",
-        "## Without a deviation",
-        "",
-        "| bug | kind | state | what | why |",
-        "|---|---|---|---|---|",
-        *(_row(_linked(one), one["kind"], one["state"], one["what"], one["why"]) for one in unseen),
-    ]
-    return head + "\n" + "\n".join(lines) + "\n"
 
 
-def _bug(bug: Row, slips: Mapping[str, str]) -> str:
-    said = "<br>".join(f"`{each['deviation']}`: {slips[each['deviation']]}" for each in bug["seen"])
-    laws = "<br>".join(dict.fromkeys(f"`{each['law']}`" for each in bug["seen"]))
-    return _row(_linked(bug), bug["kind"], bug["state"], bug["what"], bug["input"], said, laws)
+def linked(bug: Row) -> str:
+    """The project, and a word for each link."""
+    return bug["project"] + " " + ", ".join(f"[{word(link)}]({link})" for link in bug["links"])
 
 
-def _linked(bug: Row) -> str:
-    """The project, and a word for each link: the number of an issue, or the beginning of a commit."""
-    return bug["project"] + " " + ", ".join(f"[{_word(link)}]({link})" for link in bug["links"])
-
-
-def _word(link: str) -> str:
+def word(link: str) -> str:
+    """What stands for a link: the number of an issue, or the beginning of a commit."""
     *_, before, last = link.split("/")
-    return {"issues": f"#{last}", "commit": last}.get(before, "source")
+    return {"issues": f"#{last}", "pull": f"#{last}", "commit": last[:7]}.get(before, "source")
 
 
 IMPLEMENTATIONS = """\
 # Public implementations
 
-Generated from [implementations.json](implementations.json) ([schema](implementations.schema.json)) by
-`python -m properties.commands.record_pages docs`.
+{known} implementations of hyper-connections are known to be public. {tried} of them were tried.
 
-| known | a dialect says all of it | a part of it | none of it | not read | tried | every law holds | a recipe |
-|---|---|---|---|---|---|---|---|
-| {known} | {yes} | {part} | {no} | {unread} | {tried} | {green} | {recipe} |
+| implementations | number |
+|---|---|
+| known | {known} |
+| a dialect says all that they compute | {yes} |
+| a dialect says a part of it | {part} |
+| a dialect says none of it | {no} |
+| not read | {unread} |
+| tried | {tried} |
+| tried, and every law holds | {green} |
+| a recipe, not counted as tried | {recipe} |
 
-*green*: every law that applies holds on what its adapter offers ([conformance](conformance.md) says what that is). *failures*:
-some do not ([findings](findings.md)). *recipe*: there is an [adapter to paste](recipes/README.md), which was not run on the library
-itself; it is not counted as tried.
-"""  # noqa: E501  # a paragraph of the page is one line
+*Every law holds*: every law that applies, on what its adapter offers ([conformance](conformance.md) says what that is).
+On the other {failures} that were tried some do not ([findings](findings.md)). *A recipe*: there is an
+[adapter to paste](recipes/README.md), which was not run on the library itself.
+
+By language: {languages}.
+
+The rows are in [implementations.json](implementations.json) ([schema](implementations.schema.json)): name, language,
+where it is, licence, dialect, adapter or recipe, and why it was not tried. `make site` draws them below this page, with
+a search. This page is made by `python -m properties.commands.record_pages docs`.
+"""
 
 
 def implementations_page(known: Sequence[Row], failing: set[str]) -> str:
-    """Every implementation that is known, and how far it was tried, as Markdown.
+    """How many implementations are known, and how far they were tried, as Markdown.
 
     Args:
         failing: the implementations, as targets, for which known failures are stored.
     """
-    states = {one["name"]: state_of(one, failing) for one in known}
-    numbers = Counter(states.values())
+    numbers = Counter(state_of(one, failing) for one in known)
     said = Counter(one["expressible"] for one in known)
-    head = IMPLEMENTATIONS.format(
+    languages = Counter(name for one in known for name in one["language"].split(", "))
+    return IMPLEMENTATIONS.format(
         known=len(known),
         **{word: said[word] for word in ("yes", "part", "no", "unread")},
         tried=numbers["green"] + numbers["failures"],
         green=numbers["green"],
+        failures=numbers["failures"],
         recipe=numbers["recipe"],
+        languages=", ".join(f"{name} {count}" for name, count in languages.most_common()),
     )
-    lines = [
-        "| implementation | language | licence | dialect | state | adapter | note |",
-        "|---|---|---|---|---|---|---|",
-        *(_implementation(one, states[one["name"]]) for one in known),
-    ]
-    return head + "\n" + "\n".join(lines) + "\n"
 
 
 def state_of(one: Row, failing: set[str]) -> str:
     if "adapters" in one:
         return "failures" if failing & {f"published:{name}" for name in one["adapters"]} else "green"
     return "recipe" if "recipe" in one else "not tried"
-
-
-def _implementation(one: Row, state: str) -> str:
-    says = {"yes": "", "part": "in part: ", "no": "none", "unread": "not read"}[one["expressible"]]
-    by = ", ".join(f"`{name}`" for name in one.get("adapters", ()))
-    if "recipe" in one:
-        by = f"[{one['recipe']}](recipes/{one['recipe']}.md)"
-    name, dialect = f"[{one['name']}]({one['where']})", says + one.get("dialect", "")
-    return _row(name, one["language"], one.get("licence", ""), dialect, state, by, one.get("note", ""))
 
 
 def _row(*cells: str) -> str:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import json
+import math
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,6 +38,9 @@ PREFERRED = (
     *("IHC", "DEEPSEEK_V4_1", "KROMHC", "CAYLEY", "QWEN4_EXP", "MUSE_SPARK", "ATTN_RES"),
 )
 """Where a deviation applies to several presets, the first of these is taken."""
+
+SCHEMA = 1
+"""The number of the form of identify-table.json."""
 
 OUTSIDE = {
     "published:x-transformers": "projection",
@@ -79,10 +85,11 @@ class Row:
             f"{self.target:<58} {self.verdict:<11} {self.ratio:8.2g} {self.calls:5d} {self.seconds:6.2f}  {self.said}"
         )
 
-    def markdown(self) -> str:
-        """For a page."""
-        said = self.said.replace("|", r"\|")
-        return f"| {self.target} | {self.verdict} | {self.ratio:.2g} | {self.calls} | {said} |"
+    def data(self) -> dict[str, Any]:
+        """For a file."""
+        # A number beyond all others has no place in JSON.
+        ratio = float(f"{self.ratio:.2g}") if math.isfinite(self.ratio) else None
+        return {"target": self.target, "verdict": self.verdict, "ratio": ratio, "calls": self.calls, "said": self.said}
 
 
 def row(target: str, implementation: Implementation, wanted: Sequence[str] = (), seconds: float = 600.0) -> Row:
@@ -224,22 +231,56 @@ def rows(part: str, count: int) -> Iterator[Row]:
 
 def summary(made: Sequence[Row]) -> str:
     """How many of each verdict, and what they cost."""
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(one.verdict for one in made).most_common())
+    return told(counted(made))
+
+
+def counted(made: Sequence[Row]) -> dict[str, Any]:
+    """How many of each verdict, the most frequent first, and what they cost: seconds of processor time, and calls."""
     times = [one.seconds for one in made]
+    return {
+        "verdicts": dict(Counter(one.verdict for one in made).most_common()),
+        "median_seconds": round(statistics.median(times), 2),
+        "slowest_seconds": round(max(times), 2),
+        "median_calls": round(statistics.median(one.calls for one in made)),
+    }
+
+
+def told(part: Mapping[str, Any]) -> str:
+    """What was counted, in a sentence."""
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in part["verdicts"].items())
     return (
-        f"{len(made)} targets: {verdicts}; median {statistics.median(times):.2f} s, slowest {max(times):.2f} s, "
-        f"median {statistics.median(one.calls for one in made):.0f} calls"
+        f"{sum(part['verdicts'].values())} targets: {verdicts}; median {part['median_seconds']:.2f} s, "
+        f"slowest {part['slowest_seconds']:.2f} s, median {part['median_calls']} calls"
     )
 
 
-def page(made: dict[str, list[Row]]) -> str:
-    """The table in Markdown."""
-    lines = ["# What `identify` says about everything that this package knows", ""]
-    lines += ["Made by `python -m properties.diagnosis.table --out docs`; [identify.md](identify.md) explains it.", ""]
-    for part, rows_of_part in made.items():
-        lines += [f"## {part}", "", summary(rows_of_part), "", "| target | verdict | ratio | calls | said |"]
-        lines += ["|---|---|---|---|---|", *(one.markdown() for one in rows_of_part), ""]
-    return "\n".join(lines)
+def data(made: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """The table as it is kept: {schema, parts}, and of each part what was counted and its rows."""
+    parts = {part: {**counted(found), "rows": [one.data() for one in found]} for part, found in made.items()}
+    return {"schema": SCHEMA, "parts": parts}
+
+
+PAGE = """\
+# What `identify` says about everything that this package knows
+
+{parts}
+
+The rows are in [identify-table.json](identify-table.json). `make site` draws them below this page, with a search.
+Both files are made by `python -m properties.diagnosis.table --out docs`. [identify.md](identify.md) explains the
+verdicts.
+"""
+
+
+def page(kept: Mapping[str, Any]) -> str:
+    """What the table comes to, in Markdown."""
+    return PAGE.format(parts="\n".join(f"* *{part}*, {told(found)}." for part, found in kept["parts"].items()))
+
+
+def publish(folder: Path, made: Mapping[str, Sequence[Row]]) -> None:
+    """Write identify-table.json and identify-table.md."""
+    kept = data(made)
+    write_whole(folder / "identify-table.json", (json.dumps(kept, indent=1) + "\n").encode())
+    write_whole(folder / "identify-table.md", page(kept).encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -247,7 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m properties.diagnosis.table", description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--pairs", type=int, default=50, metavar="N", help="how many pairs")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write identify-table.md into this folder as well")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write identify-table.json and its page into this folder"
+    )
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     made: dict[str, list[Row]] = {}
@@ -259,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(one.line(), flush=True)
         print(f"{part}: {summary(made[part])}", flush=True)
     if chosen.out:
-        write_whole(chosen.out / "identify-table.md", page(made).encode())
+        publish(chosen.out, made)
     return 0 if all(one.good for part in made.values() for one in part) else 1
 
 

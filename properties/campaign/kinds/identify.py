@@ -48,16 +48,15 @@ def packages(question: Question) -> tuple[str, ...]:
 
 
 def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
-    """How many of each verdict; identify-table.md is written."""
+    """How many of each verdict; identify-table.json and its page are written."""
     from properties.diagnosis import table
-    from properties.guards.whole import write_whole
 
     made: dict[str, list[table.Row]] = {}
     for part in table.PARTS:
         rows = [table.Row(**one["answer"]) for one in records if one["question"]["part"] == part]
         if rows:
             made[part] = rows
-    write_whole(folder / "identify-table.md", table.page(made).encode())
+    table.publish(folder, made)
     lines = [f"identify, {part}: {table.summary(rows)}" for part, rows in made.items()]
     bad = [row.line() for rows in made.values() for row in rows if not row.good]
     return "\n".join([*lines, *bad]), bool(bad)

@@ -52,6 +52,7 @@ def build(root: Path, out: Path, facts: Facts | None = None, explosions: list[An
         SiteError: zensical or KaTeX is missing, a data file cannot be read, or zensical fails.
     """
     started = time.monotonic()
+    root, out = root.resolve(), out.resolve()  # zensical works in the folder of the site
     stage = staging_of(out)
     for folder in (stage, out):
         shutil.rmtree(folder, ignore_errors=True)
@@ -128,8 +129,8 @@ def render(root: Path, stage: Path, out: Path) -> None:
 
 
 def _pages(root: Path) -> list[str]:
-    """The pages of docs/ itself, but for the table that a generated page shows better."""
-    return sorted(path.name for path in (root / "docs").glob("*.md") if path.name != "implementations.md")
+    """The pages of docs/ itself."""
+    return sorted(path.name for path in (root / "docs").glob("*.md"))
 
 
 def sizes(out: Path) -> list[str]:

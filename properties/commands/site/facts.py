@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from properties.commands.adversary_page import survivors
 from properties.commands.kill_page import load as kill_rows
 from properties.commands.kill_rows import Row
 from properties.commands.record_pages import rows, state_of
@@ -38,6 +39,9 @@ class Facts:
         bugs: the rows of docs/corpus.json.
         standings: the entries of docs/conformance.json; elsewhere: those of docs/reports/.
         known: the stored failures of published implementations.
+        identified: the parts of docs/identify-table.json.
+        survivors: what no law sees, of docs/adversary.json.
+        sharp: the rows of docs/sharpness.json.
     """
 
     root: Path
@@ -49,6 +53,9 @@ class Facts:
     standings: list[dict[str, Any]]
     elsewhere: list[dict[str, Any]]
     known: list[Known]
+    identified: dict[str, Any]
+    survivors: list[dict[str, str]]
+    sharp: list[dict[str, Any]]
 
     @cached_property
     def killed_by(self) -> dict[str, list[Row]]:
@@ -142,6 +149,9 @@ def gather(root: Path) -> Facts:
         standing.read(docs / "conformance.json"),
         [entry for path in sorted((docs / "reports").glob("*.json")) for entry in standing.read(path)],
         load(PUBLISHED),
+        rows(docs / "identify-table.json", "parts"),
+        survivors({"survivors": rows(docs / "adversary.json", "survivors")}),
+        rows(docs / "sharpness.json", "rows"),
     )
 
 

@@ -6,10 +6,7 @@ They are written by hand beside the words, and stand for no others: the words of
 from __future__ import annotations
 
 METHODS = {
-    "project": (
-        r"H = \Pi(Z), \qquad Z \in \mathbb{R}^{n \times n} \text{ the logits, } \Pi \text{ the mix of the"
-        r" dialect}"
-    ),
+    "project": r"H = \Pi(Z), \quad Z \in \mathbb{R}^{n \times n}",
     "mappings": (
         r"\hat x = \frac{x}{\operatorname{rms}(x)}, \quad (\ell^{\mathrm{pre}}, \ell^{\mathrm{post}}, Z) = \alpha \odot"
         r" (\hat x \varphi) + b, \quad h^{\mathrm{pre}} = g(\ell^{\mathrm{pre}}), \quad h^{\mathrm{post}} = s\, g("
@@ -26,7 +23,7 @@ METHODS = {
     "collapse": r"h' = \operatorname{collapse}\bigl(x^{(L)}\bigr) \in \mathbb{R}^{C}",
     "stack": r"h' = \operatorname{collapse}\bigl(B_L \circ \dots \circ B_1 (\operatorname{expand}(h))\bigr)",
 }
-"""What a method computes. x: n streams of C channels; F: the branch; s: the scale of the write gates."""
+"""What a method computes. Z: the logits; x: n streams of C channels; F: the branch; s: the scale of the write gates."""
 
 LAWS = {
     "manifold.entries-between-zero-and-one": r"0 \le H_{ij} \le 1",

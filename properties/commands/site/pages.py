@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from properties.commands.kill_rows import PRESET_ORDER, Row
+from properties.commands.record_pages import word
 from properties.commands.site.facts import ADAPTERS, PUBLIC, Facts, about, dialects, slug
 from properties.commands.site.formulas import LAWS, METHODS
 from properties.commands.site.prose import Prose
@@ -20,6 +21,8 @@ from properties.report import standing
 from properties.report.page.figures import Heat, Heats, short
 from properties.report.page.render import environment
 
+EVIDENCE = ("implementations", "corpus", "identify-table", "adversary", "sharpness")
+"""Pages of docs/ whose rows are in a data file, and stand below them here."""
 _HERE = Path(__file__).parent
 _SHOWN = 3
 """Minimal examples that are drawn on the page of a law."""
@@ -28,10 +31,11 @@ _SMALL = 64
 
 
 class Page(NamedTuple):
-    """A page below the root of the site, in Markdown with pieces of HTML."""
+    """A page below the root of the site, in Markdown with pieces of HTML; `below`: it goes on a page of docs/."""
 
     path: str
     text: str
+    below: bool = False
 
 
 class Pages:
@@ -52,7 +56,7 @@ class Pages:
         """Every page."""
         yield self.home()
         yield self.table()
-        yield self.public()
+        yield from self.evidence()
         yield from (self.implementation(entry) for entry in self.facts.entries)
         yield self.laws()
         yield from (self.law(one) for one in self.facts.laws.values())
@@ -103,11 +107,13 @@ class Pages:
             "table.md", "table.md.j2", made=made, families=self.facts.families, cell=cell, about=_about, count=_count
         )
 
-    def public(self) -> Page:
-        """Everything that is known to be public, tried or not."""
-        numbers = Counter(one["state"] for one in self.facts.rows)
+    def evidence(self) -> Iterator[Page]:
+        """What pages of docs/ count, row by row, below them."""
         slugs = {entry["name"]: entry["slug"] for entry in self.facts.entries if not entry["elsewhere"]}
-        return self._page("public.md", "public.md.j2", numbers=numbers, slugs=slugs)
+        values = {"slips": self.facts.deviations, "word": word, "slugs": slugs}
+        for name in EVIDENCE:
+            page = self._page(f"{name}.md", f"{name}.md.j2", **values)
+            yield page._replace(below=True)
 
     def implementation(self, entry: Mapping[str, Any]) -> Page:
         """One implementation: what holds, what fails with its smallest input, what does not apply."""

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("site", type=Path, help="a built site")
     parser.add_argument("--out", type=Path, default=Path("build/screens"), help="where the pictures go")
     parser.add_argument("pages", nargs="*", default=PAGES, help="pages of it, index.html and so on")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     for path in taken(given.site, given.out, tuple(given.pages)):
         print(path)
 

@@ -51,9 +51,12 @@ class Stage:
                     self._copy(path, at)
 
     def pages(self, pages: Iterable[Page]) -> None:
-        """Pages that are generated."""
+        """Pages that are generated, and parts that go below a page of docs/."""
         for page in pages:
-            self._write(page.path, page.text)
+            text = page.text
+            if page.below:  # whose rows need the width
+                text = f"---\nhide: [toc]\n---\n{(self.out / page.path).read_text('utf-8')}\n{text}"
+            self._write(page.path, text)
 
     def sources(self, names: Iterable[str]) -> None:
         """Pages of files of the checkout."""
