@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -119,10 +120,22 @@ def exact_gain(p: Matrix, gain: str) -> Any:
     return mp.sqrt(max(mp.eigsy(entries, eigvals_only=True)))
 
 
-def context() -> Any:
-    """An mpmath context of its own, at `DIGITS` digits and a guard."""
-    mp: Any = MPContext()
-    mp.dps = DIGITS + 10
+class _Contexts(threading.local):
+    """Of each thread the mpmath context of each number of digits: to make one takes two milliseconds."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, Any] = {}
+
+
+_CONTEXTS = _Contexts()
+
+
+def context(digits: int = DIGITS) -> Any:
+    """An mpmath context that nothing else uses, at so many digits and a guard."""
+    mp = _CONTEXTS.made.get(digits)
+    if mp is None:
+        mp = _CONTEXTS.made[digits] = MPContext()
+    mp.dps = digits + 10  # each time: an interruption may have come while a function worked with more
     return mp
 
 
@@ -139,8 +152,7 @@ def fraction(number: Any) -> Fraction:
 
 def decimal(number: Fraction, digits: int = 30) -> str:
     """The number in decimal: all of it where it ends within `digits` significant digits, otherwise rounded to them."""
-    mp = context()
-    mp.dps = digits + 10
+    mp = context(digits)
     return shown(mp.mpf(number.numerator) / number.denominator, mp, digits)
 
 

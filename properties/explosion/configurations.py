@@ -91,7 +91,10 @@ class Dynamic:
 
 @dataclass(frozen=True)
 class Block:
-    """A stack of equal blocks: gate logits of every stream, and the one weight of the branch that is not trivial."""
+    """A stack of equal blocks: gate logits of every stream, and the one weight of the branch that is not trivial.
+
+    Of two tokens the weights of queries and keys are not trivial either (`searches.steep`).
+    """
 
     pre: int
     post: int
@@ -99,11 +102,12 @@ class Block:
     depth: int
     streams: int
     width: int
+    tokens: int = 1
 
     @property
     def entries(self) -> int:
         """Numbers that are not 0: in each sub-layer the weight and the gates of every stream."""
-        return self.depth * (1 + self.streams * (bool(self.pre) + bool(self.post)))
+        return self.depth * (self.tokens + self.streams * (bool(self.pre) + bool(self.post)))
 
     def written(self) -> dict[str, Any]:
         return {**asdict(self), "weight": str(self.weight)}
@@ -114,6 +118,7 @@ class Block:
         limits = {name: (-_LOGIT_LIMIT, _LOGIT_LIMIT) for name in ("pre", "post")}
         limits |= {"depth": (1, DEEPEST), "streams": (1, MOST_STREAMS), "width": (1, 2**20)}
         whole = {name: integer_of(fields[name], name, *limit) for name, limit in limits.items()}
+        whole["tokens"] = integer_of(fields.get("tokens", 1), "tokens", 1, 2)
         made = cls(weight=fraction_of(fields["weight"]), **whole)
         if made.streams * made.width * (2 + made.streams) * made.streams > _MOST_NUMBERS:
             raise ValueError(

@@ -251,6 +251,14 @@ BRANCH_BOUND = Option(
     help="residual, block: |g| in x + g F(x) is at most this; 1 by default",
     lacks="has no branch here",
 )
+SCORE_BOUND = Option(
+    _bound,
+    _threshold,
+    _fraction_written,
+    default=Fraction(1),
+    help="block:attention of several tokens: a logit of u and w is at most this times |u| |w|; 1 by default",
+    lacks="has no attention here",
+)
 DIALECT = Option(
     _dialect,
     _stored_dialect,

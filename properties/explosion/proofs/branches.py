@@ -21,8 +21,12 @@ The largest slope within v, in the sup-norm and for g = 1:
     v silu'(min(v, z1)) + silu(v)   gated, by the product rule; silu' is largest at z1 = 2.3993572805..., and
                   silu'(-z) = 1 - silu'(z)
 
-Attention of several tokens has no largest slope: that of its softmax grows with the weights of queries and keys, which
-are not bounded here.
+Attention of several tokens has no largest slope unless its logits are bounded: |u^T M w| <= h |u| |w|, the scale
+included, in every head. Then it is 1 + 2 h v^2. With the shares p_j of the tokens and c_j what they hold, |c_j| <= v,
+an answer changes by sum p_j dc_j, which is at most |du|, and by the covariance of the changes of the logits and c,
+which is at most the product of their standard deviations. A logit changes by at most 2 h v |du|, for the asking and the
+asked token both change, and a standard deviation is at most half the range: 2 h v |du| and v. Two tokens with the
+shares 1/2 attain 1 + h v^2 (`searches.steep`).
 """
 
 from __future__ import annotations
@@ -47,7 +51,9 @@ class Branch:
         acts: one channel in torch, over g.
         words: what it answers, with {g} for g.
         rational: whether `answers` is v.
-        origin: whether it is 0 at 0 and has its largest slope, 1, there.
+        origin: whether it can be 0 at 0 and have its largest slope there: relu to the right of it, sigmoid as a
+            difference of two, each of half the weight.
+        gate: whether one channel is multiplied by the silu of another.
     """
 
     answers: Answered
@@ -57,6 +63,7 @@ class Branch:
     words: str
     rational: bool = False
     origin: bool = False
+    gate: bool = False
 
 
 def sigmoid(z: Any, mp: Any) -> Any:
@@ -92,7 +99,7 @@ _LINEAR = Branch(_same, _one, _one, lambda u: u, "at most {g} v", rational=True,
 
 _NAMED = (
     ("linear", _LINEAR),
-    ("relu", Branch(_same, _one, _one, lambda u: u.relu(), "at most {g} v", rational=True)),
+    ("relu", Branch(_same, _one, _one, lambda u: u.relu(), "at most {g} v", rational=True, origin=True)),
     (
         "gated",
         Branch(
@@ -101,6 +108,7 @@ _NAMED = (
             lambda z, mp: z * _silu_slope(z, mp) + z * sigmoid(z, mp),
             lambda u: nn.functional.silu(u) * u,
             "at most {g} v silu(v)",
+            gate=True,
         ),
     ),
     ("attention", _LINEAR),
@@ -133,6 +141,7 @@ _NAMED = (
             lambda z, mp: sigmoid(z, mp) * (1 - sigmoid(z, mp)),
             lambda u: u.sigmoid(),
             "less than {g}",
+            origin=True,
         ),
     ),
 )

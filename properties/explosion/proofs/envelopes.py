@@ -19,10 +19,12 @@ attention contains nothing, a gated branch grows doubly exponentially, a pre-nor
 leave growth by a constant a sub-layer, and a post-norm contains.
 
 Gradient: the largest absolute row sum of the Jacobian. A sub-layer multiplies it by at most 1 + s g n m f', f' the
-largest slope of the branch within v. Linear, relu and tanh attain it, at 0; gelu, sigmoid and gated need the steepest
-place at every sub-layer, so what is found for them is a product along the way of one input (k/4, k = 0, ..., 4). A
-normalisation of the input or of the output multiplies f' by its own slope, two of them by both. It has the slope
-1/sqrt(eps) at 0: a normalisation does not contain gradients, it makes them explode where activations are small. Of
+largest slope of the branch within v (`proofs.branches`; of attention with several tokens the inputs of all of them
+count). A normalisation of the input or of the output multiplies f' by its own slope, two of them by both, and one
+behind the sum the whole of it. Linear, relu and tanh attain f' at 0, where a normalisation of few channels is steepest
+too; gelu, sigmoid and gated have their steepest place elsewhere, and one input must meet it in every sub-layer: what is
+found for them is a product along the way of inputs that are tried (`searches.steep`). A normalisation has the slope
+1/sqrt(eps) at 0: it does not contain gradients, it makes them explode where activations are small. Of
 more than 4 channels that is not yet the largest: with w = u / (sqrt(C) rho), s = |w|^2 < 1 and 1/rho = sqrt((1 - s) /
 eps) the Jacobian is (I - w w^T) / rho, and its row i has the absolute sum (1 - w_i^2 + |w_i| sum of the other |w_j|) /
 rho <= (1 + c s) sqrt((1 - s) / eps) with c = (sqrt(C) - 1) / 2, by Cauchy-Schwarz and the largest eigenvalue of the
@@ -76,6 +78,16 @@ def least_depth(question: Blocks) -> int | None:
     return high
 
 
+def several(question: Blocks) -> bool:
+    """Whether the logits of attention matter: with one token its softmax is 1."""
+    return question.max_tokens > 1
+
+
+def scores(question: Blocks, v: Any) -> Any:
+    """What the logits of several tokens add to the largest slope of attention within v, over g."""
+    return 2 * number(question.score_bound) * v * v if several(question) else context().zero
+
+
 def norms_of(norm: str) -> int:
     """How many normalisations a branch has."""
     return (norm in BEFORE) + (norm in BEHIND)
@@ -103,17 +115,19 @@ def envelope(question: Blocks, depth: int, n: int, width: int) -> Any:
     read, write = n * (1 + mp.mpf(d.pre_eps)), mp.mpf(d.post_scale) + mp.mpf(d.post_eps)
     g = number(question.branch_bound)
     normed, branch = question.norm in BEHIND, BRANCHES[question.branch]
-    if question.norm == "post":
+    post = question.norm == "post"
+    if post and question.gain != "gradient":
         return mp.sqrt(width)
     if normed and question.gain != "gradient":
         return 1 + depth * write * mp.sqrt(width)
     a = steep = mp.one
+    near = steepest(d, width) if question.gain == "gradient" and question.norm != "none" else mp.one
     for _ in range(depth):
         v = mp.sqrt(width) if question.norm in BEFORE else read * a
         if question.gain == "gradient":
-            norms = steepest(d, width) ** norms_of(question.norm)
-            steep *= 1 + write * g * read * branch.slope(v, mp) * norms
-        a += write * (mp.sqrt(width) if normed else g * branch.answers(v, mp))
+            slope = (branch.slope(v, mp) + scores(question, v)) * near ** norms_of(question.norm)
+            steep *= (1 + write * g * read * slope) * (near if post else mp.one)
+        a = mp.sqrt(width) if post else a + write * (mp.sqrt(width) if normed else g * branch.answers(v, mp))
         if max(a, steep) > mp.mpf(10) ** 400:  # beyond every threshold that is asked for
             break
     return steep if question.gain == "gradient" else a
@@ -123,7 +137,9 @@ def _rational_envelope(question: Blocks, depth: int, n: int, width: int) -> Frac
     d, root = question.dialect, math.isqrt(width)
     square = root * root == width
     step = (Fraction(d.post_scale) + Fraction(d.post_eps)) * question.branch_bound
-    rational = BRANCHES[question.branch].rational
+    rational = BRANCHES[question.branch].rational and not several(question)
+    if question.norm == "post" and question.gain == "gradient":
+        return None
     if question.norm == "post":
         return Fraction(root) if square else None
     if question.norm == "none" and (rational or (question.gain == "gradient" and question.branch == "tanh")):
@@ -182,7 +198,7 @@ def excludes(question: Blocks, limit: Any) -> bool:
     """Whether the threshold is out of reach. A post-norm without eps attains its bound; otherwise that takes gates that
     are quite open, as a sigmoid never is."""
     d = question.dialect
-    if question.norm == "post":
+    if question.norm == "post" and question.gain != "gradient":
         attained = not d.rms_eps
     else:
         read, write = gates(d, 1, OPEN)
@@ -196,15 +212,23 @@ def why(question: Blocks) -> str:
     gates = f"gates read less than {1 + d.pre_eps:g} of each stream and write less than {d.post_scale + d.post_eps:g}"
     branch = BRANCHES[question.branch]
     if question.gain == "gradient":
-        slope = g
-        if norms_of(question.norm):
-            steep = context().nstr(steepest(d, question.max_width), 6)
-            factor = steep if norms_of(question.norm) == 1 else f"{steep}^2"
+        slope, norms = g, norms_of(question.norm)
+        steep = context().nstr(steepest(d, question.max_width), 6) if question.norm != "none" else ""
+        if norms:
+            factor = steep if norms == 1 else f"{steep}^2"
             slope += f" * {factor}, for the normalisation of {question.max_width} channels has one of {steep} near 0"
-        elif not (branch.rational or branch.origin):
-            slope += f" times the largest of {question.branch} within reach"
-        several = "; of several tokens there is no bound" if question.branch == "attention" else ""
-        return f"The residual path adds nothing, {gates}, and the branch has a slope of at most {slope}{several}"
+        if branch.origin:
+            largest = branch.slope(context().zero, context())
+            slope += f" * {context().nstr(largest, 6)}" * (largest != 1)
+        elif not branch.rational:
+            slope += f"{',' * bool(norms)} times the largest of {question.branch} within reach"
+        if several(question):
+            slope += f" times 1 + 2 h v^2 within v, for logits are at most h = {decimal(question.score_bound)} times "
+            slope += "two tokens"
+        elif question.branch == "attention":
+            slope += ", of one token"
+        end = f"; the norm behind the sum multiplies all by at most {steep}" if question.norm == "post" else ""
+        return f"The residual path adds nothing, {gates}, and the branch has a slope of at most {slope}{end}"
     if question.norm == "post":
         return "A normalised stream of C channels has activations of at most sqrt(C)"
     if question.norm in BEHIND:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -24,10 +25,10 @@ from properties.explosion.options import (
     MAX_WIDTH,
     NORM,
     NORMS,
+    SCORE_BOUND,
     asked,
 )
 from properties.explosion.proofs import envelopes
-from properties.explosion.proofs.branches import BRANCHES as PROVED
 from properties.explosion.proofs.caps import applied
 from properties.explosion.proofs.envelopes import envelope, least_depth
 from properties.explosion.questions.projecting import Declared
@@ -35,7 +36,9 @@ from properties.explosion.questions.question import written_matrices
 from properties.explosion.searches import blocks
 from properties.explosion.searches.hunt import Hunt
 from properties.explosion.searches.hypothesise import Clock, smallest
+from properties.explosion.searches.steep import best
 from properties.explosion.searches.typical import TYPICAL, typical
+from properties.explosion.training.options import MAX_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class Blocks(Declared[Block]):
     gain: str = field(**asked(GAIN, default="activation"))
     max_width: int = field(**asked(MAX_WIDTH))
     branch_bound: Fraction = field(**asked(BRANCH_BOUND))
+    max_tokens: int = field(**asked(MAX_TOKENS, default=1, neutral=None))
+    score_bound: Fraction = field(**asked(SCORE_BOUND))
     branch: str = field(**asked(BRANCH))
     norm: str = field(**asked(NORM))
 
@@ -76,12 +81,15 @@ class Blocks(Declared[Block]):
             )
         if self.direction != "explode":
             raise ValueError("direction is 'vanish'; expected 'explode' for block")
-        at_zero = PROVED[self.branch].origin and self.norm != "post"
-        if self.gain == "gradient" and not at_zero and self.norm != "none":
-            alike = ", ".join(name for name, one in PROVED.items() if one.origin)
+        if self.max_tokens > 1 and (self.branch, self.gain) != ("attention", "gradient"):
             raise ValueError(
-                f"gain is 'gradient' for {self.name}; expected norm none, or pre, output or sandwich with a branch "
-                f"that is steepest at 0 ({alike}): for the others no bound is known here"
+                f"max_tokens is {self.max_tokens}, and has no effect: expected 1, or block:attention with the gain "
+                "gradient. Other branches see one token at a time, and what attention answers is an average of tokens"
+            )
+        if self.score_bound != 1 and self.max_tokens == 1:
+            raise ValueError(
+                f"score_bound is {decimal(self.score_bound)}, and has no effect: expected max_tokens of 2 or more, for "
+                "of one token nothing is chosen"
             )
         if self.gain == "gradient" and self.norm != "none" and not dialect.rms_eps:
             raise ValueError(
@@ -113,7 +121,10 @@ class Blocks(Declared[Block]):
 
     def within(self) -> str:
         held = {"none": "no normalisation", "sandwich": "norms on both sides"}.get(self.norm, f"{self.norm}-norm")
-        tokens = " of one token" if (self.branch, self.gain) == ("attention", "gradient") else ""
+        tokens = ""
+        if (self.branch, self.gain) == ("attention", "gradient"):
+            scores = f" and logits within {decimal(self.score_bound)}"
+            tokens = f" of up to {self.max_tokens} tokens{scores}" if self.max_tokens > 1 else " of one token"
         branch = f"{'an' if self.branch == 'attention' else 'a'} {self.branch} branch{tokens}"
         return f"blocks with {branch} of norm at most {decimal(self.branch_bound)} and {held}"
 
@@ -141,20 +152,25 @@ class Blocks(Declared[Block]):
     def about(self, found: Block) -> list[str]:
         gates = f"gate logits {found.pre} (pre) and {found.post} (post) in every stream"
         lines = [f"{gates}; weight {decimal(found.weight)} on channel 0; residual logits 0"]
-        if self.gain == "activation":
-            usual = typical(self, found.depth, found.streams)
+        if self.gain == "gradient":
+            way, _ = best(self, found, blocks.kept_by(self, found))
+            lines.append(f"the gradient is that at: {way.words}")
+        if self.gain != "nonfinite":
+            usual = typical(self, found)
             lines.append(f"typical at initialisation: {usual:.3g} times ({TYPICAL})")
         return lines
 
     def path(self, found: Block) -> tuple[Tensor, Tensor]:
-        return torch.ones(found.streams, dtype=torch.float64), torch.tensor(
-            self._activations(found), dtype=torch.float64
-        )
+        ones = torch.ones(found.streams, dtype=torch.float64)
+        if self.gain != "gradient":
+            return ones, torch.tensor(self._activations(found), dtype=torch.float64)
+        way, after = best(self, found, blocks.kept_by(self, found))
+        return ones * float(way.start), torch.tensor([float(state) for _, state in after], dtype=torch.float64)
 
     def curve(self, found: Block) -> list[float]:
         if self.gain != "gradient":
             return self._activations(found)
-        return [float(blocks.value(self, replace(found, depth=depth))) for depth in range(1, found.depth + 1)]
+        return [float(one) for one in itertools.islice(blocks.gradients(self, found), found.depth)]
 
     def _activations(self, found: Block) -> list[float]:
         return [x.double().abs().max().item() for x in blocks.activations(self, found, self.dtype)]
@@ -166,7 +182,10 @@ class Blocks(Declared[Block]):
         return {"operators": written_matrices(self.operators(found)), "block": found.written()}
 
     def read(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Block:
-        return Block.read(header["block"])
+        found = Block.read(header["block"])
+        if found.tokens > blocks.most_tokens(self, found.width):
+            raise ValueError(f"a block of {found.tokens} tokens is none of this question")
+        return found
 
     def frontier(self, n: int) -> int | None:
         """The smallest depth of exactly n streams by its envelope; `max_streams` is n."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,6 @@ from properties.explosion.proofs.envelopes import (
     gates,
     impossible,
     least_depth,
-    norms_of,
     peak,
     short,
     why,
@@ -38,6 +38,8 @@ from properties.explosion.proofs.envelopes import (
 from properties.explosion.searches.entries import simpler
 from properties.explosion.searches.hunt import Hunt
 from properties.explosion.searches.hypothesise import Clock, smallest
+from properties.explosion.searches.steep import gains
+from properties.explosion.searches.steep import normalised as exactly_normalised
 
 if TYPE_CHECKING:
     from properties.explosion.questions.blocks import Blocks
@@ -55,18 +57,26 @@ def solve(question: Blocks, hunt: Hunt[Block]) -> Answer:
     proved, excluded, smaller = True, "", ""
     if least > 1:
         limit = envelope(question, least - 1, question.max_streams, question.max_width)
-        excluded = f"{least - 1} sub-layer{'s' * (least > 2)} of any allowed size stay below {short(limit)}"
+        stay = (
+            "1 sub-layer of any allowed size stays"
+            if least == 2
+            else f"{least - 1} sub-layers of any allowed size stay"
+        )
+        excluded = f"{stay} below {short(limit)}"
     sizes = itertools.product(
         range(least, question.max_depth + 1), range(1, question.max_streams + 1), range(1, question.max_width + 1)
     )
+    grown = _growing(question)
     for depth, n, width in sizes:
         clock.tick()
         limit = envelope(question, depth, n, width)
         if excludes(question, limit):
             smaller = f"{depth} of {n} stream{'s' * (n > 1)} with C = {width} below {short(limit)}"
             continue
-        block = Block(OPEN, OPEN, question.branch_bound, depth, n, width)
-        if value(question, block) >= number(question.threshold):
+        alone = Block(OPEN, OPEN, question.branch_bound, depth, n, width)
+        tried = (replace(alone, tokens=tokens) for tokens in range(1, most_tokens(question, width) + 1))
+        block = next((one for one in tried if grown(one) >= number(question.threshold)), None)
+        if block is not None:
             reasons = "; ".join(reason for reason in (why(question), excluded, smaller) if reason)
             known = Answer(depth, n, proved, f"{reasons}.")
             hunt.keep(known, block)
@@ -77,46 +87,60 @@ def solve(question: Blocks, hunt: Hunt[Block]) -> Answer:
     return Answer(None, None, False, f"{why(question)}; not found, which is no proof.")
 
 
+def _growing(question: Blocks) -> Callable[[Block], Any]:
+    """`value`, which of gradients goes on from the depth at which it was asked for last."""
+    if question.gain != "gradient":
+        return lambda block: value(question, block)
+    known: dict[Block, tuple[Iterator[Any], int]] = {}
+
+    def grown(block: Block) -> Any:
+        key = replace(block, depth=1)
+        curve, passed = known.get(key, (gradients(question, block), 0))
+        known[key] = curve, block.depth
+        return next(itertools.islice(curve, block.depth - passed - 1, None))
+
+    return grown
+
+
+def most_tokens(question: Blocks, width: int) -> int:
+    """How many tokens are tried with so many channels: two of attention have two channels in use."""
+    return min(question.max_tokens, 2) if question.norm == "none" and width > 1 else 1
+
+
 def value(question: Blocks, block: Block) -> Any:
     """The gain of a stack of equal blocks on its worst input, by the recurrence that it comes down to; 50 digits.
 
     All streams are alike and only channel 0 is in use, so one number a sub-layer says it all.
     """
+    if question.gain == "gradient":
+        return next(itertools.islice(gradients(question, block), block.depth - 1, None))
     mp = context()
     d = question.dialect
     branch, g = BRANCHES[question.branch], number(block.weight)
     read, write = (
         mp.mpf(one) for one in (gates(d, block.streams, block.pre)[0], gates(d, block.streams, block.post)[1])
     )
-    kept = number(sum(residual_operators(question, block)[0][0], Fraction(0)))
-    if question.gain == "gradient" and branch.origin:
-        near = (mp.sqrt(d.rms_eps) if d.rms_eps_inside else mp.mpf(d.rms_eps)) if norms_of(question.norm) else mp.one
-        return (kept + write * g * read / near ** norms_of(question.norm)) ** block.depth
-    if question.gain == "gradient":
-        return max(_steepness(question, block, mp.mpf(k) / 4, (read, write, kept)) for k in range(5))
+    kept = kept_by(question, block)
     a = mp.one
     for _ in range(block.depth):
         u = read * a
-        y = g * branch.answers(_normalised(u, block.width, d, mp) if question.norm in BEFORE else u, mp)
-        a = kept * a + write * (_normalised(y, block.width, d, mp) if question.norm in BEHIND else y)
+        y = g * branch.answers(exactly_normalised(u, block.width, d)[0] if question.norm in BEFORE else u, mp)
+        a = kept * a + write * (exactly_normalised(y, block.width, d)[0] if question.norm in BEHIND else y)
         if question.norm == "post":
-            a = _normalised(a, block.width, d, mp)
+            a = exactly_normalised(a, block.width, d)[0]
         if a > mp.mpf(10) ** 400:
             break
     return a
 
 
-def _steepness(question: Blocks, block: Block, a: Any, numbers: tuple[Any, Any, Any]) -> Any:
-    """What the sub-layers multiply a small change of an input a by, all streams alike, without a normalisation."""
-    mp, branch, g = context(), BRANCHES[question.branch], number(block.weight)
-    (read, write, kept), product = numbers, context().one
-    for _ in range(block.depth):
-        u = read * a
-        product *= kept + write * g * read * branch.derivative(u, mp)
-        a = kept * a + write * g * branch.answers(u, mp)
-        if max(a, product) > mp.mpf(10) ** 400:
-            break
-    return product
+def gradients(question: Blocks, block: Block) -> Iterator[Any]:
+    """The gain of a gradient after 1, 2, ... sub-layers, without an end; 50 digits."""
+    return gains(question, block, kept_by(question, block))
+
+
+def kept_by(question: Blocks, block: Block) -> Any:
+    """What the rows of the residual mapping sum to, in mpmath."""
+    return number(sum(residual_operators(question, replace(block, depth=1))[0][0], Fraction(0)))
 
 
 def activations(question: Blocks, block: Block, dtype: str) -> Iterator[Tensor]:
@@ -143,7 +167,10 @@ def branch_output(question: Blocks, block: Block, u: Tensor) -> Tensor:
         u = normalised(u, question.dialect)
     used = torch.zeros_like(u)
     used[..., 0] = 1
-    y = float(block.weight) * BRANCHES[question.branch].acts(u) * used
+    branch = BRANCHES[question.branch]
+    y = float(block.weight) * branch.acts(u) * used
+    if question.gain == "gradient" and branch.origin:
+        y = y - float(block.weight) * branch.acts(torch.zeros_like(u)) * used  # of two sigmoids, see `steep`
     return normalised(y, question.dialect) if question.norm in BEHIND else y
 
 
@@ -220,7 +247,8 @@ def _simplified(question: Blocks, block: Block, clock: Clock) -> Block:
     goal = number(question.threshold)
 
     def built(numbers: tuple[int, int, Fraction]) -> Block:
-        return Block(*numbers, block.depth, block.streams, block.width)
+        pre, post, weight = numbers
+        return replace(block, pre=pre, post=post, weight=weight)
 
     gate = st.integers(0, OPEN)
     found = smallest(
@@ -231,12 +259,6 @@ def _simplified(question: Blocks, block: Block, clock: Clock) -> Block:
         examples=100,
     )
     return block if found is None else built(found)
-
-
-def _normalised(u: Any, width: int, dialect: Dialect, mp: Any) -> Any:
-    mean = u * u / width
-    rms = mp.sqrt(mean + dialect.rms_eps) if dialect.rms_eps_inside else mp.sqrt(mean) + dialect.rms_eps
-    return u / rms if rms else u
 
 
 def normalised(u: Tensor, dialect: Dialect) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from properties.explosion.options import DEEPEST, Option, kept, one_of, whole
@@ -60,7 +61,9 @@ STEPS = _count("steps of a run", 50, DEEPEST)
 SEEDS = _count(
     "how many seeds must all cross, counted from --seed; of model how many initialisations are tried, 1", 5, MOST_SEEDS
 )
-MAX_TOKENS = _count("most tokens of a sequence; of model 4", 64, MOST_TOKENS)
+MAX_TOKENS = replace(
+    _count("most tokens of a sequence; of model 4, of block 1", 64, MOST_TOKENS), lacks="has no tokens"
+)
 HEADS = _count("heads of attention", 1, 64)
 NORM = _choice("where a norm stands", NORMS)
 QK_NORM = Option(
