@@ -392,13 +392,43 @@ def test_docs_have_a_search_and_a_reference_from_docstrings(seen: Page) -> None:
 
 
 @pytest.mark.slow
+def test_the_search_works_from_disk(browser: Browser, site: tuple[Path, Built]) -> None:
+    page, said = browser.new_page(), list[str]()
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.goto((site[0] / "index.html").as_uri())
+    page.keyboard.press("Control+k")
+    page.keyboard.type("matrix of ones")
+    page.wait_for_selector("a[href*='findings.html']:visible")
+    page.close()
+    assert said == []
+
+
+@pytest.mark.slow
+def test_the_proofs_are_set_as_mathematics(seen: Page) -> None:
+    seen.goto("mathematics.html")
+    assert seen.locator(".katex-display").count() >= 15
+    assert seen.locator(".katex-error").count() == 0
+    assert seen.locator(".arithmatex").count() == seen.locator(".arithmatex .katex").count()
+    assert "$" not in seen.inner_text("article")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
 def test_axe_finds_nothing_serious_on_pages_of_the_site(
     browser: Browser, address: str, scheme: Any, width: int
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, base_url=address)
     page = context.new_page()
-    for name in ("index", "table", "implementations/x-transformers", f"laws/{LAW}", "dialects/PAPER", "exploding"):
+    for name in (
+        "index",
+        "table",
+        "implementations/x-transformers",
+        f"laws/{LAW}",
+        "dialects/PAPER",
+        "exploding",
+        "mathematics",
+        "corpus",
+    ):
         page.goto(f"{name}.html")
         assert serious(page) == [], name
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name

@@ -126,6 +126,16 @@ def render(root: Path, stage: Path, out: Path) -> None:
         raise SiteError("zensical is not installed: pip install 'mhc-properties[docs]'")
     if ended.returncode or not (out / "index.html").is_file():
         raise SiteError(f"zensical ended with {ended.returncode}:\n{said[-4000:]}")
+    searched_from_disk(out)
+
+
+def searched_from_disk(out: Path) -> None:
+    """Let the search work in a site that is opened from disk, where a page may load a script and no JSON.
+
+    zensical's own plugin for this also has every page fetch a script from elsewhere.
+    """
+    index = (out / "search.json").read_text("utf-8")
+    (out / "search.js").write_text(f"var __index = {index}", "utf-8")
 
 
 def _pages(root: Path) -> list[str]:
