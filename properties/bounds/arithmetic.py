@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from properties.core.rounding import INF, Approx, Rounding, known
+from properties.core.rows import Count, most_of
 
 
 def capped(error: Tensor, most: float) -> Tensor:
@@ -19,15 +20,17 @@ def _finite(value: Tensor, error: Tensor, size: Tensor, r: Rounding) -> Approx:
     return Approx(value, torch.where(beyond, INF, error) if bool(beyond.any()) else error)
 
 
-def addends(*factors: Approx, over: tuple[int, ...]) -> int:
+def addends(*factors: Approx, over: tuple[int, ...]) -> Count:
     """The most products of these factors, equal in shape, that are added along some dims and may be other than 0.
 
     A product with an exact 0 is an exact 0, and to add that rounds nothing, in any order and with any accumulator: a
     number passes through fewer roundings than its sum has numbers that are not 0, however many zeros stand between
-    them. What has an error may be other than 0.
+    them. What has an error may be other than 0. In a pass over many cases each token has the count of its case.
     """
     there = torch.stack([(one.value != 0) | (one.error != 0) for one in factors]).all(0)
-    return int(there.sum(over).amax()) if there.numel() else 0
+    if not there.numel():
+        return 0
+    return most_of(there.sum(over).flatten(1).amax(1) if there.ndim > len(over) + 1 else there.sum(over))
 
 
 def affine(approx: Approx, scale: float, shift: float, r: Rounding) -> Approx:

@@ -20,6 +20,8 @@ from properties.bounds.stages import gated_logits, squashed
 from properties.core.case import BranchSpec
 from properties.core.reads import read_of
 from properties.core.rounding import Approx, Rounding, known
+from properties.core.rows import place
+from properties.core.truth import wide
 
 
 @dataclass(frozen=True)
@@ -202,9 +204,9 @@ def returned(u: Approx, branch: BranchSpec, r: Rounding) -> Approx:
 
 def slope_of(branch: BranchSpec, channels: int) -> Tensor:
     """dF/du of a branch, [C]: constant, but for tanh, where it is what |dF/du| is at most."""
-    ones = torch.ones(channels, dtype=torch.float64)
+    ones = torch.ones(channels, dtype=torch.float64, device=place())
     if branch.kind == "identity":
         return ones
     if branch.kind in ("scale", "tanh") and branch.weight is not None:
-        return branch.weight.detach().to("cpu", torch.float64) * ones
+        return wide(branch.weight) * ones
     return 0 * ones

@@ -11,6 +11,8 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.bounds.arithmetic import addends
 from properties.core.rounding import INF, Approx, Rounding
+from properties.core.rows import beside
+from properties.core.truth import wide
 
 GUARD = 1e-12
 """The norm |x|_2 up to which a normalisation without eps may be guarded against 0 / 0."""
@@ -39,9 +41,9 @@ def over_rms(
     """
     rms, shared = root_mean_square(x, over, dialect, r)
     zero = (rms == 0).expand_as(x.value)
-    scale = (
-        torch.ones_like(x.value) if weight is None else weight.detach().double().cpu().view(x.value.shape[-2:])
-    ) / torch.where(rms == 0, 1.0, rms)
+    scale = (torch.ones_like(x.value) if weight is None else wide(weight).view(x.value.shape[-2:])) / torch.where(
+        rms == 0, 1.0, rms
+    )
     value = torch.where(zero, 0.0, x.value * scale)
     error = x.error * scale.abs() + 3 * r.unit * value.abs() + r.tiny * scale.abs()
     return Approx(value, torch.where(zero, 0.0, error)), shared
@@ -61,10 +63,10 @@ def clamped(x: Approx, over: tuple[int, ...], dialect: Dialect, r: Rounding) -> 
     total = x.value.square().sum(over, keepdim=True)
     if dialect.rms_eps_by == "add":
         return Clamped(torch.zeros_like(total, dtype=torch.bool), torch.ones_like(total, dtype=torch.bool))
-    terms = addends(x, over=over)
+    terms = beside(addends(x, over=over), x.value.ndim)
     lost = (2 * x.value.abs() * x.error + x.error.square()).sum(over, keepdim=True) + 2 * terms * r.tiny
     off = r.gamma(terms + 4) + 20 * r.unit
-    floor = torch.tensor(dialect.rms_eps, dtype=total.dtype).square()
+    floor = total.new_full((), dialect.rms_eps).square()
     return Clamped(total * (1 + off) + lost < floor, total * (1 - off) - lost > floor)
 
 
@@ -90,7 +92,7 @@ def root_mean_square(x: Approx, over: tuple[int, ...], dialect: Dialect, r: Roun
     total = mean + inside
     safe = torch.where(total > 0, total, 1.0)
     moved = (2 * x.value.abs() * x.error + x.error.square()).mean(over, keepdim=True)
-    relative = r.gamma(addends(x, over=over) + 4) + (2 * r.tiny + moved) / safe
+    relative = r.gamma(beside(addends(x, over=over), x.value.ndim) + 4) + (2 * r.tiny + moved) / safe
     root = torch.where(relative < 0.5, relative / (2 * (1 - relative.clamp(max=0.5))), INF)
     _, rms = divisor(x.value, over, dialect)
     added = bool(dialect.rms_eps) and dialect.rms_eps_by == "add"
@@ -150,7 +152,7 @@ def over_rms_gradient(
     inner = (g.value * x.value).sum(over, keepdim=True)
     spread = ((g.value.abs() + g.error + through) * (x.value.abs() + x.error)).sum(over, keepdim=True)
     inner_error = (g.error * x.value.abs() + (g.value.abs() + g.error) * x.error).sum(over, keepdim=True) + r.dot(
-        addends(x, over=over) + 12
+        beside(addends(x, over=over), x.value.ndim) + 12
     ) * spread
     scale = 1 / (count * s * rho.square())
     through_root = x.value * inner * scale  # which is 0 where the root is not what x is divided by

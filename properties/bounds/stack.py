@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
@@ -15,6 +14,7 @@ from properties.bounds.block import Passage, coefficients, passed, read, step
 from properties.core.case import BranchSpec
 from properties.core.family import Begin, End, begin_of, end_of
 from properties.core.rounding import Approx, Rounding
+from properties.core.truth import wide
 
 
 def begun(h: Tensor, n: int, dialect: Dialect, r: Rounding) -> Approx:
@@ -24,7 +24,7 @@ def begun(h: Tensor, n: int, dialect: Dialect, r: Rounding) -> Approx:
         found = stored(declared.begun(begin, flat, n, dialect, r), r)
         return Approx(*(part.unflatten(0, h.shape[:-1]) for part in (found.value, found.error)))
     weights = begin.weights(n, dialect).unsqueeze(-1)
-    streams = h.detach().to("cpu", torch.float64).unsqueeze(-2) * weights
+    streams = wide(h).unsqueeze(-2) * weights
     if bool(((weights == 0) | (weights == 1)).all()):
         return Approx.exact(streams.contiguous())
     return stored(Approx(streams, r.unit * streams.abs() + r.tiny), r)

@@ -16,6 +16,8 @@ from properties.core.family import Dynamic, Gate, dynamic_of, gate_of
 from properties.core.norms import Norm, norm_of
 from properties.core.reads import read_of
 from properties.core.rounding import Approx, Rounding, known, noted
+from properties.core.rows import Count, at_most, beside, place
+from properties.core.truth import wide
 
 
 def normalised(x: Approx, weight: Tensor | None, dialect: Dialect, r: Rounding) -> tuple[Approx, Tensor]:
@@ -38,7 +40,7 @@ def norm_weight(weight: Tensor, shape: Sequence[int], dialect: Dialect, r: Round
     x^ (offset + w) rounds the sum once; x^ offset + x^ w has a rounding of each term and one of the sum, relative to
     |offset| + |w|, which is more where the two cancel: two units of that.
     """
-    own, offset = weight.detach().double().cpu().view(*shape), dialect.norm_offset
+    own, offset = wide(weight).view(*shape), dialect.norm_offset
     error = 2 * r.unit * (abs(offset) + own.abs()) if offset else torch.zeros_like(own)
     return Approx(offset + own, error)
 
@@ -65,7 +67,7 @@ def products(x: Approx, params: Params, dialect: Dialect, r: Rounding, norm: Nor
     """
     state, shared = norm or normalised(x, params.norm_weight, dialect, r)
     n, r = x.value.shape[-2], r.at("products")
-    phi = of_logits(params.phi.detach().double().cpu(), n, dialect)
+    phi = of_logits(wide(params.phi), n, dialect)
     count = summands(x, phi, dialect)
     others = 3 if not r.accumulated else 5  # the operands are stored, too
     weight = (
@@ -75,8 +77,9 @@ def products(x: Approx, params: Params, dialect: Dialect, r: Rounding, norm: Nor
     )
     rms_inverse = torch.where(state.value == 0, 0.0, state.value / torch.where(x.value == 0, 1.0, x.value)).abs()
     floor = count * r.tiny * (1 + weight * rms_inverse.amax((-2, -1)))
-    relative = r.dot(count + others) + shared
-    magnitude = relative * state.value.abs() + (1 + r.dot(count + others)) * state.error
+    rounded = r.dot(beside(count, 3) + others)
+    relative = rounded + shared
+    magnitude = relative * state.value.abs() + (1 + rounded) * state.error
     error = by_third(magnitude, phi.abs(), dialect)
     error = known(error) + floor.unsqueeze(-1) * phi.abs().amax()
     found = Approx(by_third(state.value, phi, dialect), error)
@@ -88,12 +91,12 @@ def of_logits(phi: Tensor, n: int, dialect: Dialect) -> Tensor:
     return phi[:, : sum(logit_sizes(n, dialect))] if beyond(dialect) else phi
 
 
-def summands(x: Approx, phi: Tensor, dialect: Dialect) -> int:
+def summands(x: Approx, phi: Tensor, dialect: Dialect) -> Count:
     """How many products with phi are added at most that are not 0: those of a phi of 0 are, and those of a state of 0
     where the norm keeps it."""
     if norm_of(dialect).OVER is None:
         return terms_of(phi)
-    return min(terms_of(phi), addends(x, over=(-1,) if dialect.shared_projection else (-2, -1)))
+    return at_most(addends(x, over=(-1,) if dialect.shared_projection else (-2, -1)), terms_of(phi))
 
 
 def projected(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Approx:
@@ -147,12 +150,11 @@ def completed(logits: Approx, n: int, params: Params, dialect: Dialect, r: Round
 
 def gates(params: Params, n: int, dialect: Dialect) -> Tensor:
     """alpha, repeated for every logit that it gates, [P + n + R] in float64; ones where logits have no gates."""
-    sizes = torch.tensor(logit_sizes(n, dialect))
+    sizes = logit_sizes(n, dialect)
     if not read_of(dialect).affine(dialect):
-        return torch.ones(int(sizes.sum()), dtype=torch.float64)
-    alpha = params.alpha.detach().double().cpu()
-    sizes = sizes[: len(alpha)]  # no gate of res where it has no logits
-    return alpha.repeat_interleave(sizes)
+        return torch.ones(sum(sizes), dtype=torch.float64, device=place())
+    # There is no gate of res where it has no logits.
+    return torch.cat([gate.expand(size) for gate, size in zip(wide(params.alpha), sizes, strict=False)])
 
 
 def gated(
@@ -172,7 +174,7 @@ def gated(
         return p
     sums, r = r, r.at("logits")
     alpha = gates(params, n, dialect)
-    bias = params.bias.detach().double().cpu()
+    bias = wide(params.bias)
     p = entering(p, r)
     product = alpha * p.value
     # A gate of 0 silences any error but that of a NaN.
@@ -180,8 +182,8 @@ def gated(
     error = moved * (1 + 4 * r.unit) + 4 * r.unit * product.abs()
     logits = product + bias
     if dynamic_of(dialect).passes:
-        phi = of_logits(params.phi.detach().double().cpu(), n, dialect)
-        count = summands(x, phi, dialect)
+        phi = of_logits(wide(params.phi), n, dialect)
+        count = beside(summands(x, phi, dialect), 2)
         state, _ = norm or normalised(x, params.norm_weight, dialect, r)
         sizes = by_third(state.value.abs() + state.error, phi.abs(), dialect)
         terms = known(alpha.abs() * sizes) * read_of(dialect).share(n, dialect)

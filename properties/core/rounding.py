@@ -8,11 +8,12 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor
 
+from properties.core.rows import place
 from properties.guards.faults import HarnessError
 
 INF = math.inf
@@ -135,12 +136,19 @@ class Rounding:
         scale of h_post, may be applied early or late."""
         return size > self.largest / 8
 
-    def gamma(self, count: float) -> float:
-        """gamma_k: the relative error of k roundings in any order.
+    @overload
+    def gamma(self, count: float) -> float: ...
+    @overload
+    def gamma(self, count: Tensor) -> Tensor: ...
+
+    def gamma(self, count: float | Tensor) -> float | Tensor:
+        """gamma_k: the relative error of k roundings in any order; k may be another one for each of some numbers.
 
         In a stage of a short dtype they are those of a sum that is accumulated in a longer one, but for `STORED` of
         them at most.
         """
+        if isinstance(count, Tensor):
+            return self._gammas(count.double())
         product = count * self.unit
         if self.accumulated:
             product = min(count, STORED) * self.unit + max(count - STORED, 0) * self.accumulated
@@ -149,7 +157,19 @@ class Rounding:
         infinities.met = True
         return INF
 
-    def dot(self, count: float) -> float:
+    def _gammas(self, counts: Tensor) -> Tensor:
+        """The same of each of some counts, in float64."""
+        products = counts * self.unit
+        if self.accumulated:
+            products = counts.clamp(max=STORED) * self.unit + (counts - STORED).clamp(min=0) * self.accumulated
+        return noted(torch.where(products < 0.5, products / (1 - products), INF))
+
+    @overload
+    def dot(self, count: float) -> float: ...
+    @overload
+    def dot(self, count: Tensor) -> Tensor: ...
+
+    def dot(self, count: float | Tensor) -> float | Tensor:
         """The error of a sum of products with `count` roundings in any order, relative to the sum of magnitudes.
 
         Where matrix products read operands with a relative error v, (a + da)(b + db) is off by at most
@@ -239,7 +259,7 @@ class Approx:
     @classmethod
     def exact(cls, value: Tensor) -> Approx:
         """A number that is given, not computed."""
-        value = value.detach().to("cpu", torch.float64)
+        value = value.detach().to(place(), torch.float64)
         return cls(value, torch.zeros_like(value))
 
     @cached_property

@@ -18,11 +18,13 @@ import mhc_ref
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.stack import through
 from properties.core.case import BranchSpec, map_tensors
+from properties.core.rows import place
 
 
 def wide(value: Tensor) -> Tensor:
-    """On the CPU, in float64, without a graph."""
-    return value.detach().to("cpu", torch.float64)
+    """In float64, without a graph, where numbers are judged: on the CPU, but in a pass over many cases
+    (`properties.core.rows`)."""
+    return value.detach().to(place(), torch.float64)
 
 
 def listed(params: Params) -> Any:

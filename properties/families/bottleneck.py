@@ -16,6 +16,7 @@ from properties.bounds.stages import norm_weight, squash_gradient, squashed
 from properties.core.norms import norm_of
 from properties.core.reads import Completed, Read
 from properties.core.rounding import Approx, Rounding, known
+from properties.core.truth import wide
 
 
 class Bottleneck(Read):
@@ -39,7 +40,7 @@ class Bottleneck(Read):
             return products
         rank = dialect.rank
         narrow = affine(_squeezed(_columns(products, 0, rank), r), _gate(params), 0.0, r)
-        bias = params.bias.detach().double().cpu()[rank : rank + n]
+        bias = wide(params.bias)[rank : rank + n]
         written = _with_static(narrow, formulas.to_write(params.phi, n, dialect), bias, r)
         return _joined(narrow, written, _columns(products, rank + n, None))
 
@@ -147,7 +148,7 @@ def _narrow(logits: Approx, dialect: Dialect, r: Rounding) -> Approx:
 
 def _opened(narrow: Approx, params: Params, shape: tuple[int, int], dialect: Dialect, r: Rounding) -> Approx:
     """U times what the bottleneck holds, and the static logits where there are some, [tokens, n, C]."""
-    phi, rank = params.phi.detach().double().cpu(), dialect.rank
+    phi, rank = wide(params.phi), dialect.rank
     if dialect.one_bottleneck:
         found = _with_static(narrow, phi[:, -rank:], phi[:, -rank - 1], r)
     else:
@@ -159,7 +160,7 @@ def _with_static(narrow: Approx, matrix: Tensor, static: Tensor, r: Rounding) ->
     """matrix b + static, a sum whose terms may be added in any order: the static ones are products with 1."""
     held = _moved(lambda t: pad(t, (0, 1)), narrow)
     held = Approx(held.value + pad(torch.zeros_like(narrow.value), (0, 1), value=1.0), held.error)
-    whole = Approx.exact(torch.cat([matrix.detach().double().cpu(), static.double().unsqueeze(-1)], -1))
+    whole = Approx.exact(torch.cat([wide(matrix), static.double().unsqueeze(-1)], -1))
     return contracted("tr,kr->tk", held, whole, narrow.value.shape[-1] + 1, r)
 
 

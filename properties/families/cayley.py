@@ -95,7 +95,7 @@ class _System:
     def __init__(self, logits: Approx, dialect: Dialect, r: Rounding) -> None:
         s = _skew(logits, dialect, r)
         n = s.value.shape[-1]
-        eye = torch.eye(n, dtype=torch.float64).expand_as(s.value)
+        eye = torch.eye(n, dtype=torch.float64, device=s.value.device).expand_as(s.value)
         b, other = eye - s.value, eye + s.value
         inverse = torch.linalg.inv(b)
         value = torch.linalg.solve(b, other)
@@ -139,14 +139,14 @@ def _series(a: Tensor, h: Tensor) -> _Series:
     sums = torch.stack([ah.sum(-1).amax(-1), ha.sum(-1).amax(-1)]).amax(0)
     small = (sums < 0.5)[:, None, None]
     ah, ha = (torch.where(small, one, 0.0) for one in (ah, ha))
-    eye = torch.eye(a.shape[-1], dtype=a.dtype).expand_as(a)
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device).expand_as(a)
     whole, back = torch.linalg.inv(eye - ah), torch.linalg.inv(eye - ha)
     return _Series(whole, whole @ ah, back, ha @ back, small)
 
 
 def _grown(b: Tensor) -> tuple[Tensor, Tensor]:
     """|L||U| by elimination without pivots, none of which is below 1, and with partial ones."""
-    lower, upper = torch.eye(b.shape[-1], dtype=b.dtype).repeat(len(b), 1, 1), b.clone()
+    lower, upper = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device).repeat(len(b), 1, 1), b.clone()
     for k in range(b.shape[-1] - 1):
         ratio = upper[:, k + 1 :, k : k + 1] / upper[:, k : k + 1, k : k + 1]
         lower[:, k + 1 :, k : k + 1] = ratio
@@ -160,7 +160,7 @@ def _skew(z: Approx, dialect: Dialect, r: Rounding) -> Approx:
     reach, value = abs(dialect.reach), formulas.skew(z.value, dialect)
     products = 0.0 if math.frexp(reach)[0] == 0.5 else reach * r.unit * (z.value.abs() + z.value.abs().mT)
     error = (reach * (z.error + z.error.mT) + products) * (1 + 4 * r.unit) + 2 * r.unit * value.abs() + r.tiny
-    nothing = torch.eye(z.value.shape[-1], dtype=torch.bool)
+    nothing = torch.eye(z.value.shape[-1], dtype=torch.bool, device=z.value.device)
     return Approx(value, torch.where(nothing & torch.isfinite(error), 0.0, error))
 
 

@@ -12,6 +12,7 @@ from properties.bounds.arithmetic import affine, softmax, softmax_gradient, time
 from properties.bounds.rms import inverse_gradient, root_mean_square
 from properties.core.reads import Read
 from properties.core.rounding import Approx, Rounding, known
+from properties.core.truth import wide
 
 
 class DepthAttention(Read):
@@ -67,9 +68,9 @@ def _scores(logits: Approx, x: Approx, params: Params, dialect: Dialect, r: Roun
     rms, _ = root_mean_square(x, (-1,), dialect, r)
     unit = (x.value.abs() + x.error) / torch.where(rms == 0, 1.0, rms)
     if params.norm_weight is not None:
-        own = params.norm_weight.detach().double().cpu().view(x.value.shape[-2:])
+        own = wide(params.norm_weight).view(x.value.shape[-2:])
         unit = unit * (abs(dialect.norm_offset) + own.abs())
-    sizes = unit @ params.phi[:, 0].detach().double().cpu().abs()
+    sizes = unit @ wide(params.phi[:, 0]).abs()
     moved = Approx(logits.value, known(logits.error + 8 * r.unit * sizes))
     return affine(moved, 1 / math.sqrt(channels), 0.0, r)
 

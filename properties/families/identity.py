@@ -30,7 +30,7 @@ class Identity(Mix):
     def bound(self, logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
         """1 and 0 are exact."""
         n = logits.value.shape[-2]
-        value = torch.eye(n, dtype=torch.float64).expand(*logits.value.shape[:-1], n)
+        value = torch.eye(n, dtype=torch.float64, device=logits.value.device).expand(*logits.value.shape[:-1], n)
         return Projection(value, torch.zeros_like(value), torch.zeros_like(value), torch.zeros_like(value).sum(-1))
 
     def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:

@@ -107,7 +107,8 @@ def _parts(logits: Approx, dialect: Dialect) -> list[tuple[Approx, int]]:
 
 def _factor(logits: Approx, k: int, r: Rounding) -> Approx:
     """U [tokens, k, k] of the coefficients of its permutations; for k = 2 either of them may be 1 less the other."""
-    coefficients, matrices = softmax(logits, r), formulas.permutation_matrices(k)
+    coefficients = softmax(logits, r)
+    matrices = formulas.permutation_matrices(k).to(logits.value.device)
     value = torch.einsum("...p,pij->...ij", coefficients.value, matrices)
     error = torch.einsum("...p,pij->...ij", coefficients.error, matrices)
     if k > 2:

@@ -43,7 +43,7 @@ class Permutations(Mix):
         coefficients = softmax(logits, r)
         count = coefficients.value.shape[-1]
         n = next(k for k in range(1, formulas.MOST_STREAMS + 1) if math.factorial(k) == count)
-        matrices = permutation_matrices(n)
+        matrices = permutation_matrices(n).to(coefficients.value.device)
         value = torch.einsum("...k,kij->...ij", coefficients.value, matrices)
         error = torch.einsum("...k,kij->...ij", coefficients.error, matrices) + r.dot(count) * value
         error = known(error)

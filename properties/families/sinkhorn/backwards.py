@@ -13,7 +13,8 @@ from mhc_ref import Dialect
 from properties.core.family import DIM
 from properties.core.rounding import INF, Approx, Rounding
 from properties.families.sinkhorn import perturbed
-from properties.families.sinkhorn.divisions import MOST, Array, Step, log_sum_exp, portions, unknown_where
+from properties.families.sinkhorn.arrays import Array
+from properties.families.sinkhorn.divisions import MOST, Step, log_sum_exp, portions, unknown_where
 from properties.families.sinkhorn.forwards import Trace, divided_by_temperature, half_steps, scaled, tempered, trace
 
 
@@ -50,8 +51,7 @@ def pullback(logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -
 def _pulled(
     run: Trace, z: Array, dz: Array, bar: Array, dbar: Array, dialect: Dialect, r: Rounding
 ) -> tuple[Array, Array]:
-    tokens, n, _ = run.begin.shape
-    u = r.unit
+    n, u = run.begin.shape[-1], r.unit
     value, forward, _, _ = scaled(run, dialect, r)
     g = bar * value
     errors = [np.abs(bar) * forward + 3 * u * np.abs(g) + dbar * (value + forward) + r.tiny]
@@ -69,7 +69,7 @@ def _pulled(
         g, size = g - step.weights * mass, size + step.weights * np.abs(mass)
     errors.reverse()  # errors[s] belongs to the iterate after step s; errors[0] to the logits themselves
     error = np.stack(errors).sum(0) + errors[0] + n * u * size.sum((-2, -1), keepdims=True)
-    for some in portions(tokens, n, len(run.steps)):
+    for some in portions(run.begin, len(run.steps)):
         error[some] += _carried(run.steps, [one[some] for one in errors[1:]], some)
     if perturbed.pays(run, dz, dbar):
         error = np.fmin(error, perturbed.error_of(run, bar, dbar, forward, u, r.tiny))

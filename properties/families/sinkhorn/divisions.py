@@ -12,21 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mhc_ref.dialect import Denominator
 from properties.core.rounding import INF, Rounding
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
+from properties.families.sinkhorn.arrays import Array, Flags, functions_of
 
 LOST = 2.0**-10
 MOST = 350.0
 """Where exp of a deviation is cut off: far beyond any error that is still a statement.
 
-Caps are taken by `np.fmin`, for which a NaN (0 times an error that overflowed) is above any cap, as it should be."""
-
-_NUMBERS = 2**20
+Caps are taken by `fmin`, for which a NaN (0 times an error that overflowed) is above any cap, as it should be."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class Iterate:
     @property
     def deviation(self) -> Array:
         """The largest |error| of log m that the next step may meet."""
-        return np.fmin(self.entry + self.drift[-1] + self.drift[-2], MOST)
+        return functions_of(self.entry).fmin(self.entry + self.drift[-1] + self.drift[-2], MOST)
 
 
 class Divided(NamedTuple):
@@ -95,18 +89,21 @@ class Divided(NamedTuple):
 
 def even(z: Array) -> dict[int, Array]:
     """The spans of scalings without an error."""
-    return {-1: np.zeros((*z.shape[:-2], 1, 1)), -2: np.zeros((*z.shape[:-2], 1, 1))}
+    none = functions_of(z).zeros_like(z[..., :1, :1])
+    return {-1: none, -2: none}
 
 
 def unscaled(z: Array) -> dict[int, Array]:
     """The log-scalings of rows and of columns at the beginning."""
-    return {-1: np.zeros_like(z[..., :1]), -2: np.zeros_like(z[..., :1, :])}
+    xp = functions_of(z)
+    return {-1: xp.zeros_like(z[..., :1]), -2: xp.zeros_like(z[..., :1, :])}
 
 
 def log_sum_exp(log_m: Array, dim: int) -> Array:
     """log(sum exp log_m) over a dim, kept."""
-    top = np.maximum.reduce(log_m, dim, keepdims=True)
-    return np.log(np.add.reduce(np.exp(log_m - top), dim, keepdims=True)) + top
+    xp = functions_of(log_m)
+    top = xp.most(log_m, dim, keepdims=True)
+    return xp.log(xp.total(xp.exp(log_m - top), dim, keepdims=True)) + top
 
 
 def divided(
@@ -118,28 +115,28 @@ def divided(
         dim: that of the first division, -1 or -2.
         floor: the logarithm of what may be flushed; -inf where nothing is.
     """
-    n, u = now.log_m.shape[-1], r.unit
+    xp, n, u = functions_of(now.log_m), now.log_m.shape[-1], r.unit
     log_eps = math.log(eps) if eps else -INF
     clamped = bool(eps) and denominator == "clamp"
     dims = (dim, -3 - dim)
     turns = [(s % 2, s // 2) for s in range(count)]  # of each step, which of the two dims, for which time
-    iterates = np.empty((count + 1, *now.log_m.shape))
+    iterates = xp.empty((count + 1, *now.log_m.shape), now.log_m)
     iterates[0] = now.log_m
-    sums = [np.empty(((count + 1 - h) // 2, *now.scalings[dims[h]].shape)) for h in (0, 1)]
-    divisors = [np.empty_like(one) for one in sums] if eps else sums
+    sums = [xp.empty(((count + 1 - h) // 2, *now.scalings[dims[h]].shape), now.log_m) for h in (0, 1)]
+    divisors = [xp.empty_like(one) for one in sums] if eps else sums
     for s, (h, k) in enumerate(turns):
         sums[h][k] = log_sum_exp(iterates[s], dims[h])
         if clamped:
-            np.maximum(sums[h][k], log_eps, out=divisors[h][k])
+            xp.maximum(sums[h][k], log_eps, out=divisors[h][k])
         elif eps:
-            np.logaddexp(sums[h][k], log_eps, out=divisors[h][k])
-        np.subtract(iterates[s], divisors[h][k], out=iterates[s + 1])
+            xp.logaddexp(sums[h][k], log_eps, out=divisors[h][k])
+        xp.subtract(iterates[s], divisors[h][k], out=iterates[s + 1])
     log_m = iterates[1:]
-    weights = np.exp(log_m)
+    weights = xp.exp(log_m)
     if clamped:
         for h in (0, 1):
             weights[h::2] *= sums[h] > log_eps
-    local = u * (3 + np.abs(log_m))
+    local = u * (3 + xp.abs(log_m))
     entry = running(now.entry, local)
     below = running(now.below, log_m < floor)
     scalings = [running(now.scalings[dims[h]], -divisors[h]) for h in (0, 1)]
@@ -147,27 +144,27 @@ def divided(
     lost, kinked = now.lost, now.kinked
     for h in (0, 1):
         own, other = _before(scalings, h)
-        total = np.abs(own) + np.abs(other) + np.abs(now.kernel)
-        stored = (weights[h::2] * total).sum(dims[h], keepdims=True)
-        lines.append(u * (n + 4 + stored + np.abs(own) + np.abs(divisors[h])))
+        total = xp.abs(own) + xp.abs(other) + xp.abs(now.kernel)
+        stored = xp.total(weights[h::2] * total, dims[h], keepdims=True)
+        lines.append(u * (n + 4 + stored + xp.abs(own) + xp.abs(divisors[h])))
         if (held := below[h:-1:2]).any():
-            missing = np.where(held > 0, np.exp(log_m[h::2] + held), 0.0).sum(dims[h], keepdims=True)
-            lost = lost | (missing > LOST).any((0, -2, -1))
+            missing = xp.total(xp.where(held > 0, xp.exp(log_m[h::2] + held), 0.0), dims[h], keepdims=True)
+            lost = lost | xp.any(missing > LOST, (0, -2, -1))
             lines[h] += 2 * missing
 
-    drift = [np.empty_like(one) for one in scalings]
+    drift = [xp.empty_like(one) for one in scalings]
     for h in (0, 1):
         drift[h][0] = now.drift[dims[h]]
     for s, (h, k) in enumerate(turns):
         own, other, line = drift[h][k], drift[1 - h][k + h], lines[h][k]
         if clamped:
-            spread = np.fmin(_sum(entry[s], own, other, dims[h]), MOST).max(dims[h], keepdims=True)
-            either = np.abs(sums[h][k] - log_eps) < line + spread
-            line += np.where(either, line + spread, 0.0)
-            kinked = kinked | either.any((-1, -2))
+            spread = xp.most(xp.fmin(_sum(entry[s], own, other, dims[h]), MOST), dims[h], keepdims=True)
+            either = xp.abs(sums[h][k] - log_eps) < line + spread
+            line += xp.where(either, line + spread, 0.0)
+            kinked = kinked | xp.any(either, (-1, -2))
         # log(sum w e^moved + (1 - sum w)), written so that nothing is lost where moved is tiny.
-        moved = np.expm1(np.fmin(entry[s] + other, MOST))
-        np.add(np.log1p(np.add.reduce(weights[s] * moved, dims[h], keepdims=True)), line, out=drift[h][k + 1])
+        moved = xp.expm1(xp.fmin(entry[s] + other, MOST))
+        xp.add(xp.log1p(xp.total(weights[s] * moved, dims[h], keepdims=True)), line, out=drift[h][k + 1])
 
     spans = _spans(now, dims, weights, entry, drift, lines, bool(eps)) if now.spans else []
     steps: list[Any] = [None] * count
@@ -175,15 +172,15 @@ def divided(
     for h in (0, 1):
         own, other = _before(drift, h)
         shares = weights[h::2]
-        deviation = np.fmin(_sum(entry[h:-1:2], own, other, dims[h]), MOST)
-        spread = deviation.max(dims[h], keepdims=True)
-        remainder = np.exp(2 * spread) * (shares * deviation * deviation).sum(dims[h], keepdims=True) / 2
+        deviation = xp.fmin(_sum(entry[h:-1:2], own, other, dims[h]), MOST)
+        spread = xp.most(deviation, dims[h], keepdims=True)
+        remainder = xp.exp(2 * spread) * xp.total(shares * deviation * deviation, dims[h], keepdims=True) / 2
         reached = _sum(entry[1 + h :: 2], drift[h][1:], other, dims[h])
         if spans:
             span = _before(spans, h)[1]
             curved, mean = _beside_the_mean(entry[h:-1:2], shares, own, other, span, dims[h], eps, clamped)
-            remainder = np.fmin(remainder, curved)
-            reached = np.fmin(reached, mean + local[h::2] + lines[h])
+            remainder = xp.fmin(remainder, curved)
+            reached = xp.fmin(reached, mean + local[h::2] + lines[h])
         made = map(functools.partial(Step, dims[h]), shares, local[h::2], lines[h] + remainder, reached, lines[h])
         steps[h::2] = made
         if count and turns[-1][0] == h:
@@ -220,31 +217,32 @@ def _spans(
     what grew with every division, since each passes on all that the one before had left, contracts. The share p that an
     eps has of a line does not take part in a, so that p max|a| is left of the common part.
     """
-    found = [np.empty((len(one), *now.log_m.shape[:-2], 1, 1)) for one in drift]
+    xp = functions_of(now.log_m)
+    found = [xp.empty((len(one), *now.log_m.shape[:-2], 1, 1), now.log_m) for one in drift]
     known: list[tuple[Array, ...]] = []
     for h in (0, 1):
         found[h][0] = now.spans[dims[h]]
-        shares = weights[h::2] if dims[h] == -1 else np.swapaxes(weights[h::2], -1, -2)
-        overlap = np.ones(shares.shape[:-2])
+        shares = weights[h::2] if dims[h] == -1 else xp.swapaxes(weights[h::2], -1, -2)
+        overlap = xp.ones(shares.shape[:-2], shares)
         for k in range(shares.shape[-1]):
-            np.fmin(overlap, np.minimum(shares, shares[..., k : k + 1, :]).sum(-1).min(-1), out=overlap)
-        overlap, rest, across = overlap[..., None, None], np.zeros(()), np.zeros(())
+            xp.fmin(overlap, xp.least(xp.total(xp.minimum(shares, shares[..., k : k + 1, :]), -1), -1), out=overlap)
+        overlap, rest, across = overlap[..., None, None], xp.zeros((), shares), xp.zeros((), shares)
         if eps:
-            across = _before(drift, h)[1].max((-1, -2), keepdims=True)
-            rest = np.maximum(1 - shares.sum(-1).min(-1), 0)[..., None, None]
-            overlap = overlap / (1 + rest * np.expm1(np.fmin(across, MOST)))
-            rest = rest * np.exp(np.fmin(across, MOST)) / (1 - rest) * across
-        base = 2 * (entry[h:-1:2].max((-1, -2), keepdims=True) + lines[h].max((-1, -2), keepdims=True))
-        known.append((overlap, base, rest, across, 2 * drift[h][1:].max((-1, -2), keepdims=True)))
+            across = xp.most(_before(drift, h)[1], (-1, -2), keepdims=True)
+            rest = xp.maximum(1 - xp.least(xp.total(shares, -1), -1), 0)[..., None, None]
+            overlap = overlap / (1 + rest * xp.expm1(xp.fmin(across, MOST)))
+            rest = rest * xp.exp(xp.fmin(across, MOST)) / (1 - rest) * across
+        base = 2 * (xp.most(entry[h:-1:2], (-1, -2), keepdims=True) + xp.most(lines[h], (-1, -2), keepdims=True))
+        known.append((overlap, base, rest, across, 2 * xp.most(drift[h][1:], (-1, -2), keepdims=True)))
     for s in range(len(weights)):
         h, k = s % 2, s // 2
         overlap, base, rest, across, most = known[h]
         span = found[1 - h][k + h]
-        shrunk = np.exp(-span)
+        shrunk = xp.exp(-span)
         grown = base[k] + span * (1 - overlap[k] * shrunk)
         if eps:
-            grown += np.fmin(rest[k] / shrunk, across[k])
-        np.fmin(grown, most[k], out=found[h][k + 1])
+            grown += xp.fmin(rest[k] / shrunk, across[k])
+        xp.fmin(grown, most[k], out=found[h][k + 1])
     return found
 
 
@@ -258,37 +256,41 @@ def _beside_the_mean(
     and a common part of those across, a division takes out. Of a share p that stands beside them, an eps, it is not
     taken out; of a clamped line nothing is curved.
     """
-    apart = entry + span
-    most = apart.max(dim, keepdims=True)
-    curved = np.exp(np.fmin(2 * most, MOST)) * (shares * apart * apart).sum(dim, keepdims=True)
+    xp, apart = functions_of(entry), entry + span
+    most = xp.most(apart, dim, keepdims=True)
+    curved = xp.exp(xp.fmin(2 * most, MOST)) * xp.total(shares * apart * apart, dim, keepdims=True)
     mean = apart + most
     if eps:
-        across = other.max((-1, -2), keepdims=True)
-        rest, moved = np.maximum(1 - shares.sum(dim, keepdims=True), 0), own + across
-        pulled = rest * np.exp(np.fmin(across + 2 * most, MOST)) / (1 - rest)
-        mean = mean + np.fmin(pulled, 1.0) * (across + most)
+        across = xp.most(other, (-1, -2), keepdims=True)
+        rest, moved = xp.maximum(1 - xp.total(shares, dim, keepdims=True), 0), own + across
+        pulled = rest * xp.exp(xp.fmin(across + 2 * most, MOST)) / (1 - rest)
+        mean = mean + xp.fmin(pulled, 1.0) * (across + most)
         if not clamped:
-            curved = (curved + rest * moved * moved * np.exp(np.fmin(moved + most, MOST))) / (1 - rest)
+            curved = (curved + rest * moved * moved * xp.exp(xp.fmin(moved + most, MOST))) / (1 - rest)
     return curved / 2, mean
 
 
-def portions(tokens: int, n: int, steps: int) -> list[slice]:
-    """The tokens, as many at a time as have derivatives of all steps, n^4 numbers each, that fit into a few MB."""
-    some = max(1, _NUMBERS // ((steps + 1) * n**4))
+def portions(like: Array, steps: int) -> list[slice]:
+    """The tokens of logits [tokens, n, n], as many at a time as have derivatives of all steps, n^4 numbers each, that
+    fit into a few MB, or on a device into a GB."""
+    tokens, n, _ = like.shape
+    some = max(1, functions_of(like).numbers // ((steps + 1) * n**4))
     return [slice(k, k + some) for k in range(0, tokens, some)]
 
 
 def running(start: Array, added: Array | Flags) -> Array:
     """start, start + added[0], start + added[0] + added[1], ..."""
-    return np.add.accumulate(np.concatenate([start[None], added]), 0)
+    xp = functions_of(start)
+    return xp.accumulated(xp.concatenate([start[None], added]))
 
 
 def unknown_where(*errors: Array, total: Array) -> Array:
     """What errors, each with the tokens on its first or second axis, add up to, [tokens, ...]: infinite where one of a
     token is and so 0 times an infinity may be in it, and otherwise as it is."""
-    if all(np.isfinite(one).all() for one in errors):
+    xp = functions_of(total)
+    if all(xp.isfinite(one).all() for one in errors):
         return total
-    return np.where(np.isnan(total), INF, total)
+    return xp.where(xp.isnan(total), INF, total)
 
 
 def _before(series: Sequence[Array], h: int) -> tuple[Array, Array]:
@@ -309,12 +311,14 @@ def strained(divisors: Sequence[Array]) -> tuple[Array, Array]:
     iterate is about (final scalings) / (its own scalings), where an entry that is 0 by then makes NaN of an infinity:
     the second bounds the logarithm of both.
     """
-    vectors = [running(np.zeros(one.shape[1:]), -one) for one in divisors]
-    largest = np.maximum(*(np.abs(one).max((0, -1, -2)) for one in vectors))
+    xp = functions_of(divisors[0])
+    vectors = [running(xp.zeros(one.shape[1:], one), -one) for one in divisors]
+    largest = xp.maximum(*(xp.most(xp.abs(one), (0, -1, -2)) for one in vectors))
     if not len(divisors[0]):
         return largest, largest
-    divided_by = np.maximum(*(np.abs(one).max((0, -1, -2), initial=0.0) for one in divisors))
-    first, second = ((one - np.minimum.accumulate(one)).max((-1, -2)) for one in vectors)
+    by_both = [xp.most(xp.abs(one), (0, -1, -2)) for one in divisors if len(one)]  # of one division there is one
+    divided_by = functools.reduce(xp.maximum, by_both)
+    first, second = (xp.most(one - xp.lowest(one), (-1, -2)) for one in vectors)
     # After a division of the first lines there was one less of the others; after one of those there were as many.
-    rise = np.concatenate([first[1:] + second[: len(first) - 1], first[1 : len(second)] + second[1:]]).max(0)
-    return largest, np.maximum(2 * np.maximum(largest, divided_by), rise)
+    both = xp.concatenate([first[1:] + second[: len(first) - 1], first[1 : len(second)] + second[1:]])
+    return largest, xp.maximum(2 * xp.maximum(largest, divided_by), xp.most(both, 0))

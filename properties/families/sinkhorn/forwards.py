@@ -39,7 +39,7 @@ iteration shifts, where an entry itself does, or that entry times the cotangent.
 *Clamped denominators* are 1-Lipschitz in log sum; at the kink, where both branches are possible, the difference of the
 two is admitted as a line error.
 
-Everything here is numpy in float64: hundreds of small steps, for which it is several times quicker than torch.
+Everything here is float64, numpy's on the CPU and torch's on a device (`arrays`).
 """
 
 from __future__ import annotations
@@ -49,16 +49,14 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.core.family import DIM
 from properties.core.rounding import INF, Approx, Projection, Rounding
+from properties.families.sinkhorn.arrays import Array, Flags, as_arrays, as_tensor, functions_of
 from properties.families.sinkhorn.divisions import (
     MOST,
-    Array,
-    Flags,
     Iterate,
     Step,
     divided,
@@ -100,30 +98,30 @@ class Trace:
     @functools.cached_property
     def propagated(self) -> Array:
         """sum over steps of |d log M / d (error of the step)| * (the step's error): [tokens, n, n]."""
-        tokens, n, _ = self.begin.shape
-        parts = [self._propagated(some) for some in portions(tokens, n, len(self.steps))]
-        return np.concatenate(parts) if parts else np.zeros_like(self.begin)
+        xp = functions_of(self.begin)
+        parts = [self._propagated(some) for some in portions(self.begin, len(self.steps))]
+        return xp.concatenate(parts) if parts else xp.zeros_like(self.begin)
 
     def _propagated(self, tokens: slice) -> Array:
         """Of some of the tokens."""
-        n = self.begin.shape[-1]
-        entry = np.stack([self.begin[tokens], *(step.entry[tokens] for step in self.steps)])
-        g = np.empty((*entry.shape, n * n))  # d log M / d log m, of m at the beginning and after each step
-        g[-1] = np.eye(n * n).reshape(n, n, n * n)
+        xp, n = functions_of(self.begin), self.begin.shape[-1]
+        entry = xp.stack([self.begin[tokens], *(step.entry[tokens] for step in self.steps)])
+        g = xp.empty((*entry.shape, n * n), entry)  # d log M / d log m, of m at the beginning and after each step
+        g[-1] = xp.eye(n * n, entry).reshape(n, n, n * n)
         sums: list[Array] = []
         lines: list[Array] = []
         for s in reversed(range(len(self.steps))):
             step, weights = self.steps[s], self.steps[s].weights[tokens, ..., None]
             if step.dim == 0:
-                np.multiply(g[s + 1], weights, out=g[s])
+                xp.multiply(g[s + 1], weights, out=g[s])
                 continue
-            by_line = np.add.reduce(g[s + 1], step.dim - 1, keepdims=True)
-            np.subtract(g[s + 1], np.multiply(by_line, weights, out=g[s]), out=g[s])
+            by_line = xp.total(g[s + 1], step.dim - 1, keepdims=True)
+            xp.subtract(g[s + 1], xp.multiply(by_line, weights, out=g[s]), out=g[s])
             sums.append(by_line.reshape(-1, n, n * n))
             lines.append(step.line[tokens].reshape(-1, n))
-        total = np.einsum("stijq,stij->tq", np.abs(g, out=g), entry)
+        total = xp.einsum("stijq,stij->tq", xp.abs(g, out=g), entry)
         if sums:
-            total += np.einsum("stkq,stk->tq", np.abs(np.stack(sums)), np.stack(lines))
+            total += xp.einsum("stkq,stk->tq", xp.abs(xp.stack(sums)), xp.stack(lines))
         return unknown_where(entry, *lines, total=total).reshape(-1, n, n)
 
 
@@ -141,7 +139,9 @@ def half_steps(dialect: Dialect) -> list[tuple[int, float]]:
 
 def trace(logits: Approx, dialect: Dialect, r: Rounding) -> Trace:
     """Run the exact iteration once and note what rounding may add at every step."""
-    z, dz = (part.contiguous().numpy() for part in tempered(logits, dialect))
+    z, dz = as_arrays(*(part.contiguous() for part in tempered(logits, dialect)))
+    if isinstance(z, Tensor):
+        return _trace(z, dz, dialect, r)
     return _remembered(z.tobytes(), dz.tobytes(), z.shape, dialect, r)
 
 
@@ -152,7 +152,8 @@ def tempered(logits: Approx, dialect: Dialect) -> tuple[Tensor, Tensor]:
 
 def divided_by_temperature(z: Array, dialect: Dialect, r: Rounding) -> Array:
     """What rounding adds to each of Z / temperature."""
-    return 3 * r.unit * np.abs(z) + r.tiny if dialect.temperature != 1 else np.zeros_like(z)
+    xp = functions_of(z)
+    return 3 * r.unit * xp.abs(z) + r.tiny if dialect.temperature != 1 else xp.zeros_like(z)
 
 
 # A law bounds the same logits several times, and the simplest examples of one law are those of the next: a third of
@@ -164,27 +165,27 @@ def _remembered(z: bytes, dz: bytes, shape: tuple[int, ...], dialect: Dialect, r
 
 
 def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
-    u = r.unit
+    xp, u = functions_of(z), r.unit
     first = DIM[dialect.first_axis]
     shifted = dialect.start == "exp" and dialect.iterations > 0
     plain = not dialect.entry_eps and not dialect.denominator_eps
     begin = dz + divided_by_temperature(z, dialect, r)
     log_m, scalings = z, unscaled(z)
     if shifted:
-        shift = z.max(first, keepdims=True)
+        shift = xp.most(z, first, keepdims=True)
         log_m, scalings[first] = z - shift, -shift
         # Where no eps stands beside the matrix, a common shift of a line is divided out again.
-        begin = begin if plain else begin + begin.max(first, keepdims=True)
-    begin = begin + u * (4 + 3 * np.abs(log_m))
+        begin = begin if plain else begin + xp.most(begin, first, keepdims=True)
+    begin = begin + u * (4 + 3 * xp.abs(log_m))
     log_tiny = math.log(4 * r.tiny) if r.tiny else -INF
     floor = -INF if dialect.entry_eps else log_tiny
     beyond = r.largest / 8 if dialect.temperature != 1 else INF
-    lost = np.asarray((np.isinf(dz) | (np.abs(z) > beyond)).any((-1, -2)))
+    lost = xp.any(xp.isinf(dz) | (xp.abs(z) > beyond), (-1, -2))
     if r.tiny and dialect.start == "exp" and not shifted:
-        lost = lost | ((log_m + begin).max((-1, -2)) > -log_tiny)
-    below = (log_m < floor).astype(np.float64) if dialect.start == "exp" else np.zeros_like(z)
+        lost = lost | (xp.most(log_m + begin, (-1, -2)) > -log_tiny)
+    below = xp.floats(log_m < floor) if dialect.start == "exp" else xp.zeros_like(z)
     spans = even(z) if dz.any() else {}
-    now = Iterate(log_m, z, begin, scalings, unscaled(z), spans, begin, below, lost, np.zeros_like(lost))
+    now = Iterate(log_m, z, begin, scalings, unscaled(z), spans, begin, below, lost, xp.zeros_like(lost))
     steps: list[Step] = []
     divisions = [dim for dim, _ in half_steps(dialect) if dim]
     if dialect.start == "softmax":  # it divides by its own sum out of sight: no scaling vector has to hold that
@@ -195,7 +196,7 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
     begun = divisions[0] if divisions else first
     now, more, divisors = divided(now, begun, len(divisions), dialect.denominator_eps, dialect.denominator, r, floor)
     largest, strain = strained(divisors)
-    final = u * (4 + np.abs(now.log_m) + np.abs(now.kernel) + np.abs(now.scalings[-1]) + np.abs(now.scalings[-2]))
+    final = u * (4 + xp.abs(now.log_m) + xp.abs(now.kernel) + xp.abs(now.scalings[-1]) + xp.abs(now.scalings[-2]))
     lost = now.lost | (largest > -log_tiny) if r.tiny else now.lost
     visible = 0 if plain or not shifted else first
     return Trace(
@@ -205,12 +206,13 @@ def _trace(z: Array, dz: Array, dialect: Dialect, r: Rounding) -> Trace:
 
 def _raised(now: Iterate, eps: float, r: Rounding) -> tuple[Iterate, Step]:
     """The iterate after eps is added to every entry, from which scalings begin anew."""
-    joined = np.logaddexp(now.log_m, math.log(eps))
-    share = np.exp(now.log_m - joined)
+    xp = functions_of(now.log_m)
+    joined = xp.logaddexp(now.log_m, math.log(eps))
+    share = xp.exp(now.log_m - joined)
     deviation = now.deviation
-    local = r.unit * (3 + np.abs(joined)) + r.tiny / eps + share * (np.expm1(deviation) - deviation)
+    local = r.unit * (3 + xp.abs(joined)) + r.tiny / eps + share * (xp.expm1(deviation) - deviation)
     entry = share * deviation + local
-    none = np.zeros_like(share[..., :1])
+    none = xp.zeros_like(share[..., :1])
     step = Step(0, share, local, none, entry, none)
     fresh = unscaled(share)
     spans = even(share) if now.spans else {}
@@ -224,24 +226,25 @@ def projection(logits: Approx, dialect: Dialect, r: Rounding) -> Projection:
     """h_res of [tokens, n, n] logits and what rounding can do to it; the derivation heads this module."""
     run = trace(logits, dialect, r)
     with np.errstate(all="ignore"):
-        return Projection(*(torch.from_numpy(part) for part in scaled(run, dialect, r)))
+        return Projection(*(as_tensor(part) for part in scaled(run, dialect, r)))
 
 
 def scaled(run: Trace, dialect: Dialect, r: Rounding) -> tuple[Array, Array, Array, Array]:
     """The parts of a `Projection`."""
-    value = np.exp(run.log_m)
-    error = value * np.expm1(np.minimum(run.final + run.propagated, MOST)) + r.tiny
-    error = np.where(run.below > 0, error + np.exp(run.log_m + run.below), error)
+    xp = functions_of(run.log_m)
+    value = xp.exp(run.log_m)
+    error = value * xp.expm1(xp.minimum(run.final + run.propagated, MOST)) + r.tiny
+    error = xp.where(run.below > 0, error + xp.exp(run.log_m + run.below), error)
     if dialect.iterations > 0 or dialect.start == "softmax":
-        error = np.minimum(error, 1.0)  # both lie between 0 and 1
+        error = xp.minimum(error, 1.0)  # both lie between 0 and 1
     lost = run.lost[..., None, None]
-    error = np.where(lost, INF, error)
-    odds = np.where(np.logical_or(run.below > 0, lost), INF, run.entry + run.final)
+    error = xp.where(lost, INF, error)
+    odds = xp.where(xp.logical_or(run.below > 0, lost), INF, run.entry + run.final)
     last = DIM[dialect.last_axis]
     if not run.steps or run.steps[-1].dim != last:
         return value, error, odds, error.sum(last)
     # The last division makes the sum right whatever came before, but for what an eps keeps: s / (s + eps).
-    kept = np.maximum(1 - value.sum(last), 0)
-    own = run.final + r.unit * (3 + np.abs(run.log_m)) + np.fmin(run.steps[-1].line, 1.0)
-    line = (value * own).sum(last) + kept * np.fmin(2 * run.before_last.max((-2, -1)), 1.0)[..., None]
-    return value, error, odds, np.where(run.lost[..., None], INF, line + value.shape[-1] * r.tiny)
+    kept = xp.maximum(1 - value.sum(last), 0)
+    own = run.final + r.unit * (3 + xp.abs(run.log_m)) + xp.fmin(run.steps[-1].line, 1.0)
+    line = (value * own).sum(last) + kept * xp.fmin(2 * xp.most(run.before_last, (-2, -1)), 1.0)[..., None]
+    return value, error, odds, xp.where(run.lost[..., None], INF, line + value.shape[-1] * r.tiny)

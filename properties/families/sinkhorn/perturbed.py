@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from properties.core.rounding import INF
-from properties.families.sinkhorn.divisions import Array
+from properties.families.sinkhorn.arrays import Array
 from properties.families.sinkhorn.forwards import Trace
 
 _NUMBERS = 2**20
