@@ -46,6 +46,7 @@ COMMANDS = {
     "seeds": Command("properties.commands.seeds:main", "Try many seeds on correct implementations."),
     "campaign": Command("properties.campaign.command:campaign", "Run what takes hours, in pieces, on any engine."),
     "bench": Command("properties.commands.bench:main", "Measure what laws cost."),
+    "batched": Command("properties.commands.batched:batched", "Judge laws at thousands of cases, hundreds at once."),
     "sharpness": Command("properties.commands.sharpness:main", "Tabulate how tight the bounds are."),
     "report": Command("properties.commands.report:report", "Draw reports of runs as one page of HTML."),
     "ratios": Command("properties.commands.ratios:main", "Tabulate the worst ratios of reports."),

@@ -53,6 +53,7 @@ class Observer:
         refused: makes the exception for an answer that has not the promised form, of what it is and what was expected.
         copies: whether arguments are fresh copies, and what branches saw is kept as copies; otherwise they are the very
             tensors, with their graphs.
+        stays: whether those copies of what branches saw stay on the device.
     """
 
     implementation: Implementation
@@ -62,6 +63,7 @@ class Observer:
     dtype: torch.dtype | None
     refused: Callable[[str], Exception]
     copies: bool
+    stays: bool = False
 
     @cached_property
     def asked(self) -> Implementation:
@@ -199,7 +201,10 @@ class Observer:
                     raise
                 ours.append(HarnessError(f"a {branch.kind} branch raised {type(error).__name__}: {error}"))
                 raise ours[-1] from error
-            kept = [one.detach().cpu().clone() if self.copies else one for one in (given, y)]
+            kept = (given, y)
+            if self.copies:
+                there = [one.detach() for one in kept]
+                kept = [one.clone() for one in (there if self.stays else (one.cpu() for one in there))]
             seen.append(Seen(*kept))
             return y
 

@@ -134,8 +134,20 @@ class Trial(Judge):
         """How it is called."""
         emits = tuple(self.implementation.emits)
         return Observer(
-            self.implementation, self.device, self.dialect, emits, self.dtype, refused=ContractBroken, copies=True
+            self.implementation,
+            self.device,
+            self.dialect,
+            emits,
+            self.dtype,
+            refused=ContractBroken,
+            copies=True,
+            stays=self._stays,
         )
+
+    @property
+    def _stays(self) -> bool:
+        """Whether answers stay where the implementation computes."""
+        return False
 
     @functools.cached_property
     def rounding(self) -> Rounding:
@@ -266,7 +278,7 @@ class Trial(Judge):
             return self._answered(question)
         self.unanswered = question
         try:
-            result = _settled(ask())
+            result = _settled(ask(), self._stays)
         except torch.OutOfMemoryError as error:  # while the arguments were copied there
             raise NoRoom(f"{method} ran out of the device's memory for {self._sketch(arguments)}: {error}") from error
         except TargetFault as fault:
@@ -335,14 +347,15 @@ def _plain_throughout(what: str, value: Any) -> Any:
     return _plain(f"{what}: an output", value) if issubclass(type(value), Tensor) else value
 
 
-def _settled(value: Any) -> Any:
-    """Detached copies on the CPU: what an implementation returned may be a view of memory that it writes again."""
+def _settled(value: Any, stays: bool) -> Any:
+    """Detached copies, on the CPU unless they stay: what an implementation returned may be a view of memory that it
+    writes again."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
+        return (value.detach() if stays else value.detach().cpu()).clone()
     if isinstance(value, Mappings):
-        return Mappings(*(_settled(part) for part in value))
+        return Mappings(*(_settled(part, stays) for part in value))
     if isinstance(value, tuple):
-        return tuple(_settled(part) for part in value)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
+        return tuple(_settled(part, stays) for part in value)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
     if isinstance(value, list):
-        return [_settled(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_settled(part, stays) for part in value]  # pyright: ignore[reportUnknownVariableType]
     return value

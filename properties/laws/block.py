@@ -32,6 +32,8 @@ from properties.strategies import (
 SIZES = (1.0, 30.0, 1e-3)
 """Sizes of states for whole blocks: the norm's extremes have laws of their own."""
 
+ANY_SIZE = (*SIZES, 1e6, 1e-9, 0.0)
+
 
 def judged(bound: Coefficients, trial: Trial, x: Tensor, params: Params) -> Coefficients:
     """The same errors around the values of the truth, which is mpmath where float64 or a failure is judged."""
@@ -47,7 +49,7 @@ def one_call(trial: Trial, seen: list[Seen], count: int = 1) -> None:
 @st.composite
 def any_block(draw: DrawFn, setting: Setting) -> Case:
     """A block on a state of any size, zero among them; every other time with logits far beyond the range of exp."""
-    case = draw(block_cases(setting, most=2, scales=(*SIZES, 1e6, 1e-9, 0.0)))
+    case = draw(block_cases(setting, most=2, scales=ANY_SIZE))
     if draw(st.booleans()):
         n, channels = case.x.shape[-2:]
         case = case.with_(params=draw(extreme_params(setting, n, channels)))

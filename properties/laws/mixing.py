@@ -55,13 +55,17 @@ def possible(h_res: Tensor, dialect: Dialect) -> Tensor:
     return torch.eye(h_res.shape[-1], dtype=h_res.dtype).expand(h_res.shape).clone()
 
 
+STATES = (1.0, 30.0, 1e-3, 1e6)
+"""Sizes of states that are mixed, the last beyond float16."""
+
+
 @st.composite
 def matrix_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1) -> Case:
     """Any h_post and h_res, signed, with a state and a branch output: post is bilinear and owes nothing to a
     manifold."""
     n = draw(streams(setting, least_n))
     channels = draw(channel_count(setting))
-    x = draw(states_of(setting, n, channels, most=4, scales=(1.0, 30.0, 1e-3, 1e6)))  # the last beyond float16
+    x = draw(states_of(setting, n, channels, most=4, scales=STATES))
     tokens, seed, dtype = x.shape[0], draw(seeds), setting.parameter_dtype
     y = torch.tensor(noise(seed, tokens, channels)).to(setting.dtype) * draw(st.sampled_from((1.0, 0.0, 4.0)))
     h_post = torch.tensor(noise(seed + 1, tokens, n), dtype=dtype) * draw(st.sampled_from((1.0, 0.0, 2.0)))

@@ -30,13 +30,22 @@ def logit_matrix(
     draw: DrawFn, n: int, patterns: tuple[str, ...] = tuple(PATTERNS), *, axis: str = "row", stretch: float = 1.0
 ) -> Any:
     """One n x n matrix of logits as float64 numpy; lines of `axis` are those that "line offset" moves apart."""
-    name = draw(among(*patterns))
-    base = PATTERNS[name](n, draw(seeds), draw(levels), draw(among(0.0, 1.0, 1.0, 1.0)))
+    name, drawn = draw(among(*patterns)), (draw(seeds), draw(levels), draw(among(*AMPLITUDES)))
+    return changed(patterned(name, n, *drawn, axis, stretch), draw(changes((n, n))))
+
+
+AMPLITUDES = (0.0, 1.0, 1.0, 1.0)
+"""Of the noise of a pattern."""
+
+
+def patterned(name: str, n: int, seed: int, level: int, amplitude: float, axis: str, stretch: float) -> Any:
+    """A pattern of a matrix, see `logit_matrix`."""
+    base = PATTERNS[name](n, seed, level, amplitude)
     if name in BEYOND_EXP:
         base = base * stretch
     if name == "line offset" and axis == "column":
         base = base.T.copy()
-    return changed(base, draw(changes((n, n))))
+    return base
 
 
 def at_temperature(logits: Any, dialect: Dialect) -> Any:
@@ -54,6 +63,10 @@ def params_at_temperature(params: Params, n: int, dialect: Dialect) -> Params:
     return params._replace(bias=bias, alpha=torch.cat([params.alpha[:2], temperature * params.alpha[2:]]))
 
 
+SIZES = (0, 0.5, 1, 2, 4, 8, 16, 40)
+"""Of the noise of logits that are no matrix."""
+
+
 @kept
 def token_logits(setting: Setting, n: int, patterns: tuple[str, ...] = tuple(PATTERNS)) -> SearchStrategy[Any]:
     """The logits of one token as float64 numpy, of the shape that the mix of the dialect says: patterns of a matrix, or
@@ -68,7 +81,7 @@ def token_logits(setting: Setting, n: int, patterns: tuple[str, ...] = tuple(PAT
         usual = st.just(np.zeros(shape))
     else:
         usual = st.tuples(seeds, levels, changes(shape)).map(
-            lambda drawn: changed(noise(drawn[0], *shape) * (0, 0.5, 1, 2, 4, 8, 16, 40)[drawn[1]], drawn[2])
+            lambda drawn: changed(noise(drawn[0], *shape) * SIZES[drawn[1]], drawn[2])
         )
     telling = mix.telling(n, dialect)
     return usual if telling is None else usual | telling

@@ -14,6 +14,9 @@ from torch import Tensor
 from properties.strategies.draws import among, changed, changes, coarse, kept, noise, seeds
 from properties.strategies.setting import Setting
 
+KINDS = ("ramp", "one-hot", "integers", "normal", "normal", "cancelling", "uneven", "identical")
+"""What a token is like, the simplest first."""
+
 
 def _scales(dtype: torch.dtype) -> tuple[float, ...]:
     """Sizes of a state whose squares the compute dtype represents, 1 first."""
@@ -28,8 +31,21 @@ def token_state(
     draw: DrawFn, n: int, channels: int, dtype: torch.dtype, scales: tuple[float, ...], least: float = 0.0
 ) -> Any:
     """One token [n, C]: distinct streams unless it says otherwise, no stream of the order of less than `least`."""
-    kind = draw(among("ramp", "one-hot", "integers", "normal", "normal", "cancelling", "uneven", "identical"))
-    seed = draw(seeds)
+    kind, seed = draw(among(*KINDS)), draw(seeds)
+    entries, scale = draw(changes((n, channels), most=2)), draw(among(*scales))
+    return made(kind, seed, entries, scale, n, channels, least)
+
+
+def made(
+    kind: str,
+    seed: int,
+    entries: list[tuple[tuple[int, ...], float]],
+    scale: float,
+    n: int,
+    channels: int,
+    least: float = 0.0,
+) -> Any:
+    """A token [n, C] of one of the `KINDS`, with a few entries changed before it is scaled."""
     if kind == "ramp":
         base = np.arange(1.0, n + 1)[:, None] * np.ones((1, channels)) + np.arange(channels) * 0.25
     elif kind == "one-hot":
@@ -45,10 +61,16 @@ def token_state(
         base = np.repeat(noise(seed, 1, channels), n, 0)
     else:
         base = noise(seed, n, channels)
-    state, scale = changed(base, draw(changes((n, channels), most=2))), draw(among(*scales))
+    state = changed(base, entries)
     if kind == "uneven" and least:  # n = 8 goes down to 1e-7 of the scale
         state = state * np.maximum(1.0, least / (scale * 10.0 ** (-np.arange(n)[:, None])))
     return state * scale
+
+
+def scales_of(setting: Setting, scales: tuple[float, ...] = ()) -> tuple[float, ...]:
+    """Those of some sizes, or of the usual ones, that a state may have."""
+    most = 100.0 if setting.dtype == torch.float16 else math.inf
+    return tuple(s for s in scales or _scales(setting.dtype) if setting.least_scale <= s <= most) or (1.0,)
 
 
 @kept
@@ -64,8 +86,6 @@ def states_of(
     scales: tuple[float, ...] = (),
 ) -> Tensor:
     """[tokens, n, C] in the dtype of the state."""
-    most_scale = 100.0 if setting.dtype == torch.float16 else math.inf
-    sizes = tuple(s for s in scales or _scales(setting.dtype) if setting.least_scale <= s <= most_scale) or (1.0,)
-    token = token_state(n, channels, setting.dtype, sizes, setting.least_scale)
+    token = token_state(n, channels, setting.dtype, scales_of(setting, scales), setting.least_scale)
     tokens = draw(st.lists(token, min_size=least, max_size=min(most, setting.max_tokens)))
     return torch.tensor(np.array(tokens).reshape(-1, n, channels)).to(setting.dtype)
