@@ -8,7 +8,6 @@ second, of processor time where all is computed on the CPU, of the clock where a
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -77,12 +76,12 @@ def measured(
     """A law at many cases, with the time of its stages, and with `compare` the rate of so many ordinary examples."""
     from properties.commands.bench import Clock, watching
     from properties.core.device import device_of
-    from properties.engine.batching import examine_many
+    from properties.engine.batching import clock_of, examine_many
 
     device = device_of(subject.device)
     if compare:  # what is loaded and built for the first time counts for neither
         examine_many(law, subject, tokens=8, at_once=4, randomness=randomness, directory=Path(mkdtemp()))
-    clock = Clock(device)
+    clock = Clock(device, clock_of(subject))
     with watching(clock):
         tally = examine_many(
             law, subject, tokens=tokens, at_once=at_once, randomness=randomness, directory=directory
@@ -98,6 +97,7 @@ def ordinary(law: Law, subject: Subject, examples: int) -> float:
     """Tokens a second of a law in an ordinary run on the CPU, drawn by Hypothesis and judged one by one."""
     import torch
 
+    from properties.engine.batching import clock_of
     from properties.engine.runner import examine
     from properties.engine.subject import Profile
     from properties.laws.batches import TOGETHER
@@ -110,7 +110,7 @@ def ordinary(law: Law, subject: Subject, examples: int) -> float:
         law.judge(trial, case)
 
     here = replace(subject, device=torch.device("cpu"))
-    clock = time.process_time if subject.device.type == "cpu" else time.perf_counter
+    clock = clock_of(subject)
     begun = clock()
     examine(replace(law, judge=counting), here, Profile(examples, derandomise=True), directory=Path(mkdtemp()))
     return seen / (clock() - begun)

@@ -43,9 +43,10 @@ STAGES = ("implementation", "reference", "bounds")
 
 
 class Clock:
-    """Seconds by stage; a stage that runs inside another one counts for the outer."""
+    """Seconds by stage, of the clock or of `now`; a stage that runs inside another one counts for the outer."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, now: Callable[[], float] = time.perf_counter) -> None:
+        self.now = now
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         self.device = device
         self.timer: Timer = device.timer()
@@ -59,7 +60,7 @@ class Clock:
             if self._busy:
                 return function(*arguments, **options)
             self._busy = True
-            began = time.perf_counter()
+            began = self.now()
             try:
                 if stage != "implementation":
                     return function(*arguments, **options)
@@ -67,7 +68,7 @@ class Clock:
                 self.device.synchronise()
                 return result
             finally:
-                self.seconds[stage] += time.perf_counter() - began
+                self.seconds[stage] += self.now() - began
                 self._busy = False
 
         return call

@@ -115,7 +115,7 @@ class BatchTrial(Trial):
 
     def suspects(self) -> list[int]:
         """The cases that may have failed."""
-        return (self.ratios > self.limit).nonzero().flatten().tolist()
+        return (self.ratios > self.limit).nonzero().flatten().cpu().tolist()
 
     def answers_to(self, cases: list[int]) -> list[Answer]:
         """What was answered to some of the cases."""

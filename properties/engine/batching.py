@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -146,9 +146,13 @@ def examine_many(
     return tally
 
 
+def clock_of(subject: Subject) -> Callable[[], float]:
+    """Seconds of this process's processor; where a device computes meanwhile, of the clock."""
+    return time.process_time if subject.device.type == "cpu" else time.perf_counter
+
+
 def _now(subject: Subject) -> float:
-    """Processor time of this process; on a device, which computes meanwhile, the clock."""
-    return time.process_time() if subject.device.type == "cpu" else time.perf_counter()
+    return clock_of(subject)()
 
 
 @dataclass

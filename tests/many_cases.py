@@ -1,0 +1,113 @@
+"""Cases of laws, joined as batches, for the tests of many cases in one pass."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mhc_ref import PAPER, Dialect
+from properties.core.batch_trial import HALF, Reheard
+from properties.core.case import Case
+from properties.core.implementation import Implementation, Reference
+from properties.core.law import Law, all_laws
+from properties.core.rounding import example
+from properties.core.trial import LawBroken
+from properties.core.truth import FloatTruth
+from properties.engine.batches import Batch, drawn, judged, widened
+from properties.engine.batching import Tally, examine_many
+from properties.engine.subject import Subject
+from properties.laws.batches import TOGETHER
+
+CPU = torch.device("cpu")
+LAWS = {id: all_laws()[id] for id in TOGETHER}
+ORACLES = tuple(id for id, law in LAWS.items() if law.kind == "oracle" and id != "manifold.other-axis-sums")
+
+
+def subject_of(implementation: Implementation, dtype: torch.dtype = torch.float32, on: torch.device = CPU) -> Subject:
+    return Subject("target", implementation, dtype, on)
+
+
+@functools.cache
+def batch_of(id: str, dialect: Dialect, dtype: torch.dtype, n: int, tokens: int, seed: int = 1) -> Batch:
+    """A case of the law with n streams, and further ones."""
+    ours = Reference(dialect)
+    ours.streams = (n,)
+    subject, law = subject_of(ours, dtype), LAWS[id]
+    case = drawn(law, subject, 4, seed)[-1]
+    return widened(law, subject.setting(law), case, tokens, random.Random(seed))
+
+
+def fails(law: Law, subject: Subject, case: Case) -> bool:
+    """Whether the law fails at one case, as it is found in a search: by the float64 reference, or by mpmath."""
+    try:
+        with example():
+            law.judge(subject.trial(), case)
+    except LawBroken:
+        return True
+    return False
+
+
+def suspected(law: Law, subject: Subject, batch: Batch) -> tuple[list[bool], Any]:
+    """Whether each case is suspected in a pass; all are where the call breaks."""
+    try:
+        trial = judged(law, subject, batch)
+    except LawBroken:
+        return [True] * batch.cases, None
+    ratios = trial.ratios.tolist()
+    return [ratio > trial.limit for ratio in ratios], trial
+
+
+def compared(implementation: Implementation, dtype: torch.dtype, ids: tuple[str, ...], tokens: int) -> Iterator[str]:
+    """Put cases of every law before it together and one by one; what is answered otherwise in a batch is yielded."""
+    for id in ids:
+        law, subject = LAWS[id], subject_of(implementation, dtype)
+        if law.inapplicable(implementation, dtype, CPU) is not None:
+            continue
+        batch = batch_of(id, implementation.dialect, dtype, 3, tokens)
+        together_, trial = suspected(law, subject, batch)
+        for k, suspect in enumerate(together_):
+            case = batch.alone(k)
+            if trial is not None:
+                heard = verdict_on(law, subject, case, trial.answers_to([k]))
+                near = HALF < trial.ratios[k].item() <= 1 and dtype == torch.float64  # which mpmath is asked about
+                assert heard is suspect or near, (implementation.name, id, k)
+            if fails(law, subject, case) is not suspect:
+                near = dtype == torch.float64 and trial is not None and HALF < trial.ratios[k].item() <= 1
+                if not near:
+                    yield implementation.name.partition(":")[2]
+
+
+def verdict_on(law: Law, subject: Subject, case: Case, tape: list[Any]) -> bool:
+    """Whether the law, by itself, fails on what was answered to a case among others."""
+    truth = FloatTruth(subject.implementation.dialect)
+    try:
+        with example():
+            law.judge(Reheard(subject.implementation, subject.dtype, subject.device, truth, tape), case)
+    except LawBroken:
+        return True
+    return False
+
+
+class Touched(Reference):
+    """The reference, but for what `touch` makes of a mixed state."""
+
+    def __init__(self, touch: Callable[[Tensor, Tensor], Tensor], dialect: Dialect = PAPER) -> None:
+        super().__init__(dialect)
+        self.streams, self.touch = (2,), touch
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return self.touch(x, super().post(x, y, h_post, h_res))
+
+
+POST = LAWS["mixing.post-is-the-declared-combination"]
+
+
+def many(implementation: Implementation, where: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Tally:
+    chosen = {"tokens": 800, "at_once": 400, **options}
+    return examine_many(POST, subject_of(implementation, dtype), directory=where, **chosen)
