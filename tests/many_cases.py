@@ -109,5 +109,5 @@ POST = LAWS["mixing.post-is-the-declared-combination"]
 
 
 def many(implementation: Implementation, where: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Tally:
-    chosen = {"tokens": 800, "at_once": 400, **options}
+    chosen: dict[str, Any] = {"tokens": 800, "at_once": 400, **options}
     return examine_many(POST, subject_of(implementation, dtype), directory=where, **chosen)

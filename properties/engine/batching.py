@@ -129,7 +129,7 @@ def examine_many(
     look = _Look(law, subject, tally, path, shrink)
     setting = subject.setting(law)
     with watched():
-        while tally.tokens < tokens and tally.status in ("passed", "lead"):
+        while tally.tokens < tokens and not look.failed:
             begun = _now(subject)
             dice = random.Random(f"{law.id} {subject.dtype_name} {randomness} {tally.launches}")
             cases = drawn(law, subject, max(1, -(-(tokens - tally.tokens) // at_once)), randomness + tally.launches)
@@ -141,7 +141,7 @@ def examine_many(
                 batch = widened(law, setting, case, each, dice)
                 tally.seconds["draw"] += _now(subject) - begun
                 look.at(batch)
-                if tally.status == "failed":
+                if look.failed:
                     break
     return tally
 
@@ -165,6 +165,11 @@ class _Look:
     path: Path
     shrink: bool
 
+    @property
+    def failed(self) -> bool:
+        """Whether the law has failed."""
+        return self.tally.status == "failed"
+
     def at(self, batch: Batch) -> None:
         """Judge a batch, and what is suspected in it."""
         tally, begun = self.tally, _now(self.subject)
@@ -177,7 +182,7 @@ class _Look:
         between = _now(self.subject)
         tally.seconds["judge"] += between - begun
         for number, (case, among) in enumerate(suspects):
-            if tally.status == "failed" or len(tally.leads) > _LEADS:
+            if self.failed or len(tally.leads) > _LEADS:
                 tally.left += len(suspects) - number
                 break
             self._look_at(batch, case, among)

@@ -49,7 +49,8 @@ def _logits(dice: random.Random, setting: Setting, case: Case, count: int) -> di
 
 def _states(*scales: float) -> More:
     def more(dice: random.Random, setting: Setting, case: Case, count: int) -> dict[str, Tensor]:
-        return {"x": bulk_states(dice, setting, *case.x.shape[-2:], count, scales)}
+        n, channels = case.x.shape[-2:]
+        return {"x": bulk_states(dice, setting, n, channels, count, scales)}
 
     return more
 

@@ -6,7 +6,6 @@ tokens on a GPU are torch's. Both are written in one form, and a test compares t
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,31 +110,84 @@ class _Torch:
         return x.double()
 
 
-_SAME = (
-    "concatenate stack abs exp expm1 log log1p where isinf isfinite isnan logical_or add subtract multiply zeros_like "
-    "ones_like empty_like einsum swapaxes fmin maximum minimum logaddexp"
-)
+class _Numpy:
+    """The same of numpy's arrays."""
 
-_NUMPY = SimpleNamespace(
-    **{name: getattr(np, name) for name in _SAME.split()},
-    numbers=2**20,
-    total=lambda x, axes, keepdims=False: np.add.reduce(x, axes, keepdims=keepdims),
-    most=lambda x, axes, keepdims=False: np.maximum.reduce(x, axes, keepdims=keepdims),
-    least=lambda x, axes, keepdims=False: np.minimum.reduce(x, axes, keepdims=keepdims),
-    any=lambda x, axes: np.logical_or.reduce(x, axes),
-    accumulated=lambda x: np.add.accumulate(x, 0),
-    lowest=lambda x: np.minimum.accumulate(x, 0),
-    empty=lambda shape, like: np.empty(shape),
-    zeros=lambda shape, like: np.zeros(shape),
-    ones=lambda shape, like: np.ones(shape),
-    eye=lambda n, like: np.eye(n),
-    floats=lambda x: x.astype(np.float64),
-)
+    concatenate = staticmethod(np.concatenate)
+    stack = staticmethod(np.stack)
+    abs = np.abs
+    exp = np.exp
+    expm1 = np.expm1
+    log = np.log
+    log1p = np.log1p
+    where = staticmethod(np.where)
+    isinf = np.isinf
+    isfinite = np.isfinite
+    isnan = np.isnan
+    logical_or = np.logical_or
+    add = np.add
+    subtract = np.subtract
+    multiply = np.multiply
+    fmin = np.fmin
+    maximum = np.maximum
+    minimum = np.minimum
+    logaddexp = np.logaddexp
+    zeros_like = staticmethod(np.zeros_like)
+    ones_like = staticmethod(np.ones_like)
+    empty_like = staticmethod(np.empty_like)
+    einsum = staticmethod(np.einsum)
+    swapaxes = staticmethod(np.swapaxes)
+    numbers = 2**20
+    """A few MB, which the caches hold."""
+
+    @staticmethod
+    def total(x: Array, axes: Any, keepdims: bool = False) -> Any:
+        return np.add.reduce(x, axes, keepdims=keepdims)
+
+    @staticmethod
+    def most(x: Array, axes: Any, keepdims: bool = False) -> Any:
+        return np.maximum.reduce(x, axes, keepdims=keepdims)
+
+    @staticmethod
+    def least(x: Array, axes: Any, keepdims: bool = False) -> Any:
+        return np.minimum.reduce(x, axes, keepdims=keepdims)
+
+    @staticmethod
+    def any(x: Flags, axes: Any) -> Any:
+        return np.logical_or.reduce(x, axes)
+
+    @staticmethod
+    def accumulated(x: Array) -> Array:
+        return np.add.accumulate(x, 0)
+
+    @staticmethod
+    def lowest(x: Array) -> Array:
+        return np.minimum.accumulate(x, 0)
+
+    @staticmethod
+    def empty(shape: tuple[int, ...], like: Array) -> Array:
+        return np.empty(shape)
+
+    @staticmethod
+    def zeros(shape: tuple[int, ...], like: Array) -> Array:
+        return np.zeros(shape)
+
+    @staticmethod
+    def ones(shape: tuple[int, ...], like: Array) -> Array:
+        return np.ones(shape)
+
+    @staticmethod
+    def eye(n: int, like: Array) -> Array:
+        return np.eye(n)
+
+    @staticmethod
+    def floats(x: Flags) -> Array:
+        return x.astype(np.float64)
 
 
 def functions_of(x: Any) -> Any:
     """The functions for arrays of this kind."""
-    return _Torch if isinstance(x, Tensor) else _NUMPY
+    return _Torch if isinstance(x, Tensor) else _Numpy
 
 
 def as_arrays(*tensors: Tensor) -> tuple[Any, ...]:
