@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Nothing here needs a model hub: the published libraries are run on generated parameters.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: verify test lint site kill adversary seeds bench conformance snapshots campaign-demo clean
+.PHONY: verify test lint site kill adversary seeds bench conformance snapshots campaign-demo gpu gpu-wheels clean
 # Two targets at once would install into one .venv at once.
 .NOTPARALLEL:
 
@@ -59,6 +59,27 @@ conformance: $(VENV)-conformance/installed
 # 200 cells, a process killed, the campaign stopped and resumed: docs/campaigns.md.
 campaign-demo: $(VENV)/installed-test
 	$(BIN)/python -m properties.campaign.demo
+
+# What a machine with a GPU and no network needs beside PyTorch, into build/gpu-wheels: docs/gpu.md. For Linux on x86-64 and the
+# Python that is there.
+GPU_PYTHON ?= 3.12
+GPU_WHEELS := build/gpu-wheels
+GPU_SITE := build/gpu-site
+MANYLINUX := $(foreach n,12 17 24 27 28 31 34 39,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 --platform manylinux1_x86_64
+
+gpu-wheels:
+	rm -rf $(GPU_WHEELS)
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
+		--python-version $(GPU_PYTHON) $(MANYLINUX) --dest $(GPU_WHEELS) --requirement properties/campaign/gpu/wheels.txt
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(GPU_WHEELS) .
+
+# On that machine: what a GPU can show, in nine minutes, the installation included. Nothing is fetched.
+gpu:
+	@ls $(GPU_WHEELS)/*.whl >/dev/null 2>&1 || { echo "there is nothing in $(GPU_WHEELS): run make gpu-wheels where there is a network"; exit 2; }
+	began=$$(date +%s) && \
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+		--target $(GPU_SITE) $(GPU_WHEELS)/*.whl && \
+	PYTHONPATH="$(CURDIR):$(CURDIR)/$(GPU_SITE)" $(PYTHON) -m properties.cli gpu --out build/gpu --since $$began
 
 clean:
 	rm -rf $(VENV) $(VENV)-conformance build dist *.egg-info .hypothesis .pytest_cache .ruff_cache

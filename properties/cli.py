@@ -45,6 +45,7 @@ COMMANDS = {
     "adversary": Command("properties.commands.adversary:main", "Try random wrong implementations on the laws."),
     "seeds": Command("properties.commands.seeds:main", "Try many seeds on correct implementations."),
     "campaign": Command("properties.campaign.command:campaign", "Run what takes hours, in pieces, on any engine."),
+    "gpu": Command("properties.campaign.gpu.command:gpu", "Show what a GPU can show, in nine minutes."),
     "bench": Command("properties.commands.bench:main", "Measure what laws cost."),
     "batched": Command("properties.commands.batched:batched", "Judge laws at thousands of cases, hundreds at once."),
     "sharpness": Command("properties.commands.sharpness:main", "Tabulate how tight the bounds are."),

@@ -16,8 +16,9 @@ import pytest
 
 from properties.campaign import summary
 from properties.campaign.cells import Cell, versions
-from properties.campaign.engines import Answers, EngineLostError, Serial, engine
+from properties.campaign.engines import Answers, EngineLostError, Processes, Serial, engine
 from properties.campaign.folder import Folder, FolderError
+from properties.campaign.kind import DeviceLostError
 from properties.campaign.kinds import KINDS, cell_of, cells, kind_of
 from properties.campaign.running import Run
 from properties.campaign.work import work
@@ -268,6 +269,53 @@ def test_a_law_that_fails_leaves_a_counterexample_that_replays(tmp_path: Path) -
     assert "mhc-properties replay" in text
     for one in failed:
         assert (folder.files(one["address"]) / one["answer"]["counterexample"]).is_file()
+
+
+def test_a_target_is_asked_on_a_device_with_fewer_shapes_than_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a kernel that is compiled for each of them."""
+    from properties.engine import runner
+
+    met: list[Any] = []
+    examine = runner.examine
+
+    def watched(law: Any, subject: Any, profile: Any, **more: Any) -> Any:
+        met.append((subject.implementation.streams, subject.implementation.channel_multiple, subject.device, profile))
+        return examine(law, subject, profile, **more)
+
+    monkeypatch.setattr(runner, "examine", watched)
+    question = {"target": "deviation:one-iteration@PAPER", "law": "manifold.other-axis-sums", "dtype": "float64"}
+    question |= {"seed": 0, "profile": "ci", "examples": 3, "shrink": False, "device": "cpu", "seconds": 2.0}
+    question |= {"narrowed": {"streams": [4], "channel_multiple": 128}}
+    folder = Folder(tmp_path)
+    folder.ask([cell_of("laws", question, {})])
+    Run(folder, lambda: Serial(folder.path)).go()
+    (found,) = folder.records()
+    assert found["answer"]["status"] == "failed"
+    ((streams, multiple, device, profile),) = met
+    assert (streams, multiple, str(device)) == ((4,), 128, "cpu")
+    assert (profile.examples, profile.shrink, profile.seconds) == (3, False, 2.0)
+
+
+def test_a_device_that_does_not_answer_accuses_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal access every call of that process fails: its cells are left for another one."""
+    from properties.core.device import Device
+
+    folder = Folder(tmp_path)
+    folder.ask(cells("laws", {}, {"impl": ["ref:PAPER"], "law": ["manifold.entries"], "dtype": ["float64"]}))
+
+    def broken(self: Device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Device, "synchronise", broken)
+        outcome = Run(folder, lambda: Serial(folder.path)).go()
+    assert (outcome.answered, outcome.errors) == (0, 0)
+    assert "an illegal memory access was encountered" in outcome.why
+    assert folder.left_over() == []
+    assert Processes(folder.path, 1).deaths(DeviceLostError("")) == 1
+    assert Run(folder, lambda: Serial(folder.path)).go().complete
 
 
 def test_what_follows_is_asked_and_kept_in_the_manifest(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def digest(value: Any) -> str:
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     """The versions that an answer depends on: Python, what computes, this package with a digest of its sources, and
     `packages`, those that a target runs."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2]), "mhc-properties": _sources()}
+    found = {"python": ".".join(platform.python_version_tuple()[:2]), "mhc-properties": sources()}
     for name in (*PACKAGES, *packages):
         try:
             found[name] = version(name).partition("+")[0]  # +cpu: the same release
@@ -82,7 +82,7 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
 
 
 @functools.cache
-def _sources() -> str:
+def sources() -> str:
     """The digest of everything that this package is made of, so that no answer outlives a change to the code."""
     import mhc_ref
     import properties

@@ -23,7 +23,7 @@ from properties.campaign.engines import EngineLostError, engine
 from properties.campaign.folder import Folder
 from properties.campaign.kinds import KINDS, cells
 from properties.campaign.running import DEADLINE, Outcome, Run
-from properties.commands.options import JsonOption, refuse
+from properties.commands.options import Device, JsonOption, refuse
 from properties.guards.answer import HARNESS_ERROR, INTERRUPTED, tell
 from properties.guards.printable import message_of
 
@@ -58,6 +58,7 @@ def campaign(
     only: Annotated[list[str] | None, typer.Option(help="only this name; may be repeated")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="laws, fuzz: only this one; may be repeated")] = None,
     dialect: Annotated[str | None, typer.Option(metavar="PRESET", help="laws, fuzz: of plain functions")] = None,
+    device: Annotated[Device | None, typer.Option(help="laws, fuzz: where the targets compute")] = None,
     profile: Annotated[str | None, typer.Option("--hypothesis-profile", help="how long to search")] = None,
     examples: Annotated[int | None, typer.Option(min=1, help="kill, seeds, fuzz: examples a law")] = None,
     pairs: Annotated[int | None, typer.Option(min=0, help="identify: how many pairs of deviations")] = None,
@@ -76,13 +77,15 @@ def campaign(
     given = {
         **{"seeds": seeds, "impl": impl, "law": law, "only": only, "dtype": dtype, "dialect": dialect},
         **{"profile": profile, "examples": examples, "pairs": pairs, "family": family, "threshold": threshold},
-        **{"gain": gain, "max_streams": max_streams},
+        **{"gain": gain, "max_streams": max_streams, "device": device.value if device else None},
     }
     options = {name: value for name, value in given.items() if value is not None and value != []}
     try:
         if do is Do.RUN:
             if len(named) != 1:
                 _mistake(f"run takes one kind, one of {', '.join(KINDS)}; given were {named or 'none'}", as_json)
+            if device is Device.CUDA and (absent := _absent(device)) is not None:
+                _mistake(f"--device {device}: there is {absent} here", as_json)
             new = folder.ask(cells(named[0], folder.seconds(), options))
             typer.echo(f"{len(folder.cells())} cells, {new} of them new: {out}", err=True)
         elif options:
@@ -109,6 +112,12 @@ def campaign(
         _mistake(message_of(error, 500), as_json)
     except OSError as error:
         _mistake(f"{out}: {message_of(error, 300)}", as_json)
+
+
+def _absent(device: Device) -> str | None:
+    from properties.core.device import device_of
+
+    return device_of(device.value).missing()
 
 
 def _run(folder: Folder, name: str, budget: float, deadline: float, again: bool, as_json: bool) -> NoReturn:

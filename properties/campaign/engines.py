@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from properties.campaign.cells import Cell
+from properties.campaign.kind import DeviceLostError
 from properties.campaign.work import work
 
 Answers = list[dict[str, Any]]
@@ -149,10 +150,10 @@ class Processes:
         return future
 
     def deaths(self, error: BaseException) -> int:
-        """One where the lane is broken."""
+        """One where the lane is broken, or its device."""
         from concurrent.futures import BrokenExecutor
 
-        return int(isinstance(error, BrokenExecutor))
+        return int(isinstance(error, (BrokenExecutor, DeviceLostError)))
 
     def stop(self, future: Future[Answers]) -> None:
         """Kill the lane; the future ends with an exception."""
@@ -173,6 +174,9 @@ class Processes:
             lane = self._taken.pop(future, None)
             usable = not future.cancelled() and future.exception() is None
             self._free.append(lane if usable else None)
+        if lane is not None and not future.cancelled() and isinstance(future.exception(), DeviceLostError):
+            # Its process lives, and holds memory of the device that nobody can use any more.
+            threading.Thread(target=lane.shutdown, kwargs={"wait": False, "kill_workers": True}, daemon=True).start()
 
 
 class Dask:

@@ -11,6 +11,10 @@ from properties.campaign.cells import Question
 from properties.campaign.folder import Record
 
 
+class DeviceLostError(RuntimeError):
+    """The device does not answer in this process any more: its cells are asked again, in another one."""
+
+
 def _nothing(question: Question, answer: dict[str, Any]) -> list[Question]:
     return []
 

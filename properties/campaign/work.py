@@ -13,6 +13,7 @@ from typing import Any
 
 from properties.campaign.cells import Cell, versions
 from properties.campaign.folder import SCHEMA, Folder, Record
+from properties.campaign.kind import DeviceLostError
 
 SPOOL = "MHC_PROPERTIES_SPOOL"
 """The environment variable with the folder in which a worker on another machine keeps its answers."""
@@ -40,6 +41,7 @@ def work(asked: dict[str, Any], shared: str | None) -> dict[str, Any]:
 
     Raises:
         OtherVersionsError: nothing was computed.
+        DeviceLostError: nothing can be computed here any more.
     """
     cell = Cell.from_json(asked)
     folder = Folder(shared or spool())
@@ -76,6 +78,9 @@ def _answered(cell: Cell, folder: Folder, shared: bool) -> dict[str, Any]:
     began, began_cpu = time.monotonic(), time.process_time()
     try:
         status, answer = "answered", kind_of(cell.kind).answer(dict(cell.question), place)
+    except DeviceLostError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
     except Exception as error:  # a fault of the harness is an answer too: the campaign goes on, and says so
         status, answer = "error", {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-4000:]}
     files = {path.relative_to(place).as_posix(): path.read_bytes() for path in _files(place)}

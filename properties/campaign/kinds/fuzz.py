@@ -75,7 +75,7 @@ def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
 
 
 KIND = Kind(
-    frozenset({"impl", "law", "dtype", "dialect", "examples"}),
+    frozenset({"impl", "law", "dtype", "dialect", "examples", "device"}),
     questions,
     answer,
     told,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from properties.campaign.cells import Question
 from properties.campaign.folder import Record
-from properties.campaign.kind import Kind
+from properties.campaign.kind import DeviceLostError, Kind
 
 if TYPE_CHECKING:
     from properties.engine.subject import Profile, Verdict
@@ -24,6 +24,7 @@ def questions(
     seeds: int = 1,
     profile: str = "ci",
     dialect: str | None = None,
+    device: str = "cpu",
 ) -> Iterator[Question]:
     """One for every target, law (by the beginning of its id), dtype that the target declares, and seed."""
     from properties.campaign.targets import source_of
@@ -49,27 +50,35 @@ def questions(
             for one in laws:
                 for seed in range(seeds):
                     question = {"target": target, "law": one, "dtype": name, "seed": seed, "profile": profile}
-                    yield question | ({"source": source} if source else {}) | ({"dialect": dialect} if dialect else {})
+                    given = {"source": source, "dialect": dialect, "device": device if device != "cpu" else None}
+                    yield question | {name: value for name, value in given.items() if value}
 
 
 def answer(question: Question, folder: Path) -> dict[str, Any]:
-    """See `searched`."""
+    """See `searched`. A question may have `examples` and `shrink` instead of those of its profile."""
     from properties.engine.subject import PROFILES
 
-    return searched(question, folder, PROFILES[question["profile"]])
+    own = {name: question[name] for name in ("examples", "shrink") if name in question}
+    return searched(question, folder, replace(PROFILES[question["profile"]], **own))
 
 
 def searched(question: Question, folder: Path, profile: Profile) -> dict[str, Any]:
     """One law on one target: {status, reason, examples, claims, abstentions, worst_ratio, message, counterexample,
     behaviour}: the name of the counterexample's file in `folder`, and what the search has seen (`_behaviour`).
 
+    Where a question has them, `device` is the type of the device that the target computes on, and `narrowed` declares
+    less of the target than it does itself (`streams`, `channel_multiple`), so that a kernel is compiled for few shapes;
+    `seconds` ends a sweep through sizes, which says what it left out. Then equal questions may have unequal answers.
+
     Raises:
         ValueError: the target's file has been changed since the question was asked.
         TargetError: the target cannot be used.
+        DeviceLostError: the device does not answer: whatever this process computed there would accuse an innocent.
     """
     import torch
 
     from properties.campaign.targets import source_of
+    from properties.core.device import device_of
     from properties.core.law import all_laws
     from properties.engine.runner import examine
     from properties.engine.subject import Subject
@@ -79,11 +88,19 @@ def searched(question: Question, folder: Path, profile: Profile) -> dict[str, An
         raise ValueError(f"{question['target']}: the file is another one than when this campaign was asked for")
     dialect = question.get("dialect")
     implementation = resolve(question["target"], dialect=dialect)
-    which, place = getattr(torch, question["dtype"]), torch.device("cpu")
+    for name, value in question.get("narrowed", {}).items():
+        setattr(implementation, name, tuple(value) if isinstance(value, list) else value)
+    which, place = getattr(torch, question["dtype"]), torch.device(question.get("device", "cpu"))
+    if (missing := device_of(place).missing()) is not None:
+        raise DeviceLostError(f"there is {missing}")
+    try:
+        device_of(place).synchronise()
+    except RuntimeError as error:  # an illegal access of a kernel ends every later call of its process, too
+        raise DeviceLostError(f"{type(error).__name__}: {error}") from error
     verdict = examine(
         all_laws()[question["law"]],
         Subject(question["target"], implementation, which, place, dialect),
-        replace(profile, derandomise=True, remember=False, seconds=0.0),
+        replace(profile, derandomise=True, remember=False, seconds=question.get("seconds", 0.0)),
         directory=folder,
         randomness=question["seed"],
     )
@@ -139,5 +156,10 @@ def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
 
 
 KIND = Kind(
-    frozenset({"impl", "law", "dtype", "seeds", "profile", "dialect"}), questions, answer, told, cost, packages=packages
+    frozenset({"impl", "law", "dtype", "seeds", "profile", "dialect", "device"}),
+    questions,
+    answer,
+    told,
+    cost,
+    packages=packages,
 )

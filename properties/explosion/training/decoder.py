@@ -156,7 +156,7 @@ def _mixed(setup: Setup, x: Tensor, params: Params, dialect: Dialect, layer: int
         return found._replace(res=_residual_logits(x, params, dialect))
     if setup.fault == "bypass":  # what is projected, and a gated copy of the state beside it
         gate = gated_logits(x, params, dialect)[..., :1, None].sigmoid()
-        return found._replace(res=found.res + gate * torch.eye(setup.streams, dtype=x.dtype))
+        return found._replace(res=found.res + gate * torch.eye(setup.streams, dtype=x.dtype, device=x.device))
     return found
 
 
@@ -180,7 +180,7 @@ def _branch(setup: Setup, own: Mapping[str, Tensor], x: Tensor, layer: int) -> t
     if setup.qk_norm:
         q, k = _normed(q) * own["query_norm"], _normed(k) * own["key_norm"]
     scores = q @ k.mT / math.sqrt(q.shape[-1])
-    past = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    past = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     largest = torch.where(past, scores, 0.0).detach().abs().amax()
     weights = torch.where(past, scores, -math.inf).softmax(-1)
     return (weights @ v).transpose(1, 2).flatten(-2) @ own["out"], largest
