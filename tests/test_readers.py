@@ -28,6 +28,11 @@ SEEN_BY_READERS = {
     "branch-nan-dropped": "execution.poison-passes-pre-and-post",
     "streams-first-by-shape": "execution.batch-shape-is-free",
     "saved-token-strides-ignored": "gradient.every-token-pulls-back-through-pre-and-post",
+    "branch-input-written-again": "execution.branches-may-return-what-they-read",
+    "saved-phi-strides-ignored": "gradient.mappings-pull-back-however-they-are-called",
+    "fourth-axis-of-tokens": "execution.mappings-take-any-batch-shape",
+    "layers-of-the-first-part-learn": "gradient.every-token-pulls-back-through-a-stack",
+    "nan-of-a-tile": "execution.poison-passes-pre-and-post",
 }
 """Hidden deviation -> a law that sees it."""
 SEEN_AT = {
@@ -71,6 +76,8 @@ CIRCUMSTANCES = (
     *("gradient.branches-may-draw", "gradient.branches-of-layers-may-draw", "gradient.initial-blocks-learn"),
     *("gradient.initial-mappings-learn", "execution.poison-passes-pre-and-post", "sizes.ends-pull-back"),
     *("execution.poison-is-neither-hidden-nor-spread", "sizes.beginnings-pull-back"),
+    *("execution.branches-may-return-what-they-read", "gradient.poison-passes-the-mappings"),
+    "gradient.every-token-pulls-back-through-a-stack",
 )
 
 

@@ -278,7 +278,8 @@ def _sums(each: Approx, counts: Sequence[int]) -> Approx:
 
 
 def evenly(points: Sequence[Point]) -> list[Point]:
-    """The points so that the first so many are spread over all costs: cheapest and dearest, then halfway, and on."""
+    """The points so that the first so many are spread over all costs: the cheapest, then halfway, then the quarters,
+    and so on; the dearest comes late, as a sweep that time ends shall have seen many."""
     ordered = sorted(points, key=lambda one: (one.size.numbers, str(one.size)))
     if len(ordered) < 2:
         return ordered

@@ -22,7 +22,7 @@ _MOST = 8192
 """The most tokens and channels that a sweep goes to by itself."""
 _COARSE = {1: 130, 2: 1100}
 """The most of a coarse sweep."""
-_LAYERS = 65
+_LAYERS = 129
 _EVERYWHERE = 12
 """Where so many of the first points fail, and none passes, it is no matter of sizes."""
 _TRIED = 4

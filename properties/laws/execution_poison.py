@@ -46,11 +46,20 @@ def is_neither_hidden_nor_spread(trial: Trial, what: str, out: Tensor, poisoned:
     trial.holds(f"{what} of the other tokens", bool(finite[others].all()), "not finite", "finite", kind="nan")
 
 
+TOKENS = 3, 20, 70
+"""Fewer than a tile has, and more than one of 16 or of 64: what a tile shares, its other tokens have."""
+
+
+def some_tokens(setting: Setting) -> st.SearchStrategy[int]:
+    """A number of tokens, of which one is to be poisoned."""
+    return st.sampled_from(TOKENS).map(lambda count: min(count, setting.max_tokens))
+
+
 @st.composite
 def poisoned_cases(draw: DrawFn, setting: Setting) -> Case:
-    """A state of three tokens, or as many as a call takes, one of which has a NaN or an infinity."""
+    """A state of some tokens, one of which has a NaN or an infinity."""
     n = draw(streams(setting, 1, 4))
-    channels, tokens = draw(channel_count(setting, 7)), min(3, setting.max_tokens)
+    channels, tokens = draw(channel_count(setting, 7)), draw(some_tokens(setting))
     x = torch.tensor(noise(draw(seeds), tokens, n, channels)).to(setting.dtype)
     poisoned = draw(st.integers(0, tokens - 1))
     where = draw(st.tuples(st.integers(0, n - 1), st.integers(0, channels - 1)))
@@ -99,9 +108,11 @@ def poison_reaches_the_mappings(trial: Trial, case: Case) -> None:
 
 @st.composite
 def poisoned_logits(draw: DrawFn, setting: Setting) -> Case:
-    """Three matrices of logits, or as many as a call takes, one of which has a NaN."""
+    """Some matrices of logits, one of which has a NaN."""
     n = draw(streams(setting, 1, 5))
-    logits = draw(logits_of(setting, n, least=3, most=3, patterns=("normal",)))
+    logits = calls.flooded(
+        draw(logits_of(setting, n, least=3, most=3, patterns=("normal",))), draw(some_tokens(setting))
+    )
     return Case(logits=logits, poisoned=draw(st.integers(0, logits.shape[0] - 1)), entry=draw(seeds))
 
 
@@ -140,11 +151,11 @@ def poison_reaches_h_res(trial: Trial, case: Case) -> None:
 
 @st.composite
 def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
-    """Three tokens, or as many as a call takes, one of which has a NaN or an infinity in one of its factors."""
+    """Some tokens, one of which has a NaN or an infinity in one of its factors."""
     n, channels, seed = draw(streams(setting)), draw(channel_count(setting, 7)), draw(seeds)
     dtype = setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n))
-    tokens = min(3, setting.max_tokens)
+    tokens = draw(some_tokens(setting))
     x, y, h_post, h_res = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))
     poisoned = draw(st.integers(0, tokens - 1))
     poison = draw(st.sampled_from((float("nan"), float("inf"))))

@@ -47,9 +47,11 @@ def on_axes(*shape: int) -> calls.Way:
 
 
 def arranged(count: int) -> list[calls.Way]:
-    """The tokens on two and three axes, some of them of one token: a step of decoding has [B, 1, n, C]."""
+    """The tokens on two to four axes, some of them of one token: a step of decoding has [B, 1, n, C], and frames of a
+    video lie on four."""
     first, second = on_two_axes(count)
-    return [on_axes(first, second), on_axes(count, 1), on_axes(1, count), on_axes(second, 1, first)]
+    shapes = (first, second), (count, 1), (1, count), (second, 1, first), (1, second, 1, first)
+    return [on_axes(*shape) for shape in shapes]
 
 
 @st.composite

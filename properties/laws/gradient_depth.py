@@ -22,7 +22,7 @@ from properties.core.law import Schedule
 from properties.core.premises import differentiable, where
 from properties.core.trial import Trial, magnitude, wide
 from properties.core.truth import present, regrouped
-from properties.laws import about, errors
+from properties.laws import about, errors, pulls
 from properties.laws.depth import DEEP_GATES
 from properties.laws.gradient_block import cotangent_of
 from properties.laws.premises import mixes_in_compute_dtype, reads_by_gates
@@ -69,11 +69,16 @@ DEEP = 10
 
 @st.composite
 def deep_pulls(draw: DrawFn, setting: Setting) -> Case:
-    """A state, up to ten blocks whose gates are nearly closed, and a cotangent.
+    """A state of one token, up to ten blocks whose gates are nearly closed, and a cotangent."""
+    return draw(quiet_pulls(setting, draw(as_deep_as(DEEP)), 1))
+
+
+@st.composite
+def quiet_pulls(draw: DrawFn, setting: Setting, depth: int, tokens: int) -> Case:
+    """A state, blocks whose gates are nearly closed, and a cotangent.
 
     The numbers of a layer come of its own seed, so that a stack of fewer layers is the beginning of this one.
     """
-    depth = draw(as_deep_as(DEEP))
     n, channels = draw(streams(setting, 1, 4)), draw(width_among(setting, 2, 1, 3))
     dtype, seed = setting.parameter_dtype, draw(seeds)
     shapes = params_shapes(n, channels, setting.dialect)
@@ -86,7 +91,7 @@ def deep_pulls(draw: DrawFn, setting: Setting) -> Case:
         one = Params(phi, bias, torch.full(shapes.alpha, QUIET, dtype=dtype))
         params.append(params_at_temperature(one, n, setting.dialect))
         branches.append(BranchSpec("scale", torch.tensor(0.5 + 0.25 * noise(of + 2, channels)).to(setting.dtype)))
-    x = torch.tensor(noise(seed + 3, 1, n, channels)).to(setting.dtype)
+    x = torch.tensor(noise(seed + 3, tokens, n, channels)).to(setting.dtype)
     return Case(x=x, params=tuple(params), branches=tuple(branches), cotangent=draw(cotangent_of(setting, x)))
 
 
@@ -250,6 +255,41 @@ def stack_pulls_back_to_its_input_and_every_layer(trial: Trial, case: Case) -> N
     exact = trial.truth.stack_vjp(case.h, case.n, every, case.branches, case.cotangent)
     by_h, found = stack_pullback(trial, case)
     judge_layers(trial, case, got, exact, "h", by_h, found)
+
+
+COUNTS = (66, 34, 6, 10)
+"""Numbers of tokens off the sizes of tiles, and even, to lie on two axes."""
+
+
+@st.composite
+def many_stacked_pulls(draw: DrawFn, setting: Setting) -> Case:
+    """One stream of many tokens, two quiet blocks, a head where there is one, and a cotangent."""
+    tokens = min(draw(st.sampled_from(COUNTS)), setting.max_tokens)
+    case = draw(quiet_pulls(setting, 2, tokens))
+    n, channels = case.x.shape[-2:]
+    head = ()
+    if end_of(setting.dialect).HEAD:
+        head = (draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)),)
+    bar = torch.tensor(noise(draw(seeds), tokens, channels)).to(setting.dtype)
+    return Case(h=case.x[:, 0].clone(), n=n, params=case.params, branches=case.branches, head=head, cotangent=bar)
+
+
+@about.stack(
+    "gradient.every-token-pulls-back-through-a-stack",
+    "identity",
+    many_stacked_pulls,
+    differentiable,
+    mixes_in_compute_dtype,
+    blind=about.ALIKE,
+    schedule=Schedule(cost=5, most=3),
+)
+def every_token_pulls_back_through_a_stack(trial: Trial, case: Case) -> None:
+    """The gradients of a stack of many tokens are those of each half of them, the parameters' of every layer, and of a
+    head, being their sum.
+
+    A stack that is fused, or is computed again backwards in parts of a batch, has tails and sums of its own.
+    """
+    pulls.is_that_of_its_parts(trial, pulls.stack(trial, case))
 
 
 @st.composite

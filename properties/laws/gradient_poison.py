@@ -22,9 +22,9 @@ from properties.core.law import Schedule
 from properties.core.premises import differentiable, several_streams, where
 from properties.core.trial import Trial
 from properties.core.truth import pulled_back
-from properties.laws import about, pulls
+from properties.laws import about, calls, pulls
 from properties.laws.calls import Place
-from properties.laws.execution_poison import is_neither_hidden_nor_spread
+from properties.laws.execution_poison import TOKENS, is_neither_hidden_nor_spread, some_tokens
 from properties.laws.gradient_calls import many_states
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_everywhere, mixes, unmoved
@@ -60,9 +60,11 @@ def of(pulled: pulls.Pulled) -> Callable[[Implementation, Place], Any]:
 
 @st.composite
 def poisoned_projections(draw: DrawFn, setting: Setting) -> Case:
-    """Three matrices of logits, or as many as a call takes, and cotangents, one of which is no number at all."""
+    """Some matrices of logits, and cotangents, one of which is no number at all."""
     n = draw(streams(setting, 2, 4))
-    logits = draw(logits_of(setting, n, least=3, most=3, patterns=("normal",)))
+    logits = calls.flooded(
+        draw(logits_of(setting, n, least=3, most=3, patterns=("normal",))), draw(some_tokens(setting))
+    )
     bar = torch.tensor(noise(draw(seeds), len(logits), n, n)).to(setting.parameter_dtype)
     poisoned = draw(st.integers(0, len(logits) - 1))
     bar[poisoned] = draw(among(*POISONS))
@@ -89,8 +91,8 @@ def poison_reaches_the_logits(trial: Trial, case: Case) -> None:
 
 @st.composite
 def poisoned_states(draw: DrawFn, setting: Setting) -> Case:
-    """A state of three tokens, or as many as a call takes, and which one is to be poisoned, where, and with what."""
-    case = draw(many_states(setting, (min(3, setting.max_tokens),)))
+    """A state of some tokens, and which one is to be poisoned, where, and with what."""
+    case = draw(many_states(setting, TOKENS))
     places = tuple(draw(st.integers(0, size - 1)) for size in case.x.shape)
     return case.with_(poisoned=places[0], place=places[1:], poison=draw(among(*POISONS)))
 
@@ -154,9 +156,9 @@ def poison_passes_layers(trial: Trial, case: Case) -> None:
 
 @st.composite
 def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
-    """Three tokens, or as many as a call takes, for post and for pre, and cotangents with a poison in one."""
+    """Some tokens, for post and for pre, and cotangents with a poison in one."""
     n, channels = draw(streams(setting)), draw(width_among(setting, 3, 1, 35))
-    tokens, seed = min(3, setting.max_tokens), draw(seeds)
+    tokens, seed = draw(some_tokens(setting)), draw(seeds)
     shapes = ((n, channels), (channels,), (n,), (n, n), (n, channels), (channels,))
     x, y, h_post, h_res, *bars = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))
     x, y, *bars = (one.to(setting.dtype) for one in (x, y, *bars))

@@ -6,7 +6,7 @@ Judges of calls, as in `properties.laws.calls`.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,6 +17,7 @@ from properties.core.case import map_tensors
 from properties.core.implementation import Implementation
 from properties.core.living import Living
 from properties.core.trial import Trial, same_bits
+from properties.laws import errors
 from properties.laws.calls import Call, Place, flooded, kept
 
 FURTHER = 24
@@ -122,6 +123,45 @@ def leaves_branch_outputs_alone(trial: Trial, call: Call) -> None:
     for mode, changed in zip(every, trial.observe(call.method, run), strict=True):
         what = f"what a branch returned, after the block that called it{mode}"
         trial.holds(what, not changed, "changed", "as returned", kind="memory")
+
+
+RETURNED: dict[str, Callable[[Tensor], Tensor]] = {
+    "what it reads": lambda u: u,
+    "a view of what it reads": lambda u: u.view(u.shape),
+    "ones of one entry, expanded": lambda u: torch.ones_like(u[..., :1]).expand(u.shape),
+    "a slice of something wider": lambda u: torch.cat([u, u - 1], -1)[..., : u.shape[-1]],
+}
+"""What branches return that has no storage of its own, or not in the order of its entries."""
+
+
+def takes_what_a_branch_returns(trial: Trial, call: Call) -> None:
+    """A block is what it is for what its branch returned, be that its own input, in any mode."""
+    every = [one for k, one in enumerate(RETURNED) if k < 2 or trial.implementation.strided]
+
+    def run(target: Implementation, place: Place) -> Any:
+        given = map_tensors(call.given, place)
+
+        def called(mode: str, returned: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+            """The state after the block, and what the branch gave back."""
+            seen: list[Tensor] = []
+
+            def branch(u: Tensor) -> Tensor:
+                y = returned(u)
+                seen.append(y.detach().clone())
+                return y
+
+            with _under(mode):
+                state, params, _ = varied(call, given, mode)
+                out = target.block(state, params, branch)
+            return out.detach().clone(), seen[0]
+
+        return tuple(called(mode, RETURNED[one]) for mode in modes(trial) for one in every)
+
+    x, params, _ = call.given
+    turns = [(mode, one) for mode in modes(trial) for one in every]
+    for (mode, one), (out, y) in zip(turns, trial.observe(call.method, run), strict=True):
+        exact = trial.truth.block(x, params, y)[1]
+        trial.within(f"a block whose branch returns {one}{mode}", out, exact, errors.block(trial, x, params, y))
 
 
 CALLS = 40

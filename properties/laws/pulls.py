@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -74,6 +74,8 @@ class Pulled:
                 return next(left)
             if isinstance(one, Params):
                 return Params(*(None if part is None else next(left) for part in one))  # pyright: ignore[reportArgumentType]
+            if isinstance(one, tuple):
+                return tuple(filled(part) for part in cast("tuple[Any, ...]", one))
             return map_tensors(one, lambda part: part.to(inputs[0].device))
 
         return tuple(outputs_of(self.call.on(target, [filled(one) for one in self.call.given])))
@@ -104,6 +106,24 @@ def block(trial: Trial, case: Case) -> Pulled:
     def bound(bars: tuple[Tensor, ...]) -> list[Tensor]:
         found = errors.block_gradient(trial, case.x, case.params, case.branch, bars[0])
         return errors.by_parameters(found, case.x, case.params)
+
+    return Pulled(call, (case.cotangent,), bound)
+
+
+def stack(trial: Trial, case: Case) -> Pulled:
+    """`stack`, of h, n, params, branches whose derivatives are known, a head where there is one, and a cotangent."""
+    call = calls.stack(trial, case, case.h)
+    every: tuple[Params, ...] = (*case.params, *case.head)
+
+    def bound(bars: tuple[Tensor, ...]) -> list[Tensor]:
+        stack = (case.h, case.n, case.params, case.branches, case.head, bars[0])
+        by_h, layers = bounds.pullback.stack(*stack, trial.dialect, trial.rounding)
+        found = [by_h.error]
+        for params, back in zip(every, layers, strict=True):
+            found += [
+                getattr(back, name).error.view_as(one) for name, one in params._asdict().items() if one is not None
+            ]
+        return found
 
     return Pulled(call, (case.cotangent,), bound)
 
@@ -192,6 +212,9 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
             own = leaves()  # rows that follow one another, and tokens that do not
             views = [torch.stack([one, one - 1], 1)[:, 0] if k < pulled.by_token else one for k, one in enumerate(own)]
             again["for every second of more tokens"] = tuple(pulled_back(pulled.function(target, views), own, [*bars]))
+            own = leaves()  # a weight is stored as a linear layer has it, and handed over transposed
+            views = [one.mT.contiguous().mT if one.ndim > 1 else one for one in own]
+            again["for inputs that lie transposed"] = tuple(pulled_back(pulled.function(target, views), own, [*bars]))
         again["added to those of a backward pass before"] = accumulated(bars)
         again["for slices of wider cotangents"] = fresh(
             [torch.cat([bar, bar - 1], -1)[..., : bar.shape[-1]] for bar in bars]

@@ -31,9 +31,9 @@ SHORT = 1100
 FAR, STEP_OF_TRAINING, BATCH = 8192, 16411, 70001
 """A sweep that goes so far by itself also visits one number of tokens beyond 2^14 or 2^16: batches have as many, and
 tokens are counted in 16 bits, in grids of 65535 blocks, and in buffers of partial sums for so many tiles."""
-DEPTHS = (*range(1, 27), 28, 31, 32, 33, 36, 40, 44, 48, 49, 56, 63, 64, 65)
-"""Numbers of layers: every one that a pipeline or a launch is cut at, hi / lo <= 1.2 beyond, and one more than the bits
-of a mask."""
+DEPTHS = (*range(1, 27), 28, 31, 32, 33, 36, 40, 44, 48, 49, 56, 63, 64, 65, 78, 93, 111, 122, 128, 129)
+"""Numbers of layers: every one that a pipeline or a launch is cut at, hi / lo <= 1.2 beyond, one more than the bits of
+a mask, and two blocks for each of the 61 layers of DeepSeek-V3."""
 BACK = (*range(1, 18), 20, 23, 24, 25, 31, 32, 33, 48, 65)
 """Those backwards."""
 MANY = 8
@@ -183,8 +183,7 @@ def channel_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
 
 def product_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
     """Along the channels of what has products with phi: fewer, since each has a reference of its own."""
-    fewer = replace(reach, models=min(reach.models, MODELS[1]))
-    yield from _along_channels(setting, fewer, max(1, reach.t - 2), 512 if reach.t > 2 else 0)
+    yield from _along_channels(setting, reach, max(1, reach.t - 2), 512 if reach.t > 2 else 0)
 
 
 def _along_channels(setting: Setting, reach: Reach, t: int, lane: int) -> Iterator[Run]:
@@ -232,6 +231,9 @@ def stream_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
             yield Run(setting.width(6), n, many[2:5:2] or many[:1], gradients=True, scale=6.0)
         wide = (c for c in (1, 4, 33, 64, 256, 1024) if c <= reach.channels)
         yield from (Run(setting.width(c), n, (min(2, setting.max_tokens),), scale=scale) for c in wide)
+    several = [n for n in setting.streams if n <= MANY]
+    if several and MODELS[-1] <= max(reach.channels, reach.models):  # n C beyond 2^15
+        yield Run(setting.width(MODELS[-1]), max(several), (1,))
 
 
 def pair_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
@@ -242,7 +244,7 @@ def pair_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
         many = tuple(t for t in (3, 16, 17, 33, 64, 65, 128, 257, 1024) if t <= most)
         if c <= reach.channels and many:
             yield Run(setting.width(c), n, many, gradients=reach.gradients and number % 3 == 2)
-    for c, count in ((128, 1024), (2048, 65)):  # T C beyond 2^16
+    for c, count in ((128, 1024), (2048, 65), (4096, 257)):  # T C beyond 2^16 and 2^20
         if c <= reach.channels and count <= min(reach.tokens, setting.max_tokens):
             yield Run(setting.width(c), n, (count,))
 

@@ -5,6 +5,7 @@ docs/adversary.md has the account.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from properties.catalogue.deviations.strides import as_if_contiguous
 from properties.core.case import map_tensors
 from properties.core.deviant import Deviant, with_gradient_of
 from properties.core.reads import read_of
-from properties.core.slips import MUTATION, Slips
+from properties.core.slips import MUTATION, Slips, reads_by_gates
 
 SLIPS = Slips()
 gradient, execution, gamed = SLIPS.step("gradient"), SLIPS.step("execution"), SLIPS.step("gamed")
@@ -127,6 +128,88 @@ class BranchDrawnAgain(Deviant):
             return run(x, *params)
         again: Any = checkpoint(run, x, *params, use_reentrant=False, preserve_rng_state=False)
         return again
+
+
+@execution(
+    "branch-input-written-again",
+    f"{MUTATION}: the buffer of what the branch read serves for sums of post, as the branch is done with it",
+    hidden="unless the branch returns what it read",
+)
+class BranchInputWrittenAgain(Deviant):
+    """Without gradients a block writes to what its branch has read, once the branch is through."""
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        h_pre, h_post, h_res = self.mappings(x, params)
+        u = self.pre(x, h_pre)
+        y = branch(u)
+        if not torch.is_grad_enabled():
+            u.zero_()
+        return self.post(x, y, h_post, h_res)
+
+
+@gradient(
+    "saved-phi-strides-ignored",
+    f"{MUTATION}: a weight that is stored transposed, as a linear layer has it, is read as if it were not",
+    reads_by_gates,
+    hidden="for a phi that is contiguous",
+)
+class SavedPhiStridesIgnored(Deviant):
+    """Backwards phi is read as if it were contiguous, when the gradient by the state is taken."""
+
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        if right.is_contiguous():
+            return super().matmul(left, right)
+        by_phi = super().matmul(left.detach(), right)
+        by_state = super().matmul(left, as_if_contiguous(right.detach()))
+        return with_gradient_of(by_phi, by_phi + by_state)
+
+
+@execution(
+    "fourth-axis-of-tokens",
+    f"{MUTATION}: [B, S, n, C] is told from [B, T, S, n, C] by the number of axes, and six of them are neither",
+    hidden="for tokens on up to three axes",
+)
+class FourthAxisOfTokens(Deviant):
+    """Of tokens on four axes, those of the last three are read in the opposite order of axes."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        return super().mappings(x.transpose(1, 3).reshape(x.shape) if x.ndim == 6 else x, params)
+
+
+@gradient(
+    "layers-of-the-first-part-learn",
+    f"{MUTATION}: layers are computed again backwards in parts of a batch, and = stands for +=",
+    hidden="for one layer, and for up to 32 tokens",
+)
+class LayersOfTheFirstPartLearn(Deviant):
+    """Tokens beyond the 32nd teach the parameters of several layers nothing."""
+
+    tokens = 32
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        if x.ndim != 3 or len(x) <= self.tokens or len(params) < 2:
+            return super().layers(x, params, branches)
+        still = [map_tensors(one, torch.Tensor.detach) for one in params]
+        first, rest = x[: self.tokens], x[self.tokens :]
+        return torch.cat([super().layers(first, params, branches), super().layers(rest, still, branches)])
+
+
+@gamed(
+    "nan-of-a-tile",
+    f"{MUTATION}: a product with a mask, in place of a choice, in tiles of 16 tokens",
+    hidden="in the first tile",
+)
+class NanOfATile(Deviant):
+    """The tokens of a tile of 16, but for those of the first tile, share their NaN."""
+
+    tile = 16
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        out = super().post(x, y, h_post, h_res)
+        if out.ndim != 3 or len(out) <= self.tile:
+            return out
+        lost = [0 * part.sum() if k else 0 * part.new_zeros(()) for k, part in enumerate(out.detach().split(self.tile))]
+        return torch.cat([part + nan for part, nan in zip(out.split(self.tile), lost, strict=True)])
 
 
 @gamed(
