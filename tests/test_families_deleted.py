@@ -92,7 +92,7 @@ def chain(name: str) -> set[str]:
 def without(name: str, folder: Path) -> set[str]:
     """A copy of both packages without a family; gives the presets that went with it."""
     for package in ("mhc_ref", "properties"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, folder / package)  # with what is compiled
     module = registry.module_of(name)
     files = [path for room in ROOMS for path in (folder / room).rglob(f"{module}*") if path.stem == module]
     assert {path.relative_to(folder).parts[:2] for path in files} >= {tuple(room.split("/")) for room in ROOMS}

@@ -70,7 +70,7 @@ ONE_KIND = {
     "what is handed out must stay and what is not must go, which contracts alone are about": (
         *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
         *("seed-set-at-first-call", "graph-recorded-under-no-grad"),
-        *("branch-output-scaled-in-place",),
+        *("branch-output-scaled-in-place", "branch-input-written-again"),
     ),
     "right but for sizes, or for what was called before, at which the oracle looks": (
         *("folded-weight-kept", "folded-gates-kept", "workspace-without-dtype", "fewer-iterations-for-five-streams"),
