@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from properties import cli
 from properties.campaign.cells import Cell
 from properties.campaign.folder import Folder
-from properties.campaign.gpu import command, gathering, page, plan, standing
+from properties.campaign.gpu import command, gathering, page, plan, standing, throughput
 from properties.campaign.gpu.asked import RIGHT, SHORT, WRONG, asked
 from properties.campaign.gpu.plan import Part, Where, parts, shares
 from properties.campaign.gpu.running import run
@@ -341,17 +341,40 @@ def test_a_reproduction_that_was_cut_says_how_far_it_came(tmp_path: Path) -> Non
 def test_throughput_is_compared_with_as_many_workers_on_the_cpu(tmp_path: Path) -> None:
     (tmp_path / "parts/throughput").mkdir(parents=True)
     rows = [
-        {"way": "one by one", "device": device, "workers": workers, "examples_per_second": rate}
+        {"way": way, "device": device, "workers": workers, "tokens_per_second": rate, "examples_per_second": 3.0}
         | {"claims_per_second": 100.0, "device_share": share, "examples": 9, "counts": []}
-        for device, workers, rate, share in (("cuda", 1, 71.0, 0.43), ("cpu", 1, 142.0, None), ("cuda", 15, 9.0, None))
+        for way, device, workers, rate, share in (
+            ("many at once", "cuda", 1, 7100.0, 0.43),
+            ("one by one", "cpu", 1, 142.0, None),
+            ("one by one", "cuda", 15, 9.0, None),
+        )
     ]
     told = {"schema": 1, "asked": 4, "rows": rows}
     (tmp_path / "parts/throughput/throughput.json").write_text(json.dumps(told))
     data = of(tmp_path, "throughput")
     assert data["cut"] == ["throughput: 1 of 4 measurements"]
     text = page.section(data)
-    assert "| one by one | cuda | 1 | 71 | 100 | 0.50 | 43 % |" in text
-    assert "| one by one | cuda | 15 | 9 | 100 | – | – |" in text
+    assert "| many at once | cuda | 1 | 7100 | 3 | 50 | 43 % |" in text
+    assert "| one by one | cpu | 1 | 142 | 3 | – | – |" in text
+    assert "| one by one | cuda | 15 | 9 | 3 | – | – |" in text
+
+
+def test_throughput_measures_both_ways_and_first_what_is_compared() -> None:
+    assert list(throughput.WAYS) == ["many at once", "one by one"]
+    found = throughput.plan("cuda", [1, 15])
+    assert found[:2] == [("many at once", "cuda", 1), ("one by one", "cpu", 1)]
+    assert len(found) == len(set(found)) == 8
+    assert len(throughput.plan("cpu", [1])) == 2
+
+
+@pytest.mark.parametrize("way", throughput.WAYS)
+def test_every_way_to_judge_counts_what_it_did(way: str) -> None:
+    (found,) = throughput.measured(way, "cpu", 1, 0.01)
+    assert found.examples > 0
+    assert found.tokens >= found.examples
+    assert found.claims >= found.tokens
+    assert found.device is None
+    assert throughput.row(way, "cpu", [found, found])["tokens_per_second"] == 2 * found.tokens / found.seconds
 
 
 def test_a_folder_that_is_none_of_a_run_is_refused(tmp_path: Path) -> None:
@@ -483,5 +506,6 @@ def test_the_whole_script_runs_on_the_fake_device(tmp_path: Path) -> None:
     assert found["deviations"]["seen"] == {"deviation:launched-on-the-default-stream@PAPER": True}
     assert found["deviations"]["targets"]["control:linear@PAPER float32"]["statuses"] == {"passed": 1}
     assert found["reproduction"]["runs"][0]["steps"] == 3
-    assert [one["device"] for one in found["throughput"]["rows"]] == ["meta", "cpu"]
+    measured = [(one["way"], one["device"]) for one in found["throughput"]["rows"]]
+    assert measured == [("many at once", "meta"), ("one by one", "cpu")]
     assert "A short run, which proves the script and no kernel, on fake" in (tmp_path / "out/gpu.md").read_text()

@@ -25,6 +25,7 @@ COMMANDS = {
     "identify": ("ref",),
     "kill": ("--only", "one-iteration"),
     "campaign": ("run", "laws", "--impl", "ref", *LAW, "--out", "c"),
+    "batched": ("ref", *LAW),
     "gpu": ("--out", "g"),
     "bench": ("--law", "manifold.entries"),
 }

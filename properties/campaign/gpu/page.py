@@ -140,15 +140,21 @@ def _reproduction(found: Found) -> list[str]:
 
 def _throughput(found: Found) -> list[str]:
     rows: list[Sequence[str]] = []
-    rates = {(one["way"], one["device"], one["workers"]): one["examples_per_second"] for one in found["rows"]}
+    usual = {one["workers"]: one["tokens_per_second"] for one in found["rows"] if _is_usual(one)}
     for one in found["rows"]:
-        cpu = rates.get((one["way"], "cpu", one["workers"]))
-        ratio = "–" if cpu is None or one["device"] == "cpu" else f"{one['examples_per_second'] / cpu:.2f}"
+        ratio = "–"
+        if not _is_usual(one) and one["workers"] in usual:
+            ratio = f"{one['tokens_per_second'] / usual[one['workers']]:.3g}"
         share = "–" if one["device_share"] is None else f"{100 * one['device_share']:.0f} %"
-        rates_ = (f"{one['examples_per_second']:.0f}", f"{one['claims_per_second']:.3g}")
-        rows.append((one["way"], one["device"], str(one["workers"]), *rates_, ratio, share))
-    head = ("way", "device", "workers", "examples a second", "numbers judged a second", "times the CPU's")
+        rates = (f"{one['tokens_per_second']:.0f}", f"{one['examples_per_second']:.0f}", ratio)
+        rows.append((one["way"], one["device"], str(one["workers"]), *rates, share))
+    head = ("way", "device", "workers", "tokens a second", "examples a second", "times one by one on the CPU")
     return _table((*head, "device at work"), rows) if rows else ["Nothing was measured."]
+
+
+def _is_usual(one: Found) -> bool:
+    """As `check` has it on the CPU, which the others are compared with."""
+    return (one["way"], one["device"]) == ("one by one", "cpu")
 
 
 _WRITERS = {

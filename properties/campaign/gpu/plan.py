@@ -66,8 +66,8 @@ def parts(where: Where) -> list[Part]:
     """All of them, in the order of their worth; the times add up to `MINUTES` less `RESERVE`."""
     return [
         _tests(where),
-        _laws("kernels", "published Triton and TileLang kernels under all laws that apply", 165, where),
-        _laws("sizes", "sweeps through sizes, where only tiles show", 65, where),
+        _laws("kernels", "published Triton and TileLang kernels under all laws that apply", 155, where),
+        _laws("sizes", "sweeps through sizes, where only tiles show", 60, where),
         _laws("deviations", "what is wrong in a way that only a device shows", 60, where),
         _reproduction(where),
         _throughput(where),
@@ -130,9 +130,11 @@ def _module(name: str, where: Where) -> Command:
 
 
 def _throughput(where: Where) -> Part:
-    """Examples a second on the device and on the CPU, one worker and many."""
+    """On the device and on the CPU, many cases at once and one by one, one worker and many."""
     workers = "1" if where.short else f"1,{max(1, where.cores - 1)}"
     words = (*_module("properties.campaign.gpu.throughput", where), "--device", where.device, "--workers", workers)
     words += ("--seconds", "{seconds}", "--out", "{folder}/throughput.json")
     words += ("--short",) if where.short else ()
-    return Part("throughput", "examples a second against the CPU", 60, {"throughput": words})
+    return Part(
+        "throughput", "tokens a second through the laws that ask the oracle, against the CPU", 75, {"throughput": words}
+    )
