@@ -128,9 +128,8 @@ class Runner:
             states.setdefault(index, []).append(left)
             return result
 
-        given = inputs if self.kind.ids else inputs.to(self._dtype)
         with hung(self.blocks, enter, leave), self._mixing(kept) as mixed:
-            self._call(self._layout.arranged(given))
+            self.run(inputs)
         if not entered or len(states) != len(self.blocks):
             raise ValueError(f"{self._name}: {len(self.blocks) - len(states)} of its blocks did not run")
         rows = functools.partial(self._split, count=len(inputs))
@@ -154,7 +153,13 @@ class Runner:
                 "differentiated, without no_grad, detach or writing into what its gradient needs"
             ) from fault.error
 
-    def _call(self, given: Tensor) -> None:
+    def run(self, inputs: Tensor) -> None:
+        """Call the model once, for inputs [N, T, ...] of one batch.
+
+        Raises:
+            TargetError: the model raised.
+        """
+        given = self._layout.arranged(inputs if self.kind.ids else inputs.to(self._dtype))
         try:
             answered(lambda: self.model(given.clone()))  # it may write into its input
         except TargetFault as fault:
@@ -162,6 +167,10 @@ class Runner:
             raise TargetError(
                 f"{self._name}: the model raised {fault} for an input {kind} {tuple(given.shape)}"
             ) from fault.error
+
+    def one_by_one(self) -> Runner:
+        """The same model, which is given one input at a time."""
+        return Runner(self.model, self._name, self.kind, replace(self._layout, axis=None), self.blocks)
 
     @contextmanager
     def _mixing(self, kept: frozenset[int]) -> Generator[list[Tensor]]:
@@ -280,15 +289,13 @@ def runner_of(model: nn.Module, name: str, kind: Kind, tokens: int, patterns: st
             f"{raised[0]}; expected a model that takes {kind.shown}: say with --input what it takes, or give a "
             "function that wraps it"
         ) from raised[0]
-    first = [*works, *alone][0]
-    return Runner(model, name, kind, replace(first._layout, axis=None), first.blocks)  # pyright: ignore[reportPrivateUsage]
+    return [*works, *alone][0].one_by_one()
 
 
 def _looked(model: nn.Module, name: str, kind: Kind, layout: Layout, inputs: Tensor, patterns: str) -> Runner:
     """A runner whose blocks are those that are called for these inputs."""
     runner = Runner(model, name, kind, layout, [])
-    given = inputs if kind.ids else inputs.to(runner._dtype)  # pyright: ignore[reportPrivateUsage]
     with torch.no_grad():
-        runner._call(layout.arranged(given))  # pyright: ignore[reportPrivateUsage]
-        blocks = found(model, lambda: runner._call(layout.arranged(given)), patterns)  # pyright: ignore[reportPrivateUsage]
+        runner.run(inputs)
+        blocks = found(model, lambda: runner.run(inputs), patterns)
     return Runner(model, name, kind, layout, blocks)

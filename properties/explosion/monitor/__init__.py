@@ -13,10 +13,10 @@ understand, a function of the user's that raises) is said once through the logge
 model runs on. A number that could not be measured is null: of a pass in which a layer was missed there is no composite.
 """
 
+from properties.explosion.monitor.columns import ROW_KEYS, SCHEMA
 from properties.explosion.monitor.emissions import KNOWN, Emission, square
 from properties.explosion.monitor.limits import limits_of
 from properties.explosion.monitor.report import MonitorViolation
-from properties.explosion.monitor.rows import ROW_KEYS, SCHEMA
 from properties.explosion.monitor.thresholds import Thresholds
 from properties.explosion.monitor.watcher import Monitor
 

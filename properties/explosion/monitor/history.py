@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
+from properties.explosion.monitor.columns import COLUMNS
 from properties.explosion.monitor.limits import limits
 from properties.explosion.monitor.measures import Layer
 from properties.explosion.monitor.rows import rows_of
@@ -62,16 +63,6 @@ class Replayed(NamedTuple):
     verdict: Literal["FIXED", "FAILED"]
     message: str
     passes: list[list[dict[str, Any]]]
-
-
-_NUMBERS = (
-    "forward_gain",
-    "backward_gain",
-    "layer_forward_gain",
-    "layer_backward_gain",
-    "min_column_sum",
-    "min_row_sum",
-)
 
 
 def replay(path: str | Path) -> Replayed:
@@ -141,7 +132,7 @@ def _judged(stored: list[list[dict[str, Any]]], computed: list[list[dict[str, An
         return Replayed("FIXED", "the file has no operators: the layers are plain blocks, and nothing mixes", computed)
     rows, again = stored[-1], computed[-1]
     for row, one in zip(rows, again, strict=True):
-        for key in _NUMBERS:
+        for key in (key for key, column in COLUMNS.items() if column.replayed):
             was, now = row[key], one[key]
             if (was is None) != (now is None) or (was is not None and not math.isclose(was, now, rel_tol=1e-9)):
                 message = f"layer {row['layer']} ({printable(str(row['name']))}): {key} was {was}, and is {now} now"

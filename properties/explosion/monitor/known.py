@@ -123,15 +123,9 @@ _CARRIED = Emission(None, None, _as_given, "RESIDUAL", computed=_identity)
 
 
 def _columns_of_x_transformers() -> Dialect:
-    return Dialect(
-        start="softmax",
-        start_axis="column",
-        last_axis="column",
-        iterations=5,
-        denominator="clamp",
-        denominator_eps=1e-12,
-        transposed=True,
-    )
+    from properties.targets.published.x_transformers import COLUMNS_LAST
+
+    return COLUMNS_LAST
 
 
 KNOWN: Mapping[str, Emission] = {

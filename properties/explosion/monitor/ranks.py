@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 
+from properties.explosion.monitor.columns import COLUMNS
 from properties.explosion.monitor.limits import KINDS
 
 Row = dict[str, Any]
-
-_SMALLEST = frozenset(
-    (
-        "min_column_sum",
-        "min_row_sum",
-        "min_forward_gain",
-        "dispersion",
-        "least_growth",
-        "headroom",
-        "layers_to_overflow",
-    )
-)
-_LARGEST = frozenset(
-    (
-        "forward_gain",
-        "backward_gain",
-        "layer_forward_gain",
-        "layer_backward_gain",
-        "activation_max",
-        "max_column_sum",
-        "max_row_sum",
-        "signed_forward_gain",
-        "signed_backward_gain",
-        "output_max",
-        "activation_rms",
-        "growth",
-        "typical_rms",
-        "typical_growth",
-        "worst_growth",
-        "jump",
-        "drift",
-        "gate_saturation",
-        "softmax_saturation",
-        "attention",
-        "gradient_norm",
-    )
-)
 
 
 def rank() -> int:
@@ -86,8 +49,8 @@ def _worst(alike: list[Row]) -> Row:
         known = [row[key] for row in alike if row[key] is not None]
         if not known:
             continue
-        if key in _LARGEST or key in _SMALLEST:
-            choose: Callable[[list[Any]], Any] = min if key in _SMALLEST else max
+        choose = COLUMNS[key].worst if key in COLUMNS else None
+        if choose is not None:
             found[key] = choose(known)
         elif key == "within":
             found[key] = all(known)

@@ -11,12 +11,13 @@ import torch
 
 from mhc_ref import Dialect
 from properties.explosion.monitor import history
+from properties.explosion.monitor.columns import ROW_KEYS
 from properties.explosion.monitor.gains_file import GainsFile
 from properties.explosion.monitor.history import Kept
 from properties.explosion.monitor.limits import Limits, limits
 from properties.explosion.monitor.measures import Layer, State
 from properties.explosion.monitor.ranks import merged, rank
-from properties.explosion.monitor.rows import ROW_KEYS, departure, place_of
+from properties.explosion.monitor.rows import departure, place_of
 from properties.explosion.monitor.thresholds import Nearest, Thresholds, Watch
 from properties.explosion.monitor.troubles import Troubles, Wanted, warn
 from properties.guards.printable import printable

@@ -9,60 +9,10 @@ from typing import Any
 import torch
 
 from mhc_ref import Dialect
+from properties.explosion.monitor.columns import ROW_KEYS, SCHEMA
 from properties.explosion.monitor.limits import Judge, Leaving, Limits, roundoff
 from properties.explosion.monitor.measures import Layer, Numbers, State, table_of
 from properties.guards.printable import printable
-
-SCHEMA = 4
-"""Of a row. Rows of 1 have no `schema`, `min_row_sum`, `min_forward_gain` and `leaves`; rows of 2 end there, without
-what follows `leaves`; rows of 3 have no `typical_...` and `worst_growth`."""
-
-ROW_KEYS = (
-    "schema",
-    "step",
-    "training",
-    "layer",
-    "name",
-    "streams",
-    "tokens",
-    "forward_gain",
-    "backward_gain",
-    "layer_forward_gain",
-    "layer_backward_gain",
-    "min_column_sum",
-    "min_row_sum",
-    "min_forward_gain",
-    "activation_max",
-    "dispersion",
-    "within",
-    "leaves",
-    "run",
-    "forward",
-    "max_column_sum",
-    "max_row_sum",
-    "signed_forward_gain",
-    "signed_backward_gain",
-    "output_max",
-    "activation_rms",
-    "growth",
-    "least_growth",
-    "worst_token",
-    "typical_rms",
-    "typical_growth",
-    "worst_growth",
-    "jump",
-    "drift",
-    "headroom",
-    "layers_to_overflow",
-    "gate_saturation",
-    "softmax_saturation",
-    "attention",
-    "gradient_norm",
-    "born",
-    "ranks",
-    "alarms",
-)
-"""The columns of the table, in this order; what is unknown or not finite is null."""
 
 
 def rows_of(

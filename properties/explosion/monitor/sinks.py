@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from properties.explosion.monitor.rows import ROW_KEYS
+from properties.explosion.monitor.columns import ROW_KEYS
 from properties.guards.printable import printable
 
 Sink = Callable[[int, Mapping[str, Any]], None]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from properties.explosion.monitor.rows import SCHEMA
+from properties.explosion.monitor.columns import SCHEMA
 from properties.guards.printable import message_of, printable
 from properties.report.page.figures import Field, Part, Section, Table, Words, figures
 

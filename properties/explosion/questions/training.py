@@ -240,7 +240,7 @@ class Training(Question[Run]):
 
     def _compared(self, run: Run, tick: Any) -> Run:
         """The run beside fresh seeds, and beside other residuals at the same rate and seeds."""
-        size, seeds, others = self._size(run), [*run.seeds], fresh_seeds(run.seeds)
+        size, seeds, others = self.size_of(run), [*run.seeds], fresh_seeds(run.seeds)
 
         def all_steps(setup: Setup, seeds: list[int]) -> Runs:
             return train(setup, self.gain, [run.rate] * len(seeds), seeds, tick=tick)
@@ -253,7 +253,8 @@ class Training(Question[Run]):
             controls.append((name, tuple(runs.gains[-1].tolist()), final(runs).median().item()))
         return replace(run, loss=mine, fresh=fresh, controls=tuple(controls))
 
-    def _size(self, run: Run) -> Setup:
+    def size_of(self, run: Run) -> Setup:
+        """The setup that a run was trained by."""
         return self.setup(depth=run.depth, streams=run.streams, width=run.width, tokens=run.tokens)
 
     def again(self, run: Run) -> Runs:
@@ -262,7 +263,7 @@ class Training(Question[Run]):
 
     def entries(self, found: Run) -> int:
         """The number of weights."""
-        return len(initial(self._size(found), 0))
+        return len(initial(self.size_of(found), 0))
 
     def counted(self, found: Run) -> str:
         return f"{self.entries(found)} weights"
@@ -340,7 +341,7 @@ class Training(Question[Run]):
             raise ValueError("its run would take too long")
         compared = {name: _compared(name, fields.get(name)) for name in ("loss", "fresh", "controls")}
         found = Run(**sizes, rate=rate, seeds=seeds, data=bytes(data.flatten().tolist()), **compared)
-        self._size(found)
+        self.size_of(found)
         return found
 
 
@@ -355,7 +356,7 @@ def _compared(name: str, value: Any) -> Any:
 @lru_cache(maxsize=4)
 def _again(question: Training, run: Run) -> Runs:
     rates = [run.rate] * len(run.seeds)
-    return train(question._size(run), question.gain, rates, run.seeds, given=_tokens(run))  # pyright: ignore[reportPrivateUsage]
+    return train(question.size_of(run), question.gain, rates, run.seeds, given=_tokens(run))
 
 
 def _tokens(run: Run) -> Tensor:
