@@ -131,6 +131,33 @@ def test_a_sink_is_called_with_each_row_and_one_that_raises_is_a_trouble(caplog)
     assert "RuntimeError: on purpose" in caplog.text
 
 
+def test_a_sink_may_change_its_row_and_run_the_model():
+    """As one does that evaluates: what it runs is no pass, of which sinks would be told in turn."""
+    seen = []
+
+    def changes(step, record):
+        record.clear()
+
+    def runs(step, record):
+        model(X)
+        seen.append(record["layer"])
+
+    model, monitor = watched(
+        GROW,
+        SKEW,
+        bound=1,
+        sinks=[changes, runs],
+        on_violation=lambda step, record: model(X),
+        clock=lambda: model(X).ndim,
+    )
+    with monitor:
+        model(X)
+        model(X)
+    assert seen == [0, 1, 0, 1]
+    assert (monitor.step, monitor.troubles, monitor.left["leaves"]) == (2, 0, "explode")
+    assert [row["step"] for row in monitor.rows] == [3, 3]
+
+
 def test_a_table_of_comma_separated_values(tmp_path):
     path = tmp_path / "gains.csv"
     model, monitor = watched(TURN, [[1e5, 0.0], [0.0, 1e5]], sinks=[CsvSink(path)])

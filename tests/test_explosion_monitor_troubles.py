@@ -752,6 +752,16 @@ def test_names_of_layers_reach_the_terminal_without_escape_sequences(caplog):
     monitor.flush()
     assert "\x1b" not in caplog.text
     assert "\\x1b[31mred" in caplog.text
+    caplog.clear()
+    model = torch.nn.Sequential()
+    for place in range(3):
+        block = torch.nn.Linear(2, 2, bias=False)
+        torch.nn.init.constant_(block.weight, 1e4)
+        model.add_module(f"\x1b[31m{place}", block)
+    with Monitor(model, blocks=[torch.nn.Linear]):
+        model(torch.ones(1, 2))
+    assert "most of it at layer 0 (\\x1b[31m0)" in caplog.text
+    assert "\x1b" not in caplog.text
 
 
 def test_a_watched_training_takes_the_same_steps():

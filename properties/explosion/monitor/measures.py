@@ -133,10 +133,17 @@ class Numbers(NamedTuple):
 
 
 def table_of(layers: list[Layer], complete: bool) -> Table:
-    """Everything that is measured of a pass: one transfer from the device."""
+    """Everything that is measured of a pass: one transfer from the device.
+
+    Raises:
+        ValueError: there are no numbers in any layer.
+    """
     device = next((layer.operator.device for layer in layers if layer.operator is not None), None)
     if device is None:
-        device = next(at.extremes[0].device for layer in layers for at in (layer.entered, layer.left) if at)
+        doors = [at for layer in layers for at in (layer.entered, layer.left) if at is not None]
+        if not doors:
+            raise ValueError("no layer was given a token")
+        device = doors[0].extremes[0].device
     mixing = [place for place, layer in enumerate(layers) if layer.operator is not None]
     operators = [layer.operator for layer in layers if layer.operator is not None]
     empty: list[Any] = [None] * len(layers)

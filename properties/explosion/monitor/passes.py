@@ -49,14 +49,19 @@ class Running(threading.local):
 
     def __init__(self) -> None:
         self.passes: list[Pass] = []
-        self.busy = False
+        self._readings = 0
 
     def __enter__(self) -> None:
         """A function of the user's runs, which may call the model."""
-        self.busy = True
+        self._readings += 1
 
     def __exit__(self, *_: object) -> None:
-        self.busy = False
+        self._readings -= 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether such a function runs: what it calls is no pass."""
+        return self._readings > 0
 
 
 def recomputing() -> bool:

@@ -213,7 +213,7 @@ class Report:
                     self._file.append(row)
             for sink in self._sinks:
                 with self._guarded("sink", f"the sink {sink!r} raised"):
-                    sink(row["step"], row)
+                    sink(row["step"], dict(row))  # which a sink may change
 
 
 def _scaled(dtypes: list[torch.dtype | None]) -> bool:

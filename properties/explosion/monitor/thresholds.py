@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from properties.guards.printable import printable
+
 _STEADY = 3
 """So many layers in a row must have grown before anything is extrapolated."""
 _REMEMBERED = 16
@@ -280,4 +282,4 @@ def _steepest(rates: list[float], rows: list[dict[str, Any]]) -> str:
     if not known:
         return "?"
     rate, place = max(known)
-    return f"{place} ({rows[place]['name']}), {rate:.3g} times"
+    return f"{place} ({printable(str(rows[place]['name']))}), {rate:.3g} times"

@@ -244,7 +244,8 @@ class Monitor(Findings):
             if error is None:
                 self._look_back()
         finally:
-            self._report.close()
+            with self._recorder.running:
+                self._report.close()
 
     def record(self, operator: Tensor, x: Tensor | None = None, name: str | None = None) -> None:
         """Record one layer by hand, in the order of the layers: h_res [..., n, n] as emitted, and x [..., n, C].
@@ -294,12 +295,12 @@ class Monitor(Findings):
         while passes and passes[-1].depth >= depth:
             self._stop(passes.pop())  # it ended in a Ctrl-C, of which hooks are not told: what is called lies deeper
         at = Pass(False, sys.exc_info()[1], depth)
-        if recomputing():
-            at.counted = False  # a checkpoint around the whole model
+        if recomputing() or self._recorder.running.busy:
+            at.counted = False  # a checkpoint around the whole model; a sink that calls the model
             passes.append(at)
             return
         self._look_back()
-        with self._guarded("clock", "the step cannot be told, and passes are counted"):
+        with self._recorder.running, self._guarded("clock", "the step cannot be told, and passes are counted"):
             at.step = None if self._clock is None else int(self._clock())
         step = self.step if at.step is None else at.step
         at.number = self._counted[1] + 1 if self._counted[0] == step else 0
@@ -331,7 +332,7 @@ class Monitor(Findings):
 
     def _look_back(self) -> None:
         """Of the pass before: whether what it returned was finite, and its rows, whose gradients have come by now."""
-        with self._lock:
+        with self._lock, self._recorder.running:
             flag, self._flag = self._flag, None
             if flag is not None:
                 lost = False
@@ -366,7 +367,7 @@ class Monitor(Findings):
         self._flushed(at)
 
     def _flushed(self, at: Pass) -> list[dict[str, Any]]:
-        with self._lock:
+        with self._lock, self._recorder.running:
             rows: list[dict[str, Any]] = []
             step = self.step if at.step is None else at.step
             training = bool(getattr(self._model, "training", False))

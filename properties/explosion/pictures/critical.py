@@ -47,10 +47,12 @@ def _by_depth(axes: Any, one: CriticalRates) -> None:
         axes.fill_between(depths, low, high, color=colour, alpha=0.12, linewidth=0)
     if capped:
         text = f"{', '.join(capped)}: none at any rate (proved)"
-        axes.text(0.02, 0.02, text, transform=axes.transAxes, fontsize=8.5, color="#029e73")
+        axes.text(0.98, 0.97, text, transform=axes.transAxes, fontsize=8.5, color="#029e73", ha="right", va="top")
     axes.set_yscale("log")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
+    depths = sorted({row.depth for row in one.rows})
+    axes.set_xticks(depths, [str(depth) for depth in depths])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("sub-layers")
     axes.set_ylabel("smallest learning rate that explodes")
     axes.grid(visible=True, which="both", alpha=0.2)
