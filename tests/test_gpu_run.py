@@ -20,9 +20,12 @@ from properties import cli
 from properties.campaign.cells import Cell
 from properties.campaign.folder import Folder
 from properties.campaign.gpu import command, gathering, page, plan, standing, throughput
-from properties.campaign.gpu.asked import RIGHT, SHORT, WRONG, asked
+from properties.campaign.gpu.asked import KERNELS, RIGHT, SAME_AS, SHORT, WRONG, asked
 from properties.campaign.gpu.plan import Part, Where, parts, shares
 from properties.campaign.gpu.running import run
+from properties.core.implementation import dtype_names
+from properties.targets.published import ADAPTERS, tile_kernels
+from properties.targets.target import resolve
 
 ROOT = Path(__file__).parents[1]
 ORDER = ["tests", "kernels", "sizes", "deviations", "reproduction", "throughput"]
@@ -211,6 +214,19 @@ def test_every_deviation_has_a_control_for_each_of_its_laws() -> None:
         assert WRONG[name]
 
 
+@pytest.mark.parametrize(
+    "target", [f"deviation:{name}@PAPER" for name in WRONG] + [f"control:{name}" for name in RIGHT]
+)
+def test_what_is_asked_of_a_device_can_be_asked_in_float32(target: str) -> None:
+    assert "float32" in dtype_names(resolve(target))
+
+
+def test_kernels_are_adapters_that_there_are() -> None:
+    for one in KERNELS:
+        assert SAME_AS.get(one, one).removeprefix("published:") in ADAPTERS
+    assert hasattr(tile_kernels, KERNELS[1].rpartition(":")[2])
+
+
 def test_laws_that_want_all_memory_are_asked_apart() -> None:
     many, _ = asked("deviations", "cuda", short=False, giants=False)
     giants, _ = asked("deviations", "cuda", short=False, giants=True)
@@ -269,6 +285,7 @@ def test_a_broken_law_is_a_finding_unless_it_was_known(tmp_path: Path) -> None:
         more=3,
     )
     (tmp_path / "parts/kernels/laws/absent.json").write_text('{"published:tile-kernels": "no library"}')
+    assert SAME_AS["properties.targets.published.tile_kernels:TileKernelsWhole"] == "published:tile-kernels"
     data = of(tmp_path, "kernels")
     (found,) = data["parts"]
     assert data["findings"] == [

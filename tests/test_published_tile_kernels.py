@@ -15,6 +15,7 @@ from mhc_ref import Params
 from properties.core.implementation import Absent, Implementation, offers
 from properties.core.law import all_laws
 from properties.targets import published
+from properties.targets.published import tile_kernels
 
 SHAPES = ((1, 1), (2, 9), (3, 2), (4, 7), (5, 4))
 
@@ -40,6 +41,58 @@ def generic(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Params]:
         draw(n * channels, size) * (n * channels) ** -0.5, draw(size), 1 + draw(3) / 2, 1 + draw(n * channels) / 2
     )
     return draw(*shape).bfloat16(), params
+
+
+class Ops:
+    """`tile_kernels.modeling.mhc.ops` in torch, with the signatures and the shapes that its kernels insist on."""
+
+    @staticmethod
+    def mhc_pre_norm_fn(
+        residual: Tensor, fn: Tensor, weight: Tensor | None, eps: float, fuse_grad_acc: bool = True, n_splits: int = 16
+    ) -> Tensor:
+        assert residual.dtype == torch.bfloat16
+        assert fn.dtype == torch.float32
+        assert residual.is_contiguous()
+        assert fn.is_contiguous()
+        assert not fuse_grad_acc
+        assert fn.shape[1] == residual.shape[-1] * residual.shape[-2]
+        assert fn.shape[1] % 256 == 0
+        x = residual.flatten(2).float()
+        fn = fn if weight is None else fn * weight
+        return (x @ fn.T) * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+
+    @staticmethod
+    def mhc_pre_split_mixes(
+        mixes: Tensor, scale: Tensor, base: Tensor, n: int, post_scale: float, pre_eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        assert mixes.ndim == 3
+        pre, post, logits = mixes.split([n, n, n * n], -1)
+        gates = base.split([n, n, n * n])
+        pre, post, logits = (one * a + b for one, a, b in zip((pre, post, logits), scale, gates, strict=True))
+        return (
+            (pre.sigmoid() + pre_eps).unsqueeze(-1),
+            post_scale * post.sigmoid().unsqueeze(-1),
+            logits.unflatten(-1, (n, n)),
+        )
+
+    @staticmethod
+    def sinkhorn_normalize(x: Tensor, repeat: int, eps: float) -> Tensor:
+        return mhc_ref.project(x, mhc_ref.DEEPSEEK_V4.with_(iterations=repeat, entry_eps=eps, denominator_eps=eps))
+
+
+@pytest.mark.parametrize("tokens", [(), (3,), (2, 2)])
+def test_the_mappings_of_the_kernels_are_packed_as_they_take_them(
+    tokens: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels need a GPU; what the adapter gives them does not."""
+    monkeypatch.setattr("importlib.import_module", lambda name: Ops)
+    whole = tile_kernels.TileKernelsWhole()
+    x, params = generic((*tokens, 4, 128))
+    for tuned in (whole, whole.tuned(iterations=3, post_scale=1.5, pre_eps=0.25, rms_eps=0.5)):
+        found = tuned.mappings(x, params)
+        for mine, theirs in zip(found, mhc_ref.mappings(x, params, tuned.dialect), strict=True):
+            assert mine.shape == theirs.shape
+            assert_near(mine, theirs)
 
 
 def branch(h: Tensor) -> Tensor:

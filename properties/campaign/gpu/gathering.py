@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from properties.campaign.folder import Folder, FolderError, Record
+from properties.campaign.gpu.asked import SAME_AS
 from properties.engine.known_file import PUBLISHED
 
 SCHEMA = 1
@@ -130,7 +131,7 @@ def _laws(folder: Path) -> Said:
         target, law, dtype = question["target"], question["law"], question["dtype"]
         table = tables.setdefault(f"{target} {dtype}", {"statuses": {}, "ratios": {}, "failed": {}, "left_out": {}})
         status = "error" if one["status"] == "error" else answer["status"]
-        if status == "failed" and known & {(target, law, dtype), (target, law, None)}:
+        if status == "failed" and known & {(SAME_AS.get(target, target), law, one) for one in (dtype, None)}:
             status = "known"
         table["statuses"][status] = table["statuses"].get(status, 0) + 1
         if status == "error":

@@ -184,7 +184,7 @@ def plan(device: str, crews: Sequence[int]) -> list[tuple[str, str, int]]:
     """The measurements (way, device, workers), those first that are compared."""
     many, single = WAYS
     pairs = [(many, device), (single, "cpu"), (single, device), (many, "cpu")]
-    return [(*pair, crew) for crew in crews for pair in dict.fromkeys(pairs)]
+    return [(*pair, crew) for crew in dict.fromkeys(crews) for pair in dict.fromkeys(pairs)]
 
 
 def row(name: str, device: str, counts: Sequence[Count]) -> dict[str, object]:
@@ -211,10 +211,12 @@ def main(given: Sequence[str]) -> int:
     words = parser.parse_args(given)
     crews = [int(one) for one in words.workers.split(",")]
     asked = plan(words.device, crews)[: 2 if words.short else None]
-    lost = sum(WARM if crew == 1 else START for _, _, crew in asked)
-    each = 0.01 if words.short else max(1.0, (words.seconds - lost) / len(asked))
     rows: list[dict[str, object]] = []
-    for way, place, crew in asked:
+    end = time.monotonic() + words.seconds
+    for done, (way, place, crew) in enumerate(asked):
+        lost = sum(WARM if one == 1 else START for _, _, one in asked[done:])
+        left = end - time.monotonic() - lost
+        each = 0.01 if words.short else max(1.0, left / (len(asked) - done))
         rows.append(row(way, place, measured(way, place, crew, each)))
         write_whole(words.out, json.dumps({"schema": SCHEMA, "asked": len(asked), "rows": rows}).encode())
         print(f"{way}, {place}, {crew} workers: {rows[-1]['tokens_per_second']:.1f} tokens a second", flush=True)

@@ -122,23 +122,19 @@ def main(given: Sequence[str] | None = None) -> int:
     """Train one run. 0, or 2 where the device is not here."""
     parser = argparse.ArgumentParser(prog="python -m properties.explosion.training.monitored", description=__doc__)
     parser.add_argument("residual", help="plain, hc, mhc, ...")
-    sizes = (
-        ("depth", 24),
-        ("width", 256),
-        ("length", 64),
-        ("sequences", 4),
-        ("steps", 300),
-        ("seed", 0),
-        ("every", 10),
-    )
-    for name, value in sizes:
+    counts = {"depth": 24, "width": 256, "length": 64, "sequences": 4, "steps": 300, "every": 10}
+    for name, value in counts.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--time", type=float, default=0.0, help="seconds after which it ends; 0: when it is done")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     asked = parser.parse_args(given)
+    for name in counts:
+        if getattr(asked, name) < 1:
+            parser.error(f"--{name} {getattr(asked, name)}: expected a number from 1 on")
     torch.set_num_threads(1)
     try:
         missing = device_of(asked.device).missing()

@@ -30,8 +30,7 @@ class TileKernels(Implementation):
     """`sinkhorn_normalize`, `mhc_pre_apply_mix`, `mhc_post` and `expand_to_mhc` of `tile_kernels.modeling.mhc.ops`.
 
     Channels do not meet in the last three, so that some more of them, zeros, change nothing. They do in
-    `mhc_pre_norm_fn`, whose kernels assert n*C % 256 == 0 (`hidden_block`): no law draws such widths, and the mappings
-    are left out.
+    `mhc_pre_norm_fn`, whose kernels assert n*C % 256 == 0 (`hidden_block`): `TileKernelsWhole` has it.
     """
 
     dialect = mhc_ref.DEEPSEEK_V4
@@ -65,6 +64,28 @@ class TileKernels(Implementation):
 
     def tuned(self, **fields: Any) -> Implementation:
         return retuned(self, fields)
+
+
+class TileKernelsWhole(TileKernels):
+    """The same and the mappings, `mhc_pre_norm_fn` and `mhc_pre_split_mixes`, at multiples of 128 channels alone.
+
+    A target of its own, `properties.targets.published.tile_kernels:TileKernelsWhole`: whoever asks for
+    `published:tile-kernels` gets laws at every width.
+    """
+
+    name = "tile-kernels-whole"
+    channel_multiple = WIDTH
+    products = "tf32"  # round_to_tf32 of fn and, backwards, of the gradient of its product; the state is bfloat16
+    tunable = frozenset({"iterations", "pre_eps", "post_scale", "rms_eps"})
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        n, batch = x.shape[-2], x.shape[:-2]
+        fn, dialect = params.phi.T.contiguous(), self.dialect
+        # `fuse_grad_acc`, its default, adds the gradient of the state to what `mhc_post` has left in its storage.
+        mixes = self._ops.mhc_pre_norm_fn(flat(x).contiguous(), fn, params.norm_weight, dialect.rms_eps, False)
+        settings = (n, dialect.post_scale, dialect.pre_eps)
+        pre, post, logits = self._ops.mhc_pre_split_mixes(mixes, params.alpha, params.bias, *settings)
+        return Mappings(pre.reshape(*batch, n), post.reshape(*batch, n), self.project(logits).reshape(*batch, n, n))
 
 
 def filled(x: Tensor) -> Tensor:
