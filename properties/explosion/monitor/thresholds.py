@@ -277,8 +277,10 @@ def _middle(rates: list[float]) -> float:
 
 
 def _steepest(rates: list[float], rows: list[dict[str, Any]]) -> str:
-    """Where activations grew most so far, and how much."""
-    known = [(rate, place) for place, rate in enumerate(rates) if math.isfinite(rate)]
+    """Where activations grew most so far, and how much; what the first layer does is told by its own growth."""
+    first = rows[0]["typical_growth"]
+    grown = [math.nan if first is None else first, *rates[1:]]
+    known = [(rate, place) for place, rate in enumerate(grown) if math.isfinite(rate)]
     if not known:
         return "?"
     rate, place = max(known)
