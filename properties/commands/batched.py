@@ -20,6 +20,7 @@ from properties.guards.answer import progress_on_stderr, tell
 from properties.guards.printable import message_of, printable
 
 if TYPE_CHECKING:
+    from properties.commands.batched_prediction import Prediction
     from properties.core.case import Case
     from properties.core.implementation import Implementation
     from properties.core.law import Law
@@ -38,11 +39,13 @@ class Row:
     Attributes:
         shares: the seconds of the stages of `properties.commands.bench`, of drawing, and of the rest, which is judging.
         alone: tokens a second of the ordinary run on the CPU; None where it was not asked for.
+        prediction: how fast it would be on a GPU, where that was asked for.
     """
 
     tally: Tally
     shares: dict[str, float]
     alone: float | None = None
+    prediction: Prediction | None = None
 
     @property
     def times(self) -> float | None:
@@ -67,6 +70,7 @@ class Row:
             "seconds": self.shares,
             "alone_tokens_per_second": self.alone,
             "times": self.times,
+            "predicted_tokens_per_second": self.prediction.rate() if self.prediction else None,
         }
 
 
@@ -126,6 +130,7 @@ def batched(
     at_once: Annotated[int, typer.Option(min=1, help="tokens of one pass, at most")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="another number draws other cases")] = 0,
     compare: Annotated[int, typer.Option(min=0, help="ordinary examples of each law on the CPU, to compare")] = 0,
+    predict: Annotated[bool, typer.Option(help="count what a pass asks of a GPU: how fast that may be")] = False,
     out: Annotated[
         str, typer.Option(metavar="DIR", help="where counterexamples go")
     ] = ".mhc-properties/batched",
@@ -141,6 +146,7 @@ def batched(
     """
     import torch
 
+    from properties.commands.batched_prediction import predicted
     from properties.commands.refusals import refuse_absent, refuse_lost, refuse_unknown
     from properties.core.implementation import dtype_names
     from properties.core.law import all_laws
@@ -169,6 +175,8 @@ def batched(
             row = measured(
                 one, subject, tokens=tokens, at_once=at_once, randomness=seed, directory=where, compare=compare
             )
+            if predict and row.tally.status == "passed":
+                row = replace(row, prediction=predicted(one, subject, at_once=at_once, randomness=seed))
             if row.tally.status == "not-applicable":
                 reasons.setdefault(row.tally.reason, []).append(one.id)
                 continue
@@ -188,6 +196,7 @@ def batched(
                 "tokens": sum(row.tally.tokens for row in rows),
                 "tokens_per_second": _rate(rows),
                 "alone_tokens_per_second": _alone(rows),
+                "predicted_tokens_per_second": _predicted(rows),
                 "exit": status,
             }
         )
@@ -207,7 +216,15 @@ def _alone(rows: list[Row]) -> float | None:
     return sum(row.tally.tokens for row in known) / spent if spent else None
 
 
+def _predicted(rows: list[Row]) -> float | None:
+    """Tokens a second of all laws on a GPU, predicted."""
+    known = [(row.tally.tokens, row.prediction.rate()) for row in rows if row.prediction]
+    return sum(tokens for tokens, _ in known) / sum(tokens / rate for tokens, rate in known) if known else None
+
+
 def _line(row: Row) -> str:
+    from properties.commands.batched_prediction import told as in_words
+
     tally, whole = row.tally, sum(row.shares.values()) or 1.0
     shares = ", ".join(f"{stage} {100 * part / whole:.0f} %" for stage, part in row.shares.items())
     told = f"{tally.law}: {tally.status}, {tally.cases} cases, {tally.tokens} tokens in {tally.launches} passes"
@@ -216,7 +233,10 @@ def _line(row: Row) -> str:
         told += f", {row.times:.0f} times the {row.alone:.0f} of an ordinary run on the CPU"
     if tally.asked:
         told += f"; the law judged {tally.asked} cases by itself, {tally.cleared} of which hold"
-    lines = [told, *(f"  lead: {lead}" for lead in tally.leads)]
+    lines = [told]
+    if row.prediction is not None:
+        lines.append(in_words(row.prediction, row.alone))
+    lines += [*(f"  lead: {lead}" for lead in tally.leads)]
     if tally.verdict is not None:
         lines.append(tally.verdict.message)
     return "\n".join(lines)
@@ -233,6 +253,9 @@ def _footer(
     rate, alone = _rate(rows), _alone(rows)
     if rate is not None:
         typer.echo(f"all laws: {rate:.0f} tokens/s" + (f", {rate / alone:.1f} times {alone:.0f}" if alone else ""))
+    if (guess := _predicted(rows)) is not None:
+        times = f", {guess / alone:.0f} times the CPU's" if alone else ""
+        typer.echo(f"all laws on a GPU, predicted and not measured: {guess:.0f} tokens/s{times}")
     if compare and subject.device.type != "cpu":
         typer.echo("tokens a second are of the clock: the device computes while the CPU draws")
 

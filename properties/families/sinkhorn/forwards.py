@@ -140,7 +140,7 @@ def half_steps(dialect: Dialect) -> list[tuple[int, float]]:
 def trace(logits: Approx, dialect: Dialect, r: Rounding) -> Trace:
     """Run the exact iteration once and note what rounding may add at every step."""
     z, dz = as_arrays(*(part.contiguous() for part in tempered(logits, dialect)))
-    if logits.value.device.type != "cpu":
+    if not isinstance(z, np.ndarray):
         return _trace(z, dz, dialect, r)
     return _remembered(z.tobytes(), dz.tobytes(), z.shape, dialect, r)
 
