@@ -14,12 +14,15 @@ from torch import Tensor
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, Dialect
 from properties.bounds import Approx, Rounding
 from properties.bounds.arithmetic import addends
+from properties.bounds.projection import projection
 from properties.catalogue import controls, deviations
+from properties.commands.batched_prediction import Costs, Counting, predicted
 from properties.core.implementation import Implementation, Reference
 from properties.core.rounding import STORED
 from properties.core.rows import Rows, place, rows, together
 from properties.core.truth import wide
 from properties.engine.batches import judged, reheard
+from properties.families.sinkhorn.arrays import as_on_a_device
 from properties.laws.batches import TOGETHER
 
 OF_THE_BATCH = {
@@ -162,3 +165,42 @@ def test_outside_of_a_pass_numbers_are_judged_on_the_cpu() -> None:
         with together(Rows(torch.zeros(2, dtype=torch.long).to(FAKE), 1, FAKE)):
             assert wide(away).device.type == Approx.exact(torch.ones(2)).value.device.type == FAKE.type
         assert place() == CPU
+
+
+# -- what a device is asked to do --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 20])
+@pytest.mark.parametrize("name", ["PAPER", "DEEPSEEK_V4", "LUCIDRAINS"])
+def test_divisions_are_bounded_alike_in_numpy_and_in_torch(name: str, iterations: int) -> None:
+    dialect, generator = PRESETS[name].with_(iterations=iterations), torch.Generator().manual_seed(iterations)
+    sizes = torch.tensor([0.0, 1.0, 4.0, 30.0, 95.0, 300.0], dtype=torch.float64).reshape(-1, 1, 1)
+    for n in (1, 2, 4):
+        z = sizes * torch.randn(len(sizes), n, n, generator=generator, dtype=torch.float64)
+        for known in (0.0, 1e-6, 1e-2):
+            logits, r = Approx(z, torch.full_like(z, known)), Rounding.of(torch.float32)
+            ours = projection(logits, dialect, r)
+            with as_on_a_device():
+                theirs = projection(logits, dialect, r)
+            for one, other in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(other, one, rtol=1e-9, atol=0)
+
+
+def test_operations_waits_and_bytes_of_a_pass_are_counted() -> None:
+    x = torch.ones(4, 3, dtype=torch.float64)
+    with Counting() as counts:
+        y = (x.view(3, 4) + 1).sum()  # one view, two operations
+        assert bool(y > 0)  # one operation more, for which the host waits
+    assert (counts.operations, counts.waits) == (4, 1)
+    assert counts.moved == 8 * (12 + 12) + 8 * (12 + 1) + (8 + 1) + 1
+
+
+def test_more_tokens_in_a_pass_are_predicted_to_be_faster() -> None:
+    subject, law = subject_of(Reference(PAPER)), LAWS["block.agrees-with-oracle"]
+    few, many_ = (predicted(law, subject, at_once=count, randomness=0, passes=2) for count in (32, 4096))
+    assert few.operations > 1000
+    assert few.waits > 20
+    assert many_.moved > 50 * few.moved
+    assert many_.rate() > 10 * few.rate()
+    dear = Costs(operation=1.0, wait=0.0)
+    assert few.seconds(dear) == pytest.approx(few.operations + few.drawing)

@@ -247,7 +247,19 @@ def test_a_pass_has_no_more_tokens_than_a_call_takes(tmp_path: Path) -> None:
 
 
 def test_the_command_answers_with_one_object(tmp_path: Path) -> None:
-    words = ["batched", "ref:PAPER", "--law", "mixing.p", "--tokens", "600", "--compare", "5", "--out", str(tmp_path)]
+    words = [
+        "batched",
+        "ref:PAPER",
+        "--law",
+        "mixing.p",
+        "--tokens",
+        "600",
+        "--compare",
+        "5",
+        "--predict",
+        "--out",
+        str(tmp_path),
+    ]
     done = CliRunner().invoke(cli.app, [*words, "--json"])
     out = json.loads(done.stdout.splitlines()[-1])
     assert done.exit_code == out["exit"] == 0
@@ -262,6 +274,7 @@ def test_the_command_answers_with_one_object(tmp_path: Path) -> None:
         assert set(row["seconds"]) == {"implementation", "reference", "bounds", "draw", "judging"}
     assert out["tokens_per_second"] > 0
     assert out["alone_tokens_per_second"] > 0
+    assert out["predicted_tokens_per_second"] > out["alone_tokens_per_second"]
     assert sum(map(len, out["not_batched"].values())) == sum(id.startswith("mixing.p") for id in all_laws()) - 2
 
 

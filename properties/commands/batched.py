@@ -127,7 +127,7 @@ def batched(
     dtype: Annotated[str, typer.Option(help="of the state")] = "float32",
     law: LawOption = None,
     tokens: Annotated[int, typer.Option(min=1, help="tokens a law, at least")] = 10_000,
-    at_once: Annotated[int, typer.Option(min=1, help="tokens of one pass, at most")] = 512,
+    at_once: Annotated[int, typer.Option(min=0, help="tokens of one pass, at most; 0: 512 on a CPU, or 4096")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="another number draws other cases")] = 0,
     compare: Annotated[int, typer.Option(min=0, help="ordinary examples of each law on the CPU, to compare")] = 0,
     predict: Annotated[bool, typer.Option(help="count what a pass asks of a GPU: how fast that may be")] = False,
@@ -176,7 +176,7 @@ def batched(
                 one, subject, tokens=tokens, at_once=at_once, randomness=seed, directory=where, compare=compare
             )
             if predict and row.tally.status == "passed":
-                row = replace(row, prediction=predicted(one, subject, at_once=at_once, randomness=seed))
+                row = replace(row, prediction=predicted(one, subject, at_once=at_once or 4096, randomness=seed))
             if row.tally.status == "not-applicable":
                 reasons.setdefault(row.tally.reason, []).append(one.id)
                 continue

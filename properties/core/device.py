@@ -2,7 +2,7 @@
 
 Laws, bounds and reports never ask which device they are on: they ask the `Device` for what they need (a captured
 graph, a stream of its own, poisoned memory, room for 2^31 elements), or it says why it cannot. `DEVICES` has one for
-every type of torch device; verdicts are made on the CPU.
+every type of torch device; verdicts are made on the CPU, but in a pass over many cases (`properties.core.rows`).
 """
 
 from __future__ import annotations

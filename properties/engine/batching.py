@@ -34,8 +34,9 @@ from properties.guards.faults import HarnessError
 from properties.guards.interruption import checkpoint, watched
 from properties.laws.batches import alone
 
-PER_LAUNCH = 512
-"""Tokens of a pass, where nothing else is said."""
+_PER_PASS = {"cpu": 512}
+_ELSEWHERE = 4096
+"""Tokens of a pass on a device, on which it costs the host as much time for few as for many."""
 _LEADS = 3
 """Cases whose answers depend on the batch that are looked into, for one law."""
 
@@ -106,22 +107,27 @@ def not_here(law: Law, subject: Subject) -> str | None:
     return None
 
 
+def per_pass(subject: Subject) -> int:
+    """Tokens of a pass, where nothing else is said."""
+    return _PER_PASS.get(subject.device.type, _ELSEWHERE)
+
+
 def examine_many(
     law: Law,
     subject: Subject,
     *,
     tokens: int,
     directory: Path,
-    at_once: int = PER_LAUNCH,
+    at_once: int = 0,
     randomness: int = 0,
     shrink: bool = True,
 ) -> Tally:
-    """Judge a law at so many tokens at least, `at_once` of them in a pass, until it fails.
+    """Judge a law at so many tokens at least, `at_once` of them in a pass (0: `per_pass`), until it fails.
 
     Raises:
         HarnessError: a pass finds what the law by itself does not.
     """
-    tally = Tally(law.id)
+    tally, at_once = Tally(law.id), at_once or per_pass(subject)
     if reason := not_here(law, subject):
         tally.status, tally.reason = "not-applicable", reason
         return tally
