@@ -40,7 +40,7 @@ class Costs:
 
 
 COSTS = Costs()
-_COUNTED = 128
+_COUNTED = 256
 _WAITED = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
 
 
@@ -100,17 +100,17 @@ def predicted(law: Law, subject: Subject, *, at_once: int, randomness: int, pass
     widened(law, setting, drawn(law, subject, 1, randomness)[0], 2, dice)  # what is loaded and built counts for nobody
     begun = time.process_time()
     cases = drawn(law, subject, passes, randomness)
+    between = time.process_time()
     batches = [widened(law, setting, case, min(at_once, _COUNTED), dice) for case in cases]
-    drawing = time.process_time() - begun
+    by_law, further = (between - begun) / len(cases), time.process_time() - between
     counts = Counting()
     for batch in batches:
         with as_on_a_device(), counts:
             judged(law, subject, batch).suspects()
     each, most = len(batches), min(at_once, setting.max_tokens)
     share = most / sum(batch.tokens for batch in batches)
-    return Prediction(
-        law.id, most, counts.operations / each, counts.waits / each, counts.moved * share, drawing * share
-    )
+    asked = (counts.operations / each, counts.waits / each, counts.moved * share)
+    return Prediction(law.id, most, *asked, by_law + further * share)
 
 
 def told(found: Prediction, alone: float | None) -> str:

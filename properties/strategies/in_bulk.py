@@ -9,6 +9,7 @@ Hypothesis's own search.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,61 +23,70 @@ from properties.strategies.projected import AMPLITUDES, SIZES, at_temperature, p
 from properties.strategies.setting import Setting
 from properties.strategies.tokens import KINDS, made, scales_of
 
+Dice = Callable[[], float]
+"""A number from 0 on and below 1."""
 
-def _seed(dice: random.Random) -> int:
-    return dice.randrange(2**20)
+
+def _one(dice: Dice, values: Sequence[Any]) -> Any:
+    """One of some values; `random.choice` takes three times as long."""
+    return values[int(dice() * len(values))]
 
 
-def _changes(dice: random.Random, shape: tuple[int, ...], most: int) -> list[tuple[tuple[int, ...], float]]:
+def _seed(dice: Dice) -> int:
+    return int(dice() * 2**20)
+
+
+def _changes(dice: Dice, shape: tuple[int, ...], most: int) -> list[tuple[tuple[int, ...], float]]:
     """As `draws.changes`."""
-    count = dice.randint(0, most)
-    return [(tuple(dice.randrange(size) for size in shape), dice.randint(-48, 48) / 8) for _ in range(count)]
+    count = int(dice() * (most + 1))
+    return [(tuple(int(dice() * size) for size in shape), int(dice() * 97 - 48) / 8) for _ in range(count)]
 
 
 def bulk_states(
     dice: random.Random, setting: Setting, n: int, channels: int, count: int, scales: tuple[float, ...] = ()
 ) -> Tensor:
     """So many tokens [count, n, C] in the dtype of the state, as `states_of` draws them."""
-    sizes, least = scales_of(setting, scales), setting.least_scale
-    tokens = [
-        made(
-            dice.choice(KINDS),
-            _seed(dice),
-            _changes(dice, (n, channels), 2),
-            dice.choice(sizes),
-            n,
-            channels,
-            least,
-        )
-        for _ in range(count)
-    ]
-    return torch.tensor(np.array(tokens).reshape(count, n, channels)).to(setting.dtype)
+    sizes, least, shape, draw = scales_of(setting, scales), setting.least_scale, (n, channels), dice.random
+    tokens = np.empty((count, n, channels))
+    for k in range(count):
+        kind, seed, entries = _one(draw, KINDS), _seed(draw), _changes(draw, shape, 2)
+        tokens[k] = made(kind, seed, entries, _one(draw, sizes), n, channels, least)
+    return torch.from_numpy(tokens).to(setting.dtype)
 
 
 def bulk_logits(dice: random.Random, setting: Setting, n: int, count: int) -> Tensor:
     """So many tokens of logits [count, *s] in the dtype of parameters, as `logits_of` draws them, but for those that a
     mix adds by a strategy of its own."""
-    tokens = np.array([_logits(dice, setting, n) for _ in range(count)])
-    shape = mix_of(setting.dialect).shape(n, setting.dialect)
-    return torch.tensor(tokens.reshape(count, *shape), dtype=setting.parameter_dtype)
-
-
-def _logits(dice: random.Random, setting: Setting, n: int) -> Any:
-    dialect, mix = setting.dialect, mix_of(setting.dialect)
+    dialect, mix, draw = setting.dialect, mix_of(setting.dialect), dice.random
     shape = mix.shape(n, dialect)
-    if 0 in shape:
-        return np.zeros(shape)
-    if shape != (n, n):
-        return changed(noise(_seed(dice), *shape) * dice.choice(SIZES), _changes(dice, shape, 3))
-    name, axis = dice.choice(mix.patterns(dialect, tuple(PATTERNS))), shift_axis(dialect)
-    base = patterned(name, n, _seed(dice), dice.randrange(8), dice.choice(AMPLITUDES), axis, setting.stretch)
-    found = changed(base, _changes(dice, shape, 3))
-    return at_temperature(found, dialect) if guarantees_of(dialect).temperature != 1 else found
+    tokens = np.zeros((count, *shape))
+    if 0 not in shape:
+        make = _of_patterns(draw, setting, n) if shape == (n, n) else _of_noise(draw, shape)
+        for k in range(count):
+            tokens[k] = changed(make(), _changes(draw, shape, 3))
+    if guarantees_of(dialect).temperature != 1 and shape == (n, n):
+        tokens = at_temperature(tokens, dialect)
+    return torch.from_numpy(tokens).to(setting.parameter_dtype)
+
+
+def _of_noise(dice: Dice, shape: tuple[int, ...]) -> Callable[[], Any]:
+    return lambda: noise(_seed(dice), *shape) * _one(dice, SIZES)
+
+
+def _of_patterns(dice: Dice, setting: Setting, n: int) -> Callable[[], Any]:
+    names = mix_of(setting.dialect).patterns(setting.dialect, tuple(PATTERNS))
+    axis, stretch = shift_axis(setting.dialect), setting.stretch
+
+    def one() -> Any:
+        name, seed, level = _one(dice, names), _seed(dice), int(dice() * 8)
+        return patterned(name, n, seed, level, _one(dice, AMPLITUDES), axis, stretch)
+
+    return one
 
 
 def bulk_noise(
     dice: random.Random, count: int, *shape: int, dtype: torch.dtype, sizes: tuple[float, ...] = (1.0,)
 ) -> Tensor:
     """Normal numbers [count, *shape], each token of one of the sizes."""
-    scale = np.array([dice.choice(sizes) for _ in range(count)]).reshape(count, *[1] * len(shape))
-    return torch.tensor(noise(_seed(dice), count, *shape) * scale).to(dtype)
+    scale = np.array([_one(dice.random, sizes) for _ in range(count)]).reshape(count, *[1] * len(shape))
+    return torch.tensor(noise(_seed(dice.random), count, *shape) * scale).to(dtype)
