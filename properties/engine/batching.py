@@ -34,9 +34,10 @@ from properties.guards.faults import HarnessError
 from properties.guards.interruption import checkpoint, watched
 from properties.laws.batches import alone
 
-_PER_PASS = {"cpu": 512}
-_ELSEWHERE = 4096
-"""Tokens of a pass on a device, on which it costs the host as much time for few as for many."""
+PER_LAUNCH = 512
+"""Tokens of a pass on the CPU, where nothing else is said."""
+PER_LAUNCH_ON_A_DEVICE = 4096
+"""The same on a device: few tokens cost the host as much time as many."""
 _LEADS = 3
 """Cases whose answers depend on the batch that are looked into, for one law."""
 
@@ -109,7 +110,7 @@ def not_here(law: Law, subject: Subject) -> str | None:
 
 def per_pass(subject: Subject) -> int:
     """Tokens of a pass, where nothing else is said."""
-    return _PER_PASS.get(subject.device.type, _ELSEWHERE)
+    return PER_LAUNCH if subject.device.type == "cpu" else PER_LAUNCH_ON_A_DEVICE
 
 
 def examine_many(
