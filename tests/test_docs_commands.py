@@ -3,7 +3,8 @@
 A page is run section by section, each in an empty folder that looks like a clone: `examples/` is there, and so are the
 files that the page gives up to that section, in fences such as ```python title="mine.py". Commands are the lines of
 ```console fences that begin with `$ `; what follows a command is what it prints. A line of three dots stands for lines
-that are left out, and a command without a quotation has to succeed.
+that are left out, and a command without a quotation has to succeed. A section whose commands are those with which
+another one begins is run with it, once, and both quotations are compared.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -51,6 +53,7 @@ NOT_RUN = {
     "make ": "it makes an environment, from the network",
     "python -m pip install": "it installs from the network; tests/test_wheel.py installs a wheel",
     "python -m venv": "it belongs to an installation",
+    "mhc-properties explode train:hc ": "it trains a thousand runs; tests/test_critical_rates.py trains a few",
 }
 """How commands begin that no test runs, and why."""
 CHEAP = re.compile(r"(mhc-properties (--version|--help|list|laws)\b|cp |sed |cat |cd |mkdir )")
@@ -95,6 +98,10 @@ class Section:
     @property
     def run(self) -> list[Step]:
         return [step for step in self.steps if step.not_run is None]
+
+    @property
+    def commands(self) -> list[str]:
+        return [step.command for step in self.run]
 
     @property
     def missing(self) -> str | None:
@@ -177,11 +184,14 @@ def differs(quoted: Sequence[str], said: Sequence[str]) -> str:
 
 
 def environment() -> dict[str, str]:
-    """That of a user at a desk, but for the profile: searches are deterministic as in continuous integration."""
+    """That of a user at a desk, but for the profile: searches are deterministic as in continuous integration.
+
+    One thread each: of such small tensors more threads make nothing faster, and each of them waits by spinning.
+    """
     quiet = {name: value for name, value in os.environ.items() if name not in UNSET}
     paths = f"{Path(sys.executable).parent}{os.pathsep}{quiet.get('PATH', '')}"
     python = os.pathsep.join(filter(None, (str(ROOT), quiet.get("PYTHONPATH"))))
-    return quiet | {"PATH": paths, "PYTHONPATH": python, "CI": "true", "HF_HUB_OFFLINE": "1"}
+    return quiet | {"PATH": paths, "PYTHONPATH": python, "CI": "true", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def clone(folder: Path, files: dict[str, str]) -> None:
@@ -208,26 +218,61 @@ def printed(command: str, folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def together(every: Sequence[Section]) -> list[list[Section]]:
+    """The sections that are run at once: the one with the most commands first, and those that it begins with."""
+    found: list[list[Section]] = []
+    for section in sorted(every, key=lambda one: -len(one.run)):
+        typed = section.commands
+        for group in found:
+            if group[0].commands[: len(typed)] == typed and all(
+                group[0].files.get(name) == text for name, text in section.files.items() if name in " ".join(typed)
+            ):
+                group.append(section)
+                break
+        else:
+            found.append([section])
+    return found
+
+
 def cases() -> Iterator[object]:
-    for page in PAGES:
-        for section in sections(page):
-            if section.run:
-                name = re.sub(r"\W+", "-", f"{Path(page).stem}-{section.heading}".lower()).strip("-")
-                yield pytest.param(section, id=name, marks=() if section.cheap else (pytest.mark.slow,))
+    every = [section for page in PAGES for section in sections(page) if section.run]
+    for group in sorted(together(every), key=lambda group: every.index(group[0])):
+        name = "-and-".join(re.sub(r"\W+", "-", f"{Path(one.page).stem}-{one.heading}".lower()) for one in group)
+        yield pytest.param(group, id=name.strip("-"), marks=() if group[0].cheap else (pytest.mark.slow,))
 
 
-@pytest.mark.parametrize("section", list(cases()))
-def test_commands_print_what_is_quoted(section: Section, tmp_path: Path) -> None:
-    if section.missing:
-        pytest.skip(section.missing)
-    clone(tmp_path, section.files)
-    for step in section.run:
+@pytest.mark.parametrize("group", list(cases()))
+def test_commands_print_what_is_quoted(group: list[Section], tmp_path: Path) -> None:
+    if group[0].missing:
+        pytest.skip(group[0].missing)
+    clone(tmp_path, group[0].files)
+    for place, step in enumerate(group[0].run):
         status, said = printed(step.command, tmp_path)
-        if not step.quoted:
-            assert status == 0, f"{step.command}\n{said}"
-            continue
-        wrong = differs(normal("\n".join(step.quoted), tmp_path), normal(said, tmp_path))
-        assert not wrong, f"$ {step.command}\n{wrong}\nall that was printed:\n{said}"
+        for section in group:
+            quoted = section.run[place].quoted if place < len(section.run) else [ELIDED]
+            if not quoted:
+                assert status == 0, f"{section.page}: {step.command}\n{said}"
+                continue
+            wrong = differs(normal("\n".join(quoted), tmp_path), normal(said, tmp_path))
+            assert not wrong, f"{section.page}: $ {step.command}\n{wrong}\nall that was printed:\n{said}"
+
+
+def test_every_quotation_is_compared_and_no_command_is_run_twice() -> None:
+    every = [section for page in PAGES for section in sections(page) if section.run]
+    groups = together(every)
+    assert sorted(id(one) for group in groups for one in group) == sorted(map(id, every))
+    slow = Counter(command for group in groups if not group[0].cheap for command in group[0].commands)
+    assert [command for command, times in slow.items() if times > 1 and not CHEAP.match(command)] == []
+
+
+def test_a_section_is_run_with_one_that_goes_on_from_it() -> None:
+    one, other, more = (Section(page, "", {"a.py": "x\n"}) for page in ("one", "other", "more"))
+    one.steps = [Step("sed x a.py")]
+    other.steps = [Step("sed x a.py"), Step("cat a.py")]
+    more.steps = [Step("sed y a.py")]
+    assert together([one, other, more]) == [[other, one], [more]]
+    one.files["a.py"] = "y\n"  # the same command in another file
+    assert together([one, other, more]) == [[other], [one], [more]]
 
 
 @pytest.mark.parametrize("page", PAGES)

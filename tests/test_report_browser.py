@@ -67,16 +67,29 @@ def test_the_first_screen_has_verdict_denominator_and_cause_with_its_numbers(see
     assert "mhc-properties replay x.safetensors --impl mine.py:Mine" in text
 
 
+def test_the_cause_of_most_failures_comes_first(browser: Browser, tmp_path: Path) -> None:
+    path, found = tmp_path / "report.html", report()
+    (cause,) = found["causes"]
+    causes = [cause | {"id": f"c{laws}", "laws": laws, "summary": f"cause of {laws}"} for laws in (2, 17, 1)]
+    path.write_bytes(page([Shown("run", found | {"causes": causes})]))
+    opened = browser.new_page()
+    opened.goto(path.as_uri())
+    shown = opened.locator("#causes h3").all_inner_texts()
+    opened.close()
+    assert [text.split(" (")[0] for text in shown] == ["cause of 17", "cause of 2", "cause of 1"]
+
+
 def test_a_cell_opens_its_law_and_escape_goes_back_to_it(seen: Seen) -> None:
+    address = "#manifold.last-axis-sums/Mine/float32"
     seen.page.click("#overview button.cell.failed")
     dialog = seen.page.locator("dialog")
-    assert dialog.is_visible()
+    dialog.wait_for()
     assert "failed in float32 on Mine" in dialog.inner_text()
-    assert "#manifold.last-axis-sums/Mine/float32" in seen.page.url
+    assert seen.page.evaluate("location.hash") == address
     seen.page.keyboard.press("Escape")
-    assert dialog.is_hidden()
-    assert seen.page.evaluate("document.activeElement.dataset.address") == "#manifold.last-axis-sums/Mine/float32"
-    assert "#" not in seen.page.url
+    dialog.wait_for(state="hidden")
+    seen.page.wait_for_function("location.hash === ''")
+    assert seen.page.evaluate("document.activeElement.dataset.address") == address
 
 
 def test_a_law_shows_what_it_says_its_ratios_and_the_sizes_that_failed(seen: Seen) -> None:
@@ -152,6 +165,41 @@ def test_what_is_no_report_is_refused_in_words(seen: Seen, tmp_path: Path, text:
         "document.getElementById('said').textContent.includes('bad.json is no report of a run')"
     )
     assert "1 failure from 1 cause" in seen.page.inner_text("#verdict")
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"causes": 5}, "is no report of a run"),
+        ({"causes": [None]}, "is no report of a run"),
+        (
+            {"runs": [{"implementation": "a", "dtype": "b", "laws": {"a.b": {"status": "?"}}}]},
+            "its law a.b has no status",
+        ),
+    ],
+)
+def test_a_report_that_cannot_be_drawn_is_left_out_and_the_others_stay(
+    seen: Seen, tmp_path: Path, odd: dict[str, Any], words: str
+) -> None:
+    cells = seen.page.locator("#overview button.cell").count()
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(report() | odd, default=vars))
+    seen.page.set_input_files("input[type=file]", str(path))
+    seen.page.get_by_text(words).wait_for()
+    assert seen.page.locator("#overview button.cell").count() == cells
+    assert "cause" in seen.page.inner_text("#causes")
+
+
+def test_a_law_whose_entry_cannot_be_shown_says_so(seen: Seen, tmp_path: Path) -> None:
+    other = report("Other")
+    other["runs"][0]["laws"]["manifold.last-axis-sums"]["visited"] = {"tokens": 5}
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(other, default=vars))
+    seen.page.set_input_files("input[type=file]", str(path))
+    seen.page.get_by_text("other.json was added").wait_for()
+    seen.page.evaluate("location.hash = '#manifold.last-axis-sums/Other/float32'")
+    seen.page.get_by_text("cannot be shown").wait_for()
+    assert seen.page.locator("dialog").is_hidden()
 
 
 def test_nothing_that_a_report_says_is_markup(browser: Browser, tmp_path: Path) -> None:

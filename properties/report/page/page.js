@@ -144,7 +144,8 @@
 
   const drawCauses = () => {
     const shown = columns();
-    const cards = reports.flatMap((one) => (one.report.causes || []).map((cause) => {
+    const most = (causes) => [...causes].sort((a, b) => (b.laws || 0) - (a.laws || 0));  // that of most failures is seen first
+    const cards = reports.flatMap((one) => most(one.report.causes || []).map((cause) => {
       const failed = firstOf(one.report, cause);
       const where = cause.where ? ` (${cause.where})` : "";
       const best = failed[0];
@@ -430,8 +431,14 @@
     if (!id || ["laws", "main", "causes", "overview", "verdict"].includes(id)) { if (dialog.open) dialog.close(); return; }
     const shown = columns();
     const column = shown.find((one) => one.id === rest.join("/") && one.run.laws[id]) || shown.find((one) => !rest.length && one.run.laws[id]);
-    if (column) open(id, column);
-    else say(`There is no ${hash} in these reports.`);
+    if (column) {
+      try {
+        open(id, column);
+      } catch (error) {
+        if (dialog.open) dialog.close();
+        say(`${id} of ${column.label} cannot be shown: ${error.message}.`);
+      }
+    } else say(`There is no ${hash} in these reports.`);
   };
   addEventListener("hashchange", follow);
 
@@ -441,7 +448,9 @@
     if (!report || typeof report !== "object" || !Array.isArray(report.runs)) return "it has no runs";
     if (typeof (report.schema ?? 1) !== "number" || (report.schema ?? 1) > page.schema) return `its form ${report.schema} is of a later version`;
     if (!report.totals || typeof report.totals.sentence !== "string") return "it has no totals";
-    return report.runs.every((run) => run && typeof run.implementation === "string" && run.laws && typeof run.laws === "object") ? "" : "a run in it has no laws";
+    if (!report.runs.every((run) => run && typeof run.implementation === "string" && run.laws && typeof run.laws === "object")) return "a run in it has no laws";
+    const odd = report.runs.flatMap((run) => Object.entries(run.laws)).find(([, entry]) => !Object.hasOwn(WORD, entry?.status));
+    return odd ? `its law ${odd[0]} has no status that there is` : "";
   };
   const add = async (files) => {
     const told = [];
@@ -452,6 +461,12 @@
         if (why) throw new Error(why);
         const name = reports.some((one) => one.name === file.name) ? `${file.name} (${reports.length + 1})` : file.name;
         reports.push({ name, report });
+        try {
+          draw();
+        } catch (unseen) {
+          reports.pop();
+          throw unseen;
+        }
         told.push(`${name} was added.`);
       } catch (error) {
         told.push(`${file.name} is no report of a run: ${error.message}. A run writes DIR/report.json.`);
