@@ -88,7 +88,7 @@ def test_a_cell_opens_its_law_and_escape_goes_back_to_it(seen: Seen) -> None:
     assert seen.page.evaluate("location.hash") == address
     seen.page.keyboard.press("Escape")
     dialog.wait_for(state="hidden")
-    seen.page.wait_for_function("location.hash === ''")
+    seen.page.wait_for_url(lambda url: "#" not in url)
     assert seen.page.evaluate("document.activeElement.dataset.address") == address
 
 
