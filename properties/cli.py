@@ -43,7 +43,7 @@ COMMANDS = {
     "conformance": Command("properties.commands.conformance:conformance", "Run the laws on published implementations."),
     "kill": Command("properties.commands.kill:main", "Show which law sees which wrong implementation."),
     "adversary": Command("properties.commands.adversary:main", "Try random wrong implementations on the laws."),
-    "seeds": Command("properties.commands.seeds:main", "Try many seeds on correct implementations."),
+    "seeds": Command("properties.campaign.seeds:main", "Try many seeds on correct implementations."),
     "campaign": Command("properties.campaign.command:campaign", "Run what takes hours, in pieces, on any engine."),
     "gpu": Command("properties.campaign.gpu.command:gpu", "Show what a GPU can show, in nine minutes."),
     "bench": Command("properties.commands.bench:main", "Measure what laws cost."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,41 +11,42 @@ import typer
 from typer.testing import CliRunner
 
 from mhc_ref import PRESETS
+from properties.campaign import seeds
+from properties.campaign.kinds.seeds import PRESETS as TRIED
+from properties.campaign.kinds.seeds import outcome_of, runs
 from properties.catalogue.controls import CATALOGUE, build
-from properties.commands import bench, kill, seeds, sharpness
-from properties.commands.kill_rows import Task
-from properties.commands.seeds import outcome_of, runs
+from properties.commands import bench, kill, sharpness
+from properties.commands.kill_rows import Task, dialects
 from properties.core.law import all_laws
 
 
 def test_every_seed_meets_every_control_and_no_combination_comes_twice_before_all_have_come() -> None:
-    found = list(runs(100, 4, []))
+    found = list(runs(100, 4))
     assert [number for *_, number in found] == sorted(number for *_, number in found)
     assert {task.name for task, _, number in found if number == 99} == set(CATALOGUE)
-    assert all(n in build(task.name, PRESETS[task.preset]).streams for task, n, _ in found)
-    assert list(runs(100, 4, [], first=70)) == [one for one in found if one[2] >= 70]
+    assert all(n in build(task.name, dialects()[task.preset]).streams for task, n, _ in found)
     linear = {(task.preset, task.dtype, n) for task, n, _ in found if task.name == "linear"}
-    assert len(linear) == min(100, 3 * sum(len(build("linear", PRESETS[one]).streams) for one in seeds.PRESETS))
+    assert len(linear) == min(100, 3 * sum(len(build("linear", PRESETS[one]).streams) for one in TRIED))
 
 
 def test_a_correct_implementation_has_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch)
-    title, exercised, examples, wrong = outcome_of((Task("control", "linear", "PAPER", "float32", 2, False, ()), 4, 5))
-    assert (title, exercised, wrong) == ("linear@PAPER float32, n = 4, seed 5", 1, [])
-    assert examples > 0
+    found = outcome_of((Task("control", "linear", "PAPER", "float32", 2, False, ()), 4, 5))
+    assert found.pop("examples") > 0
+    assert found == {"title": "linear@PAPER float32, n = 4, seed 5", "exercised": 1, "wrong": []}
 
 
 def test_a_wrong_one_is_told_with_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch)
-    *_, wrong = outcome_of((Task("deviation", "last-axis-only", "DEEPSEEK_V4", "float32", 2, False, ()), 4, 5))
+    wrong = outcome_of((Task("deviation", "last-axis-only", "DEEPSEEK_V4", "float32", 2, False, ()), 4, 5))["wrong"]
     assert len(wrong) == 1
     assert "seed 5: deviation:last-axis-only breaks manifold.agrees-with-oracle in float32 on cpu" in wrong[0]
 
 
 def test_laws_may_be_chosen() -> None:
     task = Task("control", "linear", "PAPER", "float32", 2, False, ("manifold.agrees", "block.agrees"))
-    _, exercised, _, wrong = outcome_of((task, 4, 5))
-    assert (exercised, wrong) == (sum(one.startswith(task.laws) for one in all_laws()), [])
+    found = outcome_of((task, 4, 5))
+    assert (found["exercised"], found["wrong"]) == (sum(one.startswith(task.laws) for one in all_laws()), [])
 
 
 @pytest.mark.parametrize("main", [seeds.main, kill.main])
@@ -76,16 +78,21 @@ def test_a_matrix_to_go_by_must_be_there() -> None:
     assert "there is no file nope.json" in result.output
 
 
-def test_a_first_seed_that_leaves_none_is_refused() -> None:
-    result = CliRunner().invoke(app(seeds.main), ["--seeds", "3", "--first", "3"])
-    assert result.exit_code == 2
-    assert "3 leaves no seed below --seeds 3" in result.output
+def test_what_is_cut_short_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    few = ["--seeds", "2", "--only", "linear", "--law", "manifold.agrees", "--engine", "serial", "--out", str(tmp_path)]
+    cut = CliRunner().invoke(app(seeds.main), [*few, "--budget", "0.000001"])
+    assert cut.exit_code == 3, cut.output
+    assert "0 of 2 cells are answered" in cut.output
+    whole = CliRunner().invoke(app(seeds.main), few)
+    assert whole.exit_code == 0, whole.output
+    assert "seeds: 2 runs of 1 controls, 2 seeds, 2 laws exercised" in whole.output
 
 
-def test_a_run_that_is_cut_short_says_how_far_it_got() -> None:
-    result = CliRunner().invoke(app(seeds.main), ["--seeds", "1", "--only", "linear", "--seconds", "1e-9"])
-    assert result.exit_code == 2
-    assert "0 of 1 runs, 0 laws exercised, 0 examples, 0 accusations or errors" in result.output
+def test_laws_that_apply_to_no_chosen_control_are_no_success(tmp_path: Path) -> None:
+    none = ["--seeds", "1", "--only", "tiled", "--law", "device.compiled", "--engine", "serial", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app(seeds.main), none)
+    assert result.exit_code == 1, result.output
+    assert "nothing was exercised" in result.output
 
 
 @pytest.mark.parametrize(
@@ -97,9 +104,10 @@ def test_a_run_that_is_cut_short_says_how_far_it_got() -> None:
         (kill.main, ["--only", "linear", "--out", "/dev/null/x"], "expected a folder that can be written"),
         (sharpness.main, ["--out", "/dev/null/x"], "expected a folder that can be written"),
         (kill.main, ["--like", __file__], "is no kill.json"),
-        (seeds.main, ["--jobs", "-1"], "--jobs"),
+        (seeds.main, ["--engine", "nothing"], "nothing"),
         (seeds.main, ["--seeds", "0"], "--seeds"),
-        (seeds.main, ["--seconds", "nan"], "--seconds"),
+        (seeds.main, ["--budget", "nan"], "'nan' is no time"),
+        (seeds.main, ["--out", "/dev/null/x"], "expected a folder that can be written"),
         (bench.main, ["--impl", "nowhere.py:x"], "there is no file nowhere.py"),
         (bench.main, ["--dtype", "float7"], "takes float64, float32"),
         (bench.main, ["--law", "manifolds"], "no law's id begins with 'manifolds'"),

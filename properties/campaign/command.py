@@ -14,7 +14,7 @@ import re
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -39,6 +39,26 @@ class Do(StrEnum):
     SIMULATE = "simulate"
 
 
+EngineOption = Annotated[str, typer.Option("--engine", help="serial, processes[:N], dask://HOST:PORT or slurm[:N]")]
+BudgetOption = Annotated[str, typer.Option(metavar="TIME", help="begin no cell after it: 90, 30m, 2h; 0: no limit")]
+
+
+def carry_out(kind: str, options: dict[str, Any], out: Path, engine_name: str, budget: str) -> NoReturn:
+    """Ask the cells of one kind and run them, for a command that is a campaign; what a folder has answered already is
+    not asked again.
+
+    Raises:
+        typer.Exit: with the status of `campaign run`.
+    """
+    folder = Folder(out)
+    try:
+        new = folder.ask(cells(kind, folder.seconds(), options))
+        typer.echo(f"{len(folder.cells())} cells, {new} of them new: {out}", err=True)
+        _run(folder, engine_name, _span(budget), DEADLINE, again=False, as_json=False)
+    except (EngineLostError, ValueError) as error:
+        _mistake(message_of(error, 500), as_json=False)
+
+
 def campaign(
     do: Annotated[Do, typer.Argument(help="run KIND, resume, status, merge OTHER..., report, simulate", metavar="DO")],
     what: Annotated[
@@ -46,10 +66,8 @@ def campaign(
         typer.Argument(help=f"of run a kind: {', '.join(KINDS)}; of merge folders", metavar="[WHAT]..."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="the folder of the campaign")] = Path("campaign"),
-    engine_name: Annotated[
-        str, typer.Option("--engine", help="serial, processes[:N], dask://HOST:PORT or slurm[:N]")
-    ] = "processes",
-    budget: Annotated[str, typer.Option(metavar="TIME", help="begin no cell after it: 90, 30m, 2h; 0: no limit")] = "0",
+    engine_name: EngineOption = "processes",
+    budget: BudgetOption = "0",
     deadline: Annotated[str, typer.Option(metavar="TIME", help="of one cell")] = f"{DEADLINE / 60:.0f}m",
     again: Annotated[bool, typer.Option("--again", help="of resume: cells that were put aside or failed, too")] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="how many seeds")] = None,

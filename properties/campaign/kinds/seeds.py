@@ -1,12 +1,14 @@
 """Every control with many seeds: no law may accuse a correct implementation, and none may be flaky.
 
 A seed tries all laws on every control in one combination of preset, dtype and number of streams, the next seed in
-another one; there are about a hundred.
+another one; there are about a hundred. Seeds are the outer loop, so that a campaign that is cut short has covered every
+control evenly.
 """
 
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,72 @@ from typing import Any
 from properties.campaign.cells import Question
 from properties.campaign.folder import Record
 from properties.campaign.kind import Kind
+from properties.commands.kill_rows import Bench, Task, chosen_laws, dialects, dtypes_of
+
+PRESETS = (
+    *("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS"),
+    *("RESIDUAL", "IHC", "DEEPSEEK_V4_1", "KROMHC", "CAYLEY", "QWEN4_EXP", "MUSE_SPARK", "ATTN_RES"),
+)
+"""Those among which the seeds of a control change."""
+
+Run = tuple[Task, int, int]
+"""A control in a preset and dtype, the number of streams, and the seed."""
+
+
+def frames(name: str) -> list[tuple[str, str, int]]:
+    """Where a control can be tried: presets, dtypes and numbers of streams, in an order that is drawn once.
+
+    A control that is a computation of its own in none of the presets is tried in the dialects in which it is.
+    """
+    from properties.catalogue import controls
+
+    control, every = controls.CATALOGUE[name], dialects()
+    speaks = [one for one in every if control.applies(every[one])]
+    found = [
+        (preset, dtype, n)
+        for preset in [one for one in speaks if one in PRESETS] or speaks
+        for built in [controls.build(name, every[preset])]
+        for dtype in dtypes_of(built)
+        for n in built.streams
+    ]
+    random.Random(name).shuffle(found)
+    return found
+
+
+def runs(seeds: int, examples: int, only: Sequence[str] = (), laws: tuple[str, ...] = ()) -> Iterator[Run]:
+    """Every control for every seed, in the next preset, dtype and n that it can compute."""
+    from properties.catalogue import controls
+
+    possible = {name: frames(name) for name in controls.CATALOGUE if not only or name in only}
+    for number, (name, places) in itertools.product(range(seeds), possible.items()):
+        preset, dtype, n = places[number % len(places)]
+        yield Task("control", name, preset, dtype, examples, False, laws), n, number
+
+
+def outcome_of(work: Run, where: Path | None = None) -> dict[str, Any]:
+    """The laws on one control with one seed; counterexamples go to `where`.
+
+    Returns:
+        {title, exercised, examples, wrong}: which run, laws exercised, examples tried, and what was said of a law that
+        accused the control, or that failed itself.
+    """
+    task, n, number = work
+    bench = Bench(task, where)
+    bench.implementation.streams = (n,)
+    exercised, examples = 0, 0
+    wrong: list[str] = []
+    title = f"{task.name}@{task.preset} {task.dtype}, n = {n}, seed {number}"
+    for law in chosen_laws(task.laws, stop=False):
+        try:
+            verdict = bench.examine(law, task.dtype, number)
+        except Exception as error:  # a harness error is what this run is looking for, and the next law is still due
+            wrong.append(f"{title}: {law.id}: {type(error).__name__}: {error}")
+            continue
+        exercised += verdict.status != "not-applicable"
+        examples += verdict.examples
+        if verdict.status == "failed":
+            wrong.append(f"{title}: {verdict.message}")
+    return {"title": title, "exercised": exercised, "examples": examples, "wrong": wrong}
 
 
 def questions(
@@ -21,11 +89,10 @@ def questions(
 ) -> Iterator[Question]:
     """One for every control and seed."""
     from properties.catalogue.controls import CATALOGUE
-    from properties.commands.seeds import runs
 
     if strange := [one for one in only if one not in CATALOGUE]:
         raise ValueError(f"there is no control {strange[0]!r}; mhc-properties list controls lists them")
-    for task, n, seed in runs(seeds, examples, list(only), tuple(law)):
+    for task, n, seed in runs(seeds, examples, only, tuple(law)):
         yield {
             **{"name": task.name, "preset": task.preset, "dtype": task.dtype},
             **{"streams": n, "seed": seed, "examples": examples, "laws": list(law)},
@@ -33,16 +100,12 @@ def questions(
 
 
 def answer(question: Question, folder: Path) -> dict[str, Any]:
-    """{exercised, examples, wrong: [what was said of a law that accused the control, or that failed itself]}."""
-    from properties.commands.kill_rows import Task
-    from properties.commands.seeds import outcome_of
-
+    """See `outcome_of`."""
     task = Task(
         *("control", question["name"], question["preset"], question["dtype"]),
         *(question["examples"], False, tuple(question["laws"])),
     )
-    title, exercised, examples, wrong = outcome_of((task, question["streams"], question["seed"]), folder)
-    return {"title": title, "exercised": exercised, "examples": examples, "wrong": wrong}
+    return outcome_of((task, question["streams"], question["seed"]), folder)
 
 
 def cost(question: Question) -> float:
@@ -61,6 +124,8 @@ def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
         f"seeds: {len(records)} runs of {len(names)} controls, {len(numbers)} seeds, {laws} laws exercised, "
         f"{tried} examples, {len(wrong)} accusations or errors"
     )
+    if records and not laws and not wrong:
+        return f"{head}\nnothing was exercised: the chosen laws apply to none of the chosen controls", True
     return "\n".join(itertools.chain([head], wrong)), bool(wrong)
 
 
