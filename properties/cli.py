@@ -41,7 +41,7 @@ COMMANDS = {
     "explode": Command("properties.explosion.command:explode_command", "Find the smallest network that explodes."),
     "atlas": Command("properties.explosion.command:atlas_command", "Tabulate depths at which families explode."),
     "conformance": Command("properties.commands.conformance:conformance", "Run the laws on published implementations."),
-    "kill": Command("properties.commands.kill:main", "Show which law sees which wrong implementation."),
+    "kill": Command("properties.campaign.kill:main", "Show which law sees which wrong implementation."),
     "adversary": Command("properties.commands.adversary:main", "Try random wrong implementations on the laws."),
     "seeds": Command("properties.campaign.seeds:main", "Try many seeds on correct implementations."),
     "campaign": Command("properties.campaign.command:campaign", "Run what takes hours, in pieces, on any engine."),

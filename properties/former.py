@@ -24,8 +24,8 @@ _MOVED = {
         "catalogue": "deviations controls",
         "engine": "runner counterexample fitting known known_file names apart",
         "plugin": "gathering launch",
-        "commands": "kill bench ratios verify replay",
-        "campaign": "seeds",
+        "commands": "bench ratios verify replay",
+        "campaign": "kill seeds",
     },
     "properties.explosion": {
         "proofs": "closed_form manifold storage overflow learning",

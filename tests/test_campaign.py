@@ -373,7 +373,7 @@ def test_a_row_of_the_kill_matrix_and_a_control_are_answered(tmp_path: Path) -> 
     folder = Folder(tmp_path)
     options = {"only": ["deviation:one-iteration"], "law": ["manifold.other-axis-sums"], "examples": 4}
     folder.ask(cells("kill", {}, options))
-    folder.ask(cells("seeds", {}, {"seeds": 1, "only": ["tiled"], "law": ["manifold.other-axis-sums"]}))
+    folder.ask(cells("seeds", {}, {"seeds": 1, "only": ["tiled"], "law": ["mixing."]}))
     outcome = Run(folder, lambda: Serial(folder.path)).go()
     assert (outcome.new, outcome.errors) == (2, 0)
     text, wrong = summary.report(folder)

@@ -11,11 +11,12 @@ import typer
 from typer.testing import CliRunner
 
 from mhc_ref import PRESETS
-from properties.campaign import seeds
+from properties.campaign import kill, seeds
 from properties.campaign.kinds.seeds import PRESETS as TRIED
 from properties.campaign.kinds.seeds import outcome_of, runs
 from properties.catalogue.controls import CATALOGUE, build
-from properties.commands import bench, kill, sharpness
+from properties.commands import bench, sharpness
+from properties.commands.kill_page import load
 from properties.commands.kill_rows import Task, dialects
 from properties.core.law import all_laws
 
@@ -31,20 +32,20 @@ def test_every_seed_meets_every_control_and_no_combination_comes_twice_before_al
 
 def test_a_correct_implementation_has_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch)
-    found = outcome_of((Task("control", "linear", "PAPER", "float32", 2, False, ()), 4, 5))
+    found = outcome_of((Task("control", "linear", "PAPER", "float32", 2, ()), 4, 5))
     assert found.pop("examples") > 0
     assert found == {"title": "linear@PAPER float32, n = 4, seed 5", "exercised": 1, "wrong": []}
 
 
 def test_a_wrong_one_is_told_with_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch)
-    wrong = outcome_of((Task("deviation", "last-axis-only", "DEEPSEEK_V4", "float32", 2, False, ()), 4, 5))["wrong"]
+    wrong = outcome_of((Task("deviation", "last-axis-only", "DEEPSEEK_V4", "float32", 2, ()), 4, 5))["wrong"]
     assert len(wrong) == 1
     assert "seed 5: deviation:last-axis-only breaks manifold.agrees-with-oracle in float32 on cpu" in wrong[0]
 
 
 def test_laws_may_be_chosen() -> None:
-    task = Task("control", "linear", "PAPER", "float32", 2, False, ("manifold.agrees", "block.agrees"))
+    task = Task("control", "linear", "PAPER", "float32", 2, ("manifold.agrees", "block.agrees"))
     found = outcome_of((task, 4, 5))
     assert (found["exercised"], found["wrong"]) == (sum(one.startswith(task.laws) for one in all_laws()), [])
 
@@ -72,12 +73,6 @@ def test_a_device_that_is_not_there_is_refused(main: Callable[..., None], monkey
         assert hint in " ".join(result.output.replace("│", " ").split())
 
 
-def test_a_matrix_to_go_by_must_be_there() -> None:
-    result = CliRunner().invoke(app(kill.main), ["--like", "nope.json"])
-    assert result.exit_code == 2
-    assert "there is no file nope.json" in result.output
-
-
 def test_what_is_cut_short_goes_on_with_the_same_command(tmp_path: Path) -> None:
     few = ["--seeds", "2", "--only", "linear", "--law", "manifold.agrees", "--engine", "serial", "--out", str(tmp_path)]
     cut = CliRunner().invoke(app(seeds.main), [*few, "--budget", "0.000001"])
@@ -86,6 +81,19 @@ def test_what_is_cut_short_goes_on_with_the_same_command(tmp_path: Path) -> None
     whole = CliRunner().invoke(app(seeds.main), few)
     assert whole.exit_code == 0, whole.output
     assert "seeds: 2 runs of 1 controls, 2 seeds, 2 laws exercised" in whole.output
+
+
+def test_rows_of_the_matrix_are_kept_as_they_come(tmp_path: Path) -> None:
+    docs, folder = tmp_path / "docs", tmp_path / "campaigns"
+    few = ["--only", "h-res-transposed", "--law", "manifold.agrees", "--law", "block.agrees", "--engine", "serial"]
+    found = CliRunner().invoke(app(kill.main), [*few, "--out", str(docs), "--campaigns", str(folder)])
+    assert found.exit_code == 0, found.output
+    assert "1 rows; to look at: none" in found.output
+    (row,) = load(docs / "kill.json")
+    assert (row.name, [*row.killed]) == ("h-res-transposed", ["block.agrees-with-oracle"])
+    assert set(row.exercised) == {"block.agrees-with-oracle", "manifold.agrees-with-oracle"}
+    again = CliRunner().invoke(app(kill.main), [*few, "--out", str(docs), "--campaigns", str(folder)])
+    assert "1 of 1 cells are answered, 0 of them now" in again.output
 
 
 def test_laws_that_apply_to_no_chosen_control_are_no_success(tmp_path: Path) -> None:
@@ -99,11 +107,10 @@ def test_laws_that_apply_to_no_chosen_control_are_no_success(tmp_path: Path) -> 
     ("main", "options", "hint"),
     [
         (kill.main, ["--only", "stored-transposed"], "say deviation:stored-transposed or control:stored-transposed"),
-        (kill.main, ["--jobs", "0"], "--jobs"),
+        (kill.main, ["--engine", "nothing", "--only", "linear", "--law", "mixing.", "--out", "k"], "nothing"),
         (kill.main, ["--examples", "-1"], "--examples"),
         (kill.main, ["--only", "linear", "--out", "/dev/null/x"], "expected a folder that can be written"),
         (sharpness.main, ["--out", "/dev/null/x"], "expected a folder that can be written"),
-        (kill.main, ["--like", __file__], "is no kill.json"),
         (seeds.main, ["--engine", "nothing"], "nothing"),
         (seeds.main, ["--seeds", "0"], "--seeds"),
         (seeds.main, ["--budget", "nan"], "'nan' is no time"),

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from properties.campaign import summary
+from properties.campaign.cells import Question, digest
 from properties.campaign.engines import EngineLostError, engine
-from properties.campaign.folder import Folder
-from properties.campaign.kinds import KINDS, cells
+from properties.campaign.folder import Folder, Record
+from properties.campaign.kinds import KINDS, cell_of, cells
 from properties.campaign.running import DEADLINE, Outcome, Run
 from properties.commands.options import Device, JsonOption, refuse
 from properties.guards.answer import HARNESS_ERROR, INTERRUPTED, tell
@@ -43,20 +45,35 @@ EngineOption = Annotated[str, typer.Option("--engine", help="serial, processes[:
 BudgetOption = Annotated[str, typer.Option(metavar="TIME", help="begin no cell after it: 90, 30m, 2h; 0: no limit")]
 
 
-def carry_out(kind: str, options: dict[str, Any], out: Path, engine_name: str, budget: str) -> NoReturn:
-    """Ask the cells of one kind and run them, for a command that is a campaign; what a folder has answered already is
-    not asked again.
+def carry_out(
+    kind: str,
+    questions: Iterable[Question],
+    home: Path,
+    engine_name: str,
+    budget: str,
+    told: Callable[[Sequence[Record]], tuple[str, bool]] | None = None,
+) -> NoReturn:
+    """Ask the questions of one kind, for a command that is a campaign.
+
+    The campaign has a folder in `home` that is named by what is asked: the same command goes on where it stopped, and
+    what it has answered already is not asked again.
+
+    Arguments:
+        told: what the answers come to; by default what the kind says.
 
     Raises:
         typer.Exit: with the status of `campaign run`.
     """
-    folder = Folder(out)
     try:
-        new = folder.ask(cells(kind, folder.seconds(), options))
-        typer.echo(f"{len(folder.cells())} cells, {new} of them new: {out}", err=True)
-        _run(folder, engine_name, _span(budget), DEADLINE, again=False, as_json=False)
+        asked = [cell_of(kind, one, {}) for one in questions]
+        folder = Folder(home / digest([one.address for one in asked])[:12])
+        new = folder.ask(asked)
+        typer.echo(f"{len(asked)} cells, {new} of them new: {folder.path}", err=True)
+        _run(folder, engine_name, _span(budget), DEADLINE, again=False, as_json=False, told=told)
     except (EngineLostError, ValueError) as error:
         _mistake(message_of(error, 500), as_json=False)
+    except OSError as error:
+        _mistake(f"{home}: {message_of(error, 300)}", as_json=False)
 
 
 def campaign(
@@ -138,7 +155,15 @@ def _absent(device: Device) -> str | None:
     return device_of(device.value).missing()
 
 
-def _run(folder: Folder, name: str, budget: float, deadline: float, again: bool, as_json: bool) -> NoReturn:
+def _run(
+    folder: Folder,
+    name: str,
+    budget: float,
+    deadline: float,
+    again: bool,
+    as_json: bool,
+    told: Callable[[Sequence[Record]], tuple[str, bool]] | None = None,
+) -> NoReturn:
     if again:
         folder.forgive()
     if not folder.cells():
@@ -146,7 +171,7 @@ def _run(folder: Folder, name: str, budget: float, deadline: float, again: bool,
     run = Run(folder, lambda: engine(name, folder.path), deadline=deadline, budget=budget, say=_say)
     outcome = run.go()
     folder.estimate()
-    text, bad = summary.report(folder)
+    text, bad = told([one for one in folder.records() if one["status"] != "error"]) if told else summary.report(folder)
     if as_json:
         tell({**vars(outcome), "text": text.splitlines(), "wrong": bad})
     else:

@@ -2,7 +2,7 @@
 
     mhc-properties seeds --seeds 100        (make seeds)
 
-It is a campaign (docs/campaigns.md): what is cut short goes on with the same command.
+It is a campaign (docs/campaigns.md): what is cut short goes on with the same command; `--engine` takes it elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from properties.campaign.command import BudgetOption, EngineOption, carry_out
+from properties.campaign.kinds.seeds import questions
 from properties.commands.refusals import refuse_lost, refuse_unknown
 
 
@@ -21,7 +22,7 @@ def main(
     examples: Annotated[int, typer.Option(min=1, help="examples a law and seed")] = 3,
     only: Annotated[list[str] | None, typer.Option(help="only this control; may be repeated")] = None,
     law: Annotated[list[str] | None, typer.Option(help="only laws whose id begins so; may be repeated")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder of the campaign")] = Path("build/seeds"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="the folder of its campaigns")] = Path("build/seeds"),
     engine: EngineOption = "processes",
     budget: BudgetOption = "0",
 ) -> None:
@@ -34,6 +35,4 @@ def main(
 
     refuse_unknown(only or [], controls.CATALOGUE, law or [])
     refuse_lost(out, "--out")
-    carry_out(
-        "seeds", {"seeds": seeds, "examples": examples, "only": only or [], "law": law or []}, out, engine, budget
-    )
+    carry_out("seeds", questions(seeds, examples, only or [], law or []), out, engine, budget)

@@ -144,7 +144,7 @@ def until_caught(count: int) -> dict[str, float]:
     names = list(CATALOGUE)
     found: dict[str, float] = {}
     for name in names[:: max(1, len(names) // count)]:
-        task = Task("deviation", name, *home(name), PROFILES["dev"].examples, False, ())
+        task = Task("deviation", name, *home(name), PROFILES["dev"].examples, ())
         bench = Bench(task)
         found[name] = math.inf
         began = time.process_time()

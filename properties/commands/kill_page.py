@@ -66,14 +66,10 @@ def page(rows: list[Row], place: str = "cpu") -> str:
         if not isinstance(ratio, str)
     ]
     stopped = sum(row.stopped for row in rows)
-    short = stopped == len(deviations) > 0
-    which = "A row" if short else f"Of the rows {stopped} are from a run with `--stop`: such a row"
-    command = "mhc-properties kill --out docs --stop" if short else "make kill"
-    if place != "cpu":
-        command = f"mhc-properties kill --device {place}{' --stop' if short else ''}"
+    command = "make kill" if place == "cpu" else f"mhc-properties kill --device {place}"
     stopped_words = [
-        f"{which} ends at its second kill, of another kind, and a law that killed nothing by then is tried on one",
-        "deviation after another until it does: counts are lower bounds. `make kill` tries all laws on all of them.",
+        f"Of the rows {stopped} are of an earlier release and end at their second kill, of another kind, so that their",
+        "counts are lower bounds; `make kill` tries all laws on all of them.",
     ]
     text = [
         "# Kill matrix",

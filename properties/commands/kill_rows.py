@@ -53,7 +53,8 @@ class Row:
         errors: a harness error by law.
         exercised: the laws that applied.
         elsewhere: for each other dtype the law that sees it there, or the largest ratio of the laws above if none does.
-        stopped: whether it ends at its second kill, so that `killed` is a part of the laws that see it.
+        stopped: whether an earlier release ended it at its second kill, so that `killed` is a part of the laws that see
+            it.
     """
 
     name: str
@@ -115,18 +116,15 @@ def _plainer(new: str | float, old: str | float | None) -> str | float:
 
 @dataclass(frozen=True)
 class Task:
-    """One row to be made: `stop` at two kills of different kinds, only the laws whose ids begin with one of `laws`,
-    those named by `soonest` before the others, on the device of that type."""
+    """One row to be made: with only the laws whose ids begin with one of `laws`, on the device of that type."""
 
     catalogue: str
     name: str
     preset: str
     dtype: str
     examples: int
-    stop: bool
     laws: tuple[str, ...]
     device: str = "cpu"
-    soonest: tuple[str, ...] = ()
 
 
 class Bench:
@@ -164,51 +162,24 @@ class Bench:
         return examine(law, subject, profile, directory=self._where, randomness=randomness)
 
 
-NEAREST = {
-    "gradient": ("gradient",),
-    "execution": ("execution", "device"),
-    "gamed": ("execution", "manifold"),
-    "dtype": ("precision", "coefficients", "block"),
-    "collapse": ("depth",),
-    "orientation": ("mixing", "block"),
-    "packing": ("coefficients",),
-    "normalisation": ("coefficients",),
-    "scaling": ("coefficients", "mixing"),
-    "initialisation": ("coefficients", "gradient"),
-}
-"""For a kind of slip the families that are likely to see it; for the kinds that are left the order of the families."""
+def chosen_laws(prefixes: tuple[str, ...]) -> list[Law]:
+    """The laws whose ids begin so, in their order."""
+    from properties.core.law import all_laws
+
+    return [law for law in all_laws().values() if not prefixes or law.id.startswith(prefixes)]
 
 
-def chosen_laws(prefixes: tuple[str, ...], stop: bool, kind: str = "") -> list[Law]:
-    """The laws of a row in the order in which they are tried."""
-    from properties.core.law import FAMILIES, all_laws, family_laws
-
-    laws = [law for law in all_laws().values() if not prefixes or law.id.startswith(prefixes)]
-    if stop:  # one of each family in turn, oracles first: most slips show within a few
-        rank = {
-            law.id: k for family in FAMILIES for k, law in enumerate(sorted(family_laws(family), key=_oracle_first))
-        }
-        nearest = NEAREST.get(kind, ())
-        laws.sort(key=lambda law: (law.family not in nearest, rank[law.id]))
-    return laws
-
-
-def row_of(task: Task) -> Row:
-    """One row, run in a worker process."""
+def row_of(task: Task, where: Path | None = None) -> Row:
+    """One row; counterexamples go to `where`."""
     from properties.catalogue import deviations
 
-    bench = Bench(task)
+    bench = Bench(task, where)
     wrong = deviations.CATALOGUE | deviations.HIDDEN
     kind = wrong[task.name].kind if task.catalogue == "deviation" else "control"
     killed: dict[str, Kill] = {}
     errors: dict[str, str] = {}
     exercised: list[str] = []
-    laws = chosen_laws(task.laws, task.stop, kind)
-    for law in sorted(laws, key=lambda one: one.id not in task.soonest):
-        if task.stop and (
-            len({kill.kind for kill in killed.values()}) > 1 or set(killed) >= set(task.soonest) != set()
-        ):
-            break
+    for law in chosen_laws(task.laws):
         began = time.process_time()
         bench.forget()
         try:
@@ -222,18 +193,8 @@ def row_of(task: Task) -> Row:
             seconds = round(time.process_time() - began, 3)
             ratio = round(verdict.worst_ratio, 3) if math.isfinite(verdict.worst_ratio) else None
             killed[law.id] = Kill(law.kind, verdict.examples, seconds, ratio)
-    row = Row(task.name, kind, task.preset, task.dtype, killed, errors, exercised, stopped=task.stop)
+    row = Row(task.name, kind, task.preset, task.dtype, killed, errors, exercised)
     return replace(row, elsewhere=elsewhere(bench, row)) if killed and kind != "control" else row
-
-
-def first_killed(work: tuple[str, list[Task]]) -> Row | None:
-    """The row of the first task whose deviation a law sees, with that law alone; None where it sees none."""
-    law, possible = work
-    for task in possible:
-        row = row_of(replace(task, laws=(law,), stop=False))
-        if row.killed:
-            return row
-    return None
 
 
 def elsewhere(bench: Bench, row: Row) -> dict[str, str | float]:
@@ -258,10 +219,6 @@ def elsewhere(bench: Bench, row: Row) -> dict[str, str | float]:
     return found
 
 
-def _oracle_first(law: Law) -> bool:
-    return law.kind != "oracle"
-
-
 def home(name: str) -> tuple[str, str]:
     """The first dialect and the first dtype in which a deviation shows."""
     from properties.catalogue.deviations import CATALOGUE, HIDDEN
@@ -280,7 +237,7 @@ def dialects() -> dict[str, Dialect]:
     return {**{title: PRESETS[title] for title in PRESET_ORDER if title in PRESETS}, **ELSEWHERE}
 
 
-def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = (), place: str = "cpu") -> list[Task]:
+def tasks(examples: int, only: list[str], laws: tuple[str, ...] = (), place: str = "cpu") -> list[Task]:
     """Every deviation where it first shows, and every control in the two main presets and every dtype it declares."""
     from mhc_ref import PRESETS
     from properties.catalogue import controls, deviations
@@ -292,14 +249,14 @@ def tasks(examples: int, only: list[str], stop: bool, laws: tuple[str, ...] = ()
             continue
         if not any(deviation.applies(dialect) for dialect in dialects().values()):
             continue  # of a family from outside, which no preset has: `properties.engine.kills` tries those
-        found.append(Task("deviation", name, *home(name), examples, stop, laws, place))
+        found.append(Task("deviation", name, *home(name), examples, laws, place))
     for preset in [name for name in ("PAPER", "DEEPSEEK_V4") if name in PRESETS]:
         for name in controls.CATALOGUE:
             if not wanted("control", name, only):
                 continue
             if controls.CATALOGUE[name].applies(PRESETS[preset]):
                 found += [
-                    Task("control", name, preset, dtype, examples, False, laws, place)
+                    Task("control", name, preset, dtype, examples, laws, place)
                     for dtype in dtypes_of(controls.build(name, PRESETS[preset]))
                 ]
     return found

@@ -10,28 +10,30 @@ from typing import Any
 from properties.campaign.cells import Question
 from properties.campaign.folder import Record
 from properties.campaign.kind import Kind
+from properties.commands.kill_page import page, save
+from properties.commands.kill_rows import Row, Task, row_of, tasks
+from properties.guards.whole import write_whole
 
 
 def questions(examples: int = 16, only: Sequence[str] = (), law: Sequence[str] = ()) -> Iterator[Question]:
     """One for every row of the matrix."""
     from properties.catalogue import controls, deviations
-    from properties.commands.kill_rows import tasks
 
     known = {*deviations.CATALOGUE, *deviations.HIDDEN, *controls.CATALOGUE}
     if strange := [one for one in only if one.rpartition(":")[2] not in known]:
         raise ValueError(f"there is no deviation or control {strange[0]!r}; mhc-properties list deviations lists them")
-    for task in tasks(examples, list(only), False, tuple(law)):
-        question = dataclasses.asdict(task)
-        yield {**question, "laws": list(task.laws), "soonest": []}
+    yield from map(question_of, tasks(examples, list(only), tuple(law)))
+
+
+def question_of(task: Task) -> Question:
+    """The question of a row."""
+    return {**dataclasses.asdict(task), "laws": list(task.laws)}
 
 
 def answer(question: Question, folder: Path) -> dict[str, Any]:
     """The row, as kill.json has it."""
-    from properties.commands.kill_rows import Task, row_of
-
-    given: dict[str, Any] = {**question, "laws": tuple(question["laws"]), "soonest": ()}
-    task = Task(**given)
-    return dataclasses.asdict(row_of(task))
+    given: dict[str, Any] = {**question, "laws": tuple(question["laws"])}
+    return dataclasses.asdict(row_of(Task(**given), folder))
 
 
 def cost(question: Question) -> float:
@@ -41,10 +43,6 @@ def cost(question: Question) -> float:
 
 def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
     """What is to be looked at; kill.json and kill.md are written."""
-    from properties.commands.kill_page import page, save
-    from properties.commands.kill_rows import Row
-    from properties.guards.whole import write_whole
-
     rows = [Row.from_json(one["answer"]) for one in records]
     save(folder / "kill.json", rows)
     write_whole(folder / "kill.md", page(rows, "cpu").encode())

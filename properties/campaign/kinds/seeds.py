@@ -55,7 +55,7 @@ def runs(seeds: int, examples: int, only: Sequence[str] = (), laws: tuple[str, .
     possible = {name: frames(name) for name in controls.CATALOGUE if not only or name in only}
     for number, (name, places) in itertools.product(range(seeds), possible.items()):
         preset, dtype, n = places[number % len(places)]
-        yield Task("control", name, preset, dtype, examples, False, laws), n, number
+        yield Task("control", name, preset, dtype, examples, laws), n, number
 
 
 def outcome_of(work: Run, where: Path | None = None) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def outcome_of(work: Run, where: Path | None = None) -> dict[str, Any]:
     exercised, examples = 0, 0
     wrong: list[str] = []
     title = f"{task.name}@{task.preset} {task.dtype}, n = {n}, seed {number}"
-    for law in chosen_laws(task.laws, stop=False):
+    for law in chosen_laws(task.laws):
         try:
             verdict = bench.examine(law, task.dtype, number)
         except Exception as error:  # a harness error is what this run is looking for, and the next law is still due
@@ -103,7 +103,7 @@ def answer(question: Question, folder: Path) -> dict[str, Any]:
     """See `outcome_of`."""
     task = Task(
         *("control", question["name"], question["preset"], question["dtype"]),
-        *(question["examples"], False, tuple(question["laws"])),
+        *(question["examples"], tuple(question["laws"])),
     )
     return outcome_of((task, question["streams"], question["seed"]), folder)
 
