@@ -156,11 +156,11 @@ class BranchInputWrittenAgain(Deviant):
 class SavedPhiStridesIgnored(Deviant):
     """Backwards phi is read as if it were contiguous, when the gradient by the state is taken."""
 
-    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
-        if right.is_contiguous():
-            return super().matmul(left, right)
-        by_phi = super().matmul(left.detach(), right)
-        by_state = super().matmul(left, as_if_contiguous(right.detach()))
+    def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
+        if phi.is_contiguous():
+            return super().matmul(state, phi)
+        by_phi = super().matmul(state.detach(), phi)
+        by_state = super().matmul(state, as_if_contiguous(phi.detach()))
         return with_gradient_of(by_phi, by_phi + by_state)
 
 
