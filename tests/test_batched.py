@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from fake_device import FAKE, FakeMode, fake_device
-from many_cases import CPU, LAWS, ORACLES, POST, Touched, batch_of, compared, subject_of, suspected
+from many_cases import CPU, LAWS, ORACLES, POST, Touched, batch_of, compared, subject_of
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, Dialect
@@ -56,10 +56,7 @@ def test_controls_have_the_verdicts_together_that_they_have_alone(dialect: Diale
     right = all_of(controls, dialect, torch.float32)
     assert len(right) > 20
     for one in right:
-        assert not list(compared(one, torch.float32, ORACLES, 8))
-        for id in ORACLES:
-            if LAWS[id].inapplicable(one, torch.float32, CPU) is None:
-                assert not any(suspected(LAWS[id], subject_of(one), batch_of(id, dialect, torch.float32, 3, 8))[0])
+        assert not list(compared(one, torch.float32, ORACLES, 4, right=True)), one.name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float32])
@@ -196,7 +193,9 @@ def test_operations_waits_and_bytes_of_a_pass_are_counted() -> None:
 
 
 def test_more_tokens_in_a_pass_are_predicted_to_be_faster() -> None:
-    subject, law = subject_of(Reference(PAPER)), LAWS["block.agrees-with-oracle"]
+    ours, law = Reference(PAPER), LAWS["block.agrees-with-oracle"]
+    ours.streams = (2,)
+    subject = subject_of(ours)
     few, many_ = (predicted(law, subject, at_once=count, randomness=0, passes=2) for count in (32, 4096))
     assert few.operations > 1000
     assert few.waits > 20

@@ -17,7 +17,7 @@ from mhc_ref import PAPER, Params
 from properties import cli
 from properties.bounds import Approx, Rounding
 from properties.bounds.block import combined, operator_of
-from properties.core.batch_trial import HALF
+from properties.core.batch_trial import HALF, BatchTrial
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
@@ -26,6 +26,7 @@ from properties.engine.batches import joined, judged
 from properties.engine.batching import examine_many, not_here
 from properties.engine.counterexample import Counterexample
 from properties.engine.trying import try_case
+from properties.guards.faults import HarnessError
 from properties.laws.batches import TOGETHER, alone
 from properties.targets.target import resolve
 
@@ -318,3 +319,13 @@ def test_no_law_that_can_be_judged_so_is_no_success(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.app, ["batched", "ref", "--law", "depth.expand-copies", "--out", str(tmp_path)])
     assert done.exit_code == 2
     assert "0 laws judged" in done.output
+
+
+def test_a_pass_that_sees_what_the_law_does_not_is_a_fault_of_the_harness(tmp_path: Path) -> None:
+    def doubled(self: BatchTrial) -> list[int]:
+        self.ratios[1] = 2.0
+        return [1]
+
+    seen = pytest.raises(HarnessError, match="the pass over many cases")
+    with mock.patch.object(BatchTrial, "suspects", doubled), seen:
+        many(Reference(PAPER), tmp_path)

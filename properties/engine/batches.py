@@ -21,6 +21,7 @@ from properties.core.trial import Answer, ContractBroken, LawBroken, Trial
 from properties.core.truth import FloatTruth
 from properties.engine.spread import after_the_simplest, frames, seed_of, settings_of
 from properties.engine.subject import Profile, Subject
+from properties.guards.faults import HarnessError
 from properties.guards.surroundings import drawn_alike, usual
 from properties.laws.batches import TOGETHER, Together
 from properties.strategies import Setting
@@ -158,6 +159,7 @@ def reheard(law: Law, subject: Subject, case: Case, tape: list[Answer]) -> Trial
 
     Raises:
         LawBroken: it is broken there, and where it takes the truth mpmath agrees.
+        HarnessError: the float64 reference says broken and mpmath says it is not.
     """
     dialect = subject.implementation.dialect
     trial = Reheard(subject.implementation, subject.dtype, subject.device, FloatTruth(dialect), tape)
@@ -167,7 +169,11 @@ def reheard(law: Law, subject: Subject, case: Case, tape: list[Answer]) -> Trial
         return trial
     except ContractBroken:
         raise
-    except LawBroken:
+    except LawBroken as broken:
         exact = Reheard(trial.implementation, trial.dtype, trial.device, trial.confirming().truth, tape)
         law.judge(exact, case)
-        return exact
+        raise HarnessError(
+            f"{law.id} on {subject.id}: of a case among others the float64 reference reports a ratio of "
+            f"{broken.ratio:.3g} ({broken.what}), mpmath {exact.worst:.3g}: the reference or the bound is at fault, "
+            f"not the implementation. Case: {case!r}"
+        ) from broken

@@ -188,26 +188,27 @@ class _Look:
         )
         between = _now(self.subject)
         tally.seconds["judge"] += between - begun
-        for number, (case, among) in enumerate(suspects):
+        for number, (case, among, ratio) in enumerate(suspects):
             if self.failed or len(tally.leads) > _LEADS:
                 tally.left += len(suspects) - number
                 break
-            self._look_at(batch, case, among)
+            self._look_at(batch, case, among, ratio)
         if tally.leads and tally.status == "passed":
             tally.status, tally.reason = "lead", tally.leads[0]
         tally.seconds["suspects"] += _now(self.subject) - between
 
-    def _suspects(self, batch: Batch, cases: Sequence[int]) -> list[tuple[int, Any]]:
-        """The cases that may fail, each with what was answered to it, where the call as a whole did not break."""
+    def _suspects(self, batch: Batch, cases: Sequence[int]) -> list[tuple[int, Any, float]]:
+        """The cases that may fail, each with what was answered to it, where the call as a whole did not break, and with
+        its ratio."""
         some = batch if len(cases) == batch.cases else batch.some(cases)
         try:
             trial = judged(self.law, self.subject, some)
         except (LawBroken, NoRoom, torch.OutOfMemoryError) as broken:
             if len(cases) == 1:
-                return [(cases[0], None)]
+                return [(cases[0], None, math.inf)]
             half = len(cases) // 2
             found = self._suspects(batch, cases[:half])
-            if not any(among is None for _, among in found):  # one that breaks a call is enough
+            if not any(among is None for _, among, _ in found):  # one that breaks a call is enough
                 found += self._suspects(batch, cases[half:])
             if not found and isinstance(broken, LawBroken):
                 self.tally.leads.append(
@@ -220,9 +221,22 @@ class _Look:
         self.tally.worst = max(self.tally.worst, ratios.max().item())
         self.tally.claims += int(trial.said.sum().item())
         self.tally.abstentions += int(trial.unsaid.sum().item())
-        return [(cases[k], trial.answers_to([k])) for k in suspects]
+        return [(cases[k], trial.answers_to([k]), trial.ratios[k].item()) for k in suspects]
 
-    def _look_at(self, batch: Batch, number: int, among: Any) -> None:
+    def _agrees(self, heard: float, ratio: float, case: Case) -> None:
+        """That the law by itself found as large a ratio as the pass, but where mpmath was the judge.
+
+        Raises:
+            HarnessError: it did not.
+        """
+        if self.subject.dtype != torch.float64 and not math.isclose(heard, ratio, rel_tol=1e-5):
+            raise HarnessError(
+                f"{self.law.id} on {self.subject.id}: among others a case has a ratio of {ratio:.6g}, and the law by "
+                f"itself finds {heard:.6g} in the same answer: the pass over many cases is at fault, not the "
+                f"implementation. Case: {case!r}"
+            )
+
+    def _look_at(self, batch: Batch, number: int, among: Any, ratio: float) -> None:
         """The law at a suspected case, alone, and then at what was answered to it among others."""
         case, tally = batch.alone(number), self.tally
         tally.asked += 1
@@ -239,6 +253,7 @@ class _Look:
             except LawBroken as broken:
                 self._lead(batch, number, broken)
                 return
+            self._agrees(heard.worst, ratio, case)
             trial = heard if heard.worst > trial.worst else trial
         tally.cleared += 1
         tally.worst = max(tally.worst, trial.worst)
