@@ -223,8 +223,8 @@ def why(question: Blocks) -> str:
         elif not branch.rational:
             slope += f"{',' * bool(norms)} times the largest of {question.branch} within reach"
         if several(question):
-            slope += f" times 1 + 2 h v^2 within v, for logits are at most h = {decimal(question.score_bound)} times "
-            slope += "two tokens"
+            slope += " times 1 + 2 h v^2 within v, for a logit of u and w is at most h |u| |w|, h = "
+            slope += decimal(question.score_bound)
         elif question.branch == "attention":
             slope += ", of one token"
         end = f"; the norm behind the sum multiplies all by at most {steep}" if question.norm == "post" else ""
