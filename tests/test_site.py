@@ -17,6 +17,7 @@ import yaml
 from browsing import missing, serious
 from playwright.sync_api import Browser, Page
 
+from properties.commands.record_pages import rows
 from properties.commands.site.building import Built, SiteError, build, katex_cache, sizes
 from properties.commands.site.facts import Facts, dialects, gather, meanings, slug
 from properties.commands.site.formulas import LAWS, METHODS
@@ -376,6 +377,21 @@ def test_rows_are_filtered_by_words_that_have_an_address(seen: Page) -> None:
 
 
 @pytest.mark.slow
+def test_what_the_keyboard_reaches_is_seen(seen: Page) -> None:
+    seen.goto("table.html")
+    outline = (
+        "getComputedStyle(document.activeElement.matches('.md-option') ? document.activeElement.nextElementSibling"
+    )
+    outline += " : document.activeElement).outlineStyle"
+    reached: list[str] = []
+    for _ in range(25):
+        seen.keyboard.press("Tab")
+        reached.append(seen.evaluate("document.activeElement.type || document.activeElement.tagName"))
+        assert seen.evaluate(outline) != "none", reached
+    assert {"radio", "search", "A", "DIV"} <= set(reached)
+
+
+@pytest.mark.slow
 def test_formulas_are_set_without_a_network(seen: Page) -> None:
     seen.goto("laws/manifold.last-axis-sums.html")
     assert seen.locator(".arithmatex .katex").count() >= 2
@@ -413,7 +429,7 @@ def test_the_proofs_are_set_as_mathematics(seen: Page) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (1200, "light")])
 def test_axe_finds_nothing_serious_on_pages_of_the_site(
     browser: Browser, address: str, scheme: Any, width: int
 ) -> None:
@@ -444,9 +460,33 @@ def test_what_cannot_be_read_ends_in_a_sentence(tmp_path: Path) -> None:
         build(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot be read"),
+        ("[]", "is not what it should be"),
+        ('{"schema": 9, "rows": []}', "has the schema 9"),
+        ('{"schema": 1, "rows": [1]}', "holds 1 among its rows"),
+    ],
+)
+def test_a_file_of_rows_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "sharpness.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"sharpness\.json .*{words}"):
+        rows(path, "rows")
+
+
+def test_a_row_that_lacks_something_ends_in_a_sentence(few: Facts, tmp_path: Path) -> None:
+    katex_is_there()
+    sharp = [{name: value for name, value in few.sharp[0].items() if name != "ratio"}]
+    with pytest.raises(SiteError, match=r"a page could not be drawn, at sharpness\.md\.j2, line \d+: .*'ratio'"):
+        build(ROOT, tmp_path / "out", replace(few, sharp=sharp), [])
+
+
 def test_the_workflow_publishes_every_week_what_make_site_builds() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "site.yml").read_text())
     assert workflow[True]["schedule"]  # YAML reads the key "on" as true
     steps = [step.get("run", step.get("uses", "")) for job in workflow["jobs"].values() for step in job["steps"]]
     assert "make site" in steps
     assert any(step.startswith("actions/deploy-pages") for step in steps)
+    assert any("git push" in step for step in steps)  # or the next push would publish the table as it was

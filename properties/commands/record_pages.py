@@ -29,11 +29,19 @@ def rows(path: Path, key: str) -> Any:
     """What a file holds under `key`: rows, as a rule.
 
     Raises:
-        ValueError: another schema.
+        ValueError: no such file, or another schema; the message names the file.
     """
-    found = json.loads(path.read_bytes())
-    if found["schema"] != SCHEMA:
-        raise ValueError(f"{path} has the schema {found['schema']!r}; this version reads {SCHEMA}")
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get(key), list | dict):
+        raise ValueError(f'{path} is not what it should be; expected {{"schema": {SCHEMA}, "{key}": ...}}')
+    if found.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has the schema {found.get('schema')!r}; this version reads {SCHEMA}")
+    for one in found[key] if isinstance(found[key], list) else found[key].values():
+        if not isinstance(one, dict):
+            raise ValueError(f"{path} holds {one!r} among its {key}, which is no object with names")
     return found[key]
 
 

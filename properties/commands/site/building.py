@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from jinja2 import UndefinedError
 
 from properties.commands.site.facts import Facts, gather
 from properties.commands.site.katex import KatexError, fetch
@@ -66,6 +69,8 @@ def build(root: Path, out: Path, facts: Facts | None = None, explosions: list[An
         )
     except (StandingError, KnownError, KatexError, ValueError, OSError) as error:
         raise SiteError(str(error)) from error
+    except (UndefinedError, LookupError, TypeError, AttributeError) as error:  # of what a row lacks, or has too much of
+        raise SiteError(f"a page could not be drawn, {_where(error)}: {type(error).__name__}: {error}") from error
     shutil.copytree(katex_cache(root), stage / "assets" / "katex")
     staging = time.monotonic() - started
     render(root, stage, out)
@@ -73,6 +78,12 @@ def build(root: Path, out: Path, facts: Facts | None = None, explosions: list[An
     return Built(
         [*sizes(out), f"staged in {staging:.0f} s, built in {whole:.0f} s: {out / 'index.html'}"], list(broken(out))
     )
+
+
+def _where(error: BaseException) -> str:
+    """The innermost place of ours at which a page could not be drawn."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if str(_HERE.parent) in one.filename]
+    return f"at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "in its template"
 
 
 def staging_of(out: Path) -> Path:
