@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from properties.core.law import Law, all_laws
 from properties.core.rounding import example
 from properties.core.trial import LawBroken
 from properties.core.truth import FloatTruth
-from properties.engine.batches import Batch, drawn, judged, widened
+from properties.engine.batches import Batch, drawn, judged, reheard, widened
 from properties.engine.batching import Tally, examine_many
 from properties.engine.subject import Subject
 from properties.laws.batches import TOGETHER
@@ -99,6 +100,24 @@ def verdict_on(law: Law, subject: Subject, case: Case, tape: list[Any]) -> bool:
     except LawBroken:
         return True
     return False
+
+
+def heard_alike(id: str, dialect: Dialect, on: torch.device, tokens: int) -> None:
+    """What a device answers to many cases has there the ratios and claims that the law, on the CPU, finds of each."""
+    ours = Reference(dialect)
+    ours.devices = ("cpu", on.type)
+    law, subject = LAWS[id], subject_of(ours, on=on)
+    for n in (1, 4):
+        batch = batch_of(id, dialect, torch.float32, n, tokens)
+        trial = judged(law, subject, batch)
+        assert not trial.suspects()
+        assert trial.ratios.device.type == on.type
+        ratios, said, unsaid = (one.cpu().tolist() for one in (trial.ratios, trial.said, trial.unsaid))
+        facts = id == "block.agrees-with-oracle"  # that its branch was called once
+        for k in (0, 1, batch.cases // 2, batch.cases - 1):
+            heard = reheard(law, subject, batch.alone(k), trial.answers_to([k]))
+            assert ratios[k] == pytest.approx(heard.worst, rel=1e-6, abs=1e-9)
+            assert (said[k], unsaid[k]) == (heard.claims - facts, heard.abstentions)
 
 
 class Touched(Reference):

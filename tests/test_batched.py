@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from fake_device import FAKE, FakeMode, fake_device
-from many_cases import CPU, LAWS, ORACLES, POST, Touched, batch_of, compared, subject_of
+from many_cases import CPU, LAWS, ORACLES, POST, Touched, batch_of, compared, heard_alike, subject_of
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, Dialect
@@ -21,7 +21,7 @@ from properties.core.implementation import Implementation, Reference
 from properties.core.rounding import STORED
 from properties.core.rows import Rows, place, rows, together
 from properties.core.truth import wide
-from properties.engine.batches import judged, reheard
+from properties.engine.batches import judged
 from properties.families.sinkhorn.arrays import as_on_a_device
 from properties.laws.batches import TOGETHER
 
@@ -68,16 +68,13 @@ def test_some_of_every_kind_have_the_same_verdicts_in_every_dtype(dialect: Diale
 
 @pytest.mark.parametrize("id", TOGETHER)
 def test_ratios_and_claims_of_a_case_are_those_that_it_has_alone(id: str) -> None:
-    law, subject = LAWS[id], subject_of(Reference(DEEPSEEK_V4))
-    for n in (1, 4):
-        batch = batch_of(id, DEEPSEEK_V4, torch.float32, n, 40)
-        trial = judged(law, subject, batch)
-        assert not trial.suspects()
-        for k in (0, 1, batch.cases - 1):
-            heard = reheard(law, subject, batch.alone(k), trial.answers_to([k]))
-            assert trial.ratios[k].item() == pytest.approx(heard.worst, rel=1e-6, abs=1e-9)
-            facts = id == "block.agrees-with-oracle"  # that its branch was called once
-            assert (trial.said[k].item(), trial.unsaid[k].item()) == (heard.claims - facts, heard.abstentions)
+    heard_alike(id, DEEPSEEK_V4, CPU, 40)
+
+
+@pytest.mark.parametrize("id", ORACLES)
+def test_answers_of_another_device_have_the_ratios_that_the_cpu_finds_in_them(id: str) -> None:
+    with fake_device():
+        heard_alike(id, PAPER, FAKE, 12)
 
 
 def test_the_most_addends_are_counted_case_by_case() -> None:

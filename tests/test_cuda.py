@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from many_cases import LAWS, ORACLES, heard_alike
 from test_device_laws import CORRECT, SEEN_BY, SHORT, of
 from torch import Tensor
 
+from mhc_ref import PRESETS
 from properties.catalogue import controls, deviations
 from properties.core.device import Cuda, device_of, held_to
 from properties.core.implementation import Implementation, Reference
@@ -200,3 +202,10 @@ def test_a_process_of_its_own_and_workers_reach_the_device(options: tuple[str, .
     assert ran.returncode == 0, ran.stdout
     assert "1 of 1 laws exercised" in ran.stdout
     assert ("3 workers share it" in ran.stdout) == ("-n" in options)
+
+
+@pytest.mark.parametrize("name", ["PAPER", "DEEPSEEK_V4", "MHC_LITE", "LUCIDRAINS"])
+def test_many_cases_have_the_ratios_there_that_the_cpu_finds_in_what_was_answered(name: str) -> None:
+    for id in ORACLES:
+        if LAWS[id].inapplicable(Reference(PRESETS[name]), torch.float32) is None:
+            heard_alike(id, PRESETS[name], PLACE, 300)
