@@ -220,7 +220,7 @@ def test_blocks_can_be_named(blocks):
     with Monitor(model, blocks=blocks) as monitor:
         model(torch.randn(2, 5, 3))
     assert len(monitor.rows) == (2 if isinstance(blocks, list) and isinstance(blocks[0], str) else 4)
-    with pytest.raises(ValueError, match=r"modules names blocks\.9, which is not there"):
+    with pytest.raises(ValueError, match=r"blocks names blocks\.9, which is not there"):
         Monitor(model, blocks=["blocks.9"])
 
 

@@ -22,7 +22,7 @@ def blocks_of(model: nn.Module, given: Chooser | None) -> list[tuple[str, nn.Mod
         TypeError, ValueError: see `chosen`.
     """
     if given is not None:
-        return chosen(model, given, "residual blocks")
+        return chosen(model, given, "residual blocks", "blocks")
     known = [(name, one) for name, one in model.named_modules() if name and carried(one) is not None]
     # A block within a block is a part of it.
     outer = [(name, one) for name, one in known if not any(name.startswith(f"{other}.") for other, _ in known)]

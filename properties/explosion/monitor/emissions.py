@@ -52,8 +52,12 @@ def first_argument(arguments: Sequence[Any], options: Mapping[str, Any], name: s
     return one if isinstance(one, Tensor) else None
 
 
-def chosen(model: nn.Module, modules: Chooser | None, what: str = "hyper-connections") -> list[tuple[str, nn.Module]]:
+def chosen(
+    model: nn.Module, modules: Chooser | None, what: str = "hyper-connections", said: str = "modules"
+) -> list[tuple[str, nn.Module]]:
     """The hyper-connections (or `what` else is looked for) of a model, each once, by the first name that it has.
+
+    `said` is what the argument is called that names them.
 
     Raises:
         TypeError: `modules` is of another kind than the signature says.
@@ -66,20 +70,20 @@ def chosen(model: nn.Module, modules: Chooser | None, what: str = "hyper-connect
     elif isinstance(modules, str | bytes | type | nn.Module):
         shown = repr(modules) if isinstance(modules, str | bytes) else f"the {_kind(modules)}"
         raise TypeError(
-            f"modules is {shown}; expected a list of names or classes, such as "
+            f"{said} is {shown}; expected a list of names or classes, such as "
             f"[{modules.__name__ if isinstance(modules, type) else repr('layers.0')}], or a predicate of (name, module)"
         )
     elif callable(modules):
-        accepts = _guarded(modules)
+        accepts = _guarded(modules, what, said)
         expected = "modules that the predicate accepts"
     else:
-        names, classes = _listed(modules)
+        names, classes = _listed(modules, what, said)
         for given in (*names, *classes):
             if not any(
                 name == given or (isinstance(given, type) and isinstance(one, given)) for name, one in named.items()
             ):
                 shown = given if isinstance(given, str) else given.__name__
-                raise ValueError(f"modules names {shown}, which is not there: {_contents(model, named, shown)}")
+                raise ValueError(f"{said} names {shown}, which is not there: {_contents(model, named, said, shown)}")
         accepts = lambda name, one: name in names or isinstance(one, classes)  # noqa: E731
         expected = f"modules among {[*names, *(one.__name__ for one in classes)]}"
     found: dict[nn.Module, str] = {}
@@ -87,33 +91,33 @@ def chosen(model: nn.Module, modules: Chooser | None, what: str = "hyper-connect
         if one not in found and accepts(name, one):
             found[one] = name
     if not found:
-        raise ValueError(f"{type(model).__name__} has no {what} ({expected}); {_contents(model, named)}")
+        raise ValueError(f"{type(model).__name__} has no {what} ({expected}); {_contents(model, named, said)}")
     return [(name, one) for one, name in found.items()]
 
 
-def _listed(modules: Any) -> tuple[tuple[str, ...], tuple[type[nn.Module], ...]]:
+def _listed(modules: Any, what: str, said: str) -> tuple[tuple[str, ...], tuple[type[nn.Module], ...]]:
     try:
         given = list(modules)
     except TypeError:
         raise TypeError(
-            f"modules is {modules!r}; expected a list of names or classes, or a predicate of (name, module)"
+            f"{said} is {modules!r}; expected a list of names or classes, or a predicate of (name, module)"
         ) from None
     for one in given:
         if not isinstance(one, str) and not (isinstance(one, type) and issubclass(one, nn.Module)):
-            raise TypeError(f"modules has the entry {_kind(one)}; expected names and classes of modules only")
+            raise TypeError(f"{said} has the entry {_kind(one)}; expected names and classes of modules only")
     if not given:
-        raise ValueError("modules is empty; expected at least one name or class of a hyper-connection")
+        raise ValueError(f"{said} is empty; expected at least one name or class of {what}")
     return tuple(one for one in given if isinstance(one, str)), tuple(one for one in given if isinstance(one, type))
 
 
-def _guarded(predicate: Callable[[str, nn.Module], bool]) -> Callable[[str, nn.Module], bool]:
+def _guarded(predicate: Callable[[str, nn.Module], bool], what: str, said: str) -> Callable[[str, nn.Module], bool]:
     def accepts(name: str, module: nn.Module) -> bool:
         try:
             return bool(predicate(name, module))
         except Exception as error:  # the user's own function, called once for each module before anything runs
             raise ValueError(
-                f"the predicate `modules` raised {type(error).__name__} for {name!r}: {error}; expected a function of "
-                "(name, module) that returns whether the module is a hyper-connection"
+                f"the predicate `{said}` raised {type(error).__name__} for {name!r}: {error}; expected a function of "
+                f"(name, module) that returns whether the module is one of the {what}"
             ) from error
 
     return accepts
@@ -125,13 +129,14 @@ def _kind(one: Any) -> str:
     return f"module {type(one).__name__}" if isinstance(one, nn.Module) else repr(one)
 
 
-def _contents(model: nn.Module, named: Mapping[str, nn.Module], missing: str | None = None) -> str:
+def _contents(model: nn.Module, named: Mapping[str, nn.Module], said: str, missing: str | None = None) -> str:
     kinds = sorted({type(one).__name__ for one in named.values()})
     near = [name for name in named if missing and name and (name.endswith(missing) or missing.endswith(name))]
     similar = f" (is it {near[0]!r}?)" if near else ""
-    return (
-        f"{type(model).__name__} has the classes {', '.join(kinds[:12])}{similar}. "
+    return f"{type(model).__name__} has the classes {', '.join(kinds[:12])}{similar}. " + (
         "Name them: Monitor(model, modules=[MyHyperConnection]); or record by hand: monitor.record(h_res, x)"
+        if said == "modules"
+        else "Name them: Monitor(model, blocks=[MyBlock])"
     )
 
 
