@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from properties import cli
 from properties.campaign.cells import Cell
 from properties.campaign.folder import Folder
-from properties.campaign.gpu import command, gathering, page, plan, standing, throughput
+from properties.campaign.gpu import command, gathering, page, plan, probe, standing, throughput
 from properties.campaign.gpu.asked import KERNELS, RIGHT, SAME_AS, SHORT, WRONG, asked
 from properties.campaign.gpu.plan import Part, Where, parts, shares
 from properties.campaign.gpu.running import run
@@ -116,6 +116,13 @@ def test_a_part_that_crashes_is_told_as_such_and_the_later_ones_run(tmp_path: Pa
     data = gathering.gathered(tmp_path)
     assert data["findings"] == []  # no verdict
     assert data["cut"][0].startswith("tests: crashed, step ended with status")
+
+
+def test_how_a_part_ended_before_is_forgotten_when_it_begins_again(tmp_path: Path) -> None:
+    run([part("tests", "raise ValueError")], tmp_path, time.monotonic() + 60, print)
+    gone = f"import pathlib; assert not pathlib.Path({str(tmp_path / 'parts/tests.json')!r}).exists()"
+    (found,) = run([part("tests", gone)], tmp_path, time.monotonic() + 60, print)
+    assert found["status"] == "finished"
 
 
 def test_what_has_no_time_left_is_not_begun(tmp_path: Path) -> None:
@@ -466,7 +473,19 @@ def test_mistakes_are_refused_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/somebodys.txt").write_text("")
     assert "there is something in it which is no run" in refused("--out", str(tmp_path / "full"))
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:0", "meta"])
+def test_a_device_is_named_by_its_type(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert probe.main([device]) == 2
+    assert f"device {device!r} is none of cpu, cuda" in capsys.readouterr().err
+
+
+def test_the_plan_is_told_as_data_too() -> None:
+    (line,) = asked_for("--plan", "--json").output.splitlines()
+    told = json.loads(line)
+    assert sum(one["seconds"] for one in told["plan"]) + told["reserve"] == 540
 
 
 @pytest.mark.usefixtures("_a_device")
@@ -493,6 +512,8 @@ def test_the_docs_are_renewed_from_a_run_and_never_from_a_short_one(tmp_path: Pa
     assert json.loads((docs / "gpu.json").read_text())["schema"] == 1
     (out / "run.json").write_text(json.dumps(HEAD | {"plan": PLAN[:1], "short": True}))
     assert "a short run, which says nothing of a device" in refused(*words)
+    (out / "run.json").write_text(json.dumps(HEAD | {"plan": PLAN[:1], "device": {**HEAD["device"], "type": "cpu"}}))
+    assert "a run on a CPU, which says nothing of a GPU" in refused(*words)
 
 
 def test_a_stand_in_has_to_be_one(tmp_path: Path) -> None:

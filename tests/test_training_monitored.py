@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from fake_device import fake_device
+from torch import Tensor
 
 from properties.explosion.training import monitored
 from properties.explosion.training.data import tokens
 from properties.explosion.training.decoder import forward
 from properties.explosion.training.initialisations import initial
 from properties.explosion.training.measures import COMPOSITE, composite, gain_of
+from properties.explosion.training.optimisation import Optimiser
 from properties.explosion.training.reproduction import setup_of
 from properties.explosion.training.runs import train
 
@@ -55,6 +57,20 @@ def test_a_run_ends_evenly_when_its_time_is_over(tmp_path: Path) -> None:
     found = ran(tmp_path, "hc", "--time", "1e-9")
     assert (found["steps"], found["asked"], found["losses"]) == (0, 6, {})
     assert found["ended"] == "after 0 s"
+
+
+def test_a_run_that_is_stopped_says_how_far_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, done = Optimiser.step, list[int]()
+
+    def stopped(self: Optimiser, weights: Tensor, slopes: Tensor) -> Tensor:
+        done.append(1)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        return step(self, weights, slopes)
+
+    monkeypatch.setattr(Optimiser, "step", stopped)
+    found = ran(tmp_path, "hc")
+    assert (found["steps"], found["ended"], len(found["losses"])) == (3, "stopped", 3)
 
 
 def test_a_run_on_a_device_trains_as_on_the_cpu(tmp_path: Path) -> None:

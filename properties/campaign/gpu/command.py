@@ -67,7 +67,8 @@ def gpu(
     if os.name != "posix":
         refuse("its parts are process groups, which this system has not", as_json)
     if plan:
-        typer.echo("\n".join(plan_table()))
+        rows = [{"name": one.name, "title": one.title, "seconds": one.seconds} for one in parts(Where())]
+        tell({"plan": rows, "reserve": RESERVE}) if as_json else typer.echo("\n".join(plan_table()))
         raise typer.Exit
     if renew is not None:
         _renew(out, renew, as_json)
@@ -78,8 +79,6 @@ def gpu(
         refuse(f"--minutes {minutes:g}: expected a number above 0, up to {MINUTES:g}", as_json)
     if not (began <= time.time() + 1 and left >= RESERVE + LEAST):
         refuse(f"--since and --minutes leave {left:.0f} s; expected {RESERVE + LEAST:.0f} at least", as_json)
-    if (why := unwritable(out)) is not None:
-        refuse(f"--out {printable(str(out), 200)}: expected a folder that can be written: {why}", as_json)
     end = time.monotonic() + left
     if stand_in is not None:
         try:
@@ -93,6 +92,10 @@ def gpu(
         names = ", ".join(part.name for part in chosen)
         refuse(f"--only {printable(strange[0], 60)!r}: there is no such part; expected {names}", as_json)
     chosen = [one for one in chosen if not only or one.name in only]
+    if resume and not (out / "run.json").exists():
+        refuse(f"--resume: there is no run in {printable(str(out), 200)}", as_json)
+    if (why := unwritable(out)) is not None:
+        refuse(f"--out {printable(str(out), 200)}: expected a folder that can be written: {why}", as_json)
     done = _begin(out, where, here, chosen, resume, as_json)
     status = _run(chosen, out, end, done)
     _told(out, status, as_json)
@@ -136,8 +139,6 @@ def _begin(out: Path, where: Where, here: dict[str, Any], chosen: list[Part], re
     if not path.exists():
         if any(out.iterdir()):
             refuse(f"--out {shown}: there is something in it which is no run; name a folder of its own", as_json)
-        if resume:
-            refuse(f"--resume: there is no run in {shown}", as_json)
         write_whole(path, (json.dumps(asked, indent=1) + "\n").encode())
         return []
     try:
@@ -206,6 +207,8 @@ def _renew(out: Path, docs: Path, as_json: bool) -> None:
         text = renewed(page.read_text(encoding="utf-8"), data)
         if data["short"]:
             raise ValueError(f"{out} has a short run, which says nothing of a device")
+        if data["device"]["type"] == "cpu":
+            raise ValueError(f"{out} has a run on a CPU, which says nothing of a GPU")
         _write(docs, data)
         write_whole(page, text.encode())
     except (ValueError, OSError) as error:

@@ -28,9 +28,11 @@ def described(device: str) -> dict[str, Any]:
     Raises:
         LookupError: no type of device that is known.
     """
-    from properties.core.device import device_of
+    from properties.core.device import DEVICES
 
-    here = device_of(device)
+    if device not in DEVICES:
+        raise LookupError(f"device {device!r} is none of {', '.join(DEVICES)}")
+    here = DEVICES[device]
     found: dict[str, str] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

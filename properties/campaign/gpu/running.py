@@ -141,6 +141,7 @@ def run(
 def _one(part: Part, out: Path, limit: float) -> dict[str, Any]:
     folder = out / "parts" / part.name
     folder.mkdir(parents=True, exist_ok=True)
+    (out / "parts" / f"{part.name}.json").unlink(missing_ok=True)  # how it ended before
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **part.environment}
     began = time.monotonic()
     steps: list[_Step] = []

@@ -88,22 +88,25 @@ def run(
                 "troubles": monitor.troubles,
             }
 
-        for step in range(setup.steps):
-            if seconds and time.monotonic() - began > seconds:
-                ended = f"after {seconds:.0f} s"
-                break
-            loss = model(data[step])
-            weights = optimiser.step(weights, _in_a_row(torch.autograd.grad(loss, parameters)))
-            with torch.no_grad():
-                parts = weights.squeeze(0).split([one.numel() for one in parameters])
-                for one, part in zip(parameters, parts, strict=True):
-                    one.copy_(part.view_as(one))
-            done = step + 1
-            if step % every == 0 or done == setup.steps:
-                losses[step] = loss.item()
-            if time.monotonic() - written > WRITE:
-                write_whole(out, json.dumps({**told(), "ended": "running"}).encode())
-                written = time.monotonic()
+        try:
+            for step in range(setup.steps):
+                if seconds and time.monotonic() - began > seconds:
+                    ended = f"after {seconds:.0f} s"
+                    break
+                loss = model(data[step])
+                weights = optimiser.step(weights, _in_a_row(torch.autograd.grad(loss, parameters)))
+                with torch.no_grad():
+                    parts = weights.squeeze(0).split([one.numel() for one in parameters])
+                    for one, part in zip(parameters, parts, strict=True):
+                        one.copy_(part.view_as(one))
+                done = step + 1
+                if step % every == 0 or done == setup.steps:
+                    losses[step] = loss.item()
+                if time.monotonic() - written > WRITE:
+                    write_whole(out, json.dumps({**told(), "ended": "running"}).encode())
+                    written = time.monotonic()
+        except KeyboardInterrupt:  # as is asked for shortly before the deadline of a part
+            ended = "stopped"
         found = told()
     write_whole(out, json.dumps(found).encode())
     return found
