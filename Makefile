@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Nothing here needs a model hub: the published libraries are run on generated parameters.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: verify test lint site kill adversary seeds bench conformance snapshots campaign-demo gpu gpu-wheels clean
+.PHONY: verify test lint site screens kill adversary seeds bench conformance snapshots campaign-demo gpu gpu-wheels clean
 # Two targets at once would install into one .venv at once.
 .NOTPARALLEL:
 
@@ -33,6 +33,10 @@ lint: $(VENV)/installed-test
 # The site, from docs/ and the data files in it, into build/site: links are checked, and the sizes of its files are said.
 site: $(VENV)/installed-docs
 	$(BIN)/python -m properties.commands.site --out build/site
+
+# Pictures of five of its pages, in two widths, light and dark, to be looked at.
+screens: site $(VENV)/installed-browser
+	$(BIN)/python -m properties.commands.site.screens build/site --out build/screens
 
 # Outside CI: the kill matrix and a hundred seeds on every control (two cores: hours), the cost of the laws.
 kill: $(VENV)/installed-test
