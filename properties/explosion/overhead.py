@@ -194,7 +194,7 @@ def main(
     width: Annotated[int, typer.Option(min=1, max=16384)] = 256,
     tokens: Annotated[int, typer.Option(min=1, max=2**20)] = 512,
     batch: Annotated[int, typer.Option(min=1, max=2**16)] = 1,
-    pairs: Annotated[int, typer.Option(min=1, max=100_000, help="of each kind")] = 40,
+    pairs: Annotated[int, typer.Option("--pairs", "--rounds", min=1, max=100_000, help="of each kind")] = 40,
     sampled: Annotated[int, typer.Option(min=1, help="tokens that the monitor looks at")] = 64,
     device: str = "cpu",
     as_json: Annotated[bool, typer.Option("--json")] = False,
