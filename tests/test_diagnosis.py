@@ -1,6 +1,6 @@
 """`identify`: correct implementations come out as what they are, wrong ones as their fields or their slip.
 
-The whole table is `python -m properties.diagnosis.table`; here is a sample of it.
+The whole table is `mhc-properties campaign run identify`; here is a sample of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The table of what `identify` says about everything that this package knows: `python -m properties.diagnosis.table`.
+"""The table of what `identify` says about everything that this package knows.
+
+    mhc-properties campaign run identify --out build/identify
 
 Presets, controls and published implementations must come out as what they are; every deviation as its fields, its name
 or an equivalent; of two deviations at a time both, or an equivalent, or one and that it would hide the other.
@@ -6,21 +8,17 @@ or an equivalent; of two deviations at a time both, or an equivalent, or one and
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
 import math
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mhc_ref import PRESETS, Dialect
 from properties.catalogue import controls
@@ -219,16 +217,6 @@ def built(part: str, target: str, wanted: Sequence[str]) -> Implementation:
     raise ValueError(f"the table has no row {target} of the part {part}")
 
 
-def rows(part: str, count: int) -> Iterator[Row]:
-    """The rows of one part of the table."""
-    if part == "correct":
-        for target, implementation in correct():
-            yield row(target, implementation)
-    else:
-        for target, implementation, wanted in singles() if part == "singles" else pairs(count):
-            yield row(target, implementation, wanted)
-
-
 def summary(made: Sequence[Row]) -> str:
     """How many of each verdict, and what they cost."""
     return told(counted(made))
@@ -266,8 +254,7 @@ PAGE = """\
 {parts}
 
 The rows are in [identify-table.json](identify-table.json). `make site` draws them below this page, with a search.
-Both files are made by `python -m properties.diagnosis.table --out docs`. [identify.md](identify.md) explains the
-verdicts.
+Both files are made by `mhc-properties campaign run identify`. [identify.md](identify.md) explains the verdicts.
 """
 
 
@@ -281,30 +268,3 @@ def publish(folder: Path, made: Mapping[str, Sequence[Row]]) -> None:
     kept = data(made)
     write_whole(folder / "identify-table.json", (json.dumps(kept, indent=1) + "\n").encode())
     write_whole(folder / "identify-table.md", page(kept).encode())
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table and its summaries; 1 where something was missed or wrong."""
-    parser = argparse.ArgumentParser(prog="python -m properties.diagnosis.table", description=__doc__)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
-    parser.add_argument("--pairs", type=int, default=50, metavar="N", help="how many pairs")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write identify-table.json and its page into this folder"
-    )
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    made: dict[str, list[Row]] = {}
-    print(f"{'target':<58} {'verdict':<11} {'ratio':>8} {'calls':>5} {'cpu s':>6}  said")
-    for part in chosen.parts:
-        made[part] = []
-        for one in rows(part, chosen.pairs):
-            made[part].append(one)
-            print(one.line(), flush=True)
-        print(f"{part}: {summary(made[part])}", flush=True)
-    if chosen.out:
-        publish(chosen.out, made)
-    return 0 if all(one.good for part in made.values() for one in part) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
