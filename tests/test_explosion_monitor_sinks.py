@@ -154,6 +154,7 @@ def test_a_sink_may_change_its_row_and_run_the_model():
         model(X)
         model(X)
     assert seen == [0, 1, 0, 1]
+    assert monitor.left is not None
     assert (monitor.step, monitor.troubles, monitor.left["leaves"]) == (2, 0, "explode")
     assert [row["step"] for row in monitor.rows] == [3, 3]
 

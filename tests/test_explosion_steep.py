@@ -2,6 +2,7 @@
 
 import itertools
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_no_attention_of_several_tokens_is_steeper_than_its_bound():
 
 def test_several_tokens_make_the_gradient_of_attention_explode():
     """One token has 3^L; with logits of up to 8 |u| |w| two have 17^L and more."""
-    asked = {"gain": "gradient", "max_streams": 1, "max_width": 2, "score_bound": 8}
+    asked: dict[str, Any] = {"gain": "gradient", "max_streams": 1, "max_width": 2, "score_bound": 8}
     found = find_minimal("block:attention", 5000, max_tokens=2, **asked)
     assert (found.depth, found.minimality, found.configuration.tokens) == (3, "searched", 2)
     alone = find_minimal("block:attention", 5000, gain="gradient", max_streams=1, max_width=2)
