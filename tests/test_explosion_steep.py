@@ -2,7 +2,6 @@
 
 import itertools
 from fractions import Fraction
-from typing import Any
 
 import pytest
 import torch
