@@ -14,7 +14,8 @@ from packaging.version import Version
 
 import properties
 from properties.campaign import folder as campaign
-from properties.commands import kill_page, record_pages
+from properties.commands import adversary_page, kill_page, record_pages, sharpness
+from properties.diagnosis import table
 from properties.engine import known_file
 from properties.explosion import monitor
 from properties.explosion.monitor import history
@@ -80,6 +81,9 @@ NUMBERS = {
     "manifest and answers of a campaign (`.json`)": campaign.SCHEMA,
     "`kill.json`": kill_page.SCHEMA,
     "`corpus.json` and `implementations.json`": record_pages.SCHEMA,
+    "`identify-table.json`": table.SCHEMA,
+    "`adversary.json`": adversary_page.SCHEMA,
+    "`sharpness.json`": sharpness.SCHEMA,
     "`conformance.json`, and what `report --entry` writes": standing.SCHEMA,
 }
 """Every file that is written for others, with the number of the form in which it is written now."""
