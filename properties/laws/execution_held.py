@@ -116,9 +116,7 @@ def blocks_leave_what_their_branch_returns(trial: Trial, case: Case) -> None:
     held.leaves_branch_outputs_alone(trial, calls.block(trial, case.x, case.params, calls.constant(case.x)))
 
 
-@about.block(
-    "execution.branches-may-return-what-they-read", "oracle", held_states, blind=about.ALIKE, on=HERE, schedule=FEW
-)
+@about.block("execution.branches-may-return-what-they-read", "oracle", held_states, on=HERE, schedule=FEW)
 def branches_may_return_what_they_read(trial: Trial, case: Case) -> None:
     """A block whose branch returns its own input, a view of it, or what has no storage in the order of its entries, is
     the block for these values, in any mode.
