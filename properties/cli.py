@@ -40,7 +40,7 @@ COMMANDS = {
     "verify": Command("properties.commands.verify:verify", "The main job: the reference, a release, explosions."),
     "explode": Command("properties.explosion.command:explode_command", "Find the smallest network that explodes."),
     "atlas": Command("properties.explosion.command:atlas_command", "Tabulate depths at which families explode."),
-    "conformance": Command("properties.commands.conformance:conformance", "Run the laws on published implementations."),
+    "conformance": Command("properties.campaign.conformance:conformance", "Run the laws on published implementations."),
     "kill": Command("properties.campaign.kill:main", "Show which law sees which wrong implementation."),
     "adversary": Command("properties.commands.adversary:main", "Try random wrong implementations on the laws."),
     "seeds": Command("properties.campaign.seeds:main", "Try many seeds on correct implementations."),

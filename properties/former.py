@@ -53,7 +53,7 @@ _RENAMED = {
     "explosion.request": "explosion.questions.families",
     "explosion.watching": "explosion.monitor.hooks",
     "process.__main__": "commands.process",
-    "published.__main__": "commands.conformance",
+    "published.__main__": "campaign.conformance",
     "published.table": "commands.conformance_table",
 }
 """What has another name now, both within `properties`."""

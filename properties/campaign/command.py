@@ -21,7 +21,7 @@ import typer
 
 from properties.campaign import summary
 from properties.campaign.cells import Question, digest
-from properties.campaign.engines import EngineLostError, engine
+from properties.campaign.engines import EngineLostError, engine, usual
 from properties.campaign.folder import Folder, Record
 from properties.campaign.kinds import KINDS, cell_of, cells
 from properties.campaign.running import DEADLINE, Outcome, Run
@@ -42,7 +42,20 @@ class Do(StrEnum):
 
 
 EngineOption = Annotated[str, typer.Option("--engine", help="serial, processes[:N], dask://HOST:PORT or slurm[:N]")]
+UsualEngine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="serial, processes[:N], dask://HOST:PORT or slurm[:N]; processes, or serial where loky is not installed",
+        show_default=False,
+    ),
+]
+"""Of a command that works without an extra."""
 BudgetOption = Annotated[str, typer.Option(metavar="TIME", help="begin no cell after it: 90, 30m, 2h; 0: no limit")]
+
+
+Told = Callable[[Sequence[Record], Path], tuple[str, int]]
+"""The answers, and the folder of their campaign -> what they come to, and the status to end with if not 0."""
 
 
 def carry_out(
@@ -51,7 +64,7 @@ def carry_out(
     home: Path,
     engine_name: str,
     budget: str,
-    told: Callable[[Sequence[Record]], tuple[str, bool]] | None = None,
+    told: Told | None = None,
 ) -> NoReturn:
     """Ask the questions of one kind, for a command that is a campaign.
 
@@ -69,7 +82,7 @@ def carry_out(
         folder = Folder(home / digest([one.address for one in asked])[:12])
         new = folder.ask(asked)
         typer.echo(f"{len(asked)} cells, {new} of them new: {folder.path}", err=True)
-        _run(folder, engine_name, _span(budget), DEADLINE, again=False, as_json=False, told=told)
+        _run(folder, engine_name or usual(), _span(budget), DEADLINE, again=False, as_json=False, told=told)
     except (EngineLostError, ValueError) as error:
         _mistake(message_of(error, 500), as_json=False)
     except OSError as error:
@@ -162,7 +175,7 @@ def _run(
     deadline: float,
     again: bool,
     as_json: bool,
-    told: Callable[[Sequence[Record]], tuple[str, bool]] | None = None,
+    told: Told | None = None,
 ) -> NoReturn:
     if again:
         folder.forgive()
@@ -171,16 +184,19 @@ def _run(
     run = Run(folder, lambda: engine(name, folder.path), deadline=deadline, budget=budget, say=_say)
     outcome = run.go()
     folder.estimate()
-    text, bad = told([one for one in folder.records() if one["status"] != "error"]) if told else summary.report(folder)
+    if told:
+        text, bad = told([one for one in folder.records() if one["status"] != "error"], folder.path)
+    else:
+        text, bad = summary.report(folder)
     if as_json:
-        tell({**vars(outcome), "text": text.splitlines(), "wrong": bad})
+        tell({**vars(outcome), "text": text.splitlines(), "wrong": bool(bad)})
     else:
         typer.echo(text)
         for line in _ended(outcome, folder):
             typer.echo(line)
     if outcome.why == "stopped":
         raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(1 if bad else 0 if outcome.complete and not outcome.errors else HARNESS_ERROR)
+    raise typer.Exit(int(bad) if bad else 0 if outcome.complete and not outcome.errors else HARNESS_ERROR)
 
 
 def _ended(outcome: Outcome, folder: Folder) -> list[str]:

@@ -348,6 +348,14 @@ def engine(name: str, folder: Path) -> Engine:
     raise ValueError(f"engine {name!r}: expected serial, processes[:N], dask://HOST:PORT or slurm[:N]")
 
 
+def usual() -> str:
+    """The engine of a command that names none: processes, one for each core, or this process where loky is not
+    installed."""
+    from importlib.util import find_spec
+
+    return "serial" if find_spec("loky") is None else "processes"
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

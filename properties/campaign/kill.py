@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from properties.campaign.command import BudgetOption, EngineOption, carry_out
+from properties.campaign.command import BudgetOption, UsualEngine, carry_out
 from properties.campaign.folder import Record
 from properties.campaign.kinds.kill import question_of
 from properties.commands.kill_page import load, page, save
@@ -42,7 +42,7 @@ def main(
     device: Annotated[str, typer.Option(help="where the implementations compute")] = "cpu",
     controls: Annotated[bool, typer.Option(help="try the controls too")] = True,
     campaigns: Annotated[Path, typer.Option(metavar="DIR", help="the folder of its campaigns")] = Path("build/kill"),
-    engine: EngineOption = "processes",
+    engine: UsualEngine = "",
     budget: BudgetOption = "0",
 ) -> None:
     """Try every law on every wrong implementation and every control, and write the matrix.
@@ -76,7 +76,7 @@ def main(
     refuse_lost(campaigns, "--campaigns")
     renewed = {one for one in all_laws() if not prefixes or one.startswith(prefixes)}
 
-    def told(records: Sequence[Record]) -> tuple[str, bool]:
+    def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
         rows = dict(known)
         for row in (Row.from_json(one["answer"]) for one in records):
             rows[row.key] = row.renewed(rows[row.key], renewed) if row.key in rows else row

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from properties.campaign.command import BudgetOption, EngineOption, carry_out
+from properties.campaign.command import BudgetOption, UsualEngine, carry_out
 from properties.campaign.kinds.seeds import questions
 from properties.commands.refusals import refuse_lost, refuse_unknown
 
@@ -23,7 +23,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="only this control; may be repeated")] = None,
     law: Annotated[list[str] | None, typer.Option(help="only laws whose id begins so; may be repeated")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="the folder of its campaigns")] = Path("build/seeds"),
-    engine: EngineOption = "processes",
+    engine: UsualEngine = "",
     budget: BudgetOption = "0",
 ) -> None:
     """Try the laws on every control with many seeds.

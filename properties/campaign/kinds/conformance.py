@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from properties.campaign.cells import Question
+from properties.campaign.cells import Question, of_file
 from properties.campaign.folder import Folder, Record
 from properties.campaign.kind import Kind
+
+if TYPE_CHECKING:
+    from properties.commands.conformance_table import Run
+
+
+def question_of(name: str, profile: str, seed: int, known: Path | None) -> Question:
+    """The laws on one implementation, with a seed or, for 0, with the profile's own examples; failures of `known` are
+    replayed and not searched."""
+    known = known.absolute() if known else None
+    file = [str(known), of_file(known)] if known else None  # what is known is a part of what is asked
+    return {"name": name, "profile": profile, "seed": seed, "known": file}
 
 
 def questions(only: Sequence[str] = (), profile: str = "ci", seeds: int = 1) -> Iterator[Question]:
     """One for every implementation whose packages are installed, and seed."""
     from properties.campaign.targets import packages_of
+    from properties.engine.known_file import PUBLISHED
     from properties.targets.published import ADAPTERS
 
     if strange := [one for one in only if one not in ADAPTERS]:
@@ -22,16 +34,17 @@ def questions(only: Sequence[str] = (), profile: str = "ci", seeds: int = 1) -> 
     for name in only or ADAPTERS:
         if only or _installed(packages_of(f"published:{name}")):
             for seed in range(seeds):
-                yield {"name": name, "profile": profile, "seed": seed}
+                yield question_of(name, profile, seed, PUBLISHED)
 
 
 def answer(question: Question, folder: Path) -> dict[str, Any]:
     """{trouble, statuses: {status: how many}, failed: [laws that failed and are not known]}; report.json is kept."""
-    from properties.commands.conformance_table import run
-    from properties.engine.known_file import PUBLISHED
+    from properties.commands import conformance_table
 
-    seed = question["seed"] or None  # the profile's own examples first
-    found = run(question["name"], folder, known=PUBLISHED, profile=question["profile"], seed=seed)
+    known = Path(question["known"][0]) if question["known"] else None
+    found = conformance_table.run(
+        question["name"], folder, known=known, profile=question["profile"], seed=question["seed"] or None
+    )
     return {
         "trouble": found.trouble,
         "statuses": dict(Counter(line.status for line in found.lines)),
@@ -51,9 +64,17 @@ def packages(question: Question) -> tuple[str, ...]:
     return packages_of(f"published:{question['name']}")
 
 
+def run_of(record: Record, folder: Path) -> Run:
+    """What came of a cell: the lines of the report that it left, or why there is none."""
+    from properties.commands.conformance_table import Run, read
+
+    name, trouble = record["question"]["name"], record["answer"]["trouble"]
+    return Run(name, (), trouble) if trouble else read(name, Folder(folder).files(record["address"]))
+
+
 def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
     """A line for each; conformance.md is made from the reports."""
-    from properties.commands.conformance_table import Run, page, read, versions
+    from properties.commands.conformance_table import Run, page, versions
     from properties.engine.known_file import PUBLISHED, load
     from properties.guards.whole import write_whole
     from properties.report.standing import today
@@ -62,8 +83,7 @@ def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
     runs, lines, bad = list[Run](), list[str](), False
     for one in records:
         name, answer = one["question"]["name"], one["answer"]
-        found = read(name, Folder(folder).files(one["address"])) if not answer["trouble"] else Run(name, (), "")
-        runs.append(found if not answer["trouble"] else Run(name, (), answer["trouble"]))
+        runs.append(run_of(one, folder))
         counts = ", ".join(f"{count} {status}" for status, count in sorted(answer["statuses"].items()))
         lines.append(f"conformance: {name}: {answer['trouble'] or counts}")
         lines += [f"  {law}" for law in answer["failed"]]
