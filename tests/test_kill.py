@@ -46,6 +46,8 @@ ONE_KIND = {
         *("saved-in-a-ring-of-four", "cotangent-rows-ignored", "results-learn-half", "table-of-inference-mode"),
         *("cotangent-overwritten", "cotangent-strides-ignored", "saved-strides-ignored", "gradient-accumulated-twice"),
         *("tied-layers-detached", "saved-token-strides-ignored", "table-in-the-default-dtype"),
+        *("frozen-phi-stops-gates", "gradient-fused-into-grad", "saved-zero-strides-ignored"),
+        *("layers-sharing-phi-learn-once",),
         *("streams-first-by-shape",),
     ),
     "a sum in coarser parts is off by what only the declared formula and its bound can tell": (
@@ -65,6 +67,7 @@ ONE_KIND = {
         *("module-parameters-in-another-order", "kernel-of-the-first-call", "deterministic-path-without-bias"),
         *("deterministic-algorithms-refused", "mixed-as-autocast-has-it", "head-as-autocast-has-it"),
         *("saved-as-autocast-has-it", "fourth-axis-of-tokens", "saved-phi-strides-ignored"),
+        *("post-scale-of-a-thread",),
     ),
     "what is handed out must stay and what is not must go, which contracts alone are about": (
         *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
@@ -74,13 +77,14 @@ ONE_KIND = {
     "right but for sizes, or for what was called before, at which the oracle looks": (
         *("folded-weight-kept", "folded-gates-kept", "workspace-without-dtype", "fewer-iterations-for-five-streams"),
         *("square-state-transposed", "channels-above-4096-left-out", "tail-of-256-unwritten-without-gradients"),
+        *("recorded-tail-unwritten", "state-gradient-of-64-channels"),
     ),
     "shows in what is tuned alone, whose values the oracle knows": (
         *("norm-reads-entry-eps", "tuned-in-place", "tuned-from-the-preset"),
     ),
     "shows at poisoned inputs alone, where there is no value to compare": (
         *("nan-hidden", "cotangent-nan-hidden", "update-hides-nan-backwards", "branch-nan-dropped"),
-        *("nan-of-a-tile",),
+        *("nan-of-a-tile", "parameter-gradients-made-finite"),
     ),
     "shows under one circumstance alone, which one law makes": (
         *("tokens-above-1024-unwritten", "log-domain-declared", "starved-gradient-lost", "maximum-over-the-padding"),

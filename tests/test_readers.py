@@ -33,11 +33,19 @@ SEEN_BY_READERS = {
     "fourth-axis-of-tokens": "execution.mappings-take-any-batch-shape",
     "layers-of-the-first-part-learn": "gradient.every-token-pulls-back-through-a-stack",
     "nan-of-a-tile": "execution.poison-passes-pre-and-post",
+    "frozen-phi-stops-gates": "gradient.mappings-pull-back-however-they-are-called",
+    "gradient-fused-into-grad": "gradient.mappings-pull-back-however-they-are-called",
+    "saved-zero-strides-ignored": "gradient.mappings-pull-back-however-they-are-called",
+    "parameter-gradients-made-finite": "gradient.poison-passes-the-mappings",
+    "layers-sharing-phi-learn-once": "gradient.tied-layers-add-up",
+    "post-scale-of-a-thread": "execution.threads-do-not-matter",
 }
 """Hidden deviation -> a law that sees it."""
 SEEN_AT = {
     "gradient-of-64-tiles": ("sizes.mixing-pulls-back", 70001),
     "head-of-the-last-chunk": ("sizes.ends-pull-back", 300),
+    "recorded-tail-unwritten": ("sizes.mixing-pulls-back", 70001),
+    "state-gradient-of-64-channels": ("sizes.depths-pull-back", 33),
 }
 """Hidden deviation -> a law of sizes that sees it, and a number of tokens at which it does."""
 
@@ -77,7 +85,8 @@ CIRCUMSTANCES = (
     *("gradient.initial-mappings-learn", "execution.poison-passes-pre-and-post", "sizes.ends-pull-back"),
     *("execution.poison-is-neither-hidden-nor-spread", "sizes.beginnings-pull-back"),
     *("execution.branches-may-return-what-they-read", "gradient.poison-passes-the-mappings"),
-    "gradient.every-token-pulls-back-through-a-stack",
+    *("gradient.every-token-pulls-back-through-a-stack", "execution.threads-do-not-matter"),
+    *("gradient.mappings-pull-back-however-they-are-called", "gradient.tied-layers-add-up"),
 )
 
 

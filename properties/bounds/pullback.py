@@ -170,18 +170,19 @@ def layers(
     r: Rounding,
     ways: Sequence[Passage] | None = None,
     used: Approx | None = None,
+    each: bool = False,
 ) -> list[Pullback]:
     """The pullbacks of the blocks that begin at a state, each for the cotangent that the one after it left.
 
     `ways`: the blocks on the way forward, if they are known; `used`: the cotangent of the last h_pre, if the end reads
-    with it.
+    with it; `each`: see `coefficients_gradient`.
     """
     ways = passages(state, params, branches, dialect, r) if ways is None else ways
     before = [state, *(way.after for way in ways[:-1])]
     found: list[Pullback] = []
     for way, one, parameters, branch in zip(ways[::-1], before[::-1], params[::-1], branches[::-1], strict=True):
         # A cotangent that passes from block to block is a state's gradient, and is kept in the state's dtype.
-        back, gates = through(way, one, parameters, branch, g, dialect, r, used)
+        back, gates = through(way, one, parameters, branch, g, dialect, r, used, each)
         used = gates if dialect.read_from == "previous" else None
         g = stored(back.x, r)
         found.append(back._replace(x=g))

@@ -229,26 +229,34 @@ class Trial(Judge):
         return self._observe(what, (), lambda: _plain_throughout(what, self._held(law)), law)
 
     def pull(
-        self, what: str, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], function: Callable[..., Any]
+        self,
+        what: str,
+        inputs: Sequence[Tensor],
+        cotangents: Sequence[Tensor],
+        function: Callable[..., Any],
+        outputs: bool = False,
     ) -> list[Tensor]:
         """The vector-Jacobian product of function(implementation, *inputs) -> tensor or tuple, by autograd.
 
-        An output without a graph has gradient 0: that is what a detached implementation amounts to.
+        An output without a graph has gradient 0: that is what a detached implementation amounts to. With `outputs`
+        these come after the gradients, as they are once the backward pass is over.
         """
 
         def run(target: Implementation) -> list[Tensor]:
             leaves = [self.observer.placed(one).detach().clone().requires_grad_() for one in inputs]
-            outputs = outputs_of(function(target, *leaves))
+            gave = outputs_of(function(target, *leaves))
             # a backward pass that writes to its cotangent must not change the case, which the truth still reads
-            return pulled_back(outputs, leaves, [self.observer.placed(one).clone() for one in cotangents])
+            found = pulled_back(gave, leaves, [self.observer.placed(one).clone() for one in cotangents])
+            return [*found, *(one.detach() for one in gave)] if outputs else found
 
-        shapes = [tuple(one.shape) for one in inputs]
+        kinds = [(f"gradient of {what}", tuple(one.shape)) for one in inputs]
+        kinds += [(f"output of {what}", tuple(one.shape)) for one in cotangents] if outputs else []
 
         law = _Law(run, _file_of(function))
 
         def ask() -> list[Tensor]:
-            pairs = zip(self._held(law), shapes, strict=True)
-            return [self.observer.tensor(f"gradient of {what}", one, shape, None) for one, shape in pairs]
+            pairs = zip(self._held(law), kinds, strict=True)
+            return [self.observer.tensor(kind, one, shape, None) for one, (kind, shape) in pairs]
 
         return self._observe(what, tuple(inputs), ask, law)
 

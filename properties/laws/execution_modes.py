@@ -87,3 +87,22 @@ def default_dtypes_do_not_matter(trial: Trial, case: Case) -> None:
     for pulled in stages(trial, case):
         for mode in modes.DEFAULTS:
             modes.does_not_see(trial, pulled, mode)
+
+
+@law(
+    "execution.threads-do-not-matter",
+    "identity",
+    every_stage,
+    needs=(),
+    on=HERE,
+    blind=about.ALIKE,
+    schedule=ONCE,
+)
+def threads_do_not_matter(trial: Trial, case: Case) -> None:
+    """Every stage gives in a thread of its own what it gives in that of the caller, backwards too.
+
+    Servers call a model from a pool of threads, and pipelines run their stages in several. A configuration that is
+    thread-local is the default one there. One thread calls at a time.
+    """
+    for pulled in stages(trial, case):
+        modes.does_not_see(trial, pulled, modes.OTHER_THREAD)

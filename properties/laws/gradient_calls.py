@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
+from mhc_ref import Params
 from mhc_ref.block import gates_read
 from mhc_ref.packing import logits_shape
 from properties import bounds
@@ -68,6 +69,15 @@ def mappings_pull_back_however_they_are_called(trial: Trial, case: Case) -> None
     has no cotangent (Liger #1402).
     """
     pulls.does_not_see_how_it_is_called(trial, pulls.mappings(trial, case))
+    if trial.implementation.strided:
+        even = case.with_(params=_even(case.params))
+        pulls.does_not_see_strides_of_zero(trial, pulls.mappings(trial, even))
+
+
+def _even(params: Params) -> Params:
+    """With the same bias for every logit, and the same gate for all."""
+    first = (params.bias[:1].expand_as(params.bias), params.alpha[:1].expand_as(params.alpha))
+    return params._replace(bias=first[0].clone(), alpha=first[1].clone())
 
 
 @block(

@@ -205,29 +205,51 @@ def tied_pulls(draw: DrawFn, setting: Setting) -> Case:
     schedule=Schedule(cost=5, most=2),
 )
 def tied_layers_add_up(trial: Trial, case: Case) -> None:
-    """The gradient by parameters that several layers share is the sum of what the layers have by copies of their own.
+    """The gradient by parameters that several layers share is the sum of what the layers have by copies of their own:
+    of all parameters, and of each where the others are not shared.
 
     The chain rule, for looped and universal transformers. Whoever keeps gradients, or what they need, by the parameter
     has those of the last layer only.
     """
-    depth, first = len(case.params), case.params[0]
+    depth, first = len(case.params), present(case.params[0])
+    count = len(first)
 
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
         apart = regrouped(parts * depth if len(parts) < len(given) else parts, case.params)
         return target.layers(x, apart, case.branches)
 
+    def sharing(which: int) -> list[Tensor]:
+        """The gradient by the one of the parameters, then by the others layer by layer."""
+
+        def joined(target: Implementation, x: Tensor, one: Tensor, *rest: Tensor) -> Any:
+            left = iter(rest)
+            parts = [one if k % count == which else next(left) for k in range(len(given))]
+            return target.layers(x, regrouped(parts, case.params), case.branches)
+
+        others = [part for k, part in enumerate(given) if k % count != which]
+        return trial.pull("layers", [case.x, first[which], *others], [case.cotangent], joined)[1:]
+
     given = [part for one in case.params for part in present(one)]
-    shared = trial.pull("layers", [case.x, *present(first)], [case.cotangent], run)[1:]
+    shared = trial.pull("layers", [case.x, *first], [case.cotangent], run)[1:]
+    partly = [sharing(which) for which in range(count)] if count > 1 else []
     alone = trial.pull("layers", [case.x, *given], [case.cotangent], run)[1:]
     dialect, r = trial.dialect, trial.rounding
     state, bar = Approx.exact(case.x), Approx.exact(case.cotangent)
     found = bounds.pullback.layers(state, case.params, case.branches, bar, dialect, r)
-    names = [name for name, value in first._asdict().items() if value is not None]
+    names = [name for name, value in case.params[0]._asdict().items() if value is not None]
     for k, (name, one) in enumerate(zip(names, shared, strict=True)):
-        every = torch.stack([wide(part) for part in alone[k :: len(names)]])
+        every = torch.stack([wide(part) for part in alone[k::count]])
         error = torch.stack([getattr(back, name).error.reshape(one.shape) for back in found]).sum(0)
         added = depth * r.unit * (magnitude(every).sum(0) + error)
         trial.near(f"the gradient by {name} of all layers", one, every.sum(0), 2 * error + added)
+        if partly:
+            trial.near(f"the gradient by {name}, shared alone", partly[k][0], every.sum(0), 2 * error + added)
+    errors_of = [getattr(back, name).error for back in found for name in names]
+    for which, (_, *rest) in enumerate(partly):
+        own = [k for k in range(len(given)) if k % count != which]
+        for k, one in zip(own, rest, strict=True):
+            what = f"the gradient by {names[k % count]} of layer {k // count}, where layers share {names[which]} alone"
+            trial.near(what, one, wide(alone[k]), 2 * errors_of[k].reshape(one.shape))
 
 
 @about.stack(

@@ -20,6 +20,7 @@ from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import differentiable, several_streams, where
+from properties.core.reads import read_of
 from properties.core.trial import Trial
 from properties.core.truth import pulled_back
 from properties.laws import about, calls, pulls
@@ -27,7 +28,7 @@ from properties.laws.calls import Place
 from properties.laws.execution_poison import TOKENS, is_neither_hidden_nor_spread, some_tokens
 from properties.laws.gradient_calls import many_states
 from properties.laws.mixing import possible
-from properties.laws.premises import depends_everywhere, mixes, unmoved
+from properties.laws.premises import depends_everywhere, mixes, reads_by_gates, unmoved
 from properties.strategies import Setting, among, logits_of, noise, seeds, streams, width_among
 
 project, mappings, block, layers, post = (
@@ -46,14 +47,14 @@ def reaches_the_gradients(
         is_neither_hidden_nor_spread(trial, f"the gradient of {method} by {name}", got, poisoned)
 
 
-def of(pulled: pulls.Pulled) -> Callable[[Implementation, Place], Any]:
-    """The gradients of a call by what has a token axis."""
+def of(pulled: pulls.Pulled, parameters: bool = False) -> Callable[[Implementation, Place], Any]:
+    """The gradients of a call by what has a token axis, and by parameters if they are asked for."""
 
     def run(target: Implementation, place: Place) -> Any:
         leaves = [place(one).clone().requires_grad_() for one in pulled.inputs]
         outputs = pulled.function(target, leaves)
         bars = [place(bar).clone() for bar in pulled.cotangents]
-        return tuple(pulled_back(outputs, leaves, bars)[: pulled.by_token])
+        return tuple(pulled_back(outputs, leaves, bars)[: None if parameters else pulled.by_token])
 
     return run
 
@@ -106,10 +107,16 @@ def spoiled(case: Case, bar: Tensor) -> Tensor:
 
 @mappings("gradient.poison-passes-the-mappings", "contract", lambda s: poisoned_states(s), differentiable)
 def poison_passes_the_mappings(trial: Trial, case: Case) -> None:
-    """A NaN or an infinity in the cotangent of a mapping reaches the gradient by its token's state, and no other's.
+    """A NaN or an infinity in the cotangent of a mapping reaches the gradient by its token's state, and no other's, and
+    the gradient by every parameter.
 
-    Every logit depends on every stream through the norm. Nothing is asked of a mapping that does not depend on its
-    logits, or not with every entry and everywhere, as beside a diagonal and at a clamp.
+    Every logit depends on every stream through the norm. It has a term for each parameter, and what a token hands to
+    that is a product with the cotangent of the logit: 0 * infinity is NaN, and no sum with either is finite. Who leaves
+    out what is not finite there has the optimiser take a step that a scaler of losses would have skipped. Of parameters
+    that is asked where logits are affine in all of them, and of h_pre where it is a gate.
+
+    Nothing is asked of a mapping that does not depend on its logits, or not with every entry and everywhere, as beside
+    a diagonal and at a clamp.
     """
     known = unmoved(trial.dialect, case.x.shape[-2]) | ({"res"} if depends_everywhere(trial.dialect) else set[str]())
     for which, name in enumerate(Mappings._fields):
@@ -117,7 +124,16 @@ def poison_passes_the_mappings(trial: Trial, case: Case) -> None:
             continue
         bars = [spoiled(case, bar) if k == which else bar for k, bar in enumerate(case.cotangents)]
         pulled = pulls.mappings(trial, case.with_(cotangents=tuple(bars)))
-        reaches_the_gradients(trial, "mappings", of(pulled), case.poisoned, pulled.names)
+        asked = read_of(trial.dialect).affine(trial.dialect) and (name != "pre" or not reads_by_gates(trial.dialect))
+        found = trial.observe("mappings", of(pulled, parameters=True))
+        for k, (one, got) in enumerate(zip(pulled.names, found, strict=True)):
+            what = f"the gradient of mappings by {one}"
+            if k < pulled.by_token:
+                is_neither_hidden_nor_spread(trial, what, got, case.poisoned)
+            elif asked:
+                hidden = bool(torch.isfinite(got).all())
+                of_what = f"{what} for a NaN or an infinity in the cotangent of h_{name}"
+                trial.holds(of_what, not hidden, "finite throughout", "not finite")
 
 
 def blocks(trial: Trial, case: Case, method: str) -> Callable[[Implementation, Place], Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,15 @@ from properties.laws.premises import mixes_in_compute_dtype
 from properties.laws.pulls import Pulled
 
 
+def _here(call: Callable[[], Any]) -> Any:
+    return call()
+
+
+def _in_another_thread(call: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(contextvars.copy_context().run, call).result()
+
+
 @dataclass(frozen=True)
 class Mode:
     """A mode of torch.
@@ -27,12 +38,14 @@ class Mode:
         what: in words.
         on: the mode, on a device; off: without it, whatever was set before.
         backwards: whether backward passes are made in it, too.
+        calling: makes the calls, and their backward passes.
     """
 
     what: str
     on: Callable[[Device], AbstractContextManager[Any]]
     off: Callable[[Device], AbstractContextManager[Any]]
     backwards: bool
+    calling: Callable[[Callable[[], Any]], Any] = _here
 
 
 AUTOCAST = Mode(
@@ -46,6 +59,15 @@ DETERMINISTIC = Mode(
     lambda here: here.deterministic(True),
     lambda here: here.deterministic(False),
     backwards=True,
+)
+
+
+OTHER_THREAD = Mode(
+    "in another thread",
+    lambda here: nullcontext(),
+    lambda here: nullcontext(),
+    backwards=True,
+    calling=_in_another_thread,
 )
 
 
@@ -87,7 +109,8 @@ def does_not_see(trial: Trial, pulled: Pulled, mode: Mode) -> None:
             return kept(outputs), tuple(gradients)
 
         on, off = (lambda: mode.on(trial.here)), (lambda: mode.off(trial.here))
-        return once(off(), off()), once(on(), on() if mode.backwards else off())
+        plain = once(off(), off())
+        return plain, mode.calling(lambda: once(on(), on() if mode.backwards else off()))
 
     (outputs, gradients), (within, learnt) = trial.observe(pulled.method, run)
     for name, one, other, error in zip(pulled.call.gives, within, outputs, pulled.call.errors(), strict=True):

@@ -6,8 +6,10 @@ one implementation are compared, within the bounds of both.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -168,12 +170,16 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
             given = leaves(asked)
             return tuple(pulled_back(pulled.function(target, given), given, bars))
 
-        def accumulated(bars: list[Tensor]) -> tuple[Tensor, ...]:
-            """Half of what two backward passes leave in the leaves, as for the parts of a batch."""
+        def accumulated(bars: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            """Half of what two backward passes leave in the leaves, as for the parts of a batch, and what hooks of the
+            leaves see of the second, as a trainer sees gradients that it reduces over ranks."""
             given = leaves()
-            for _ in range(2):
-                accumulate(pulled.function(target, given), bars)
-            return tuple(torch.zeros_like(one) if one.grad is None else 0.5 * one.grad for one in given)
+            accumulate(pulled.function(target, given), bars)
+            seen = [torch.zeros_like(one) for one in given]
+            for one, so_far in zip(given, seen, strict=True):
+                one.register_hook(partial(_added, so_far))
+            accumulate(pulled.function(target, given), bars)
+            return tuple(torch.zeros_like(one) if one.grad is None else 0.5 * one.grad for one in given), tuple(seen)
 
         def other(size: float) -> list[Tensor]:
             """Inputs of another size, parameters as they can be stored."""
@@ -215,7 +221,14 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
             own = leaves()  # a weight is stored as a linear layer has it, and handed over transposed
             views = [one.mT.contiguous().mT if one.ndim > 1 else one for one in own]
             again["for inputs that lie transposed"] = tuple(pulled_back(pulled.function(target, views), own, [*bars]))
-        again["added to those of a backward pass before"] = accumulated(bars)
+        left, hooked = accumulated(bars)
+        again["added to those of a backward pass before"] = left
+        again["as hooks of the leaves see it, beside those of a backward pass before"] = hooked
+        own, kept_grads = leaves(), [place(one) - 0.5 for one in pulled.inputs]
+        for one, grad in zip(own, kept_grads, strict=True):
+            one.grad = grad.clone()
+        again["of leaves that have gradients"] = tuple(pulled_back(pulled.function(target, own), own, [*bars]))
+        grads = tuple(one.grad for one in own), tuple(kept_grads)
         again["for slices of wider cotangents"] = fresh(
             [torch.cat([bar, bar - 1], -1)[..., : bar.shape[-1]] for bar in bars]
         )
@@ -224,11 +237,13 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
         copied = fresh([None if bar is None else bar.contiguous() for bar in wide_bars])
         expanded = fresh(wide_bars)
         alone = tuple(fresh([*bars], lambda k, j=j: k == j)[0] for j in range(len(names)))
-        last = len(names) - 1
-        frozen = fresh([*bars], lambda k: k != last) if last else ()
-        return first, tuple(found), (tuple(bars), tuple(kept)), tuple(again.items()), (expanded, copied), alone, frozen
+        frozen = tuple(fresh([*bars], lambda k, off=off: k not in off) for off in freezing)
+        used = (tuple(bars), tuple(kept)), grads
+        return first, tuple(found), used, tuple(again.items()), (expanded, copied), alone, frozen
 
-    first, later, (bars, kept), again, (expanded, copied), alone, frozen = trial.observe(pulled.method, run)
+    freezing = _freezings(pulled)
+    first, later, used, again, (expanded, copied), alone, frozen = trial.observe(pulled.method, run)
+    (bars, kept), (grads, before_grads) = used
     what = f"the gradient of {pulled.method} by"
     for bar, before in zip(bars, kept, strict=True):
         same, of = torch.equal(bar, before), f"a cotangent after the backward pass of {pulled.method}"
@@ -236,14 +251,62 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
     for name, one, before in zip(names, later, first, strict=True):
         same = same_bits(one, before)
         trial.holds(f"{what} {name} after further backward passes", same, "changed", "as returned", kind="memory")
+    for name, one, before in zip(names, grads, before_grads, strict=True):
+        same, of = one is not None and same_bits(one, before), f"the .grad of {name} after autograd.grad"
+        trial.holds(f"{of} of {pulled.method}", same, "changed", "as before", kind="memory")
     slack = [2 * error for error in pulled.errors(pulled.cotangents)]
-    others = (("with no other input asking for one", alone), (f"with {names[-1]} asking for none", frozen))
-    for circumstance, found in (*again, *others):
-        for name, one, other, error in zip(names, found, first, slack, strict=False):  # nothing of what asks for none
-            trial.near(f"{what} {name} {circumstance}", one, wide(other), error)
+    every = range(len(names))
+    others = [("with no other input asking for one", every, alone)]
+    for off, found in zip(freezing, frozen, strict=True):
+        of = " and ".join(names[k] for k in sorted(off))
+        others.append((f"with {of} asking for none", [k for k in every if k not in off], found))
+    for circumstance, asked, found in (*((how, every, found) for how, found in again), *others):
+        for k, one in zip(asked, found, strict=True):
+            trial.near(f"{what} {names[k]} {circumstance}", one, wide(first[k]), slack[k])
     wide_bars = tuple(bar[..., :1].expand(bar.shape).contiguous() for bar in pulled.cotangents)
     for name, one, other, error in zip(names, expanded, copied, pulled.errors(wide_bars), strict=True):
         trial.near(f"{what} {name} for an expanded cotangent", one, wide(other), 2 * error)
+
+
+def does_not_see_strides_of_zero(trial: Trial, pulled: Pulled) -> None:
+    """Compare the gradients by biases and gates of one number each that lie in full with those by an expanded number.
+
+    `pulled` is given such biases and gates.
+    """
+    names = pulled.names
+    expands = [name in ("bias", "alpha") for name in names]
+
+    def run(target: Implementation, place: Place) -> Any:
+        def gradients(leaves: list[Tensor]) -> tuple[Tensor, ...]:
+            bars = [place(bar).clone() for bar in pulled.cotangents]
+            return tuple(pulled_back(pulled.function(target, leaves), leaves, bars))
+
+        given = [place(one).clone() for one in pulled.inputs]
+        full = gradients([one.clone().requires_grad_() for one in given])
+        lying = [one[:1].expand(one.shape) if on else one for one, on in zip(given, expands, strict=True)]
+        return full, gradients([one.detach().requires_grad_() for one in lying])
+
+    full, expanded = trial.observe(pulled.method, run)
+    for name, one, other, error in zip(names, expanded, full, pulled.errors(pulled.cotangents), strict=True):
+        what = f"the gradient of {pulled.method} by {name} for biases and gates that are one number, expanded"
+        trial.near(what, one, wide(other), 2 * error)
+
+
+def _added(so_far: Tensor, bar: Tensor) -> None:
+    so_far.add_(bar)
+
+
+def _freezings(pulled: Pulled) -> list[frozenset[int]]:
+    """Which inputs ask for no gradient: each alone, and some together, which the cotangents of the case choose."""
+    count = len(pulled.names)
+    if count < 2:
+        return []
+    alone = [frozenset((k,)) for k in range(count)]
+    together = [frozenset(off) for size in range(2, count) for off in itertools.combinations(range(count), size)]
+    if not together:
+        return alone
+    number = sum(int(wide(bar).ne(0).sum()) + int(wide(bar).gt(0).sum()) for bar in pulled.cotangents)
+    return [*alone, together[number % len(together)]]
 
 
 def is_that_of_its_parts(trial: Trial, pulled: Pulled) -> None:

@@ -21,7 +21,7 @@ from properties.core.premises import Emits, differentiable, where
 from properties.core.sweep import At, Kept, Values
 from properties.core.trial import Trial
 from properties.core.truth import Truth, present, regrouped
-from properties.laws import about, errors
+from properties.laws import about, errors, sizes_calls
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.laws.sizes import ONCE
 from properties.laws.sizes_calls import Named, Stage, pulled, swept
@@ -32,14 +32,14 @@ OF_PARAMETERS = frozenset(f"the gradient by {name}" for name in Params._fields)
 """Gradients that are sums over tokens."""
 
 
-def _pull(method: str, names: Sequence[str]) -> Any:
+def _pull(method: str, names: Sequence[str], gives: str) -> Any:
     """The call of a bilinear method: gradients by each of its arguments."""
 
     def call(trial: Trial, case: Case) -> Named:
         def run(target: Implementation, *given: Tensor) -> Any:
             return getattr(target, method)(*given)
 
-        return pulled(trial, method, names, [getattr(case, name) for name in names], case, run)
+        return pulled(trial, method, names, [getattr(case, name) for name in names], case, run, [gives])
 
     return call
 
@@ -50,9 +50,10 @@ def _project(trial: Trial, case: Case) -> At:
 
 PROJECT = Stage(
     "project",
-    _pull("project", ("logits",)),
+    _pull("project", ("logits",), "h_res"),
     _project,
     lambda truth, case: {"the gradient by logits": truth.project_vjp(case.logits, case.cotangents[0])},
+    forth=sizes_calls.PROJECT,
 )
 
 
@@ -80,7 +81,7 @@ def _map(trial: Trial, case: Case) -> Named:
         return tuple(target.mappings(x, Params(*parts)))
 
     names = ("x", *parameter_names(case.params))
-    return pulled(trial, "mappings", names, [case.x, *present(case.params)], case, run)
+    return pulled(trial, "mappings", names, [case.x, *present(case.params)], case, run, ("h_pre", "h_post", "h_res"))
 
 
 def _mapped(trial: Trial, case: Case) -> At:
@@ -96,6 +97,7 @@ MAPPINGS = Stage(
     _mapped,
     lambda truth, case: by_name(case.params, truth.mappings_vjp(case.x, case.params, case.cotangents)),
     OF_PARAMETERS,
+    sizes_calls.MAPPINGS,
 )
 
 FACTORS = ("x", "y", "h_post", "h_res")
@@ -111,7 +113,7 @@ def _mix_exactly(truth: Truth, case: Case) -> Named:
     return {f"the gradient by {name}": one for name, one in zip(FACTORS, found, strict=True)}
 
 
-POST = Stage("mixture", _pull("post", FACTORS), _mixed, _mix_exactly)
+POST = Stage("mixture", _pull("post", FACTORS, "A x + h_post^T y"), _mixed, _mix_exactly, forth=sizes_calls.POST)
 
 
 def _read(trial: Trial, case: Case) -> At:
@@ -124,7 +126,8 @@ def _read_call(trial: Trial, case: Case) -> Named:
         return target.pre(x, h_pre)
 
     single = case.with_(cotangents=(case.cotangents[0][:, 0],))
-    return pulled(trial, "pre", ("x", "h_post"), [case.x, errors.h_pre(case, trial.dialect)], single, run)
+    given = [case.x, errors.h_pre(case, trial.dialect)]
+    return pulled(trial, "pre", ("x", "h_post"), given, single, run, ["h_pre x"])
 
 
 def _read_exactly(truth: Truth, case: Case) -> Named:
@@ -132,7 +135,7 @@ def _read_exactly(truth: Truth, case: Case) -> Named:
     return {f"the gradient by {name}": one for name, one in zip(("x", "h_post"), found, strict=True)}
 
 
-PRE = Stage("mixture", _read_call, _read, _read_exactly)
+PRE = Stage("mixture", _read_call, _read, _read_exactly, forth=sizes_calls.PRE)
 
 
 def _pass(trial: Trial, case: Case) -> Named:
@@ -140,7 +143,7 @@ def _pass(trial: Trial, case: Case) -> Named:
         return target.block(x, Params(*parts), case.branch)
 
     names = ("x", *parameter_names(case.params))
-    return pulled(trial, "block", names, [case.x, *present(case.params)], case, run)
+    return pulled(trial, "block", names, [case.x, *present(case.params)], case, run, ["the block"])
 
 
 def _passed(trial: Trial, case: Case) -> At:
@@ -157,6 +160,7 @@ BLOCK = Stage(
         case.params, truth.layers_vjp(case.x, [case.params], [case.branch], case.cotangents[0])
     ),
     OF_PARAMETERS,
+    sizes_calls.BLOCK,
 )
 
 
@@ -202,6 +206,15 @@ def _of_layers(case: Case) -> list[str]:
 def _layered(trial: Trial, case: Case) -> At:
     state, bar = Approx.exact(case.x), Approx.exact(case.cotangents[0])
     given = (state, case.params, case.branches, bar)
+    if case.x.shape[0] > 1:  # of many tokens, all of the layers
+        backs = bounds.pullback.layers(*given, trial.dialect, trial.rounding, each=True)
+        each = zip(case.params, backs, strict=True)
+        sums = {
+            f"the gradient by {name} of layer {layer}": getattr(back, name)
+            for layer, (one, back) in enumerate(each)
+            for name in parameter_names(one)
+        }
+        return Kept({"the gradient by x": backs[0].x}, sums)
     x, found = bounds.pullback.every_depth(*given, trial.dialect, trial.rounding)
     of_layers = zip(case.params, found, strict=True)
     return _Depths(x, [{name: getattr(back, name) for name in parameter_names(one)} for one, back in of_layers])

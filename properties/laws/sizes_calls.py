@@ -36,6 +36,9 @@ from properties.strategies.sweeps import BARE, INFERENCE, SEQUENCES, STEP, Run, 
 Named = dict[str, Tensor]
 Runs = Callable[[Setting, Reach], Iterable[Run]]
 
+RECORDED = 256
+"""Up to so many tokens the sweeps forwards record gradients at as many sizes as those backwards."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -47,6 +50,7 @@ class Stage:
         expect: what is expected, by the same names.
         exact: what the truth says of a case, of few tokens.
         summed: the names of what is summed over tokens.
+        forth: of a backward pass, the stage forwards, to which its outputs are held for more than `RECORDED` tokens.
     """
 
     kind: str
@@ -54,6 +58,7 @@ class Stage:
     expect: Callable[[Trial, Case], At]
     exact: Callable[[Truth, Case], Named]
     summed: frozenset[str] = frozenset()
+    forth: Stage | None = None
 
     def hold(self, trial: Trial, case: Case) -> None:
         """Hold what the implementation gives to what is expected.
@@ -64,8 +69,10 @@ class Stage:
         got = self.call(trial, case)
         expected = self.expected(trial, case)
         for what, one in got.items():
-            if one.numel():  # what is not emitted is empty
+            if one.numel() and (self.forth is None or what in expected):  # what is not emitted is empty
                 self._within(trial, case, what, one, expected[what])
+            elif one.numel() and self.forth and count_of(case)[0] > RECORDED:
+                self.forth._within(trial, case, what, one, self.forth.expected(trial, case)[what])
 
     def expected(self, trial: Trial, case: Case) -> Values:
         """What is expected of a case; for a part of a whole that was made before, with the whole."""
@@ -182,13 +189,23 @@ def laid(one: Tensor, layout: str) -> Tensor:
     return storage.as_strided(one.shape, one.contiguous().stride(), start)
 
 
-def pulled(trial: Trial, what: str, names: Sequence[str], inputs: Sequence[Tensor], case: Case, run: Any) -> Named:
-    """The gradients by inputs, by their names, for the cotangents of a case."""
+def pulled(
+    trial: Trial,
+    what: str,
+    names: Sequence[str],
+    inputs: Sequence[Tensor],
+    case: Case,
+    run: Any,
+    gives: Sequence[str] = (),
+) -> Named:
+    """The gradients by inputs, by their names, for the cotangents of a case, and the outputs, by what they are called:
+    where gradients are recorded other code computes them."""
     layout, by_token = _layout(case), [name in BY_TOKEN for name in names]
     given = [arranged(one, layout) if own else one for one, own in zip(inputs, by_token, strict=True)]
-    found = trial.pull(what, given, [arranged(bar, layout) for bar in case.cotangents], run)
+    found = trial.pull(what, given, [arranged(bar, layout) for bar in case.cotangents], run, bool(gives))
+    by_token += [True] * len(gives)
     each = [in_order(one, layout) if own and layout else one for one, own in zip(found, by_token, strict=True)]
-    return {f"the gradient by {name}": one for name, one in zip(names, each, strict=True)}
+    return dict(zip([*(f"the gradient by {name}" for name in names), *gives], each, strict=True))
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------

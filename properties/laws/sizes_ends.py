@@ -17,7 +17,7 @@ from properties.core.premises import differentiable
 from properties.core.sweep import At, Kept
 from properties.core.trial import Trial, wide
 from properties.core.truth import Truth, present
-from properties.laws import about
+from properties.laws import about, sizes_calls
 from properties.laws.sizes import ONCE
 from properties.laws.sizes_backwards import OF_PARAMETERS, by_name, parameter_names, running
 from properties.laws.sizes_calls import Named, Stage, pulled, swept
@@ -36,7 +36,8 @@ def _end(trial: Trial, case: Case) -> Named:
         return target.collapse(x, Params(*parts)) if parts else target.collapse(x)
 
     names = ("x", *parameter_names(head)) if head else ("x",)
-    return pulled(trial, "collapse", names, [case.x, *(present(head) if head else ())], case, run)
+    given = [case.x, *(present(head) if head else ())]
+    return pulled(trial, "collapse", names, given, case, run, ["the collapsed state"])
 
 
 def _ended(trial: Trial, case: Case) -> At:
@@ -53,14 +54,14 @@ def _end_exactly(truth: Truth, case: Case) -> Named:
     return by_name(head, found) if head else {"the gradient by x": found[0]}
 
 
-COLLAPSE = Stage("collapse", _end, _ended, _end_exactly, OF_PARAMETERS)
+COLLAPSE = Stage("collapse", _end, _ended, _end_exactly, OF_PARAMETERS, sizes_calls.COLLAPSE)
 
 
 def _begin(trial: Trial, case: Case) -> Named:
     def run(target: Implementation, h: Tensor) -> Any:
         return target.expand(h, case.n)
 
-    return pulled(trial, "expand", ("h",), [case.h], case, run)
+    return pulled(trial, "expand", ("h",), [case.h], case, run, ["the expanded streams"])
 
 
 def _begun(trial: Trial, case: Case) -> At:
@@ -75,7 +76,7 @@ def _begin_exactly(truth: Truth, case: Case) -> Named:
     return {"the gradient by h": torch.autograd.grad(begun, h, wide(case.cotangents[0]))[0]}
 
 
-EXPAND = Stage("expand", _begin, _begun, _begin_exactly)
+EXPAND = Stage("expand", _begin, _begun, _begin_exactly, forth=sizes_calls.EXPAND)
 
 ENDED = swept("collapse" + BACKWARDS, product_runs)
 BEGUN = swept("expand" + BACKWARDS, mixture_runs)

@@ -99,5 +99,9 @@ def mixture_runs(setting: Setting, reach: Reach) -> list[Run]:
 
 
 def depth_runs(setting: Setting, reach: Reach) -> list[Run]:
-    """Every depth that one backward launch may be for, and some beyond."""
-    return [Run(setting.width(4), main_streams(setting), (1,), depths(reach, BACK), gradients=True)]
+    """Every depth that one backward launch may be for, and some beyond; two layers of many channels, or tokens."""
+    n, four, two = main_streams(setting), setting.width(4), depths(reach, (2,))
+    wide, many = [setting.width(c) for c in (65, 257) if c <= reach.channels], some(setting, reach, (33,))
+    found = [Run(four, n, (1,), depths(reach, BACK)), *(Run(c, n, (1,), two) for c in wide)]
+    found += [Run(c, n, many, two) for c in (*wide[:1], four)]
+    return [replace(run, gradients=True) for run in found]
