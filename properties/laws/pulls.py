@@ -255,7 +255,7 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
         same, of = one is not None and same_bits(one, before), f"the .grad of {name} after autograd.grad"
         trial.holds(f"{of} of {pulled.method}", same, "changed", "as before", kind="memory")
     slack = [2 * error for error in pulled.errors(pulled.cotangents)]
-    every = range(len(names))
+    every = list(range(len(names)))
     others = [("with no other input asking for one", every, alone)]
     for off, found in zip(freezing, frozen, strict=True):
         of = " and ".join(names[k] for k in sorted(off))

@@ -78,13 +78,13 @@ class GradientFusedIntoGrad(Deviant):
 class RecordedTailUnwritten(Deviant):
     """With gradients recorded, what post gives for tokens beyond the 2048th is their state; gradients are right."""
 
-    tokens = 2048
+    recorded = 2048
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
         out = super().post(x, y, h_post, h_res)
-        if not out.requires_grad or out.ndim != 3 or len(out) <= self.tokens:
+        if not out.requires_grad or out.ndim != 3 or len(out) <= self.recorded:
             return out
-        return valued(torch.cat([out.detach()[: self.tokens], x.detach()[self.tokens :]]), out)
+        return valued(torch.cat([out.detach()[: self.recorded], x.detach()[self.recorded :]]), out)
 
 
 class _MadeFinite(torch.autograd.Function):
@@ -121,14 +121,14 @@ class ParameterGradientsMadeFinite(Deviant):
 class StateGradientOf64Channels(Deviant):
     """Between layers the gradient by the state is handed back for the first 64 channels alone."""
 
-    channels = 64
+    handed = 64
 
     def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
-        if self.computed.read_from != "own" or x.shape[-1] <= self.channels:
+        if self.computed.read_from != "own" or x.shape[-1] <= self.handed:
             return super().layers(x, params, branches)
         for k, (one, branch) in enumerate(zip(params, branches, strict=True)):
             if k:
-                x = torch.cat([x[..., : self.channels], x[..., self.channels :].detach()], -1)
+                x = torch.cat([x[..., : self.handed], x[..., self.handed :].detach()], -1)
             x = super().layers(x, (one,), (branch,))
         return x
 
@@ -174,7 +174,7 @@ class SavedZeroStridesIgnored(Deviant):
         saved = super().mappings(x, params._replace(alpha=first_alone(params.alpha)))
         used = super().mappings(x, map_tensors(params, Tensor.detach))
         pairs = zip(used, saved, strict=True)
-        return Mappings(*(one if back is None or not back.requires_grad else valued(one, back) for one, back in pairs))
+        return Mappings(*(one if not back.requires_grad else valued(one, back) for one, back in pairs))
 
 
 def scales_post(dialect: Dialect) -> bool:
