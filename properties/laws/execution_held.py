@@ -64,6 +64,25 @@ def outputs_outlive_the_next_call(trial: Trial, case: Case) -> None:
     held.outlives_further_calls(trial, calls.block(trial, case.x, case.params, case.branch))
 
 
+@about.block(
+    "execution.branch-inputs-outlive-further-blocks",
+    "contract",
+    held_states,
+    blind=about.ALIKE,
+    on=HERE,
+    schedule=FEW,
+)
+def branch_inputs_outlive_further_blocks(trial: Trial, case: Case) -> None:
+    """What a branch was handed stays as it was for as long as it holds that, through 24 further blocks of the same and
+    of new shapes, in any mode.
+
+    The contract is that of an output: what a block hands to a function of somebody else is that function's to keep. A
+    hook collects activations, a cache keeps what attention read, under no_grad above all, and a buffer that is handed
+    out again is written to under their hands.
+    """
+    held.branch_inputs_outlive_further_calls(trial, calls.block(trial, case.x, case.params, case.branch))
+
+
 @about.project(
     "execution.projections-outlive-the-next-call",
     "contract",

@@ -54,6 +54,12 @@ def arranged(count: int) -> list[calls.Way]:
     return [on_axes(*shape) for shape in shapes]
 
 
+ALONE = (
+    by_token("the first token without an axis", lambda one: one[0]),
+    by_token("the last token without an axis", lambda one: one[-1]),
+)
+
+
 @st.composite
 def batched_cases(draw: DrawFn, setting: Setting) -> Case:
     """A state of six tokens, of two sequences of n, or of as many as a call takes, to be arranged in several batch
@@ -77,20 +83,20 @@ def batch_shape_is_free(trial: Trial, case: Case) -> None:
     ways = (
         *arranged(count),
         on_axes(1, count, 1),
-        by_token("the first token without an axis", lambda one: one[0]),
-        by_token("the last token without an axis", lambda one: one[-1]),
+        *ALONE,
     )
     calls.does_not_see(trial, calls.block(trial, case.x, case.params, constant(case.x)), ways)
 
 
 @about.mappings("execution.mappings-take-any-batch-shape", "identity", batched_cases, blind=about.ALIKE)
 def mappings_take_any_batch_shape(trial: Trial, case: Case) -> None:
-    """The mappings of tokens on one, two or three axes are those of the same tokens on one.
+    """The mappings of tokens on one, two or three axes, and of one token without an axis, are those of the same tokens
+    on one.
 
     Tokens are independent, whatever their arrangement.
     """
     count = case.x.shape[0]
-    calls.does_not_see(trial, calls.mappings(trial, case.x, case.params), arranged(count))
+    calls.does_not_see(trial, calls.mappings(trial, case.x, case.params), (*arranged(count), *ALONE))
 
 
 @st.composite

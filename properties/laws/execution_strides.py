@@ -82,6 +82,26 @@ def does_not_see_copies(trial: Trial, call: Call) -> None:
     calls.does_not_see(trial, call, [way])
 
 
+def even(params: Params) -> Params:
+    """Parameters whose gates are all one, and their biases and the weights of the norm likewise."""
+    return Params(
+        params.phi,
+        *(None if one is None else one[:1].expand(one.shape).contiguous() for one in params[1:]),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def expanded(params: Params) -> Params:
+    """The same `even` parameters without a copy: an entry of a longer table each, expanded."""
+
+    def out_of_a_table(one: Tensor | None) -> Tensor | None:
+        if one is None:
+            return None
+        table = one[:1] + torch.arange(-1, len(one) + 1).to(one)
+        return table[1:2].expand(one.shape)
+
+    return Params(params.phi, *map(out_of_a_table, params[1:]))  # pyright: ignore[reportArgumentType]
+
+
 def scattered(params: Params) -> Params:
     """The same parameters as views: columns of a wider phi, and every second entry of wider vectors."""
     phi = torch.cat([params.phi, params.phi + 1], 1)[:, : params.phi.shape[1]]
@@ -146,6 +166,8 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
     calls.does_not_see(trial, calls.block(trial, case.x, case.params, case.branch), ways)
     same = copied_streams(case.x).contiguous()
     does_not_see_copies(trial, calls.block(trial, same, case.params, case.branch))
+    one_value = Way("parameters of one value, expanded", lambda given: (given[0], expanded(given[1]), given[2]))
+    calls.does_not_see(trial, calls.block(trial, case.x, even(case.params), case.branch), [one_value])
 
 
 # Not blind to one iteration, nor to a transpose: an entry is bounded relative to what is declared, which another matrix
@@ -161,7 +183,7 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
     """Sliced and transposed views of state and parameters give the mappings of contiguous copies.
 
     phi is often a slice of a larger weight, or the transpose of a stored one, and biases and gates are slices of packed
-    vectors.
+    vectors, or one value that is expanded.
     """
 
     def transposed(given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -179,6 +201,8 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
     calls.does_not_see(trial, calls.mappings(trial, case.x, case.params), ways)
     same = copied_streams(case.x).contiguous()
     does_not_see_copies(trial, calls.mappings(trial, same, case.params))
+    one_value = Way("parameters of one value, expanded", lambda given: (given[0], expanded(given[1])))
+    calls.does_not_see(trial, calls.mappings(trial, case.x, even(case.params)), [one_value])
 
 
 # Not blind to a transpose: the bound is of the operator that is declared, which another one may exceed.

@@ -95,6 +95,40 @@ def _moved(outputs: Sequence[Tensor], copies: Sequence[Tensor]) -> int:
     return int(not all(same_bits(one.detach(), copy) for one, copy in zip(outputs, copies, strict=True)))
 
 
+def branch_inputs_outlive_further_calls(trial: Trial, call: Call) -> None:
+    """What a block handed to its branch, which keeps it, is not changed by many other blocks, in any mode."""
+    most = trial.implementation.max_tokens
+
+    def run(target: Implementation, place: Place) -> Any:
+        given = map_tensors(call.given, place)
+
+        def moved(mode: str) -> int:
+            """How many of the branch inputs, all of them held, were others in the end."""
+            held: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
+
+            def once(k: int, *tokens: int) -> None:
+                state, params, branch = varied(call, given, mode, k, *tokens)
+
+                def keeping(u: Tensor) -> Tensor:
+                    held.append(((u,), kept((u,))))
+                    return branch(u)
+
+                target.block(state, params, keeping)
+
+            with _under(mode):
+                for k in range(FURTHER + 1):
+                    once(k)
+                    if k % OTHER_SHAPES == OTHER_SHAPES - 1:
+                        once(k, min(given[0].shape[0] + 1 + k, most))
+            return sum(_moved(*one) for one in held)
+
+        return tuple(moved(mode) for mode in modes(trial))
+
+    for mode, changed in zip(modes(trial), trial.observe(call.method, run), strict=True):
+        what = f"what {FURTHER} blocks one after the other handed to their branch{mode}, all of it held"
+        trial.holds(what, not changed, f"{changed} changed by later blocks", "as handed over", kind="memory")
+
+
 SHARED = 3
 """Blocks whose branch returns the same tensor, in each mode."""
 

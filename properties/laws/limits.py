@@ -1,4 +1,4 @@
-"""Where what is declared ends: a count of no iterations, and lines of logits as low as masks are."""
+"""Where what is declared ends: a count of no iterations or of many, and lines of logits as low as masks are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from mhc_ref.packing import logits_shape
+from mhc_ref.packing import logit_sizes, logits_shape
 from properties.core.case import Case
 from properties.core.implementation import Absent, Implementation
 from properties.core.law import Schedule
@@ -22,6 +22,7 @@ from properties.laws.calls import Place, kept
 from properties.laws.premises import depends_on_logits, scaled, shift_dim, shifts_exactly, tunes
 from properties.laws.pulls import Pulled
 from properties.strategies import TAME, Setting, among, at_temperature, noise, params_of, seeds, streams, width_among
+from properties.strategies.patterns import PATTERNS
 
 FEW = Schedule(cost=4, most=4)
 ONCE = Schedule(cost=8, most=2)
@@ -95,6 +96,27 @@ def judged_at_its_count(trial: Trial, bench: Trial, pulled: Pulled, exact: list[
             trial.within(f"the gradient of {pulled.method} of {told} by {name}", one, value, error)
 
 
+def judge_projections(trial: Trial, case: Case) -> None:
+    """Projections at the count of iterations of the case, and their gradients."""
+    bench = trial.beside(case.dialect)
+    bench.judge_exactly()
+    exact, gradients = [bench.truth.project(case.logits)], [bench.truth.project_vjp(case.logits, case.cotangent)]
+    trial.truth.asked += bench.truth.asked
+    judged_at_its_count(trial, bench, pulls.projection(bench, case), exact, gradients)
+
+
+def judge_mappings(trial: Trial, case: Case) -> None:
+    """Mappings at the count of iterations of the case, and their gradients."""
+    bench = trial.beside(case.dialect)
+    bench.judge_exactly()
+    pulled = pulls.mappings(bench, case)
+    found = bench.truth.mappings(case.x, case.params)
+    bars = [bar if k in pulled.call.parts else 0 * bar for k, bar in enumerate(case.cotangents)]
+    gradients = bench.truth.mappings_vjp(case.x, case.params, bars)
+    trial.truth.asked += bench.truth.asked
+    judged_at_its_count(trial, bench, pulled, [found[k] for k in pulled.call.parts], gradients)
+
+
 @about.project(
     "manifold.a-count-of-iterations-may-be-zero",
     "oracle",
@@ -109,11 +131,7 @@ def a_count_of_iterations_may_be_zero(trial: Trial, case: Case) -> None:
     A loop that peels its first iteration off runs it for a count of 0 as well, and a history that is allocated for as
     many iterates as there are iterations has no place for the first.
     """
-    bench = trial.beside(case.dialect)
-    bench.judge_exactly()
-    exact, gradients = [bench.truth.project(case.logits)], [bench.truth.project_vjp(case.logits, case.cotangent)]
-    trial.truth.asked += bench.truth.asked
-    judged_at_its_count(trial, bench, pulls.projection(bench, case), exact, gradients)
+    judge_projections(trial, case)
 
 
 @about.mappings(
@@ -130,14 +148,88 @@ def a_count_of_iterations_of_mappings_may_be_zero(trial: Trial, case: Case) -> N
 
     As for projections: a fused kernel has a loop and a history of its own.
     """
-    bench = trial.beside(case.dialect)
-    bench.judge_exactly()
-    pulled = pulls.mappings(bench, case)
-    found = bench.truth.mappings(case.x, case.params)
-    bars = [bar if k in pulled.call.parts else 0 * bar for k, bar in enumerate(case.cotangents)]
-    gradients = bench.truth.mappings_vjp(case.x, case.params, bars)
-    trial.truth.asked += bench.truth.asked
-    judged_at_its_count(trial, bench, pulled, [found[k] for k in pulled.call.parts], gradients)
+    judge_mappings(trial, case)
+
+
+# -- a count of many iterations ---------------------------------------------------------------------------------------
+
+MANY = (129, 65, 33, 48, 100, 24)
+"""Counts of iterations beyond what loops and tables are made for, 16, 20, 32, 64 and 128, the most telling first."""
+SEVERAL = Schedule(cost=2, most=8)
+"""An example takes a few hundred divisions of small matrices."""
+
+
+def slow_logits(setting: Setting, n: int, seed: int) -> Any:
+    """The logits of a token on which an iteration is seen however many went before it: a triangle, whose other entries
+    vanish like one over the count. Of a mix that takes no matrix, noise."""
+    shape = logits_shape(n, setting.dialect)
+    if shape != (n, n):
+        return noise(seed, *shape) * 3
+    triangle = PATTERNS["triangular"](n, seed, seed % 2, 1.0)
+    return at_temperature(triangle.T.copy() if seed // 2 % 2 else triangle, setting.dialect)
+
+
+@st.composite
+def many_counted_logits(draw: DrawFn, setting: Setting) -> Case:
+    """A dialect of many iterations, logits on which they converge slowly, and a cotangent."""
+    frame = counted(setting, draw(among(*MANY)))
+    n, seed = draw(streams(frame, 2, 4)), draw(seeds)
+    each = [slow_logits(frame, n, seed + k) for k in range(min(2, setting.max_tokens))]
+    bar = torch.stack([torch.tensor(noise(seed + 2 + k, n, n)) for k in range(len(each))])
+    dtype = setting.parameter_dtype
+    logits = torch.stack([torch.tensor(one) for one in each]).to(dtype)
+    return Case(dialect=frame.dialect, logits=logits, cotangent=bar.to(dtype))
+
+
+@st.composite
+def many_counted_states(draw: DrawFn, setting: Setting) -> Case:
+    """A dialect of many iterations, a state of one token, and biases on which they converge slowly."""
+    frame = counted(setting, draw(among(*MANY)))
+    n, channels, seed = draw(streams(frame, 2, 4)), draw(width_among(setting, 3, 5)), draw(seeds)
+    params = draw(params_of(frame, n, channels, gates=(0.25,), patterns=TAME, least_phi=2))
+    pre, post, size = logit_sizes(n, frame.dialect)
+    slow = torch.tensor(slow_logits(frame, n, seed)).reshape(size).to(params.bias)
+    params = params._replace(bias=torch.cat([params.bias[: pre + post], slow]))
+    x = torch.tensor(noise(seed, 1, n, channels)).to(setting.dtype)
+    bars = tuple(
+        torch.tensor(noise(seed + 1 + k, *shape)).to(setting.parameter_dtype)
+        for k, shape in enumerate(mapping_shapes(tuple(x.shape), frame.dialect))
+    )
+    return Case(dialect=frame.dialect, x=x, params=params, cotangents=bars)
+
+
+@about.project(
+    "manifold.a-count-of-iterations-may-be-large",
+    "oracle",
+    many_counted_logits,
+    where(scaled),
+    tunes("iterations"),
+    schedule=SEVERAL,
+)
+def a_count_of_iterations_may_be_large(trial: Trial, case: Case) -> None:
+    """Tuned to 24 to 129 iterations, project makes as many, backwards too.
+
+    A loop that is unrolled, and a table of line sums that is kept for the backward pass, have an end, at 32 or 64
+    perhaps. On logits that have support and no total support the iteration converges like one over its count, so that
+    the last ones are seen.
+    """
+    judge_projections(trial, case)
+
+
+@about.mappings(
+    "coefficients.a-count-of-iterations-may-be-large",
+    "oracle",
+    many_counted_states,
+    where(scaled),
+    tunes("iterations"),
+    schedule=SEVERAL,
+)
+def a_count_of_iterations_of_mappings_may_be_large(trial: Trial, case: Case) -> None:
+    """Tuned to 24 to 129 iterations, the h_res of mappings has gone through as many, backwards too.
+
+    As for projections: a fused kernel has a loop and a table of its own.
+    """
+    judge_mappings(trial, case)
 
 
 # -- lines as low as masks --------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mhc_ref import Mappings, Params
+from properties.bounds import Approx
+from properties.bounds.block import Coefficients
 from properties.core.case import Case
 from properties.core.family import end_of
 from properties.core.implementation import Implementation
@@ -26,6 +28,7 @@ from properties.core.reads import as_pre_takes
 from properties.core.trial import Trial, wide
 from properties.core.truth import present
 from properties.laws import about, errors, pulls
+from properties.laws.calls import flooded
 from properties.laws.coefficients import agree
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import possible
@@ -54,11 +57,15 @@ def sums_over_channels_keep_the_compute_precision(trial: Trial, case: Case) -> N
     """Stage norm and matmul: sums over thousands of channels are kept in the compute dtype, their partial sums too.
 
     In any order and in any chunks float32 errs by as many units as there are terms that are not 0. A partial sum of
-    logits or of squares that is stored in the dtype of the state loses a thousand times more.
+    logits or of squares that is stored in the dtype of the state loses a thousand times more. So do products of many
+    tokens that read their factors in it: up to 130 tokens are made of the few.
     """
     x, params, _, _ = _gathered(trial, case)
-    got, expected = trial.mappings(case.x, case.params), trial.truth.mappings(x, params)
-    agree(trial, "(stage: norm and matmul)", got, expected, errors.mappings(trial, case.x, case.params))
+    few, bound = trial.truth.mappings(x, params), errors.mappings(trial, case.x, case.params).parts()
+    for count in _counts(case):
+        got = trial.mappings(flooded(case.x, count), case.params)
+        crowd = Coefficients(*(Approx(flooded(one.value, count), flooded(one.error, count)) for one in bound.values()))
+        agree(trial, "(stage: norm and matmul)", got, Mappings(*(flooded(one, count) for one in few)), crowd)
 
 
 @about.block(
@@ -76,13 +83,20 @@ def sums_over_channels_keep_the_compute_precision_in_a_block(trial: Trial, case:
     Two streams nearly cancel under the gates that the logits make of them, so that an error of a logit shows in the
     branch input though that is rounded to the dtype of the state.
     """
-    out, seen = trial.block(case.x, case.params, case.branch)
     x, params, keep, factor = _gathered(trial, case)
-    y = seen[0].y
-    u, after = (factor * part for part in trial.truth.block(x, params, y[..., keep] / factor))
-    read, mixed, _ = errors.step(trial, case.x, case.params, y)
-    trial.within("the branch input (stage: norm and matmul)", seen[0].u[..., keep], u, read.error[..., keep])
-    trial.within("the block (stage: norm and matmul)", out[..., keep], after, mixed.error[..., keep])
+    y = case.branch(case.x[..., 0, :])
+    exact = [factor * part for part in trial.truth.block(x, params, y[..., keep] / factor)]
+    bounds = [one.error[..., keep] for one in errors.step(trial, case.x, case.params, y)[:2]]
+    for count in _counts(case):
+        out, seen = trial.block(flooded(case.x, count), case.params, case.branch)
+        (u, after), (of_u, of_after) = ([flooded(one, count) for one in several] for several in (exact, bounds))
+        trial.within("the branch input (stage: norm and matmul)", seen[0].u[..., keep], u, of_u)
+        trial.within("the block (stage: norm and matmul)", out[..., keep], after, of_after)
+
+
+def _counts(case: Case) -> tuple[int, int]:
+    """The few tokens by themselves, and many that are made of them: products of many may go another way."""
+    return len(case.x), case.count
 
 
 def _gathered(trial: Trial, case: Case) -> tuple[Tensor, Params, Tensor, int]:
@@ -128,9 +142,10 @@ def collapsing_keeps_the_compute_precision(trial: Trial, case: Case) -> None:
         trial.within("the collapsed state", got, trial.truth.collapse(case.x, None), bound.error)
         return
     x, head, keep, factor = _gathered(trial, case)
-    got, bound = trial.collapse(case.x, case.params), errors.collapse(trial, case.x, case.params)
-    exact = factor * trial.truth.collapse(x, head)
-    trial.within("the collapsed state", got[..., keep], exact, bound.error[..., keep])
+    exact, bound = factor * trial.truth.collapse(x, head), errors.collapse(trial, case.x, case.params).error[..., keep]
+    for count in _counts(case):
+        got = trial.collapse(flooded(case.x, count), case.params)
+        trial.within("the collapsed state", got[..., keep], flooded(exact, count), flooded(bound, count))
 
 
 @st.composite

@@ -33,6 +33,9 @@ LENGTHS = (1024, 4096, 8192, 12288, 16384, 20480, 24576, 28672)
 _UNIT = 64
 """Channels are a multiple of it, so that the truth needs no more of them than there are terms (`gathered`)."""
 
+CROWDS = (16, 64, 130)
+"""Numbers of tokens, made of the few over and over: of a tile or of several, whose products go another way."""
+
 TERMS = 32
 """How many terms of a sum are not 0."""
 
@@ -42,7 +45,8 @@ BALANCE = 3.0
 
 @st.composite
 def long_sums(draw: DrawFn, setting: Setting, least_n: int = 1) -> Case:
-    """x [tokens, n, C] and params: every logit is a sum of n C products (C where phi is shared), `TERMS` of them not 0.
+    """x [tokens, n, C], params, and `count`, how many tokens are made of these few: every logit is a sum of n C
+    products (C where phi is shared), `TERMS` of them not 0.
 
     The last channel holds no such term: there the first two streams are weighed by gates of odds `BALANCE` to 1, and
     nearly cancel, so that what is read shows an error of the gates in the last bits of bfloat16 as well.
@@ -87,7 +91,8 @@ def long_sums(draw: DrawFn, setting: Setting, least_n: int = 1) -> Case:
     rows = torch.tensor(place if dialect.shared_projection else stream * channels + place)
     phi[rows.flatten()] = (entries * (wanted / sums).unsqueeze(2)).flatten(0, 2)
     still = torch.zeros(shapes.bias, dtype=setting.parameter_dtype)
-    return Case(x=state, params=Params(phi.to(still), still, torch.ones(shapes.alpha, dtype=setting.parameter_dtype)))
+    params = Params(phi.to(still), still, torch.ones(shapes.alpha, dtype=setting.parameter_dtype))
+    return Case(x=state, params=params, count=min(draw(among(*CROWDS)), setting.max_tokens))
 
 
 def gathered(case: Case, keeps_zeros: bool) -> tuple[Tensor, Params, Tensor, int]:

@@ -20,6 +20,7 @@ from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.family import end_of, guarantees_of, mix_of
 from properties.core.reads import mapping_shapes, read_of
 from properties.core.sweep import BY_TOKEN
+from properties.strategies.agreeing import agreeing_params, agreeing_state
 from properties.strategies.draws import noise
 from properties.strategies.projected import at_temperature, params_at_temperature
 from properties.strategies.setting import Setting
@@ -38,7 +39,15 @@ LOOKS: Mapping[str, str] = {
 """How inputs may look, and the words for it."""
 FADING = "fading"
 """The same of cotangents alone."""
-SAID = {**LOOKS, FADING: "where the cotangents of some tokens are far smaller than those of others"}
+RISING = "rising"
+"""The same of layers alone."""
+SAID = {
+    **LOOKS,
+    FADING: "where the cotangents of some tokens are far smaller than those of others",
+    RISING: "where the channels of the state beyond the 1024th are larger, and gates depend on it",
+}
+REACH = 0.25
+"""What a rising state contributes to a logit: the bound of two layers stays far below what they give."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -200,6 +209,24 @@ def _gated(look: str, params: Params, n: int) -> Params:
     return Params(phi, bias, alpha, params.norm_weight)
 
 
+def rising(setting: Setting, case: Case, n: int, seed: int) -> Case:
+    """The same layers on a state whose channels beyond the 1024th are four times as large, with terms that agree in
+    sign, so that a mean of squares over the first of them alone shows in every gate."""
+    first = case.x if "x" in case else case.h
+    tokens, channels = first.shape[0], first.shape[-1]
+    x = agreeing_state(seed, tokens, n, channels, setting.dtype)
+    x[..., 1024:] *= 4
+    made = [
+        agreeing_params(seed + layer, n, channels, setting.dialect, setting.parameter_dtype, reach=REACH)
+        for layer in range(len(case.params))
+    ]
+    params = tuple(params_at_temperature(one, n, setting.dialect) for one in made)
+    kept = map_tensors(case.branches, torch.Tensor.abs)
+    branches = tuple(BranchSpec("scale", one.weight) for one in kept)
+    states = {"x": x} if "x" in case else {"h": x[:, 0].contiguous()}
+    return case.with_(**states, params=params, branches=branches)
+
+
 def faded(bar: Tensor) -> Tensor:
     """A cotangent that is far smaller at tokens 3, 8, 13, ..., by 2^30, 2^60 and 2^100 in turn: what underflows there,
     or is left out as if it were zero, is claimed at that size, and sums over tokens keep the size of the others."""
@@ -217,7 +244,9 @@ def inputs(
     few, back = distinct(kind, n, channels, tokens, layers), kind.endswith(BACKWARDS)
     made = _made(setting, kind.removesuffix(BACKWARDS), n, channels, few, layers, scale, seed)
     for one in look.split():
-        if one in LOOKS:
+        if one == RISING:
+            made = rising(setting, made, n, seed)
+        elif one in LOOKS:
             made = looking(one, made, n, setting.least_scale)
         else:
             made = made.with_(cotangents=tuple(faded(bar) for bar in made.cotangents))

@@ -22,7 +22,7 @@ from properties.core.size import Size
 from properties.core.sweep import Point, Reach, Whole
 from properties.strategies.covering import covering
 from properties.strategies.setting import Setting
-from properties.strategies.sweep_inputs import BACKWARDS, LOOKS, SAID, distinct, inputs
+from properties.strategies.sweep_inputs import BACKWARDS, LOOKS, RISING, SAID, distinct, inputs
 
 FINE = 2048
 """The most tokens up to which the set is as fine as it is asked for."""
@@ -43,9 +43,14 @@ MOST_TOGETHER = 1 << 14
 MODELS = (256, 1024, 4096, 7168)
 """Widths of models or their like, multiples of every tile: with one token, as views and in inference mode as well, and
 in every dtype."""
+RISEN = (1536, 4096)
+"""Widths at which several layers have gates that depend on the state, which grows along its channels."""
 LAYOUTS = ("", "offset 1", "offset 2", "slice")
 """How a state lies: by itself; one or two entries after the start of its storage; as a slice of wider rows."""
 OFFSET = "where a state begins off the start of its storage, which a vectorised load may not expect"
+LONG = (259, 514, 1031, 2062, 4099, 4202)
+"""Numbers of tokens that on two axes are one long sequence or two (`properties.laws.sizes_calls.arranged`): of 257 to
+4099 tokens, beyond the chunks that a sequence is cut into, and beyond the batches that graphs are recorded for."""
 SEQUENCES, STEP, BARE, INFERENCE = "sequences", "step", "bare", "inference"
 """Ways to call: with tokens on two axes, with one token in each of many sequences, without an axis of tokens, and in
 the inference mode of torch."""
@@ -156,8 +161,10 @@ def beyond(setting: Setting, reach: Reach, count: int) -> Iterator[Run]:
 
 
 def _called_otherwise(setting: Setting, reach: Reach, thorough: bool) -> Iterator[Run]:
-    """Along the tokens on two axes, a step of decoding, and in inference mode."""
-    many = counts(setting, 1, min(reach.tokens, 130)) if thorough else some(setting, reach)
+    """Along the tokens on two axes, to long sequences, in a step of decoding, and in inference mode."""
+    many = some(setting, reach)
+    if thorough:  # all three with the same numbers, so that what is expected of them is computed once
+        many = (*counts(setting, 1, min(reach.tokens, 130)), *some(setting, reach, LONG))
     for layout in (SEQUENCES, STEP, INFERENCE):
         yield Run(setting.width(8), main_streams(setting), many, layout=layout)
 
@@ -288,6 +295,8 @@ def layer_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
     yield Run(four, n, some(setting, reach, (1, 3, 16, 33, 65, 150, 257)), deep)
     wide = (c for c in ((1, 7, 16, 64, 65, 1024) if thorough else (7, 64)) if c <= reach.channels)
     yield from (Run(setting.width(c), n, two, deep) for c in wide)
+    models = (c for c in RISEN if thorough and c <= max(reach.channels, reach.models))
+    yield from (Run(setting.width(c), n, two, (2,), look=RISING) for c in models)
     for layout in (SEQUENCES, STEP, INFERENCE):
         yield Run(four, n, some(setting, reach, (3, 24, 34)), deep[1:2], layout=layout)
     for k in many_streams(setting):

@@ -7,13 +7,14 @@ place of another is told from it, however alike the two are by default.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from mhc_ref import Dialect, registry
+from mhc_ref import PRESETS, Dialect, registry
 from mhc_ref.packing import logits_shape
 from properties.strategies.draws import among
 from properties.strategies.setting import Setting
@@ -47,7 +48,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 @st.composite
 def tuned_dialects(draw: DrawFn, setting: Setting, fields: Collection[str]) -> Dialect:
-    """The dialect with all numbers tuned among these fields, with all choices beside them, or with one field alone."""
+    """The dialect with all numbers tuned among these fields, with all choices beside them, with one field alone, with
+    two choices, mostly at few iterations, where each shows, or with what a preset has in these fields."""
     own = [name for name, _ in setting.dialect.own]
     tunable = setting.tunable & {*fields, *own}
     if _tuned(setting.dialect, "read", 0) == setting.dialect:  # what reads by channels fits few dialects
@@ -55,11 +57,32 @@ def tuned_dialects(draw: DrawFn, setting: Setting, fields: Collection[str]) -> D
     offered = [name for name in (*NUMBERS, *CHOICES, *registry.SLOTS, *own) if name in tunable]
     numbers = [name for name in offered if name in NUMBERS or name in own]
     choices = [name for name in offered if name in CHOICES]
-    ways = dict.fromkeys((tuple(numbers), (*choices, *numbers), *((name,) for name in offered)))
+    few = tuple(name for name in numbers if name == "iterations")
+    pairs = [pair for pair in itertools.combinations(choices, 2)]
+    kinds: tuple[Sequence[Any], ...] = (
+        [*dict.fromkeys(filter(None, (tuple(numbers), (*choices, *numbers)))), *((name,) for name in offered)],
+        [*((*pair, *few) for pair in pairs), *((*pair, *few) for pair in pairs), *pairs],
+        _presets(setting, {*offered}),
+    )
+    way = draw(st.one_of([among(*kind) for kind in kinds if kind]))
+    if isinstance(way, Dialect):
+        return way
     dialect = setting.dialect
-    for name in draw(among(*filter(None, ways))):
+    for name in way:
         dialect = _tuned(dialect, name, draw(st.integers(0, 7)))
     return dialect
+
+
+def _presets(setting: Setting, fields: Collection[str]) -> list[Dialect]:
+    """The dialect with what a preset has in these fields, for every preset that differs in nothing but what is tunable;
+    each once."""
+    found: dict[Dialect, None] = {}
+    for preset in PRESETS.values():
+        changed = preset.difference(setting.dialect)
+        if changed.keys() <= setting.tunable and changed.keys() & fields:
+            with contextlib.suppress(ValueError):  # what is not among these fields may be needed beside them
+                found[setting.dialect.with_(**{name: changed[name][0] for name in changed if name in fields})] = None
+    return [*found]
 
 
 def _tuned(dialect: Dialect, name: str, turn: int) -> Dialect:

@@ -177,6 +177,36 @@ class HistoryWithoutAPlace(SinkhornSteps):
         return with_gradient_of(torch.cat([sums, m.flatten(-2)[..., sums.shape[-1] :]], -1).view_as(m), m)
 
 
+@iterations(
+    "iterations-beyond-32-left-out",
+    f"{MUTATION}: an unrolled loop",
+    lambda d: iterates(d) and d.iterations <= 32,
+    hidden="for a count of up to 32",
+)
+class IterationsBeyond32LeftOut(SinkhornSteps):
+    """Of more than 32 iterations, 32 are made."""
+
+    loop = 32
+
+    def half_steps(self) -> list[Axis]:
+        axes = super().half_steps()
+        return axes[-2 * self.loop :] if self.computed.iterations > self.loop else axes
+
+
+@iterations(
+    "softmax-counts-as-an-iteration",
+    f"{MUTATION}: a loop over the count less one, after a softmax",
+    lambda d: projects(d) and not d.softmax_is_first_half_step,
+    hidden="unless it is tuned to start with a softmax over the first axis",
+)
+class SoftmaxCountsAsAnIteration(SinkhornSteps):
+    """A softmax over the first axis counts as a whole iteration, and not as its first half."""
+
+    def half_steps(self) -> list[Axis]:
+        axes = super().half_steps()
+        return axes[1:] if self.computed.softmax_is_first_half_step else axes
+
+
 @missing("sigmoid-for-exp", "HF before #45643: comb from a sigmoid (bug 4)", projects)
 class SigmoidForExp(SinkhornSteps):
     """Sinkhorn starts from a sigmoid, whose odds ratios are not those of the logits."""
