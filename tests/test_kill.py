@@ -51,7 +51,7 @@ ONE_KIND = {
         *("streams-first-by-shape",),
     ),
     "a sum in coarser parts is off by what only the declared formula and its bound can tell": (
-        *("partial-logits-in-bfloat16", "partial-squares-in-bfloat16"),
+        *("partial-logits-in-bfloat16", "partial-squares-in-bfloat16", "products-of-many-tokens-in-bfloat16"),
     ),
     "a stack ends by gates as likely as others, which are the same where gates are constant: only the oracle knows": (
         *("collapse-with-a-fresh-gate", "collapse-with-the-gates-before"),
@@ -68,19 +68,23 @@ ONE_KIND = {
         *("deterministic-algorithms-refused", "mixed-as-autocast-has-it", "head-as-autocast-has-it"),
         *("saved-as-autocast-has-it", "fourth-axis-of-tokens", "saved-phi-strides-ignored"),
         *("post-scale-of-a-thread",),
+        *("expanded-parameters-read-on", "bare-token-normed-by-row"),
     ),
     "what is handed out must stay and what is not must go, which contracts alone are about": (
         *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
         *("seed-set-at-first-call", "graph-recorded-under-no-grad"),
-        *("branch-output-scaled-in-place", "branch-input-written-again"),
+        *("branch-output-scaled-in-place", "branch-input-written-again", "branch-inputs-in-a-ring-of-four"),
     ),
     "right but for sizes, or for what was called before, at which the oracle looks": (
         *("folded-weight-kept", "folded-gates-kept", "workspace-without-dtype", "fewer-iterations-for-five-streams"),
         *("square-state-transposed", "channels-above-4096-left-out", "tail-of-256-unwritten-without-gradients"),
         *("recorded-tail-unwritten", "state-gradient-of-64-channels"),
+        *("squares-of-1024-channels-between-layers", "chunks-of-a-sequence-begin-again"),
+        "tokens-beyond-a-bucket-stay",
     ),
     "shows in what is tuned alone, whose values the oracle knows": (
         *("norm-reads-entry-eps", "tuned-in-place", "tuned-from-the-preset"),
+        *("iterations-beyond-32-left-out", "softmax-counts-as-an-iteration"),
     ),
     "shows at poisoned inputs alone, where there is no value to compare": (
         *("nan-hidden", "cotangent-nan-hidden", "update-hides-nan-backwards", "branch-nan-dropped"),

@@ -35,6 +35,8 @@ _UNIT = 64
 
 CROWDS = (16, 64, 130)
 """Numbers of tokens, made of the few over and over: of a tile or of several, whose products go another way."""
+_MOST = 1 << 19
+"""The most numbers of a crowd's state beyond the first such number: who sums products one by one holds each of them."""
 
 TERMS = 32
 """How many terms of a sum are not 0."""
@@ -92,7 +94,8 @@ def long_sums(draw: DrawFn, setting: Setting, least_n: int = 1) -> Case:
     phi[rows.flatten()] = (entries * (wanted / sums).unsqueeze(2)).flatten(0, 2)
     still = torch.zeros(shapes.bias, dtype=setting.parameter_dtype)
     params = Params(phi.to(still), still, torch.ones(shapes.alpha, dtype=setting.parameter_dtype))
-    return Case(x=state, params=params, count=min(draw(among(*CROWDS)), setting.max_tokens))
+    crowds = [count for count in CROWDS if count * n * channels <= _MOST] or CROWDS[:1]
+    return Case(x=state, params=params, count=min(draw(among(*crowds)), setting.max_tokens))
 
 
 def gathered(case: Case, keeps_zeros: bool) -> tuple[Tensor, Params, Tensor, int]:
