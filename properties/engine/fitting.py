@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mhc_ref import Dialect
 from properties.core.case import Case, MissingValue
 from properties.core.handing import is_storable, stored_dtype
 from properties.core.implementation import Implementation, Reference, dtype_names
@@ -29,7 +30,8 @@ def outside(case: Case, implementation: Implementation, dtype: torch.dtype) -> s
     declared = dtype_names(implementation)
     if dtype not in [getattr(torch, one) for one in declared]:
         return f"the case is in {named(dtype)}; {name} takes {', '.join(declared)}"
-    sizes = sizes_of(values, implementation.dialect)
+    tuned = values.get("dialect")  # what the implementation is tuned to has logits of other shapes, perhaps
+    sizes = sizes_of(values, tuned if isinstance(tuned, Dialect) else implementation.dialect)
     if sizes.n is not None and sizes.n not in implementation.streams:
         return f"the case has n = {sizes.n}; {name} takes n = {', '.join(map(str, implementation.streams))}"
     tokens = max([sizes.T or 0, values.get("count", 0), *_tokens_of(values.get("other"))])

@@ -189,7 +189,7 @@ def many_counted_states(draw: DrawFn, setting: Setting) -> Case:
     params = draw(params_of(frame, n, channels, gates=(0.25,), patterns=TAME, least_phi=2))
     pre, post, size = logit_sizes(n, frame.dialect)
     slow = torch.tensor(slow_logits(frame, n, seed)).reshape(size).to(params.bias)
-    params = params._replace(bias=torch.cat([params.bias[: pre + post], slow]))
+    params = setting.stored(params._replace(bias=torch.cat([params.bias[: pre + post], slow])))
     x = torch.tensor(noise(seed, 1, n, channels)).to(setting.dtype)
     bars = tuple(
         torch.tensor(noise(seed + 1 + k, *shape)).to(setting.parameter_dtype)
