@@ -218,7 +218,7 @@ def test_a_compiled_model_trains_as_one_that_is_not_watched_and_is_seen():
 
 
 RANKS = """
-import json, sys
+import json, os, sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, sys.argv[1])
 import torch
@@ -249,7 +249,10 @@ for kind in ("ddp", "fsdp2"):
             with torch.no_grad():  # one rank looks at how it does, and no other is waited for
                 watched.eval()(torch.ones(2, 5, 3))
     print(json.dumps([kind, *worst, monitor.troubles]))
+dist.barrier()  # who leaves first would take the other's connections along
 dist.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # threads of gloo may still end while the interpreter does, which aborts it
 """
 
 
