@@ -13,7 +13,8 @@ from torch import Tensor
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, PAPER, Dialect
 from properties.bounds import Approx, Rounding, projection, projection_gradient
 from properties.core.truth import pulled_back
-from properties.families.sinkhorn import divisions, forwards
+from properties.families.sinkhorn import forwards
+from properties.families.sinkhorn.arrays import functions_of
 
 
 class Noting(torch.autograd.Function):
@@ -81,7 +82,7 @@ def test_a_token_has_the_bound_that_it_has_alone(dialect: Dialect, monkeypatch: 
         return [*projection(z, dialect, r), pulled.value, pulled.error]
 
     whole = found(slice(0, 5))
-    monkeypatch.setattr(divisions, "_NUMBERS", 1)  # token by token
+    monkeypatch.setattr(functions_of(logits.numpy()), "numbers", 1)  # token by token
     forwards._remembered.cache_clear()  # pyright: ignore[reportPrivateUsage]
     one_by_one = found(slice(0, 5))
     alone = [torch.cat(parts) for parts in zip(*(found(slice(k, k + 1)) for k in range(5)), strict=True)]

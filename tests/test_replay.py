@@ -360,8 +360,8 @@ def test_a_failure_prints_the_line_that_fails_again(folder: Path) -> None:
 
 def test_the_line_in_the_readme_is_the_one_that_is_printed(folder: Path) -> None:
     out = folder / ".mhc-properties" / "counterexamples"
-    name = file_name("block.permutation-limit-carries-streams[Mine-float64-cpu]", identity("mine.py:Mine", out), None)
-    line = replay_line(out / f"{name}.safetensors", "mine.py:Mine")
+    name = file_name("block.permutation-limit-carries-streams[Mine-float64-cpu]", identity("broken.py:Mine", out), None)
+    line = replay_line(out / f"{name}.safetensors", "broken.py:Mine")
     assert f"  replay: {line}\n" in (Path(__file__).parent.parent / "README.md").read_text()
 
 
