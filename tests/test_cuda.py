@@ -143,6 +143,13 @@ TRACED = {"compiled-without-weight", "compiled-blocks-are-the-same"}
 """What torch.compile traces, in a process without the shape checks of these tests."""
 
 
+def test_another_thread_computes_the_same_there(tmp_path: Path) -> None:
+    """The fake device is a mode of one thread, so that the tests on a CPU cannot ask it."""
+    for one, status in ((Reference(SHORT), "passed"), (deviations.build("post-scale-of-a-thread", SHORT), "failed")):
+        found = verdict("execution.threads-do-not-matter", one, tmp_path)
+        assert found.status == status, found.message
+
+
 @pytest.mark.parametrize("name", [name for name in SEEN_BY if name not in TRACED])
 def test_a_deviation_that_hides_in_ordinary_calls_is_seen(name: str, tmp_path: Path) -> None:
     found = verdict(of(SEEN_BY[name]).id, deviations.build(name, SHORT), tmp_path)

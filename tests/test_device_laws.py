@@ -16,7 +16,7 @@ from test_deviations import SEEN_BY_OTHER_FAMILIES, generic_params, normal
 from test_gradient_values import SEEN_BY_VALUES
 from test_limits_of_values import SEEN_BY_LIMITS
 from test_modes import SEEN_BY_HISTORY
-from test_readers import SEEN_AT, SEEN_BY_READERS
+from test_readers import OF_THE_PAPER, SEEN_AT, SEEN_BY_READERS
 from test_sizes import SEEN_BY_SIZES
 from torch import Tensor
 
@@ -66,6 +66,7 @@ BY_OTHERS = {
     *SEEN_BY_HISTORY,
     *SEEN_BY_LIMITS,
     *SEEN_AT,
+    *OF_THE_PAPER,
     *SEEN_BY_READERS,
     *SEEN_BY_SIZES,
     *SEEN_BY_VALUES,
@@ -385,8 +386,14 @@ def test_tensors_of_two_devices_do_not_meet_unseen() -> None:
             _ = there + here
 
 
+ELSEWHERE = {"execution.threads-do-not-matter"}
+"""The fake device is a mode of one thread: in another there is none. `tests/test_cuda.py` has threads on a real one."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("law", [law.id for law in all_laws().values() if law.family != "device"])
+@pytest.mark.parametrize(
+    "law", [law.id for law in all_laws().values() if law.family != "device" and law.id not in ELSEWHERE]
+)
 def test_a_law_keeps_its_tensors_on_the_device(law: str) -> None:
     """A tensor that a law, a strategy or the reference makes on the CPU and mixes with the device's raises here."""
     promised = all_laws()[law].module.endswith("guarantees")  # the identity keeps whatever can be promised
