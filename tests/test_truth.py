@@ -192,12 +192,7 @@ def test_every_oracle_law_that_fails_has_asked_the_exact_truth(
             assert judges, name
             assert all(judge.truth.asked for judge in judges), name
     oracles = [name for name, law in all_laws().items() if law.kind == "oracle"]
-    asked_of_few = (
-        "autocast",
-        "tuned",
-        "count-of-iterations",
-        "of-any-size",
-    )  # promises that this target does not make
+    asked_of_few = ("autocast", "tuned", "count-of-iterations", "of-any-size")  # promises it does not make
     silent = [name for name in oracles if name not in failed and not any(w in name for w in asked_of_few)]
     assert not silent, f"1.5 times the right output passes {silent}"
 
