@@ -20,12 +20,13 @@ from properties.core.declaration import Declaration, DeclarationError
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import Law, all_laws
 from properties.core.size import Size
-from properties.core.sweep import Point, Reach, Sweep, evenly
-from properties.core.trial import LawBroken
+from properties.core.sweep import Point, Reach, Sweep, evenly, take
+from properties.core.trial import FloatTruth, LawBroken
 from properties.engine.counterexample import Counterexample
 from properties.engine.runner import HarnessError, examine, try_stored
 from properties.engine.subject import Profile, Subject, Verdict
 from properties.laws import errors
+from properties.laws.sizes_backwards import MAPPINGS
 from properties.strategies.setting import Setting
 from properties.strategies.sweep_inputs import LOOKS
 from properties.strategies.sweeps import Run, points_of
@@ -561,3 +562,26 @@ def test_other_dtypes_are_tried_at_fewer_sizes(law: str, dtype: torch.dtype, tmp
     assert found.status in ("passed", "not-applicable"), found.message
     if found.status == "passed":
         assert found.claims > 100
+
+
+@pytest.mark.parametrize("dialect", [PAPER, PRESETS["QWEN4_EXP"]], ids=["PAPER", "QWEN4_EXP"])
+def test_a_sum_over_tokens_that_come_again_may_be_off_by_the_roundings_of_all_of_them(dialect: Dialect) -> None:
+    """Sixty-one tokens differ, and 16411 are added up: gamma_16411 of the sum of magnitudes, in whatever order."""
+    law = all_laws()["sizes.tokens-and-channels-pull-back"]
+    assert law.sweep is not None
+    target = Reference(dialect)
+    target.streams = (4,)
+    subject = Subject("target", target, torch.float32, torch.device("cpu"))
+    points = law.sweep.points(subject.setting(law), Reach(3, 8192, 8192, 65), 0)
+    (point,) = (one for one in points if one.size.tokens == 16411)
+    case, trial = point.case(), subject.trial()
+    few = 61
+    alone = [MAPPINGS.exact(FloatTruth(dialect), take(case, slice(k, k + 1))) for k in range(few)]
+    expected = MAPPINGS.expected(trial, case)
+    for name in ("phi", "bias"):
+        what = f"the gradient by {name}"
+        magnitudes = torch.stack([one[what].abs() for one in alone]).sum(0) * (16411 // few)
+        bound = expected[what].error.reshape(magnitudes.shape)
+        assert (bound >= 16410 * 2.0**-24 * magnitudes).all()
+        assert (bound <= magnitudes.max()).all()  # and something is claimed
+    law.judge(trial, case)

@@ -27,6 +27,7 @@ from properties.bounds.stages import (
 from properties.core.family import dynamic_of
 from properties.core.reads import read_of
 from properties.core.rounding import Approx, Rounding, known
+from properties.core.sums import added_up
 
 
 class Pullback(NamedTuple):
@@ -60,6 +61,7 @@ def coefficients_gradient(
     """
     n, channels = x.value.shape[-2:]
     tokens = x.value.shape[0]
+    terms = added_up(tokens)
     sizes, reads = logit_sizes(n, dialect), read_of(dialect)
     size = sizes[2]
     norm = state, shared = normalised(x, params.norm_weight, dialect, r)
@@ -79,13 +81,13 @@ def coefficients_gradient(
         torch.cat([g_pre.error, g_post.error, g_res.error.flatten(1)], -1),
     )
     ones = Approx.exact(torch.ones(tokens))
-    bias = contracted(f"tm,t->{kept}m", g, ones, tokens, r)
+    bias = contracted(f"tm,t->{kept}m", g, ones, terms, r)
     by_gate = times(g, p, r)
     ends = (sizes[0], sizes[0] + n, sizes[0] + n + size)
     edges = (slice(0, ends[0]), slice(ends[0], ends[1]), slice(ends[1], ends[2]))[: len(params.alpha)]
     alphas = [
         contracted(
-            f"tm,t->{kept}", Approx(by_gate.value[:, e], by_gate.error[:, e]), ones, tokens * (e.stop - e.start), r
+            f"tm,t->{kept}", Approx(by_gate.value[:, e], by_gate.error[:, e]), ones, terms * (e.stop - e.start), r
         )
         for e in edges
     ]
@@ -104,19 +106,19 @@ def coefficients_gradient(
     phi_value = Approx.exact(of_logits(params.phi, n, dialect))
     if dialect.shared_projection:
         g = Approx(_by_stream(g.value, n), _by_stream(g.error, n))
-        phi = contracted(f"tsc,tsm->{kept}cm", full, g, tokens * n, r)
+        phi = contracted(f"tsc,tsm->{kept}cm", full, g, terms * n, r)
         g_state = contracted("tsm,cm->tsc", g, phi_value, n + 2, r)
         through = torch.einsum("tsm,cm->tsc", g.value.abs() + g.error, phi_value.value.abs())
     else:
         wide_state = Approx(full.value.flatten(-2), full.error.flatten(-2))
-        phi = contracted(f"tk,tm->{kept}km", wide_state, g, tokens, r)
+        phi = contracted(f"tk,tm->{kept}km", wide_state, g, terms, r)
         back = contracted("tm,km->tk", g, phi_value, sum(sizes), r)
         g_state = Approx(back.value.unflatten(-1, (n, channels)), back.error.unflatten(-1, (n, channels)))
         through = torch.einsum("tm,km->tk", g.value.abs() + g.error, phi_value.value.abs()).unflatten(-1, (n, channels))
     bare = state if params.norm_weight is None else normalised(x, None, dialect, r)[0]
     bare = Approx(bare.value, bare.error + known(shared * bare.value.abs()))
     by_weight = times(g_state, bare, r)
-    weight = contracted(f"tnc,t->{kept}nc", by_weight, ones, tokens, r)
+    weight = contracted(f"tnc,t->{kept}nc", by_weight, ones, terms, r)
     weight = Approx(weight.value.flatten(-2), weight.error.flatten(-2))
     own = (
         Approx.exact(torch.ones(n, channels))

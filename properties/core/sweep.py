@@ -20,6 +20,7 @@ from mhc_ref import Params
 from properties.core.case import Case, map_tensors
 from properties.core.rounding import Approx
 from properties.core.size import Size
+from properties.core.sums import adding_up
 
 Values = dict[str, Approx]
 """What is expected, by what it is called."""
@@ -110,7 +111,8 @@ class Whole:
         """What `owner` expects of it: what `expect` says, asked once."""
         if owner not in self._expected:
             case, begun = self.case, time.process_time()
-            found = expect(take(case, slice(self._distinct)))
+            with adding_up(count_of(case)[0]):
+                found = expect(take(case, slice(self._distinct)))
             if isinstance(found, Kept):
                 found = found.over(count_of(case)[0], self.counts)
             once = len(self.counts) * count_of(case)[1] == 1

@@ -16,6 +16,7 @@ from properties.bounds.stages import norm_weight, squash_gradient, squashed
 from properties.core.norms import norm_of
 from properties.core.reads import Completed, Read
 from properties.core.rounding import Approx, Rounding, known
+from properties.core.sums import added_up
 from properties.core.truth import wide
 
 
@@ -53,6 +54,7 @@ class Bottleneck(Read):
             return None
         rank, gate = dialect.rank, _gate(params)
         (tokens, size), (rows, columns) = products.value.shape, params.phi.shape
+        terms = added_up(tokens)
         z, by_b, by_post = (
             _columns(products, 0, rank),
             _columns(cotangent, 0, rank),
@@ -61,9 +63,9 @@ class Bottleneck(Read):
         squeezed, written = _squeezed(z, r), Approx.exact(formulas.to_write(params.phi, n, dialect))
         through = plus(by_b, contracted("tn,nr->tr", by_post, written, n, r), r=r)
         by_z = times(affine(through, gate, 0.0, r), _slope(z, r), r)
-        by_alpha = contracted(f"tr,tr->{kept}", through, squeezed, tokens * rank, r)
-        by_bias = contracted(f"tn,t->{kept}n", by_post, Approx.exact(torch.ones(tokens)), tokens, r)
-        by_written = contracted(f"tn,tr->{kept}nr", by_post, affine(squeezed, gate, 0.0, r), tokens, r)
+        by_alpha = contracted(f"tr,tr->{kept}", through, squeezed, terms * rank, r)
+        by_bias = contracted(f"tn,t->{kept}n", by_post, Approx.exact(torch.ones(tokens)), terms, r)
+        by_written = contracted(f"tn,tr->{kept}nr", by_post, affine(squeezed, gate, 0.0, r), terms, r)
 
         def placed(t: Tensor) -> Tensor:
             """[n, r] in the rows of the middle channels of phi, and nothing in the columns behind."""
@@ -98,6 +100,7 @@ class Bottleneck(Read):
         itself is the gradient of h_pre x by x.
         """
         tokens, n, channels = x.value.shape
+        terms = added_up(tokens)
         narrow = _narrow(logits, dialect, r)
         opened = _opened(narrow, params, (n, channels), dialect, r)
         gates = _gates(opened, dialect, r)
@@ -105,17 +108,17 @@ class Bottleneck(Read):
         part = affine(cotangent, 1 / n, 0.0, r)
         by_opened = squash_gradient(opened, times(part, factor, r), dialect.pre, dialect, r)
         up = Approx.exact(params.phi[:, -dialect.rank :])
-        by_up = contracted(f"tk,tr->{kept}kr", _flat(by_opened), narrow, tokens, r)
+        by_up = contracted(f"tk,tr->{kept}kr", _flat(by_opened), narrow, terms, r)
         by_narrow = contracted("tk,kr->tr", _flat(by_opened), up, n * channels, r)
         by_logits = by_narrow if dialect.one_bottleneck else times(by_narrow, _slope(logits, r), r)
         if dialect.one_bottleneck:  # a and U, behind the columns of W
-            by_static = contracted(f"tk,t->{kept}k", _flat(by_opened), Approx.exact(torch.ones(tokens)), tokens, r)
+            by_static = contracted(f"tk,t->{kept}k", _flat(by_opened), Approx.exact(torch.ones(tokens)), terms, r)
             rank = dialect.rank
             by_up = _joined(_moved(lambda t: pad(t.unsqueeze(-1), (rank, 0)), by_static), by_up)
         # of the factor (offset + weight) / rms
         by_factor = times(part, gates, r)
         bare, _ = _factor(x, None, dialect, r)
-        by_weight = contracted(f"tk,tk->{kept}k", _flat(by_factor), _flat(bare), tokens, r)
+        by_weight = contracted(f"tk,tk->{kept}k", _flat(by_factor), _flat(bare), terms, r)
         ones = Approx.exact(torch.ones(n, channels))
         own = ones if params.norm_weight is None else norm_weight(params.norm_weight, (n, channels), dialect, r)
         terms = times(by_factor, own.expanded(by_factor), r)
