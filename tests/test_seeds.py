@@ -96,6 +96,16 @@ def test_rows_of_the_matrix_are_kept_as_they_come(tmp_path: Path) -> None:
     assert "1 of 1 cells are answered, 0 of them now" in again.output
 
 
+def test_a_whole_matrix_is_written_when_every_row_is_answered(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    cut = ["--engine", "serial", "--budget", "0.000001", "--out", str(docs), "--campaigns", str(tmp_path / "campaigns")]
+    found = CliRunner().invoke(app(kill.main), cut)
+    assert found.exit_code == 3, found.output
+    assert "0 of " in found.output
+    assert "is written when all are" in found.output
+    assert not (docs / "kill.json").exists()
+
+
 def test_laws_that_apply_to_no_chosen_control_are_no_success(tmp_path: Path) -> None:
     none = ["--seeds", "1", "--only", "tiled", "--law", "device.compiled", "--engine", "serial", "--out", str(tmp_path)]
     result = CliRunner().invoke(app(seeds.main), none)

@@ -76,14 +76,15 @@ def main(
     refuse_lost(campaigns, "--campaigns")
     renewed = {one for one in all_laws() if not prefixes or one.startswith(prefixes)}
 
-    def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
+    def told(records: Sequence[Record], folder: Path) -> tuple[str, int]:
+        if not partial and len(records) < len(work):
+            return f"{len(records)} of {len(work)} rows are answered; {out / 'kill.json'} is written when all are", 0
         rows = dict(known)
         for row in (Row.from_json(one["answer"]) for one in records):
             rows[row.key] = row.renewed(rows[row.key], renewed) if row.key in rows else row
         found = list(rows.values())
-        if partial or len(records) == len(work):
-            save(out / "kill.json", found)
-            write_whole(out / "kill.md", page(found, device).encode())
+        save(out / "kill.json", found)
+        write_whole(out / "kill.md", page(found, device).encode())
         bad = [row.name for row in found if bool(row.killed) == (row.kind == "control") or row.errors]
         return f"{len(found)} rows; to look at: {', '.join(bad) or 'none'}", bool(bad)
 

@@ -363,7 +363,7 @@ def _settled(value: Any, stays: bool) -> Any:
     if isinstance(value, Mappings):
         return Mappings(*(_settled(part, stays) for part in value))
     if isinstance(value, tuple):
-        return tuple(_settled(part, stays) for part in value)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
+        return tuple(_settled(part, stays) for part in value)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]  # of anything
     if isinstance(value, list):
-        return [_settled(part, stays) for part in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_settled(part, stays) for part in value]  # pyright: ignore[reportUnknownVariableType]  # of anything
     return value

@@ -86,7 +86,7 @@ def even(params: Params) -> Params:
     """Parameters whose gates are all one, and their biases and the weights of the norm likewise."""
     return Params(
         params.phi,
-        *(None if one is None else one[:1].expand(one.shape).contiguous() for one in params[1:]),  # pyright: ignore[reportArgumentType]
+        *(None if one is None else one[:1].expand(one.shape).contiguous() for one in params[1:]),  # pyright: ignore[reportArgumentType]  # in the order of its fields
     )
 
 
@@ -99,7 +99,7 @@ def expanded(params: Params) -> Params:
         table = one[:1] + torch.arange(-1, len(one) + 1).to(one)
         return table[1:2].expand(one.shape)
 
-    return Params(params.phi, *map(out_of_a_table, params[1:]))  # pyright: ignore[reportArgumentType]
+    return Params(params.phi, *map(out_of_a_table, params[1:]))  # pyright: ignore[reportArgumentType]  # as above
 
 
 def scattered(params: Params) -> Params:
