@@ -3,7 +3,7 @@
     mhc-properties kill --out docs                 (make kill)
     mhc-properties kill --only gradient-clipped --only log-domain
     mhc-properties kill --law depth. --law mixing.post-is-the-declared-combination
-    mhc-properties kill --missing                  (rows that kill.json lacks)
+    mhc-properties kill --missing --budget 2h      (rows that kill.json lacks, or has in part)
     mhc-properties kill --device cuda --no-controls
 
 It is a campaign (docs/campaigns.md): what is cut short goes on with the same command; `--engine` takes it elsewhere.
@@ -38,7 +38,10 @@ def main(
         typer.Option(help="only this deviation or control, [deviation:|control:]NAME; may be repeated"),
     ] = None,
     law: Annotated[list[str] | None, typer.Option(help="only laws whose id begins so; may be repeated")] = None,
-    missing: Annotated[bool, typer.Option("--missing", help="only rows that kill.json lacks")] = False,
+    missing: Annotated[
+        bool,
+        typer.Option("--missing", help="only rows that kill.json lacks, or that end at their second kill there"),
+    ] = False,
     device: Annotated[str, typer.Option(help="where the implementations compute")] = "cpu",
     controls: Annotated[bool, typer.Option(help="try the controls too")] = True,
     campaigns: Annotated[Path, typer.Option(metavar="DIR", help="the folder of its campaigns")] = Path("build/kill"),
@@ -71,7 +74,7 @@ def main(
     if missing:
         work = still_missing(work, known.values())
     if not work:
-        raise typer.BadParameter("nothing is left to be tried", param_hint="--only")
+        raise typer.BadParameter("nothing is left to be tried", param_hint="--missing" if missing else "--only")
     refuse_lost(out, "--out")
     refuse_lost(campaigns, "--campaigns")
     renewed = {one for one in all_laws() if not prefixes or one.startswith(prefixes)}
@@ -81,7 +84,8 @@ def main(
             return f"{len(records)} of {len(work)} rows are answered; {out / 'kill.json'} is written when all are", 0
         rows = dict(known)
         for row in (Row.from_json(one["answer"]) for one in records):
-            rows[row.key] = row.renewed(rows[row.key], renewed) if row.key in rows else row
+            # A row about all laws takes the place of the old one, in which laws may stand that are no more.
+            rows[row.key] = row.renewed(rows[row.key], renewed) if prefixes and row.key in rows else row
         found = list(rows.values())
         save(out / "kill.json", found)
         write_whole(out / "kill.md", page(found, device).encode())

@@ -69,7 +69,8 @@ def page(rows: list[Row], place: str = "cpu") -> str:
     command = "make kill" if place == "cpu" else f"mhc-properties kill --device {place}"
     stopped_words = [
         f"Of the rows {stopped} are of an earlier release and end at their second kill, of another kind, so that their",
-        "counts are lower bounds; `make kill` tries all laws on all of them.",
+        f"counts are lower bounds; `{command}` tries all laws on all of them, and `mhc-properties kill --missing` on",
+        "these alone, in pieces with `--budget 2h`.",
     ]
     text = [
         "# Kill matrix",
