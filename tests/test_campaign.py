@@ -242,21 +242,6 @@ def test_simulated_makespans_are_between_the_ideal_and_grahams_bound(tmp_path: P
     assert found[1]["makespan"] > 1.8 * found[2]["makespan"]
 
 
-def test_fuzzing_goes_on_where_something_new_appears() -> None:
-    kind = kind_of("fuzz")
-    first = next(iter(kind.questions(impl=["ref:PAPER"], law=["manifold"], dtype=["float64"])))
-    news = {"status": "passed", "behaviour": ["mix at -2"], "new": ["mix at -2"]}
-    one, two = kind.follow(first, news)
-    assert one["seed"] != two["seed"]
-    assert one["seen"] == ["mix at -2"]
-    quiet = {**news, "new": []}
-    (larger,) = kind.follow(one, quiet)
-    assert larger["examples"] == 2 * one["examples"]
-    (last,) = kind.follow(larger, quiet)
-    assert kind.follow(last, quiet) == []
-    assert kind.follow(first, {**news, "status": "failed"}) == []
-
-
 def test_a_law_that_fails_leaves_a_counterexample_that_replays(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "c")
     options = {"impl": ["deviation:one-iteration@PAPER"], "law": ["manifold.other-axis-sums"], "dtype": ["float64"]}
@@ -316,18 +301,6 @@ def test_a_device_that_does_not_answer_accuses_nobody(tmp_path: Path, monkeypatc
     assert folder.left_over() == []
     assert Processes(folder.path, 1).deaths(DeviceLostError("")) == 1
     assert Run(folder, lambda: Serial(folder.path)).go().complete
-
-
-def test_what_follows_is_asked_and_kept_in_the_manifest(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    options = {"impl": ["ref:PAPER"], "law": ["manifold.entries"], "dtype": ["float64"], "examples": 1}
-    folder.ask(cells("fuzz", {}, options))
-    first = len(folder.cells())
-    assert first
-    Run(folder, lambda: Serial(folder.path), budget=1e-9).go()
-    outcome = Run(folder, lambda: Serial(folder.path), budget=20).go()
-    assert outcome.asked > first
-    assert {one.address for one in folder.cells()} >= folder.answered()
 
 
 class Stuck(Serial):

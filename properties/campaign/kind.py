@@ -15,8 +15,12 @@ class DeviceLostError(RuntimeError):
     """The device does not answer in this process any more: its cells are asked again, in another one."""
 
 
-def _nothing(question: Question, answer: dict[str, Any]) -> list[Question]:
+def _nothing(question: Question, answer: dict[str, Any], asked: Sequence[Question]) -> list[Question]:
     return []
+
+
+def _none(question: Question) -> bool:
+    return False
 
 
 def _ours(question: Question) -> tuple[str, ...]:
@@ -36,7 +40,9 @@ class Kind:
             and whether something is wrong.
         cost: seconds that a cell takes if nothing is known of it yet.
         packages: what the target of a question runs, by the names on PyPI; another version is another question.
-        follow: what an answer gives reason to ask besides.
+        follow: what an answer gives reason to ask besides, by the question, its answer, and the questions of this kind
+            that the manifest has: of the same three the same.
+        urgent: whether a question goes before all others.
     """
 
     options: frozenset[str]
@@ -45,7 +51,8 @@ class Kind:
     told: Callable[[Sequence[Record], Path], tuple[str, bool]]
     cost: Callable[[Question], float]
     packages: Callable[[Question], tuple[str, ...]] = _ours
-    follow: Callable[[Question, dict[str, Any]], list[Question]] = _nothing
+    follow: Callable[[Question, dict[str, Any], Sequence[Question]], list[Question]] = _nothing
+    urgent: Callable[[Question], bool] = _none
 
     @property
     def followed(self) -> bool:

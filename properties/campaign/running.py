@@ -1,9 +1,9 @@
 """Runs a campaign: hands what is missing to an engine, and keeps what comes back.
 
-Long cells begin first. Every wait has a deadline. A cell whose process died, or that did not end in time, is asked
-again; from its second death on it is asked while nothing else runs, so that no other is blamed for it, and after the
-third it is put aside (`Folder.quarantined`). Where the engine is gone, or somebody presses Ctrl-C, the folder holds
-every answer that was given, and `resume` asks for the rest.
+What is urgent begins first, then what is long. Every wait has a deadline. A cell whose process died, or that did not
+end in time, is asked again; from its second death on it is asked while nothing else runs, so that no other is blamed
+for it, and after the third it is put aside (`Folder.quarantined`). Where the engine is gone, or somebody presses
+Ctrl-C, the folder holds every answer that was given, and `resume` asks for the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 
-from properties.campaign.cells import Cell, versions
+from properties.campaign.cells import Cell, Question, versions
 from properties.campaign.engines import Answers, Engine, EngineLostError
 from properties.campaign.folder import DEATHS, Folder, Record
 from properties.campaign.kinds import cell_of, kind_of
@@ -85,6 +85,7 @@ class Run:
         self._alone: deque[Cell] = deque()
         self._left = 0.0
         self._asked: set[str] = set()
+        self._questions: dict[str, list[Question]] = {}
         self._seconds: dict[str, float] = {}
 
     def go(self) -> Outcome:
@@ -118,6 +119,8 @@ class Run:
         self._seconds = self.folder.seconds()
         # A run that was killed may have kept an answer, and not what follows from it.
         kinds = {one.kind for one in cells if one.address in done}
+        for one in cells:
+            self._questions.setdefault(one.kind, []).append(one.question)
         if any(kind_of(one).followed for one in kinds):
             new = [cell for record in self.folder.records() for cell in self._followers(record)]
             self.folder.ask(new)
@@ -125,7 +128,7 @@ class Run:
         missing = [one for one in cells if one.address not in done and one.address not in aside]
         fresh = [one for one in missing if all(one.versions.get(name) == found for name, found in here.items())]
         self.outcome.stale = len(missing) - len(fresh)
-        for one in sorted(fresh, key=lambda cell: -cell.cost):
+        for one in sorted(fresh, key=lambda cell: (not _urgent(cell), -cell.cost)):
             (self._alone if len(self.folder.deaths(one.address)) > 1 else self._queue).append(one)
         self._left = sum(one.cost for one in fresh)
 
@@ -201,15 +204,17 @@ class Run:
         self._left += sum(one.cost for one in followers) - sum(one.cost for one in batch.cells)
         if followers:
             self.folder.ask(followers)
-            self._queue.extend(followers)
+            self._queue.extend(one for one in followers if not _urgent(one))
+            self._queue.extendleft(one for one in followers if _urgent(one))
         self._progress(engine)
 
     def _followers(self, record: Record) -> list[Cell]:
         """What an answer gives reason to ask besides, and was not asked yet."""
         if record["status"] != "answered":
             return []
-        questions = kind_of(record["kind"]).follow(record["question"], record["answer"])
-        found = [cell_of(record["kind"], one, self._seconds) for one in questions]
+        kind = record["kind"]
+        questions = kind_of(kind).follow(record["question"], record["answer"], self._questions.get(kind, []))
+        found = [cell_of(kind, one, self._seconds) for one in questions]
         return [one for one in found if not self._known(one)]
 
     def _known(self, cell: Cell) -> bool:
@@ -249,6 +254,10 @@ class Run:
         self.outcome.answered = sum(one.address in done for one in cells)
         self.outcome.quarantined = len(self.folder.quarantined())
         self.outcome.errors = sum(one["status"] == "error" for one in self.folder.records())
+
+
+def _urgent(cell: Cell) -> bool:
+    return kind_of(cell.kind).urgent(cell.question)
 
 
 def _span(seconds: float) -> str:

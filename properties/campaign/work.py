@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -9,7 +10,7 @@ import shutil
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from properties.campaign.cells import Cell, versions
 from properties.campaign.folder import SCHEMA, Folder, Record
@@ -77,7 +78,8 @@ def _answered(cell: Cell, folder: Folder, shared: bool) -> dict[str, Any]:
         place = Path(tempfile.mkdtemp(prefix="mhc-campaign-"))
     began, began_cpu = time.monotonic(), time.process_time()
     try:
-        status, answer = "answered", kind_of(cell.kind).answer(dict(cell.question), place)
+        found = kind_of(cell.kind).answer(dict(cell.question), place)
+        status, answer = "answered", _anywhere(found, _written(place))
     except DeviceLostError:
         shutil.rmtree(place, ignore_errors=True)
         raise
@@ -106,6 +108,28 @@ def _answered(cell: Cell, folder: Folder, shared: bool) -> dict[str, Any]:
     if kept or not files:
         shutil.rmtree(place, ignore_errors=True)
     return {"record": record, "files": {} if kept and shared else files, "trouble": trouble}
+
+
+def _written(place: Path) -> list[str]:
+    """The ways in which a message may have written the beginning of a path below a place, the longest first."""
+    ways = {str(place), os.path.abspath(place)}
+    with contextlib.suppress(ValueError, OSError):  # another drive, or the working folder is gone
+        ways.add(os.path.relpath(place))
+    return sorted((one + os.sep for one in ways), key=len, reverse=True)
+
+
+def _anywhere(value: Any, places: list[str]) -> Any:
+    """What an answer says, without the place where its files were: they are by its side in the end, wherever that is,
+    and the same answer comes from any process."""
+    if isinstance(value, str):
+        for one in places:
+            value = value.replace(one, "")
+        return value
+    if isinstance(value, dict):
+        return {name: _anywhere(one, places) for name, one in cast("dict[str, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_anywhere(one, places) for one in cast("list[Any]", value)]
+    return value
 
 
 def _files(place: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,3 +120,8 @@ def add_nearness(so_far: dict[str, dict[int, int]], more: Iterable[tuple[str, di
         mine = so_far.setdefault(what, {})
         for one, count in bins.items():
             mine[one] = mine.get(one, 0) + count
+
+
+def behaviours(nearness: Mapping[str, Mapping[int, int]]) -> set[str]:
+    """How near each thing that was judged came to its bound, in words that another search may come to, too."""
+    return {f"{what} at {power}" for what, bins in nearness.items() for power in bins}

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hypothesis import given, seed
+from hypothesis import Phase, given, seed, settings
 from hypothesis.errors import FailedHealthCheck, FlakyFailure, NonInteractiveExampleWarning, Unsatisfiable
 from safetensors import SafetensorError
 
 from properties.core.case import Case
 from properties.core.law import Law
-from properties.core.picture import add_nearness
+from properties.core.picture import add_nearness, behaviours
 from properties.core.trial import LawBroken, NoRoom, TargetRaised
 from properties.engine.attribution import Attribution, Belonging
 from properties.engine.message import counterexample, explain, replaying
 from properties.engine.picturing import failure
 from properties.engine.readable import example, readable
+from properties.engine.sharing import Drawn, Given, drawn_now
 from properties.engine.spread import after_the_simplest, database, fewer_streams, frames, seed_of, settings_of
 from properties.engine.subject import Profile, Status, Subject, Verdict
 from properties.engine.trying import try_case
@@ -85,6 +88,8 @@ class Search:
         self._examples, self._worst, self._claims, self._abstentions = 0, 0.0, 0, 0
         self._stages: dict[str, tuple[int, int]] = {}
         self._nearness: dict[str, dict[int, int]] = {}
+        self._showing: dict[str, Drawn] = {}
+        self._frame: tuple[tuple[int, ...], int] = (), 0
         self._floor = 1.0
         self._shrinking = False
         self._known: dict[LawBroken, Belonging] = {}
@@ -134,8 +139,9 @@ class Search:
             raise
         if self.failure is not None:  # of a known cause
             return self.failed(self._plain(self.failure))
-        if self.no_room and not self._examples:
-            return Verdict(self.law.id, self.subject, "not-applicable", self.no_room)
+        if not self._examples and (self.no_room or not self.profile.examples):
+            nothing = self.no_room or "none of the examples that were given can be drawn for it"
+            return Verdict(self.law.id, self.subject, "not-applicable", nothing)
         if not self._claims and self.law.kind != "contract":
             nothing = f"nothing could be claimed of any of {self._examples} examples: every bound was infinite there"
             return self._said("not-applicable", nothing, 0.0)
@@ -165,16 +171,29 @@ class Search:
     def _said(self, status: Status, reason: str, worst: float) -> Verdict:
         found = Verdict(self.law.id, self.subject, status, reason, self._examples, worst)
         counted = {"claims": self._claims, "abstentions": self._abstentions, "stages": tuple(self._stages.items())}
-        return replace(found, **counted, nearness=self._nearness)
+        return replace(found, **counted, nearness=self._nearness, showing=self._showing)
 
     def _everywhere(self) -> None:
+        setting, shared = self.subject.setting(self.law), self.profile.shared or ()
+        for number, streams in enumerate(dict.fromkeys(one.streams for one in shared)):
+            if both := tuple(n for n in streams if n in setting.streams):
+                these = [one for one in shared if one.streams == streams]
+                with contextlib.suppress(Unsatisfiable):  # what is drawn otherwise here may come to nothing
+                    self._among(setting.with_(streams=both), len(these), -1 - number, shared=these)
+        if not self.profile.examples:
+            return
         remembered = self.profile.remember and database(self.law, self.subject).exists()
         spread = frames(self.subject.setting(self.law), self.profile.examples, self.law.schedule)
         for index, (frame, examples) in enumerate(spread):
             self._among(frame, examples + bool(index), index, bool(index) and not remembered)
 
-    def _among(self, frame: Setting, examples: int, index: int, skip: bool = False) -> None:
-        """Try so many examples of a frame, with the number of a seed; whether the simplest is passed over."""
+    def _among(
+        self, frame: Setting, examples: int, index: int, skip: bool = False, shared: Sequence[Drawn] = ()
+    ) -> None:
+        """Try so many examples of a frame, with the number of a seed; whether the simplest is passed over; of `shared`
+        each, and no other."""
+        parted = index > 0
+        self._frame = frame.streams, int(parted)
 
         # Hypothesis reads the source of a test, several times in every run: an eighth of the time of a cheap law.
         def one(case: Case | None) -> None:
@@ -185,8 +204,15 @@ class Search:
             warnings.simplefilter("ignore", NonInteractiveExampleWarning)
             cases = self.law.draw(frame)
             cases = cases if frame.parameters == "compute" else cases.map(frame.stored)
-            test = given(after_the_simplest(cases, skip) if index else cases)(one)
-        test = settings_of(self.profile, examples, self.law, self.subject)(test)
+            test = given(after_the_simplest(cases, skip) if parted else cases)(one)
+        usual = settings_of(self.profile, examples, self.law, self.subject)
+        if shared:  # Hypothesis takes a test with a seed to have no database, unless it is told so afterwards
+            phases = tuple(one for one in usual.phases if one is not Phase.generate)
+            test = seed(seed_of(self.law, self.subject, index, self.randomness))(test)
+            with drawn_alike():
+                settings(usual, database=Given(shared), phases=phases)(test)()
+            return
+        test = usual(test)
         if self.profile.derandomise or self.randomness is not None:
             test = seed(seed_of(self.law, self.subject, index, self.randomness))(test)
             with drawn_alike():
@@ -204,6 +230,8 @@ class Search:
             self._worst = max(self._worst, trial.worst)
             self._claims += trial.claims
             self._abstentions += trial.abstentions
+            if self.profile.shared is not None:
+                self._note(*behaviours(trial.nearness) - behaviours(self._nearness))
             add_nearness(self._nearness, trial.nearness.items())
             for stage, counts in trial.stages.items():
                 before = self._stages.get(stage, (0, 0))
@@ -216,6 +244,7 @@ class Search:
                 return
             self.failure, self.case = broken, case
             self._save(broken, case)
+            self._note("failed", *(() if self._shrinking else ("failed at first",)))
             if self.attribution is not None and not self._shrinking:
                 self._joined(self.attribution.found(self.law, self.subject, case, broken))
                 self._several = self.attribution.several(self.subject)
@@ -232,6 +261,11 @@ class Search:
             if self.failure is None or self._faulted:
                 self._faulted = True
                 raise
+
+    def _note(self, *words: str) -> None:
+        """Keep the example that is tried now, as the one that shows this, for other searches."""
+        if self.profile.shared is not None and words and (drawn := drawn_now(*self._frame)) is not None:
+            self._showing |= dict.fromkeys(words, drawn)
 
     def _passed_over(self, broken: LawBroken) -> bool:
         """Whether a failure, while another is shrunk, is not as plain, or of another kind."""

@@ -13,6 +13,7 @@ from properties.core.device import device_of
 from properties.core.implementation import Implementation
 from properties.core.law import Law
 from properties.core.trial import FloatTruth, Trial
+from properties.engine.sharing import Drawn
 from properties.report.cause import Cause
 from properties.strategies import Setting
 
@@ -31,6 +32,8 @@ class Profile:
         thorough: laws that take seconds an example are exercised on the CPU too.
         sizes: a law that goes through sizes visits the covering set of this fineness.
         seconds: how long one of them may go on; 0 for no limit. It ends evenly, and says what it left out.
+        shared: examples that other searches have found, tried before any other; with it a search notes its own for
+            them (`Verdict.showing`), with None nothing. Without `examples` these are all that is tried.
     """
 
     examples: int
@@ -40,6 +43,7 @@ class Profile:
     thorough: bool = False
     sizes: int = 1
     seconds: float = 0.0
+    shared: tuple[Drawn, ...] | None = None
 
 
 PROFILES = {
@@ -121,5 +125,7 @@ class Verdict:
     """Of such a law, along each axis: [size, how many points of it were visited, how many of them failed]."""
     nearness: dict[str, dict[int, int]] = field(default_factory=lambda: {})
     """How near what was judged came to its bounds, see `properties.core.judging.Judge`."""
+    showing: dict[str, Drawn] = field(default_factory=lambda: {})
+    """By what was seen (`properties.core.picture.behaviours`, "failed at first", "failed") an example that shows it."""
     failure: dict[str, Any] | None = None
     """The failure as it is drawn, see `properties.engine.picturing`."""

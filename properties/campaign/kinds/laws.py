@@ -64,7 +64,8 @@ def answer(question: Question, folder: Path) -> dict[str, Any]:
 
 def searched(question: Question, folder: Path, profile: Profile) -> dict[str, Any]:
     """One law on one target: {status, reason, examples, claims, abstentions, worst_ratio, message, counterexample,
-    behaviour}: the name of the counterexample's file in `folder`, and what the search has seen (`_behaviour`).
+    behaviour}: the name of the counterexample's file in `folder`, and what the search has seen (`_behaviour`). With
+    `profile.shared` also `showing`: by what was seen an example that shows it.
 
     Where a question has them, `device` is the type of the device that the target computes on, and `narrowed` declares
     less of the target than it does itself (`streams`, `channel_multiple`), so that a kernel is compiled for few shapes;
@@ -80,6 +81,7 @@ def searched(question: Question, folder: Path, profile: Profile) -> dict[str, An
     from properties.campaign.targets import source_of
     from properties.core.device import device_of
     from properties.core.law import all_laws
+    from properties.engine.names import file_name
     from properties.engine.runner import examine
     from properties.engine.subject import Subject
     from properties.targets.target import resolve
@@ -104,20 +106,29 @@ def searched(question: Question, folder: Path, profile: Profile) -> dict[str, An
         directory=folder,
         randomness=question["seed"],
     )
+    message, name = verdict.message, None
+    if verdict.counterexample is not None:
+        # The usual name hangs on where the folder lies, as seen from here: that is another one on another worker.
+        name = file_name(f"{verdict.law}[{verdict.subject.id}]") + verdict.counterexample.suffix
+        verdict.counterexample.rename(folder / name)
+        message = message.replace(verdict.counterexample.name, name)
     return {
         **{"status": verdict.status, "reason": verdict.reason, "examples": verdict.examples},
         **{"claims": verdict.claims, "abstentions": verdict.abstentions},
         "worst_ratio": verdict.worst_ratio if math.isfinite(verdict.worst_ratio) else None,
-        "message": verdict.message,
-        "counterexample": verdict.counterexample.name if verdict.counterexample else None,
+        "message": message,
+        "counterexample": name,
         "behaviour": _behaviour(verdict),
+        **({} if profile.shared is None else {"showing": {k: v.to_json() for k, v in verdict.showing.items()}}),
     }
 
 
 def _behaviour(verdict: Verdict) -> list[str]:
     """What a search has seen, in words that another search may see too: how near each stage came to its bound, which
     sizes were visited, and whether it failed."""
-    seen = {f"{stage} at {power}" for stage, powers in verdict.nearness.items() for power in powers}
+    from properties.core.picture import behaviours
+
+    seen = behaviours(verdict.nearness)
     seen |= {f"{axis} = {size}" for axis, rows in verdict.visited.items() for size, *_ in rows}
     if verdict.status == "failed":
         seen.add("failed")
@@ -139,6 +150,7 @@ def packages(question: Question) -> tuple[str, ...]:
 def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
     """Of every target the verdicts, and each law that failed with its counterexample."""
     from properties.campaign.folder import Folder
+    from properties.targets.trust import replay_line
 
     lines: list[str] = []
     for target in sorted({one["question"]["target"] for one in records}):
@@ -149,9 +161,8 @@ def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
             asked, said = one["question"], one["answer"]
             if said["status"] == "failed":
                 lines.append(f"  {asked['law']} in {asked['dtype']}, seed {asked['seed']}")
-                lines.append(
-                    f"    mhc-properties replay {Folder(folder).files(one['address']) / said['counterexample']}"
-                )
+                kept = said["counterexample"] and Folder(folder).files(one["address"]) / said["counterexample"]
+                lines.append(f"    {replay_line(kept, target) if kept else said['message']}")
     return "\n".join(lines), any(one["answer"]["status"] in ("failed", "error") for one in records)
 
 
