@@ -65,6 +65,17 @@ def test_every_deviation_of_a_bug_is_killed_by_the_law_that_is_named() -> None:
             assert DEVIATIONS[name].needs or law in killed[name], (bug["id"], name, law)
 
 
+def test_every_section_of_the_findings_has_a_row() -> None:
+    found = {anchor(line) for line in re.findall(r"^## (.+)$", (DOCS / "findings.md").read_text(), re.MULTILINE)}
+    named = {one["finding"] for one in BUGS if "finding" in one}
+    assert named == found - {"dialects-that-are-not-modelled"}
+
+
+def anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def test_the_row_that_a_deviation_names_as_its_source_is_there() -> None:
     """`bug N` in a source is the row N of the survey, and the row names a deviation too."""
     survey = {one["survey"]: one for one in BUGS if "survey" in one}

@@ -48,12 +48,13 @@ def rows(path: Path, key: str) -> Any:
 CORPUS = """\
 # Public bugs
 
-{bugs} bugs, questions and findings of review were told in public about implementations of hyper-connections. {seen} of
-them have a *deviation* that stands for them, a wrong implementation of ours with the same slip ({stand} in all), and a
-law that sees it in the [kill matrix](kill.md). {unseen} have none, and say why.
+{bugs} bugs, questions and limits of public implementations of hyper-connections: {told} were told in public, {own} were
+found here and stand in [findings](findings.md). {seen} of them have a *deviation* that stands for them, a
+wrong implementation of ours with the same slip ({stand} in all), and a law that sees it in the [kill matrix](kill.md).
+{unseen} have none, and say why.
 
-The rows are in [corpus.json](corpus.json) ([schema](corpus.schema.json)): where the bug was told, how far it came, what
-was wrong, the smallest input that shows it, and the deviation and the law. `make site` draws them below this page, with
+The rows are in [corpus.json](corpus.json) ([schema](corpus.schema.json)): where the bug was told or which project has it, how
+far it came, what was wrong, the smallest input that shows it, and the deviation and the law. `make site` draws them below this page, with
 a search. This page is made by `python -m properties.commands.record_pages docs`.
 
 | kind | bugs | an example |
@@ -79,6 +80,8 @@ def corpus_page(bugs: Sequence[Row]) -> str:
     ]
     return CORPUS.format(
         bugs=len(bugs),
+        told=sum("finding" not in one for one in bugs),
+        own=sum("finding" in one for one in bugs),
         seen=len(seen),
         stand=len({each["deviation"] for one in seen for each in one["seen"]}),
         unseen=len(bugs) - len(seen),
