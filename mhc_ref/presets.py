@@ -37,6 +37,8 @@ FIELDS: dict[str, dict[str, Any]] = {
         "transposed": True,
         "norm_over": "stream",
         "shared_projection": True,
+        "rms_eps": 1e-12,
+        "rms_eps_by": "clamp",
     },
     "MHC_LITE": {"residual": "permutations", "transposed": True},
     "HYPER_CONNECTIONS": {
@@ -93,8 +95,8 @@ SOURCES: dict[str, str] = {
     "DEEPSEEK_V4_1": "DeepSeek-V4.1's single pass, mlx-lm 0.32.2:mlx_lm/models/deepseek_v41.py: a branch reads with "
     "the h_pre of the block before, the first reads stream 0, and the streams end by the last h_pre",
     "LIGER": "linkedin/Liger-Kernel:src/liger_kernel/ops/mhc.py (ead96b6): the same stored matrix, untransposed",
-    "LUCIDRAINS": "lucidrains/hyper-connections 0.4.11:mHCv2.py; its norm is F.normalize, without an additive eps, "
-    "hence rms_eps 0",
+    "LUCIDRAINS": "lucidrains/hyper-connections 0.4.11:mHCv2.py; its norm is F.normalize, which divides by the "
+    "larger of |x| and 1e-12",
     "MHC_LITE": "mHC-lite, arXiv 2601.05732; FFTYYY/mhc-lite:hyper_conn (ea19775), which applies the transpose of "
     "what it stores",
     "HYPER_CONNECTIONS": "hyper-connections before the manifold, arXiv 2409.19606 eq. (2), (10)-(13), A_r transposed",

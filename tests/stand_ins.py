@@ -22,6 +22,9 @@ from mhc_ref import DEEPSEEK_V4, KROMHC, MHC_LITE, Dialect, Params
 Modules = dict[str, dict[str, Any]]
 """Dotted name -> what the module has."""
 
+NORMALIZE: dict[str, Any] = {"rms_eps": 1e-12, "rms_eps_by": "clamp"}
+"""The norm of `torch.nn.functional.normalize`, as these repositories have it."""
+
 
 def installed(modules: Modules) -> dict[str, ModuleType]:
     """The modules, and the packages that they lie in, as sys.modules wants them."""
@@ -328,12 +331,13 @@ def packed(count: Callable[[int], int], applies: Dialect, rolled: int = 0) -> ty
 
 
 def mhc_lite(wrong: bool) -> Modules:
-    return {"hyper_conn.mhc_lite": {"MHCLite": packed(math.factorial, applied(MHC_LITE, wrong))}}
+    dialect = applied(MHC_LITE.with_(**NORMALIZE), wrong)
+    return {"hyper_conn.mhc_lite": {"MHCLite": packed(math.factorial, dialect)}}
 
 
 def kromhc(wrong: bool) -> Modules:
     """A product of symmetric factors is symmetric: what is wrong here is the stream to which a sum is written."""
-    made = packed(lambda n: 2 * (n.bit_length() - 1), KROMHC, int(wrong))
+    made = packed(lambda n: 2 * (n.bit_length() - 1), KROMHC.with_(**NORMALIZE), int(wrong))
     return {"hyper_conn.Kromhc": {"KromHC": made}}
 
 

@@ -52,7 +52,7 @@ DIALECTS = {
     "softmax without an iteration": DEEPSEEK_V4.with_(iterations=0),
     "norm weight 1 + w": PAPER.with_(norm_over="stream", norm_offset=1.0, rms_eps=1e-6),
     "a norm of at least 2": PAPER.with_(norm_over="stream", rms_eps=2.0, rms_eps_by="clamp", iterations=3),
-    "a norm of at least 1e-12": LUCIDRAINS.with_(rms_eps=1e-12, rms_eps_by="clamp"),
+    "a norm without an eps, stream by stream": LUCIDRAINS.with_(rms_eps=0.0, rms_eps_by="add"),
     "no dynamic part": PAPER.with_(dynamic="static", iterations=3, post_eps=0.1),
     "a low temperature, and an eps of h_post": DEEPSEEK_V4.with_(temperature=0.05, iterations=3, post_eps=0.1),
     "a high temperature, clamp 0.9": PAPER.with_(
@@ -627,7 +627,9 @@ def test_an_error_of_the_norm_passes_to_its_gradient() -> None:
     assert (bound.error[..., 1] <= 2e-3 * g[..., 1].abs() / rho).all()
 
 
-@pytest.mark.parametrize("dialect", [LUCIDRAINS, MHC_LITE], ids=["LUCIDRAINS", "MHC_LITE"])
+@pytest.mark.parametrize(
+    "dialect", [DIALECTS["a norm without an eps, stream by stream"], MHC_LITE], ids=["stream", "MHC_LITE"]
+)
 def test_nothing_is_claimed_of_a_zero_state_without_an_eps(dialect: Dialect) -> None:
     params = Params(
         torch.ones((2, 4) if dialect.shared_projection else (4, 6)),
@@ -640,12 +642,13 @@ def test_nothing_is_claimed_of_a_zero_state_without_an_eps(dialect: Dialect) -> 
 
 
 def test_a_norm_without_eps_may_guard_its_division_as_torch_does() -> None:
-    """LUCIDRAINS normalises by `F.normalize`, max(|x|, 1e-12), and declares no eps."""
+    """`F.normalize` divides by max(|x|, 1e-12), which a dialect without an eps does not rule out."""
+    dialect = DIALECTS["a norm without an eps, stream by stream"]
     direction = torch.tensor([[3.0, 4.0], [0.6, -0.8]], dtype=torch.float64)
     for size, claimed in ((1e-14, False), (1e-13, False), (1e-11, True), (1.0, True)):
         x = direction * size
         found = torch.nn.functional.normalize(x, dim=-1) * math.sqrt(2)
-        state, shared = bounds.normalised(Approx.exact(x), None, LUCIDRAINS, Rounding.of(torch.float64))
+        state, shared = bounds.normalised(Approx.exact(x), None, dialect, Rounding.of(torch.float64))
         bound = shared * state.value.abs() + state.error
         assert bool(torch.isfinite(bound).all()) == claimed
         assert bool(((found - state.value).abs() <= bound).all())

@@ -58,6 +58,8 @@ def test_a_control_keeps_the_precision_contract(name: str, preset: str) -> None:
 @pytest.mark.parametrize("name", [name for name, control in CATALOGUE.items() if control.applies(DEEPSEEK_V4)])
 def test_a_control_is_right_at_any_eps(name: str, denominator: str, eps: float) -> None:
     for preset in (PAPER, DEEPSEEK_V4, LUCIDRAINS):
+        if not CATALOGUE[name].applies(preset):
+            continue  # a norm of another kind
         dialect = preset.with_(
             entry_eps=eps / 2, denominator_eps=0.5 * (eps > 0), denominator=denominator, iterations=3
         )
@@ -74,8 +76,7 @@ def test_a_control_is_right_at_any_eps(name: str, denominator: str, eps: float) 
 def test_a_control_says_what_it_is(name: str) -> None:
     control = CATALOGUE[name]
     assert control.statement.endswith(".")
-    clamping = DEEPSEEK_V4.with_(rms_eps_by="clamp")  # which no preset does
-    dialect = next(one for one in (*PRESETS.values(), clamping) if control.applies(one))
+    dialect = next(one for one in PRESETS.values() if control.applies(one))
     built = build(name, dialect)
     assert built.name == f"control:{name}"
     assert set(offers(built)) == set(offers(build("linear", dialect)))

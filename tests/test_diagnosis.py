@@ -107,7 +107,16 @@ def test_what_is_declared_does_not_decide(preset: str) -> None:
     other = LUCIDRAINS if dialect.shared_projection else LIGER.with_(rms_eps=1e-3, post_scale=1.0)
     _, found = inferred(Reference(dialect), other)
     different = found.difference(dialect)
-    free = {"start", "start_axis", "denominator", "rms_eps_inside", "last_axis", "iterations", "entry_eps"}
+    free = {
+        "start",
+        "start_axis",
+        "denominator",
+        "rms_eps_inside",
+        "rms_eps_by",
+        "last_axis",
+        "iterations",
+        "entry_eps",
+    }
     allowed = (
         free | {"denominator_eps"} if dialect.residual == "unconstrained" else {"start", "start_axis", "denominator"}
     )

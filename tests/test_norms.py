@@ -17,8 +17,8 @@ from properties.catalogue import controls
 from properties.core.implementation import Reference
 from properties.diagnosis import identify
 
-SMALL = LUCIDRAINS.with_(rms_eps=1e-12, rms_eps_by="clamp")
-"""As `torch.nn.functional.normalize` has it by default."""
+SMALL = LUCIDRAINS
+"""Its norm is `torch.nn.functional.normalize` with the eps that it has by default, 1e-12."""
 
 
 def pulled(x: Tensor, g: Tensor, dialect: Dialect) -> Tensor:

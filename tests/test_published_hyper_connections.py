@@ -14,6 +14,8 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Mappings, Params
+from properties.core.case import BranchSpec
+from properties.core.exact_truth import ExactTruth
 from properties.core.implementation import Absent, Implementation, offers, parameter_dtype
 from properties.strategies import Setting, states_of
 from properties.targets import published
@@ -225,7 +227,7 @@ assert logits.grad is not None and logits.grad.abs().max() > 1e-3
 @pytest.mark.slow
 def test_no_stream_is_drawn_below_the_declared_scale() -> None:
     """Eight streams that fall off by ten each stay above the clamp of the norm, whatever the size of the state."""
-    setting = Setting(mhc_ref.LUCIDRAINS, (8,), torch.float64, max_tokens=4, norm_weight=False, least_scale=1e-6)
+    setting = Setting(mhc_ref.MHC_LITE, (8,), torch.float64, max_tokens=4, norm_weight=False, least_scale=1e-6)
     smallest: list[float] = []
 
     @settings(max_examples=150, derandomize=True, database=None, deadline=None)
@@ -236,6 +238,27 @@ def test_no_stream_is_drawn_below_the_declared_scale() -> None:
 
     look()
     assert 1e-8 < min(smallest) < 1e-5
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-14, 1e-11])
+def test_a_stream_below_the_clamp_of_the_norm_has_the_gradient_of_the_clamp(
+    adapter: Implementation, size: float
+) -> None:
+    """Beside streams that are not small: F.normalize divides by max(|x|, 1e-12), as exact arithmetic has it."""
+    dtype = adapter.dtypes[0]
+    x, (params,) = generic(adapter, (1, 3, 4))
+    x[:, 1] *= size
+    generator = torch.Generator().manual_seed(1)
+    bar = torch.randn(x.shape, generator=generator, dtype=dtype)
+    given = x.clone().requires_grad_()
+    branch = BranchSpec("constant", torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=dtype))
+    found = torch.autograd.grad(adapter.block(given, params, branch), given, bar)[0]
+    exact = ExactTruth(adapter.dialect).layers_vjp(x, [params], [branch], bar)[0]
+    least = 1e9 if size < 1e-12 else 1e7
+    assert float(found[0, 1].abs().max()) > least
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-10
+    for stream in range(3):
+        assert float((found[0, stream] - exact[0, stream]).abs().max() / exact[0, stream].abs().max()) < tolerance
 
 
 def test_fractions_are_streams_of_their_own_on_the_residual_path() -> None:

@@ -46,7 +46,9 @@ HARD = {
     **PRESETS,
     "paper, 3 iterations, eps 1e-2": PAPER.with_(iterations=3, entry_eps=1e-2, denominator_eps=1e-3),
     "softmax over the last axis": DEEPSEEK_V4.with_(start_axis="column", iterations=2, pre="softmax", collapse="mean"),
-    "clamp 0.5": LUCIDRAINS.with_(denominator_eps=0.5, iterations=4, rms_eps=1e-3, rms_eps_inside=False),
+    "clamp 0.5": LUCIDRAINS.with_(
+        denominator_eps=0.5, iterations=4, rms_eps=1e-3, rms_eps_by="add", rms_eps_inside=False
+    ),
     "exp alone": PAPER.with_(iterations=0),
     "norm weight 1 + w": PAPER.with_(norm_over="stream", norm_offset=1.0, rms_eps=1e-6),
     "a norm of at least 1e-3": PAPER.with_(norm_over="stream", rms_eps=1e-3, rms_eps_by="clamp", iterations=3),

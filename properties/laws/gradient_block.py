@@ -22,7 +22,7 @@ from properties.laws import about, errors, pulls
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import matrix_cases
 from properties.laws.premises import mixes_in_compute_dtype, reads_by_gates
-from properties.strategies import TAME, Setting, branch_of, coefficient_cases, cotangent_for, far_beside
+from properties.strategies import TAME, Setting, branch_of, coefficient_cases, cotangent_for, far_beside, silenced
 
 
 def cotangent_of(setting: Setting, x: Tensor) -> st.SearchStrategy[Tensor]:
@@ -35,6 +35,7 @@ def block_pulls(draw: DrawFn, setting: Setting) -> Case:
     """A block with a branch whose derivative is known, and a cotangent of its output."""
     small = setting.with_(streams=tuple(n for n in setting.streams if n <= 4) or setting.streams[:1])
     case = draw(coefficient_cases(small, most=2, scales=(1.0, 30.0), patterns=TAME))
+    case = case.with_(x=draw(silenced(setting, case.x)))
     branch = draw(branch_of(setting, case.x.shape[-1], ("zero", "identity", "scale", "constant")))
     return case.with_(branch=branch, cotangent=draw(cotangent_of(setting, case.x)))
 

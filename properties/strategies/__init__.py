@@ -35,6 +35,7 @@ from properties.strategies.inputs import (
     permutations_of,
     projected_width,
     sequenced,
+    silenced,
     width_among,
 )
 from properties.strategies.own_tests import (
@@ -131,6 +132,7 @@ __all__ = [
     "saturating",
     "seeds",
     "sequenced",
+    "silenced",
     "shift_axis",
     "sizes",
     "states",

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mhc_ref.packing import residual_size
 from properties.core.case import Case
+from properties.core.norms import norm_of
+from properties.core.slips import clamps_norm
 from properties.strategies.coefficients import branch_of, params_of
 from properties.strategies.draws import among, kept, noise, seeds
 from properties.strategies.projected import streams
@@ -69,6 +71,23 @@ def coefficient_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1, most:
         x=draw(states_of(setting, n, channels, most=most, scales=scales)),
         params=draw(params_of(setting, n, channels, **options)),
     )
+
+
+@st.composite
+def silenced(draw: DrawFn, setting: Setting, x: Tensor) -> Tensor:
+    """x [tokens, n, C], or, where the norm clamps, x with nothing in one of the norms of its first token.
+
+    There the derivative is the reciprocal of the clamp, 1e12 beside streams whose own is of order 1, and nothing but a
+    stream of zeros shows that a backward pass has it.
+    """
+    if setting.least_scale or not clamps_norm(setting.dialect):
+        return x
+    stream = draw(st.sampled_from((None, None, *range(x.shape[1]))))
+    if stream is None:
+        return x
+    x = x.clone()
+    x[:1, stream if norm_of(setting.dialect).OVER == (-1,) else slice(None)] = 0
+    return x
 
 
 @st.composite

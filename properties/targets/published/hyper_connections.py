@@ -36,9 +36,6 @@ class Connection(Implementation):
 
     # One gamma [C] for all streams, stored less 1.
     norm_weight = False
-    # F.normalize divides by max(norm, 1e-12): no dialect has that clamp, so tiny states are outside of what is claimed.
-    least_scale = 1e-6
-
     module: ClassVar[str]
     kind: ClassVar[str] = "ManifoldConstrainedHyperConnections"
     heard: ClassVar[str]
@@ -231,12 +228,18 @@ class ManifoldConstrainedLog(ManifoldConstrained):
 class Unconstrained(Packed):
     """`hyper_connections.HyperConnections`: hyper-connections before the manifold."""
 
-    dialect = mhc_ref.HYPER_CONNECTIONS
+    dialect = mhc_ref.HYPER_CONNECTIONS.with_(rms_eps=1e-12, rms_eps_by="clamp")
     dtypes = (torch.float64, torch.float32)
     tunable = frozenset({"dynamic"})
 
     module = "hyper_connections.hyper_connections"
     kind = "HyperConnections"
+
+    def tuned(self, **fields: Any) -> Implementation:
+        tuned = super().tuned(**fields)
+        if tuned.dialect.dynamic not in ("linear", "tanh"):
+            raise Absent(f"tuned: dynamic={tuned.dialect.dynamic!r}; the option `tanh` is a yes or a no")
+        return tuned
 
     def _settings(self) -> dict[str, Any]:
         return {"tanh": self.dialect.dynamic == "tanh"}
