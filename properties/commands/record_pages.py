@@ -53,9 +53,9 @@ found here and stand in [findings](findings.md). {seen} of them have a *deviatio
 wrong implementation of ours with the same slip ({stand} in all), and a law that sees it in the [kill matrix](kill.md).
 {unseen} have none, and say why.
 
-The rows are in [corpus.json](corpus.json) ([schema](corpus.schema.json)): where the bug was told or which project has it, how
-far it came, what was wrong, the smallest input that shows it, and the deviation and the law. `make site` draws them below this page, with
-a search. This page is made by `python -m properties.commands.record_pages docs`.
+The rows are in [corpus.json](corpus.json) ([schema](corpus.schema.json)): where the bug was told, or which project has
+it, how far it came, what was wrong, the smallest input that shows it, and the deviation and the law. `make site` draws
+them below this page, with a search. This page is made by `python -m properties.commands.record_pages docs`.
 
 | kind | bugs | an example |
 |---|---|---|

@@ -35,8 +35,8 @@ PREFERRED = (
     *("DEEPSEEK_V4", "PAPER", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL"),
     *("IHC", "DEEPSEEK_V4_1", "KROMHC", "CAYLEY", "QWEN4_EXP", "MUSE_SPARK", "ATTN_RES"),
 )
-"""Where a deviation applies to several presets, the first of these is taken; LUCIDRAINS, whose norm clamps at 1e-12, where
-it shows in nothing else."""
+"""Where a deviation applies to several presets, the first of these is taken; LUCIDRAINS, whose norm clamps at
+1e-12, where it shows in nothing else."""
 
 SCHEMA = 1
 """The number of the form of identify-table.json."""
