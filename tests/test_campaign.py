@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from properties.campaign import summary
+from properties.campaign import running, summary
 from properties.campaign.cells import Cell, versions
 from properties.campaign.engines import Answers, EngineLostError, Processes, Serial, engine
 from properties.campaign.folder import Folder, FolderError
 from properties.campaign.kind import DeviceLostError
-from properties.campaign.kinds import KINDS, cell_of, cells, kind_of
+from properties.campaign.kinds import KINDS, cell_of, cells, demo, kind_of
 from properties.campaign.running import Run
 from properties.campaign.work import work
 
@@ -141,6 +144,68 @@ def test_an_answer_that_cannot_be_kept_by_a_worker_still_arrives(
     assert outcome.complete
     assert any(str(tmp_path / "full") in line for line in outcome.troubles)
     assert (folder.files(cell.address) / "found.txt").is_file()
+
+
+def full_below(monkeypatch: pytest.MonkeyPatch, *roots: Path) -> None:
+    """What finds a counterexample below one of these meets a full disk."""
+
+    def find(place: Path) -> None:
+        if any(place.is_relative_to(root) for root in roots):
+            raise OSError(errno.ENOSPC, "No space left on device", str(place))
+        (place / "found.txt").write_text("a counterexample")
+
+    monkeypatch.setitem(demo._DOES, "find", find)
+
+
+def test_what_finds_no_room_for_its_counterexample_is_answered_beside_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "c")
+    (cell,) = asked(folder, 1, ["find"])
+    full_below(monkeypatch, folder.path)
+    outcome = Run(folder, lambda: Serial(folder.path)).go()
+    assert (outcome.complete, outcome.errors) == (True, 0)
+    assert any("No space left" in line for line in outcome.troubles)
+    assert (folder.files(cell.address) / "found.txt").read_text() == "a counterexample"
+    assert folder.left_over() == []
+
+
+def test_a_worker_without_room_anywhere_says_nothing_of_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path / "c")
+    asked(folder, 2, ["find"])
+    with monkeypatch.context() as patched:
+        full_below(patched, Path("/"))
+        outcome = Run(folder, lambda: Serial(folder.path)).go()
+    assert (outcome.errors, outcome.quarantined, outcome.complete) == (0, 0, False)
+    assert "No space left on device" in outcome.why
+    assert Run(folder, lambda: Serial(folder.path)).go().complete
+
+
+def test_a_counterexample_that_cannot_be_written_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search goes on without its file; an answer without its counterexample would be one of two."""
+    from properties.engine.counterexample import Counterexample
+
+    save = Counterexample.save
+
+    def saved(self: Counterexample, path: Path) -> None:
+        if path.is_relative_to(tmp_path / "c"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(self, path)
+
+    folder = Folder(tmp_path / "c")
+    options = {"impl": ["deviation:one-iteration@PAPER"], "law": ["manifold.other-axis-sums"], "dtype": ["float64"]}
+    folder.ask(cells("laws", {}, options))
+    with monkeypatch.context() as patched:
+        patched.setattr(Counterexample, "save", saved)
+        Run(folder, lambda: Serial(folder.path)).go()
+    alone = Folder(tmp_path / "alone")
+    alone.ask(folder.cells())
+    Run(alone, lambda: Serial(alone.path)).go()
+    assert same_anywhere(folder) == same_anywhere(alone)
+    (found,) = folder.records()
+    assert (folder.files(found["address"]) / found["answer"]["counterexample"]).is_file()
 
 
 def test_what_a_worker_has_kept_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,6 +439,62 @@ def test_processes_answer_as_one_process_does_and_put_aside_what_kills_them(tmp_
     Run(alone, lambda: Serial(alone.path)).go()
     assert same_anywhere(one) == same_anywhere(alone)
     assert not Run(one, lambda: pytest.fail("what is put aside is asked no more")).go().new
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_loses_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("loky", reason="the engine's own package")
+    folder = Folder(tmp_path / "c")
+    folder.ask(
+        cell_of("demo", {"number": k, "does": "square" if k % 10 else "find", "seconds": 0.05}, {}) for k in range(60)
+    )
+    killed: list[int] = []
+
+    def say(line: str) -> None:
+        if line.startswith("20 of") and not killed:
+            child = next(
+                one for one in psutil.Process().children(recursive=True) if "popen_loky" in " ".join(one.cmdline())
+            )
+            child.kill()
+            killed.append(child.pid)
+
+    outcome = Run(folder, lambda: engine("processes:2", folder.path), say=say).go()
+    assert killed
+    assert (outcome.complete, outcome.errors, outcome.quarantined, outcome.why) == (True, 0, 0, "")
+    alone = Folder(tmp_path / "alone")
+    alone.ask(folder.cells())
+    Run(alone, lambda: Serial(alone.path)).go()
+    assert same_anywhere(folder) == same_anywhere(alone)
+
+
+@pytest.mark.slow
+def test_a_hog_is_ended_three_times_and_the_others_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("loky", reason="the engine's own package")
+    folder = Folder(tmp_path / "c")
+    folder.ask([cell_of("demo", {"number": k, "does": "square", "seconds": 0.01}, {}) for k in range(8)])
+    (hog,) = [cell_of("demo", {"number": 8, "does": "hang", "seconds": 0.0}, {})]  # the last to begin
+    folder.ask([hog])
+    hours_pass_where(monkeypatch, lambda: {one.name for one in folder.path.glob(f"begun/{hog.address}.*")})
+    outcome = Run(folder, lambda: engine("processes:2", folder.path)).go()
+    assert (outcome.answered, outcome.quarantined, outcome.why) == (8, 1, "")
+    assert folder.deaths(hog.address) == ["it did not end within 3600 s"] * 3
+
+
+def hours_pass_where(monkeypatch: pytest.MonkeyPatch, begun: Callable[[], set[str]]) -> None:
+    """The clock of a run goes two hours on whenever something has begun that had not."""
+    seen: set[str] = set()
+
+    class Clock:
+        sleep = staticmethod(time.sleep)
+
+        @staticmethod
+        def monotonic() -> float:
+            seen.update(begun())
+            return time.monotonic() + 7200 * len(seen)
+
+    monkeypatch.setattr(running, "time", Clock)
 
 
 @pytest.mark.slow

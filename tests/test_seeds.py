@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from properties.campaign import kill, seeds
 from properties.campaign.kinds.seeds import PRESETS as TRIED
 from properties.campaign.kinds.seeds import outcome_of, runs
 from properties.catalogue.controls import CATALOGUE, build
-from properties.commands import bench, sharpness
+from properties.commands import bench, seeds_page, sharpness
 from properties.commands.kill_page import load
 from properties.commands.kill_rows import Task, dialects
 from properties.core.law import all_laws
@@ -83,6 +84,62 @@ def test_what_is_cut_short_goes_on_with_the_same_command(tmp_path: Path) -> None
     assert "seeds: 2 runs of 1 controls, 2 seeds, 2 laws exercised" in whole.output
 
 
+def test_pieces_of_several_releases_are_kept_apart_and_a_seed_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few(monkeypatch, "block.agrees-with-oracle")
+    docs = tmp_path / "docs"
+    usual = ["--only", "linear", "--only", "tiled", "--engine", "serial", "--out", str(tmp_path / "c")]
+    record = [*usual, "--record", str(docs)]
+    monkeypatch.setattr(seeds_page, "release", lambda: "0.9.0")
+    # Only the budget is spent: nothing was tried, and the page says so.
+    cut = CliRunner().invoke(app(seeds.main), [*record, "--seeds", "2", "--budget", "0.000001"])
+    assert cut.exit_code == 3, cut.output
+    assert "controls that were never tried: linear" in (docs / "seeds.md").read_text()
+    for _ in range(2):
+        assert CliRunner().invoke(app(seeds.main), [*record, "--seeds", "2"]).exit_code == 0
+    monkeypatch.setattr(seeds_page, "release", lambda: "0.10.0")
+    more = CliRunner().invoke(app(seeds.main), [*record, "--seeds", "3", "--missing"])
+    assert more.exit_code == 0, more.output
+    assert "seeds: 2 runs of 2 controls, 1 seeds" in more.output
+    rows = seeds_page.load(docs / "seeds.json")
+    had = {one: sorted(int(s) for row in rows if row.release == one for s in row.seeds) for one in ("0.9.0", "0.10.0")}
+    assert had == {"0.9.0": [0, 0, 1, 1], "0.10.0": [2, 2]}
+    text = (docs / "seeds.md").read_text()
+    assert text.index("release 0.9.0: 4 runs") < text.index("release 0.10.0: 2 runs")
+    assert "| linear | 3 | " in text
+    assert "seeds by 0.10.0 |" in text
+    none = CliRunner(env={"COLUMNS": "400"}).invoke(app(seeds.main), [*record, "--seeds", "3", "--missing"])
+    assert none.exit_code == 2
+    assert "nothing is left" in none.output
+
+
+def test_an_accusation_stays_in_the_record_until_that_release_takes_it_back() -> None:
+    asked = {"name": "linear", "dtype": "float32", "seed": 4, "laws": []}
+    wrong = seeds_page.rows_of([(asked, {"exercised": 9, "examples": 20, "wrong": ["linear: a law"]})])
+    right = seeds_page.rows_of([(asked, {"exercised": 9, "examples": 20, "wrong": []})])
+    other = [replace(row, release="0.1") for row in right]
+    assert "* flagged: linear float32, release" in seeds_page.page(seeds_page.merged(wrong, other))
+    assert "* flagged: none" in seeds_page.page(seeds_page.merged(wrong, right))
+    some = seeds_page.rows_of([({**asked, "laws": ["block."]}, {"exercised": 1, "examples": 2, "wrong": []})])
+    assert some == [], "a run of some laws is no seed"
+
+
+def test_the_page_of_seeds_is_that_of_its_rows() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    rows = seeds_page.load(docs / "seeds.json")
+    assert rows
+    assert (docs / "seeds.md").read_text() == seeds_page.page(rows)
+    assert {row.control for row in rows} <= set(CATALOGUE)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 9, "rows": []}', '{"schema": 1, "rows": [3]}'])
+def test_a_file_that_is_no_record_is_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "seeds.json").write_text(text)
+    with pytest.raises(ValueError, match=r"seeds\.json is no seeds\.json: "):
+        seeds_page.load(tmp_path / "seeds.json")
+
+
 def test_rows_of_the_matrix_are_kept_as_they_come(tmp_path: Path) -> None:
     docs, folder = tmp_path / "docs", tmp_path / "campaigns"
     few = ["--only", "h-res-transposed", "--law", "manifold.agrees", "--law", "block.agrees", "--engine", "serial"]
@@ -124,6 +181,9 @@ def test_laws_that_apply_to_no_chosen_control_are_no_success(tmp_path: Path) -> 
         (seeds.main, ["--engine", "nothing"], "nothing"),
         (seeds.main, ["--seeds", "0"], "--seeds"),
         (seeds.main, ["--budget", "nan"], "'nan' is no time"),
+        (seeds.main, ["--missing"], "it takes a record"),
+        (seeds.main, ["--record", "r", "--law", "mixing."], "a record is of all laws"),
+        (seeds.main, ["--record", "/dev/null/x"], "expected a folder that can be written"),
         (seeds.main, ["--out", "/dev/null/x"], "expected a folder that can be written"),
         (bench.main, ["--impl", "nowhere.py:x"], "there is no file nowhere.py"),
         (bench.main, ["--dtype", "float7"], "takes float64, float32"),
@@ -147,7 +207,7 @@ def app(main: Callable[..., None]) -> typer.Typer:
     return made
 
 
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
+def few(monkeypatch: pytest.MonkeyPatch, law: str = "manifold.agrees-with-oracle") -> None:
     """One law is enough."""
-    one = all_laws()["manifold.agrees-with-oracle"]
+    one = all_laws()[law]
     monkeypatch.setattr("properties.core.law.all_laws", lambda: {one.id: one})

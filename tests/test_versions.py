@@ -14,7 +14,7 @@ from packaging.version import Version
 
 import properties
 from properties.campaign import folder as campaign
-from properties.commands import adversary_page, kill_page, record_pages, sharpness
+from properties.commands import adversary_page, kill_page, record_pages, seeds_page, sharpness
 from properties.diagnosis import table
 from properties.engine import known_file
 from properties.explosion import monitor
@@ -80,6 +80,7 @@ NUMBERS = {
     "the protocol of `proc:`": protocol.VERSION,
     "manifest and answers of a campaign (`.json`)": campaign.SCHEMA,
     "`kill.json`": kill_page.SCHEMA,
+    "`seeds.json`": seeds_page.SCHEMA,
     "`corpus.json` and `implementations.json`": record_pages.SCHEMA,
     "`identify-table.json`": table.SCHEMA,
     "`adversary.json`": adversary_page.SCHEMA,

@@ -15,6 +15,10 @@ class DeviceLostError(RuntimeError):
     """The device does not answer in this process any more: its cells are asked again, in another one."""
 
 
+class UnsavedError(RuntimeError):
+    """A file of an answer could not be written where the worker has it: the question is answered again elsewhere."""
+
+
 def _nothing(question: Question, answer: dict[str, Any], asked: Sequence[Question]) -> list[Question]:
     return []
 
@@ -35,7 +39,8 @@ class Kind:
         options: the options of `campaign run` that `questions` takes.
         questions: what is asked, with options that were given. ValueError: one of them is out of its range.
         answer: the answer to a question, in the words of JSON; counterexamples and reports go to the folder as soon as
-            they are found. Equal questions have equal answers.
+            they are found. Equal questions have equal answers. UnsavedError, or an OSError of a full disk: there is no
+            room in that folder.
         told: what all answers come to, in lines, with whatever pages belong to them written into the campaign's folder;
             and whether something is wrong.
         cost: seconds that a cell takes if nothing is known of it yet.

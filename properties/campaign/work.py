@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
 import platform
 import shutil
+import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from properties.campaign.cells import Cell, versions
 from properties.campaign.folder import SCHEMA, Folder, Record
-from properties.campaign.kind import DeviceLostError
+from properties.campaign.kind import DeviceLostError, UnsavedError
 
 SPOOL = "MHC_PROPERTIES_SPOOL"
 """The environment variable with the folder in which a worker on another machine keeps its answers."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OtherVersionsError(RuntimeError):
@@ -42,6 +48,7 @@ def work(asked: dict[str, Any], shared: str | None) -> dict[str, Any]:
 
     Raises:
         OtherVersionsError: nothing was computed.
+        UnsavedError: there is no room for its files anywhere here.
         DeviceLostError: nothing can be computed here any more.
     """
     cell = Cell.from_json(asked)
@@ -66,25 +73,17 @@ def work(asked: dict[str, Any], shared: str | None) -> dict[str, Any]:
 
 
 def _answered(cell: Cell, folder: Folder, shared: bool) -> dict[str, Any]:
-    from properties.campaign.kinds import kind_of
-
-    trouble = ""
-    try:
-        place = folder.begun(cell.address)
-    except OSError as error:
-        import tempfile
-
-        trouble = f"{platform.node()}: {folder.path}: {error.strerror or error}"
-        place = Path(tempfile.mkdtemp(prefix="mhc-campaign-"))
     began, began_cpu = time.monotonic(), time.process_time()
-    try:
-        found = kind_of(cell.kind).answer(dict(cell.question), place)
-        status, answer = "answered", _anywhere(found, _written(place))
-    except DeviceLostError:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    except Exception as error:  # a fault of the harness is an answer too: the campaign goes on, and says so
-        status, answer = "error", {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-4000:]}
+    troubles: list[str] = []
+    for place in _places(cell, folder, troubles):
+        try:
+            status, answer = _said(cell, place)
+            break
+        except (OSError, UnsavedError) as error:  # a full disk is no answer: what was found there may be half of it
+            troubles.append(_told(place, error))
+            shutil.rmtree(place, ignore_errors=True)
+    else:
+        raise UnsavedError("; ".join(troubles))
     files = {path.relative_to(place).as_posix(): path.read_bytes() for path in _files(place)}
     record: Record = {
         "schema": SCHEMA,
@@ -104,10 +103,44 @@ def _answered(cell: Cell, folder: Folder, shared: bool) -> dict[str, Any]:
         folder.keep(record, files)
         kept = True
     except OSError as error:
-        trouble = f"{platform.node()}: {folder.path}: {error.strerror or error}"
+        troubles.append(_told(folder.path, error))
     if kept or not files:
         shutil.rmtree(place, ignore_errors=True)
-    return {"record": record, "files": {} if kept and shared else files, "trouble": trouble}
+    return {"record": record, "files": {} if kept and shared else files, "trouble": next(iter(troubles), "")}
+
+
+def _places(cell: Cell, folder: Folder, troubles: list[str]) -> Iterator[Path]:
+    """Where the files of an answer may be while it is found: in the folder, then wherever else there may be room."""
+    try:
+        yield folder.begun(cell.address)
+    except OSError as error:
+        troubles.append(_told(folder.path, error))
+    memory = Path("/dev/shm")  # of Linux: a disk in memory, of which only a new folder is used
+    for where in (None, *([memory] if memory.is_dir() else [])):
+        try:
+            yield Path(tempfile.mkdtemp(prefix="mhc-campaign-", dir=where))
+        except OSError as error:
+            troubles.append(_told(where or Path(tempfile.gettempdir()), error))
+
+
+def _said(cell: Cell, place: Path) -> tuple[str, dict[str, Any]]:
+    from properties.campaign.kinds import kind_of
+
+    try:
+        found = kind_of(cell.kind).answer(dict(cell.question), place)
+        return "answered", _anywhere(found, _written(place))
+    except DeviceLostError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    except Exception as error:  # a fault of the harness is an answer too: the campaign goes on, and says so
+        if isinstance(error, UnsavedError) or (isinstance(error, OSError) and error.errno in _FULL):
+            raise
+        return "error", {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-4000:]}
+
+
+def _told(where: Path, error: Exception) -> str:
+    why = error.strerror or str(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+    return f"{platform.node()}: {where}: {why}"
 
 
 def _written(place: Path) -> list[str]:

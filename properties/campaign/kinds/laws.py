@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from properties.campaign.cells import Question
 from properties.campaign.folder import Record
-from properties.campaign.kind import DeviceLostError, Kind
+from properties.campaign.kind import DeviceLostError, Kind, UnsavedError
 
 if TYPE_CHECKING:
     from properties.engine.subject import Profile, Verdict
@@ -74,6 +74,7 @@ def searched(question: Question, folder: Path, profile: Profile) -> dict[str, An
     Raises:
         ValueError: the target's file has been changed since the question was asked.
         TargetError: the target cannot be used.
+        UnsavedError: the counterexample could not be written.
         DeviceLostError: the device does not answer: whatever this process computed there would accuse an innocent.
     """
     import torch
@@ -107,6 +108,8 @@ def searched(question: Question, folder: Path, profile: Profile) -> dict[str, An
         randomness=question["seed"],
     )
     message, name = verdict.message, None
+    if verdict.status == "failed" and verdict.counterexample is None:
+        raise UnsavedError(message)
     if verdict.counterexample is not None:
         # The usual name hangs on where the folder lies, as seen from here: that is another one on another worker.
         name = file_name(f"{verdict.law}[{verdict.subject.id}]") + verdict.counterexample.suffix
@@ -161,8 +164,8 @@ def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
             asked, said = one["question"], one["answer"]
             if said["status"] == "failed":
                 lines.append(f"  {asked['law']} in {asked['dtype']}, seed {asked['seed']}")
-                kept = said["counterexample"] and Folder(folder).files(one["address"]) / said["counterexample"]
-                lines.append(f"    {replay_line(kept, target) if kept else said['message']}")
+                kept = Folder(folder).files(one["address"]) / said["counterexample"]
+                lines.append(f"    {replay_line(kept, target)}")
     return "\n".join(lines), any(one["answer"]["status"] in ("failed", "error") for one in records)
 
 
