@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from properties.campaign import running
 from properties.campaign.engines import Dask, EngineLostError, Serial
 from properties.campaign.folder import Folder
 from properties.campaign.kinds import cell_of
@@ -58,17 +60,18 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A scheduler and two workers; the command of the first one begins with what the parameter gives."""
     pytest.importorskip("distributed", reason="the engine's own package")
     where = tmp_path / "cluster"
     env = {**os.environ, **QUIET}
 
-    def start(command: Sequence[str], cwd: Path) -> subprocess.Popen[bytes]:
+    def start(command: Sequence[str], cwd: Path, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         cwd.mkdir(parents=True, exist_ok=True)
-        log = (cwd / "log").open("wb")
-        with log:
+        # Through a pipe that nobody reads until the end, a worker would stop; its folder may be full.
+        with (where / f"{cwd.name}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [*before, sys.executable, "-m", *command],
                 cwd=cwd,
                 env=env,
                 stdout=log,
@@ -81,7 +84,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         ["dask", "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file], where
     )
     each = ["dask", "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard", "--host"]
-    made = Cluster(where, one, [start([*each, f"127.0.0.{k + 1}"], where / str(k)) for k in range(2)])
+    before = [request.param() if hasattr(request, "param") else [], []]
+    made = Cluster(where, one, [start([*each, f"127.0.0.{k + 1}"], where / str(k), before[k]) for k in range(2)])
     try:
         until(lambda: (where / "scheduler.json").exists())
         yield made
@@ -90,6 +94,18 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def small_disk() -> list[str]:
+    """A command whose spool is on a disk of 64 KiB, mounted for it alone; where that is not allowed, one that may write
+    no file of more than 100 bytes."""
+    mounted = "mkdir -p .mhc-properties/spool && mount -t tmpfs -o size=64k none .mhc-properties/spool"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    with tempfile.TemporaryDirectory() as where:
+        allowed = subprocess.run([*command, mounted], cwd=where, capture_output=True, check=False)
+    if allowed.returncode == 0:
+        return [*command, f'{mounted} && exec "$@"', "sh"]
+    return ["prlimit", "--fsize=100", "--"]
 
 
 def until(true: Any) -> None:
@@ -113,7 +129,7 @@ def campaign(tmp_path: Path, count: int = 200, **does: int) -> Folder:
 def alone(folder: Folder, tmp_path: Path) -> Folder:
     """The same cells, those that end a process left out, answered by one process."""
     other = Folder(tmp_path / "alone")
-    other.ask(one for one in folder.cells() if one.question["does"] != "segfault")
+    other.ask(one for one in folder.cells() if one.question["does"] not in ("segfault", "hang"))
     Run(other, lambda: Serial(other.path)).go()
     return other
 
@@ -122,8 +138,20 @@ def same_anywhere(folder: Folder) -> list[dict[str, Any]]:
     return [{name: value for name, value in one.items() if name != "run"} for one in folder.records()]
 
 
-def test_a_worker_that_is_killed_and_a_cell_that_kills_lose_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    folder = campaign(tmp_path, segfault=100)
+def all_are_there(folder: Folder, tmp_path: Path) -> None:
+    """Every cell once, with the answer that one process gives, and every file that any answer names."""
+    expected = alone(folder, tmp_path)
+    assert same_anywhere(folder) == same_anywhere(expected)
+    assert folder.answered() == expected.answered()
+    for one in folder.records():
+        here, there = folder.files(one["address"]), expected.files(one["address"])
+        assert {name: (here / name).read_bytes() for name in one["files"]} == {
+            name: (there / name).read_bytes() for name in one["files"]
+        }
+
+
+def test_a_worker_that_is_killed_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    folder = campaign(tmp_path)
     killed: list[int] = []
 
     def say(line: str) -> None:
@@ -132,13 +160,86 @@ def test_a_worker_that_is_killed_and_a_cell_that_kills_lose_nothing(cluster: Clu
             child.kill()
             killed.append(child.pid)
 
+    # With no failure allowed (QUIET) Dask blames the cell that was there; it is asked again.
     outcome = Run(folder, lambda: Dask(cluster.address, folder.path), deadline=PATIENCE, say=say).go()
     assert killed
+    assert (outcome.complete, outcome.errors, outcome.quarantined, outcome.why) == (True, 0, 0, "")
+    all_are_there(folder, tmp_path)
+
+
+def test_a_cell_that_kills_its_worker_is_put_aside_and_takes_no_other_along(cluster: Cluster, tmp_path: Path) -> None:
+    folder = campaign(tmp_path, segfault=100)
+    outcome = Run(folder, lambda: Dask(cluster.address, folder.path), deadline=PATIENCE).go()
     assert (outcome.answered, outcome.quarantined, outcome.why) == (199, 1, "")
-    assert same_anywhere(folder) == same_anywhere(alone(folder, tmp_path))
-    for one in folder.records():
-        assert all((folder.files(one["address"]) / name).is_file() for name in one["files"])
+    all_are_there(folder, tmp_path)
     assert any(cluster.spool(k).left_over() for k in range(2)), "what was found before the process died is kept"
+
+
+def test_a_hog_is_ended_and_put_aside(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = campaign(tmp_path, 40)
+    hog = cell_of("demo", {"number": 40, "does": "hang", "seconds": 0.0}, {})
+    folder.ask([hog])
+    begun: set[str] = set()
+
+    class Clock:
+        """Goes two hours on whenever a worker has begun the hog."""
+
+        sleep = staticmethod(time.sleep)
+
+        @staticmethod
+        def monotonic() -> float:
+            for k in range(2):
+                begun.update(one.name for one in cluster.spool(k).path.glob(f"begun/{hog.address}.*"))
+            return time.monotonic() + 7200 * len(begun)
+
+    monkeypatch.setattr(running, "time", Clock)
+    outcome = Run(folder, lambda: Dask(cluster.address, folder.path)).go()
+    assert (outcome.answered, outcome.quarantined, outcome.errors, outcome.why) == (40, 1, 0, "")
+    assert folder.deaths(hog.address) == ["it did not end within 3600 s"] * 3
+    all_are_there(folder, tmp_path)
+
+
+@pytest.mark.parametrize("cluster", [small_disk], indirect=True)
+def test_a_disk_that_fills_on_one_worker_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    folder = campaign(tmp_path)
+    outcome = Run(folder, lambda: Dask(cluster.address, folder.path), deadline=PATIENCE).go()
+    assert (outcome.complete, outcome.errors, outcome.quarantined, outcome.why) == (True, 0, 0, "")
+    assert any("No space left" in line or "File too large" in line for line in outcome.troubles), outcome.troubles
+    all_are_there(folder, tmp_path)
+
+
+SCRIPT = """
+import sys
+from properties.campaign.engines import Dask
+from properties.campaign.folder import Folder
+from properties.campaign.running import Run
+
+if __name__ == "__main__":
+    folder = Folder(sys.argv[2])
+    Run(folder, lambda: Dask(sys.argv[1], folder.path), say=lambda line: print(line, flush=True)).go()
+"""
+
+
+def test_with_the_client_killed_the_campaign_is_resumed(cluster: Cluster, tmp_path: Path) -> None:
+    folder = campaign(tmp_path)
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), cluster.address, str(folder.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("30 of"):
+                break
+        process.kill()
+        process.stdout.read()
+    before = {one["address"]: one for one in folder.records()}
+    assert 30 <= len(before) < 200
+    outcome = Run(folder, lambda: Dask(cluster.address, folder.path), deadline=PATIENCE).go()
+    assert (outcome.complete, outcome.errors, outcome.quarantined, outcome.why) == (True, 0, 0, "")
+    assert outcome.new == 200 - len(before)
+    all_are_there(folder, tmp_path)
+    after = {one["address"]: one for one in folder.records()}
+    assert all(after[address] == one for address, one in before.items()), "what was answered is asked no more"
 
 
 def test_with_the_scheduler_gone_the_campaign_ends_and_is_resumed(cluster: Cluster, tmp_path: Path) -> None:
@@ -155,4 +256,4 @@ def test_with_the_scheduler_gone_the_campaign_ends_and_is_resumed(cluster: Clust
     with pytest.raises(EngineLostError, match="no scheduler answers"):
         Dask(cluster.address, folder.path)
     assert Run(folder, lambda: Serial(folder.path)).go().complete
-    assert same_anywhere(folder) == same_anywhere(alone(folder, tmp_path))
+    all_are_there(folder, tmp_path)

@@ -2,7 +2,7 @@
 
     serial              this process; for looking into a cell
     processes[:N]       N processes of loky, each alone, so that a cell that ends its process takes no other along
-    dask://HOST:PORT    the workers of a Dask scheduler, by `Client.get_executor()`
+    dask://HOST:PORT    the workers of a Dask scheduler
     slurm[:N]           N jobs at a time through submitit, several cells a job
 
 An engine that falters is never a verdict: a cell whose process died is asked again, and where the engine itself is
@@ -12,10 +12,11 @@ gone the campaign ends with what it has, to be resumed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -185,6 +186,8 @@ class Dask:
     batch = 0.0
     PATIENCE = 20.0
     """Seconds that the scheduler may take to answer."""
+    RESTART = 120.0
+    """Seconds that a worker may take to end and to start again."""
 
     def __init__(self, address: str, folder: Path) -> None:
         _needs("distributed", "dask")
@@ -198,8 +201,7 @@ class Dask:
                 f"dask://{address}: no scheduler answers ({error}). Start one (dask scheduler), and workers "
                 "(dask worker HOST:PORT --nthreads 1), or look at the address."
             ) from None
-        self._executor = self._client.get_executor(pure=False)
-        self._open: set[Future[Answers]] = set()
+        self._open: dict[Future[Answers], Any] = {}
 
     @property
     def workers(self) -> int:
@@ -217,12 +219,20 @@ class Dask:
         return max(0, workers + max(1, workers // 4) - len(self._open)) if workers else 0
 
     def submit(self, cells: Sequence[Cell]) -> Future[Answers]:
-        """To whichever worker the scheduler thinks best."""
+        """To whichever worker the scheduler thinks best.
+
+        `Client.get_executor` would make the same future, and keep the name to itself under which the scheduler has it.
+        """
         self._alive()
-        future: Future[Answers] = self._executor.submit(answered, _asked(cells), None)
-        self._open.add(future)
-        future.add_done_callback(self._open.discard)
+        task = self._client.submit(answered, _asked(cells), None, pure=False)
+        future: Future[Answers] = Future()
+        self._open[future] = task
+        future.add_done_callback(self._ended)
+        task.add_done_callback(functools.partial(_settle, future))
         return future
+
+    def _ended(self, future: Future[Answers]) -> None:
+        self._open.pop(future, None)
 
     def deaths(self, error: BaseException) -> int:
         """Two where the cell was on workers that died, of which their nannies start others.
@@ -240,10 +250,15 @@ class Dask:
         Raises:
             EngineLostError: the worker has no nanny.
         """
-        future.cancel()
-        busy = [worker for worker, keys in self._client.processing().items() if keys]
+        task = self._open.get(future)
+        if task is None:
+            return
         try:
-            self._client.restart_workers(busy, timeout=self.PATIENCE)
+            # What is cancelled is in no worker's list any more, and still runs: no thread of theirs can be ended.
+            busy = [worker for worker, keys in self._client.processing().items() if task.key in keys]
+            task.cancel()
+            if busy:
+                self._client.restart_workers(busy, timeout=self.RESTART)
         except (ValueError, OSError, TimeoutError, KeyError) as error:
             raise EngineLostError(
                 f"dask://{self._address}: a worker that does not end could not be restarted ({error}). "
@@ -253,13 +268,25 @@ class Dask:
     def close(self) -> None:
         """Leave the scheduler; what it still holds of ours is forgotten there."""
         with contextlib.suppress(Exception):  # a scheduler that is gone cannot be told
-            self._executor.shutdown(wait=False)
+            self._client.cancel(list(self._open.values()))
         with contextlib.suppress(Exception):
             self._client.close(timeout=self.PATIENCE)
 
     def _alive(self) -> None:
         if self._client.status != "running":
             raise EngineLostError(f"dask://{self._address}: the connection to the scheduler is {self._client.status}")
+
+
+def _settle(future: Future[Answers], task: Any) -> None:
+    """What became of a task of Dask, told to its future, in a thread of Dask's."""
+    with contextlib.suppress(InvalidStateError):  # it was cancelled here
+        if task.status == "finished":
+            try:
+                future.set_result(task.result())
+            except Exception as error:  # its worker went, and the answer with it
+                future.set_exception(error)
+        else:
+            future.set_exception((task.exception() if task.status == "error" else None) or CancelledError())
 
 
 class Slurm:
