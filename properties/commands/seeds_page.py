@@ -32,8 +32,8 @@ shrinking. The rows are in `seeds.json`.
 A release may change laws, bounds and what is drawn. So seeds that were tried by different releases are different
 evidence: they are counted apart, and the last column speaks of the newest one alone. A seed that is tried again by
 the same release counts once; sources between two releases count as the earlier one. `--missing` asks for the seeds
-that no release has tried, so that a hundred can be reached in pieces: `mhc-properties seeds --seeds 100 --missing
---record docs --budget 2h`."""
+that no release has tried, so that a hundred can be reached in pieces:
+`mhc-properties seeds --seeds 100 --missing --record docs --budget 2h`."""
 
 
 @dataclass(frozen=True)
