@@ -60,6 +60,7 @@ class Mappings(NamedTuple):
 
 def normalise(x: Float[Tensor, "*tokens n C"], weight: Tensor | None, dialect: Dialect) -> Float[Tensor, "*tokens n C"]:
     """The normalised state, mHC eq. (7), (15), by the norm of the dialect."""
+    dialect = dialect.at(x.dtype)
     normalised = formulas("norm", dialect.norm_over).normalise(x.to(compute_dtype(x.dtype)), dialect)
     return normalised if weight is None else normalised * (dialect.norm_offset + weight).view(x.shape[-2:])
 

@@ -20,6 +20,7 @@ Axis = Literal["row", "column"]
 Start = Literal["exp", "softmax"]
 Denominator = Literal["add", "clamp"]
 RmsEpsBy = Literal["add", "clamp"]
+RmsEpsFrom = Literal["value", "compute", "state"]
 ReadFrom = Literal["own", "previous"]
 FirstRead = Literal["own", "stream0"]
 
@@ -55,6 +56,11 @@ class Dialect:
             exactly 0 with rms_eps 0 is normalised to 0.
         rms_eps_by: ``add``: as above; ``clamp``: rms = max(|x|_2, eps) / sqrt(K) over the K numbers of x that are
             normalised together, the norm of `torch.nn.functional.normalize`; rms_eps_inside is without meaning then.
+        rms_eps_from: ``value``: eps is rms_eps; ``compute``, ``state``: it is the eps of the dtype in which the norm is
+            computed, or of the dtype of the state, as `torch.nn.RMSNorm(eps=None)` has it, and rms_eps is 0. What a
+            dialect is for states of one dtype says `at`.
+        centred: the mean of the numbers that are normalised together is subtracted from them first, and x above is what
+            is left: LayerNorm, whose variance is biased.
         expand, collapse: how the streams begin and end.
         read_from: the branch of a block reads with the h_pre of that block, or of the block before it.
         first_read: what the first block reads with where there is no block before it: its own h_pre, or stream 0 alone;
@@ -97,6 +103,8 @@ class Dialect:
     first_read: FirstRead = "own"
     read: str = registry.default("read")
     rms_eps_by: RmsEpsBy = "add"
+    rms_eps_from: RmsEpsFrom = "value"
+    centred: bool = False
     own: tuple[tuple[str, Any], ...] = ()
 
     def __init__(self, *values: Any, **fields: Any) -> None:
@@ -120,7 +128,7 @@ class Dialect:
             value = getattr(self, field)
             if value not in allowed:
                 raise ValueError(f"Dialect.{field} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
-        for field in ("transposed", "shared_projection", "rms_eps_inside"):
+        for field in ("transposed", "shared_projection", "rms_eps_inside", "centred"):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"Dialect.{field} is {getattr(self, field)!r}; expected True or False")
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -142,6 +150,16 @@ class Dialect:
             raise ValueError(
                 f"Dialect.denominator='clamp' conflicts with denominator_eps={self.denominator_eps!r}: a sum that is "
                 "already 1 would be divided by more than 1, so no doubly stochastic matrix is left unchanged"
+            )
+        if self.rms_eps_from != "value" and self.rms_eps:
+            raise ValueError(
+                f"Dialect.rms_eps_from={self.rms_eps_from!r} conflicts with rms_eps={self.rms_eps!r}: the eps of the "
+                "norm is that of a dtype; leave rms_eps at 0, or rms_eps_from at 'value'"
+            )
+        if self.centred and not hasattr(registry.formulas("norm", self.norm_over), "OVER"):
+            raise ValueError(
+                f"Dialect.centred=True conflicts with norm_over={self.norm_over!r}: this norm is no root of a mean of "
+                "squares, and whether it subtracts a mean is its own matter"
             )
         for slot, name in sorted(_families(vars(self))):
             conflict = getattr(registry.formulas(slot, name), "conflict", None)
@@ -173,6 +191,25 @@ class Dialect:
         """Whether the softmax start already is the first half-step of iteration 1."""
         return self.start == "softmax" and self.start_axis == self.first_axis
 
+    @property
+    def has_rms_eps(self) -> bool:
+        """Whether the norm has an eps, by its value or by a dtype."""
+        return self.rms_eps > 0 or self.rms_eps_from != "value"
+
+    def at(self, state: object) -> Dialect:
+        """What the dialect is for states of a dtype, `torch.float32` or "float32": with rms_eps a number.
+
+        Raises:
+            LookupError: an eps is taken from the dtype, and this one is unknown.
+        """
+        if self.rms_eps_from == "value":
+            return self
+        name = str(state).removeprefix("torch.")
+        if name not in _EPS:
+            raise LookupError(f"no eps is known of the dtype {state!r}; expected one of {', '.join(_EPS)}")
+        taken = name if self.rms_eps_from == "state" or name == "float64" else "float32"
+        return self.with_(rms_eps=_EPS[taken])
+
     def fields(self) -> dict[str, Any]:
         """Every field by name, in order; those that the families bring come last."""
         values = vars(self)
@@ -181,9 +218,14 @@ class Dialect:
     def with_(self, **fields: Any) -> Dialect:
         """A copy with other values in `fields`; unknown names raise TypeError, bad values ValueError.
 
-        Fields of a family that is no longer chosen go with it.
+        Fields of a family that is no longer chosen go with it. Whoever gives rms_eps says where it is from, a value,
+        and whoever says that it is from a dtype gives it up.
         """
         values = self.fields()
+        if "rms_eps" in fields and "rms_eps_from" not in fields:
+            values["rms_eps_from"] = "value"
+        elif fields.get("rms_eps_from", "value") != "value" and "rms_eps" not in fields:
+            values["rms_eps"] = 0.0
         if self.own:
             named = [(name, slot, fields.get(name, values[name])) for name, slot in registry.SLOTS.items()]
             staying = _families(values) & {(slot, _chosen(name, slot, given)) for name, slot, given in named}
@@ -218,9 +260,14 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "start_axis": get_args(Axis),
     "denominator": get_args(Denominator),
     "rms_eps_by": get_args(RmsEpsBy),
+    "rms_eps_from": get_args(RmsEpsFrom),
     "read_from": get_args(ReadFrom),
     "first_read": get_args(FirstRead),
 }
+
+
+_EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+"""The distance from 1 to the next number of a dtype, the eps of `torch.finfo`."""
 
 
 def _chosen(field: str, slot: str, given: Any) -> str:

@@ -1,4 +1,4 @@
-"""The root of the mean square, which every norm so far divides by."""
+"""The root of the mean square, which every norm so far divides by, of a state that may be centred before."""
 
 from __future__ import annotations
 
@@ -28,5 +28,7 @@ def rms(x: Tensor, over: tuple[int, ...], dialect: Dialect) -> Tensor:
 
 
 def over_rms(x: Tensor, over: tuple[int, ...], dialect: Dialect) -> Tensor:
-    """x / rms over some dims; where the rms is exactly 0, x stays 0."""
+    """x / rms over some dims, x less its mean there where that is declared; where the rms is exactly 0, x stays 0."""
+    if dialect.centred:
+        x = x - x.mean(over, keepdim=True)
     return x / rms(x, over, dialect)

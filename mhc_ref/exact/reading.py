@@ -39,6 +39,11 @@ class Reading:
     def __init__(self, dialect: Dialect, digits: int = 50) -> None:
         if digits < 1:
             raise ValueError(f"digits is {digits!r}; expected 1 or more")
+        if dialect.rms_eps_from != "value":
+            raise ValueError(
+                f"the dialect takes the eps of its norm from a dtype (rms_eps_from={dialect.rms_eps_from!r}), and "
+                "numbers here have none; give dialect.at('float32'), or of the dtype of the state that is meant"
+            )
         self.dialect = dialect
         self.digits = digits
         self.mp: Any = MPContext()

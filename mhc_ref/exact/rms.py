@@ -19,6 +19,9 @@ def rms(numbers: Vector, dialect: Dialect, real: Reals) -> Real:
 
 
 def over_rms(numbers: Vector, dialect: Dialect, real: Reals) -> Vector:
-    """numbers / rms; where the rms is exactly 0, they stay 0."""
+    """numbers / rms, less their mean before where they are centred; where the rms is exactly 0, they stay 0."""
+    if dialect.centred:
+        mean = sum(numbers[1:], numbers[0]) / len(numbers)
+        numbers = [a - mean for a in numbers]
     root = rms(numbers, dialect, real)
     return [a * 0 if real.value(root) == 0 else a / root for a in numbers]

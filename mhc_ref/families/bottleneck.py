@@ -47,6 +47,7 @@ def conflict(dialect: Dialect) -> str | None:
         "read_from": dialect.read_from == "own",
         "norm_over": dialect.norm_over in ("stream", "streams"),
         "rms_eps_by": dialect.rms_eps_by == "add",
+        "centred": not dialect.centred,
         "pre": dialect.pre == "sigmoid",
         "shared_projection": not dialect.shared_projection,
         "collapse": not getattr(formulas("end", dialect.collapse), "LAST", False),  # which reads with gates of streams
@@ -127,7 +128,7 @@ def weights(
     opened = opened.unflatten(-1, (n, channels))
     gates = squash(opened, dialect.pre, dialect) + dialect.pre_eps
     over = formulas("norm", dialect.norm_over).OVER
-    factor = 1 / rms(x.to(compute_dtype(x.dtype)), over, dialect)
+    factor = 1 / rms(x.to(compute_dtype(x.dtype)), over, dialect.at(x.dtype))
     if params.norm_weight is not None:
         factor = factor * (dialect.norm_offset + params.norm_weight).view(n, channels)
     return gates * factor / n

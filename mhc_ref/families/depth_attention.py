@@ -32,6 +32,7 @@ def conflict(dialect: Dialect) -> str | None:
         "residual": dialect.residual == "identity",
         "read_from": dialect.read_from == "own",
         "rms_eps_by": dialect.rms_eps_by == "add",
+        "centred": not dialect.centred,
         "norm_over": dialect.norm_over == "stream",
         "pre": dialect.pre == "softmax",
         "shared_projection": dialect.shared_projection,
@@ -79,4 +80,6 @@ def weights(
     """softmax(logits), or that of logits / sqrt(C), and over the rms where that is read."""
     scores = logits / math.sqrt(x.shape[-1]) if dialect.scaled else logits
     found = squash(scores, dialect.pre, dialect) + dialect.pre_eps
-    return found / rms(x.to(logits.dtype), (-1,), dialect).squeeze(-1) if dialect.reads_normalised else found
+    return (
+        found / rms(x.to(logits.dtype), (-1,), dialect.at(x.dtype)).squeeze(-1) if dialect.reads_normalised else found
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.bounds.arithmetic import addends
 from properties.core.rounding import INF, Approx, Rounding
-from properties.core.rows import beside
+from properties.core.rows import Count, beside
 from properties.core.truth import wide
 
 GUARD = 1e-12
@@ -37,8 +37,10 @@ def over_rms(
     the more the usual guards differ, max(|x|_2, 1e-12) of `torch.nn.functional.normalize` being the widest. The error
     of a state within it is infinite.
 
-    A norm that clamps divides by max(|x|_2, eps) / sqrt(K): its derivation is in docs/mathematics.md.
+    A norm that clamps divides by max(|x|_2, eps) / sqrt(K), and one that centres has x less its mean for x (`centred`):
+    their derivations are in docs/mathematics.md.
     """
+    x = centred(x, over, dialect, r)
     rms, shared = root_mean_square(x, over, dialect, r)
     zero = (rms == 0).expand_as(x.value)
     scale = (torch.ones_like(x.value) if weight is None else wide(weight).view(x.value.shape[-2:])) / torch.where(
@@ -47,6 +49,33 @@ def over_rms(
     value = torch.where(zero, 0.0, x.value * scale)
     error = x.error * scale.abs() + 3 * r.unit * value.abs() + r.tiny * scale.abs()
     return Approx(value, torch.where(zero, 0.0, error)), shared
+
+
+def centred(x: Approx, over: tuple[int, ...], dialect: Dialect, r: Rounding) -> Approx:
+    """c = x - m where the dialect centres, m the mean of the K numbers of x along some dims; else x.
+
+    The mean is a sum of k numbers other than 0 and a division, gamma_{k+2} of mean|x|, whatever the order; one that is
+    carried along, m_j = m_{j-1} + (x_j - m_{j-1}) / j, rounds m_j once a step, j / K of which is left in the end, and
+    its increments three times: gamma_{k+2} and 3 (1 + log K) units. The difference rounds once. Who multiplies out,
+    x / rms - m / rms, has two roundings of |x| and two of |m| besides, of one number less itself, too.
+    """
+    if not dialect.centred:
+        return x
+    value, of_mean = _less_mean(x.value, x.value.abs(), x.error, over, addends(x, over=over), r)
+    return Approx(value, x.error + of_mean)
+
+
+def _less_mean(
+    value: Tensor, size: Tensor, error: Tensor, over: tuple[int, ...], terms: Count, r: Rounding
+) -> tuple[Tensor, Tensor]:
+    """value less its mean, and the error of that, but for the own error of each number; `size` is what each was made
+    of at most."""
+    count = math.prod(value.shape[d] for d in over)
+    mean = value.mean(over, keepdim=True)
+    sizes = size.mean(over, keepdim=True)
+    relative = r.gamma(beside(terms, value.ndim) + 2) + 3 * (1 + math.log(count)) * r.unit
+    off = relative * (sizes + error.mean(over, keepdim=True)) + error.mean(over, keepdim=True)
+    return value - mean, off + 3 * r.unit * (size + error + sizes) + 2 * r.tiny
 
 
 class Clamped(NamedTuple):
@@ -134,6 +163,22 @@ def inverse_gradient(
 def over_rms_gradient(
     x: Approx, g: Approx, through: Tensor, shared: Tensor, over: tuple[int, ...], dialect: Dialect, r: Rounding
 ) -> Approx:
+    """The gradient of the normalised state: that of x over its rms, less its own mean where x was centred.
+
+    With P = I - 1 1^T / K the matrix that centres, which is symmetric, c = P x has the gradient d below, and x has P d.
+    """
+    c = centred(x, over, dialect, r)
+    d, parts = _over_rms_gradient(c, g, through, shared, over, dialect, r)
+    if not dialect.centred:
+        return d
+    count = math.prod(x.value.shape[k] for k in over)
+    value, of_mean = _less_mean(d.value, torch.maximum(parts, d.value.abs()), d.error, over, count, r)
+    return Approx(value, d.error + of_mean)
+
+
+def _over_rms_gradient(
+    x: Approx, g: Approx, through: Tensor, shared: Tensor, over: tuple[int, ...], dialect: Dialect, r: Rounding
+) -> tuple[Approx, Tensor]:
     """g / rho - x (sum g x) / (K s rho^2), rho the divisor and s the root inside it (rho = s when the eps is inside).
 
     Relative errors: that of 1/rms once in the first term, three times in the second, with 12 roundings; the inner
@@ -142,6 +187,8 @@ def over_rms_gradient(
     A state below float32 is widened where it is used, in the norm and in up to three products (pre, post, res), and
     autograd rounds the gradient of each use to the dtype of the state before it adds them up there: k uses whose sizes
     sum to S err by at most k u S, one rounding of each and k - 1 of their sum.
+
+    The sizes of both terms come second.
     """
     count = math.prod(x.value.shape[d] for d in over)
     s, rho = divisor(x.value, over, dialect)
@@ -174,4 +221,4 @@ def over_rms_gradient(
     cubed = torch.where(floor.surely, 1 / rho.square(), 1 / (s * rho.square()))
     error = error + r.tiny * x.value.abs() * spread / count
     beyond = r.beyond(torch.maximum(cubed, cubed * spread)) | r.beyond(parts)
-    return Approx(torch.where(live, value, 0.0), torch.where(live & ~beyond, error, INF))
+    return Approx(torch.where(live, value, 0.0), torch.where(live & ~beyond, error, INF)), parts

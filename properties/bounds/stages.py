@@ -12,8 +12,9 @@ from mhc_ref.packing import beyond, logit_sizes
 from properties.bounds import declared
 from properties.bounds.agreement import IN_FLOAT64, must_hold
 from properties.bounds.arithmetic import addends, affine, entering, times
+from properties.bounds.rms import centred
 from properties.core.family import Dynamic, Gate, dynamic_of, gate_of
-from properties.core.norms import Norm, norm_of
+from properties.core.norms import Norm, keeps_zeros, norm_of
 from properties.core.reads import read_of
 from properties.core.rounding import Approx, Rounding, known, noted
 from properties.core.rows import Count, at_most, beside, place
@@ -75,7 +76,9 @@ def products(x: Approx, params: Params, dialect: Dialect, r: Rounding, norm: Nor
         if params.norm_weight is None
         else (params.norm_weight.detach().double().abs() + abs(dialect.norm_offset)).max().clamp_min(1.0).item()
     )
-    rms_inverse = torch.where(state.value == 0, 0.0, state.value / torch.where(x.value == 0, 1.0, x.value)).abs()
+    over = norm_of(dialect).OVER
+    bare = centred(x, over, dialect, r).value if over else x.value
+    rms_inverse = torch.where(state.value == 0, 0.0, state.value / torch.where(bare == 0, 1.0, bare)).abs()
     floor = count * r.tiny * (1 + weight * rms_inverse.amax((-2, -1)))
     rounded = r.dot(beside(count, 3) + others)
     relative = rounded + shared
@@ -94,7 +97,7 @@ def of_logits(phi: Tensor, n: int, dialect: Dialect) -> Tensor:
 def summands(x: Approx, phi: Tensor, dialect: Dialect) -> Count:
     """How many products with phi are added at most that are not 0: those of a phi of 0 are, and those of a state of 0
     where the norm keeps it."""
-    if norm_of(dialect).OVER is None:
+    if not keeps_zeros(dialect):
         return terms_of(phi)
     return at_most(addends(x, over=(-1,) if dialect.shared_projection else (-2, -1)), terms_of(phi))
 

@@ -11,7 +11,7 @@ from mhc_ref import Params
 from properties.catalogue.deviations.any_size import ScaledNorm, scales
 from properties.core.deviant import Deviant
 from properties.core.reads import read_of
-from properties.core.slips import Controls, by_rms, clamps_norm
+from properties.core.slips import Controls, adds_eps, by_rms, centres, clamps_norm
 
 CONTROLS = Controls()
 control = CONTROLS.control
@@ -23,10 +23,12 @@ class NormAfterMatmul(Deviant):
 
     def projected(self, x: Tensor, params: Params) -> Tensor:
         weight = None if params.norm_weight is None else self.computed.norm_offset + params.norm_weight
+        shared = self.computed.shared_projection
+        if not shared and (self.norm_axes() == (-1,) or not read_of(self.computed).by_stream):
+            return super().projected(x, params)
+        x = self.centred(x)
         rms = self.divisor(x)
-        if not self.computed.shared_projection:
-            if self.norm_axes() == (-1,) or not read_of(self.computed).by_stream:
-                return super().projected(x, params)
+        if not shared:
             return self.matmul(x, params.phi if weight is None else weight.unsqueeze(-1) * params.phi) / rms.squeeze(-1)
         weighted = x if weight is None else x * weight.view(x.shape[-2:])
         by_stream = weighted @ params.phi / rms
@@ -46,6 +48,46 @@ class NormByNormalize(Deviant):
         numbers = x.flatten(-len(self.norm_axes()))
         unit = torch.nn.functional.normalize(numbers, dim=-1, eps=self.computed.rms_eps) * math.sqrt(numbers.shape[-1])
         return unit.view(x.shape) if weight is None else self.weighted(unit.view(x.shape), weight.view(x.shape[-2:]))
+
+
+@control(
+    "norm-by-rms-norm", lambda d: adds_eps(d) and d.rms_eps_inside and d.rms_eps_from == "compute" and not d.centred
+)
+class NormByRmsNorm(Deviant):
+    """The norm is `torch.nn.functional.rms_norm` without an eps, which takes that of the dtype."""
+
+    def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        numbers = x.flatten(-len(self.norm_axes()))
+        unit = torch.nn.functional.rms_norm(numbers, numbers.shape[-1:]).view(x.shape)
+        return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
+
+
+@control("norm-by-layer-norm", lambda d: centres(d) and adds_eps(d) and d.rms_eps_inside)
+class NormByLayerNorm(Deviant):
+    """The norm is `torch.nn.functional.layer_norm`."""
+
+    def normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        numbers = x.flatten(-len(self.norm_axes()))
+        unit = torch.nn.functional.layer_norm(numbers, numbers.shape[-1:], eps=self.computed.rms_eps).view(x.shape)
+        return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
+
+
+@control("norm-of-merged-chunks", lambda d: centres(d) and adds_eps(d))
+class NormOfMergedChunks(Deviant):
+    """Mean and variance are those of chunks, merged one after the other (Welford; Chan, Golub and LeVeque, 1983)."""
+
+    def normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        numbers = x.flatten(-len(self.norm_axes()))
+        count, mean, squares = 0, numbers.new_zeros(()), numbers.new_zeros(())
+        for chunk in numbers.split(-(-numbers.shape[-1] // 8), -1):
+            more = chunk.shape[-1]
+            own = chunk.mean(-1, keepdim=True)
+            apart, count = own - mean, count + more
+            squares = squares + (chunk - own).square().sum(-1, keepdim=True)
+            squares = squares + apart.square() * ((count - more) * more / count)
+            mean = mean + apart * (more / count)
+        unit = ((numbers - mean) / self.rms(squares / count)).view(x.shape)
+        return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
 
 
 @control("norm-by-clamped-rsqrt", lambda d: clamps_norm(d) and d.rms_eps > 1e-15)

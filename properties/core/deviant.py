@@ -6,6 +6,7 @@ under every slip that is made for a dialect of it.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -57,6 +58,7 @@ class Deviant(Implementation):
         self.name = name
         self.computed = change(dialect) if change else dialect
         self._change = change
+        self._states: torch.dtype | None = None
         if (streams := accepted(dialect)) != Deviant.streams:
             self.streams = streams
         self.prepare()
@@ -64,8 +66,22 @@ class Deviant(Implementation):
     def prepare(self) -> None:
         """What a stateful deviation remembers between calls begins here."""
 
+    def __copy__(self) -> Self:
+        made = object.__new__(type(self))
+        vars(made).update(vars(self))
+        return made
+
+    def _for_states(self, dtype: torch.dtype) -> Self:
+        """What is declared and what is computed, each for states of a dtype."""
+        if self.dialect.at(dtype) is self.dialect and self.computed.at(dtype) is self.computed:
+            return self
+        made = copy.copy(self)
+        made.dialect, made.computed, made._states = self.dialect.at(dtype), self.computed.at(dtype), dtype
+        return made
+
     def tuned(self, **fields: Any) -> Implementation:
-        return self.slip(self.dialect.with_(**fields), self.name, self._change)
+        made = self.slip(self.dialect.with_(**fields), self.name, self._change)
+        return made if self._states is None else made._for_states(self._states)
 
     def change_after(self, change: Callable[[Dialect], Dialect]) -> None:
         """Whatever is tuned from here on computes a changed dialect, before the slip's own change of one."""
@@ -100,10 +116,10 @@ class Deviant(Implementation):
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         check_params(params, x.shape[-2], x.shape[-1], self.dialect)
-        params = params.widened()
-        pre, post, res = self.logits(self.widened(x), params)
+        params, here = params.widened(), self._for_states(x.dtype)
+        pre, post, res = here.logits(self.widened(x), params)
         return Mappings(
-            self.read_weights(pre, self.widened(x), params), self.h_post(post), self.h_res(res, x.shape[-2])
+            here.read_weights(pre, self.widened(x), params), self.h_post(post), self.h_res(res, x.shape[-2])
         )
 
     def logits(self, x: Tensor, params: Params) -> list[Tensor]:
@@ -115,7 +131,18 @@ class Deviant(Implementation):
         return [self.gated(*parts) for parts in zip(dynamic, gates, static, strict=True)]
 
     def projected(self, x: Tensor, params: Params) -> Tensor:
-        return self.matmul(self.normalised(x, params.norm_weight), params.phi)
+        return self.matmul(self.normed(x, params.norm_weight), params.phi)
+
+    def normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        """The normalised state of a widened one, with its weight."""
+        return self.normalised(self.centred(x), weight)
+
+    def centred(self, x: Tensor) -> Tensor:
+        """A state less its mean, where the norm centres."""
+        return x - self.mean(x) if self.computed.centred else x
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.mean(self.norm_axes(), keepdim=True)
 
     def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
         norm = norm_of(self.computed)
@@ -217,13 +244,13 @@ class Deviant(Implementation):
         if has_head(self.computed):
             if params is None:
                 raise ValueError(f"collapse={self.computed.collapse!r} needs the parameters of the head")
-            h_pre = self.head(self.widened(x), params.widened())
+            h_pre = self._for_states(x.dtype).head(self.widened(x), params.widened())
         return formulas("end", self.computed.collapse).collapse(self.widened(x), self.computed, h_pre).to(x.dtype)
 
     def head(self, x: Tensor, params: Params) -> Tensor:
         """The weights of the streams in the final gated sum."""
         n = x.shape[-2]
-        state = self.normalised(x, params.norm_weight)
+        state = self.normed(x, params.norm_weight)
         projected = (
             state @ params.phi[:, 0] if self.computed.shared_projection else state.flatten(-2) @ params.phi[:, :n]
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -142,9 +143,26 @@ class Implementation(Declared):
         x = self.layers(x, params[: len(branches)], branches)
         return self.collapse(x, params[len(branches)] if len(params) > len(branches) else None)
 
+    def _for_states(self, dtype: torch.dtype) -> Self:
+        """See `for_states`."""
+        dialect = self.dialect.at(dtype)
+        if dialect is self.dialect:
+            return self
+        made = copy.copy(self)
+        made.dialect = dialect
+        return made
+
     def tuned(self, **fields: Any) -> Implementation:
         """The same implementation with other values of the dialect fields named in `tunable`."""
         raise Absent(f"tuned: {sorted(fields)} cannot be changed; `tunable` is {sorted(self.tunable)}")
+
+
+def for_states(implementation: Implementation, dtype: torch.dtype) -> Implementation:
+    """What an implementation is for states of a dtype: itself, but where the eps of its norm is that of a dtype.
+
+    Then it is a copy that shares everything with it, and declares that eps as a number.
+    """
+    return implementation._for_states(dtype)  # pyright: ignore[reportPrivateUsage]
 
 
 def overrides(implementation: Implementation, method: str) -> bool:
@@ -188,6 +206,7 @@ def project_from_mappings(implementation: Implementation, logits: Tensor) -> Ten
     channels = 2
     shapes = params_shapes(n, channels, dialect)
     x = torch.ones(n, channels, dtype=_state_dtype(implementation, logits.dtype), device=logits.device)
+    x[..., 0] = 2  # a norm that subtracts a mean is left with something
     results: list[Tensor] = []
     for one in logits.reshape(math.prod(batch), residual_size(n, dialect)):
         bias = torch.cat([one.new_zeros(shapes.bias[0] - len(one)), one])

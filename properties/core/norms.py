@@ -42,6 +42,11 @@ class Norm(Family):
         raise self._missing("the error of its gradient, `pullback(x, cotangent, through, shared, dialect, r)`")
 
 
+def keeps_zeros(dialect: Dialect) -> bool:
+    """A 0 in a state is a 0 in the normalised one, and nothing of the others depends on it but their number."""
+    return norm_of(dialect).OVER is not None and not dialect.centred
+
+
 def norm_of(dialect: Dialect) -> Norm:
     """The norm of a dialect."""
     return family("norm", dialect.norm_over)

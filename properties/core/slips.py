@@ -147,12 +147,17 @@ def by_rms(dialect: Dialect) -> bool:
 
 def adds_eps(dialect: Dialect) -> bool:
     """The eps of the norm is added, to the mean square or to its root."""
-    return by_rms(dialect) and dialect.rms_eps > 0 and dialect.rms_eps_by == "add"
+    return by_rms(dialect) and dialect.has_rms_eps and dialect.rms_eps_by == "add"
 
 
 def clamps_norm(dialect: Dialect) -> bool:
     """The norm of a state is raised to at least an eps."""
-    return by_rms(dialect) and dialect.rms_eps > 0 and dialect.rms_eps_by == "clamp"
+    return by_rms(dialect) and dialect.has_rms_eps and dialect.rms_eps_by == "clamp"
+
+
+def centres(dialect: Dialect) -> bool:
+    """A state is divided by the root of its variance, less its mean."""
+    return by_rms(dialect) and dialect.centred
 
 
 def reads_the_state(dialect: Dialect) -> bool:
@@ -177,7 +182,19 @@ def _whole(deviant: type[Deviant]) -> bool:
 
 
 DYNAMIC_PART = {
-    *("projected", "normalised", "divisor", "clamped_norm", "mean_square", "norm_axes", "rms", "weighted"),
+    *(
+        "projected",
+        "normed",
+        "centred",
+        "mean",
+        "normalised",
+        "divisor",
+        "clamped_norm",
+        "mean_square",
+        "norm_axes",
+        "rms",
+        "weighted",
+    ),
     *("matmul", "dynamic"),
 }
 """The steps of a `Deviant` that make the part of the logits that depends on the state."""
@@ -253,6 +270,7 @@ class Redialect(Protocol):
         source: str,
         change: Callable[[Dialect], Dialect],
         applies: Condition = always,
+        dtypes: tuple[torch.dtype, ...] = ...,
     ) -> None: ...
 
 
@@ -304,11 +322,12 @@ class Slips(dict[str, Deviation]):
         source: str,
         change: Callable[[Dialect], Dialect],
         applies: Condition = always,
+        dtypes: tuple[torch.dtype, ...] = Deviation.dtypes,
     ) -> None:
         def make(dialect: Dialect) -> Implementation:
             return Deviant(dialect, f"deviation:{name}", change)
 
-        self.add(Deviation(name, slip, source, kind, lambda d: applies(d) and _changes(change, d), make))
+        self.add(Deviation(name, slip, source, kind, lambda d: applies(d) and _changes(change, d), make, dtypes))
 
 
 def _changes(change: Callable[[Dialect], Dialect], dialect: Dialect) -> bool:

@@ -19,6 +19,7 @@ from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.stack import through
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.rows import place
+from properties.guards.faults import HarnessError
 
 
 def wide(value: Tensor) -> Tensor:
@@ -137,6 +138,11 @@ class FloatTruth:
     """`mhc_ref` in float64, gradients by autograd: the workhorse."""
 
     def __init__(self, dialect: Dialect) -> None:
+        if dialect.rms_eps_from != "value":
+            raise HarnessError(
+                f"the truth about a dialect with rms_eps_from={dialect.rms_eps_from!r} was asked for without the dtype "
+                "of the state; expected what `Dialect.at` gives"
+            )
         self.dialect = dialect
         self.asked = 0
 

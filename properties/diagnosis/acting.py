@@ -34,6 +34,8 @@ STAGE_OF = {
     "rms_eps": "norm",
     "rms_eps_inside": "norm",
     "rms_eps_by": "norm",
+    "rms_eps_from": "norm",
+    "centred": "norm",
     "norm_offset": "norm",
     "expand": "expand",
     "collapse": "collapse",
@@ -50,7 +52,18 @@ _HEAD = "head"
 """The step that weighs the streams in the end, whatever family the end is of."""
 
 STEPS = {
-    "norm": ("normalised", "divisor", "clamped_norm", "mean_square", "norm_axes", "rms", "weighted"),
+    "norm": (
+        "normed",
+        "centred",
+        "mean",
+        "normalised",
+        "divisor",
+        "clamped_norm",
+        "mean_square",
+        "norm_axes",
+        "rms",
+        "weighted",
+    ),
     "matmul": ("projected", "matmul"),
     "gates": ("mappings", "logits", "dynamic", "split", "gated"),
     _SIGMOID: ("h_pre", "h_post", "squash"),

@@ -112,6 +112,25 @@ def coarse(frame: Frame, seed: int) -> list[Probe]:
     return found
 
 
+def fading(frame: Frame, seed: int) -> list[Probe]:
+    """Coefficients of coarser states whose squares are about the eps of float32, or that of their dtype, if that is
+    another one."""
+    found: list[Probe] = []
+    for k, dtype in enumerate(frame.coarse):
+        source, n = Source(frame, seed + 7 * k, dtype), frame.n
+        x = source.state((source.few(3),), n, 5, seed=421, tame=True)
+        x, params = (
+            x * (2.0 ** torch.tensor([-12, -4, -8])[: len(x)]).to(dtype).view(-1, 1, 1),
+            source.params(n, 5, 422),
+        )
+        name = f"of small states in {str(dtype).removeprefix('torch.')}"
+        if "mappings" in frame.own:
+            found.append(probe.mappings(f"mappings {name}", x, params, frame.emits, "precision"))
+        elif "block" in frame.offered:
+            found.append(probe.block(f"a block {name}", x, params, source.branch(5, seed=423), "precision"))
+    return found
+
+
 def executions(frame: Frame, seed: int) -> list[Probe]:
     """Inputs that must stay as they are, calls that must not remember, strides, shapes, and what is not finite."""
     source, n = Source(frame, seed, frame.dtype), frame.n

@@ -121,10 +121,14 @@ def forward(frame: Frame, seed: int) -> list[Probe]:
             x = source.state((source.few(7),), n, channels, seed=50 + n)
             params = source.params(n, channels, seed=60 + n, scale=scale)
             found.append(probe.mappings(f"mappings of {n} streams of {channels} channels", x, params, frame.emits))
-        if frame.dialect.rms_eps:  # without an eps it is 0 / 0
+        if frame.dialect.has_rms_eps:  # without an eps it is 0 / 0
             x, params = source.state((source.few(2),), first, 3, seed=65, tame=True), source.params(first, 3, seed=66)
             x[-1] = 0
             found.append(probe.mappings("mappings of a zero state", x, params, frame.emits))
+        if frame.dialect.centred:  # what loses digits with the mean shows where that is large
+            x = 1000 + source.state((source.few(3),), first, 9, seed=67, tame=True)
+            name = "mappings of a state with a large mean"
+            found.append(probe.mappings(name, x, source.params(first, 9, seed=68), frame.emits))
     if "block" in frame.offered:
         for n, channels in ((first, 9), (second, 4)):
             x, params = (
@@ -133,7 +137,7 @@ def forward(frame: Frame, seed: int) -> list[Probe]:
             )
             branch = source.branch(channels, seed=90 + n)
             found.append(probe.block(f"a block of {n} streams of {channels} channels", x, params, branch))
-        if frame.dialect.rms_eps and "mappings" not in frame.own:
+        if frame.dialect.has_rms_eps and "mappings" not in frame.own:
             x, params = source.state((source.few(2),), first, 3, seed=95, tame=True), source.params(first, 3, seed=96)
             x[-1] = 0
             found.append(probe.block("a block of a zero state", x, params, source.branch(3, seed=97)))

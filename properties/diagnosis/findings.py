@@ -26,6 +26,9 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "transposed": (False, True),
     "rms_eps_inside": (True, False),
     "rms_eps_by": ("add", "clamp"),
+    "centred": (False, True),
+    "norm_offset": (0.0, 1.0),
+    "rms_eps_from": ("value", "compute", "state"),
     "read_from": ("own", "previous"),
     "first_read": ("own", "stream0"),
 }
@@ -112,7 +115,7 @@ def joined(base: Dialect, values: dict[str, Any]) -> Dialect:
 TOGETHER = (
     ("start", "start_axis", "last_axis"),
     ("denominator", "denominator_eps"),
-    ("rms_eps", "rms_eps_inside", "rms_eps_by"),
+    ("rms_eps", "rms_eps_inside", "rms_eps_by", "rms_eps_from"),
     ("norm_over", "shared_projection"),
     ("read_from", "first_read"),
 )

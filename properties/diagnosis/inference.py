@@ -13,9 +13,10 @@ from properties.core.family import dynamic_of, gate_of
 from properties.core.reads import read_of
 from properties.core.rounding import Rounding
 from properties.diagnosis.answers import SINGLE, Predictions, answer
+from properties.diagnosis.circumstances import fading
 from properties.diagnosis.coefficients import Gates, Norm
 from properties.diagnosis.exam import forward
-from properties.diagnosis.findings import Finding, Inference, settle, value_of
+from properties.diagnosis.findings import Finding, Inference, choices, joined, settle, value_of
 from properties.diagnosis.matrices import projection
 from properties.diagnosis.reading import Reader
 from properties.diagnosis.structure import structure
@@ -106,7 +107,7 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
     reader = Reader(inference.view)
     frame = inference.frame
     groups = {"pre": ("pre", "pre_eps"), "post": ("post", "post_scale", "post_eps")}
-    norm = ("dynamic", "rms_eps", "rms_eps_inside", "rms_eps_by")
+    norm = ("dynamic", "rms_eps", "rms_eps_inside", "rms_eps_by", "rms_eps_from")
     why = "`block`, or `mappings` that emit it, would have to be offered"
     if not read_of(frame.packing).plain:
         for names in (*groups.values(), norm):
@@ -152,8 +153,39 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
             inference.findings[name] = Finding(value_of(base, name), "undetermined", why)
     elif found and inference.findings["rms_eps"].value == 0:
         why = "without an eps there is no place for it"
-        for name in norm[2:]:
+        for name in norm[2:4]:
             inference.findings[name] = Finding(value_of(base, name), "undetermined", why)
     elif found and inference.findings["rms_eps_by"].value == "clamp":
         why = "a norm that is clamped has no place for it"
         inference.findings["rms_eps_inside"] = Finding(base.rms_eps_inside, "undetermined", why)
+    if found and inference.findings["rms_eps"].status != "contradictory":
+        _eps_by_dtype(inference, base)
+
+
+def _eps_by_dtype(inference: Inference, base: Dialect) -> None:
+    """Whether the eps of the norm, which is measured by now in the finest dtype, is that of a dtype.
+
+    It is not where another number was measured there. Where it may be, coarser states as small as the eps of their
+    dtype are asked for, which no two of a number, the eps of the computation and that of the state treat alike.
+    """
+    frame, measured = inference.frame, inference.findings["rms_eps"]
+    here = joined(base, {"rms_eps_from": "compute"}).at(frame.dtype).rms_eps
+    if measured.estimate is None or not measured.estimate.admits(here):
+        if inference.findings["dynamic"].certain and not dynamic_of(inference.dialect(base)).constant:
+            inference.findings["rms_eps_from"] = Finding("value", "certain")
+        return
+    ways = choices(base, "rms_eps_from")
+    plain = joined(inference.dialect(base), {"rms_eps": measured.value or here})
+    told = {way: joined(plain, {} if way == "value" else {"rms_eps_from": way}) for way in ways}
+    answers = [answer(probe, inference.view) for probe in fading(frame, seed=5)]
+    fit = [way for way in ways if all(inference.predictions.ratio(one, told[way]) <= 1 for one in answers)]
+    way = base.rms_eps_from if base.rms_eps_from in fit else next(iter(fit), "")
+    if not way:
+        why = "states as small as the eps of their dtype follow neither one number nor the eps of a dtype"
+        inference.findings["rms_eps_from"] = Finding(base.rms_eps_from, "contradictory", why)
+        return
+    others = [repr(one) for one in fit if one != way]
+    why = f"{' or '.join(others)} does as well" if others else ""
+    inference.findings["rms_eps_from"] = Finding(way, "undetermined" if others else "certain", why)
+    if way != "value":
+        inference.findings["rms_eps"] = Finding(0.0, measured.status, measured.why)

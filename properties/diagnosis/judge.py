@@ -38,7 +38,7 @@ class Judge:
         parameters: Storage = "compute",
         short: Sequence[str] = (),
     ) -> None:
-        self.dialect = dialect
+        self.dialect = dialect.at(dtype)
         given = rounding or Rounding.of(dtype, products)
         self.rounding = given = replace(given, mixes_in_state=mixing == "state")
         if given.state_unit:

@@ -39,10 +39,13 @@ class Reader:
         n = self.frame.n
         self.n, self.channels = n, self.frame.width(n + 1)
         generator = torch.Generator().manual_seed(12)
-        basis = torch.linalg.qr(torch.randn(self.channels, self.channels, generator=generator, dtype=torch.float64)).Q
-        basis = basis * self.channels**0.5  # every stream has rms 1
+        drawn = torch.randn(self.channels, self.channels, generator=generator, dtype=torch.float64)
+        drawn[:, 0] = (
+            1  # to which the others are orthogonal: a norm that subtracts a mean leaves the streams as they are
+        )
+        basis = torch.linalg.qr(drawn).Q.T * self.channels**0.5  # every stream has rms 1
         basis = basis.to(self.frame.dtype).contiguous()  # not every target takes views
-        self.streams, self.output = basis[:n], basis[n]
+        self.streams, self.output = basis[1 : n + 1], basis[0]
 
     @property
     def emitted(self) -> bool:

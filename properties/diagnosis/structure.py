@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from typing import Any
 
@@ -18,7 +20,7 @@ def structure(inference: Inference, base: Dialect) -> None:
     packed = "mappings" in frame.own or "block" in frame.offered
     why = inference.packing or ("" if packed else "`mappings` or `block` would have to be offered")
     findings["shared_projection"] = Finding(frame.shared, "undetermined" if why else "certain", why)
-    _try(inference, base, "norm_over", ("mappings", "block"), gates=True)
+    _norm(inference, base)
     if "transposed" not in findings:
         _try(inference, base, "transposed", ("post", "block"))
     _try(inference, base, "expand", ("expand",))
@@ -29,6 +31,38 @@ def structure(inference: Inference, base: Dialect) -> None:
             findings[name] = Finding(getattr(base, name), "undetermined", "n = 1 cannot show it")
     found = inference.dialect(base).fields()
     findings |= {name: Finding(found[name], "undetermined") for name in found if name not in findings}
+
+
+def _norm(inference: Inference, base: Dialect) -> None:
+    """Over which numbers the norm is taken, whether it subtracts their mean, and what is added to its weight: tried
+    together, since none of them fits beside a wrong value of another."""
+    stages = ("mappings", "block")
+    asked = next((found for stage in stages if (found := _asked(inference, stage))), [])
+    if not asked or all(one.error for one in asked):
+        for name in _NORM:
+            _try(inference, base, name, stages, gates=True)
+        return
+    dialect = inference.dialect(base)
+    fitting: list[dict[str, Any]] = []
+    for values in itertools.product(*(dict.fromkeys([value_of(base, k), *choices(base, k)]) for k in _NORM)):
+        tried: dict[str, Any] = dict(zip(_NORM, values, strict=True))
+        with contextlib.suppress(ValueError):  # which contradicts another field
+            other = dialect.with_(**tried)
+            if all(_relevant(inference.predictions.ratios(one, other), one, True) <= 1 for one in asked):
+                fitting.append(tried)
+    if not fitting:
+        for name in _NORM:
+            _try(inference, base, name, stages, gates=True)
+        return
+    best = min(fitting, key=lambda one: sum(value != value_of(base, name) for name, value in one.items()))
+    for name, value in best.items():
+        others = dict.fromkeys(repr(one[name]) for one in fitting if one[name] != value)
+        why = f"{' or '.join(others)} does as well" if others else ""
+        inference.findings[name] = Finding(value, "undetermined" if others else "certain", why)
+
+
+_NORM = ("norm_over", "centred", "norm_offset")
+"""Fields that say of what a state is normalised, and with what weight."""
 
 
 def _try(

@@ -28,6 +28,12 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "shared_projection": lambda v: "one projection serves all streams" if v else "phi has rows for every stream",
     "rms_eps": lambda v: f"rms eps is {v:g}" if v else "the norm has no eps",
     "norm_offset": lambda v: f"the norm weight multiplies as {v:g} + weight" if v else "the norm weight has no offset",
+    "centred": lambda v: "the norm subtracts the mean" if v else "the norm subtracts no mean",
+    "rms_eps_from": lambda v: {
+        "value": "the eps of the norm is a number",
+        "compute": "the eps of the norm is that of the dtype it is computed in",
+        "state": "the eps of the norm is that of the dtype of the state",
+    }[v],
     "rms_eps_by": lambda v: "the norm is at least its eps" if v == "clamp" else "the eps of the norm is added",
     "rms_eps_inside": lambda v: f"rms eps stands {'inside' if v else 'outside'} the root",
 }
@@ -37,7 +43,9 @@ _IS = {"residual": "h_res is ", "pre": "h_pre is ", "post": "h_post is "}
 
 def difference_in_words(differs: dict[str, tuple[Any, Any]]) -> list[str]:
     """One clause for every field, about the value that was found; none for a field that went with its family."""
-    return [_clause(name, found) for name, (_, found) in differs.items() if found is not None]
+    of_dtype = differs.get("rms_eps_from", ("", "value"))[1] not in ("value", None)
+    told = {name: found for name, (_, found) in differs.items() if not (of_dtype and name == "rms_eps")}
+    return [_clause(name, found) for name, found in told.items() if found is not None]
 
 
 def _clause(name: str, found: Any) -> str:

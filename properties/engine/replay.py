@@ -92,7 +92,7 @@ def _tried(
             f"{shown} was found on {stored.device}; there is {missing} here (--device cpu tries it without)",
         )
     subject = Subject(target, implementation, getattr(torch, stored.dtype), place, option)
-    changed = stored.dialect.difference(implementation.dialect)
+    changed = stored.dialect.difference(subject.implementation.dialect)
     note = f"\n  note: the dialect declared now differs from the stored one in {', '.join(changed)}" if changed else ""
     inapplicable = law.inapplicable(implementation, subject.dtype, place)
     if inapplicable:

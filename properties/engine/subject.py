@@ -10,7 +10,7 @@ import torch
 
 from properties.core.case import Case
 from properties.core.device import device_of
-from properties.core.implementation import Implementation
+from properties.core.implementation import Implementation, for_states
 from properties.core.law import Law
 from properties.core.trial import FloatTruth, Trial
 from properties.engine.sharing import Drawn
@@ -55,13 +55,19 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Subject:
-    """One implementation in one dtype on one device, and how to name it again."""
+    """One implementation in one dtype on one device, and how to name it again.
+
+    Its dialect is what is declared for states of that dtype (`Dialect.at`).
+    """
 
     target: str
     implementation: Implementation
     dtype: torch.dtype
     device: torch.device
     dialect_option: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "implementation", for_states(self.implementation, self.dtype))
 
     @property
     def dtype_name(self) -> str:

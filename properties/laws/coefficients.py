@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.packing import logits_shape
@@ -19,8 +21,8 @@ from properties.core.norms import norm_of
 from properties.core.premises import emits_res, where
 from properties.core.trial import Trial, wide
 from properties.laws import about, errors
-from properties.laws.premises import depends_on_logits, gated, reads_by_gates
-from properties.strategies import Setting, coefficient_cases, saturating
+from properties.laws.premises import centres, depends_on_logits, gated, reads_by_gates
+from properties.strategies import Setting, coefficient_cases, noise, saturating, seeds
 
 
 def agree(
@@ -78,7 +80,7 @@ def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
     got = trial.mappings(case.x, case.params)
     dialect, r = trial.dialect, trial.rounding
     over = norm_of(dialect).OVER or (-2, -1)
-    mean = wide(case.x).square().mean(over, keepdim=True)
+    mean = _normed(case.x, dialect).square().mean(over, keepdim=True)
     undefined = (mean < 4 * r.tiny).any(-1).any(-1) & (dialect.rms_eps == 0)  # 0 / 0: nothing is claimed
     for name, scale, low in (("pre", 1.0, dialect.pre_eps), ("post", dialect.post_scale, dialect.post_eps)):
         high = scale + low
@@ -89,6 +91,17 @@ def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
         slack = torch.where(undefined.unsqueeze(-1), float("inf"), slack)
         trial.at_most(f"h_{name} above its range", value, torch.full_like(value, high), slack, size=1.0)
         trial.at_most(f"h_{name} below its range", -value, torch.full_like(value, -low), slack, size=1.0)
+
+
+def _normed(x: Tensor, dialect: Dialect) -> Tensor:
+    """What of a state is divided by the root of its mean square, in float64."""
+    over = norm_of(dialect).OVER or (-2, -1)
+    return wide(x) - wide(x).mean(over, keepdim=True) if dialect.centred else wide(x)
+
+
+def _ordinary(x: Tensor) -> Tensor:
+    """A state of the shape of x, whose numbers are of order 1 and not all equal."""
+    return 1 + torch.arange(x.numel(), device=x.device).view(x.shape).remainder(3).to(x.dtype)
 
 
 @st.composite
@@ -153,7 +166,7 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     x, scaled = case.x, case.x * case.factor
     dialect = trial.dialect
     over = norm_of(dialect).OVER or (-2, -1)
-    smaller = torch.minimum(wide(x).square().mean(over, keepdim=True), wide(scaled).square().mean(over, keepdim=True))
+    smaller = torch.minimum(*(_normed(one, dialect).square().mean(over, keepdim=True) for one in (x, scaled)))
     eps = dialect.rms_eps
     if dialect.rms_eps_by == "clamp":  # a norm at its floor sees the scale
         count = math.prod(x.shape[d] for d in over)
@@ -166,6 +179,37 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     lost = (wide(scaled) / case.factor - wide(x)).abs()
     slack = errors.mappings(trial, Approx(wide(x), wide(x).abs() * change + lost), case.params)
     agree(trial, f"of {case.factor:g} x", second, first, slack, double=True)
+
+
+@st.composite
+def offset_cases(draw: DrawFn, setting: Setting) -> Case:
+    """A state of few bits, and a number for each stream that leaves it those bits when it is added."""
+    case = draw(coefficient_cases(setting, most=1, scales=(1.0,), gates=(1.0, 0.5, 2.0), least_phi=2))
+    n, channels = case.x.shape[-2:]
+    x = (4 * torch.tensor(noise(draw(seeds), *case.x.shape))).round().clamp(-16, 16) / 4
+    short = setting.dtype == torch.bfloat16
+    shift = torch.full((n, 1), draw(st.sampled_from((16.0, -8.0) if short else (16.0, -64.0, 256.0))))
+    if norm_of(setting.dialect).OVER == (-1,):
+        shift = shift * torch.tensor((-0.5) ** (np.arange(n) % 3)).view(n, 1)
+    return case.with_(x=x.to(setting.dtype), shift=shift.expand(n, channels).contiguous().to(setting.dtype))
+
+
+@about.mappings(
+    "coefficients.coefficients-do-not-see-an-offset",
+    "identity",
+    offset_cases,
+    where(reads_by_gates, centres),
+    blind=about.SYMMETRIC,
+)
+def coefficients_do_not_see_an_offset(trial: Trial, case: Case) -> None:
+    """The mappings of x + c are those of x, where c is one number for all that are normalised together.
+
+    Their mean is subtracted before anything else is done with them: mean(x + c) = mean(x) + c. What rounding leaves of
+    it is as large as the mean is, and a variance of moments, or a mean in a short dtype, leaves more.
+    """
+    first, second = trial.mappings(case.x, case.params), trial.mappings(case.x + case.shift, case.params)
+    slack = errors.mappings(trial, case.x + case.shift, case.params)
+    agree(trial, "of a state with an offset", second, first, slack, double=True)
 
 
 @about.mappings(
@@ -212,7 +256,7 @@ def closed_gates_leave_the_bias(trial: Trial, case: Case) -> None:
     """
     got = trial.mappings(case.x, case.params)
     bare: Params = case.params._replace(phi=torch.zeros_like(case.params.phi))
-    expected = trial.mappings(torch.ones_like(case.x), bare)
+    expected = trial.mappings(_ordinary(case.x), bare)
     agree(trial, "with gates of 0", got, expected, errors.mappings(trial, case.x, case.params), double=True)
 
 
@@ -226,7 +270,7 @@ def zero_state_cases(draw: DrawFn, setting: Setting) -> Case:
 
 
 def _norm_eps(dialect: Dialect) -> str | None:
-    return None if dialect.rms_eps else "without an eps in the norm a zero state is 0 / 0"
+    return None if dialect.has_rms_eps else "without an eps in the norm a zero state is 0 / 0"
 
 
 @about.mappings(
@@ -243,7 +287,7 @@ def zero_tokens_see_only_the_bias(trial: Trial, case: Case) -> None:
     """
     got = trial.mappings(case.x[:1], case.params)
     bare: Params = case.params._replace(phi=torch.zeros_like(case.params.phi))
-    expected = trial.mappings(torch.ones_like(case.x[:1]), bare)
+    expected = trial.mappings(_ordinary(case.x[:1]), bare)
     agree(trial, "of a zero token", got, expected, errors.mappings(trial, case.x[:1], case.params), double=True)
 
 

@@ -22,7 +22,7 @@ from properties.core.case import Case
 from properties.core.family import end_of
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
-from properties.core.norms import norm_of
+from properties.core.norms import keeps_zeros
 from properties.core.premises import differentiable, several_streams, where
 from properties.core.reads import as_pre_takes
 from properties.core.trial import Trial, wide
@@ -100,7 +100,7 @@ def _counts(case: Case) -> tuple[int, int]:
 
 
 def _gathered(trial: Trial, case: Case) -> tuple[Tensor, Params, Tensor, int]:
-    return gathered(case, norm_of(trial.dialect).OVER is not None)
+    return gathered(case, keeps_zeros(trial.dialect))
 
 
 @st.composite

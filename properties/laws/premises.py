@@ -151,6 +151,11 @@ def divides_by_rms(dialect: Dialect) -> str | None:
     return None if norm_of(dialect).OVER is not None else f"the norm is {norm_of(dialect).words}"
 
 
+def centres(dialect: Dialect) -> str | None:
+    """The state is normalised less its mean."""
+    return None if dialect.centred else "the norm subtracts no mean"
+
+
 def takes_streams(n: int) -> Premise:
     """The implementation accepts this very n."""
 

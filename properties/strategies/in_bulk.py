@@ -21,7 +21,7 @@ from properties.strategies.draws import changed, noise
 from properties.strategies.patterns import PATTERNS
 from properties.strategies.projected import AMPLITUDES, SIZES, at_temperature, patterned, shift_axis
 from properties.strategies.setting import Setting
-from properties.strategies.tokens import KINDS, made, scales_of
+from properties.strategies.tokens import KINDS, made, offsets_of, scales_of
 
 Dice = Callable[[], float]
 """A number from 0 on and below 1."""
@@ -47,10 +47,13 @@ def bulk_states(
 ) -> Tensor:
     """So many tokens [count, n, C] in the dtype of the state, as `states_of` draws them."""
     sizes, least, shape, draw = scales_of(setting, scales), setting.least_scale, (n, channels), dice.random
-    tokens = np.empty((count, n, channels))
+    tokens, offsets = np.empty((count, n, channels)), offsets_of(setting)
     for k in range(count):
         kind, seed, entries = _one(draw, KINDS), _seed(draw), _changes(draw, shape, 2)
-        tokens[k] = made(kind, seed, entries, _one(draw, sizes), n, channels, least)
+        size = _one(draw, sizes)
+        tokens[k] = made(kind, seed, entries, size, n, channels, least)
+        if len(offsets) > 1:
+            tokens[k] += _one(draw, offsets) * size
     return torch.from_numpy(tokens).to(setting.dtype)
 
 

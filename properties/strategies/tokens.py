@@ -25,15 +25,32 @@ def _scales(dtype: torch.dtype) -> tuple[float, ...]:
     return (1.0, 1e-3, 1e3, 1e-6, 30.0, 1e6, 1e-4, 1e-9, 1e-12, 1e12, 1e-30, 1e18)
 
 
+def offsets_of(setting: Setting) -> tuple[float, ...]:
+    """What is added to all numbers of a token, in units of its scale: nothing, but where the norm subtracts a mean.
+
+    A mean that is far larger than what is left of a state shows whatever loses digits or sums with it.
+    """
+    if not setting.dialect.centred:
+        return (0.0,)
+    return (0.0, 8.0, -64.0) if setting.dtype == torch.float16 else (0.0, 8.0, -64.0, 1000.0)
+
+
 @kept
 @st.composite
 def token_state(
-    draw: DrawFn, n: int, channels: int, dtype: torch.dtype, scales: tuple[float, ...], least: float = 0.0
+    draw: DrawFn,
+    n: int,
+    channels: int,
+    dtype: torch.dtype,
+    scales: tuple[float, ...],
+    least: float = 0.0,
+    offsets: tuple[float, ...] = (0.0,),
 ) -> Any:
     """One token [n, C]: distinct streams unless it says otherwise, no stream of the order of less than `least`."""
     kind, seed = draw(among(*KINDS)), draw(seeds)
     entries, scale = draw(changes((n, channels), most=2)), draw(among(*scales))
-    return made(kind, seed, entries, scale, n, channels, least)
+    state = made(kind, seed, entries, scale, n, channels, least)
+    return state if len(offsets) == 1 else state + draw(among(*offsets)) * scale
 
 
 def made(
@@ -86,6 +103,7 @@ def states_of(
     scales: tuple[float, ...] = (),
 ) -> Tensor:
     """[tokens, n, C] in the dtype of the state."""
-    token = token_state(n, channels, setting.dtype, scales_of(setting, scales), setting.least_scale)
+    sizes, offsets = scales_of(setting, scales), offsets_of(setting)
+    token = token_state(n, channels, setting.dtype, sizes, setting.least_scale, offsets)
     tokens = draw(st.lists(token, min_size=least, max_size=min(most, setting.max_tokens)))
     return torch.tensor(np.array(tokens).reshape(-1, n, channels)).to(setting.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mhc_ref import Mappings, Params
 from mhc_ref.block import by_channel
 from properties.core.deviant import Deviant, through, through_tf32, with_gradient_of
-from properties.core.slips import MUTATION, Slips, affine, by_rms, constrains, mixes
+from properties.core.slips import MUTATION, Slips, affine, by_rms, centres, constrains, mixes
 
 SLIPS = Slips()
 precision = SLIPS.step("dtype")
@@ -103,6 +103,24 @@ class RmsInBfloat16(Deviant):
 
     def mean_square(self, x: Tensor) -> Tensor:
         return through(super().mean_square(x), torch.bfloat16)
+
+
+@precision("mean-in-bfloat16", f"{MUTATION}: x.mean(-1) before x.float()", centres)
+class MeanInBfloat16(Deviant):
+    """The mean that a state is centred by is kept in bfloat16."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        return through(super().mean(x), torch.bfloat16)
+
+
+@precision("variance-of-moments", f"{MUTATION}: mean(x^2) - mean(x)^2 of kernels that read a state once", centres)
+class VarianceOfMoments(Deviant):
+    """The variance is the mean of squares less the square of the mean, which cancel."""
+
+    def normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        variance = (self.mean_square(x) - self.mean(x).square()).clamp_min(0)
+        unit = self.centred(x) / self.rms(variance)
+        return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
 
 
 CHUNK = 512

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from mhc_ref import Dialect
 from properties.core.deviant import Deviant, with_gradient_of
 from properties.core.slips import MUTATION, Slips, adds_eps, by_rms, clamps_norm
 
@@ -148,6 +149,45 @@ class NormClampAtZero(Deviant):
         zero = self.mean_square(x) == 0
         return super().normalised(torch.where(zero, x.detach(), x), weight)
 
+
+# Of a norm whose eps is that of a dtype
+
+
+def _from_dtype(dialect: Dialect) -> bool:
+    """The eps of the norm is that of a dtype."""
+    return by_rms(dialect) and dialect.rms_eps_from != "value"
+
+
+eps_dialect(
+    "rms-eps-of-float32",
+    "The eps of the norm is that of float32 in every dtype, where it is declared to be that of the dtype.",
+    f"{MUTATION}: finfo(float32).eps, or 1.19e-7, written down once",
+    lambda d: d.with_(rms_eps=2.0**-23),
+    _from_dtype,
+)
+eps_dialect(
+    "rms-eps-of-the-state",
+    "The eps of the norm is that of the dtype of the state, where the norm is computed in a longer one.",
+    "torch.finfo(x.dtype).eps, as the page of torch.nn.RMSNorm has it; torch 2.13 takes that of float32 for bfloat16",
+    lambda d: d.with_(rms_eps_from="state"),
+    lambda d: _from_dtype(d) and d.rms_eps_from == "compute",
+    (torch.bfloat16,),
+)
+eps_dialect(
+    "rms-eps-of-the-computation",
+    "The eps of the norm is that of the dtype it is computed in, where that of the state's dtype is declared.",
+    f"{MUTATION}: torch.finfo(x.dtype).eps behind x = x.float()",
+    lambda d: d.with_(rms_eps_from="compute"),
+    lambda d: _from_dtype(d) and d.rms_eps_from == "state",
+    (torch.bfloat16,),
+)
+eps_dialect(
+    "rms-eps-of-the-smallest-number",
+    "The eps of the norm is the smallest normal number of float32, where it is declared to be the eps of the dtype.",
+    f"{MUTATION}: finfo.tiny for finfo.eps",
+    lambda d: d.with_(rms_eps=2.0**-126),
+    _from_dtype,
+)
 
 # Of the gates
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mhc_ref import Branch, Mappings, Params
 from properties.core.deviant import Deviant, with_gradient_of
-from properties.core.slips import MUTATION, Slips, adds_eps, affine, by_rms, gated, mixes, turns
+from properties.core.slips import MUTATION, Slips, adds_eps, affine, by_rms, centres, gated, mixes, turns
 
 SLIPS = Slips()
 gradient = SLIPS.step("gradient")
@@ -82,6 +82,14 @@ class RmsDetached(Deviant):
 
     def rms(self, mean_square: Tensor) -> Tensor:
         return super().rms(mean_square.detach())
+
+
+@gradient("mean-detached", f"{MUTATION}: rstd (g - x^ mean(g x^)) of an RMSNorm behind a LayerNorm", centres)
+class MeanDetached(Deviant):
+    """The mean that a state is centred by is a constant for the backward pass."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        return super().mean(x.detach())
 
 
 @gradient(

@@ -11,7 +11,7 @@ from mhc_ref.registry import names
 from properties.core.deviant import Deviant
 from properties.core.family import family
 from properties.core.norms import norm_of
-from properties.core.slips import MUTATION, Slips, by_rms, mixes, other_than, shares
+from properties.core.slips import MUTATION, Slips, both, by_rms, centres, mixes, other_than, shares
 
 SLIPS = Slips()
 normalisation = SLIPS.step("normalisation")
@@ -42,12 +42,71 @@ class NormMissing(Deviant):
         return mean_square.new_ones(())
 
 
-@normalisation("layer-norm", MUTATION)
+@normalisation("layer-norm", MUTATION, lambda d: not d.centred)
 class LayerNorm(Deviant):
     """The mean is subtracted before the state is normalised, LayerNorm in place of RMSNorm."""
 
     def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
         return super().normalised(x - x.mean(self.norm_axes(), keepdim=True), weight)
+
+
+# Of a norm that subtracts a mean
+
+normalisation_dialect(
+    "centring-missing",
+    "No mean is subtracted before the state is normalised, RMSNorm in place of LayerNorm.",
+    f"{MUTATION}: the norm of Llama in the place of that of GPT-2",
+    lambda d: d.with_(centred=False),
+    centres,
+)
+
+
+@normalisation("variance-of-the-uncentred", f"{MUTATION}: a fused rms in the place of a standard deviation", centres)
+class VarianceOfTheUncentred(Deviant):
+    """The mean is subtracted, and what is left is divided by the root mean square of the whole state."""
+
+    def normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        unit = self.centred(x) / self.divisor(x)
+        return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
+
+
+@normalisation(
+    "norm-by-unbiased-deviation", "The Annotated Transformer: a_2 * (x - mean) / (x.std(-1) + eps) + b_2", centres
+)
+class NormByUnbiasedDeviation(Deviant):
+    """The centred state is divided by the unbiased standard deviation plus the eps."""
+
+    def divisor(self, x: Tensor) -> Tensor:
+        count = max(1, math.prod(x.shape[k] for k in self.norm_axes()) - 1)
+        return (x.square().sum(self.norm_axes(), keepdim=True) / count).sqrt() + self.computed.rms_eps
+
+
+@normalisation("mean-span", f"{MUTATION}: one reduction over -1, the other over (-2, -1)", centres)
+class MeanSpan(Deviant):
+    """The mean is taken stream by stream where the variance is that of all n*C numbers, or the other way round."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.mean((-1,) if self.norm_axes() == (-2, -1) else (-2, -1), keepdim=True)
+
+
+@normalisation(
+    "mean-divides-by-channels",
+    f"{MUTATION}: a kernel over C, launched on n*C",
+    lambda d: centres(d) and _over_streams(d),
+)
+class MeanDividesByChannels(Deviant):
+    """The sum of all n*C numbers is divided by C, so that n times the mean is subtracted."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.sum(self.norm_axes(), keepdim=True) / x.shape[-1]
+
+
+@normalisation("centred-in-place", f"{MUTATION}: x -= x.mean(-1, keepdim=True) before the split", both(centres, mixes))
+class CentredInPlace(Deviant):
+    """The streams that are mixed have lost their mean to the norm."""
+
+    def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:
+        return super().mixed(self.centred(x), h_res)
 
 
 @normalisation("l2-norm", f"{MUTATION}: F.normalize without its sqrt(dim)", by_rms)

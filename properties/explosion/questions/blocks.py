@@ -91,9 +91,19 @@ class Blocks(Declared[Block]):
                 f"score_bound is {decimal(self.score_bound)}, and has no effect: expected max_tokens of 2 or more, for "
                 "of one token nothing is chosen"
             )
-        if self.gain == "gradient" and self.norm != "none" and not dialect.rms_eps:
+        if self.gain == "gradient" and self.norm != "none" and not dialect.has_rms_eps:
             raise ValueError(
                 "gradient of a normalisation with rms_eps 0: at 0 there is none; expected a dialect with rms_eps"
+            )
+        if self.norm != "none" and dialect.rms_eps_from != "value":
+            raise ValueError(
+                f"rms_eps_from is {dialect.rms_eps_from!r} for {self.name}; expected 'value', or norm none: caps are "
+                "of real numbers, and the eps here is that of a dtype; give it as rms_eps"
+            )
+        if self.norm != "none" and dialect.centred:
+            raise ValueError(
+                f"centred is True for {self.name}; expected False, or norm none: caps are known for a norm that "
+                "subtracts no mean"
             )
         if self.norm != "none" and dialect.rms_eps_by != "add":
             raise ValueError(
