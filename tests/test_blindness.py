@@ -19,9 +19,11 @@ KILLS = Path(__file__).parents[1] / "docs" / "kill.json"
 
 
 def subjects(law: Law, name: str) -> list[Subject]:
-    """The deviation in float32, in every preset for which the law says something of it here."""
+    """The deviation in float32, in every preset for which the law says something of it here, and then in the dialects
+    of deviations that no preset shows."""
     deviation = deviations.CATALOGUE[name]
-    made = [deviation.make(dialect) for dialect in PRESETS.values() if deviation.applies(dialect)]
+    dialects = (*PRESETS.values(), *deviations.ELSEWHERE.values())
+    made = [deviation.make(dialect) for dialect in dialects if deviation.applies(dialect)]
     found = [one for one in made if law.inapplicable(one, torch.float32, CPU) is None]
     return [Subject(f"deviation:{name}", one, torch.float32, CPU) for one in found]
 

@@ -53,6 +53,9 @@ DIALECTS = {
     "norm weight 1 + w": PAPER.with_(norm_over="stream", norm_offset=1.0, rms_eps=1e-6),
     "a norm of at least 2": PAPER.with_(norm_over="stream", rms_eps=2.0, rms_eps_by="clamp", iterations=3),
     "a norm without an eps, stream by stream": LUCIDRAINS.with_(rms_eps=0.0, rms_eps_by="add"),
+    "LayerNorm of all streams": PAPER.with_(rms_eps=1e-5, centred=True, iterations=3),
+    "LayerNorm of each stream, 1 + w": PAPER.with_(norm_over="stream", rms_eps=1e-3, centred=True, norm_offset=1.0),
+    "centred, at least 2": LUCIDRAINS.with_(rms_eps=2.0, rms_eps_by="clamp", centred=True, iterations=3),
     "no dynamic part": PAPER.with_(dynamic="static", iterations=3, post_eps=0.1),
     "a low temperature, and an eps of h_post": DEEPSEEK_V4.with_(temperature=0.05, iterations=3, post_eps=0.1),
     "a high temperature, clamp 0.9": PAPER.with_(

@@ -313,6 +313,8 @@ def test_every_field_has_words_for_its_values() -> None:
         "dynamic": ("linear", "tanh", "static"),
         "norm_over": ("streams", "stream"),
         "rms_eps_by": ("add", "clamp"),
+        "rms_eps_from": ("value", "compute", "state"),
+        "centred": (False, True),
         "norm_offset": (0.0, 1.0),
         "read": ("streamwise", "bottleneck", "depth-attention"),
         "expand": ("copies", "one-hot"),

@@ -144,6 +144,10 @@ DIALECTS = {
     "an eps of h_post": PAPER.with_(post_eps=0.125, post_scale=1.5),
     "attention that reads what it scores": PRESETS["ATTN_RES"].with_(scaled=True, reads_normalised=True),
     "a norm of at least 2": PAPER.with_(norm_over="stream", rms_eps=2.0, rms_eps_by="clamp", iterations=2),
+    "LayerNorm of all streams": PAPER.with_(rms_eps=0.25, centred=True, iterations=2),
+    "LayerNorm of each stream, 1 + w, eps outside": DEEPSEEK_V4.with_(
+        norm_over="stream", rms_eps=0.5, rms_eps_inside=False, centred=True, norm_offset=1.0
+    ),
     "no dynamic part": PAPER.with_(dynamic="static", iterations=2, collapse="head"),
     "one bottleneck for both gates": PRESETS["QWEN4_EXP"].with_(one_bottleneck=True, rank=2, collapse="mean"),
     "a one-hot start": PAPER.with_(expand="one-hot", iterations=2),

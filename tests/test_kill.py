@@ -31,6 +31,7 @@ ONE_KIND = {
         *("head-without-norm", "rms-eps-missing", "rms-eps-outside", "rms-eps-on-sum", "rms-eps-clamped"),
         *("sinkhorn-eps-for-norm", "rms-eps-clamps-root", "norm-clamped"),
         *("norm-clamp-of-squares", "norm-clamp-of-all-streams"),
+        *("rms-eps-of-the-computation", "rms-eps-of-the-smallest-number"),
     ),
     "a backward pass that is wrong by itself is linear and keeps the shifts: only the derivative's value tells": (
         *("rms-backward-eps", "rms-backward-without-eps", "branch-input-detached", "half-gradient"),
@@ -38,7 +39,7 @@ ONE_KIND = {
         *("cotangent-flushed", "recomputed-from-clamped-logits", "gate-gradient-overflows", "four-layers-learn"),
         *("gates-detached", "carry-gate-detached", "attention-backward-without-mean"),
         *("shut-gates-never-learn", "head-of-the-last-chunk", "branch-drawn-again", "gradient-of-64-tiles"),
-        *("norm-clamp-lets-through", "norm-clamp-stops", "norm-clamp-detached"),
+        *("norm-clamp-lets-through", "norm-clamp-stops", "norm-clamp-detached", "mean-detached"),
     ),
     "each factor, term and sum has a value of its own, which only the declared formula knows": ("pre-in-state-dtype",),
     "the weights of a branch are reached by no law but one, which knows their gradient": ("branch-untrained",),
