@@ -53,7 +53,9 @@ HARD = {
     "norm weight 1 + w": PAPER.with_(norm_over="stream", norm_offset=1.0, rms_eps=1e-6),
     "a norm of at least 1e-3": PAPER.with_(norm_over="stream", rms_eps=1e-3, rms_eps_by="clamp", iterations=3),
     "LayerNorm of all streams": PAPER.with_(rms_eps=1e-5, centred=True, iterations=3),
-    "LayerNorm of each stream": LUCIDRAINS.with_(rms_eps=1e-3, rms_eps_inside=False, centred=True, iterations=3),
+    "LayerNorm of each stream": LUCIDRAINS.with_(
+        rms_eps=1e-3, rms_eps_inside=False, rms_eps_by="add", centred=True, iterations=3
+    ),
     "no dynamic part": PAPER.with_(dynamic="static", iterations=3, collapse="head"),
     "a head of shared projections": LUCIDRAINS.with_(collapse="head", iterations=3),
     "a high temperature": DEEPSEEK_V4.with_(temperature=7.0, iterations=4),
