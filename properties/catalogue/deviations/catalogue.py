@@ -85,7 +85,6 @@ ELSEWHERE: dict[str, Dialect] = {
     **_where_it_can_be("the eps of the dtype of its norm", rms_eps_from="compute"),
     **_where_it_can_be("the eps of the dtype of its state", rms_eps_from="state"),
     **_where_it_can_be("a LayerNorm of all streams", rms_eps=1e-5, centred=True),
-    **_where_it_can_be("a LayerNorm of each stream", rms_eps=1e-5, centred=True, norm_over="stream"),
     **_where_it_can_be("3 iterations", iterations=3),
 }
 if "temperature" in PRESETS.default.fields():
