@@ -341,3 +341,11 @@ def test_what_cannot_be_centred_is_refused() -> None:
         QWEN4_EXP.with_(centred=True)
     with pytest.raises(ValueError, match=r"Dialect\.centred is 1; expected True or False"):
         PAPER.with_(centred=1)
+
+
+def test_nothing_is_claimed_where_layer_norm_squares_what_is_too_large() -> None:
+    x = (offset_state(1e3) * 1e18).float()
+    assert torch.nn.functional.layer_norm(x, x.shape[-1:]).isnan().any()
+    assert normalise(x, None, EACH).isfinite().all()
+    found, _ = normalised(Approx.exact(x.double()), None, EACH, Rounding.of(torch.float32))
+    assert found.error.isinf().all()

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from mhc_ref import PAPER, PRESETS, Params
 from properties import cli
+from properties.catalogue.deviations import ELSEWHERE
 from properties.commands.replay import replay_file
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Reference
@@ -481,7 +482,9 @@ def drawn(law: Law, subject: Subject, examples: int) -> list[Case]:
 
 
 def subject_of(preset: str, dtype: str) -> Subject:
-    return Subject("ref", Reference(PRESETS[preset], "a reference"), getattr(torch, dtype), torch.device("cpu"))
+    return Subject(
+        "ref", Reference({**PRESETS, **ELSEWHERE}[preset], "a reference"), getattr(torch, dtype), torch.device("cpu")
+    )
 
 
 NAMED = {*misfits.TENSORS, *misfits.MOST, *misfits.NUMBERS, *misfits.ORDERS, *misfits.CHOICES, "logits", "shift"}
@@ -493,6 +496,7 @@ NAMED |= {"poisoned", "poison", "place", "live", "bars", "bias", "weight", "dial
     ("preset", "dtype"),
     [
         ("PAPER", "float32"),
+        pytest.param("PAPER with a LayerNorm of all streams", "float32", marks=pytest.mark.slow),
         *(
             pytest.param(preset, dtype, marks=pytest.mark.slow)
             for preset, dtype in itertools.product(PRESETS, ("float64", "bfloat16", "float16"))

@@ -58,11 +58,15 @@ def centred(x: Approx, over: tuple[int, ...], dialect: Dialect, r: Rounding) -> 
     carried along, m_j = m_{j-1} + (x_j - m_{j-1}) / j, rounds m_j once a step, j / K of which is left in the end, and
     its increments three times: gamma_{k+2} and 3 (1 + log K) units. The difference rounds once. Who multiplies out,
     x / rms - m / rms, has two roundings of |x| and two of |m| besides, of one number less itself, too.
+
+    Moments that are merged one after the other begin with the square of a number from which no mean is subtracted yet,
+    times 0: nothing is claimed where a square of the state itself is no finite number, though that of c may be.
     """
     if not dialect.centred:
         return x
     value, of_mean = _less_mean(x.value, x.value.abs(), x.error, over, addends(x, over=over), r)
-    return Approx(value, x.error + of_mean)
+    beyond = r.beyond(x.value.square().sum(over, keepdim=True))
+    return Approx(value, torch.where(beyond, INF, x.error + of_mean))
 
 
 def _less_mean(

@@ -183,15 +183,15 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
 
 @st.composite
 def offset_cases(draw: DrawFn, setting: Setting) -> Case:
-    """A state of few bits, and a number for each stream that leaves it those bits when it is added."""
+    """A state of few bits, and another one: that with a number added to each stream that leaves it those bits."""
     case = draw(coefficient_cases(setting, most=1, scales=(1.0,), gates=(1.0, 0.5, 2.0), least_phi=2))
-    n, channels = case.x.shape[-2:]
+    n = case.x.shape[-2]
     x = (4 * torch.tensor(noise(draw(seeds), *case.x.shape))).round().clamp(-16, 16) / 4
     short = setting.dtype == torch.bfloat16
     shift = torch.full((n, 1), draw(st.sampled_from((16.0, -8.0) if short else (16.0, -64.0, 256.0))))
     if norm_of(setting.dialect).OVER == (-1,):
         shift = shift * torch.tensor((-0.5) ** (np.arange(n) % 3)).view(n, 1)
-    return case.with_(x=x.to(setting.dtype), shift=shift.expand(n, channels).contiguous().to(setting.dtype))
+    return case.with_(x=x.to(setting.dtype), other=(x + shift).to(setting.dtype))
 
 
 @about.mappings(
@@ -207,8 +207,8 @@ def coefficients_do_not_see_an_offset(trial: Trial, case: Case) -> None:
     Their mean is subtracted before anything else is done with them: mean(x + c) = mean(x) + c. What rounding leaves of
     it is as large as the mean is, and a variance of moments, or a mean in a short dtype, leaves more.
     """
-    first, second = trial.mappings(case.x, case.params), trial.mappings(case.x + case.shift, case.params)
-    slack = errors.mappings(trial, case.x + case.shift, case.params)
+    first, second = trial.mappings(case.x, case.params), trial.mappings(case.other, case.params)
+    slack = errors.mappings(trial, case.other, case.params)
     agree(trial, "of a state with an offset", second, first, slack, double=True)
 
 
