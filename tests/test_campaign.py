@@ -16,7 +16,9 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner, Result
 
+from properties import cli
 from properties.campaign import running, summary
 from properties.campaign.cells import Cell, versions
 from properties.campaign.engines import Answers, EngineLostError, Processes, Serial, engine
@@ -297,6 +299,76 @@ def test_an_engine_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
         engine(name, tmp_path)
 
 
+def invoke(*words: str) -> Result:
+    return CliRunner(env={"COLUMNS": "80"}).invoke(cli.app, ["campaign", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "demo", "--engine", "dusk://x"], "expected serial, processes[:N], dask://HOST:PORT or slurm[:N]"),
+        (["run", "demo", "--budget", "soon"], "'soon' is no time; expected such as 90, 30m or 2h"),
+        (["run", "dmeo"], "there is no kind 'dmeo'"),
+        (["run", "explosions", "--family", "nothing"], "family is 'nothing'; expected one of residual"),
+        (["run", "explosions", "--family", "target:nowhere.py:X"], "there is no file nowhere.py"),
+        (["run", "demo", "--law", "block."], "campaigns of the kind demo take no law; they take only, seeds"),
+        (["status"], "there is no campaign; campaign run KIND --out "),
+        (["resume"], "there is no campaign"),
+        (["report"], "there is no campaign"),
+        (["simulate"], "there is no campaign"),
+    ],
+)
+def test_a_mistake_is_told_and_leaves_nothing_behind(tmp_path: Path, words: list[str], hint: str) -> None:
+    found = invoke(*words, "--out", str(tmp_path / "c"))
+    assert found.exit_code == 2
+    assert hint in found.output
+    assert "Traceback" not in found.output
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("")
+    found = invoke("run", "demo", "--out", str(tmp_path / "c"))
+    assert found.exit_code == 2
+    assert "is a file; expected the folder of a campaign" in found.output
+
+
+def test_a_folder_that_has_other_cells_says_so(tmp_path: Path) -> None:
+    out = ["--engine", "serial", "--budget", "0.000001", "--out", str(tmp_path / "c")]
+    assert "new: " in invoke("run", "demo", "--seeds", "2", *out).output
+    found = invoke("run", "seeds", "--seeds", "1", "--only", "tiled", "--law", "mixing.", *out)
+    assert "3 cells, 1 of them new: " in found.output
+    assert "(it has 2 of demo, too)" in found.output
+
+
+@pytest.mark.parametrize("place", ["results", "seconds.json"])
+def test_a_full_disk_ends_the_campaign_which_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The disk of the campaign itself: what stands there stays, and nothing of it is a mistake of who asked."""
+    from properties.campaign import folder as folders
+
+    write, left = folders.write_whole, [3]
+
+    def full(path: Path, data: bytes) -> None:
+        if place in str(path):
+            left[0] -= place == "results"
+            if left[0] < 0 or place != "results":
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, data)
+
+    out = ["--engine", "serial", "--out", str(tmp_path / "c")]
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "write_whole", full)
+        found = invoke("run", "demo", "--seeds", "5", "--only", "find", *out)
+    assert found.exit_code == 3, found.output
+    assert "No space left on device" in found.output
+    assert ("3 of 5 cells are answered" if place == "results" else "5 of 5 cells are answered") in found.output
+    again = invoke("resume", *out)
+    assert again.exit_code == 0, again.output
+    assert "5 of 5 cells are answered" in again.output
+
+
 def test_simulated_makespans_are_between_the_ideal_and_grahams_bound(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     asked(folder, 12)
@@ -402,6 +474,18 @@ def test_an_explosion_is_kept_as_a_file_that_replays(tmp_path: Path) -> None:
     text, wrong = summary.report(folder)
     assert not wrong
     assert "1 of 1 searches found the depth of the closed form" in text
+
+
+def test_an_explosion_of_a_file_is_another_question_when_the_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    text = "from mhc_ref import PAPER\nfrom properties.core.implementation import Reference\nMine = Reference(PAPER)\n"
+    file.write_text(text)
+    (first,) = kind_of("explosions").questions(family=[f"target:{file}:Mine"])
+    file.write_text(text + "# changed\n")
+    (second,) = kind_of("explosions").questions(family=[f"target:{file}:Mine"])
+    assert cell_of("explosions", first, {}).address != cell_of("explosions", second, {}).address
+    with pytest.raises(ValueError, match="the file is another one"):
+        kind_of("explosions").answer(first, tmp_path)
 
 
 ATLAS = {"family": "residual", "streams": 1, "deviation": "1/2", "threshold": "10", "seed": 0, "budget": 60.0}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +22,7 @@ import typer
 
 from properties.campaign import summary
 from properties.campaign.cells import Question, digest
-from properties.campaign.engines import EngineLostError, engine, usual
+from properties.campaign.engines import EngineLostError, check, engine, usual
 from properties.campaign.folder import Folder, Record
 from properties.campaign.kinds import KINDS, cell_of, cells
 from properties.campaign.running import DEADLINE, Outcome, Run
@@ -78,6 +79,7 @@ def carry_out(
         typer.Exit: with the status of `campaign run`.
     """
     try:
+        _checked(engine_name or usual(), budget)
         asked = [cell_of(kind, one, {}) for one in questions]
         folder = Folder(home / digest([one.address for one in asked])[:12])
         new = folder.ask(asked)
@@ -134,12 +136,18 @@ def campaign(
                 _mistake(f"run takes one kind, one of {', '.join(KINDS)}; given were {named or 'none'}", as_json)
             if device is Device.CUDA and (absent := _absent(device)) is not None:
                 _mistake(f"--device {device}: there is {absent} here", as_json)
+            _checked(engine_name, budget, deadline)
             new = folder.ask(cells(named[0], folder.seconds(), options))
-            typer.echo(f"{len(folder.cells())} cells, {new} of them new: {out}", err=True)
+            kinds = Counter(one.kind for one in folder.cells())
+            others = ", ".join(f"{count} of {kind}" for kind, count in kinds.items() if kind != named[0])
+            beside = f" (it has {others}, too)" if others else ""
+            typer.echo(f"{sum(kinds.values())} cells, {new} of them new: {out}{beside}", err=True)
         elif options:
             _mistake(f"{do} takes no {next(iter(options))}: what is asked stands in the manifest", as_json)
         elif named and do is not Do.MERGE:
             _mistake(f"{do} takes nothing but --out DIR; given were {named}", as_json)
+        elif not (do is Do.MERGE or folder.cells() or folder.answered()):
+            _mistake(f"{out}: there is no campaign; campaign run KIND --out {out} makes one", as_json)
         if do in (Do.RUN, Do.RESUME):
             _run(folder, engine_name, _span(budget), _span(deadline), again, as_json)
         if do is Do.MERGE:
@@ -159,7 +167,14 @@ def campaign(
     except (EngineLostError, ValueError) as error:
         _mistake(message_of(error, 500), as_json)
     except OSError as error:
-        _mistake(f"{out}: {message_of(error, 300)}", as_json)
+        _mistake(f"{out}: {error.strerror or message_of(error, 300)}", as_json)
+
+
+def _checked(name: str, *spans: str) -> None:
+    """A mistake in what is given leaves no manifest behind."""
+    check(name)
+    for one in spans:
+        _span(one)
 
 
 def _absent(device: Device) -> str | None:
@@ -179,15 +194,17 @@ def _run(
 ) -> NoReturn:
     if again:
         folder.forgive()
-    if not folder.cells():
-        _mistake(f"{folder.path}: there is no manifest; campaign run KIND --out {folder.path} makes one", as_json)
     run = Run(folder, lambda: engine(name, folder.path), deadline=deadline, budget=budget, say=_say)
     outcome = run.go()
-    folder.estimate()
-    if told:
-        text, bad = told([one for one in folder.records() if one["status"] != "error"], folder.path)
-    else:
-        text, bad = summary.report(folder)
+    try:
+        folder.estimate()
+        if told:
+            text, bad = told([one for one in folder.records() if one["status"] != "error"], folder.path)
+        else:
+            text, bad = summary.report(folder)
+    except OSError as error:  # of a full disk: the answers are there
+        text, bad = f"no report, {error.filename or folder.path} cannot be written: {error.strerror or error}", 0
+        outcome.why = outcome.why or "its report cannot be written"
     if as_json:
         tell({**vars(outcome), "text": text.splitlines(), "wrong": bool(bad)})
     else:
@@ -196,7 +213,8 @@ def _run(
             typer.echo(line)
     if outcome.why == "stopped":
         raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(int(bad) if bad else 0 if outcome.complete and not outcome.errors else HARNESS_ERROR)
+    whole = outcome.complete and not outcome.errors and not outcome.why
+    raise typer.Exit(int(bad) if bad else 0 if whole else HARNESS_ERROR)
 
 
 def _ended(outcome: Outcome, folder: Folder) -> list[str]:
@@ -210,7 +228,7 @@ def _ended(outcome: Outcome, folder: Folder) -> list[str]:
     if outcome.quarantined:
         lines.append(f"{outcome.quarantined} cells ended their process three times and are put aside: deaths/ has why.")
     if outcome.errors:
-        lines.append(f"{outcome.errors} answers are faults of the harness; campaign status names them.")
+        lines.append(f"{outcome.errors} answers are faults of the harness; campaign report names them.")
     if outcome.stale:
         lines.append(f"{outcome.stale} cells were asked for other versions than are installed here; they are left.")
     return lines

@@ -124,7 +124,6 @@ class Processes:
     batch = 0.0
 
     def __init__(self, folder: Path, workers: int) -> None:
-        _needs("loky", "processes")
         self._shared, self.workers = str(folder), workers
         self._free: list[Any] = [None] * workers
         self._taken: dict[Future[Answers], Any] = {}
@@ -190,7 +189,6 @@ class Dask:
     """Seconds that a worker may take to end and to start again."""
 
     def __init__(self, address: str, folder: Path) -> None:
-        _needs("distributed", "dask")
         from distributed import Client
 
         self._address = address
@@ -297,7 +295,6 @@ class Slurm:
     """Seconds between two looks at the jobs."""
 
     def __init__(self, folder: Path, workers: int, cluster: str = "slurm") -> None:
-        _needs("submitit", "slurm")
         import submitit
 
         self.workers, self._shared = workers, str(folder)
@@ -360,19 +357,43 @@ def engine(name: str, folder: Path) -> Engine:
         ValueError: no such engine, or a number of workers that is none.
         EngineLostError: its package is not installed, or nobody answers.
     """
-    kind, _, rest = name.partition(":")
-    if name.startswith("dask://"):
+    kind, workers = check(name)
+    if kind == "dask":
         return Dask(name.removeprefix("dask://"), folder)
-    if name == "serial":
+    if kind == "serial":
         return Serial(folder.absolute())
-    if kind in ("processes", "slurm", "slurm-local"):
-        workers = int(rest) if rest.isdecimal() else 0 if rest else _cores()
-        if not 1 <= workers <= 4096:
-            raise ValueError(f"engine {name!r}: expected {kind}:N with N from 1 to 4096")
-        if kind == "processes":
-            return Processes(folder.absolute(), workers)
-        return Slurm(folder.absolute(), workers, "local" if kind == "slurm-local" else "slurm")
-    raise ValueError(f"engine {name!r}: expected serial, processes[:N], dask://HOST:PORT or slurm[:N]")
+    if kind == "processes":
+        return Processes(folder.absolute(), workers)
+    return Slurm(folder.absolute(), workers, "local" if kind == "slurm-local" else "slurm")
+
+
+def check(name: str) -> tuple[str, int]:
+    """Which engine a name means, and its workers where they are its to say; nothing is started.
+
+    Raises:
+        ValueError: no such engine, or a number of workers that is none.
+        EngineLostError: its package is not installed.
+    """
+    kind, _, rest = name.partition(":")
+    if name == "serial":
+        return name, 1
+    if name.startswith("dask://"):
+        _needs("distributed", "dask")
+        return kind, 0
+    if kind not in _PACKAGES:
+        raise ValueError(f"engine {name!r}: expected serial, processes[:N], dask://HOST:PORT or slurm[:N]")
+    workers = int(rest) if rest.isdecimal() else 0 if rest else _cores()
+    if not 1 <= workers <= 4096:
+        raise ValueError(f"engine {name!r}: expected {kind}:N with N from 1 to 4096")
+    _needs(*_PACKAGES[kind])
+    return kind, workers
+
+
+_PACKAGES = {
+    "processes": ("loky", "processes"),
+    "slurm": ("submitit", "slurm"),
+    "slurm-local": ("submitit", "slurm"),
+}
 
 
 def usual() -> str:

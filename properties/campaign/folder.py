@@ -54,8 +54,11 @@ class Folder:
             data = json.loads(path.read_bytes())
         except FileNotFoundError:
             return []
+        except NotADirectoryError:
+            raise FolderError(f"{self.path} is a file; expected the folder of a campaign, or one to be made") from None
         except (OSError, ValueError) as error:
-            raise FolderError(f"{path} cannot be read as a manifest: {error}") from None
+            why = error.strerror if isinstance(error, OSError) else error
+            raise FolderError(f"{path} cannot be read as a manifest: {why}") from None
         if not isinstance(data, dict) or data.get("schema") not in range(1, SCHEMA + 1):
             raise FolderError(
                 f"{path}: expected a manifest with a schema up to {SCHEMA}; "

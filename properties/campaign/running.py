@@ -94,7 +94,6 @@ class Run:
         Raises:
             EngineLostError: the engine could not be had at all.
             FolderError: the folder cannot be read.
-            OSError: the answers cannot be written here.
         """
         began = time.monotonic()
         self._gather()
@@ -106,6 +105,8 @@ class Run:
                 self.outcome.why = f"the engine is gone: {error}"
             except KeyboardInterrupt:
                 self.outcome.why = "stopped"
+            except OSError as error:  # a full disk: what stands there is whole, and the rest is asked again
+                self.outcome.why = f"{self.folder.path} cannot be written: {error.strerror or error}"
             finally:
                 engine.close()
         self._count()

@@ -16,9 +16,9 @@ OVERHEAD = 0.01
 
 
 def status(folder: Folder) -> dict[str, Any]:
-    """{asked, answered, missing, put_aside, left_over, by_kind: {kind: [asked, answered]}, seconds_left, errors}.
+    """{asked, answered, missing, put_aside, left_over, by_kind: {kind: [asked, answered]}, seconds_left}.
 
-    Answers are counted by their names; only those that are named in `errors` are opened.
+    Answers are counted by their names; none is opened.
     """
     cells, done, aside = folder.cells(), folder.answered(), folder.quarantined()
     kinds: dict[str, list[int]] = {}

@@ -32,19 +32,48 @@ def questions(
     seeds: int = 1,
     budget: float = 60.0,
 ) -> Iterator[Question]:
-    """One for every family (of `LIST`, or those that are named) and seed."""
+    """One for every family (of `LIST`, or those that are named) and seed.
+
+    Raises:
+        ValueError: a family that is none, or an option that it does not take.
+    """
+    from properties.explosion.questions.families import ask
+    from properties.targets.target import TargetError, resolve
+
     for one in [{"family": name} for name in family] or LIST:
         for seed in range(seeds):
-            question = {"threshold": threshold or "100", **one, "seed": seed, "budget": budget}
-            yield {**question, "gain": gain} if gain else question
+            question: Question = {"threshold": threshold or "100", **one, "seed": seed, "budget": budget}
+            question |= {"gain": gain} if gain else {}
+            try:
+                ask(**question)
+                if one["family"].startswith("target:"):
+                    resolve(one["family"].removeprefix("target:"))
+            except (TargetError, TypeError) as error:
+                raise ValueError(str(error)) from None
+            source = _source(one["family"])
+            yield question | ({"source": source} if source else {})
+
+
+def _source(family: str) -> str | None:
+    """The digest of the file that a family is about; None where it is about none."""
+    from properties.campaign.targets import source_of
+
+    kind, _, target = family.partition(":")
+    return source_of(target) if kind in ("target", "model") else None
 
 
 def answer(question: Question, folder: Path) -> dict[str, Any]:
-    """The object of `explode --json`, the explosion beside it as a file that replays."""
+    """The object of `explode --json`, the explosion beside it as a file that replays.
+
+    Raises:
+        ValueError: the target's file has been changed since the question was asked.
+    """
     from properties.explosion import find_minimal
     from properties.explosion.files import save
 
-    options = {name: value for name, value in question.items() if name not in ("family", "threshold")}
+    if question.get("source") != _source(question["family"]):
+        raise ValueError(f"{question['family']}: the file is another one than when this campaign was asked for")
+    options = {name: value for name, value in question.items() if name not in ("family", "threshold", "source")}
     found = find_minimal(question["family"], question["threshold"], **options)
     if found.found:
         save(found, folder / "explosion.safetensors")
