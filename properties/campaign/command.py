@@ -22,7 +22,8 @@ import typer
 
 from properties.campaign import summary
 from properties.campaign.cells import Question, digest
-from properties.campaign.engines import EngineLostError, check, engine, usual
+from properties.campaign.engine_names import EngineLostError, check, usual
+from properties.campaign.engines import engine
 from properties.campaign.folder import Folder, Record
 from properties.campaign.kinds import KINDS, cell_of, cells
 from properties.campaign.running import DEADLINE, Outcome, Run

@@ -21,7 +21,10 @@ def main() -> int:
     """Show it. 0 where every cell that does not end its process has one answer."""
     folder = Folder(Path(tempfile.mkdtemp(prefix="mhc-campaign-")) / "demo")
     folder.ask(cells("demo", {}, {"seeds": CELLS, "only": ["segfault", "find"]}))
-    print(f"{CELLS} cells are asked for; the first one ends the process that answers it. Folder: {folder.path}")
+    print(
+        f"{CELLS} cells are asked for; the first one ends the process that answers it, three times: what Python prints"
+    )
+    print(f'of a "Segmentation fault" below is meant. Folder: {folder.path}')
     answers = 0
 
     def say(line: str) -> None:
