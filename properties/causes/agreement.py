@@ -300,7 +300,8 @@ def tape_of(
 ) -> Trial | None:
     """What a law observes of an implementation until so many answers are on the tape; None where it does not get
     there."""
-    trial = _Observed(made, given.dtype, given.device, FloatTruth(given.dialect), needed=count, noise=noise)
+    trial = _Observed(made, given.dtype, given.device, FloatTruth(given.dialect), varied=given.varied)
+    trial.needed, trial.noise = count, noise
     try:
         law.judge(trial, case)
     except (_Full, LawBroken):

@@ -37,6 +37,7 @@ from properties.diagnosis.diagnose import NoVerdict
 from properties.diagnosis.parts import Account, Limit, Part, account_of, made
 from properties.engine.attribution import Belonging
 from properties.engine.subject import Subject
+from properties.engine.trying import only_so
 from properties.guards.faults import described, placed
 from properties.guards.interruption import watched
 from properties.guards.printable import message_of, name_of, printable
@@ -293,7 +294,9 @@ class Causes:
             elsewhere = (
                 f"at other inputs it behaves as declared (worst ratio {account.ratio:.2g} in {account.calls} calls)"
             )
-            notes = (f"{elsewhere}: it is this input that matters, or how the call is made", *notes)
+            so = " or ".join(only_so(law, subject, case, broken))
+            matters = f"here it is wrong only {so}" if so else "it is this input that matters, or how the call is made"
+            notes = (f"{elsewhere}: {matters}", *notes)
         notes = (*(f"explained beside it: {one.words}" for one in suspect.parts), *notes)
         cause = Cause(
             key,

@@ -31,7 +31,8 @@ def overwritten(law: Law, subject: Subject, case: Case, broken: LawBroken) -> bo
         return False
 
     def holds(implementation: Any) -> bool:
-        return judged(law, Trial(implementation, subject.dtype, subject.device, given.truth), case) is None
+        trial = Trial(implementation, subject.dtype, subject.device, given.truth, varied=given.varied)
+        return judged(law, trial, case) is None
 
     return holds(copying) and not holds(target)
 

@@ -7,6 +7,7 @@ recorded, and whose fault an exception is, is told; what comes back is plain, of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from properties.core.device import device_of, held_to
 from properties.core.handing import handing
 from properties.core.implementation import Implementation
 from properties.core.reads import mapping_shapes
+from properties.core.ways import PLAIN, QUIET, RECORDED
 from properties.guards.faults import HarnessError, TargetFault, answered
 from properties.guards.plain import oddity, plain
 from properties.guards.printable import printable
@@ -71,9 +73,12 @@ class Observer:
         return handing(self.implementation)
 
     def call(
-        self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec] = ()
+        self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec] = (), way: str = PLAIN
     ) -> tuple[Any, list[Seen]]:
         """What a method answers, and what its branches saw, in the order in which they were called.
+
+        Arguments:
+            way: whether torch records gradients, see `properties.core.ways`.
 
         Raises:
             TargetFault: the implementation raised something.
@@ -85,10 +90,13 @@ class Observer:
         ours: list[Exception] = []
         calls = [self._watched(method, branch, arguments[0], seen, ours) for branch in branches]
         handed = self.handed(arguments)
+        if way == RECORDED:  # they are copies
+            map_tensors(handed, lambda tensor: tensor.requires_grad_(tensor.is_floating_point()))
         if method in BRANCHED:
             handed = (*handed, calls[0] if method == "block" else calls)
         try:
-            got = self.held(lambda: getattr(self.asked, method)(*handed))
+            with torch.no_grad() if way == QUIET else nullcontext():
+                got = self.held(lambda: getattr(self.asked, method)(*handed))
         except TargetFault as fault:
             for one in ours:
                 # A harness error may have been wrapped by the target.

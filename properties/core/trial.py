@@ -33,6 +33,7 @@ from properties.core.rounding import Rounding
 from properties.core.truth import FloatTruth as FloatTruth
 from properties.core.truth import Truth, pulled_back
 from properties.core.truth import wide as wide
+from properties.core.ways import PLAIN, way_of
 from properties.guards.faults import HarnessError, Lost, TargetFault, answered, raised_at
 from properties.guards.interruption import checkpoint
 from properties.guards.plain import oddity, plain
@@ -108,6 +109,8 @@ class Trial(Judge):
         truth: float64 reference, or mpmath while a failure is confirmed.
         tape: every answer so far; with `replaying` they are handed out again instead of calling.
         unanswered: the question whose answer was none, as the implementation raised or gave what cannot be used.
+        varied: whether calls take turns in whether torch records gradients, see `properties.core.ways`.
+        ways: in which ways calls were made, where that is not how torch is by default.
     """
 
     implementation: Implementation
@@ -117,6 +120,8 @@ class Trial(Judge):
     tape: list[Answer] = field(default_factory=lambda: [])
     replaying: bool = False
     unanswered: str = ""
+    varied: bool = False
+    ways: list[str] = field(default_factory=lambda: [])
     _next: int = 0
 
     @property
@@ -158,6 +163,11 @@ class Trial(Judge):
     def differentiable(self) -> bool:
         """Whether gradients are asked for, in the dtype of the state."""
         return self.implementation.differentiable and not has_short_stages(self.implementation, self.dtype)
+
+    @functools.cached_property
+    def _records(self) -> bool:
+        """Whether gradients may be recorded while a method is called."""
+        return self.differentiable and self.implementation.in_process
 
     def confirming(self) -> Trial:
         """The same observations before the exact judge."""
@@ -266,7 +276,10 @@ class Trial(Judge):
         """The answer of a method, and what its branches saw where it has some."""
 
         def ask() -> Any:
-            got, seen = self.observer.call(method, arguments, branches)
+            way = way_of(arguments[0], self._records) if self.varied else PLAIN
+            if way and way not in self.ways:
+                self.ways.append(way)
+            got, seen = self.observer.call(method, arguments, branches, way)
             if method not in BRANCHED:
                 return got
             if got.numel() and len(seen) < len(branches):

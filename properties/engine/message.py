@@ -17,6 +17,7 @@ from properties.core.rounding import PRODUCTS
 from properties.core.trial import LawBroken, TargetRaised
 from properties.engine.counterexample import Counterexample, versions
 from properties.engine.subject import Subject
+from properties.engine.trying import only_so
 from properties.guards.surroundings import usual
 from properties.guards.traces import excerpt
 from properties.targets.trust import replay_line
@@ -85,6 +86,8 @@ def explain(
         numbers.append(("hint", _TF32.format(products)))
     promises = [one for one in law.declared if one != "differentiable" and getattr(Implementation, one) is True]
     numbers += [("hint", _BY_DEFAULT.format(promise)) for promise in promises]
+    if not quick and (ways := only_so(law, subject, case, broken)):
+        numbers.append(("hint", _ONLY_SO.format(" or ".join(ways))))
     numbers += [("also", text) for text in also]
     inputs = "\n".join(f"    {name} = {describe(value)}" for name, value in case.items())
     body = "\n".join(f"  {name:<6} {text}" for name, text in numbers)
@@ -150,6 +153,12 @@ _TF32 = (
 )
 
 
+_ONLY_SO = (
+    "it fails only {}: the same call is right as torch is by default, of inputs that ask for no gradient. Look for "
+    "what hangs on torch.is_grad_enabled() or on requires_grad"
+)
+
+
 @usual()
 def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
     """The declaration of coarser products than the declared ones under which the law would hold, where they are likely:
@@ -160,7 +169,7 @@ def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
         return None
     ladder: tuple[Products, ...] = ("compute", "tf32", "tf32-truncated")
     for products in ladder[ladder.index(implementation.products) + 1 :]:
-        trial = subject.trial()
+        trial = subject.trial(law)
         # The judge's alone: the call is the one that failed.
         trial.rounding = replace(trial.rounding, product=PRODUCTS[products])
         try:

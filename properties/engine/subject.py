@@ -86,9 +86,14 @@ class Subject:
         beside = {"name": "", "streams": accepted, "differentiable": pulls}
         return Setting.of(self.implementation, **beside, dtype=self.dtype, flood=flood)
 
-    def trial(self) -> Trial:
-        """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.judge`."""
-        return Trial(self.implementation, self.dtype, self.device, FloatTruth(self.implementation.dialect))
+    def trial(self, law: Law | None = None) -> Trial:
+        """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.judge`.
+
+        The calls of an oracle law take turns in whether torch records gradients. Those of other laws are compared with
+        one another, to the last bit perhaps, which a second kernel need not give.
+        """
+        truth, varied = FloatTruth(self.implementation.dialect), law is not None and law.kind == "oracle"
+        return Trial(self.implementation, self.dtype, self.device, truth, varied=varied)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from properties.core.case import Case
 from properties.core.law import Law
@@ -26,7 +26,7 @@ def try_case(law: Law, subject: Subject, case: Case, settled: Callable[[LawBroke
         LawBroken: the law is broken, and mpmath agrees.
         HarnessError: the float64 reference says broken and mpmath says it is not.
     """
-    trial = subject.trial()
+    trial = subject.trial(law)
     try:
         with example():
             law.judge(trial, case)
@@ -56,6 +56,19 @@ def try_case(law: Law, subject: Subject, case: Case, settled: Callable[[LawBroke
             f"{law.id} on {subject.id}: the float64 reference reports a ratio of {broken.ratio:.3g} ({broken.what}), "
             f"mpmath {judge.worst:.3g}: the reference or the bound is at fault, not the implementation. Case: {case!r}"
         ) from broken
+
+
+@usual()
+def only_so(law: Law, subject: Subject, case: Case, broken: LawBroken) -> Sequence[str]:
+    """The ways in which calls were made (`properties.core.ways`), where the law holds if torch is as by default."""
+    ways: Sequence[str] = getattr(broken.trial, "ways", ())
+    if not ways:
+        return ()
+    try:
+        law.judge(subject.trial(), case)
+    except Exception:  # broken here too; and nothing that goes wrong may take the place of the failure explained
+        return ()
+    return ways
 
 
 def try_stored(law: Law, subject: Subject, case: Case) -> Trial:

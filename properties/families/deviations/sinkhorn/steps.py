@@ -271,6 +271,19 @@ class LogDomainDeclared(SinkhornSteps):
 
 
 @missing(
+    "max-not-subtracted-without-gradients",
+    f"{MUTATION}: a kernel for inference beside the one for training",
+    iterates,
+    hidden="where torch records gradients, and for logits up to 88",
+)
+class MaxNotSubtractedWithoutGradients(SinkhornSteps):
+    """Under no_grad exp is taken of the logits themselves, and overflows for large ones."""
+
+    def shift(self, logits: Tensor) -> Tensor:
+        return super().shift(logits) if torch.is_grad_enabled() else torch.zeros_like(logits)
+
+
+@missing(
     "maximum-over-the-padding",
     "lucidrains triton_sinkhorn: a tile of 32 x 32 is filled up with -1e10",
     iterates,

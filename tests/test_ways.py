@@ -1,0 +1,134 @@
+"""Whether torch records gradients: calls that are held to the truth take turns, and a failure says which it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mhc_ref import DEEPSEEK_V4, PAPER
+from properties.core.implementation import Reference
+from properties.core.law import all_laws
+from properties.core.trial import LawBroken
+from properties.core.ways import PLAIN, QUIET, RECORDED, WAYS, way_of
+from properties.engine.counterexample import Counterexample
+from properties.engine.runner import examine
+from properties.engine.subject import Profile, Subject, Verdict
+from properties.engine.trying import try_stored
+
+ORACLE = "manifold.agrees-with-oracle"
+
+
+class Noting(Reference):
+    """Notes how it is called."""
+
+    def __init__(self) -> None:
+        super().__init__(PAPER)
+        self.seen: list[str] = []
+
+    def project(self, logits: Tensor) -> Tensor:
+        self.seen.append(RECORDED if logits.requires_grad else PLAIN if torch.is_grad_enabled() else QUIET)
+        return super().project(logits)
+
+
+class QuietOverflow(Reference):
+    """Without gradients a logit above 88 is no number."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        found = super().project(logits)
+        return found if torch.is_grad_enabled() else torch.where((logits > 88).any(), torch.nan, found)
+
+
+class RecordedOverflow(Reference):
+    """Of logits that ask for gradients those above 60 are taken for 60."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        return super().project(logits.clamp_max(60) if logits.requires_grad else logits)
+
+
+def verdict(implementation: Reference, law: str, folder: Path, examples: int = 60) -> Verdict:
+    subject = Subject("ref:PAPER", implementation, torch.float32, torch.device("cpu"))
+    profile = Profile(examples, derandomise=True)
+    return examine(all_laws()[law], subject, profile, directory=folder)
+
+
+def test_a_way_hangs_on_the_argument_alone_and_every_way_comes() -> None:
+    given = [torch.full((2, 2), float(k)) for k in range(60)]
+    ways = [way_of(one, True) for one in given]
+    assert ways == [way_of(one.clone(), True) for one in given]
+    assert set(ways) == set(WAYS)
+    assert [way_of(one.bfloat16(), True) for one in given[:40]] == ways[:40]  # their values are the same
+
+
+def test_nothing_is_recorded_where_that_is_not_promised() -> None:
+    given = [torch.full((2, 2), float(k)) for k in range(60)]
+    assert {way_of(one, False) for one in given} == {PLAIN, QUIET}
+
+
+def test_who_has_chosen_a_mode_already_keeps_it() -> None:
+    given = [torch.full((2, 2), float(k)) for k in range(60)]
+    assert {way_of(one.requires_grad_(), True) for one in given} == {PLAIN}
+    with torch.no_grad():
+        assert {way_of(one.detach(), True) for one in given} == {PLAIN}
+    assert way_of(torch.empty(0, 2, 2), True) == way_of(3, True) == PLAIN
+
+
+def test_calls_of_an_oracle_law_take_turns_and_those_of_other_laws_do_not(tmp_path: Path) -> None:
+    noting = Noting()
+    assert verdict(noting, ORACLE, tmp_path).status == "passed"
+    assert set(noting.seen) == set(WAYS)
+    noting.seen.clear()
+    identity = next(
+        law.id
+        for law in all_laws().values()
+        if law.kind == "identity" and law.needs == ("project",) and not law.declared
+    )
+    assert verdict(noting, identity, tmp_path).status == "passed"
+    assert RECORDED not in noting.seen
+    assert QUIET not in noting.seen
+
+
+def test_what_is_forward_only_is_never_recorded(tmp_path: Path) -> None:
+    noting = Noting()
+    noting.differentiable = False
+    assert verdict(noting, ORACLE, tmp_path).status == "passed"
+    assert set(noting.seen) == {PLAIN, QUIET}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "law", "way"),
+    [
+        (QuietOverflow, ORACLE, QUIET),
+        (RecordedOverflow, ORACLE, RECORDED),
+    ],
+)
+def test_a_kernel_of_one_mode_that_is_wrong_at_large_logits_is_seen_and_the_mode_is_said(
+    wrong: type[Reference], law: str, way: str, tmp_path: Path
+) -> None:
+    found = verdict(wrong(PAPER), law, tmp_path, examples=200)
+    assert found.status == "failed"
+    assert f"it fails only {way}" in found.message
+
+
+def test_a_failure_of_one_mode_is_met_again_when_its_file_is_tried(tmp_path: Path) -> None:
+    found = verdict(QuietOverflow(PAPER), ORACLE, tmp_path, examples=200)
+    assert found.counterexample is not None
+    stored = Counterexample.load(found.counterexample)
+    subject = Subject("ref:PAPER", QuietOverflow(PAPER), torch.float32, torch.device("cpu"))
+    for _ in range(2):
+        with pytest.raises(LawBroken):
+            try_stored(all_laws()[ORACLE], subject, stored.case)
+
+
+def test_what_is_wrong_in_every_mode_is_not_said_to_hang_on_one(tmp_path: Path) -> None:
+    class Transposed(Reference):
+        """Always wrong."""
+
+        def project(self, logits: Tensor) -> Tensor:
+            return super().project(logits).mT
+
+    found = verdict(Transposed(DEEPSEEK_V4), ORACLE, tmp_path)
+    assert found.status == "failed"
+    assert "it fails only" not in found.message
