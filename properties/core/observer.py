@@ -34,6 +34,11 @@ BRANCHED = ("block", "layers", "stack")
 """The methods whose last argument is a branch, or one for each layer."""
 
 
+def _of_a_graph(one: Tensor) -> Tensor:
+    """The same, of a graph as the state of a training step is, which may be written to as a leaf may not."""
+    return one.requires_grad_().clone() if one.is_floating_point() else one
+
+
 @dataclass(frozen=True)
 class Seen:
     """What a branch was given and what it gave back, in the dtype of the state."""
@@ -90,8 +95,8 @@ class Observer:
         ours: list[Exception] = []
         calls = [self._watched(method, branch, arguments[0], seen, ours) for branch in branches]
         handed = self.handed(arguments)
-        if way == RECORDED:  # they are copies
-            map_tensors(handed, lambda tensor: tensor.requires_grad_(tensor.is_floating_point()))
+        if way == RECORDED:
+            handed = map_tensors(handed, _of_a_graph)
         if method in BRANCHED:
             handed = (*handed, calls[0] if method == "block" else calls)
         try:
