@@ -99,11 +99,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Seconds-long tests run in CI (profile ci), minutes-long ones where -m asks for them.
 
+    So does a sweep through sizes of a reference in another dtype than float32.
+
     Functions whose shapes are checked cannot be traced: that law is tried in a process of its own (test_device_laws).
     """
     left = {item for item in items if "::device.traced-blocks-pull-back-alike[" in item.nodeid}
     if not config.option.markexpr:
         waiting = ("slow", "thorough") if profile_name(config) == "dev" else ("thorough",)
         left |= {item for item in items if any(item.get_closest_marker(marker) for marker in waiting)}
+        if profile_name(config) == "dev" and not config.getoption("impl", None):
+            left |= {item for item in items if "::sizes." in item.nodeid and "-float32-" not in item.nodeid}
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]

@@ -150,6 +150,7 @@ def test_conditions_of_every_kind_are_drawn():
     assert len(SLIPS) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sort", sorted(CONDITIONS))
 def test_every_condition_holds_at_its_witness(sort: str):
     tried = []
@@ -161,6 +162,7 @@ def test_every_condition_holds_at_its_witness(sort: str):
     raise AssertionError(tried)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sort", sorted(SLIPS))
 def test_every_slip_is_wrong_where_it_is_made(sort: str):
     tried = [confirm(alone(spec, conditions=(ALWAYS,))) for spec in SLIPS[sort]]

@@ -61,6 +61,7 @@ def test_every_mapping_is_claimed_at_the_width_of_real_models(dialect: Dialect) 
     assert all(bool((part.error <= 0.01).all()) for part in h.parts().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_stack_of_64_layers_is_claimed(dialect: Dialect) -> None:
     state = Approx.exact(agreeing_state(6, 1, 4, 8, torch.float32))

@@ -59,6 +59,7 @@ def test_controls_have_the_verdicts_together_that_they_have_alone(dialect: Diale
         assert not list(compared(one, torch.float32, ORACLES, 4, right=True)), one.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float32])
 @pytest.mark.parametrize("dialect", [PAPER, DEEPSEEK_V4], ids=["PAPER", "DEEPSEEK_V4"])
 def test_some_of_every_kind_have_the_same_verdicts_in_every_dtype(dialect: Dialect, dtype: torch.dtype) -> None:
@@ -71,6 +72,7 @@ def test_ratios_and_claims_of_a_case_are_those_that_it_has_alone(id: str) -> Non
     heard_alike(id, DEEPSEEK_V4, CPU, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id", ORACLES)
 def test_answers_of_another_device_have_the_ratios_that_the_cpu_finds_in_them(id: str) -> None:
     with fake_device():
@@ -107,6 +109,7 @@ def counted(left: list[int]) -> Any:
     return mock.patch.object(FakeMode, "__torch_dispatch__", watching)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id", ORACLES)
 def test_cases_are_judged_where_they_are_computed(id: str) -> None:
     """The bounds, the truth and the verdicts on another device are those of the CPU, and no number of theirs leaves."""
@@ -125,6 +128,7 @@ def test_cases_are_judged_where_they_are_computed(id: str) -> None:
         assert torch.equal(unsaid, here.unsaid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_judged_on_another_device(name: str) -> None:
     ours = Reference(PRESETS[name])

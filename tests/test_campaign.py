@@ -379,6 +379,7 @@ def test_simulated_makespans_are_between_the_ideal_and_grahams_bound(tmp_path: P
     assert found[1]["makespan"] > 1.8 * found[2]["makespan"]
 
 
+@pytest.mark.slow
 def test_a_law_that_fails_leaves_a_counterexample_that_replays(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "c")
     options = {"impl": ["deviation:one-iteration@PAPER"], "law": ["manifold.other-axis-sums"], "dtype": ["float64"]}

@@ -70,6 +70,7 @@ class _Halved(Implementation):
         return Reference(DEEPSEEK_V4).post(x, y, h_post, h_res)
 
 
+@pytest.mark.slow
 def test_a_gradient_does_not_vanish_behind_gates_that_do_not_enter_it(tmp_path: Path) -> None:
     causes, target = Causes(seconds=0.1), _Halved()
     subject = Subject("halved", target, torch.float32, torch.device("cpu"))
@@ -96,6 +97,7 @@ class _Coarse(Implementation):
         return Reference(DEEPSEEK_V4.with_(entry_eps=1e-5, denominator_eps=1e-5)).project(logits)
 
 
+@pytest.mark.slow
 def test_one_slip_in_two_fields_is_one_part() -> None:
     assert [one.deviation for one in account_of(_Coarse(), seconds=8.0).parts] == ["sinkhorn-eps-1e-5"]
 
@@ -111,6 +113,7 @@ class _Unsteady(Reference):
         return super().post(x, y, h_post, h_res) * (1 + 0.01 * torch.rand(()))
 
 
+@pytest.mark.slow
 def test_what_answers_at_random_is_not_laid_to_a_cache() -> None:
     account = account_of(_Unsteady(), seconds=4.0)
     assert not account.parts
@@ -150,6 +153,7 @@ class _Ring(Implementation):
         return held[-1]
 
 
+@pytest.mark.slow
 def test_an_output_that_is_overwritten_later_is_a_fault_of_memory_in_every_law(tmp_path: Path) -> None:
     causes, target = Causes(seconds=0.1), _Ring()
     subject = Subject("ring", target, torch.float32, torch.device("cpu"))
@@ -177,6 +181,7 @@ class _Tuned(Implementation):
         return Reference(self.dialect.with_(rms_eps=self.dialect.entry_eps)).mappings(x, params)
 
 
+@pytest.mark.slow
 def test_a_slip_that_shows_only_where_fields_are_tuned_is_named(tmp_path: Path) -> None:
     causes, subject = Causes(seconds=0.1), Subject("tuned", _Tuned(), torch.float32, torch.device("cpu"))
     law = all_laws()["coefficients.tuned-fields-are-used"]

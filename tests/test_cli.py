@@ -93,6 +93,7 @@ def test_check_with_json_prints_one_object_last_and_progress_elsewhere(folder: P
     assert "1 of 1 laws exercised, 0 not applicable, 0 silently absent" in answer.stderr
 
 
+@pytest.mark.slow
 def test_check_says_what_it_exercised(folder: Path) -> None:
     code, output = run("check", "mine.py:Good", "ref:LIGER", *ONE_LAW, "--report", "out")
     assert code == 0, output
@@ -110,6 +111,7 @@ def test_check_is_not_governed_by_the_project_it_runs_in(folder: Path) -> None:
     assert "1 of 1 laws exercised" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
@@ -180,6 +182,7 @@ def test_an_unexpected_exception_is_not_reported_as_a_failed_law(
     assert "HARNESS ERROR: ZeroDivisionError: a fault of ours" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_refused_in_a_sentence(folder: Path) -> None:
     code, output = run("check", "ref", "--device", "cuda", "--law", "manifold")
@@ -206,12 +209,14 @@ def test_laws_are_listed_for_machines() -> None:
     assert all(set(one) >= {"id", "kind", "stage", "statement", "reason", "needs", "blind"} for one in listed)
 
 
+@pytest.mark.slow
 def test_what_begins_with_a_dash_is_a_target_where_targets_stand(folder: Path) -> None:
     code, output = run("check", *ONE_LAW, "--", "--version")
     assert code >= 2
     assert "'--version' names no implementation" in output
 
 
+@pytest.mark.slow
 def test_what_was_found_in_a_dtype_called_by_an_alias_replays(folder: Path) -> None:
     (folder / "alias.py").write_text(TRANSPOSED.replace('("float32",)', '("float",)'))
     code, _ = run("check", "alias.py:Mine", *ONE_LAW)

@@ -75,6 +75,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_what_was_a_program_is_the_command_that_took_its_place() -> None:
     names = [name.removesuffix(".__main__") for name in former.COMMANDS]
     done = subprocess.run([sys.executable, "-c", FORMER, json.dumps(names)], capture_output=True, text=True, check=True)

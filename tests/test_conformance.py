@@ -103,6 +103,7 @@ def test_one_line_in_a_file_gives_passes_skips_and_failures(pytester: pytest.Pyt
     assert len(stored) == 1
 
 
+@pytest.mark.slow
 def test_known_failures_are_expected_and_fixed_ones_are_not(pytester: pytest.Pytester) -> None:
     from properties.engine import known
     from properties.engine.counterexample import Counterexample

@@ -35,6 +35,7 @@ def test_a_control_agrees_with_the_reference(name: str, preset: str, family: str
         assert found < 1e-12, f"{probe}: {found}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "preset"), AS_PRECISE)
 def test_a_control_keeps_the_precision_contract(name: str, preset: str) -> None:
     dialect = PRESETS[preset]

@@ -86,6 +86,7 @@ def test_the_command_prints_one_json_line_and_draws(tmp_path):
     assert path.stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_rates_by_depth_are_drawn_as_lines(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [

@@ -126,6 +126,7 @@ def test_both_references_agree_forwards_and_backwards(dialect: Dialect) -> None:
         torch.testing.assert_close(bound.value.reshape(theirs.shape), theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DELAYED)
 def test_the_bound_of_a_delayed_read_covers_float32_and_little_more(dialect: Dialect) -> None:
     """Of the second branch: it reads the state after a whole block, with gates as sharp as that block's own."""
@@ -167,6 +168,7 @@ SLIPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLIPS)
 def test_the_law_of_the_gates_sees_every_slip_of_the_read(name: str, tmp_path: Path) -> None:
     subject = Subject(name, build(name, SLIPS[name]), torch.float32, CPU)

@@ -108,6 +108,7 @@ def compared(adapter: Implementation) -> None:
         adapter.collapse(x, params._replace(norm_weight=torch.ones(n * channels)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["transformers-inkling2", "nemo-automodel-kimi-k3"])
 def test_a_library_reads_as_the_reference(name: str) -> None:
     compared(library(name))

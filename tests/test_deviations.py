@@ -379,6 +379,7 @@ def test_a_deviation_of_coarse_states_shows_in_bfloat16(name: str) -> None:
         assert difference(found, correct) > 2.0**-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, deviation in CATALOGUE.items() if deviation.kind == "gradient"])
 def test_the_values_of_a_gradient_deviation_are_right(name: str) -> None:
     for dialect in dialects(name).values():

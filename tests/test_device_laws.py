@@ -96,6 +96,7 @@ def test_every_hidden_deviation_has_a_law_and_every_law_a_deviation() -> None:
     assert {f"device.{law}" for law in SEEN_BY.values()} | cross == {law.id for law in family_laws("device")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_BY)
 def test_a_hidden_deviation_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
     fake = name in FAKED
@@ -137,6 +138,7 @@ CORRECT = {
 """Law -> controls that declare what it asks for."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", CORRECT)
 def test_a_control_is_never_accused(law: str, tmp_path: Path) -> None:
     fake = bool({"graphs", "streams", "giants", "accelerator"} & {of(law).on.feature}) or law.startswith(

@@ -66,6 +66,7 @@ def test_the_fields_of_a_preset_are_inferred(name: str) -> None:
     assert all(one.status != "contradictory" for one in findings.findings.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first(1, ["PAPER", "DEEPSEEK_V4", "HYPER_CONNECTIONS"]))
 def test_a_preset_is_identified(name: str) -> None:
     found = identify(Reference(PRESETS[name], name))
@@ -194,6 +195,7 @@ SAMPLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first(1, SAMPLE))
 def test_a_deviation_is_named(name: str) -> None:
     found = row(name, CATALOGUE[name].make(home(name)[1]), (name,))

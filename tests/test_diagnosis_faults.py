@@ -170,6 +170,7 @@ OURS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", OURS)
 def test_a_fault_of_ours_is_never_a_finding(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OURS[place], raising(RuntimeError("ours")))
@@ -191,6 +192,7 @@ def test_a_fault_of_ours_in_what_is_used_is_raised(monkeypatch: pytest.MonkeyPat
         used(view_of(Reference(PAPER)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_dialect_that_takes_other_inputs_cannot_answer_and_every_other_one_does(name: str) -> None:
     view = view_of(Reference(PRESETS[name]))

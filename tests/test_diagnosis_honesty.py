@@ -210,6 +210,7 @@ def test_a_temperature_that_is_declared_and_ignored_is_told_as_the_field() -> No
     assert "but the residual logits are divided by nothing\n" in found.to_text()
 
 
+@pytest.mark.slow
 def test_a_gain_is_measured() -> None:
     class Amplified(Deviant):
         def mixed(self, x: Tensor, h_res: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ def both(*names: str, dialect: Dialect = PAPER) -> Deviant:
 # Two slips, each a part
 
 
+@pytest.mark.slow
 def test_two_slips_of_different_stages_are_two_parts() -> None:
     found, parts = asked(TwoSlips())
     assert found.explained
@@ -99,6 +100,7 @@ def test_two_slips_of_different_stages_are_two_parts() -> None:
     assert found.headline().startswith("like DEEPSEEK_V4, but h_res is applied untransposed and the gate of h_pre is")
 
 
+@pytest.mark.slow
 def test_a_nan_beside_a_slip_is_a_part_of_its_own() -> None:
     found, parts = asked(NaNBesideASlip())
     assert found.explained
@@ -236,6 +238,7 @@ def test_a_block_is_explained_as_well_where_more_is_offered_beside_it() -> None:
     assert found.bad == (("projection", "value"),)
 
 
+@pytest.mark.slow
 def test_a_deterministic_fault_is_no_race_and_has_no_next_best_that_is_far() -> None:
     found = identify(NormOfFourthPowers(PAPER, "norm"), brief=True, hidden=0, seconds=2)
     assert not found.next_best()

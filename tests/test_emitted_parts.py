@@ -30,6 +30,7 @@ def emitting(parts: tuple[str, ...]) -> Implementation:
     return Part()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [("post", "res"), ("pre", "res"), ("pre", "post"), ("res",)], ids=str)
 def test_no_law_of_coefficients_asks_for_what_is_not_emitted(parts: tuple[str, ...], tmp_path: Path) -> None:
     subject, profile = Subject("part", emitting(parts), torch.float32, CPU), Profile(2, derandomise=True, shrink=False)

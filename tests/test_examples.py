@@ -43,6 +43,7 @@ def verdicts(target: str, laws: Any, dtype: torch.dtype, where: Path, examples: 
     return {law: examine(all_laws()[law], subject, profile, directory=where) for law in laws}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", QUICK)
 def test_an_example_keeps_a_few_laws(target: str, tmp_path: Path) -> None:
     found = verdicts(target, QUICK[target], DTYPE.get(target, torch.float32), tmp_path, 2)

@@ -44,6 +44,7 @@ def test_what_is_right_under_deterministic_algorithms_alone_is_seen_where_somebo
     assert found.status == "failed", found.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("control", ["linear", "autocast-left"])
 def test_controls_are_the_same_in_every_mode(control: str, dtype: torch.dtype, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_a_residual_chain_needs_the_closed_form_depth(bound, threshold, depth):
     assert found.minimality == "proved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bound", "most", "threshold", "depth", "streams"), HC_ENTRY)
 def test_bounded_mixing_needs_the_closed_form_depth_and_streams(bound, most, threshold, depth, streams):
     found = find_minimal("hc", threshold, entry_bound=bound, max_streams=most)
@@ -126,6 +127,7 @@ def _forward(stack):
     return max(sums)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", ["backward", "signed", "spectral"])
 def test_every_gain_has_the_same_minimal_depth(gain):
     found = find_minimal("hc", 100, entry_bound="1.25", gain=gain)

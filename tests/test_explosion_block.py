@@ -85,6 +85,7 @@ def test_no_weights_within_the_bound_pass_the_envelope(branch, norm):
             assert x.abs().max().item() <= float(envelope(asked, depth, n, width)) * (1 + 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "options", "size"),
     [
@@ -298,6 +299,7 @@ def test_a_picture_is_drawn(tmp_path):
         draw(find_minimal("residual", 3), tmp_path / "x.xyz")
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_written_leaves_what_stood_there(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     place = tmp_path / "x.svg"

@@ -255,6 +255,7 @@ def test_an_unconstrained_target_is_refused_without_a_bound(target, name):
     assert "family hc" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", ["1.25", "1.1"])
 def test_an_unconstrained_target_is_searched_within_a_bound(target, tmp_path, bound):
     """What carries its logits through explodes when the closed form says; what halves them later."""

@@ -70,6 +70,7 @@ def test_the_caps_of_one_sub_layer_are_approached(n, iterations):
     assert found == pytest.approx(float(limit), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2, 7])
 def test_the_cap_of_two_streams_is_approached_at_every_depth(depth):
     stack = Concentration(PAPER, 2, 0, Clock(60))
@@ -135,6 +136,7 @@ def test_what_no_depth_can_reach_is_proved(threshold, options, argument):
     assert argument in found.proof
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS"])
 def test_one_axis_is_capped_and_the_other_is_free(name):
     """A stack that concentrates shows on the free axis of the applied operators, whatever the orientation."""

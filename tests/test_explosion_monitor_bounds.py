@@ -149,6 +149,7 @@ def test_the_sums_that_are_exactly_one_cannot_fall(dialect, fading):
     assert kinds(monitor) == [None, "vanish"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [PAPER, DEEPSEEK_V4, LIGER, LUCIDRAINS])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("transposed", [None, True, False])

@@ -572,6 +572,7 @@ def test_a_model_that_is_called_in_rare_ways_runs_on():
         assert _run(lambda model: model(torch.ones(3, 2, 4)), Chain(GROW, GROW)) == MISSED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("watched", ["before", "after"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_is_compiled_runs_on_and_is_seen(watched, whole):
@@ -614,6 +615,7 @@ def test_a_logger_that_raises_ends_nothing():
     assert monitor.left is not None
 
 
+@pytest.mark.slow
 def test_nothing_of_a_pass_is_kept_after_it():
     """Neither activations nor operators: only rows."""
     import gc

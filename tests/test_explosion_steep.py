@@ -83,6 +83,7 @@ def _attention(u, g, h):
     return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score_bound", ["0.1", 1, 8])
 @pytest.mark.parametrize("streams", [1, 3])
 def test_a_gradient_of_two_tokens_is_that_of_the_reference(score_bound, streams):
@@ -142,6 +143,7 @@ def test_two_tokens_are_saved_and_fail_again(tmp_path):
     assert replay(path).verdict == "FAILED"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "threshold", "size"),
     [
@@ -157,6 +159,7 @@ def test_what_is_steepest_at_zero_is_proved(family, threshold, size):
     assert found.minimality == "proved"
 
 
+@pytest.mark.slow
 def test_what_is_searched_says_so():
     found = find_minimal("block:gelu", 33, gain="gradient", max_streams=1)
     assert (found.found, found.minimality) == (True, "searched")

@@ -188,6 +188,7 @@ def test_the_published_gate_keeps_what_ours_does_and_lets_in_beta() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "law", ["manifold.agrees-with-oracle", "gradient.projection-pulls-back-the-unrolled-iteration"]
 )

@@ -31,6 +31,7 @@ class Angles(Mix):
         return st.just(np.full(3, np.pi / 2))
 
 
+@pytest.mark.slow
 def test_what_tells_a_mix_alone_is_drawn_beside_the_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_outside", dict(registry._outside))
     setting = Setting(PAPER.with_(residual=registry.register(Angles()).name), (2,), torch.float32)

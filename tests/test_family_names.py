@@ -85,6 +85,7 @@ def elsewhere() -> dict[str, list[tuple[int, str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_everybody_else_asks_a_family() -> None:
     found = elsewhere()
     assert not found, "\n".join(f"{name}:{line}: {what}" for name, said in found.items() for line, what in said)

@@ -99,6 +99,7 @@ def test_the_page_has_the_plan() -> None:
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_is_cut_with_all_that_it_started_and_the_later_ones_run(tmp_path: Path) -> None:
     chosen = [part("tests", FAMILY, 8), part("kernels", "print('done')", 30)]
     before = {one.pid for one in psutil.Process().children(recursive=True)}
@@ -110,6 +111,7 @@ def test_a_part_that_hangs_is_cut_with_all_that_it_started_and_the_later_ones_ru
     assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or ())]
 
 
+@pytest.mark.slow
 def test_a_step_is_asked_to_end_before_it_is_killed(tmp_path: Path) -> None:
     evenly = (
         "import signal\ntry:\n    signal.pause()\nexcept KeyboardInterrupt:\n    open(r'{folder}/even', 'w').close()\n"
@@ -190,6 +192,7 @@ def everything_is_whole(out: Path) -> None:
         json.loads(one.read_text())
 
 
+@pytest.mark.slow
 def test_what_was_found_survives_the_death_of_the_run_and_nothing_outlives_it(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = begun(tmp_path)
@@ -212,6 +215,7 @@ def test_what_was_found_survives_the_death_of_the_run_and_nothing_outlives_it(tm
     assert gathering.gathered(out)["complete"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_writes_what_it_has(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out"

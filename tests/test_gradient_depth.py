@@ -150,6 +150,7 @@ SLIPS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [STACK, CONSTANT])
 @pytest.mark.parametrize("slip", SLIPS)
 def test_a_cut_on_the_way_back_through_a_stack_alone_is_seen(slip: str, law: str, tmp_path: Path) -> None:

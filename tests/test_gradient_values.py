@@ -48,12 +48,14 @@ def verdict(law: str, name: str, where: Path, *, shrink: bool = False, dtype: to
     return examine(all_laws()[law], Subject("target", target, dtype, CPU), profile, directory=where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_BY_VALUES)
 def test_a_slip_at_values_that_no_ordinary_call_reaches_is_seen(name: str, tmp_path: Path) -> None:
     found = verdict(SEEN_BY_VALUES[name], name, tmp_path)
     assert found.status == "failed", found.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", sorted({*SEEN_BY_VALUES.values(), "gradient.saturated-blocks-pull-back"}))
 def test_the_reference_holds_there_and_something_is_claimed(law: str, tmp_path: Path) -> None:
     found = verdict(law, "", tmp_path)
@@ -61,6 +63,7 @@ def test_the_reference_holds_there_and_something_is_claimed(law: str, tmp_path: 
     assert found.claims > found.abstentions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "name", "fewest"),
     [
@@ -178,6 +181,7 @@ def test_a_cotangent_in_bfloat16_is_beyond_the_bound_of_a_projection(preset: str
     assert off(bar.bfloat16().float()) > 1 > 20 * off(bar)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["block.agrees-with-oracle", "coefficients.gates-stay-in-their-range"])
 def test_gates_of_a_token_are_all_shut_or_all_open_at_times(law: str) -> None:
     drawn = all_laws()[law].draw(Setting(PAPER, (3,), torch.float32))

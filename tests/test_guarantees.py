@@ -98,6 +98,7 @@ def test_every_law_of_a_guarantee_is_tried() -> None:
     assert set(SEEN) == set(LAWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", SEEN)
 def test_what_keeps_its_claim_passes_and_what_nearly_does_is_caught(law: str, tmp_path: Path) -> None:
     said, right, wrong = SEEN[law]
@@ -161,6 +162,7 @@ def test_a_law_is_asked_where_it_is_claimed_and_nobody_says_it_already(preset: s
     assert {name for name, law in LAWS.items() if law.inapplicable(one, torch.float32) is None} == APPLY[preset]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "law"), [(preset, law) for preset, laws in APPLY.items() for law in sorted(laws)])
 def test_our_own_families_keep_what_they_claim(preset: str, law: str, tmp_path: Path) -> None:
     found = verdict(law, Reference(PRESETS[preset]), tmp_path)
@@ -211,6 +213,7 @@ FACTS = {
 """Law -> why it says nothing of rows of shares; nothing where it holds of them."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", FACTS)
 def test_a_law_holds_of_whoever_claims_its_facts(law: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_outside", dict(registry._outside))

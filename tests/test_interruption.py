@@ -315,6 +315,7 @@ class Dropped:
         interrupt()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", [interrupt, swallowed, converted, in_a_callback, Dropped])
 def test_an_interrupt_ends_the_run_wherever_it_falls(way: Callable[[], Any], tmp_path: Path) -> None:
@@ -480,6 +481,7 @@ def test_an_interrupt_that_was_swallowed_comes_back_when_the_watch_ends() -> Non
 # -- faults of the harness on the way to a smaller input ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fault_of_ours_met_while_shrinking_is_told_and_takes_nothing_away(tmp_path: Path) -> None:
     def check(trial: Any, case: Case) -> None:
         got = trial.project(case.logits)
@@ -522,6 +524,7 @@ def test_a_fault_of_ours_that_comes_first_is_told_when_the_law_turns_out_to_be_b
     assert "HarnessError: the bound is at fault" in found.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waste", [filter, "assume"])
 def test_a_strategy_that_throws_most_inputs_away_is_an_error_that_names_it(waste: Any, tmp_path: Path) -> None:
     drawn: list[int] = []

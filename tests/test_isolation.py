@@ -153,6 +153,7 @@ def verdict(implementation: Implementation, law: str, directory: Path, profile: 
     return examine(all_laws()[law], subject, profile, directory=directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
@@ -191,6 +192,7 @@ def assert_right(target: Implementation) -> None:
     assert torch.equal(target.project(three), mhc_ref.project(three, mhc_ref.PAPER))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "law", "found"),
     [

@@ -139,6 +139,7 @@ def seldom(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.slow] * (took > QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=seldom(name)) for name in SHOWN])
 def test_a_deviation_is_killed_by_its_two_cheapest_laws(name: str) -> None:
     row = WRONG[name]

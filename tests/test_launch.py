@@ -245,6 +245,7 @@ def test_the_law_in_which_a_process_died_has_the_cause_of_the_laws_that_come(tmp
     assert (one.belongs, other.belongs) == (("first",), ("shown",))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="processes of POSIX")
 def test_the_process_of_the_laws_finds_what_this_one_finds_and_inherits_no_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

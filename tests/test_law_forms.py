@@ -69,6 +69,7 @@ PARTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [*MAPPINGS, *PARTS])
 def test_a_correct_part_alone_passes(law: str, tmp_path: Path) -> None:
     part = offering("mappings") if law in MAPPINGS else offering("pre", "post", dialect=DEEPSEEK_V4)
@@ -169,6 +170,7 @@ SLIPS: list[tuple[str, Sequence[str], Change]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("law", "methods", "change"), SLIPS, ids=[f"{law}-{c.__qualname__}" for law, _, c in SLIPS])
 def test_a_slip_in_a_part_alone_is_caught(law: str, methods: Sequence[str], change: Change, tmp_path: Path) -> None:
     found = verdict(law, offering(*methods, change=change), tmp_path)
@@ -186,6 +188,7 @@ def test_a_stack_finds_the_parameters_of_its_head_after_those_of_its_layers(tmp_
     assert verdict(law, offering("stack", dialect=DEEPSEEK_V4, change=headless), tmp_path).status == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [tuple, list])
 def test_mappings_may_come_as_any_sequence(kind: type, tmp_path: Path) -> None:
     part = offering("mappings", change=lambda name, function, *given: kind(function(*given)))
@@ -413,6 +416,7 @@ def test_every_width_is_a_multiple_of_what_is_declared(law: str, tmp_path: Path)
     assert found.status == ("not-applicable" if said else "passed"), found.message
 
 
+@pytest.mark.slow
 def test_what_takes_only_some_widths_is_identified() -> None:
     found = identify(ByEights(DEEPSEEK_V4, "by eights"))
     assert found.headline() == "like DEEPSEEK_V4"

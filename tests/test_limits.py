@@ -271,6 +271,7 @@ def probed(target: Implementation) -> tuple[tuple[Limit, ...], Frame]:
     return limits_of(met, Declaration.of(target)), narrowed(frame, met)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LIMITS, ids=lambda kind: kind.__name__)
 def test_a_limit_is_the_attribute_that_declares_it(kind):
     limits, frame = probed(kind())

@@ -49,6 +49,7 @@ def judged(law: str, target: Implementation, where: Path, dtype: torch.dtype = t
     return examine(all_laws()[law], subject, Profile(10, derandomise=True, shrink=False), directory=where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_BY_LIMITS)
 def test_a_slip_at_a_limit_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
     found = judged(SEEN_BY_LIMITS[name], build(name, PAPER), tmp_path)

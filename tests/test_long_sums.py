@@ -241,6 +241,7 @@ def status(law: str, implementation: Implementation, dtype: torch.dtype, where: 
     return examine(all_laws()[law], Subject("target", implementation, dtype, CPU), profile, directory=where).status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Logits, Squares])
 @pytest.mark.parametrize("split", [2, 8, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -329,6 +330,7 @@ SEEN_BY = {
 """Hidden deviation -> the law that sees it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [DEEPSEEK_V4, LUCIDRAINS])
 @pytest.mark.parametrize("name", SEEN_BY)
 def test_a_hidden_deviation_is_seen_by_its_laws(name: str, dialect: Dialect, tmp_path: Path) -> None:

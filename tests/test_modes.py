@@ -66,6 +66,7 @@ def judged(law: str, implementation: Implementation, where: Path, dtype: torch.d
     return examine(all_laws()[law], subject, Profile(10, derandomise=True, shrink=False), directory=where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_BY_HISTORY)
 def test_a_deviation_of_history_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
     found = judged(SEEN_BY_HISTORY[name], build(name, DEEPSEEK_V4), tmp_path)
@@ -181,6 +182,7 @@ class EveryInput(Deviant):
         return super().mappings(x, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [Cached, InACircle])
 def test_memory_that_does_not_grow_is_let_go(kept: type[Deviant], tmp_path: Path) -> None:
     for law in ("execution.blocks-let-go", "execution.pre-and-post-let-go"):
@@ -188,6 +190,7 @@ def test_memory_that_does_not_grow_is_let_go(kept: type[Deviant], tmp_path: Path
         assert found.status == "passed", found.message
 
 
+@pytest.mark.slow
 def test_states_that_are_kept_are_counted_like_results(tmp_path: Path) -> None:
     assert judged("execution.mappings-let-go", EveryInput(DEEPSEEK_V4), tmp_path).status == "failed"
 

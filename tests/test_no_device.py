@@ -52,6 +52,7 @@ def stored(tmp_path: Path) -> str:
     return str(next((tmp_path / "r").rglob("*.safetensors")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("check", "replay")])
 def test_a_command_says_in_one_sentence_that_there_is_none(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

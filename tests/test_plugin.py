@@ -167,6 +167,7 @@ def test_the_report_holds_what_was_run_and_nothing_else(laws: pytest.Pytester) -
     assert not (laws.path / ".mhc-properties").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_law_exits_1_with_its_message_and_no_traceback(laws: pytest.Pytester) -> None:
     result = verify(laws, "--impl", "targets.py:Doubled", "--impl", "targets.py:Right")
     assert result.ret == 1
@@ -186,6 +187,7 @@ def test_a_failed_law_exits_1_with_its_message_and_no_traceback(laws: pytest.Pyt
     assert sum(count for bins in sound["nearness"].values() for _, count in bins) == sound["examples"]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_report_as_a_page_too(laws: pytest.Pytester) -> None:
     verify(laws, "--impl", "targets.py:Doubled", "--report", "out")
     data = embedded((laws.path / "out" / "report.html").read_bytes())
@@ -228,6 +230,7 @@ def test_an_implementation_that_exits_fails_its_laws_and_hides_none(laws: pytest
     assert [one["laws"][LAW]["status"] for one in report(laws)["runs"]] == ["failed", "passed"]
 
 
+@pytest.mark.slow
 def test_what_was_deselected_is_not_silently_absent(laws: pytest.Pytester) -> None:
     result = verify(laws, "--impl", "targets.py:Right", "--impl", "ref", "-k", "Right")
     assert result.ret == 0
@@ -299,6 +302,7 @@ def test_the_report_folder_may_hold_no_folder_of_the_name_of_the_report(laws: py
     result.stderr.fnmatch_lines(["ERROR: --report out: *: report.json there is a folder"])
 
 
+@pytest.mark.slow
 def test_failures_whose_files_cannot_be_written_are_told_and_fail(laws: pytest.Pytester) -> None:
     (laws.path / "out").mkdir()
     (laws.path / "out" / "counterexamples").write_text("a file where the folder should be")
@@ -309,6 +313,7 @@ def test_failures_whose_files_cannot_be_written_are_told_and_fail(laws: pytest.P
     assert (one["laws"][LAW]["status"], one["laws"][LAW]["counterexample"]) == ("failed", None)
 
 
+@pytest.mark.slow
 def test_a_report_that_is_lost_is_no_verdict_but_what_was_found_is_said(
     laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +341,7 @@ class Raises(Wrong):
 """
 
 
+@pytest.mark.slow
 def test_no_escape_sequence_of_a_target_reaches_the_terminal_or_a_file(laws: pytest.Pytester) -> None:
     laws.makepyfile(strange=STRANGE)
     targets = ("--impl", "strange.py:Strange", "--impl", "strange.py:Raises")
@@ -391,6 +397,7 @@ def test_the_profiles_are_accepted_and_searched_as_long_as_they_say(
     assert one["laws"][LAW]["examples"] >= PROFILES[profile].examples * 3 // 4  # every n has its share, rounded
 
 
+@pytest.mark.slow
 def test_a_plain_function_is_judged_by_the_dialect_it_claims(laws: pytest.Pytester) -> None:
     laws.makepyfile(plain="import torch\ndef rows(logits):\n    return logits.softmax(-1)\n")
     refused = verify(laws, "--impl", "plain.py:rows")

@@ -211,6 +211,7 @@ def test_no_law_is_begun_once_enough_causes_are_known_and_the_first_is_said_at_o
 # -- known failures -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_fails_as_it_is_known_to_is_not_told_as_passed_alone(laws: pytest.Pytester) -> None:
     target = ("--impl", "targets.py:Doubled", "--dtype", "float32")
     assert verify(laws, *target).ret == 1
@@ -240,6 +241,7 @@ def test_junit_has_a_test_case_for_every_law_and_is_well_formed_whatever_a_targe
     assert all(f"breaks {LAW}" in (failure.text or "") for failure in failures)
 
 
+@pytest.mark.slow
 def test_nothing_but_our_end_is_said_of_laws_that_run_alone(laws: pytest.Pytester) -> None:
     result = verify(laws, "--impl", "targets.py:Right", "-q")
     assert [line for line in result.outlines if line] == [

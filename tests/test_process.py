@@ -206,6 +206,7 @@ def test_the_node_example_passes_the_manifold_laws(tmp_path: Path, dtype: torch.
     assert set(found.values()) <= {"passed", "not-applicable"}
 
 
+@pytest.mark.slow
 def test_the_python_example_has_a_gradient(tmp_path: Path) -> None:
     implementation = build(f"{PYTHON} {shlex.quote(str(EXAMPLES / 'sinkhorn_server.py'))}")
     assert implementation.differentiable

@@ -375,6 +375,7 @@ def asked(target: Implementation) -> str:
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "found"),
     [

@@ -24,6 +24,7 @@ def target(name: str) -> Implementation:
         return resolve(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.law}-{entry.implementation}-{entry.dtype}")
 def test_a_known_failure_of_a_published_library_still_fails(entry: Known) -> None:
     """A law that reads more than it did, or a library that was mended, shows here."""

@@ -133,6 +133,7 @@ def test_a_stored_failure_is_a_small_file_about_its_law_and_is_explained(entry: 
     assert entry.counterexample.stat().st_size < 20_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", load(PUBLISHED), ids=lambda one: f"{one.implementation}-{one.law}-{one.dtype}")
 def test_the_reference_satisfies_the_law_on_the_stored_case(entry: Known) -> None:
     """So the law still reads what is stored, and it is the implementation that fails there."""
@@ -160,6 +161,7 @@ def test_reproducers_are_short_and_stand_alone() -> None:
         compile(source, "reproducer", "exec")
 
 
+@pytest.mark.slow
 def test_no_library_is_imported_before_an_adapter_is_chosen() -> None:
     names = {
         "fla",

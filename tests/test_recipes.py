@@ -70,6 +70,7 @@ def test_the_adapter_of_a_page_keeps_a_law_for_each_method(
     assert outcomes(pasted(page, False, monkeypatch)[name], laws, tmp_path) == dict.fromkeys(laws, "passed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "name"), TARGETS)
 def test_a_transposed_stand_in_is_found_out(
     page: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

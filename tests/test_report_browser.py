@@ -215,6 +215,7 @@ def test_nothing_that_a_report_says_is_markup(browser: Browser, tmp_path: Path) 
     opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_axe_finds_nothing_serious(browser: Browser, tmp_path: Path, scheme: Any, width: int) -> None:

@@ -296,6 +296,7 @@ def test_confirming_a_failure_does_not_call_the_implementation_again() -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_a_failed_law_outranks_a_fault_of_the_harness_met_while_shrinking(tmp_path: Path) -> None:
     def check(trial: Trial, case: Case) -> None:
         got = trial.project(case.logits)

@@ -153,6 +153,7 @@ def test_rows_of_the_matrix_are_kept_as_they_come(tmp_path: Path) -> None:
     assert "1 of 1 cells are answered, 0 of them now" in again.output
 
 
+@pytest.mark.slow
 def test_a_whole_matrix_is_written_when_every_row_is_answered(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     cut = ["--engine", "serial", "--budget", "0.000001", "--out", str(docs), "--campaigns", str(tmp_path / "campaigns")]
@@ -170,6 +171,7 @@ def test_laws_that_apply_to_no_chosen_control_are_no_success(tmp_path: Path) -> 
     assert "nothing was exercised" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("main", "options", "hint"),
     [

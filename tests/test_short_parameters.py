@@ -215,6 +215,7 @@ def _ratio(got: Tensor, approx: Approx) -> float:
     return float(torch.where(apart == 0, 0.0, apart / approx.error).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_bound_of_a_stored_gradient_is_sound(preset: str, dtype: torch.dtype) -> None:

@@ -42,6 +42,7 @@ def moved_furthest(z: Tensor, size: float, dialect: Dialect, seed: int) -> Tenso
     return mhc_ref.project(corner.detach(), dialect)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "near permutation", "starved row", "triangular"])
 @pytest.mark.parametrize("title", DIALECTS)
 def test_no_logits_within_their_errors_leave_the_bound(title: str, kind: str) -> None:

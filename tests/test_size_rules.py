@@ -44,6 +44,7 @@ def inferred(truth: Truth) -> tuple[Rule | None, dict[Size, bool]]:
     return infer(seen, fails), asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "truth"),
     [

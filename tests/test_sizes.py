@@ -162,6 +162,7 @@ WIDE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [3, 4])
 @pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("law", WIDE)

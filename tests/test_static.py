@@ -49,6 +49,7 @@ def test_gradients_by_what_is_not_read_are_zero_to_the_last_bit() -> None:
     assert found.bias.value.any()
 
 
+@pytest.mark.slow
 def test_identify_measures_that_there_is_no_dynamic_part() -> None:
     found = identify(Reference(STATIC.with_(rms_eps=1e-6), "mine"))
     assert (found.findings["dynamic"].value, found.findings["dynamic"].status) == ("static", "certain")

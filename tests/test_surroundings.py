@@ -67,6 +67,7 @@ LAWS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("surrounding", SURROUNDINGS)
 def test_a_correct_implementation_is_correct_in_any_surroundings(law: str, surrounding: str, tmp_path: Path) -> None:
@@ -181,6 +182,7 @@ class Elsewhere(Implementation):
         return matrix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "status"), [(Forward, "failed"), (Inference, "failed"), (Untidy, "passed"), (Elsewhere, "passed")]
 )
@@ -303,6 +305,7 @@ def seen_by_a_law(tmp_path: Path) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_whatever_modules_were_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = seen_by_a_law(tmp_path)
     # Of a module with very many constants Hypothesis takes none.

@@ -73,6 +73,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came(tmp_path: Path, monkeypatch:
     assert (found["steps"], found["ended"], len(found["losses"])) == (3, "stopped", 3)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_device_trains_as_on_the_cpu(tmp_path: Path) -> None:
     """Nothing is left on the CPU that meets what is on the device."""
     expected = ran(tmp_path, "mhc")

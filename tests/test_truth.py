@@ -107,6 +107,7 @@ def same(one: Any, other: Any) -> None:
         same(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", PRESETS)
 def test_both_truths_answer_every_question_alike(title: str) -> None:
     dialect = PRESETS[title]
@@ -287,6 +288,7 @@ def test_the_distance_from_a_limit_is_no_rounding() -> None:
         bench.within("a stream", ONE, ONE, ONE, gap=-ONE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["block.permutation-limit-carries-streams", "depth.streams-persist-through-layers"])
 @pytest.mark.parametrize("title", ["PAPER", "DEEPSEEK_V4"])
 def test_closeness_to_a_permutation_is_kept_out_of_the_ratio(law: str, title: str, tmp_path: Path) -> None:

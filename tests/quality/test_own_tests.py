@@ -108,6 +108,7 @@ def test_the_page_promises_what_is_measured() -> None:
     assert {strategy for strategy, _, _ in PROMISED} == set(strategies.PUBLIC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "what", "least"), PROMISED, ids=[f"{s}: {w}" for s, w, _ in PROMISED])
 def test_a_promised_regime_is_reached(strategy: str, what: str, least: float) -> None:
     found = sample(strategy)

@@ -219,12 +219,14 @@ def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(order.index(i) for i in range(len(order)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "what", "event", "least"), REQUIRED, ids=[f"{s}: {w}" for s, w, _, _ in REQUIRED])
 def test_regime_is_reached(strategy: str, what: str, event: Callable[[Case], Any], least: float) -> None:
     found = probability(strategy, event)
     assert found >= least, f"{what} in {found:.1%} of the examples of {strategy!r}, required {least:.0%}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [PAPER, DEEPSEEK_V4], ids=["PAPER", "DEEPSEEK_V4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_everything_drawn_is_finite_and_in_its_dtype(dialect: Dialect, dtype: torch.dtype) -> None:
