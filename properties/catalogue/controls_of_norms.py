@@ -7,14 +7,20 @@ import math
 import torch
 from torch import Tensor
 
-from mhc_ref import Params
+from mhc_ref import Dialect, Params
 from properties.catalogue.deviations.any_size import ScaledNorm, scales
 from properties.core.deviant import Deviant
+from properties.core.norms import norm_of
 from properties.core.reads import read_of
 from properties.core.slips import Controls, adds_eps, by_rms, centres, clamps_norm
 
 CONTROLS = Controls()
 control = CONTROLS.control
+
+
+def _plain(dialect: Dialect) -> bool:
+    """The eps is added to the mean square of what is normalised."""
+    return dialect.rms_eps_inside and dialect.rms_eps_by == "add" and norm_of(dialect).OVER is not None
 
 
 @control("norm-after-matmul", by_rms)
@@ -57,6 +63,8 @@ class NormByRmsNorm(Deviant):
     """The norm is `torch.nn.functional.rms_norm` without an eps, which takes that of the dtype."""
 
     def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        if not _plain(self.computed) or self.computed.rms_eps != torch.finfo(x.dtype).eps:  # it was tuned to another
+            return super().normalised(x, weight)
         numbers = x.flatten(-len(self.norm_axes()))
         unit = torch.nn.functional.rms_norm(numbers, numbers.shape[-1:]).view(x.shape)
         return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
@@ -67,6 +75,8 @@ class NormByLayerNorm(Deviant):
     """The norm is `torch.nn.functional.layer_norm`."""
 
     def normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        if not (_plain(self.computed) and self.computed.centred):  # it was tuned to another one
+            return super().normed(x, weight)
         numbers = x.flatten(-len(self.norm_axes()))
         unit = torch.nn.functional.layer_norm(numbers, numbers.shape[-1:], eps=self.computed.rms_eps).view(x.shape)
         return unit if weight is None else self.weighted(unit, weight.view(x.shape[-2:]))
@@ -77,6 +87,8 @@ class NormOfMergedChunks(Deviant):
     """Mean and variance are those of chunks, merged one after the other (Welford; Chan, Golub and LeVeque, 1983)."""
 
     def normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        if not self.computed.centred or self.computed.rms_eps_by != "add":
+            return super().normed(x, weight)
         numbers = x.flatten(-len(self.norm_axes()))
         count, mean, squares = 0, numbers.new_zeros(()), numbers.new_zeros(())
         for chunk in numbers.split(-(-numbers.shape[-1] // 8), -1):
