@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, Mappings, Params
+from properties.catalogue.deviations.strides import as_if_contiguous
 from properties.core.deviant import Deviant
 from properties.core.law import all_laws
 from properties.core.size import Size
@@ -21,7 +22,7 @@ from properties.engine.runner import examine, try_stored
 from properties.engine.subject import Profile, Subject, Verdict
 from properties.strategies.setting import Setting
 from properties.strategies.sweep_inputs import FADING, SAID, faded
-from properties.strategies.sweeps import APART, BARE, INFERENCE, SEQUENCES, STEP, Run, points_of
+from properties.strategies.sweeps import APART, BARE, INFERENCE, OFFSET, SEQUENCES, STEP, THREE, Run, points_of
 
 KINDS = {
     "streams-are-mixed": "mixture",
@@ -67,16 +68,22 @@ class DecodeStep(Mixes):
         return x.ndim == 4 and x.shape[1] == 1 < x.shape[0]
 
 
+class ThirdAxis(Mixes):
+    def wrong(self, x: Tensor) -> bool:
+        return x.ndim == 5 and x.shape[1] > 1
+
+
 class Inference(Mixes):
     def wrong(self, x: Tensor) -> bool:
         return torch.is_inference_mode_enabled() and x.shape[0] > 32
 
 
 @pytest.mark.parametrize(
-    ("target", "layout"), [(TailsOfSequences, SEQUENCES), (DecodeStep, STEP), (Inference, INFERENCE)]
+    ("target", "layout"),
+    [(TailsOfSequences, SEQUENCES), (DecodeStep, STEP), (ThirdAxis, THREE), (Inference, INFERENCE)],
 )
 def test_how_it_is_called_is_told_from_sizes_and_replays(target: type[Deviant], layout: str, tmp_path: Path) -> None:
-    runs = [Run(8, 4, (1, 3, 33, 34, 64), layout=one) for one in ("", SEQUENCES, STEP, INFERENCE)]
+    runs = [Run(8, 4, (1, 24, 33, 34, 64), layout=one) for one in ("", SEQUENCES, STEP, THREE, INFERENCE)]
     found = swept("streams-are-mixed", target, tmp_path, *runs)
     assert found.status == "failed"
     assert f"it fails only {APART[layout]}" in found.message
@@ -114,6 +121,66 @@ def test_a_small_gradient_that_is_lost_in_a_tail_shows_where_cotangents_fade(tmp
     found = swept("mixing-pulls-back", Underflows, tmp_path, *runs)
     assert found.status == "failed"
     assert "it fails only where the cotangents of some tokens are far smaller than those of others" in found.message
+
+
+def _unaligned(one: Tensor) -> bool:
+    return one.storage_offset() * one.element_size() % 16 != 0
+
+
+class UnalignedCotangent(Deviant):
+    """A cotangent that does not begin at a multiple of 16 bytes is read from there on that does."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        out = super().post(x, y, h_post, h_res)
+        if out.requires_grad:
+            out.register_hook(lambda bar: bar.roll(1) if _unaligned(bar) else bar)
+        return out
+
+
+class UnalignedState(Deviant):
+    """Where gradients are recorded, a state that does not begin at a multiple of 16 bytes is read by another kernel."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        out = super().post(x, y, h_post, h_res)
+        return out.detach() + 0.5 * (out - out.detach()) if out.requires_grad and _unaligned(x) else out
+
+
+class SlicedCotangent(Deviant):
+    """A cotangent of which rows lie apart is read as if they did not."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        out = super().post(x, y, h_post, h_res)
+        if out.requires_grad:
+            out.register_hook(lambda bar: bar if bar.is_contiguous() else as_if_contiguous(bar))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "layout"), [(UnalignedCotangent, "offset 1"), (UnalignedState, "offset 2"), (SlicedCotangent, "slice")]
+)
+def test_states_and_cotangents_of_a_backward_pass_lie_anywhere(
+    wrong: type[Deviant], layout: str, tmp_path: Path
+) -> None:
+    runs = [Run(7, 4, (1, 3, 17), gradients=True, layout=one) for one in ("", layout)]
+    assert swept("mixing-pulls-back", Deviant, tmp_path, *runs).status == "passed"
+    assert swept("mixing-pulls-back", wrong, tmp_path, runs[0]).status == "passed"
+    found = swept("mixing-pulls-back", wrong, tmp_path, *runs)
+    assert found.status == "failed"
+    assert layout == "slice" or f"it fails only {OFFSET}" in found.message
+
+
+def test_every_backward_sweep_goes_to_these_layouts_and_to_every_n_with_small_cotangents() -> None:
+    for law in ("matrices", "tokens-and-channels", "reading", "mixing", "blocks", "ends", "beginnings"):
+        name = f"{law}-pull-back" if f"sizes.{law}-pull-back" in all_laws() else f"{law}-pulls-back"
+        points = visited(name, (2, 3, 4, 8))
+        assert {"offset 1", "offset 2", "slice", THREE} <= {point.more.get("layout", "") for point in points}, law
+        fading = {point.size.streams for point in points if SAID[FADING] in point.apart}
+        assert fading >= {2, 3, 4, 8} or law in ("ends", "beginnings"), law
+
+
+def test_layers_see_thousands_of_tokens() -> None:
+    most = max(point.size.tokens for point in visited("depths-pass", (4,)) if point.size.layers > 1)
+    assert most > 4096
 
 
 def test_where_streams_are_zero_cotangents_fade_as_well() -> None:
@@ -186,7 +253,7 @@ def test_one_more_layer_than_a_mask_has_bits_is_swept(law: str) -> None:
 @pytest.mark.parametrize("law", ["streams-are-read", "matrices-are-projected", "blocks-pass", "stacks-pass"])
 def test_forward_sweeps_are_called_in_every_way(law: str) -> None:
     layouts = {point.more.get("layout") for point in visited(law, (4,))}
-    assert {SEQUENCES, STEP, INFERENCE} <= layouts
+    assert {SEQUENCES, STEP, THREE, INFERENCE} <= layouts
 
 
 class Mask(Deviant):

@@ -26,12 +26,22 @@ from properties.core.family import end_of
 from properties.core.implementation import Implementation
 from properties.core.law import Draw
 from properties.core.sweep import BY_TOKEN, At, Kept, Part, Point, Reach, Sweep, Values, count_of, take
-from properties.core.trial import FloatTruth, LawBroken, Trial, wide
+from properties.core.trial import FloatTruth, LawBroken, Trial, outputs_of, wide
 from properties.core.truth import Truth
 from properties.laws import errors
 from properties.laws.block import one_call
 from properties.strategies.setting import Setting
-from properties.strategies.sweeps import BARE, INFERENCE, SEQUENCES, STEP, Run, declared_runs, points_of
+from properties.strategies.sweeps import (
+    BARE,
+    INFERENCE,
+    LAYOUTS,
+    SEQUENCES,
+    STEP,
+    THREE,
+    Run,
+    declared_runs,
+    points_of,
+)
 
 Named = dict[str, Tensor]
 Runs = Callable[[Setting, Reach], Iterable[Run]]
@@ -143,8 +153,10 @@ def called(trial: Trial, case: Case, method: str, *given: Any, branches: Sequenc
         return (found, []) if branches else found
 
 
-AXES = (SEQUENCES, STEP, BARE, INFERENCE)
+AXES = (SEQUENCES, STEP, BARE, THREE, INFERENCE)
 """The layouts that are no matter of memory."""
+MEMORY = LAYOUTS[1:]
+"""Those that are."""
 
 
 def _layout(case: Case) -> str:
@@ -156,7 +168,7 @@ def arranged(one: Any, layout: str) -> Any:
     if not isinstance(one, Tensor) or layout in ("", INFERENCE):
         return one
     count = one.shape[0]
-    axes = {SEQUENCES: _sequences(count), STEP: (count, 1), BARE: ()}[layout]
+    axes = {SEQUENCES: _sequences(count), STEP: (count, 1), BARE: (), THREE: _three(count)}[layout]
     return one.reshape(*axes, *one.shape[1:])
 
 
@@ -168,11 +180,17 @@ def _sequences(count: int) -> tuple[int, int]:
     return first, count // first
 
 
+def _three(count: int) -> tuple[int, int, int]:
+    """As of a batch that is cut for several devices, or of frames: two by three, or two by two, or one by one."""
+    a, b = (2, 3) if count % 6 == 0 else (2, 2) if count % 4 == 0 else (1, 1)
+    return a, b, count // (a * b)
+
+
 def in_order(one: Tensor, layout: str) -> Tensor:
     """What was given for tokens so arranged, with one axis of them."""
     if layout == INFERENCE or not one.numel():
         return one  # mappings that are not emitted have no axes
-    return one.unsqueeze(0) if layout == BARE else one.flatten(0, 1)
+    return one.unsqueeze(0) if layout == BARE else one.flatten(0, 2 if layout == THREE else 1)
 
 
 def _asking(one: Tensor) -> Tensor:
@@ -201,11 +219,53 @@ def pulled(
     """The gradients by inputs, by their names, for the cotangents of a case, and the outputs, by what they are called:
     where gradients are recorded other code computes them."""
     layout, by_token = _layout(case), [name in BY_TOKEN for name in names]
+    if layout in MEMORY:
+        return _pulled_lying(trial, what, names, inputs, case, run, gives)
     given = [arranged(one, layout) if own else one for one, own in zip(inputs, by_token, strict=True)]
     found = trial.pull(what, given, [arranged(bar, layout) for bar in case.cotangents], run, bool(gives))
     by_token += [True] * len(gives)
     each = [in_order(one, layout) if own and layout else one for one, own in zip(found, by_token, strict=True)]
     return dict(zip([*(f"the gradient by {name}" for name in names), *gives], each, strict=True))
+
+
+def _pulled_lying(
+    trial: Trial, what: str, names: Sequence[str], inputs: Sequence[Tensor], case: Case, run: Any, gives: Sequence[str]
+) -> Named:
+    """The same, where states, and the cotangents that a backward pass is handed, lie otherwise in memory.
+
+    Autograd hands on a cotangent as it came. So outputs become a part of something larger, whose gradient has theirs as
+    a part: where they lie in it, a cotangent lies.
+    """
+    layout = _layout(case)
+
+    def lying(target: Implementation, *given: Tensor) -> Any:
+        own = [laid(one, layout) if name in BY_TOKEN else one for name, one in zip(names, given, strict=True)]
+        return tuple(within_more(one, layout) for one in outputs_of(run(target, *own)))
+
+    found = trial.pull(what, inputs, [within_more(bar, layout) for bar in case.cotangents], lying, bool(gives))
+    count = len(names)
+    outputs = [taken_out(one, bar, layout) for one, bar in zip(found[count:], case.cotangents, strict=False)]
+    each = [*found[:count], *outputs]
+    return dict(zip([*(f"the gradient by {name}" for name in names), *gives], each, strict=True))
+
+
+def within_more(one: Tensor, layout: str) -> Tensor:
+    """As a part of something larger, so that the part lies as the layout says."""
+    if not one.numel():
+        return one
+    if layout == "slice":
+        return torch.cat([one, torch.zeros_like(one)], -1)
+    start = int(layout.rpartition(" ")[2])
+    return torch.cat([one.new_zeros(start), one.flatten()])
+
+
+def taken_out(one: Tensor, like: Tensor, layout: str) -> Tensor:
+    """The part again."""
+    if not one.numel():
+        return one
+    if layout == "slice":
+        return one[..., : like.shape[-1]]
+    return one[one.numel() - like.numel() :].view(like.shape)
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------

@@ -51,15 +51,16 @@ OFFSET = "where a state begins off the start of its storage, which a vectorised 
 LONG = (259, 514, 1031, 2062, 4099, 4202)
 """Numbers of tokens that on two axes are one long sequence or two (`properties.laws.sizes_calls.arranged`): of 257 to
 4099 tokens, beyond the chunks that a sequence is cut into, and beyond the batches that graphs are recorded for."""
-SEQUENCES, STEP, BARE, INFERENCE = "sequences", "step", "bare", "inference"
-"""Ways to call: with tokens on two axes, with one token in each of many sequences, without an axis of tokens, and in
-the inference mode of torch."""
+SEQUENCES, STEP, BARE, THREE, INFERENCE = "sequences", "step", "bare", "three", "inference"
+"""Ways to call: with tokens on two axes, with one token in each of many sequences, without an axis of tokens, with
+tokens on three axes, and in the inference mode of torch."""
 APART = {
     "offset 1": OFFSET,
     "offset 2": OFFSET,
     SEQUENCES: "where tokens lie on two axes, [B, S, n, C], which is tiled by sequence perhaps",
     STEP: "where every sequence has one token, [B, 1, n, C], as in a step of decoding",
     BARE: "where the state of one token has no axis of tokens, [n, C]",
+    THREE: "where tokens lie on three axes, [A, B, S, n, C]",
     INFERENCE: "in torch.inference_mode",
 }
 """What tells a point of such a layout from others, if that is not its size."""
@@ -147,7 +148,7 @@ def token_runs(setting: Setting, reach: Reach, far: int = BATCH) -> Iterator[Run
     if reach.gradients:
         yield Run(eight, n, counts(setting, t - 2, short) if t > 1 else some(setting, reach), gradients=True)
     yield from beyond(setting, reach, far)
-    for layout in _layouts(setting):
+    for layout in layouts(setting):
         yield Run(setting.width(7), n, some(setting, reach), layout=layout)
     yield from _called_otherwise(setting, reach, t > 1)
 
@@ -167,6 +168,8 @@ def _called_otherwise(setting: Setting, reach: Reach, thorough: bool) -> Iterato
         many = (*counts(setting, 1, min(reach.tokens, 130)), *some(setting, reach, LONG))
     for layout in (SEQUENCES, STEP, INFERENCE):
         yield Run(setting.width(8), main_streams(setting), many, layout=layout)
+    several = some(setting, reach, (6, 17, 24, 66, 130, 516) if thorough else (6, 17))
+    yield Run(setting.width(8), main_streams(setting), several, layout=THREE)
 
 
 def coarser(setting: Setting, reach: Reach) -> Iterator[Run]:
@@ -179,7 +182,8 @@ def some(setting: Setting, reach: Reach, among: Sequence[int] = (1, 3, 16, 33, 6
     return tuple(t for t in among if t <= min(reach.tokens, setting.max_tokens))
 
 
-def _layouts(setting: Setting) -> Sequence[str]:
+def layouts(setting: Setting) -> Sequence[str]:
+    """How states may lie in memory besides by themselves."""
     return LAYOUTS[1:] if setting.strided and setting.in_process else ()
 
 
@@ -202,7 +206,7 @@ def _along_channels(setting: Setting, reach: Reach, t: int, lane: int) -> Iterat
         most = reach.channels if reach.t > 1 else min(33, reach.channels)
         yield from (Run(c, n, two, gradients=True) for c in widths(setting, 1, most))
     few = min(33 if reach.t > 1 else 9, reach.channels)
-    for layout in _layouts(setting):
+    for layout in layouts(setting):
         yield from (Run(c, n, two, layout=layout) for c in (*widths(setting, 1, few), *models[:2]))
     yield from (Run(c, n, two, layout=INFERENCE) for c in models[:2])
 
@@ -293,12 +297,14 @@ def layer_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
         yield Run(four, n, two, depths(reach, back), gradients=True)
     deep = depths(reach, (1, 2, 3, 9) if thorough else (1, 2))
     yield Run(four, n, some(setting, reach, (1, 3, 16, 33, 65, 150, 257)), deep)
+    yield Run(four, n, some(setting, reach, (1025, 2049, 4099)), deep[1:2])
     wide = (c for c in ((1, 7, 16, 64, 65, 1024) if thorough else (7, 64)) if c <= reach.channels)
     yield from (Run(setting.width(c), n, two, deep) for c in wide)
     models = (c for c in RISEN if thorough and c <= max(reach.channels, reach.models))
     yield from (Run(setting.width(c), n, two, (2,), look=RISING) for c in models)
     for layout in (SEQUENCES, STEP, INFERENCE):
         yield Run(four, n, some(setting, reach, (3, 24, 34)), deep[1:2], layout=layout)
+    yield Run(four, n, some(setting, reach, (6, 66)), deep[1:2], layout=THREE)
     for k in many_streams(setting):
         yield Run(setting.width(5), k, two, (2,))
     for k in setting.streams:

@@ -21,11 +21,13 @@ from properties.strategies.sweeps import (
     SHORT,
     STEP,
     STEP_OF_TRAINING,
+    THREE,
     Run,
     beyond,
     counts,
     depths,
     few_streams,
+    layouts,
     looks,
     main_streams,
     many_streams,
@@ -42,8 +44,12 @@ def _token_runs(setting: Setting, reach: Reach, t: int) -> list[Run]:
     found += [Run(setting.width(8), k, some(setting, reach), scale=6.0) for k in setting.streams if k <= MANY]
     found += [Run(setting.width(8), k, some(setting, reach, (1, 33))) for k in many_streams(setting)]
     found += [Run(setting.width(8), n, some(setting, reach, (5, 24, 34)), layout=one) for one in (SEQUENCES, STEP)]
+    found += [Run(setting.width(8), n, some(setting, reach, (6, 17, 66)), layout=THREE)]
+    found += [Run(setting.width(7), n, some(setting, reach, (3, 17, 33, 65)), layout=one) for one in layouts(setting)]
     found += [replace(run, tokens=run.tokens[:4], look=_and_fading(run.look)) for run in looks(setting, reach)]
     found += [Run(setting.width(6), n, some(setting, reach, (4, 9, 14, 44, 75, 136, 258)), look=FADING)]
+    others = [k for k in setting.streams if k <= MANY and k != n]
+    found += [Run(setting.width(6), k, some(setting, reach, (4, 14, 44)), look=FADING) for k in others]
     return [replace(run, gradients=True) for run in found]
 
 
@@ -62,6 +68,10 @@ def _channel_runs(setting: Setting, reach: Reach, wide: Sequence[int]) -> list[R
         for c in (16, 31, 64, 128)
         if c <= reach.channels
     ]
+    for c in (17, 128):  # a tail of channels, and a multiple of every tile
+        if c <= reach.channels:
+            every = (replace(run, channels=setting.width(c), tokens=run.tokens[:2]) for run in looks(setting, reach))
+            found += [replace(run, look=_and_fading(run.look)) for run in every]
     if reach.channels >= 256:  # T C beyond 2^16
         found += [Run(setting.width(256), n, some(setting, reach, (269,)), look=FADING)]
     return [replace(run, gradients=True) for run in found if run.tokens]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -126,3 +128,42 @@ class SavedStridesIgnored(Deviant):
         by_state = super().pre(x, h_pre.detach())
         by_gates = super().pre(as_if_contiguous(x.detach()), h_pre)
         return with_gradient_of(by_state, by_state + by_gates)
+
+
+class _FromTheStart(torch.autograd.Function):
+    """The identity, whose backward pass reads its cotangent from the start of its storage."""
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor) -> Tensor:
+        return result.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *bars: Any) -> Any:
+        return bars[0].as_strided(bars[0].shape, bars[0].stride(), 0).clone()
+
+
+@gradient(
+    "cotangent-offset-ignored",
+    f"{MUTATION}: a backward kernel is given the pointer of the storage",
+    hidden="for cotangents that begin their storage, as those of an output that is not cut out of a larger one",
+)
+class CotangentOffsetIgnored(Deviant):
+    """The backward pass of post reads its cotangent from the start of its storage, wherever it begins."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        found: Any = _FromTheStart.apply(super().post(x, y, h_post, h_res))
+        return found
+
+
+@execution(
+    "third-token-axis-lost",
+    f"{MUTATION}: a grid of two axes for tokens",
+    reads_by_gates,
+    hidden="for tokens on one axis or two",
+)
+class ThirdTokenAxisLost(Deviant):
+    """Of tokens on three axes [A, B, S, n, C] those of B after the first have the gates of the first."""
+
+    def logits(self, x: Tensor, params: Params) -> list[Tensor]:
+        found = super().logits(x, params)
+        return [one[:, :1].expand_as(one) for one in found] if x.ndim == 5 else found
