@@ -390,6 +390,18 @@ def test_every_exception_of_the_table_is_a_target_of_it() -> None:
     assert {target.removeprefix("published:") for target in table.OUTSIDE} <= set(ADAPTERS)
 
 
+def test_gradients_of_short_stages_are_not_judged() -> None:
+    """They have no derived bound: through a tanh a correct one was 166 times above that of stages in float32."""
+    found = identify(controls.build("short-stages", PRESETS["HYPER_CONNECTIONS"]), hidden=0)
+    assert found.explained, str(found)
+    assert not found.differs
+    wrong = controls.build("short-stages", PRESETS["HYPER_CONNECTIONS"])
+    post = wrong.post
+    vars(wrong)["post"] = lambda *given: 1.5 * post(*given)
+    told = identify(wrong, hidden=0, seconds=2)
+    assert told.deviation or not told.explained, "values are judged as before"
+
+
 @pytest.mark.parametrize("preset", ["PAPER", pytest.param("MHC_LITE", marks=pytest.mark.slow)])
 def test_declared_tensorfloat32_is_no_difference(preset: str) -> None:
     """In float32 the operands of every product are rounded to ten bits, as `products` declares."""

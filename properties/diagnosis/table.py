@@ -43,7 +43,7 @@ SCHEMA = 1
 
 OUTSIDE = {
     "published:x-transformers": "projection",
-    "published:hyper-connections-channel-first": "branch",
+    "published:hyper-connections-channel-first": "layers",
     "published:hyper-connections-unconstrained-channel-first": "post",
 }
 """Published implementations that compute what no dialect does, and the first stage at which they leave theirs

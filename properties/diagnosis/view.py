@@ -17,6 +17,7 @@ from properties.core.declaration import Declaration
 from properties.core.handing import is_storable, rounded, stored_dtype
 from properties.core.implementation import METHODS, Implementation, offers, parameter_dtype
 from properties.core.observer import Observer
+from properties.core.premises import has_short_stages
 from properties.core.truth import pulled_back
 from properties.guards.faults import TargetFault, answered
 from properties.targets.process.protocol import ProcessFailure
@@ -74,6 +75,8 @@ class Frame(Declaration):
             "own": frozenset(method for method, how in found.items() if how == "own"),
             "packing": declared.dialect,
             "device": torch.device(device),
+            # Stages that compute in a short dtype have no derived bound backwards: the laws ask for no gradient, too.
+            "differentiable": declared.differentiable and not has_short_stages(implementation, main),
         }
         return cls(**declared.values() | beside)
 
