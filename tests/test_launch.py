@@ -17,7 +17,7 @@ import pytest
 from properties.commands.answering import calls_a_stranger
 from properties.guards.stopping import STOPPING, Stopping
 from properties.plugin.gathering import JOURNAL, Gathering, Journal, entry
-from properties.plugin.launch import launch
+from properties.plugin.launch import alone_in, launch
 from properties.report.report import (
     SCHEMA,
     Line,
@@ -616,6 +616,20 @@ def test_a_signal_after_the_report_of_a_process_that_is_there_for_it_alone_chang
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+def test_two_runs_at_once_do_not_write_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    (folder / "report.json").write_text("that of the other")
+    with alone_in(folder) as alone:
+        assert alone
+        outcome = launch(["--version"], folder)
+    assert (outcome.status, outcome.report) == (2, None)
+    assert "another run is writing its report there" in capsys.readouterr().err
+    assert (folder / "report.json").read_text() == "that of the other"
+    with alone_in(folder) as alone:
+        assert alone
 
 
 def test_a_handler_of_somebody_else_is_left_alone() -> None:

@@ -61,12 +61,44 @@ def launch(arguments: Sequence[str], folder: Path, seconds: float | None = None)
     Whatever goes to the file descriptors 1 and 2 goes to `sys.stdout` and `sys.stderr` of this process.
     """
     path, end = folder / "report.json", None if seconds is None else time.monotonic() + seconds
+    named = f"mhc-properties: --report {printable(str(folder), 200)}"
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not stack.enter_context(alone_in(folder)):
+                say(f"{named}: another run is writing its report there. Wait for it, or give this one another folder")
+                return Outcome(USAGE, None)
+            path.unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            say(f"{named}: expected a folder that can be written: {why}")
+            return Outcome(USAGE, None)
+        return _launched(arguments, path, end)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Generator[bool]:
+    """Whether no other run reports to a folder; none will while this is open, where the system has locks."""
     try:
-        path.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        say(f"mhc-properties: --report {printable(str(folder), 200)}: expected a folder that can be written: {why}")
-        return Outcome(USAGE, None)
+        import fcntl
+    except ImportError:  # no POSIX
+        yield True
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        alone = True
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        except OSError:  # a file system without locks
+            pass
+        yield alone
+    finally:
+        os.close(held)
+
+
+def _launched(arguments: Sequence[str], path: Path, end: float | None) -> Outcome:
     with _journal() as journal:
         status, stopped = 0, ""
         for _ in range(_LIVES):
