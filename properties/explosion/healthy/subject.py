@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTH, TOKENS, BATCH, WORDS = 32, 24, 4, 64
+from properties.explosion.models.shipped import WIDTH, WORDS
+
+TOKENS, BATCH = 24, 4
 
 
 @dataclass
