@@ -19,6 +19,7 @@ from properties.diagnosis.exam import forward
 from properties.diagnosis.findings import Finding, Inference, choices, joined, settle, value_of
 from properties.diagnosis.matrices import projection
 from properties.diagnosis.reading import Reader
+from properties.diagnosis.reads import reading
 from properties.diagnosis.structure import structure
 from properties.diagnosis.view import Frame, View
 from properties.guards.faults import TargetFault
@@ -118,6 +119,8 @@ def _coefficients(inference: Inference, rounding: Rounding, base: Dialect) -> No
                 base,
                 f"{read_of(frame.packing).words}: there are no gates to read it off",
             )
+        if not inference.packing:
+            reading(inference, base)
         return
     if ("mappings" not in frame.own and not reader.blocks) or inference.packing:
         for names in (*groups.values(), norm):

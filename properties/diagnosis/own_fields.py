@@ -124,7 +124,7 @@ def _step(fields: Mapping[str, Field], numbers: list[str], values: Values, resid
     here = residual(values)
     columns: dict[str, Tensor] = {}
     for name in numbers:
-        size = 1e-7 * (abs(values[name]) or 1.0)
+        size = 1e-7 * max(abs(values[name]), 1e-2 * (abs(fields[name].default) or 1.0))  # of a value near 0, too
         for near in (values[name] + size, values[name] - size):
             there = residual(values | {name: near}) if _admitted(fields[name], near) else None
             if here is None or there is None:
