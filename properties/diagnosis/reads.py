@@ -72,10 +72,12 @@ def reading(inference: Inference, base: Dialect) -> None:
 
     def worst(values: Values) -> float:
         tried, found = made(values), 0.0
-        for one in asked if tried is not None else ():
+        if tried is None:
+            return math.inf
+        for one in asked:
             if (found := max(found, inference.predictions.ratio(one, tried))) > 1:
                 break
-        return math.inf if tried is None else found
+        return found
 
     now = declared_values(fields, dialect)
     # Every choice with the numbers that stand there, and with others only where none fits: that is a thousand answers.
