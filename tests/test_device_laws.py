@@ -16,7 +16,7 @@ from test_deviations import SEEN_BY_OTHER_FAMILIES, generic_params, normal
 from test_gradient_values import SEEN_BY_VALUES
 from test_limits_of_values import SEEN_BY_LIMITS
 from test_modes import SEEN_BY_HISTORY
-from test_readers import OF_THE_PAPER, SEEN_AT, SEEN_BY_READERS
+from test_readers import OF_THE_PAPER, SEEN_AT, SEEN_BY_READERS, SEEN_ELSEWHERE
 from test_sizes import SEEN_BY_SIZES
 from torch import Tensor
 
@@ -68,6 +68,7 @@ BY_OTHERS = {
     *SEEN_AT,
     *OF_THE_PAPER,
     *SEEN_BY_READERS,
+    *SEEN_ELSEWHERE,
     *SEEN_BY_SIZES,
     *SEEN_BY_VALUES,
 }

@@ -42,7 +42,9 @@ ONE_KIND = {
         *("norm-clamp-lets-through", "norm-clamp-stops", "norm-clamp-detached", "mean-detached"),
     ),
     "each factor, term and sum has a value of its own, which only the declared formula knows": ("pre-in-state-dtype",),
-    "the weights of a branch are reached by no law but one, which knows their gradient": ("branch-untrained",),
+    "the weights of a branch are reached by no law but one, which knows their gradient": (
+        *("branch-untrained", "branches-of-layers-do-not-learn"),
+    ),
     "right in the order in which an oracle calls: what is compared are two ways of calling that must agree": (
         *("bias-gradient-over-one-axis", "branch-output-strides-ignored", "expanded-on-the-second-axis"),
         *("frozen-parameters-stop-the-state", "gradient-of-first-tile", "gradient-of-eight-tiles"),
@@ -52,7 +54,8 @@ ONE_KIND = {
         *("tied-layers-detached", "saved-token-strides-ignored", "table-in-the-default-dtype"),
         *("frozen-phi-stops-gates", "gradient-fused-into-grad", "saved-zero-strides-ignored"),
         *("layers-sharing-phi-learn-once",),
-        *("streams-first-by-shape",),
+        *("streams-first-by-shape", "head-phi-strides-ignored", "layers-read-as-they-lie", "layers-in-place"),
+        *("end-added-up-while-tuned",),
     ),
     "a sum in coarser parts is off by what only the declared formula and its bound can tell": (
         *("partial-logits-in-bfloat16", "partial-squares-in-bfloat16", "products-of-many-tokens-in-bfloat16"),
@@ -78,21 +81,25 @@ ONE_KIND = {
         *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
         *("seed-set-at-first-call", "graph-recorded-under-no-grad"),
         *("branch-output-scaled-in-place", "branch-input-written-again", "branch-inputs-in-a-ring-of-four"),
+        *("output-in-the-buffer-of-a-module", "layers-in-two-buffers", "output-kept-on-ctx"),
+        *("branch-reads-the-state-itself", "shut-mappings-handed-out"),
+        *("states-of-layers-collected", "end-in-a-buffer"),
     ),
     "right but for sizes, or for what was called before, at which the oracle looks": (
         *("folded-weight-kept", "folded-gates-kept", "workspace-without-dtype", "fewer-iterations-for-five-streams"),
         *("square-state-transposed", "channels-above-4096-left-out", "tail-of-256-unwritten-without-gradients"),
         *("recorded-tail-unwritten", "state-gradient-of-64-channels"),
         *("squares-of-1024-channels-between-layers", "chunks-of-a-sequence-begin-again"),
-        "tokens-beyond-a-bucket-stay",
+        *("tokens-beyond-a-bucket-stay", "tiles-between-layers-stay", "sums-over-512-channels-backwards"),
+        *("two-streams-in-the-other-order", "full-tiles-of-a-matrix-unit"),
     ),
     "shows in what is tuned alone, whose values the oracle knows": (
         *("norm-reads-entry-eps", "tuned-in-place", "tuned-from-the-preset"),
-        *("iterations-beyond-32-left-out", "softmax-counts-as-an-iteration"),
+        *("iterations-beyond-32-left-out", "softmax-counts-as-an-iteration", "post-scale-built-in-backwards"),
     ),
     "shows at poisoned inputs alone, where there is no value to compare": (
         *("nan-hidden", "cotangent-nan-hidden", "update-hides-nan-backwards", "branch-nan-dropped"),
-        *("nan-of-a-tile", "parameter-gradients-made-finite"),
+        *("nan-of-a-tile", "parameter-gradients-made-finite", "nan-hidden-without-gradients"),
     ),
     "shows under one circumstance alone, which one law makes": (
         *("tokens-above-1024-unwritten", "log-domain-declared", "starved-gradient-lost", "maximum-over-the-padding"),

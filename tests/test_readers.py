@@ -10,7 +10,7 @@ import torch
 from test_deviations import VISIBLE, difference, probes
 from test_modes import judged
 
-from mhc_ref import DEEPSEEK_V4, PAPER
+from mhc_ref import DEEPSEEK_V4, DEEPSEEK_V4_1, PAPER
 from properties.catalogue import controls
 from properties.catalogue.deviations import build
 from properties.catalogue.deviations.backward import HandWritten
@@ -43,6 +43,20 @@ SEEN_BY_READERS = {
     "branch-inputs-in-a-ring-of-four": "execution.branch-inputs-outlive-further-blocks",
     "bare-token-normed-by-row": "execution.mappings-take-any-batch-shape",
     "iterations-beyond-32-left-out": "manifold.a-count-of-iterations-may-be-large",
+    "weight-folded-without-gradients": "execution.mappings-have-no-memory",
+    "post-scale-built-in-backwards": "coefficients.tuned-fields-are-used",
+    "output-in-the-buffer-of-a-module": "execution.outputs-outlive-the-next-call",
+    "layers-in-two-buffers": "execution.layers-outlive-further-calls",
+    "branches-of-layers-do-not-learn": "gradient.branches-of-layers-learn",
+    "nan-hidden-without-gradients": "execution.poison-is-neither-hidden-nor-spread",
+    "head-phi-strides-ignored": "depth.stacks-take-any-batch",
+    "shut-mappings-handed-out": "execution.mappings-have-no-memory",
+    "output-kept-on-ctx": "execution.mappings-let-go",
+    "layers-read-as-they-lie": "depth.layers-take-any-batch",
+    "layers-in-place": "execution.layers-have-no-memory",
+    "states-of-layers-collected": "execution.layers-let-go",
+    "end-in-a-buffer": "execution.stacks-outlive-further-calls",
+    "end-added-up-while-tuned": "execution.first-stacks-are-like-later-ones",
 }
 """Hidden deviation -> a law that sees it."""
 SEEN_AT: dict[str, tuple[Any, ...]] = {
@@ -53,11 +67,19 @@ SEEN_AT: dict[str, tuple[Any, ...]] = {
     "chunks-of-a-sequence-begin-again": ("sizes.tokens-and-channels-are-mapped", 259),
     "tokens-beyond-a-bucket-stay": ("sizes.blocks-pass", 514),
     "squares-of-1024-channels-between-layers": ("sizes.depths-pass", 2, 4096),
+    "tiles-between-layers-stay": ("sizes.depths-pass", 33, 65),
+    "sums-over-512-channels-backwards": ("sizes.mixing-pulls-back", 17, 520),
+    "two-streams-in-the-other-order": ("sizes.streams-are-mixed", 17, 520),
+    "full-tiles-of-a-matrix-unit": ("sizes.streams-are-mixed", 256, 64),
 }
 """Hidden deviation -> a law of sizes that sees it, and a number of tokens, or of tokens and channels, at which it
 does."""
 
 
+SEEN_ELSEWHERE = {
+    "branch-reads-the-state-itself": (DEEPSEEK_V4_1, "execution.branches-may-return-what-they-read"),
+}
+"""Those of another dialect."""
 OF_THE_PAPER = {
     "softmax-counts-as-an-iteration": ("manifold.tuned-fields-are-used", torch.float32),
     "products-of-many-tokens-in-bfloat16": (
@@ -73,6 +95,30 @@ OF_THE_PAPER = {
 def test_what_a_reader_wrote_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
     found = judged(SEEN_BY_READERS[name], build(name, DEEPSEEK_V4), tmp_path)
     assert found.status == "failed", found.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEEN_ELSEWHERE)
+def test_what_a_reader_wrote_for_another_dialect_is_seen(name: str, tmp_path: Path) -> None:
+    dialect, law = SEEN_ELSEWHERE[name]
+    found = judged(law, build(name, dialect), tmp_path)
+    assert found.status == "failed", found.reason
+    assert judged(law, Reference(dialect), tmp_path).status == "passed"
+
+
+def test_what_a_reader_wrote_in_bfloat16_is_seen_at_full_tiles() -> None:
+    one = all_laws()["sizes.streams-are-mixed"]
+    assert one.sweep is not None
+    for target, refused in ((Reference(PAPER), False), (build("full-tiles-of-a-matrix-unit", PAPER), True)):
+        subject = Subject("target", target, torch.bfloat16, torch.device("cpu"))
+        points = one.sweep.points(subject.setting(one), Reach(2, 550, 550, 24, models=8192), 0)  # as in dev
+        (case,) = [one.case() for one in points if (one.size.tokens, one.size.channels) == (256, 64)]
+        broken = False
+        try:
+            one.judge(subject.trial(), case)
+        except LawBroken:
+            broken = True
+        assert broken == refused
 
 
 @pytest.mark.slow
@@ -124,6 +170,10 @@ CIRCUMSTANCES = (
     *("gradient.mappings-pull-back-however-they-are-called", "gradient.tied-layers-add-up"),
     "execution.branch-inputs-outlive-further-blocks",
     *("manifold.a-count-of-iterations-may-be-large", "coefficients.a-count-of-iterations-may-be-large"),
+    *("execution.layers-outlive-further-calls", "execution.layers-have-no-memory", "execution.layers-let-go"),
+    *("execution.stacks-outlive-further-calls", "execution.first-stacks-are-like-later-ones"),
+    *("execution.poison-passes-a-stack", "depth.layers-take-any-batch", "gradient.branches-of-layers-learn"),
+    "gradient.stacks-pull-back-however-they-are-called",
 )
 
 

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
+from mhc_ref.dialect import FIELDS
 from properties.catalogue.deviations.any_size import ScaledNorm, scales
 from properties.core.deviant import Deviant
 from properties.core.norms import norm_of
 from properties.core.reads import read_of
 from properties.core.slips import Controls, adds_eps, by_rms, centres, clamps_norm
+
+AS_DECLARED = frozenset(FIELDS) - {"rms_eps_by", "norm_over"}
+"""What can be tuned of a norm that knows one way to take an eps."""
 
 CONTROLS = Controls()
 control = CONTROLS.control
@@ -45,10 +49,14 @@ class NormAfterMatmul(Deviant):
 class NormOfAnySize(ScaledNorm):
     """A state is divided by its largest entry before it is squared, so that states of any size are normalised."""
 
+    tunable = AS_DECLARED
+
 
 @control("norm-by-normalize", clamps_norm)
 class NormByNormalize(Deviant):
     """The norm is `torch.nn.functional.normalize`, times the root of how many numbers it is of."""
+
+    tunable = AS_DECLARED
 
     def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
         numbers = x.flatten(-len(self.norm_axes()))
@@ -105,6 +113,8 @@ class NormOfMergedChunks(Deviant):
 @control("norm-by-clamped-rsqrt", lambda d: clamps_norm(d) and d.rms_eps > 1e-15)
 class NormByClampedRsqrt(Deviant):
     """The state is multiplied by the rsqrt of its sum of squares, which is raised to at least the square of the eps."""
+
+    tunable = AS_DECLARED
 
     def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
         count = math.prod(x.shape[k] for k in self.norm_axes())

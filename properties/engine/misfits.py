@@ -62,6 +62,7 @@ MOST = {
     "offset": 4096,
     "seed": 2**64,
     "entry": 2**64,
+    "spoilt": 2**10,
 }
 """Integers of a case, and the largest that a law may draw: a larger one would only cost time and memory."""
 
@@ -77,12 +78,13 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "gradients": (False, True),
     "which": ("x", "y", "h_post", "h_res"),
 }
-POISONED = ("x", "y", "h_post", "h_res", "cotangent", "cotangents")
+POISONED = ("x", "y", "h", "h_post", "h_res", "cotangent", "cotangents")
 """What may hold a NaN or an infinity, of the token that is `poisoned`."""
 PARTS = {
     "of_mappings": ("x", "params", "cotangents"),
     "of_block": ("x", "params", "branch", "cotangent"),
     "of_h_res": ("logits", "cotangent"),
+    "of_stack": ("h", "n", "params", "branches", "head", "cotangent"),
 }
 """What one method alone is given, of sizes of its own, and cotangents of what it gives."""
 PAIRS = ("wider", "others", *PARTS)

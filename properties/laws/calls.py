@@ -5,7 +5,10 @@ A law about a circumstance is a row: it makes the calls of its method, and hands
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import Tensor
 
 from mhc_ref import Mappings, Params
 from properties.bounds import Approx
+from properties.bounds.stack import after as after_layers
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation, offers
 from properties.core.trial import Trial, same_bits, wide
@@ -95,6 +99,16 @@ def block(trial: Trial, x: Tensor, params: Params, branch: BranchSpec) -> Call:
         ("a block",),
         lambda: (errors.block(trial, x, params, y),),
     )
+
+
+def layers(trial: Trial, case: Case, x: Tensor) -> Call:
+    """Several blocks on x whose branches are of `FIXED`; `case` has params and branches."""
+
+    def bound() -> tuple[Tensor, ...]:
+        outputs = [branch(x[..., 0, :]) for branch in case.branches]
+        return (after_layers(Approx.exact(x), case.params, outputs, trial.dialect, trial.rounding)[0].error,)
+
+    return Call("layers", ("x", "params", "branches"), (x, case.params, case.branches), ("layers",), bound)
 
 
 def stack(trial: Trial, case: Case, h: Tensor) -> Call:
@@ -179,10 +193,20 @@ def repeats_bits(trial: Trial, call: Call) -> None:
         trial.holds(f"{name} of the same call again", same, "other bits", "the same bits")
 
 
-def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) -> tuple[Tensor, ...]:
-    """Other values in the same storage, and the first ones again, are treated as if nothing had been called before.
+QUIET: tuple[tuple[str, Callable[[], AbstractContextManager[Any]]], ...] = (
+    ("", nullcontext),
+    (" under no_grad", torch.no_grad),
+    (" in inference mode", torch.inference_mode),
+)
+"""The modes of autograd in which nothing is recorded, of tensors that ask for nothing."""
 
-    With `outputs`, what was returned is looked at again after further calls, and the same call is made twice.
+
+def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) -> tuple[Tensor, ...]:
+    """Other values in the same storage, and the first ones again, are treated as if nothing had been called before, in
+    any mode: what is folded, cast or tuned for weights that learn no more is kept where gradients are off.
+
+    What was returned belongs to the caller, who writes to it before the first values come again. With `outputs`, it is
+    looked at again after further calls, and the same call is made twice.
 
     Returns:
         what the call gave for the other values in the storage of the first.
@@ -192,31 +216,50 @@ def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) 
         def fresh(one: Call) -> tuple[Tensor, ...]:
             return kept(call.on(target, map_tensors(map_tensors(one.given, place), torch.clone)))
 
-        storage = map_tensors(map_tensors(call.given, place), torch.clone)
-        returned = call.on(target, storage)
-        first = kept(returned)
-        if not outputs:
-            returned = first
-        twice = kept(call.on(target, storage)) if outputs else first
-        for (_, old), (_, new) in zip(call.tensors(storage), call.tensors(other.given), strict=True):
-            old.data.copy_(place(new))  # as loaders of weights do: no version of a tensor counts it
-        second, alone = kept(call.on(target, storage)), fresh(other)
-        later = kept(returned)  # before the first values come again
-        return first, twice, later, second, alone, fresh(call)
+        def once() -> Any:
+            storage = map_tensors(map_tensors(call.given, place), torch.clone)
 
-    first, twice, later, second, alone, again = trial.observe(call.method, run)
+            def hold(one: Call) -> None:
+                for (_, old), (_, new) in zip(call.tensors(storage), call.tensors(one.given), strict=True):
+                    old.data.copy_(place(new))  # as loaders of weights do: no version of a tensor counts it
+
+            returned = call.on(target, storage)
+            first = kept(returned)
+            twice = kept(call.on(target, storage)) if outputs else first
+            hold(other)
+            second, alone = kept(call.on(target, storage)), fresh(other)
+            later = kept(returned) if outputs else first  # before the first values come again
+            for one in returned:
+                with contextlib.suppress(RuntimeError):  # an expanded one is not to be written to
+                    one.fill_(math.nan)
+            hold(call)
+            return first, twice, later, second, alone, fresh(call), kept(call.on(target, storage))
+
+        found: list[Any] = []
+        for _, mode in QUIET:
+            with mode():
+                found.append(once())
+        return tuple(found)
+
+    found = trial.observe(call.method, run)
     one, two = call.errors(), other.errors()
-    for k, name in enumerate(call.gives):
-        if outputs:
-            if trial.implementation.deterministic:
-                same = same_bits(first[k], twice[k])
-                trial.holds(f"{name} of the same call", same, "other bits", "the same bits", kind="randomness")
-            same = same_bits(first[k], later[k])
-            trial.holds(f"{name} after further calls", same, "changed", "as returned", kind="memory")
-        what = f"{name} of new {call.values} in old storage"
-        trial.near(what, second[k], wide(alone[k]), 2 * two[k], kind="memory")
-        trial.near(f"{name} of the first {call.values} again", again[k], wide(first[k]), 2 * one[k], kind="memory")
-    return second
+    for (mode, _), (first, twice, later, second, alone, again, back) in zip(QUIET, found, strict=True):
+        for k, name in enumerate(call.gives):
+            if outputs:
+                if trial.implementation.deterministic:
+                    same, what = same_bits(first[k], twice[k]), f"{name} of the same call{mode}"
+                    trial.holds(what, same, "other bits", "the same bits", kind="randomness")
+                same, what = same_bits(first[k], later[k]), f"{name} after further calls{mode}"
+                trial.holds(what, same, "changed", "as returned", kind="memory")
+            what = f"{name} of new {call.values} in old storage{mode}"
+            trial.near(what, second[k], wide(alone[k]), 2 * two[k], kind="memory")
+            what = f"{name} of the first {call.values} again{mode}"
+            trial.near(what, again[k], wide(first[k]), 2 * one[k], kind="memory")
+            what = (
+                f"{name} of the first {call.values} back in their storage{mode}, after the caller wrote to what it got"
+            )
+            trial.near(what, back[k], wide(first[k]), 2 * one[k], kind="memory")
+    return found[0][3]
 
 
 def does_not_see_autograd(trial: Trial, call: Call) -> None:

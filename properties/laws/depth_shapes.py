@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,12 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
+from mhc_ref import Params
 from properties.core.case import BranchSpec, Case
 from properties.core.trial import Trial
 from properties.laws import about, calls
 from properties.laws.calls import Way, by_token, flooded
 from properties.laws.depth import arrangements, quiet_stacks
-from properties.strategies import Setting, noise, seeds
+from properties.laws.execution_strides import scattered
+from properties.strategies import TAME, Setting, noise, params_of, seeds
 
 DISTINCT = 3
 """Different tokens of a stack: what is computed of them is bounded once, however many copies there are."""
@@ -25,8 +28,14 @@ DISTINCT = 3
 def crowded_stacks(draw: DrawFn, setting: Setting) -> Case:
     """A stack of a few different tokens, and how many tokens are made of them."""
     case = draw(quiet_stacks(setting))
-    h = torch.tensor(noise(draw(seeds), min(DISTINCT, setting.max_tokens), case.h.shape[-1])).to(setting.dtype)
-    return case.with_(h=h, count=min(draw(st.sampled_from(setting.flood[-1:])), setting.max_tokens))
+    channels = case.h.shape[-1]
+    h = torch.tensor(noise(draw(seeds), min(DISTINCT, setting.max_tokens), channels)).to(setting.dtype)
+    open_heads = params_of(setting, case.n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2)
+    return case.with_(
+        h=h,
+        head=tuple(draw(open_heads) for _ in case.head),
+        count=min(draw(st.sampled_from(setting.flood[-1:])), setting.max_tokens),
+    )
 
 
 def with_views(given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -41,10 +50,23 @@ def apart(branch: BranchSpec, u: Tensor) -> Tensor:
     return torch.stack([y, y - 1], -1)[..., 0]
 
 
+def views_of_parameters() -> list[Way]:
+    """The parameters of several layers, and of a head, as columns of wider ones, and with a phi that lies
+    transposed."""
+
+    def changed(what: str, change: Callable[[Params], Params]) -> Way:
+        return Way(what, lambda given: (given[0], tuple(map(change, given[1])), *given[2:]))
+
+    return [
+        changed("parameters that are views", scattered),
+        changed("a transposed phi", lambda one: one._replace(phi=one.phi.t().contiguous().t())),
+    ]
+
+
 @about.stack("depth.stacks-take-any-batch", "identity", crowded_stacks, blind=about.ALIKE, schedule=about.SELDOM)
 def stacks_take_any_batch(trial: Trial, case: Case) -> None:
-    """Tokens on two axes, on three or on none, in a view or with views of branch outputs, among hundreds of others and
-    none at all pass a stack as on one axis.
+    """Tokens on two axes, on three or on none, in a view, with views of parameters or of branch outputs, among hundreds
+    of others and none at all pass a stack as on one axis.
 
     Tokens are independent, whatever their arrangement: [batch, length, C] is the ordinary case, and an expand or a sum
     over the second axis is right without a batch only.
@@ -52,5 +74,6 @@ def stacks_take_any_batch(trial: Trial, case: Case) -> None:
     ways = [by_token(what, arrange) for what, arrange in arrangements(trial.implementation)]
     ways.append(by_token(f"{case.count} tokens", partial(flooded, count=case.count)))
     if trial.implementation.strided:
+        ways += views_of_parameters()
         ways.append(Way("tokens whose branches return views", with_views))
     calls.does_not_see(trial, calls.stack(trial, case, case.h), ways)

@@ -136,14 +136,19 @@ def projection_has_no_memory(trial: Trial, case: Case) -> None:
 
 @st.composite
 def another(draw: DrawFn, case: Case) -> Case:
-    """The case with another state and other parameters of the same shapes beside its own."""
+    """The case with another state and other parameters of the same shapes beside its own; every gate of both may be
+    shut."""
     seed = draw(seeds)
     moved = [
         part + torch.tensor(noise(seed + k + 1, *part.shape)).to(part) / (4 * part.shape[0] ** (0.5 if k == 0 else 0))
         for k, part in enumerate(present(case.params))
     ]
     other = torch.tensor(noise(seed, *case.x.shape)).to(case.x.dtype)
-    return case.with_(other=other, other_params=Params(*moved))
+    others = Params(*moved)
+    if draw(st.booleans()):  # static mappings, which need no state, are computed once perhaps
+        shut = torch.zeros_like(case.params.alpha)
+        case, others = case.with_(params=case.params._replace(alpha=shut)), others._replace(alpha=shut)
+    return case.with_(other=other, other_params=others)
 
 
 @st.composite

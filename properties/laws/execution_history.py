@@ -150,7 +150,8 @@ def blocks_leave_their_surroundings(trial: Trial, case: Case) -> None:
     """A block leaves the modes of torch as they were, and sets no global generator to a state of its own.
 
     A kernel that is timed at its first call on random inputs, and sets a seed for them, makes all later dropout repeat
-    itself; gradients that are switched back on are on for a caller who had them off.
+    itself; gradients that are switched back on are on for a caller who had them off; and a library that is compiled for
+    speed alone has subnormal numbers taken for 0 everywhere.
     """
     history.leaves_surroundings(trial, calls.block(trial, case.x, case.params, case.branch))
 

@@ -12,6 +12,7 @@ from properties.core.premises import HERE, deterministic
 from properties.core.trial import Trial
 from properties.laws import about, modes, pulls
 from properties.laws.execution_history import ONCE
+from properties.laws.execution_layers import FUSED, few_stacks
 from properties.laws.gradient_calls import many_blocks, many_projections, many_states
 from properties.laws.mixing import matrix_cases
 from properties.laws.premises import depends_on_logits
@@ -24,7 +25,9 @@ def every_stage(draw: DrawFn, setting: Setting) -> Case:
     """What each method of a block is given, and cotangents of what it gives."""
     states, blocks = draw(many_states(setting, (2, 1))), draw(many_blocks(setting, (2, 1)))
     mixtures, matrices = draw(matrix_cases(setting)), draw(many_projections(setting, (2, 1)))
+    few = draw(few_stacks(setting))
     return mixtures.with_(
+        of_stack=(few.h, few.n, few.params, few.branches, few.head, few.cotangent),
         of_mappings=(states.x, states.params, states.cotangents),
         of_block=(blocks.x, blocks.params, blocks.branch, blocks.cotangent),
         of_h_res=(matrices.logits, matrices.cotangent),
@@ -33,6 +36,7 @@ def every_stage(draw: DrawFn, setting: Setting) -> Case:
 
 def stages(trial: Trial, case: Case) -> list[Pulled]:
     """The methods that are offered."""
+    # a file of an earlier release has no stack
     offered, found = offers(trial.implementation), list[Pulled]()
     if "project" in offered and depends_on_logits(trial.dialect) is None:
         logits, cotangent = case.of_h_res
@@ -45,6 +49,9 @@ def stages(trial: Trial, case: Case) -> list[Pulled]:
     if "block" in offered:
         x, params, branch, cotangent = case.of_block
         found.append(pulls.block(trial, Case(x=x, params=params, branch=branch, cotangent=cotangent)))
+    if any(offered.get(method) == "own" for method in FUSED) and "stack" in offered and "of_stack" in case:
+        names = "h", "n", "params", "branches", "head", "cotangent"
+        found.append(pulls.stack(trial, Case(**dict(zip(names, case.of_stack, strict=True)))))
     return found
 
 

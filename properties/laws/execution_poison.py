@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,19 +11,32 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from mhc_ref import Dialect, Mappings
+from mhc_ref import Dialect, Mappings, Params
+from mhc_ref.packing import logit_sizes
 from properties import bounds
 from properties.bounds import Approx
-from properties.core.case import Case
-from properties.core.family import mix_of
+from properties.core.case import BranchSpec, Case, map_tensors
+from properties.core.family import dynamic_of, end_of, mix_of
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import several_streams, where
+from properties.core.reads import read_of
 from properties.core.trial import Trial, wide
 from properties.laws import about, calls
 from properties.laws.calls import Place
+from properties.laws.execution_layers import FUSED
 from properties.laws.mixing import possible
-from properties.laws.premises import depends_on_logits, free_matrix, mixes, settled, unmoved
+from properties.laws.premises import (
+    depends_everywhere,
+    depends_on_logits,
+    free_matrix,
+    fused,
+    mixes,
+    reads_by_gates,
+    reads_its_own_gates,
+    settled,
+    unmoved,
+)
 from properties.strategies import (
     Setting,
     at_temperature,
@@ -50,6 +65,43 @@ TOKENS = 3, 20, 70
 """Fewer than a tile has, and more than one of 16 or of 64: what a tile shares, its other tokens have."""
 
 
+MODES: tuple[str, ...] = ("", " under no_grad", " with gradients recorded", " in inference mode")
+
+
+@contextmanager
+def within(mode: str) -> Generator[None]:
+    """In one of the `MODES` of autograd, in each of which values take a way of their own perhaps."""
+    with torch.inference_mode(mode == MODES[3]), torch.set_grad_enabled(mode in MODES[::2]):
+        yield
+
+
+def asking(mode: str, given: Any) -> Any:
+    """Copies of what a call is given, which ask for gradients where these are recorded."""
+    return map_tensors(given, lambda one: one.clone().requires_grad_(mode == MODES[2]))
+
+
+def in_every_mode(
+    trial: Trial, method: str, *given: Any, call: Callable[..., Tensor] | None = None
+) -> dict[str, Tensor]:
+    """What a method gives in each mode, by its name; or `call(implementation, *given)` instead."""
+
+    def run(target: Implementation, place: Place) -> Any:
+        found: list[Tensor] = []
+        for mode in modes(trial):
+            with within(mode):
+                own = asking(mode, map_tensors(given, place))
+                out = call(target, *own) if call else getattr(target, method)(*own)
+                found.append(out.detach().clone())
+        return tuple(found)
+
+    return dict(zip(modes(trial), trial.observe(method, run), strict=True))
+
+
+def modes(trial: Trial) -> tuple[str, ...]:
+    """Those in which an implementation is called."""
+    return MODES if trial.implementation.differentiable else MODES[:2]
+
+
 def some_tokens(setting: Setting) -> st.SearchStrategy[int]:
     """A number of tokens, of which one is to be poisoned."""
     return st.sampled_from(TOKENS).map(lambda count: min(count, setting.max_tokens))
@@ -57,14 +109,16 @@ def some_tokens(setting: Setting) -> st.SearchStrategy[int]:
 
 @st.composite
 def poisoned_cases(draw: DrawFn, setting: Setting) -> Case:
-    """A state of some tokens, one of which has a NaN or an infinity."""
+    """A state of some tokens, one of which has a NaN or an infinity, and a number that says
+    where parameters have one."""
     n = draw(streams(setting, 1, 4))
     channels, tokens = draw(channel_count(setting, 7)), draw(some_tokens(setting))
     x = torch.tensor(noise(draw(seeds), tokens, n, channels)).to(setting.dtype)
     poisoned = draw(st.integers(0, tokens - 1))
     where = draw(st.tuples(st.integers(0, n - 1), st.integers(0, channels - 1)))
     x[poisoned, where[0], where[1]] = draw(st.sampled_from((float("nan"), float("inf"))))
-    return Case(x=x, params=draw(params_of(setting, n, channels, gates=(1.0, 0.5), least_phi=2)), poisoned=poisoned)
+    params = draw(params_of(setting, n, channels, gates=(1.0, 0.5), least_phi=2))
+    return Case(x=x, params=params, poisoned=poisoned, spoilt=draw(st.integers(0, 47)))
 
 
 @about.block(
@@ -72,22 +126,87 @@ def poisoned_cases(draw: DrawFn, setting: Setting) -> Case:
 )
 def poison_is_neither_hidden_nor_spread(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in a token, or in what the branch gives for it, reaches that token's output, and no other
-    token's.
+    token's, in any mode; one in a parameter reaches every token's.
 
     0 * NaN is NaN: the residual path sums over all streams of the token, and h_post spreads the branch over all of
-    them; nothing sums over tokens. Replacing it by a number hides a divergence from everybody downstream.
+    them; nothing sums over tokens. Replacing it by a number hides a divergence from everybody downstream, as servers do
+    so that one request does not stop the others.
     """
-    out, _ = trial.block(case.x, case.params, calls.constant(case.x))
-    is_neither_hidden_nor_spread(trial, "the block", out, case.poisoned)
+    for mode, out in in_every_mode(trial, "block", case.x, case.params, calls.constant(case.x)).items():
+        is_neither_hidden_nor_spread(trial, f"the block{mode}", out, case.poisoned)
     clean = case.x.nan_to_num(1.0, 1.0, 1.0)
     poison = torch.zeros(*clean.shape[:-2], clean.shape[-1], dtype=clean.dtype)
     poison[case.poisoned, -1] = case.x[case.poisoned].sum().item()  # it is what x has: a NaN or an infinity
 
-    def run(target: Implementation, place: Place) -> Any:
-        return target.block(place(clean), place(case.params), lambda u: u + place(poison))
+    def poisoned(target: Implementation, x: Tensor, params: Params, added: Tensor) -> Tensor:
+        return target.block(x, params, lambda u: u + added)
 
-    out = trial.observe("block", run)
-    is_neither_hidden_nor_spread(trial, "a block whose branch gives the poison", out, case.poisoned)
+    for mode, out in in_every_mode(trial, "block", clean, case.params, poison, call=poisoned).items():
+        is_neither_hidden_nor_spread(trial, f"a block whose branch gives the poison{mode}", out, case.poisoned)
+    if "spoilt" in case:  # not in a file of an earlier release
+        poisoned_parameters_show(trial, clean, case.params, case.spoilt)
+
+
+def poisoned_parameters_show(trial: Trial, x: Tensor, params: Params, turn: int) -> None:
+    """A NaN in a parameter leaves no token finite: it has a part in a logit of each, and 0 * NaN is NaN.
+
+    Asked where logits are affine in all parameters, and of the mappings that depend on theirs everywhere.
+    """
+    n, dialect = x.shape[-2], trial.dialect
+    known = settled(dialect, n) | ({"res"} if depends_everywhere(dialect) else set[str]())
+    known |= {"pre"} if reads_its_own_gates(dialect) else set()  # the next block reads with them
+    if not read_of(dialect).affine(dialect) or reads_by_gates(dialect) or dynamic_of(dialect).constant:
+        return
+    sizes = logit_sizes(n, dialect)
+    of = [k for k, name in enumerate(Mappings._fields) if name not in known and sizes[k]]
+    parts = [name for name, one in params._asdict().items() if one is not None]
+    if not of:
+        return
+    part, k = parts[turn % len(parts)], of[turn // len(parts) % len(of)]
+    spoilt: Tensor = getattr(params, part).clone()
+    first = sum(sizes[:k])
+    place: Any = {
+        "phi": (turn % len(spoilt), min(k, 2) if dialect.shared_projection else first),
+        "bias": first + turn % sizes[k],
+        "alpha": k,
+        "norm_weight": turn % len(spoilt),
+    }[part]
+    spoilt[place] = float("nan")
+    params = params._replace(**{part: spoilt})
+    for mode, out in in_every_mode(trial, "block", x, params, BranchSpec("identity")).items():
+        finite = torch.isfinite(out).flatten(1).all(1)
+        what = f"the block of parameters of which {part} has a NaN in what makes h_{Mappings._fields[k]}{mode}"
+        trial.holds(what, not bool(finite.any()), f"finite for {int(finite.sum())} tokens", "not finite")
+
+
+@st.composite
+def poisoned_stacks(draw: DrawFn, setting: Setting) -> Case:
+    """One stream of some tokens, one of which has a NaN, two layers, and a head where there is one."""
+    n, channels, tokens = draw(streams(setting, 1, 4)), draw(channel_count(setting, 7)), draw(some_tokens(setting))
+    h = torch.tensor(noise(draw(seeds), tokens, channels)).to(setting.dtype)
+    poisoned = draw(st.integers(0, tokens - 1))
+    h[poisoned, draw(st.integers(0, channels - 1))] = float("nan")
+    count = 2 + end_of(setting.dialect).HEAD
+    params = tuple(draw(params_of(setting, n, channels, gates=(1.0, 0.5), least_phi=2)) for _ in range(count))
+    return Case(h=h, n=n, params=params[:2], head=params[2:], poisoned=poisoned)
+
+
+@about.stack(
+    "execution.poison-passes-a-stack",
+    "contract",
+    poisoned_stacks,
+    fused(*FUSED),
+    blind=about.ALIKE,
+    schedule=Schedule(cost=4, by_streams=False),
+)
+def poison_passes_a_stack(trial: Trial, case: Case) -> None:
+    """A NaN in what a token begins with reaches what its streams end in, and no other token's, in any mode.
+
+    As for a block: streams begin as multiples of it, every layer hands it on, and they end as a sum of all of them.
+    """
+    ones = calls.constant(case.h.unsqueeze(-2))
+    for mode, out in in_every_mode(trial, "stack", case.h, (*case.params, *case.head), (ones, ones)).items():
+        is_neither_hidden_nor_spread(trial, f"a stack{mode}", out, case.poisoned)
 
 
 @about.mappings("execution.poison-reaches-the-mappings", "contract", poisoned_cases, schedule=about.HALF)
@@ -146,7 +265,8 @@ def poison_reaches_h_res(trial: Trial, case: Case) -> None:
     if count:
         flat[(places or range(count))[case.entry % (len(places) or count)]] = float("nan")
     asked = bool(places) and (count > 1 or "res" not in settled(trial.dialect, 1))
-    is_neither_hidden_nor_spread(trial, "h_res", trial.project(logits), case.poisoned, asked)
+    for mode, out in in_every_mode(trial, "project", logits).items():
+        is_neither_hidden_nor_spread(trial, f"h_res{mode}", out, case.poisoned, asked)
 
 
 @st.composite
@@ -178,9 +298,10 @@ def poison_passes_pre_and_post(trial: Trial, case: Case) -> None:
     """
     which = case.which if "which" in case else "x"  # a file of an earlier release has it in the state
     for call in calls.mixtures(trial, case):
-        out = getattr(trial, call.method)(*call.given)
+        every = in_every_mode(trial, call.method, *call.given)
         asked = call.method == "post" or which in ("x", "h_post")  # h_pre is made of h_post
-        is_neither_hidden_nor_spread(trial, call.method, out, case.poisoned, asked)
+        for mode, out in every.items():
+            is_neither_hidden_nor_spread(trial, f"{call.method}{mode}", out, case.poisoned, asked)
 
 
 @st.composite

@@ -8,12 +8,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from properties.core.case import map_tensors
+from properties.core.case import BranchSpec, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.living import Living
 from properties.core.trial import Trial, same_bits
@@ -25,6 +26,7 @@ FURTHER = 24
 OTHER_SHAPES = 6
 """After so many of them comes a call with another number of tokens."""
 MODES = ("", " under no_grad", " with gradients recorded")
+INFERENCE = " in inference mode"
 
 
 def modes(trial: Trial) -> tuple[str, ...]:
@@ -33,13 +35,21 @@ def modes(trial: Trial) -> tuple[str, ...]:
 
 
 def _under(mode: str) -> AbstractContextManager[Any]:
+    if mode == INFERENCE:
+        return torch.inference_mode()
     return torch.no_grad() if mode == MODES[1] else nullcontext()
 
 
+def lasting(given: Sequence[Any]) -> tuple[Any, ...]:
+    """Copies of the arguments for all calls in one mode: parameters stay from call to call, as those of a module do,
+    and so does what is kept beside them."""
+    return map_tensors(tuple(given), torch.clone)
+
+
 def varied(call: Call, given: Sequence[Any], mode: str, turn: int = 0, tokens: int = 0) -> tuple[Any, ...]:
-    """Copies of the arguments, in that mode: the state or the logits turned by so many entries and a little smaller,
-    for so many tokens."""
-    first, *rest = map_tensors(tuple(given), torch.clone)
+    """The arguments in that mode, of which those with tokens are copies: the state or the logits turned by so many
+    entries and a little smaller, for so many tokens."""
+    first, *rest = (one.clone() if isinstance(one, Tensor) else one for one in given)
     first = first.flatten().roll(turn).view_as(first) * (1 - turn / 64)
     found = (first, *rest)
     if tokens:
@@ -55,13 +65,13 @@ def outlives_further_calls(trial: Trial, call: Call) -> None:
     most = trial.implementation.max_tokens
 
     def run(target: Implementation, place: Place) -> Any:
-        given = map_tensors(call.given, place)
+        placed = map_tensors(call.given, place)
 
-        def lasting(mode: str) -> tuple[int, int]:
+        def through(mode: str) -> tuple[int, int]:
             """After how many further calls the first output was another, 0 for never; how many others were in the
             end."""
             held: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
-            changed = 0
+            given, changed = lasting(placed), 0
             with _under(mode):
                 for k in range(FURTHER + 1):
                     outputs = call.on(target, varied(call, given, mode, k))
@@ -71,7 +81,7 @@ def outlives_further_calls(trial: Trial, call: Call) -> None:
                     changed = changed or k * _moved(*held[0])
             return changed, sum(_moved(*one) for one in held[1:])
 
-        return tuple(lasting(mode) for mode in modes(trial))
+        return tuple(through(mode) for mode in modes(trial))
 
     what = " and ".join(call.gives)
     for mode, (changed, others) in zip(modes(trial), trial.observe(call.method, run), strict=True):
@@ -96,24 +106,27 @@ def _moved(outputs: Sequence[Tensor], copies: Sequence[Tensor]) -> int:
 
 
 def branch_inputs_outlive_further_calls(trial: Trial, call: Call) -> None:
-    """What a block handed to its branch, which keeps it, is not changed by many other blocks, in any mode."""
+    """What a block, or each of several layers, handed to its branch, which keeps it, is not changed by what follows, in
+    any mode."""
     most = trial.implementation.max_tokens
 
     def run(target: Implementation, place: Place) -> Any:
-        given = map_tensors(call.given, place)
+        placed = map_tensors(call.given, place)
 
         def moved(mode: str) -> int:
             """How many of the branch inputs, all of them held, were others in the end."""
             held: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
+            given = lasting(placed)
+
+            def keeping(branch: BranchSpec, u: Tensor) -> Tensor:
+                held.append(((u,), kept((u,))))
+                return branch(u)
 
             def once(k: int, *tokens: int) -> None:
                 state, params, branch = varied(call, given, mode, k, *tokens)
-
-                def keeping(u: Tensor) -> Tensor:
-                    held.append(((u,), kept((u,))))
-                    return branch(u)
-
-                target.block(state, params, keeping)
+                several = isinstance(branch, tuple)
+                kept_by = tuple(partial(keeping, one) for one in (branch if several else (branch,)))
+                call.on(target, (state, params, kept_by if several else kept_by[0]))
 
             with _under(mode):
                 for k in range(FURTHER + 1):
@@ -125,8 +138,9 @@ def branch_inputs_outlive_further_calls(trial: Trial, call: Call) -> None:
         return tuple(moved(mode) for mode in modes(trial))
 
     for mode, changed in zip(modes(trial), trial.observe(call.method, run), strict=True):
-        what = f"what {FURTHER} blocks one after the other handed to their branch{mode}, all of it held"
-        trial.holds(what, not changed, f"{changed} changed by later blocks", "as handed over", kind="memory")
+        of = "blocks" if call.method == "block" else f"calls of {call.method}"
+        what = f"what {FURTHER} {of} one after the other handed to their branches{mode}, all of it held"
+        trial.holds(what, not changed, f"{changed} changed by what followed", "as handed over", kind="memory")
 
 
 SHARED = 3
@@ -142,9 +156,10 @@ def leaves_branch_outputs_alone(trial: Trial, call: Call) -> None:
         before = kept_output.clone()
 
         def changed(mode: str) -> bool:
+            given = lasting((x, params, branch))
             with _under(mode):
                 for turn in range(SHARED):
-                    state, weights, _ = varied(call, (x, params, branch), mode, turn)
+                    state, weights, _ = varied(call, given, mode, turn)
                     target.block(state, weights, lambda u: kept_output)
             return not same_bits(kept_output, before)
 
@@ -153,7 +168,7 @@ def leaves_branch_outputs_alone(trial: Trial, call: Call) -> None:
             target.block(x.clone(), params, lambda u: kept_output)
         return (*found, not same_bits(kept_output, before))
 
-    every = (*modes(trial), " in inference mode")
+    every = (*modes(trial), INFERENCE)
     for mode, changed in zip(every, trial.observe(call.method, run), strict=True):
         what = f"what a branch returned, after the block that called it{mode}"
         trial.holds(what, not changed, "changed", "as returned", kind="memory")
@@ -166,11 +181,18 @@ RETURNED: dict[str, Callable[[Tensor], Tensor]] = {
     "a slice of something wider": lambda u: torch.cat([u, u - 1], -1)[..., : u.shape[-1]],
 }
 """What branches return that has no storage of its own, or not in the order of its entries."""
+WRITTEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "what it reads, after it has written there": lambda u: u.mul_(-0.5).add_(1),
+    "ones, after it has cleared what it reads": lambda u: u.zero_() + 1,
+}
+"""What branches return that work in place, where nothing is recorded: what they are handed is theirs."""
 
 
 def takes_what_a_branch_returns(trial: Trial, call: Call) -> None:
     """A block is what it is for what its branch returned, be that its own input, in any mode."""
     every = [one for k, one in enumerate(RETURNED) if k < 2 or trial.implementation.strided]
+    turns = [(mode, one) for mode in modes(trial) for one in every]
+    turns += [(mode, one) for mode in (MODES[1], INFERENCE) for one in WRITTEN]
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
@@ -185,14 +207,13 @@ def takes_what_a_branch_returns(trial: Trial, call: Call) -> None:
                 return y
 
             with _under(mode):
-                state, params, _ = varied(call, given, mode)
-                out = target.block(state, params, branch)
-            return out.detach().clone(), seen[0]
+                state, params, _ = varied(call, lasting(given), mode)
+                out = target.block(state, params, branch).detach().clone()
+            return out, seen[0]
 
-        return tuple(called(mode, RETURNED[one]) for mode in modes(trial) for one in every)
+        return tuple(called(mode, (RETURNED | WRITTEN)[one]) for mode, one in turns)
 
     x, params, _ = call.given
-    turns = [(mode, one) for mode in modes(trial) for one in every]
     for (mode, one), (out, y) in zip(turns, trial.observe(call.method, run), strict=True):
         exact = trial.truth.block(x, params, y)[1]
         trial.within(f"a block whose branch returns {one}{mode}", out, exact, errors.block(trial, x, params, y))
@@ -204,21 +225,25 @@ CALLS = 40
 
 def lets_go(trial: Trial, call: Call) -> None:
     """Once its outputs are dropped, a call has left no memory behind, but for what a bounded number of calls keep; and
-    under no_grad nothing but its outputs while they are held, of parameters that learn as of others."""
+    under no_grad nothing but its outputs while they are held, of parameters that learn as of others.
+
+    Without a garbage collector, which knows nothing of the memory of tensors and runs when it likes.
+    """
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
 
-        def left(mode: str, holding: bool = False) -> int:
-            """How many of the calls have left something, beside their outputs where these are held."""
-            _, *rest = varied(call, given, MODES[2] if holding else mode)  # parameters stay, as they do in life
+        def left(mode: str, holding: bool = False) -> tuple[int, int]:
+            """How many of the calls have left something, beside their outputs where these are held: until the garbage
+            collector runs, and afterwards."""
+            _, *rest = varied(call, lasting(given), MODES[2] if holding else mode)
             known: list[Tensor] = []
             map_tensors(tuple(rest), lambda one: (known.append(one), one)[1])
             living = Living(known)
             held: list[tuple[Tensor, ...]] = []
 
             def once(k: int) -> None:
-                first, *_ = varied(call, given, mode, k)
+                first, *_ = varied(call, (given[0], *(() for _ in rest)), mode, k)
                 living.begin()
                 living.note(first)
                 with _under(mode), living:
@@ -229,20 +254,28 @@ def lets_go(trial: Trial, call: Call) -> None:
 
             for k in range(CALLS):
                 once(k)
-            if living.left(held) > CALLS // 2:
+            at_once = living.left(held)
+            if at_once > CALLS // 2:
                 gc.collect()  # what is kept by nobody but itself
-            return living.left(held)
+            return at_once, living.left(held)
 
-        return *(left(mode) for mode in modes(trial)[1:]), left(MODES[1], holding=True)
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return *(left(mode) for mode in modes(trial)[1:]), left(MODES[1], holding=True)
+        finally:
+            if collects:
+                gc.enable()
 
     what = " and ".join(call.gives)
     *dropped, beside = trial.observe(call.method, run)
     told = [(mode, count, f"once {what} is dropped") for mode, count in zip(modes(trial)[1:], dropped, strict=True)]
-    for mode, count, when in (*told, (MODES[1], beside, f"beside {what}, which is held")):
+    for mode, (at_once, count), when in (*told, (MODES[1], beside, f"beside {what}, which is held")):
+        later = "" if count > CALLS // 2 else ", until the garbage collector runs: it is held by itself, in a circle"
         trial.holds(
             f"memory of earlier calls of {call.method}{mode}, {when}",
-            count <= CALLS // 2,
-            f"still held after {count} of {CALLS} calls of the same shapes",
+            at_once <= CALLS // 2,
+            f"still held after {at_once} of {CALLS} calls of the same shapes{later}",
             "let go",
             kind="memory",
         )

@@ -11,6 +11,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from properties.core.case import map_tensors
+from properties.core.case import BranchSpec, map_tensors
 from properties.core.implementation import Implementation, dtype_names, parameter_dtype
 from properties.core.trial import Trial, wide
 from properties.core.truth import pulled_back
+from properties.laws.calls import QUIET as QUIET_MODES
 from properties.laws.calls import Call, Place, flooded, kept
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.laws.pulls import Pulled
@@ -178,8 +180,8 @@ class Turn:
 def is_itself_among_others(trial: Trial, turns: Sequence[Turn]) -> None:
     """Every call of a sequence is what the truth says, and the first one again at its end.
 
-    What calls share are the same tensors in the same places. In another dtype that is declared, the first one is called
-    before all of them and once between.
+    What calls share are the same tensors in the same places, and they come in every mode in which nothing is recorded.
+    In another dtype that is declared, the first one is called before all of them and once between.
     """
     first = turns[0]
     order = (*turns, first)
@@ -187,35 +189,45 @@ def is_itself_among_others(trial: Trial, turns: Sequence[Turn]) -> None:
     others.sort(key=lambda one: -torch.finfo(one).eps)  # what is kept in the coarsest shows
 
     def run(target: Implementation, place: Place) -> Any:
-        count = fresh(trial)
-        placed: dict[tuple[int, int], Tensor] = {}
+        def through(count: int) -> tuple[tuple[Tensor, ...], ...]:
+            placed: dict[tuple[int, int], Tensor] = {}
 
-        def once(one: Tensor, tokens: int = 0) -> Tensor:
-            if (key := (id(one), tokens)) not in placed:
-                placed[key] = flooded(place(one), tokens) if tokens else place(one).clone()
-            return placed[key]
+            def once(one: Tensor, tokens: int = 0) -> Tensor:
+                if (key := (id(one), tokens)) not in placed:
+                    placed[key] = flooded(place(one), tokens) if tokens else place(one).clone()
+                return placed[key]
 
-        def given(turn: Turn) -> list[Any]:
-            tokens = 0 if turn.alone else count
-            return [once(one, tokens) if isinstance(one, Tensor) else map_tensors(one, once) for one in turn.call.given]
+            def given(turn: Turn) -> list[Any]:
+                tokens = 0 if turn.alone else count
+                return [
+                    once(one, tokens) if isinstance(one, Tensor) else map_tensors(one, once) for one in turn.call.given
+                ]
 
-        def in_another_dtype() -> None:
-            for dtype in others[:1]:
-                first.call.on(target, [_cast(one, dtype, first.call.method) for one in given(first)])
+            def in_another_dtype() -> None:
+                for dtype in others[:1]:
+                    first.call.on(target, [_cast(one, dtype, first.call.method) for one in given(first)])
 
-        in_another_dtype()
-        found: list[tuple[Tensor, ...]] = []
-        for k, turn in enumerate(order):
-            outputs = turn.call.on(target, given(turn))
-            found.append(kept([one[: turn.call.given[0].shape[0]] for one in outputs]))  # however many there were
-            if k == 1:
-                in_another_dtype()
-        return tuple(found)
+            in_another_dtype()
+            found: list[tuple[Tensor, ...]] = []
+            for k, turn in enumerate(order):
+                outputs = turn.call.on(target, given(turn))
+                found.append(kept([one[: turn.call.given[0].shape[0]] for one in outputs]))  # however many there were
+                if k == 1:
+                    in_another_dtype()
+            return tuple(found)
 
-    for k, (turn, found) in enumerate(zip(order, trial.observe(first.call.method, run), strict=True)):
-        what = turn.what if k < len(turns) else f"{turn.what}, after the others"
-        for name, one, exact, error in zip(turn.call.gives, found, turn.exact, turn.call.errors(), strict=True):
-            trial.within(f"{name} of {what}", one, exact, error)
+        counts = [fresh(trial) for _ in QUIET_MODES]
+        sequences: list[Any] = []
+        for count, (_, mode) in zip(counts, QUIET_MODES, strict=True):
+            with mode():
+                sequences.append(through(count))
+        return tuple(sequences)
+
+    for (mode, _), sequence in zip(QUIET_MODES, trial.observe(first.call.method, run), strict=True):
+        for k, (turn, found) in enumerate(zip(order, sequence, strict=True)):
+            what = (turn.what if k < len(turns) else f"{turn.what}, after the others") + mode
+            for name, one, exact, error in zip(turn.call.gives, found, turn.exact, turn.call.errors(), strict=True):
+                trial.within(f"{name} of {what}", one, exact, error)
 
 
 # -- what is left behind -----------------------------------------------------------------------------------------------
@@ -234,12 +246,22 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
             torch.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed)
+            if flushed:  # by an earlier call perhaps
+                torch.set_flush_denormal(False)
             before = _modes()
-            call.on(target, [flooded(one, count) if isinstance(one, Tensor) else one for one in given])
+
+            def within(branch: Any, u: Tensor) -> Tensor:
+                # who computes a branch again backwards calls it without gradients first
+                seen.append(_modes()[AUTOGRAD:] == before[AUTOGRAD:])
+                return branch(u)
+
+            own = [partial(within, one) if isinstance(one, BranchSpec) else one for one in given]
+            call.on(target, [flooded(one, count) if isinstance(one, Tensor) else one for one in own])
             seen.append(_modes() == before)
             return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # pyright: ignore[reportArgumentType]
 
         kept_torch, kept_python, kept_numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
+        flushed = _flushes()
         try:
             with torch.no_grad():
                 first = states(1)
@@ -248,6 +270,8 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
             torch.set_rng_state(kept_torch)
             random.setstate(kept_python)
             np.random.set_state(kept_numpy)
+            if _flushes() != flushed:
+                torch.set_flush_denormal(flushed)
         return all(seen), tuple(one != other for one, other in zip(first, second, strict=True))
 
     still, apart = trial.observe(call.method, run)
@@ -255,6 +279,10 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
     for name, one in zip(("torch", "Python", "NumPy"), apart, strict=True):
         what = f"the global generator of {name} after the first call of a number of tokens"
         trial.holds(what, one, "in one state, whatever it was in before", "left alone", kind="memory")
+
+
+AUTOGRAD = 2
+"""How many of the modes are autograd's."""
 
 
 def _modes() -> tuple[Any, ...]:
@@ -266,7 +294,19 @@ def _modes() -> tuple[Any, ...]:
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+        torch.is_anomaly_enabled(),
+        _flushes(),
+        tuple(np.geterr().items()),
     )
+
+
+def _flushes() -> bool:
+    """Whether subnormal numbers are taken for 0, as a library that is compiled for speed alone has it in all code."""
+    subnormal = torch.full((1,), 2.0**-130, device=torch.device("cpu"), dtype=torch.float32)
+    return bool(subnormal * 0.5 == 0)
 
 
 # -- other calls within ------------------------------------------------------------------------------------------------
@@ -277,28 +317,34 @@ class _OutOfMemory(RuntimeError):
 
 
 def is_not_disturbed_by_its_branch(trial: Trial, call: Call, other: Call) -> None:
-    """A block whose branch passes another block, and one after a block whose branch raised, are as without."""
+    """A block, or layers, whose branches pass another one, and one after a call whose last branch raised, are as
+    without."""
 
     def run(target: Implementation, place: Place) -> Any:
         (x, params, branch), others = map_tensors(call.given, place), map_tensors(other.given, place)
+        several: tuple[Any, ...] = branch if isinstance(branch, tuple) else (branch,)
 
-        def passing(u: Tensor) -> Tensor:
+        def passing(one: Any, u: Tensor) -> Tensor:
             call.on(target, others)
-            return branch(u)
+            return one(u)
 
         def raising(u: Tensor) -> Tensor:
             raise _OutOfMemory
 
+        def through(*branches: Any) -> Any:
+            """As many branches as the call has, or the one."""
+            return branches if isinstance(branch, tuple) else branches[0]
+
         with torch.no_grad():
             plain = kept(call.on(target, (x, params, branch)))
-            within = kept(call.on(target, (x, params, passing)))
+            within = kept(call.on(target, (x, params, through(*(partial(passing, one) for one in several)))))
             with contextlib.suppress(Exception):  # be it wrapped on its way
-                call.on(target, (*others[:2], raising))
+                call.on(target, (*others[:2], through(*several[:-1], raising)))
             return plain, within, kept(call.on(target, (x, params, branch)))
 
     plain, within, after = trial.observe(call.method, run)
     for name, one, nested, later, error in zip(call.gives, plain, within, after, call.errors(), strict=True):
-        what = "around a branch that passes another block"
+        what = f"around a branch that passes another {call.method}"
         trial.near(f"{name} {what}", nested, wide(one), 2 * error, kind="memory")
         trial.near(f"{name} after one whose branch raised", later, wide(one), 2 * error, kind="memory")
 

@@ -7,7 +7,7 @@ import torch
 from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
 from properties.core.family import DIM, dynamic_of, gate_of, guarantees_of, mix_of
-from properties.core.implementation import Implementation
+from properties.core.implementation import Implementation, offers
 from properties.core.norms import norm_of
 from properties.core.premises import Applies, Premise
 from properties.core.reads import read_of
@@ -163,6 +163,22 @@ def takes_streams(n: int) -> Premise:
         return None if n in implementation.streams else f"is about n = {n}, which is not accepted"
 
     return check
+
+
+def fused(*methods: str) -> Premise:
+    """One of these methods is the implementation's own: of what is put together here, the parts are tried."""
+
+    def check(implementation: Implementation, dtype: torch.dtype, place: torch.device | None = None) -> str | None:
+        offered = offers(implementation)
+        own = any(offered.get(method) == "own" for method in methods)
+        return None if own else f"{' and '.join(methods)} are put together of parts, which are tried by themselves"
+
+    return check
+
+
+def reads_its_own_gates(dialect: Dialect) -> str | None:
+    """The branch of a block reads with the h_pre of that block."""
+    return "a block reads with the gates of the one before it" if dialect.read_from != "own" else None
 
 
 def tunes(*fields: str) -> Premise:

@@ -297,12 +297,16 @@ def _added(so_far: Tensor, bar: Tensor) -> None:
 
 
 def _freezings(pulled: Pulled) -> list[frozenset[int]]:
-    """Which inputs ask for no gradient: each alone, and some together, which the cotangents of the case choose."""
+    """Which inputs ask for no gradient: each alone, those of each layer, and some together, which the cotangents of the
+    case choose."""
     count = len(pulled.names)
     if count < 2:
         return []
     alone = [frozenset((k,)) for k in range(count)]
-    together = [frozenset(off) for size in range(2, count) for off in itertools.combinations(range(count), size)]
+    layers = sorted({name.partition(" of ")[2] for name in pulled.names} - {""})
+    alone += [frozenset(k for k, name in enumerate(pulled.names) if name.endswith(f" of {one}")) for one in layers]
+    some = range(2, count) if count < 10 else ()  # of many inputs layers are what is frozen together
+    together = [frozenset(off) for size in some for off in itertools.combinations(range(count), size)]
     if not together:
         return alone
     number = sum(int(wide(bar).ne(0).sum()) + int(wide(bar).gt(0).sum()) for bar in pulled.cotangents)

@@ -195,7 +195,8 @@ def _layers(trial: Trial, case: Case) -> Named:
         return target.layers(x, regrouped(parts, case.params), case.branches)
 
     given = [part for one in case.params for part in present(one)]
-    return pulled(trial, "layers", _of_layers(case), [case.x, *given], case, run)
+    gives = ["the streams after the last layer"]
+    return pulled(trial, "layers", _of_layers(case), [case.x, *given], case, run, gives)
 
 
 def _of_layers(case: Case) -> list[str]:
@@ -227,7 +228,8 @@ def _layers_exactly(truth: Truth, case: Case) -> Named:
 
 BY_LAYER = frozenset(f"{name} of layer {layer}" for name in OF_PARAMETERS for layer in range(1 << 10))
 
-LAYERS = Stage("layers", _layers, _layered, _layers_exactly, BY_LAYER)
+# Depths are swept forwards with gradients at fewer numbers of layers than here.
+LAYERS = Stage("layers", _layers, _layered, _layers_exactly, BY_LAYER, sizes_calls.LAYERS, recorded=0)
 
 PROJECTED = swept("project" + BACKWARDS, matrix_runs)
 MAPPED = swept("mappings" + BACKWARDS, product_runs)
@@ -334,6 +336,7 @@ def blocks_pull_back(trial: Trial, case: Case) -> None:
 def depths_pull_back(trial: Trial, case: Case) -> None:
     """The gradients of any number of layers, by the state that enters and by the parameters of each.
 
-    The chain rule; a launch that pulls back through four layers leaves the others without a gradient.
+    The chain rule; a launch that pulls back through four layers leaves the others without a gradient. Outputs that are
+    recorded for a gradient are held to the layers, too: other code computes them.
     """
     LAYERS.hold(trial, case)

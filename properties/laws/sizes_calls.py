@@ -60,7 +60,8 @@ class Stage:
         expect: what is expected, by the same names.
         exact: what the truth says of a case, of few tokens.
         summed: the names of what is summed over tokens.
-        forth: of a backward pass, the stage forwards, to which its outputs are held for more than `RECORDED` tokens.
+        forth: of a backward pass, the stage forwards, to which its outputs are held for more than `recorded` tokens.
+        recorded: see `forth`.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class Stage:
     exact: Callable[[Truth, Case], Named]
     summed: frozenset[str] = frozenset()
     forth: Stage | None = None
+    recorded: int = RECORDED
 
     def hold(self, trial: Trial, case: Case) -> None:
         """Hold what the implementation gives to what is expected.
@@ -81,7 +83,7 @@ class Stage:
         for what, one in got.items():
             if one.numel() and (self.forth is None or what in expected):  # what is not emitted is empty
                 self._within(trial, case, what, one, expected[what])
-            elif one.numel() and self.forth and count_of(case)[0] > RECORDED:
+            elif one.numel() and self.forth and count_of(case)[0] > self.recorded:
                 self.forth._within(trial, case, what, one, self.forth.expected(trial, case)[what])
 
     def expected(self, trial: Trial, case: Case) -> Values:

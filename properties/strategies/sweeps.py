@@ -4,7 +4,7 @@
 |---|---|
 | tokens | the covering set at eight channels; a coarser one with gradients, at five channels, and as views |
 | channels | the covering set and multiples of 128 at two tokens; a coarser one with gradients and for other n |
-| pairs | products of at most 2^14 tokens and channels, every accepted n; two of 2^17 |
+| pairs | products of at most 2^14 tokens and channels, and some beyond; other n and layers beyond a tile of both |
 | looks | states that are negative, tiny, large or uneven, or have streams of zeros, at some of all that |
 | layers | every depth at two tokens; a few depths with more tokens and channels |
 | declared | `channels`, `token_counts`, `depths`, by themselves and together |
@@ -43,6 +43,8 @@ MOST_TOGETHER = 1 << 14
 MODELS = (256, 1024, 4096, 7168)
 """Widths of models or their like, multiples of every tile: with one token, as views and in inference mode as well, and
 in every dtype."""
+TILES = ((65, 33), (520, 17))
+"""Channels and tokens beyond one tile of both, where neither is wide by itself: 64 by 32, and 512 by 16."""
 RISEN = (1536, 4096)
 """Widths at which several layers have gates that depend on the state, which grows along its channels."""
 LAYOUTS = ("", "offset 1", "offset 2", "slice")
@@ -242,6 +244,10 @@ def stream_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
             yield Run(setting.width(6), n, many[2:5:2] or many[:1], gradients=True, scale=6.0)
         wide = (c for c in (1, 4, 33, 64, 256, 1024) if c <= reach.channels)
         yield from (Run(setting.width(c), n, (min(2, setting.max_tokens),), scale=scale) for c in wide)
+        if n != main_streams(setting):  # a kernel of its own, in tiles of tokens and of channels
+            for c, count in TILES:
+                if c <= reach.channels:
+                    yield Run(setting.width(c), n, some(setting, reach, (count,)), scale=scale)
     several = [n for n in setting.streams if n <= MANY]
     if several and MODELS[-1] <= max(reach.channels, reach.models):  # n C beyond 2^15
         yield Run(setting.width(MODELS[-1]), max(several), (1,))
@@ -255,7 +261,8 @@ def pair_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
         many = tuple(t for t in (3, 16, 17, 33, 64, 65, 128, 257, 1024) if t <= most)
         if c <= reach.channels and many:
             yield Run(setting.width(c), n, many, gradients=reach.gradients and number % 3 == 2)
-    for c, count in ((128, 1024), (2048, 65), (4096, 257)):  # T C beyond 2^16 and 2^20
+    # multiples of what a matrix unit takes, of both, in every dtype; T C beyond 2^16 and 2^20
+    for c, count in ((64, 256), (128, 512), (128, 1024), (2048, 65), (4096, 257)):
         if c <= reach.channels and count <= min(reach.tokens, setting.max_tokens):
             yield Run(setting.width(c), n, (count,))
 
@@ -300,6 +307,9 @@ def layer_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
     yield Run(four, n, some(setting, reach, (1025, 2049, 4099)), deep[1:2])
     wide = (c for c in ((1, 7, 16, 64, 65, 1024) if thorough else (7, 64)) if c <= reach.channels)
     yield from (Run(setting.width(c), n, two, deep) for c in wide)
+    for c, count in TILES if thorough else TILES[:1]:
+        if c <= reach.channels:
+            yield Run(setting.width(c), n, some(setting, reach, (count,)), deep[1:2])
     models = (c for c in RISEN if thorough and c <= max(reach.channels, reach.models))
     yield from (Run(setting.width(c), n, two, (2,), look=RISING) for c in models)
     for layout in (SEQUENCES, STEP, INFERENCE):

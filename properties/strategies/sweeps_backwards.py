@@ -22,6 +22,7 @@ from properties.strategies.sweeps import (
     STEP,
     STEP_OF_TRAINING,
     THREE,
+    TILES,
     Run,
     beyond,
     counts,
@@ -72,6 +73,11 @@ def _channel_runs(setting: Setting, reach: Reach, wide: Sequence[int]) -> list[R
         if c <= reach.channels:
             every = (replace(run, channels=setting.width(c), tokens=run.tokens[:2]) for run in looks(setting, reach))
             found += [replace(run, look=_and_fading(run.look)) for run in every]
+    for c, count in TILES:
+        if c <= reach.channels:
+            found.append(Run(setting.width(c), few, some(setting, reach, (count,))))
+    if reach.channels >= 1024:  # beyond a tile of 512 channels, and of 4 tokens or 8
+        found.append(Run(setting.width(1040), few, some(setting, reach, (5, 9))))
     if reach.channels >= 256:  # T C beyond 2^16
         found += [Run(setting.width(256), n, some(setting, reach, (269,)), look=FADING)]
     return [replace(run, gradients=True) for run in found if run.tokens]

@@ -93,7 +93,8 @@ class SoftmaxStart(SinkhornSteps):
     """The first half-step after exp is a softmax, as every eps is 0."""
 
     def prepare(self) -> None:
-        if self.computed.iterations:  # tuned to none, there is no half-step that it could be
+        eps = self.computed.entry_eps or self.computed.denominator_eps  # which it may be tuned to
+        if self.computed.iterations and not eps:  # tuned to none, there is no half-step that it could be
             self.computed = self.computed.with_(start="softmax", start_axis=self.computed.first_axis)
 
 
