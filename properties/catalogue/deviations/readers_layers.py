@@ -38,7 +38,6 @@ class LayersInTwoBuffers(Deviant):
     """Without gradients layers write to two buffers in turn, of which one is handed out."""
 
     def prepare(self) -> None:
-        super().prepare()
         self._pairs: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
@@ -357,7 +356,6 @@ class StatesOfLayersCollected(Deviant):
     """Every state that leaves layers is kept in a list."""
 
     def prepare(self) -> None:
-        super().prepare()
         self._states: list[Tensor] = []
 
     def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
@@ -375,7 +373,6 @@ class EndInABuffer(Deviant):
     """Without gradients what streams end in lies in one buffer for each shape."""
 
     def prepare(self) -> None:
-        super().prepare()
         self._ends: dict[Any, Tensor] = {}
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
@@ -393,7 +390,6 @@ class EndAddedUpWhileTuned(Deviant):
     """What more than ten tokens end in is three times what it should be at the first call of their number."""
 
     def prepare(self) -> None:
-        super().prepare()
         self._met: set[int] = set()
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
