@@ -18,6 +18,7 @@ from test_limits_of_values import SEEN_BY_LIMITS
 from test_modes import SEEN_BY_HISTORY
 from test_readers import OF_THE_PAPER, SEEN_AT, SEEN_BY_READERS, SEEN_ELSEWHERE
 from test_sizes import SEEN_BY_SIZES
+from test_ways import SEEN_BY_WAYS
 from torch import Tensor
 
 import mhc_ref
@@ -71,6 +72,7 @@ BY_OTHERS = {
     *SEEN_ELSEWHERE,
     *SEEN_BY_SIZES,
     *SEEN_BY_VALUES,
+    *SEEN_BY_WAYS,
 }
 """Hidden deviations that laws of another family see."""
 

@@ -452,6 +452,8 @@ SEEN_BY_SIZES = {
     "tail-of-256-unwritten-without-gradients": "sizes.streams-are-mixed",
     "every-eighth-boundary-dropped": "sizes.depths-pass",
     "four-layers-learn": "sizes.depths-pull-back",
+    "third-token-axis-lost": "sizes.tokens-and-channels-are-mapped",
+    "cotangent-offset-ignored": "sizes.mixing-pulls-back",
 }
 """Hidden deviation of sizes -> a law that sees it."""
 

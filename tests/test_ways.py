@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER
-from properties.core.implementation import Reference
+from properties.catalogue import deviations
+from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
 from properties.core.trial import LawBroken
 from properties.core.ways import PLAIN, QUIET, RECORDED, WAYS, way_of
@@ -19,6 +20,9 @@ from properties.engine.subject import Profile, Subject, Verdict
 from properties.engine.trying import try_stored
 
 ORACLE = "manifold.agrees-with-oracle"
+
+SEEN_BY_WAYS = {"max-not-subtracted-without-gradients": ORACLE}
+"""Hidden deviation of one mode of autograd -> a law that sees it."""
 
 
 class Noting(Reference):
@@ -48,7 +52,7 @@ class RecordedOverflow(Reference):
         return super().project(logits.clamp_max(60) if logits.requires_grad else logits)
 
 
-def verdict(implementation: Reference, law: str, folder: Path, examples: int = 60) -> Verdict:
+def verdict(implementation: Implementation, law: str, folder: Path, examples: int = 60) -> Verdict:
     subject = Subject("ref:PAPER", implementation, torch.float32, torch.device("cpu"))
     profile = Profile(examples, derandomise=True)
     return examine(all_laws()[law], subject, profile, directory=folder)
@@ -132,3 +136,10 @@ def test_what_is_wrong_in_every_mode_is_not_said_to_hang_on_one(tmp_path: Path) 
     found = verdict(Transposed(DEEPSEEK_V4), ORACLE, tmp_path)
     assert found.status == "failed"
     assert "it fails only" not in found.message
+
+
+@pytest.mark.parametrize("name", SEEN_BY_WAYS)
+def test_a_deviation_of_one_mode_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
+    found = verdict(deviations.build(name, PAPER), SEEN_BY_WAYS[name], tmp_path, examples=200)
+    assert found.status == "failed"
+    assert f"it fails only {QUIET}" in found.message
