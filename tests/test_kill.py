@@ -81,7 +81,7 @@ ONE_KIND = {
         *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
         *("seed-set-at-first-call", "graph-recorded-under-no-grad"),
         *("branch-output-scaled-in-place", "branch-input-written-again", "branch-inputs-in-a-ring-of-four"),
-        *("output-in-the-buffer-of-a-module", "layers-in-two-buffers", "output-kept-on-ctx"),
+        *("output-in-the-buffer-of-a-module", "layers-in-two-buffers"),
         *("branch-reads-the-state-itself", "shut-mappings-handed-out"),
         *("states-of-layers-collected", "end-in-a-buffer"),
     ),

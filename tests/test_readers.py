@@ -51,7 +51,6 @@ SEEN_BY_READERS = {
     "nan-hidden-without-gradients": "execution.poison-is-neither-hidden-nor-spread",
     "head-phi-strides-ignored": "depth.stacks-take-any-batch",
     "shut-mappings-handed-out": "execution.mappings-have-no-memory",
-    "output-kept-on-ctx": "execution.mappings-let-go",
     "layers-read-as-they-lie": "depth.layers-take-any-batch",
     "layers-in-place": "execution.layers-have-no-memory",
     "states-of-layers-collected": "execution.layers-let-go",

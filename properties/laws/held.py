@@ -225,17 +225,13 @@ CALLS = 40
 
 def lets_go(trial: Trial, call: Call) -> None:
     """Once its outputs are dropped, a call has left no memory behind, but for what a bounded number of calls keep; and
-    under no_grad nothing but its outputs while they are held, of parameters that learn as of others.
-
-    Without a garbage collector, which knows nothing of the memory of tensors and runs when it likes.
-    """
+    under no_grad nothing but its outputs while they are held, of parameters that learn as of others."""
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
 
-        def left(mode: str, holding: bool = False) -> tuple[int, int]:
-            """How many of the calls have left something, beside their outputs where these are held: until the garbage
-            collector runs, and afterwards."""
+        def left(mode: str, holding: bool = False) -> int:
+            """How many of the calls have left something, beside their outputs where these are held."""
             _, *rest = varied(call, lasting(given), MODES[2] if holding else mode)
             known: list[Tensor] = []
             map_tensors(tuple(rest), lambda one: (known.append(one), one)[1])
@@ -254,28 +250,20 @@ def lets_go(trial: Trial, call: Call) -> None:
 
             for k in range(CALLS):
                 once(k)
-            at_once = living.left(held)
-            if at_once > CALLS // 2:
-                gc.collect()  # what is kept by nobody but itself
-            return at_once, living.left(held)
+            if living.left(held) > CALLS // 2:
+                gc.collect()  # what is kept by nobody but itself, as closures that call themselves keep it
+            return living.left(held)
 
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            return *(left(mode) for mode in modes(trial)[1:]), left(MODES[1], holding=True)
-        finally:
-            if collects:
-                gc.enable()
+        return *(left(mode) for mode in modes(trial)[1:]), left(MODES[1], holding=True)
 
     what = " and ".join(call.gives)
     *dropped, beside = trial.observe(call.method, run)
     told = [(mode, count, f"once {what} is dropped") for mode, count in zip(modes(trial)[1:], dropped, strict=True)]
-    for mode, (at_once, count), when in (*told, (MODES[1], beside, f"beside {what}, which is held")):
-        later = "" if count > CALLS // 2 else ", until the garbage collector runs: it is held by itself, in a circle"
+    for mode, count, when in (*told, (MODES[1], beside, f"beside {what}, which is held")):
         trial.holds(
             f"memory of earlier calls of {call.method}{mode}, {when}",
-            at_once <= CALLS // 2,
-            f"still held after {at_once} of {CALLS} calls of the same shapes{later}",
+            count <= CALLS // 2,
+            f"still held after {count} of {CALLS} calls of the same shapes",
             "let go",
             kind="memory",
         )

@@ -292,33 +292,6 @@ class ShutMappingsHandedOut(Deviant):
         return kept[key]
 
 
-class _KeepsItsOutput(torch.autograd.Function):
-    """The sigmoid, which keeps what it returns where its graph is, and so keeps the graph."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        ctx.found = z.sigmoid()
-        return ctx.found
-
-    @staticmethod
-    def backward(ctx: Any, *bars: Any) -> Any:
-        return ctx.found * (1 - ctx.found) * bars[0]
-
-
-@execution(
-    "output-kept-on-ctx",
-    "documentation of torch, Extending PyTorch: outputs that are kept on ctx by another way than save_for_backward",
-    lambda d: gates(d) and d.post == "sigmoid",
-    hidden="but for the memory of a graph",
-)
-class OutputKeptOnCtx(Deviant):
-    """What a gate returned is kept on `ctx` for its backward pass: a circle, which holds the memory of every call."""
-
-    def h_post(self, logits: Tensor) -> Tensor:
-        gate: Any = _KeepsItsOutput.apply(logits)
-        return self.computed.post_scale * gate + self.computed.post_eps
-
-
 @execution(
     "layers-read-as-they-lie",
     f"{MUTATION}: aiter #5292 in a kernel of several layers",
@@ -356,11 +329,11 @@ class StatesOfLayersCollected(Deviant):
     """Every state that leaves layers is kept in a list."""
 
     def prepare(self) -> None:
-        self._states: list[Tensor] = []
+        self._collected: list[Tensor] = []
 
     def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
-        self._states.append(super().layers(x, params, branches))
-        return self._states[-1]
+        self._collected.append(super().layers(x, params, branches))
+        return self._collected[-1]
 
 
 @execution(
