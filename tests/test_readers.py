@@ -107,11 +107,12 @@ def test_what_a_reader_wrote_for_another_dialect_is_seen(name: str, tmp_path: Pa
 
 def test_what_a_reader_wrote_in_bfloat16_is_seen_at_full_tiles() -> None:
     one = all_laws()["sizes.streams-are-mixed"]
-    assert one.sweep is not None
+    sweep = one.sweep
+    assert sweep is not None
     for target, refused in ((Reference(PAPER), False), (build("full-tiles-of-a-matrix-unit", PAPER), True)):
         subject = Subject("target", target, torch.bfloat16, torch.device("cpu"))
-        points = one.sweep.points(subject.setting(one), Reach(2, 550, 550, 24, models=8192), 0)  # as in dev
-        (case,) = [one.case() for one in points if (one.size.tokens, one.size.channels) == (256, 64)]
+        points = sweep.points(subject.setting(one), Reach(2, 550, 550, 24, models=8192), 0)  # as in dev
+        (case,) = [at.case() for at in points if (at.size.tokens, at.size.channels) == (256, 64)]
         broken = False
         try:
             one.judge(subject.trial(), case)
@@ -133,10 +134,11 @@ def test_what_a_reader_wrote_is_seen_where_it_shows(name: str, tmp_path: Path) -
 def test_what_a_reader_wrote_is_seen_at_a_size_that_is_swept(name: str) -> None:
     law, *size = SEEN_AT[name]
     one = all_laws()[law]
-    assert one.sweep is not None
+    sweep = one.sweep
+    assert sweep is not None
     for target, refused in ((Reference(DEEPSEEK_V4), False), (build(name, DEEPSEEK_V4), True)):
         subject = Subject("target", target, torch.float32, torch.device("cpu"))
-        points = one.sweep.points(subject.setting(one), Reach(3, 8192, 8192, 65), 0)
+        points = sweep.points(subject.setting(one), Reach(3, 8192, 8192, 65), 0)
         cases = [
             point.case() for point in points if [point.size.tokens, *([point.size.channels] * (len(size) > 1))] == size
         ]
