@@ -351,14 +351,18 @@ FAMILIES: dict[Kind, tuple[str, ...]] = {"gradient": ("gradient",), "execution":
 SHOWN = [name for name in CATALOGUE if name not in SEEN_IN_ANOTHER_DTYPE]
 FINE = [name for name in SHOWN if torch.float64 in CATALOGUE[name].dtypes]
 COARSE = [name for name in SHOWN if name not in FINE]
-BELOW_A_FLOOR = ("norm-clamp-lets-through", "norm-clamp-stops", "norm-clamp-detached", "norm-clamp-of-all-streams")
+BELOW_A_FLOOR = (
+    *("norm-clamp-lets-through", "norm-clamp-stops", "norm-clamp-detached", "norm-clamp-of-all-streams"),
+    *("rms-eps-missing", "rms-eps-clamps-root", "sinkhorn-eps-for-norm"),
+)
+"""What shows below the eps by which a norm clamps, which in a preset is below every state of order 1."""
 
 
 def dialects(name: str) -> dict[str, Dialect]:
     """The presets for which a deviation is one, or the dialect that shows one of no preset; never none."""
     found = {preset: dialect for preset, dialect in PRESETS.items() if CATALOGUE[name].applies(dialect)}
-    if name in BELOW_A_FLOOR:  # that of a library is below every state of order 1
-        found = {}
+    if name in BELOW_A_FLOOR:
+        found = {preset: dialect for preset, dialect in found.items() if dialect.rms_eps_by != "clamp"}
     return found or {"another dialect": NEEDS_OTHER_DIALECT[name]}
 
 
@@ -418,11 +422,12 @@ NEEDS_OTHER_DIALECT = {
     "static-reads-the-state": PAPER.with_(dynamic="static"),
     **dict.fromkeys(
         (
-            *("norm-clamp-added", "norm-clamp-of-squares", "norm-clamp-of-all-streams"),
+            *("norm-clamp-added", "norm-clamp-of-squares"),
             *("norm-clamp-lets-through", "norm-clamp-stops", "norm-clamp-detached"),
         ),
         PAPER.with_(rms_eps=1e-3, rms_eps_by="clamp"),
     ),
+    "norm-clamp-of-all-streams": PAPER.with_(rms_eps=1e-3, rms_eps_by="clamp", norm_over="stream"),
     "rms-eps-of-float32": PAPER.with_(rms_eps_from="compute"),
     **dict.fromkeys(
         (
