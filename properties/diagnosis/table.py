@@ -50,6 +50,8 @@ OUTSIDE = {
 (docs/findings.md): a matrix of ones, tokens that are added up."""
 
 EQUIVALENT = {
+    "expand-stream-0-only": "it is what expand = 'one-hot' declares",
+    "bottleneck-end-is-a-mean": "it is what collapse = 'mean' declares",
     "identity-matrix": "it is what residual = 'identity' declares",
     "ends-on-first-axis": "a softmax over rows, then 19 times columns and rows: without the last division",
     "first-axis-once-more": "a softmax over rows, then 20 times columns and rows: rows once more",
