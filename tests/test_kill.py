@@ -85,7 +85,8 @@ ONE_KIND = {
         *("branch-reads-the-state-itself", "shut-mappings-handed-out"),
         *("states-of-layers-collected", "end-in-a-buffer"),
     ),
-    "right but for sizes, or for what was called before, at which the oracle looks": (
+    "right but for sizes, for what was called before, or for how it is called, at which the oracle looks": (
+        *("max-not-subtracted-without-gradients", "cotangent-offset-ignored"),
         *("folded-weight-kept", "folded-gates-kept", "workspace-without-dtype", "fewer-iterations-for-five-streams"),
         *("square-state-transposed", "channels-above-4096-left-out", "tail-of-256-unwritten-without-gradients"),
         *("recorded-tail-unwritten", "state-gradient-of-64-channels"),
