@@ -37,21 +37,22 @@ def _norm(inference: Inference, base: Dialect) -> None:
     """Over which numbers the norm is taken, whether it subtracts their mean, and what is added to its weight: tried
     together, since none of them fits beside a wrong value of another."""
     stages = ("mappings", "block")
+    names = [name for name in _NORM if name not in inference.findings]  # of some reads they are numbers with an error
     asked = next((found for stage in stages if (found := _asked(inference, stage))), [])
     if not asked or all(one.error for one in asked):
-        for name in _NORM:
+        for name in names:
             _try(inference, base, name, stages, gates=True)
         return
     dialect = inference.dialect(base)
     fitting: list[dict[str, Any]] = []
-    for values in itertools.product(*(dict.fromkeys([value_of(base, k), *choices(base, k)]) for k in _NORM)):
-        tried: dict[str, Any] = dict(zip(_NORM, values, strict=True))
+    for values in itertools.product(*(dict.fromkeys([value_of(base, k), *choices(base, k)]) for k in names)):
+        tried: dict[str, Any] = dict(zip(names, values, strict=True))
         with contextlib.suppress(ValueError):  # which contradicts another field
             other = dialect.with_(**tried)
             if all(_relevant(inference.predictions.ratios(one, other), one, True) <= 1 for one in asked):
                 fitting.append(tried)
     if not fitting:
-        for name in _NORM:
+        for name in names:
             _try(inference, base, name, stages, gates=True)
         return
     best = min(fitting, key=lambda one: sum(value != value_of(base, name) for name, value in one.items()))
