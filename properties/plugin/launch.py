@@ -64,7 +64,6 @@ def launch(arguments: Sequence[str], folder: Path, seconds: float | None = None)
     named = f"mhc-properties: --report {printable(str(folder), 200)}"
     with contextlib.ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             if not stack.enter_context(alone_in(folder)):
                 say(f"{named}: another run is writing its report there. Wait for it, or give this one another folder")
                 return Outcome(USAGE, None)
@@ -78,7 +77,9 @@ def launch(arguments: Sequence[str], folder: Path, seconds: float | None = None)
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Generator[bool]:
-    """Whether no other run reports to a folder; none will while this is open, where the system has locks."""
+    """Whether no other run reports to a folder, which is made; none will while this is open, where there are locks."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # no POSIX
@@ -96,6 +97,9 @@ def alone_in(folder: Path) -> Generator[bool]:
         yield alone
     finally:
         os.close(held)
+        with contextlib.suppress(OSError):  # a run that left nothing leaves no folder either
+            if made:
+                folder.rmdir()
 
 
 def _launched(arguments: Sequence[str], path: Path, end: float | None) -> Outcome:
