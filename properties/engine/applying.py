@@ -32,8 +32,6 @@ def _once(implementation: Implementation) -> str:
 def unlocked_by(law: Law, subject: Subject, profile: Profile) -> tuple[str, ...]:
     """The methods that the implementation does not offer, each of which alone would make the law apply."""
     offered = offers(subject.implementation)
-    if all(method in offered for method in law.needs):
-        return ()
     missing = [method for method in METHODS if method not in offered]
     with_one = {method: cast(Implementation, _WithOneMore(subject.implementation, method)) for method in missing}
     return tuple(method for method, one in with_one.items() if inapplicable(law, subject, profile, one) is None)

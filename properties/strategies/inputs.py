@@ -15,6 +15,7 @@ from mhc_ref.packing import residual_size
 from properties.core.case import Case
 from properties.core.norms import norm_of
 from properties.core.slips import clamps_norm
+from properties.core.truth import wide
 from properties.strategies.coefficients import branch_of, params_of
 from properties.strategies.draws import among, kept, noise, seeds
 from properties.strategies.projected import streams
@@ -75,10 +76,10 @@ def coefficient_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1, most:
 
 @st.composite
 def silenced(draw: DrawFn, setting: Setting, x: Tensor) -> Tensor:
-    """x [tokens, n, C], or, where the norm clamps, x with nothing in one of the norms of its first token.
+    """x [tokens, n, C], or, where the norm clamps, x with one of the norms of its first token at 0, or at half the eps.
 
-    There the derivative is the reciprocal of the clamp, 1e12 beside streams whose own is of order 1, and nothing but a
-    stream of zeros shows that a backward pass has it.
+    There the derivative is the reciprocal of the clamp, 1e12 beside streams whose own is of order 1. Nothing but a
+    stream of zeros shows that a backward pass has it, and nothing but a small one that it has no more than it.
     """
     if setting.least_scale or not clamps_norm(setting.dialect):
         return x
@@ -86,7 +87,10 @@ def silenced(draw: DrawFn, setting: Setting, x: Tensor) -> Tensor:
     if stream is None:
         return x
     x = x.clone()
-    x[:1, stream if norm_of(setting.dialect).OVER == (-1,) else slice(None)] = 0
+    place = (slice(0, 1), stream if norm_of(setting.dialect).OVER == (-1,) else slice(None))
+    size = float(wide(x[place]).norm())
+    share = draw(st.sampled_from((0.0, 0.5)))
+    x[place] = (wide(x[place]) * (share * setting.dialect.rms_eps / size if size else 0.0)).to(x.dtype)
     return x
 
 

@@ -77,7 +77,7 @@ class XTransformers(Sinkhorn):
         n = logits.shape[-1]
         module = self._library.HyperConnection(
             CHANNELS, layer_index=0, num_residual_streams=n, sinkhorn_iters=self.dialect.iterations
-        )
+        ).to(logits.dtype)  # a model is made once, whatever torch's default dtype is when it is called
         weights = {"static_alpha": torch.cat([module.static_alpha.detach()[:, :1], logits], -1)}
         heard: list[Tensor] = []
 
