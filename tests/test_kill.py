@@ -39,7 +39,7 @@ ONE_KIND = {
         *("cotangent-flushed", "recomputed-from-clamped-logits", "gate-gradient-overflows", "four-layers-learn"),
         *("gates-detached", "carry-gate-detached", "attention-backward-without-mean"),
         *("shut-gates-never-learn", "head-of-the-last-chunk", "branch-drawn-again", "gradient-of-64-tiles"),
-        *("norm-clamp-lets-through", "norm-clamp-stops", "norm-clamp-detached", "mean-detached"),
+        *("norm-clamp-lets-through", "mean-detached"),
     ),
     "each factor, term and sum has a value of its own, which only the declared formula knows": ("pre-in-state-dtype",),
     "the weights of a branch are reached by no law but one, which knows their gradient": (
