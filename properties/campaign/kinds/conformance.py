@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from properties.campaign.kind import Kind
 
 if TYPE_CHECKING:
     from properties.commands.conformance_table import Run
+    from properties.report.report import Line
 
 
 def question_of(name: str, profile: str, seed: int, known: Path | None) -> Question:
@@ -69,7 +71,17 @@ def run_of(record: Record, folder: Path) -> Run:
     from properties.commands.conformance_table import Run, read
 
     name, trouble = record["question"]["name"], record["answer"]["trouble"]
-    return Run(name, (), trouble) if trouble else read(name, Folder(folder).files(record["address"]))
+    if trouble:
+        return Run(name, (), trouble)
+    files = Folder(folder).files(record["address"])
+    run = read(name, files)
+    return dataclasses.replace(run, lines=tuple(_moved(one, files) for one in run.lines))
+
+
+def _moved(line: Line, files: Path) -> Line:
+    """A line whose counterexample is named where it lies now: the report was written while the cell was answered."""
+    here = files / "counterexamples" / Path(line.counterexample or "").name
+    return dataclasses.replace(line, counterexample=str(here)) if line.counterexample and here.is_file() else line
 
 
 def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
