@@ -184,6 +184,7 @@ def test_divisions_are_bounded_alike_in_numpy_and_in_torch(name: str, iterations
                 torch.testing.assert_close(other, one, rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 def test_operations_waits_and_bytes_of_a_pass_are_counted() -> None:
     x = torch.ones(4, 3, dtype=torch.float64)
     with Counting() as counts:

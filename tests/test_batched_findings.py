@@ -129,6 +129,7 @@ def test_a_call_that_breaks_with_many_tokens_alone_is_a_lead(tmp_path: Path) -> 
     assert "too many blocks" in found.leads[0]
 
 
+@pytest.mark.slow
 def test_float64_is_put_to_mpmath_from_half_of_its_bound_on(tmp_path: Path) -> None:
     law, reference = POST, subject_of(Touched(lambda x, out: out), torch.float64)
     batch = batch_of(law.id, PAPER, torch.float64, 2, 60)
@@ -155,6 +156,7 @@ def test_float64_is_put_to_mpmath_from_half_of_its_bound_on(tmp_path: Path) -> N
         assert (found.status, found.cleared > 0) == (status, cleared), share
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_in_memory_is_judged_in_halves(tmp_path: Path) -> None:
     def touch(x: Tensor, out: Tensor) -> Tensor:
         if len(x) > 100:
@@ -247,6 +249,7 @@ def test_a_pass_has_no_more_tokens_than_a_call_takes(tmp_path: Path) -> None:
     assert max(seen) == 7
 
 
+@pytest.mark.slow
 def test_the_command_answers_with_one_object(tmp_path: Path) -> None:
     words = [
         "batched",

@@ -28,6 +28,7 @@ def subjects(law: Law, name: str) -> list[Subject]:
     return [Subject(f"deviation:{name}", one, torch.float32, CPU) for one in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", sorted({law for law, _ in CLAIMS}))
 def test_a_law_names_deviations_on_which_it_can_be_tried(law: str) -> None:
     for name in all_laws()[law].blind:

@@ -66,6 +66,7 @@ def verdict(law: str, implementation: Implementation, path: Path) -> Verdict:
     return examine(all_laws()[law], subject, Profile(examples=6, derandomise=True, shrink=False), directory=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", READS)
 def test_laws_of_reading_give_a_weight_for_each_channel(law: str, tmp_path: Path) -> None:
     found = verdict(law, Strict(), tmp_path)
@@ -77,6 +78,7 @@ def test_a_read_by_the_weight_of_the_first_channel_is_seen(law: str, tmp_path: P
     assert verdict(law, FirstChannel(), tmp_path).status == "failed"
 
 
+@pytest.mark.slow
 def test_the_parts_are_read_off_by_weights_of_channels() -> None:
     found = identify(Strict())
     assert found.compared == "QWEN4_EXP"

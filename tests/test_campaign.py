@@ -49,6 +49,7 @@ def test_an_address_is_of_what_is_asked_and_of_versions() -> None:
         Cell.from_json({**one.to_json(), "question": {"a": 2}})
 
 
+@pytest.mark.slow
 def test_a_campaign_is_answered_once_and_resumed_for_what_is_missing(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "c")
     asked(folder, 5, ["find"])
@@ -183,6 +184,7 @@ def test_a_worker_without_room_anywhere_says_nothing_of_a_cell(tmp_path: Path, m
     assert Run(folder, lambda: Serial(folder.path)).go().complete
 
 
+@pytest.mark.slow
 def test_a_counterexample_that_cannot_be_written_is_looked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +236,7 @@ class Failing(Serial):
         return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ConnectionError("reset"), EngineLostError("gone"), OSError(28, "No space left")])
 def test_a_fault_of_the_engine_is_no_verdict(tmp_path: Path, error: Exception) -> None:
     folder = Folder(tmp_path)
@@ -341,6 +344,7 @@ def test_a_folder_that_has_other_cells_says_so(tmp_path: Path) -> None:
     assert "(it has 2 of demo, too)" in found.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["results", "seconds.json"])
 def test_a_full_disk_ends_the_campaign_which_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -369,6 +373,7 @@ def test_a_full_disk_ends_the_campaign_which_is_resumed(
     assert "5 of 5 cells are answered" in again.output
 
 
+@pytest.mark.slow
 def test_simulated_makespans_are_between_the_ideal_and_grahams_bound(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     asked(folder, 12)
@@ -394,6 +399,7 @@ def test_a_law_that_fails_leaves_a_counterexample_that_replays(tmp_path: Path) -
         assert (folder.files(one["address"]) / one["answer"]["counterexample"]).is_file()
 
 
+@pytest.mark.slow
 def test_a_target_is_asked_on_a_device_with_fewer_shapes_than_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,6 +461,7 @@ class Stuck(Serial):
         self.stopped += 1
 
 
+@pytest.mark.slow
 def test_a_cell_that_does_not_end_is_stopped_three_times_and_put_aside(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     hanging = asked(folder, 4, ["hang"])[0].address

@@ -127,6 +127,7 @@ class Alike(Rare):
 """
 
 
+@pytest.mark.slow
 def test_a_rare_fault_that_one_round_finds_is_found_at_once_in_another_implementation(tmp_path: Path) -> None:
     known = {largest for _, largest in drawn(0, (), 16, tmp_path)[0]}
     rare = next(largest for _, largest in drawn(1, (), 16, tmp_path)[0][4:] if largest not in known)
@@ -170,6 +171,7 @@ def test_a_rare_fault_that_one_round_finds_is_found_at_once_in_another_implement
         assert replayed.exit_code == 1, replayed.output
 
 
+@pytest.mark.slow
 def test_what_follows_is_asked_and_kept_in_the_manifest(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     options = {"impl": ["ref:PAPER"], "law": ["manifold.entries"], "dtype": ["float64"], "examples": 1}

@@ -42,6 +42,7 @@ class Linear(Implementation):
         return m
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [LUCIDRAINS, SOFTMAX], ids=["LUCIDRAINS", "softmax"])
 def test_a_broken_promise_is_named_and_no_slip_that_makes_no_difference(
     dialect: Dialect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -66,6 +67,7 @@ class HalfWhenCompiled(Deviant):
         return found.detach() + 0.5 * (found - found.detach()) if torch.compiler.is_compiling() else found
 
 
+@pytest.mark.slow
 def test_a_slip_that_a_compiler_alone_meets_is_named_however_long_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ class _Wide(Reference):
         return super().pre(x, h_pre).double()
 
 
+@pytest.mark.slow
 def test_a_wrong_dtype_is_a_broken_contract_and_no_wrong_value() -> None:
     assert account_of(_Wide(), seconds=0.1).unexplained == (("pre", "contract"),)
 

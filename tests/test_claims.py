@@ -135,6 +135,7 @@ GUARANTEES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "said", "right", "wrong"), GUARANTEES, ids=[f"{one[1]}: {one[0]}" for one in GUARANTEES]
 )

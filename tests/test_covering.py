@@ -46,6 +46,7 @@ def test_every_class_modulo_a_power_of_two_is_met_from_the_ratio_of_the_theorem_
         assert worst < 1 + Fraction(2**j, 2**t), f"mod {2**j}"
 
 
+@pytest.mark.slow
 def test_the_ratio_of_the_theorem_is_nearly_attained() -> None:
     """The figures of docs/sizes.md."""
     figures = {

@@ -362,6 +362,7 @@ def gradients(x: Tensor, params: mhc_ref.Params, bars: list[Tensor], dialect: Di
     return list(torch.autograd.grad(list(out), leaves, [bar.to(x) for bar in bars]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", [Kronecker, Cayley, Retention, Softsign, Centred, Damped, Length], ids=lambda one: one.name
 )
@@ -424,6 +425,7 @@ class Mine(Implementation):
 """
 
 
+@pytest.mark.slow
 def test_a_report_calls_declared_bounds_declared(pytester, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
     pytester.makepyfile(targets=KRONECKER_TARGET)

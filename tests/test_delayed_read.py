@@ -107,6 +107,7 @@ def test_what_is_made_of_parts_reads_as_declared(dialect: Dialect) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DELAYED)
 def test_both_references_agree_forwards_and_backwards(dialect: Dialect) -> None:
     params, h, bar = blocks(dialect), normal(2, C), normal(2, C, seed=3)
@@ -175,6 +176,7 @@ def test_the_law_of_the_gates_sees_every_slip_of_the_read(name: str, tmp_path: P
     assert examine(all_laws()[LAW], subject, PROFILES["dev"], directory=tmp_path).status == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [DEEPSEEK_V4_1, AFTER_THE_FIRST])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_law_of_the_gates_holds_of_the_reference(dialect: Dialect, dtype: torch.dtype, tmp_path: Path) -> None:

@@ -445,6 +445,7 @@ NEEDS_OTHER_DIALECT = {
 """Deviations that no preset shows, and a dialect that does."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NEEDS_OTHER_DIALECT if name in CATALOGUE])
 def test_a_deviation_of_no_preset_shows_in_another_dialect(name: str) -> None:
     dialect = NEEDS_OTHER_DIALECT[name]

@@ -101,6 +101,7 @@ def test_undeclared_the_nearest_preset_is_named() -> None:
     assert found.differs == {"iterations": (20, 7)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", first(1, ["PAPER", "DEEPSEEK_V4", "HYPER_CONNECTIONS"]))
 def test_what_is_declared_does_not_decide(preset: str) -> None:
     """Asked as if it were another dialect of the same packing, the target comes out as the same."""
@@ -293,6 +294,7 @@ def test_little_is_enough(part: Part, fields: set[str]) -> None:
     assert found.deviation is None or redialected(build(found.deviation, part.dialect))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_seen_is_undetermined_and_says_what_it_takes() -> None:
     found = identify(ProjectOnly(LIGER, LIGER))
     assert not found.findings["transposed"].certain
@@ -386,12 +388,14 @@ def failed(make: Callable[[], Implementation], law: str, case: Case) -> Cause:
 LOGITS = Case(logits=torch.tensor([[[1.0, 0, -1], [0, 3, 1], [2, -1, 0]]], dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_a_failure_is_explained_by_a_field_that_breaks_the_law_at_this_input() -> None:
     cause = failed(lambda: build("one-iteration", PAPER), "manifold.agrees-with-oracle", LOGITS)
     assert "Sinkhorn runs 1 iteration" in cause.summary or "one-iteration" in cause.summary
     assert not any("next best" in note for note in cause.notes)  # there is nothing to choose from
 
 
+@pytest.mark.slow
 def test_a_failure_is_explained_by_a_slip() -> None:
     cause = failed(lambda: build("sigmoid-for-exp", PAPER), "manifold.odds-ratios", LOGITS)
     assert "deviation sigmoid-for-exp" in cause.summary

@@ -103,6 +103,7 @@ BAD: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BAD)
 def test_an_output_that_cannot_be_used_is_said_to_be_one(what: str) -> None:
     function, told = BAD[what]

@@ -178,6 +178,7 @@ def test_what_is_no_temperature_is_not_taken_for_one() -> None:
     assert not fit_tempered(read, 3, Rounding.of(torch.float64), 600.0, torch.float64, 64)
 
 
+@pytest.mark.slow
 def test_a_temperature_explains_a_function() -> None:
     class Divides(Projects):
         def project(self, logits: Tensor) -> Tensor:
@@ -390,6 +391,7 @@ def test_every_exception_of_the_table_is_a_target_of_it() -> None:
     assert {target.removeprefix("published:") for target in table.OUTSIDE} <= set(ADAPTERS)
 
 
+@pytest.mark.slow
 def test_gradients_of_short_stages_are_not_judged() -> None:
     """They have no derived bound: through a tanh a correct one was 166 times above that of stages in float32."""
     found = identify(controls.build("short-stages", PRESETS["HYPER_CONNECTIONS"]), hidden=0)

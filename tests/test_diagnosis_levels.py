@@ -255,6 +255,7 @@ def test_a_norm_without_an_eps_is_one_slip_with_its_nan() -> None:
     assert found.explained
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_nan_where_gates_saturate_is_seen() -> None:
     class Written(Reference):
         def mappings(self, x: Tensor, params: Params) -> Mappings:

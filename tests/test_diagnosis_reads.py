@@ -23,6 +23,7 @@ def slow(*parts: Any) -> Any:
     return pytest.param(*parts, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [ONE_BOTTLENECK, slow(QWEN4_EXP), slow(AFFINE), ATTN_RES])
 def test_every_field_of_a_read_and_of_its_norm_is_certain(dialect: Dialect) -> None:
     found = identify(Reference(dialect, "mine"))
@@ -38,6 +39,7 @@ def test_every_field_of_a_read_and_of_its_norm_is_certain(dialect: Dialect) -> N
         assert bar.high - bar.low < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("declared", "fields"),
     [
@@ -61,6 +63,7 @@ def test_what_has_no_weight_shows_no_offset() -> None:
     assert (found.status, found.why) == ("undetermined", "without a norm weight there is nothing that it is added to")
 
 
+@pytest.mark.slow
 def test_a_slip_elsewhere_is_no_field_of_the_read() -> None:
     """No value of them gives the answers of another h_post, and none is told."""
     found = identify(Reference(QWEN4_EXP.with_(post_scale=1.0), "mine"), against=QWEN4_EXP, seconds=4)

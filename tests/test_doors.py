@@ -519,6 +519,7 @@ def spoiled(value: Any, draw: random.Random) -> Any:
 FLIPPED, RESEALED = 60, 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [counterexample, explosion], ids=["counterexample", "explosion"])
 @pytest.mark.parametrize("number", numbers(FLIPPED, 4))
 def test_a_file_that_was_damaged_is_an_error(number: int, kind: Callable[[Path], Path], folder: Path) -> None:

@@ -59,6 +59,7 @@ def test_a_spent_budget_leaves_points_without_a_search():
     assert "Stopped before the end" in stopped.to_text()
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_line_and_draws(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "atlas.svg"

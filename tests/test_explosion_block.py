@@ -267,6 +267,7 @@ def test_a_foreign_implementation_is_searched(tmp_path):
     assert replay(path, trust=True).verdict == "FIXED"
 
 
+@pytest.mark.slow
 def test_the_reference_as_a_target_gives_what_the_family_gives():
     found = find_minimal("target:ref:PAPER", "1.6", gain="backward", max_streams=3)
     assert (found.depth, found.streams) == (1, 3)
@@ -289,6 +290,7 @@ def test_the_bound_of_a_picture_is_a_bound_and_reaches_the_threshold(family, opt
     assert limits[-1] >= float(str(found.exact_value)) * (1 - 1e-12)
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     draw(find_minimal("hc", 100, identity_bound="1"), tmp_path / "x.svg")

@@ -204,6 +204,7 @@ def target(tmp_path):
     return lambda name: f"target:{tmp_path}/some.py:{name}"
 
 
+@pytest.mark.slow
 def test_a_plain_function_is_searched_as_what_it_claims_to_be(target, tmp_path):
     """The same function is x' = A x for PAPER and A^T x for DEEPSEEK_V4, whose rows sum to up to 1.5 n."""
     for dialect, depth in (("PAPER", 3), ("DEEPSEEK_V4", 1)):
@@ -278,6 +279,7 @@ def test_a_bound_of_entries_has_no_effect_on_a_projection():
     assert "entry_bound is given, and has no effect: ref:PAPER" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -306,6 +308,7 @@ def test_a_target_that_is_not_finite_is_not_found_to_explode(target):
     assert json.loads(done.stdout)["found"] is False
 
 
+@pytest.mark.slow
 def test_a_target_that_hangs_ends_with_the_budget(target):
     done = invoked("explode", target("Hangs"), "--threshold", "2", "--budget", "0.1", "--json")
     assert done.exit_code == 1

@@ -265,6 +265,7 @@ STORED = [  # threshold, direction, dtype, least depth by proof
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threshold", "direction", "dtype", "least"), STORED)
 def test_stored_in_a_short_dtype_row_sums_drift(threshold, direction, dtype, least):
     found = find_minimal("mhc", threshold, direction=direction, dtype=dtype, max_streams=3)

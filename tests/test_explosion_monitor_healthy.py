@@ -15,6 +15,7 @@ STREAMS = ("mhc", "hyper-connections", "DeepSeek")
 QUICK = [name for name, one in HEALTHY.items() if one.needs is None and not any(word in name for word in STREAMS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_healthy_model_gets_no_warning(name):
     shown = watched(HEALTHY[name], 3, 1)

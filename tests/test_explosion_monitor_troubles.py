@@ -550,6 +550,7 @@ def test_a_watched_function_is_seen_in_compiled_code(monkeypatch):
     assert monitor.troubles == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_is_called_in_other_ways_runs_on():
     """Under vmap and on meta there are no numbers; gradients and functional calls have them."""
     assert _run(lambda model: torch.func.vmap(model)(torch.ones(5, 3, 2, 4))) == MISSED

@@ -121,6 +121,7 @@ def test_a_step_is_asked_to_end_before_it_is_killed(tmp_path: Path) -> None:
     assert (tmp_path / "parts/tests/even").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "status"), [("import os; os.abort()", 134), ("raise ValueError", 1), ("raise SystemExit(7)", 7)]
 )

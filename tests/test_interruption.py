@@ -162,6 +162,7 @@ RAISED: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", RAISED)
 def test_whatever_a_target_raises_breaks_the_law_and_can_be_read(what: str, tmp_path: Path) -> None:
     action, message = RAISED[what]
@@ -211,6 +212,7 @@ def branching(wrapped: Callable[[Branch, Tensor], Tensor]) -> Implementation:
     return Given("block", block)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["it passes", "it is wrapped", "it is swallowed"])
 def test_a_fault_of_our_branch_is_ours_whatever_the_target_makes_of_it(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -218,6 +218,7 @@ def test_a_law_finds_it_with_its_input_and_goes_on(
     assert_right(target)
 
 
+@pytest.mark.slow
 def test_a_crash_is_shrunk_to_its_smallest_input(wrong: Callable[[str], Implementation], tmp_path: Path) -> None:
     failed = verdict(wrong("Crashing"), "manifold.last-axis-sums", tmp_path, Profile(examples=60, derandomise=True))
     assert "logits = [[[0, 0], [0, 0]]]" in failed.message

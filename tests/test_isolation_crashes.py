@@ -175,6 +175,7 @@ def test_however_it_leaves_it_is_said(target: Callable[[str], Implementation], n
         assert_right(found)
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("tokens", [1, 1 << 17])
 def test_what_left_between_two_calls_answers_neither(target: Callable[[str], Implementation], tokens: int) -> None:
@@ -212,6 +213,7 @@ def test_what_is_written_on_the_worker_s_pipes_is_no_answer(target: Callable[[st
     assert_right(found)
 
 
+@pytest.mark.slow
 def test_a_target_that_closes_every_pipe_is_said_to(target: Callable[[str], Implementation]) -> None:
     found = target("Closes")
     with pytest.raises(ProcessDied):

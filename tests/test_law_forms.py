@@ -178,6 +178,7 @@ def test_a_slip_in_a_part_alone_is_caught(law: str, methods: Sequence[str], chan
     assert ("raised" in found.reason) == (change is empty_refused), found.reason
 
 
+@pytest.mark.slow
 def test_a_stack_finds_the_parameters_of_its_head_after_those_of_its_layers(tmp_path: Path) -> None:
     law = "depth.stack-expands-and-collapses-once"
     assert verdict(law, offering("stack", dialect=DEEPSEEK_V4), tmp_path).status == "passed"
@@ -423,6 +424,7 @@ def test_what_takes_only_some_widths_is_identified() -> None:
     assert found.explained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["execution.poison-reaches-h-res", "execution.poison-reaches-the-mappings"])
 @pytest.mark.parametrize("dialect", [PAPER, DEEPSEEK_V4, MHC_LITE])
 def test_h_res_of_one_stream_need_not_read_its_logit(law: str, dialect: Dialect, tmp_path: Path) -> None:

@@ -287,6 +287,7 @@ class Transposed(Contiguous):
         return super().post(x, y, h_post, h_res.mT)
 
 
+@pytest.mark.slow
 def test_a_slip_beside_a_limit_is_explained_and_the_limit_is_named():
     found = identify(Transposed(), hidden=0, brief=True)
     account = of_identification(found, PAPER)
@@ -474,6 +475,7 @@ def failure(target: Implementation, law: str, folder: Path) -> tuple[Law, Subjec
     return found, subject, search
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "law", "declare"),
     [

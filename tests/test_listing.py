@@ -36,6 +36,7 @@ def listed(what: str, *more: str) -> list[dict[str, Any]]:
     return json.loads(line)[what]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "known"),
     [

@@ -282,6 +282,7 @@ class SumInTheState(Deviant):
         return functools.reduce(torch.add, (h_pre.to(x.dtype).unsqueeze(-1) * x).unbind(-2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_head_that_stores_partial_sums_in_bfloat16_is_seen(dtype: torch.dtype, tmp_path: Path) -> None:
     assert status("precision.collapsing-keeps-the-compute-precision", Head(DEEPSEEK_V4), dtype, tmp_path) == "failed"
@@ -339,6 +340,7 @@ def test_a_hidden_deviation_is_seen_by_its_laws(name: str, dialect: Dialect, tmp
     assert status(f"{SEEN_BY[name]}-in-a-block", BlockOnly(target), torch.bfloat16, tmp_path) == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_BY)
 def test_a_hidden_deviation_is_right_in_ordinary_calls(name: str, tmp_path: Path) -> None:
     assert status("coefficients.agrees-with-oracle", build(name, PAPER), torch.float32, tmp_path) == "passed"

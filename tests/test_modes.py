@@ -131,6 +131,7 @@ class OneBlockForEveryShape(Deviant):
         return found if found.requires_grad else self.memory[: found.numel()].view(found.shape).copy_(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ringed", "law", "call"),
     [

@@ -95,6 +95,7 @@ def test_other_forms_of_a_clamped_norm_give_the_same(name: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_identify_measures_a_norm_that_clamps() -> None:
     found = identify(Reference(PAPER.with_(rms_eps=3e-4, rms_eps_by="clamp"), "mine"))
     assert (found.findings["rms_eps_by"].value, found.findings["rms_eps_by"].status) == ("clamp", "certain")
@@ -167,6 +168,7 @@ DTYPE_EPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "way"), DTYPE_EPS)
 def test_an_eps_of_another_dtype_is_seen(name: str, way: str, tmp_path: Path) -> None:
     dialect = PAPER.with_(rms_eps_from=way)
@@ -184,6 +186,7 @@ def test_identify_tells_an_eps_of_a_dtype(way: str) -> None:
     assert found.headline() == f"like PAPER, but the eps of the norm is that of the dtype {where}"
 
 
+@pytest.mark.slow
 def test_one_dtype_cannot_tell_where_an_eps_is_from() -> None:
     found = identify(Reference(PAPER.with_(rms_eps=2.0**-23), "mine"), dtype=torch.float32, hidden=0, brief=False)
     finding = found.findings["rms_eps_from"]

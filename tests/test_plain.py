@@ -89,6 +89,7 @@ VALUES_ALONE = ("complex", "integers")
 """Plain tensors of a wrong dtype: the gradient of the one is right, and the other has none."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "law"),
     [(kind, law) for kind in ODD for law in LAWS if not (kind in VALUES_ALONE and law.startswith("gradient"))],

@@ -198,6 +198,7 @@ def test_a_run_leaves_its_report_as_a_page_too(laws: pytest.Pytester) -> None:
     assert (told["statement"], told["reason"]) == (all_laws()[LAW].statement, all_laws()[LAW].reason)
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_harness_exits_above_1_and_says_that_it_is_no_verdict(
     laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +387,7 @@ def test_an_id_of_a_law_in_its_own_file_runs(laws: pytest.Pytester) -> None:
         assert "1 not applicable" in result.outlines[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_profiles_are_accepted_and_searched_as_long_as_they_say(
     laws: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, profile: str
@@ -468,6 +470,7 @@ def somewhere_else(folder: Path, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_and_knows_our_options(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROBE, "--help", *UNRELATED]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -501,6 +504,7 @@ def test_another_project_keeps_its_options_its_status_and_its_folder(tmp_path: P
     assert sorted(tmp_path.rglob("*.py")) == before
 
 
+@pytest.mark.slow
 def test_a_conftest_with_an_option_of_ours_ends_in_a_sentence_and_no_verdict(
     tmp_path: Path,
 ) -> None:

@@ -252,6 +252,7 @@ def test_nothing_but_our_end_is_said_of_laws_that_run_alone(laws: pytest.Pyteste
     ]
 
 
+@pytest.mark.slow
 def test_other_tests_keep_the_output_of_pytest(laws: pytest.Pytester) -> None:
     laws.makepyfile(test_own="def test_of_mine(): assert 1 == 2\ndef test_good(): pass\n")
     own = ("test_own.py", "--impl", "targets.py:Raises", "--dtype", "float32", "--law", "manifold.other-axis-sums")

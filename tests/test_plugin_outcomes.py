@@ -75,6 +75,7 @@ def verify(laws: pytest.Pytester, target: str, *more: str) -> tuple[pytest.RunRe
     return result, run["laws"][LAW]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "told"),
     [

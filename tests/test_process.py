@@ -395,6 +395,7 @@ def test_a_command_that_is_none_is_no_finding(command: str) -> None:
         build(command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "kind", "message"),
     [

@@ -125,6 +125,7 @@ def test_descriptions(change: dict[str, Any], more: dict[str, Any]) -> None:
     mistaken(used)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(st.fixed_dictionaries({}, optional={name: values for name in ("preset", *dialects.FIELDS)}) | values)
 def test_dialects(value: Any) -> None:

@@ -51,6 +51,7 @@ def test_a_bound_of_a_quarter_is_left_by_the_worst_sample_or_by_a_control() -> N
     assert all(ratio > 0.25 for ratio in worst.values()), worst
 
 
+@pytest.mark.slow
 def test_every_stage_is_claimed_where_terms_have_one_sign() -> None:
     for place in (
         Place("DEEPSEEK_V4", torch.float32, 8192),

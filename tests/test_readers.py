@@ -130,6 +130,7 @@ def test_what_a_reader_wrote_is_seen_where_it_shows(name: str, tmp_path: Path) -
     assert judged(law, Reference(PAPER), tmp_path, dtype).status == "passed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_AT)
 def test_what_a_reader_wrote_is_seen_at_a_size_that_is_swept(name: str) -> None:
     law, *size = SEEN_AT[name]
@@ -152,6 +153,7 @@ def test_what_a_reader_wrote_is_seen_at_a_size_that_is_swept(name: str) -> None:
         assert bool(seen) == refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SEEN_BY_READERS, *SEEN_AT, *OF_THE_PAPER])
 def test_what_a_reader_wrote_is_right_in_ordinary_calls(name: str) -> None:
     dialect = PAPER if name in OF_THE_PAPER else DEEPSEEK_V4

@@ -116,6 +116,7 @@ def test_arrow_keys_walk_over_the_squares_and_enter_opens_one(seen: Seen) -> Non
     assert seen.page.locator("#overview button.cell[tabindex='0']").count() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "laws"),
     [

@@ -152,6 +152,7 @@ def test_counterexamples_come_from_beside_the_report_and_from_nowhere_else(tmp_p
         assert embedded(page([Shown("run", report, folder)]))["files"] == {}
 
 
+@pytest.mark.slow
 def test_a_page_of_very_many_failures_leaves_the_largest_pictures_out_and_says_so() -> None:
     large = {**FAILURE, "inputs": [{"name": "x", "dtype": "float32", "shape": [16, 16], "start": [0, 0],
              "values": [[0.123456789] * 16] * 16}] * 6}  # fmt: skip

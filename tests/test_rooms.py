@@ -25,6 +25,7 @@ def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text())) or ""
 
 
+@pytest.mark.slow
 def test_rooms_import_downwards_only(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("logging.config.dictConfig", lambda config: None)  # it silences the loggers that there are
@@ -44,6 +45,7 @@ def test_a_newcomer_sees_about_twenty_things():
     assert len(entries) <= 24, sorted(entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_long_file_says_why(package):
     for path in sorted((ROOT / package).rglob("*.py")):

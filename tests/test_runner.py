@@ -343,6 +343,7 @@ def test_the_file_is_there_before_shrinking_ends(tmp_path: Path) -> None:
     assert torch.equal(Counterexample.load(path).case.logits, seen[-1])
 
 
+@pytest.mark.slow
 def test_the_file_in_the_end_holds_the_smallest_case(tmp_path: Path) -> None:
     found = verdict(
         Given("project", lambda z: right(z) * (2 if z.shape[-1] > 2 else 1)), SUMS, tmp_path, Profile(50, True)

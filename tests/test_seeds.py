@@ -140,6 +140,7 @@ def test_a_file_that_is_no_record_is_refused_in_a_sentence(tmp_path: Path, text:
         seeds_page.load(tmp_path / "seeds.json")
 
 
+@pytest.mark.slow
 def test_rows_of_the_matrix_are_kept_as_they_come(tmp_path: Path) -> None:
     docs, folder = tmp_path / "docs", tmp_path / "campaigns"
     few = ["--only", "h-res-transposed", "--law", "manifold.agrees", "--law", "block.agrees", "--engine", "serial"]

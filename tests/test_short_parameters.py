@@ -223,6 +223,7 @@ def test_the_bound_of_a_stored_gradient_is_sound(preset: str, dtype: torch.dtype
         assert max(ratios(PRESETS[preset], dtype, seed)[0].values()) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_the_bound_of_a_stored_gradient_is_sharp_and_more_than_none(dtype: torch.dtype) -> None:
     """It is nearly attained by every parameter, and without it a correct implementation were accused."""

@@ -239,6 +239,7 @@ def test_a_counterexample_of_a_size_replays(tmp_path: Path) -> None:
     try_stored(all_laws()[POST], Subject("target", Parts(), torch.float32, torch.device("cpu")), kept.case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 def test_the_inputs_of_a_point_are_held_to_the_same_by_themselves(law: str) -> None:
     one, target = all_laws()[law], Reference(PAPER)

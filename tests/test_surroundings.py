@@ -123,6 +123,7 @@ def test_a_module_that_warns_while_it_is_imported_is_a_target(tmp_path: Path) ->
     assert [str(one.message) for one in told] == ["mine is deprecated"]
 
 
+@pytest.mark.slow
 def test_a_target_that_warns_and_switches_autograd_off_is_identified() -> None:
     with warnings.catch_warnings(record=True), torch.set_grad_enabled(False):
         found = identify(Deprecated(), seconds=20)

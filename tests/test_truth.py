@@ -349,6 +349,7 @@ def test_logits_known_as_badly_as_those_of_wide_states_have_a_bound_that_is_a_nu
     assert (found.entry >= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", ["DEEPSEEK_V4", "LUCIDRAINS", "PAPER"])
 def test_the_bounds_of_the_mappings_of_a_wide_state_are_numbers(title: str) -> None:
     dialect, (n, channels) = PRESETS[title], (4, 65536)

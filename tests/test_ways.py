@@ -79,6 +79,7 @@ def test_who_has_chosen_a_mode_already_keeps_it() -> None:
     assert way_of(torch.empty(0, 2, 2), True) == way_of(3, True) == PLAIN
 
 
+@pytest.mark.slow
 def test_calls_of_an_oracle_law_take_turns_and_those_of_other_laws_do_not(tmp_path: Path) -> None:
     noting = Noting()
     assert verdict(noting, ORACLE, tmp_path).status == "passed"
@@ -94,6 +95,7 @@ def test_calls_of_an_oracle_law_take_turns_and_those_of_other_laws_do_not(tmp_pa
     assert QUIET not in noting.seen
 
 
+@pytest.mark.slow
 def test_what_is_forward_only_is_never_recorded(tmp_path: Path) -> None:
     noting = Noting()
     noting.differentiable = False
@@ -101,6 +103,7 @@ def test_what_is_forward_only_is_never_recorded(tmp_path: Path) -> None:
     assert set(noting.seen) == {PLAIN, QUIET}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "law", "way"),
     [
@@ -116,6 +119,7 @@ def test_a_kernel_of_one_mode_that_is_wrong_at_large_logits_is_seen_and_the_mode
     assert f"it fails only {way}" in found.message
 
 
+@pytest.mark.slow
 def test_a_failure_of_one_mode_is_met_again_when_its_file_is_tried(tmp_path: Path) -> None:
     found = verdict(QuietOverflow(PAPER), ORACLE, tmp_path, examples=200)
     assert found.counterexample is not None
@@ -126,6 +130,7 @@ def test_a_failure_of_one_mode_is_met_again_when_its_file_is_tried(tmp_path: Pat
             try_stored(all_laws()[ORACLE], subject, stored.case)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_every_mode_is_not_said_to_hang_on_one(tmp_path: Path) -> None:
     class Transposed(Reference):
         """Always wrong."""
@@ -138,6 +143,7 @@ def test_what_is_wrong_in_every_mode_is_not_said_to_hang_on_one(tmp_path: Path) 
     assert "it fails only" not in found.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_BY_WAYS)
 def test_a_deviation_of_one_mode_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
     found = verdict(deviations.build(name, PAPER), SEEN_BY_WAYS[name], tmp_path, examples=200)

@@ -153,6 +153,7 @@ def test_logits_shrink_to_the_entry_that_matters() -> None:
     assert sorted(logits.flatten().tolist()) == [0.0] * 8 + [3.125]
 
 
+@pytest.mark.slow
 def test_what_is_drawn_fits_the_dialect_and_the_dtype() -> None:
     @settings(max_examples=20, derandomize=True, database=None, deadline=None, suppress_health_check=QUIET)
     @given(strategies.blocks(MHC_LITE, dtype=torch.bfloat16), strategies.logits(MHC_LITE, 4, tokens=2))

@@ -45,6 +45,7 @@ def readable(tensor: Tensor) -> bool:
     return bool((tensor.double() * 8 % 1 == 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame", [THREE, ANY], ids=["n = 3", "any n"])
 def test_an_asymmetric_matrix_shrinks_to_a_few_entries(frame: Setting) -> None:
     logits = smallest(projection_cases(frame), asymmetric).logits
@@ -91,6 +92,7 @@ def test_an_effective_phi_shrinks_to_one_entry() -> None:
     assert not params.bias.any()
 
 
+@pytest.mark.slow
 def test_a_cotangent_shrinks_to_one_entry() -> None:
     case = smallest(projection_pulls(THREE), lambda c: varied(c.cotangent))
     assert case.cotangent.flatten().tolist() == [1] + [0] * 8
