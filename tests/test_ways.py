@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mhc_ref import DEEPSEEK_V4, PAPER
+from mhc_ref import DEEPSEEK_V4, PAPER, Mappings, Params
 from properties.catalogue import deviations
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
@@ -50,6 +50,15 @@ class RecordedOverflow(Reference):
 
     def project(self, logits: Tensor) -> Tensor:
         return super().project(logits.clamp_max(60) if logits.requires_grad else logits)
+
+
+class QuietGates(Reference):
+    """Without gradients a sigmoid is e^z / (1 + e^z), which is no number above 88."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        h = super().mappings(x, params)
+        opened = params.bias[: x.shape[-2]] > 88
+        return h if torch.is_grad_enabled() else h._replace(pre=torch.where(opened, torch.nan, h.pre))
 
 
 def verdict(implementation: Implementation, law: str, folder: Path, examples: int = 60) -> Verdict:
@@ -109,6 +118,7 @@ def test_what_is_forward_only_is_never_recorded(tmp_path: Path) -> None:
     [
         (QuietOverflow, ORACLE, QUIET),
         (RecordedOverflow, ORACLE, RECORDED),
+        (QuietGates, "coefficients.gates-stay-in-their-range", QUIET),
     ],
 )
 def test_a_kernel_of_one_mode_that_is_wrong_at_large_logits_is_seen_and_the_mode_is_said(

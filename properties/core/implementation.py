@@ -162,7 +162,7 @@ def for_states(implementation: Implementation, dtype: torch.dtype) -> Implementa
 
     Then it is a copy that shares everything with it, and declares that eps as a number.
     """
-    return implementation._for_states(dtype)  # pyright: ignore[reportPrivateUsage]
+    return implementation._for_states(dtype)  # pyright: ignore[reportPrivateUsage]  # a hook of ours, not of adapters
 
 
 def overrides(implementation: Implementation, method: str) -> bool:

@@ -181,22 +181,13 @@ def _whole(deviant: type[Deviant]) -> bool:
     return bool(own & {"block", "layers"})
 
 
-DYNAMIC_PART = {
-    *(
-        "projected",
-        "normed",
-        "centred",
-        "mean",
-        "normalised",
-        "divisor",
-        "clamped_norm",
-        "mean_square",
-        "norm_axes",
-        "rms",
-        "weighted",
-    ),
-    *("matmul", "dynamic"),
-}
+NORM = (
+    *("normed", "centred", "mean", "normalised", "divisor", "clamped_norm", "mean_square", "norm_axes", "rms"),
+    "weighted",
+)
+"""The steps of a `Deviant` that normalise a state."""
+
+DYNAMIC_PART = {"projected", *NORM, "matmul", "dynamic"}
 """The steps of a `Deviant` that make the part of the logits that depends on the state."""
 
 

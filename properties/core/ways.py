@@ -1,8 +1,8 @@
 """Whether torch records gradients during a call. What a method gives does not hang on it, so that calls take turns.
 
 A kernel without gradients is another one in most libraries: it saves nothing, fuses more, and has a softmax or a root
-of its own. Inputs at which such a kernel is wrong need not be drawn for it especially, where every call that is held to
-the truth is made in one of three ways.
+of its own. Inputs at which such a kernel is wrong need not be drawn for it especially, where every call whose output is
+judged by itself is made in one of three ways.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from functools import cache
 from mhc_ref import PRESETS
 from properties.catalogue.deviations import CATALOGUE, ELSEWHERE, HIDDEN, Deviant
 from properties.core.deviant import redialected
-from properties.core.slips import is_slip
+from properties.core.slips import NORM, is_slip
 
 _SIGMOID = "sigmoid"
 """The stage of pre and post, which is called so whatever families of gates a dialect chooses."""
@@ -52,18 +52,7 @@ _HEAD = "head"
 """The step that weighs the streams in the end, whatever family the end is of."""
 
 STEPS = {
-    "norm": (
-        "normed",
-        "centred",
-        "mean",
-        "normalised",
-        "divisor",
-        "clamped_norm",
-        "mean_square",
-        "norm_axes",
-        "rms",
-        "weighted",
-    ),
+    "norm": NORM,
     "matmul": ("projected", "matmul"),
     "gates": ("mappings", "logits", "dynamic", "split", "gated"),
     _SIGMOID: ("h_pre", "h_post", "squash"),

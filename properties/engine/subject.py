@@ -89,10 +89,10 @@ class Subject:
     def trial(self, law: Law | None = None) -> Trial:
         """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.judge`.
 
-        The calls of an oracle law take turns in whether torch records gradients. Those of other laws are compared with
-        one another, to the last bit perhaps, which a second kernel need not give.
+        The calls of a law take turns in whether torch records gradients where each of its outputs is judged by itself.
+        Those of other laws are compared with one another, to the last bit perhaps, which a second kernel need not give.
         """
-        truth, varied = FloatTruth(self.implementation.dialect), law is not None and law.kind == "oracle"
+        truth, varied = FloatTruth(self.implementation.dialect), law is not None and law.kind in ("oracle", "invariant")
         return Trial(self.implementation, self.dtype, self.device, truth, varied=varied)
 
 

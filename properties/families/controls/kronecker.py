@@ -25,8 +25,8 @@ class KroneckerLogarithms(KroneckerSteps):
     def weights(self, logits: list[Tensor]) -> list[Tensor]:
         return [one.log_softmax(-1) for one in logits]
 
-    def factor(self, weights: Tensor, k: int) -> Tensor:
-        there = self.matrices(k).to(weights) > 0  # [k!, k, k]
+    def factor_matrix(self, weights: Tensor, k: int) -> Tensor:
+        there = self.permutations_of(k).to(weights) > 0  # [k!, k, k]
         lowest = torch.finfo(weights.dtype).min / 8
         return torch.where(there, weights[..., None, None], lowest).logsumexp(-3)
 
@@ -63,5 +63,5 @@ class KroneckerOneMixture(KroneckerSteps):
         weights, matrices = logits.new_ones(*flat.shape[:-1], 1), logits.new_ones(1, 1, 1)
         for one, k in zip(self.weights(formulas.by_factor(flat, sizes)), sizes, strict=True):
             weights = (weights[..., :, None] * one[..., None, :]).flatten(-2)
-            matrices = formulas.product(matrices[:, None], self.matrices(k).to(logits)).flatten(0, 1)
+            matrices = formulas.product(matrices[:, None], self.permutations_of(k).to(logits)).flatten(0, 1)
         return torch.einsum("...p,pij->...ij", weights, matrices)

@@ -31,7 +31,7 @@ class KroneckerReversed(KroneckerSteps):
 class KroneckerSwapFirst(KroneckerSteps):
     """The first coefficient of a pair is that of the exchange, and the second that of the identity."""
 
-    def kept(self, weights: Tensor) -> Tensor:
+    def kept_share(self, weights: Tensor) -> Tensor:
         return weights[..., 1]
 
 
@@ -84,8 +84,8 @@ class KroneckerSecondLogitIgnored(KroneckerSteps):
 class KroneckerPClamped(KroneckerSteps):
     """p is held between 1e-4 and 1 - 1e-4."""
 
-    def kept(self, weights: Tensor) -> Tensor:
-        return super().kept(weights).clamp(1e-4, 1 - 1e-4)
+    def kept_share(self, weights: Tensor) -> Tensor:
+        return super().kept_share(weights).clamp(1e-4, 1 - 1e-4)
 
 
 @dtype("kronecker-complement-in-bfloat16", f"{MUTATION}: 1 - p in the dtype of the state", multiplies)

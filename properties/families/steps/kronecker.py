@@ -27,27 +27,27 @@ class KroneckerSteps(Deviant):
         sizes = formulas.factors(n, self.computed)
         flat = logits.flatten(-len(formulas.shape(n, self.computed)))
         weights = self.weights(formulas.by_factor(flat, sizes))
-        return self.multiplied([self.factor(one, k) for one, k in zip(weights, sizes, strict=True)])
+        return self.multiplied([self.factor_matrix(one, k) for one, k in zip(weights, sizes, strict=True)])
 
     def weights(self, logits: list[Tensor]) -> list[Tensor]:
         """The coefficients of every factor [..., k!]."""
         return [one.softmax(-1) for one in logits]
 
-    def factor(self, weights: Tensor, k: int) -> Tensor:
+    def factor_matrix(self, weights: Tensor, k: int) -> Tensor:
         if k != 2:
-            return torch.einsum("...p,pij->...ij", weights, self.matrices(k).to(weights))
-        p = self.kept(weights)
+            return torch.einsum("...p,pij->...ij", weights, self.permutations_of(k).to(weights))
+        p = self.kept_share(weights)
         q = self.complement(p)
         return torch.stack([p, q, q, p], -1).unflatten(-1, (2, 2))
 
-    def kept(self, weights: Tensor) -> Tensor:
+    def kept_share(self, weights: Tensor) -> Tensor:
         """The share p of the identity among the two permutations of a pair."""
         return weights[..., 0]
 
     def complement(self, p: Tensor) -> Tensor:
         return 1 - p
 
-    def matrices(self, k: int) -> Tensor:
+    def permutations_of(self, k: int) -> Tensor:
         return formulas.permutation_matrices(k)
 
     def multiplied(self, factors: list[Tensor]) -> Tensor:
