@@ -142,6 +142,18 @@ def test_tuned(adapter: Implementation) -> None:
         assert_near(mine, theirs)
     with pytest.raises(Absent, match="entry_eps"):
         adapter.tuned(entry_eps=0.5)
+    with pytest.raises(Absent, match="hc_sinkhorn_iters below 1"):
+        adapter.tuned(iterations=0)
+
+
+def test_a_count_of_0_is_that_of_1(adapter: Implementation) -> None:
+    """What the adapter refuses to be asked for: the columns are divided before anything is counted."""
+    from mlx import core as mx
+    from mlx_lm.models.deepseek_v41 import _sinkhorn
+
+    matrix, eps = mx.array([[[0.9, 0.1], [0.6, 0.4]]]), mx.array([1e-6])
+    none, one, two = (_sinkhorn(matrix, iters=count, eps=eps).tolist() for count in (0, 1, 2))
+    assert none == one != two
 
 
 def test_what_is_offered(adapter: Implementation) -> None:

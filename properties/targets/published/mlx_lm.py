@@ -18,7 +18,7 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Branch, Mappings, Params
-from properties.core.implementation import Implementation
+from properties.core.implementation import Absent, Implementation
 from properties.targets.array_libraries import Mlx
 from properties.targets.arrays import called
 
@@ -86,8 +86,11 @@ class DeepseekV41(Implementation):
     def tuned(self, **fields: Any) -> Implementation:
         if set(fields) - self.tunable:
             return super().tuned(**fields)
+        dialect = self.dialect.with_(**fields)
+        if dialect.iterations < 1:  # "Normalize the columns, then the rows and columns iters - 1 more times."
+            raise Absent(f"tuned: iterations={dialect.iterations}; hc_sinkhorn_iters below 1 computes what 1 does")
         tuned = copy.copy(self)
-        tuned.dialect = self.dialect.with_(**fields)
+        tuned.dialect = dialect
         return tuned
 
     def _called(self, function: Callable[..., Any], *tensors: Tensor) -> Any:
