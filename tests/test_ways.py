@@ -10,14 +10,16 @@ from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, PAPER, Mappings, Params
 from properties.catalogue import deviations
+from properties.core.case import Case
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
-from properties.core.trial import LawBroken
+from properties.core.trial import LawBroken, Trial
 from properties.core.ways import PLAIN, QUIET, RECORDED, WAYS, way_of
 from properties.engine.counterexample import Counterexample
 from properties.engine.runner import examine
 from properties.engine.subject import Profile, Subject, Verdict
-from properties.engine.trying import try_stored
+from properties.engine.trying import only_so, try_case, try_stored
+from properties.targets.isolation import isolated
 
 ORACLE = "manifold.agrees-with-oracle"
 
@@ -159,3 +161,80 @@ def test_a_deviation_of_one_mode_is_seen_by_its_law(name: str, tmp_path: Path) -
     found = verdict(deviations.build(name, PAPER), SEEN_BY_WAYS[name], tmp_path, examples=200)
     assert found.status == "failed"
     assert f"it fails only {QUIET}" in found.message
+
+
+class WrongInTurn(Reference):
+    """In every other call, whatever the mode, a matrix comes transposed."""
+
+    calls = 0
+
+    def project(self, logits: Tensor) -> Tensor:
+        type(self).calls += 1
+        found = super().project(logits)
+        return found.mT if self.calls % 2 == 0 else found
+
+
+class PlainOverflow(Reference):
+    """As torch is by default logits above 60 are taken for 60; in no other mode are they."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        plain = torch.is_grad_enabled() and not logits.requires_grad
+        return super().project(logits.clamp_max(60) if plain else logits)
+
+
+def turned(way: str, entry: float = 70.0) -> Case:
+    """Logits of one large entry whose call is made in this way."""
+    for k in range(100):
+        logits = torch.tensor([[[entry + k / 8, 0.0], [1.0, 2.0]]])
+        if way_of(logits, True) == way:
+            return Case(logits=logits)
+    raise AssertionError(way)
+
+
+def broken_by(implementation: Implementation, case: Case) -> LawBroken:
+    subject = Subject("ref:PAPER", implementation, torch.float32, torch.device("cpu"))
+    with pytest.raises(LawBroken) as found:
+        try_case(all_laws()[ORACLE], subject, case)
+    return found.value
+
+
+def test_what_is_wrong_in_every_other_call_is_not_said_to_hang_on_a_mode() -> None:
+    implementation, case = WrongInTurn(PAPER), turned(QUIET)
+    subject = Subject("ref:PAPER", implementation, torch.float32, torch.device("cpu"))
+    WrongInTurn.calls = 1
+    broken = broken_by(implementation, case)
+    assert isinstance(broken.trial, Trial)
+    assert broken.trial.ways == [QUIET]
+    assert not only_so(all_laws()[ORACLE], subject, case, broken)
+
+
+def test_of_two_modes_that_came_the_one_that_breaks_the_law_is_said() -> None:
+    subject, case = Subject("ref:PAPER", QuietOverflow(PAPER), torch.float32, torch.device("cpu")), turned(QUIET, 90.0)
+    broken = broken_by(subject.implementation, case)
+    assert isinstance(broken.trial, Trial)
+    broken.trial.ways.insert(0, RECORDED)
+    assert only_so(all_laws()[ORACLE], subject, case, broken) == (QUIET,)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stored_failure_of_calls_as_torch_is_by_default_is_met_whatever_its_turn_is(way: str) -> None:
+    subject = Subject("ref:PAPER", PlainOverflow(PAPER), torch.float32, torch.device("cpu"))
+    with pytest.raises(LawBroken):
+        try_stored(all_laws()[ORACLE], subject, turned(way))
+
+
+@pytest.mark.slow
+def test_a_failure_with_gradients_recorded_is_met_in_a_process_of_its_own_too(tmp_path: Path) -> None:
+    file = tmp_path / "recorded.py"
+    file.write_text(
+        "from mhc_ref import PAPER\n"
+        "from properties.core.implementation import Reference\n\n\n"
+        "class Wrong(Reference):\n"
+        "    def project(self, logits):\n"
+        "        return super().project(logits.clamp_max(60) if logits.requires_grad else logits)\n\n\n"
+        "target = Wrong(PAPER)\n"
+    )
+    found = isolated(f"{file}:target")
+    subject = Subject("target", found, torch.float32, torch.device("cpu"))
+    with pytest.raises(LawBroken):
+        try_stored(all_laws()[ORACLE], subject, turned(RECORDED))

@@ -33,7 +33,7 @@ from properties.core.rounding import Rounding
 from properties.core.truth import FloatTruth as FloatTruth
 from properties.core.truth import Truth, pulled_back
 from properties.core.truth import wide as wide
-from properties.core.ways import PLAIN, way_of
+from properties.core.ways import PLAIN, WAYS, way_of
 from properties.guards.faults import HarnessError, Lost, TargetFault, answered, raised_at
 from properties.guards.interruption import checkpoint
 from properties.guards.plain import oddity, plain
@@ -110,6 +110,7 @@ class Trial(Judge):
         tape: every answer so far; with `replaying` they are handed out again instead of calling.
         unanswered: the question whose answer was none, as the implementation raised or gave what cannot be used.
         varied: whether calls take turns in whether torch records gradients, see `properties.core.ways`.
+        allowed: the ways in which calls may be made; in others they are made as torch is by default.
         ways: in which ways calls were made, where that is not how torch is by default.
     """
 
@@ -121,6 +122,7 @@ class Trial(Judge):
     replaying: bool = False
     unanswered: str = ""
     varied: bool = False
+    allowed: tuple[str, ...] = WAYS
     ways: list[str] = field(default_factory=lambda: [])
     _next: int = 0
 
@@ -163,11 +165,6 @@ class Trial(Judge):
     def differentiable(self) -> bool:
         """Whether gradients are asked for, in the dtype of the state."""
         return self.implementation.differentiable and not has_short_stages(self.implementation, self.dtype)
-
-    @functools.cached_property
-    def _records(self) -> bool:
-        """Whether gradients may be recorded while a method is called."""
-        return self.differentiable and self.implementation.in_process
 
     def confirming(self) -> Trial:
         """The same observations before the exact judge."""
@@ -276,7 +273,8 @@ class Trial(Judge):
         """The answer of a method, and what its branches saw where it has some."""
 
         def ask() -> Any:
-            way = way_of(arguments[0], self._records) if self.varied else PLAIN
+            way = way_of(arguments[0], self.differentiable) if self.varied else PLAIN
+            way = way if way in self.allowed else PLAIN
             if way and way not in self.ways:
                 self.ways.append(way)
             got, seen = self.observer.call(method, arguments, branches, way)
