@@ -80,6 +80,17 @@ def test_while_it_fails_it_is_known_and_only_its_file_is_tried(written: Path) ->
     assert verdict_for(entry, subject()).message == verdict.message
 
 
+def test_a_known_failure_is_drawn_as_one_that_was_just_found(tmp_path: Path, written: Path) -> None:
+    """So that a table that replays what is known has its pictures, too."""
+    (entry,) = load(written)
+    found, drawn = failures(tmp_path)[0].failure, verdict_for(entry, subject()).failure
+    assert drawn is not None
+    assert found is not None
+    assert drawn["picture"] == found["picture"] is not None
+    assert [one["name"] for one in drawn["inputs"]] == [one["name"] for one in found["inputs"]]
+    assert verdict_for(entry, subject(total=1.0)).failure is None
+
+
 def test_once_it_is_fixed_the_entry_must_go(written: Path) -> None:
     verdict = verdict_for(load(written)[0], subject(total=1.0))
     assert (verdict.status, verdict.reason) == ("failed", "fixed: remove this entry (known.toml, entry 1)")

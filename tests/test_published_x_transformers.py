@@ -89,7 +89,7 @@ def branch(h: Tensor) -> Tensor:
 def test_the_gated_residual_is_the_reference(gated: Implementation, shape: tuple[int, ...]) -> None:
     x, params = drawn(gated, shape)
     for one in (params, params._replace(norm_weight=None)):
-        expected = mhc_ref.block(x, one, branch, gated.dialect)
+        expected = mhc_ref.block(x, one, branch, gated.dialect.at(x.dtype))
         torch.testing.assert_close(gated.block(x, one, branch), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -107,10 +107,14 @@ def test_the_gated_residual_s_gradients_are_those_of_the_reference(gated: Implem
         assert mine.abs().max() > 1e-3
 
 
-def test_the_eps_of_the_gated_residual_is_that_of_float32_and_no_other(gated: Implementation) -> None:
-    """Which is why a float64 state is not declared."""
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_eps_of_the_gated_residual_is_that_of_the_dtype(gated: Implementation, dtype: torch.dtype) -> None:
+    """States as small as an eps, of which float32's and float64's make numbers that differ in the first digit."""
     x, params = drawn(gated, (3, 2, 4))
-    x, params = 1e-4 * x.double(), Params(*(None if one is None else one.double() for one in params))  # pyright: ignore[reportArgumentType]
-    assert gated.dtypes == (torch.float32,)
-    found, expected = gated.block(x, params, branch), mhc_ref.block(x, params, branch, gated.dialect)
-    assert (found - expected).abs().max() > 1e-3
+    x, params = 1e-4 * x.to(dtype), Params(*(None if one is None else one.to(dtype) for one in params))  # pyright: ignore[reportArgumentType]
+    found, (mine, other) = gated.block(x, params, branch), (gated.dialect.at(one) for one in (dtype, OTHER[dtype]))
+    torch.testing.assert_close(found, mhc_ref.block(x, params, branch, mine), rtol=1e-5, atol=1e-9)
+    assert (found - mhc_ref.block(x, params, branch, other)).abs().max() > 1e-3
+
+
+OTHER = {torch.float64: torch.float32, torch.float32: torch.float64}

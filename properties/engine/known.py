@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -33,6 +34,7 @@ from properties.engine.known_file import load as load
 from properties.engine.known_file import located as located
 from properties.engine.known_file import write as write
 from properties.engine.message import explain
+from properties.engine.picturing import failure
 from properties.engine.subject import Status, Subject, Verdict
 from properties.engine.trying import try_stored
 from properties.guards.faults import HarnessError
@@ -54,9 +56,11 @@ def verdict_for(known: Known, subject: Subject) -> Verdict:
     ``error``: that could not be found out.
     """
 
-    def verdict(status: Status, reason: str, ratio: float = 0.0, message: str = "") -> Verdict:
+    def verdict(
+        status: Status, reason: str, ratio: float = 0.0, message: str = "", drawn: dict[str, Any] | None = None
+    ) -> Verdict:
         path = known.counterexample if status == "known" else None
-        return Verdict(known.law, subject, status, reason, int(status != "error"), ratio, path, message)
+        return Verdict(known.law, subject, status, reason, int(status != "error"), ratio, path, message, failure=drawn)
 
     law = all_laws().get(known.law)
     if law is None:
@@ -82,7 +86,8 @@ def verdict_for(known: Known, subject: Subject) -> Verdict:
         ratio = try_stored(law, tried, case).worst
     except LawBroken as broken:
         because = known.reason + (f" ({known.link})" if known.link else "")
-        return verdict("known", because, broken.ratio, explain(law, tried, case, broken, known.counterexample))
+        said = explain(law, tried, case, broken, known.counterexample)
+        return verdict("known", because, broken.ratio, said, failure(case, broken))
     except MissingValue as error:
         return verdict("error", _outgrown(known, error))
     except HarnessError as error:

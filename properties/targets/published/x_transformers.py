@@ -100,14 +100,14 @@ class GatedMultiResidual(Implementation):
     """`GatedMultiResidual` with one input view, as `AttentionLayers(gated_multi_residual=True)` applies it."""
 
     streams = (1, 2, 3, 4, 5, 8)
-    dtypes = (torch.float32,)  # another dtype has another eps
+    dtypes = (torch.float64, torch.float32)  # a bfloat16 model rounds the normalised state, and every product of it
 
     def __init__(self) -> None:
         import_module("x_transformers.x_transformers")  # so that a missing library is found out before anything runs
         self.dialect = mhc_ref.PRESETS["QWEN4_EXP"].with_(
             one_bottleneck=True,
             norm_offset=0.0,
-            rms_eps=torch.finfo(torch.float32).eps,  # nn.RMSNorm without an eps takes that of the dtype
+            rms_eps_from="compute",  # nn.RMSNorm(dim) has no eps of its own
             collapse="sum",
         )
 
