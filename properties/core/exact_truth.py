@@ -14,6 +14,7 @@ from mhc_ref.exact import Exact
 from mhc_ref.packing import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec
 from properties.core.reads import mapping_shapes
+from properties.core.remembering import remembered
 from properties.core.truth import listed, present, wide
 from properties.guards.faults import HarnessError, located
 
@@ -33,7 +34,10 @@ class ExactTruth:
         self.dialect = dialect
         named = {(slot, getattr(dialect, field)): None for field, slot in registry.SLOTS.items()}
         self._outside = [f"the {slot} family {name!r}" for slot, name in named if registry.outside(slot, name)]
+        self.lasting = not self._outside
+        """Whether its formulas stay what they are: a family from outside may be registered again."""
 
+    @remembered
     def project(self, logits: Tensor) -> Tensor:
         """h_res as emitted, rounded to float64."""
         n = streams_of_logits(logits.shape, self.dialect)
@@ -44,6 +48,7 @@ class ExactTruth:
 
         return self._each([(logits, axes)], [(n, n)], one)[0]
 
+    @remembered
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         """pre, post, res of every token, rounded to float64."""
         plain = listed(params)
@@ -53,12 +58,14 @@ class ExactTruth:
 
         return Mappings(*self._each([(x, 2)], mapping_shapes(tuple(x.shape[-2:]), self.dialect), one))
 
+    @remembered
     def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
         """h_pre x, rounded to float64."""
         return self._each(
             [(x, 2), (h_pre, h_pre.ndim - x.ndim + 2)], [x.shape[-1:]], lambda *one: [self._exact.pre(*one)]
         )[0]
 
+    @remembered
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
         """A x + h_post^T y, rounded to float64."""
         given = [(x, 2), (y, 1), (h_post, 1), (h_res, 2)]
@@ -69,6 +76,7 @@ class ExactTruth:
         inputs, after = self.layers(x, [params], [y])
         return inputs[0], after
 
+    @remembered
     def layers(self, x: Tensor, params: Sequence[Params], outputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """What each branch reads, and the state after the last block, rounded to float64."""
         plain = [listed(one) for one in params]
@@ -78,6 +86,7 @@ class ExactTruth:
 
         return self._through((x, 2), outputs, x.shape[-2:], run)
 
+    @remembered
     def stack(
         self, h: Tensor, n: int, params: Sequence[Params], outputs: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor]:
@@ -119,6 +128,7 @@ class ExactTruth:
         *inputs, after = self._each([start, *((y, 1) for y in outputs)], shapes, one, checked=1)
         return inputs, after
 
+    @remembered
     def collapse(self, x: Tensor, head: Params | None) -> Tensor:
         """[..., n, C] -> [..., C], rounded to float64."""
         plain = None if head is None else listed(head)
@@ -128,12 +138,14 @@ class ExactTruth:
 
         return self._each([(x, 2)], [x.shape[-1:]], one)[0]
 
+    @remembered
     def project_vjp(self, logits: Tensor, cotangent: Tensor) -> Tensor:
         """d <cotangent, h_res> / d logits of the unrolled iteration, rounded to float64."""
         axes = len(logits_shape(cotangent.shape[-1], self.dialect))
         given = [(logits, axes), (cotangent, 2)]
         return self._each(given, [logits.shape[-axes:]], lambda *one: [self._exact.project_vjp(*one)])[0]
 
+    @remembered
     def mappings_vjp(self, x: Tensor, params: Params, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """By x and every parameter, rounded to float64."""
         plain = listed(params)
@@ -144,18 +156,21 @@ class ExactTruth:
 
         return self._summed(given, [params], one)
 
+    @remembered
     def pre_vjp(self, x: Tensor, h_pre: Tensor, cotangent: Tensor) -> list[Tensor]:
         """By x and h_pre, rounded to float64."""
         axes = h_pre.ndim - x.ndim + 2  # a weight for each stream, or for each channel
         shapes = [x.shape[-2:], h_pre.shape[-axes:]]
         return self._each([(x, 2), (h_pre, axes), (cotangent, 1)], shapes, self._exact.pre_vjp)
 
+    @remembered
     def post_vjp(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor, cotangent: Tensor) -> list[Tensor]:
         """By x, y, h_post and h_res, rounded to float64."""
         given = [(x, 2), (y, 1), (h_post, 1), (h_res, 2)]
         shapes = [one.shape[-axes:] for one, axes in given]
         return self._each([*given, (cotangent, 2)], shapes, self._exact.post_vjp)
 
+    @remembered
     def layers_vjp(
         self, x: Tensor, params: Sequence[Params], branches: Sequence[BranchSpec], cotangent: Tensor
     ) -> list[Tensor]:
@@ -167,6 +182,7 @@ class ExactTruth:
 
         return self._summed([(x, 2), (cotangent, 2)], params, one)
 
+    @remembered
     def stack_vjp(
         self, h: Tensor, n: int, params: Sequence[Params], branches: Sequence[BranchSpec], cotangent: Tensor
     ) -> list[Tensor]:
@@ -178,6 +194,7 @@ class ExactTruth:
 
         return self._summed([(h, 1), (cotangent, 1)], params, one)
 
+    @remembered
     def collapse_vjp(self, x: Tensor, head: Params | None, cotangent: Tensor) -> list[Tensor]:
         """By the streams, and by the parameters of a head, rounded to float64."""
         heads = [] if head is None else [head]

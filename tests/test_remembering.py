@@ -1,0 +1,125 @@
+"""Exact answers that are kept: the same as those that are computed, and of the same question alone."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from mhc_ref import DEEPSEEK_V4, PAPER, Mappings, Params
+from properties.core.case import BranchSpec
+from properties.core.exact_truth import ExactTruth
+from properties.core.remembering import ANSWERS, Answers
+
+X = torch.tensor([[[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]]], dtype=torch.float64)
+LOGITS = torch.tensor([[0.5, -1.0], [2.0, 0.0]], dtype=torch.float64)
+PARAMS = Params(
+    phi=torch.arange(48.0, dtype=torch.float64).reshape(6, 8) / 50,
+    bias=torch.arange(8.0, dtype=torch.float64) / 7,
+    alpha=torch.ones(3, dtype=torch.float64),
+    norm_weight=torch.ones(6, dtype=torch.float64),
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_known():
+    """Each test begins and ends with a process that has been told nothing."""
+    ANSWERS.forget()
+    yield
+    ANSWERS.forget()
+
+
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often an exact truth goes through tokens from here on, one entry each."""
+    calls: list[int] = []
+    each = ExactTruth._each
+
+    def counted(self: ExactTruth, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return each(self, *arguments, **options)
+
+    monkeypatch.setattr(ExactTruth, "_each", counted)
+    return calls
+
+
+def test_the_same_question_is_computed_once_whoever_asks(monkeypatch: pytest.MonkeyPatch):
+    calls = computed(monkeypatch)
+    first, second = ExactTruth(PAPER), ExactTruth(PAPER)
+    told, again = first.mappings(X, PARAMS), second.mappings(X, PARAMS)
+    assert len(calls) == 1
+    assert isinstance(again, Mappings)
+    assert all(torch.equal(one, other) for one, other in zip(told, again, strict=True))
+    assert first.asked == second.asked == 1
+
+
+def test_gradients_and_reads_of_layers_keep_their_form(monkeypatch: pytest.MonkeyPatch):
+    calls = computed(monkeypatch)
+    branch, bar = BranchSpec("scale", torch.tensor([1.0, 2.0, -1.0])), torch.ones_like(X)
+    truth = ExactTruth(PAPER)
+    told = [truth.layers_vjp(X, [PARAMS], [branch], bar) for _ in range(2)]
+    read = [truth.layers(X, [PARAMS], [X[..., 0, :]]) for _ in range(2)]
+    assert len(calls) == 2
+    assert type(told[1]) is list
+    assert all(torch.equal(one, other) for one, other in zip(*told, strict=True))
+    assert type(read[1][0]) is list
+    assert torch.equal(read[0][1], read[1][1])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(lambda truth: truth.project(LOGITS + 1e-16 * torch.tensor([[1.0, 0], [0, 1]])), id="last bits"),
+        pytest.param(lambda truth: truth.project(LOGITS[None]), id="shape"),
+        pytest.param(lambda truth: truth.project(LOGITS.float()), id="dtype"),
+        pytest.param(lambda truth: truth.project(-LOGITS), id="sign"),
+        pytest.param(lambda truth: truth.project_vjp(LOGITS, LOGITS), id="method"),
+        pytest.param(lambda _: ExactTruth(DEEPSEEK_V4).project(LOGITS), id="dialect"),
+    ],
+)
+def test_another_question_is_computed(monkeypatch: pytest.MonkeyPatch, other):
+    truth = ExactTruth(PAPER)
+    truth.project(LOGITS)
+    calls = computed(monkeypatch)
+    other(truth)
+    assert len(calls) == 1
+
+
+def test_branches_are_part_of_the_question(monkeypatch: pytest.MonkeyPatch):
+    calls = computed(monkeypatch)
+    truth, bar = ExactTruth(PAPER), torch.ones_like(X)
+    for weight in (1.0, 2.0):
+        for kind in ("scale", "constant"):
+            truth.layers_vjp(X, [PARAMS], [BranchSpec(kind, torch.tensor(weight))], bar)
+    truth.layers_vjp(X, [PARAMS], [BranchSpec("identity")], bar)
+    assert len(calls) == 5
+
+
+def test_parameters_that_are_absent_are_part_of_the_question(monkeypatch: pytest.MonkeyPatch):
+    calls = computed(monkeypatch)
+    truth = ExactTruth(PAPER)
+    truth.mappings(X, PARAMS)
+    truth.mappings(X, PARAMS._replace(norm_weight=None))
+    assert len(calls) == 2
+
+
+def test_what_is_written_to_an_answer_does_not_reach_the_next_one():
+    truth = ExactTruth(PAPER)
+    first = truth.project(LOGITS)
+    right = first.clone()
+    first.zero_()
+    second = truth.project(LOGITS)
+    assert torch.equal(second, right)
+    second.zero_()
+    assert torch.equal(truth.project(LOGITS), right)
+
+
+def test_the_ones_unused_for_longest_go():
+    kept = Answers(most=10)
+    for name in (b"a", b"b"):
+        kept.put(name, [torch.zeros(4)])
+    assert kept.get(b"a") is not None
+    kept.put(b"c", (torch.zeros(2), torch.zeros(2)))
+    assert kept.get(b"b") is None
+    assert kept.get(b"a") is not None
+    assert kept.get(b"c") is not None
+    kept.put(b"d", torch.zeros(11))
+    assert len(kept) == 0
