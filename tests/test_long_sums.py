@@ -53,7 +53,10 @@ def drawn(dialect: Dialect, dtype: torch.dtype, number: int, streams: tuple[int,
     return found
 
 
-CASES = drawn(DEEPSEEK_V4, torch.bfloat16, 24)
+@functools.cache
+def cases() -> list[Case]:
+    """Twenty-four cases of bfloat16."""
+    return drawn(DEEPSEEK_V4, torch.bfloat16, 24)
 
 
 def test_zeros_do_not_count_as_terms_of_a_sum() -> None:
@@ -126,7 +129,7 @@ def sums_and_bounds(case: Case, dialect: Dialect) -> tuple[Tensor, Tensor, Tenso
 
 @pytest.mark.parametrize("number", range(6))
 def test_every_order_of_float32_stays_within_the_bound(number: int) -> None:
-    case = CASES[number]
+    case = cases()[number]
     state, exact, error, shared = sums_and_bounds(case, DEEPSEEK_V4)
     phi = case.params.phi.numpy()
     flat = case.x.float().flatten(1).numpy()
@@ -171,7 +174,7 @@ def betrayed(terms: Any, owner: Any, places: Any, exact: Any, error: Any) -> flo
     "number", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 )
 def test_partial_sums_of_logits_in_bfloat16_leave_the_bound_for_every_split(number: int) -> None:
-    case = CASES[number]
+    case = cases()[number]
     state, exact, error, _ = sums_and_bounds(case, DEEPSEEK_V4)
     phi = case.params.phi.double().numpy()
     for name, owner in chunks_of(case):
@@ -186,11 +189,11 @@ def test_partial_sums_of_logits_in_bfloat16_leave_the_bound_for_every_split(numb
 @pytest.mark.parametrize("numbers", [(0, 1, 2), pytest.param((3, 4, 5), marks=pytest.mark.slow)])
 def test_partial_sums_of_squares_in_bfloat16_leave_the_bound_for_every_split(numbers: tuple[int, ...]) -> None:
     """All columns of a token share the error of its rms: three tokens in each of the three cases of a check."""
-    cases = [CASES[k] for k in numbers]
-    shares = [sums_and_bounds(case, DEEPSEEK_V4)[3] for case in cases]
-    for each in zip(*(chunks_of(case) for case in cases), strict=False):
+    chosen = [cases()[k] for k in numbers]
+    shares = [sums_and_bounds(case, DEEPSEEK_V4)[3] for case in chosen]
+    for each in zip(*(chunks_of(case) for case in chosen), strict=False):
         found = []
-        for case, shared, (_, owner) in zip(cases, shares, each, strict=True):
+        for case, shared, (_, owner) in zip(chosen, shares, each, strict=True):
             for token, values in enumerate(case.x.double().flatten(1).numpy()):
                 places = np.flatnonzero(values)
                 squares = values[places, None] ** 2

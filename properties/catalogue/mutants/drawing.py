@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
 
@@ -152,7 +153,8 @@ def _condition(chance: random.Random, stage: str, kind: str, used: set[Variable]
     return conditions.size(chance, free)
 
 
-def borrowed(preset: str) -> list[tuple[str, str]]:
+@functools.cache  # to ask every deviation whether it applies takes longer than all the rest of a draw
+def borrowed(preset: str) -> tuple[tuple[str, str], ...]:
     """(deviation, method) wherever the method alone can be borrowed in that dialect."""
     pairs = [(name, method) for method, names in BORROWED.items() for name in names if name in CATALOGUE]
-    return [(name, method) for name, method in pairs if CATALOGUE[name].applies(PRESETS[preset])]
+    return tuple((name, method) for name, method in pairs if CATALOGUE[name].applies(PRESETS[preset]))
