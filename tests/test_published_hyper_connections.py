@@ -26,7 +26,8 @@ CONSTRAINED = (
     "hyper-connections-v2",
     "hyper-connections-v2-log",
 )
-NAMES = (*CONSTRAINED, "hyper-connections-unconstrained")
+NAMES = (*CONSTRAINED, "hyper-connections-unconstrained", "hyper-connections-views")
+FRACTIONS = ("hyper-connections-fractions", "hyper-connections-v2-fractions")
 SHAPES = ((1, 1), (2, 9), (3, 2), (4, 7), (5, 4))
 
 
@@ -261,30 +262,119 @@ def test_a_stream_below_the_clamp_of_the_norm_has_the_gradient_of_the_clamp(
         assert float((found[0, stream] - exact[0, stream]).abs().max() / exact[0, stream].abs().max()) < tolerance
 
 
-def test_fractions_are_streams_of_their_own_on_the_residual_path() -> None:
-    """What docs/findings.md says of `num_fracs`: only what is read and written is no dialect."""
+@pytest.mark.parametrize("name", FRACTIONS)
+@pytest.mark.parametrize(("n", "channels"), [(2, 1), (4, 3), (6, 2)])
+def test_halves_of_streams_are_streams_of_their_own_where_they_are_mixed(name: str, n: int, channels: int) -> None:
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    adapter = published.build(name)
+    assert set(offers(adapter)) == {"mappings", "project"}
+    x, (params,) = generic(adapter, (2, 3, n, channels), seed=n)
+    found, expected = adapter.mappings(x, params), mhc_ref.mappings(x, params, adapter.dialect)
+    for part in Mappings._fields:
+        if part in adapter.emits:
+            assert_near(getattr(found, part), getattr(expected, part))
+        else:
+            assert getattr(found, part) is None
+
+
+def normed(x: Tensor) -> Tensor:
+    """Of [..., C], as both modules normalise a fraction of a stream with a gamma of 0."""
+    return x / x.square().sum(-1, keepdim=True).sqrt().clamp_min(1e-12) * x.shape[-1] ** 0.5
+
+
+def fractions_written_out(module: Any, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    """A block of `HyperConnections(num_fracs=f)` of x [s, T, C], from its formula, in loops over fractions."""
+    f, (s, _, channels) = module.num_fracs, x.shape
+    parts = [[x[j, :, k * channels // f : (k + 1) * channels // f] for j in range(s)] for k in range(f)]
+
+    def weighed(k: int, j: int, column: int) -> Tensor:
+        dynamic = (normed(parts[k][j]) @ module.dynamic_alpha_fn[:, column]).tanh() * module.dynamic_alpha_scale
+        return (dynamic + module.static_alpha[k * s + j, column]).unsqueeze(-1) * parts[k][j]
+
+    def gathered(column: int) -> Tensor:
+        return sum((weighed(k, j, column) for k in range(f) for j in range(s)), start=torch.zeros_like(parts[0][0]))
+
+    def written(k: int, j: int, into: int) -> Tensor:
+        dynamic = (normed(parts[k][j]) @ module.dynamic_beta_fn[:, into]).tanh() * module.dynamic_beta_scale
+        return (dynamic + module.static_beta[j * f + into]).unsqueeze(-1)
+
+    read = [gathered(into * (1 + s)) for into in range(f)]
+    gave = branch(torch.cat(read, -1)).chunk(f, -1)
+    after = [
+        torch.cat(
+            [
+                gathered(into * (1 + s) + 1 + j) + sum(written(k, j, into) * gave[k] for k in range(f))
+                for into in range(f)
+            ],
+            -1,
+        )
+        for j in range(s)
+    ]
+    return torch.stack(after)
+
+
+@pytest.mark.parametrize(("streams", "fractions"), [(1, 2), (3, 2), (2, 4)])
+def test_fractions_are_read_and_written_as_their_formula_has_it(streams: int, fractions: int) -> None:
+    """What no dialect says of `num_fracs`: several vectors are read and written, each with gates of its own; gradients,
+    too."""
     library = pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
-    generator = torch.Generator().manual_seed(0)
-    streams, fractions, channels = 3, 2, 4
-    module = library.HyperConnections(streams, dim=channels, num_fracs=fractions, layer_index=0)
+    generator = torch.Generator().manual_seed(streams)
+    channels = 2 * fractions
+    module = library.HyperConnections(streams, dim=channels, num_fracs=fractions, layer_index=0).double()
     for name, one in module.named_parameters():
-        value = torch.zeros(one.shape) if name == "norm.gamma" else torch.randn(one.shape, generator=generator)
-        one.data.copy_(value)
-    state = torch.randn(streams, 1, channels, generator=generator)
-    read, add = module(state)
-    assert read.shape == (1, 1, channels)  # f vectors of C / f, end to end
-    left = add(torch.zeros_like(read))[:, 0]
-    n, width = streams * fractions, channels // fractions
-    x = state[:, 0].unflatten(-1, (fractions, width)).transpose(0, 1).reshape(1, n, width)
-    static, dynamic = (
-        one.detach().unflatten(-1, (fractions, 1 + streams))[..., 1:].flatten(-2)
-        for one in (module.static_alpha, module.dynamic_alpha_fn)
-    )
-    params = Params(
-        torch.cat([torch.zeros(width, 2), dynamic], -1),
-        torch.cat([torch.zeros(2 * n), static.flatten()]),
-        torch.stack([torch.zeros(()), torch.zeros(()), module.dynamic_alpha_scale.detach()]),
-    )
-    h_res = mhc_ref.mappings(x, params, mhc_ref.HYPER_CONNECTIONS).res
-    mixed = (h_res.mT @ x).reshape(fractions, streams, width).transpose(0, 1).reshape(streams, channels)
-    assert torch.allclose(mixed, left.detach(), rtol=0, atol=1e-6)
+        if name != "norm.gamma":
+            one.data.copy_(torch.randn(one.shape, generator=generator, dtype=torch.float64))
+    own = [one for name, one in module.named_parameters() if name != "norm.gamma"]
+    x = torch.randn(streams, 3, channels, generator=generator, dtype=torch.float64, requires_grad=True)
+    bar = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+
+    def by_library(x: Tensor) -> Tensor:
+        read, add = module(x)
+        return add(branch(1)(read[0])[None])
+
+    found, expected = by_library(x), fractions_written_out(module, x, branch(1))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(*(torch.autograd.grad(one, [x, *own], bar) for one in (found, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+def fractions_of_v2_written_out(module: Any, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    """A block of `mHCv2(num_fracs=f)` of x [T, s, C], from its formula; only h_res is the reference's."""
+    f, (tokens, s, _) = module.num_fracs, x.shape
+    parts = x.reshape(tokens, s * f, -1)
+    unit = normed(parts)
+    factors = torch.cat([module.pre_branch_scale.expand(f), module.residual_scale.expand(s * f)])
+    logits = (unit @ module.dynamic_alpha_fn[0]) * factors + module.static_alpha
+    mixed = mhc_ref.project(logits[..., f:], mhc_ref.LUCIDRAINS).mT @ parts
+    read = [(logits[..., k].sigmoid().unsqueeze(-1) * parts).sum(1) for k in range(f)]
+    gave = branch(torch.cat(read, -1)).chunk(f, -1)
+    # Of these gates the static part knows which fraction is written, and the dynamic one where to.
+    static = module.static_beta.reshape(s * f, 1)
+    gates = 2 * ((unit @ module.dynamic_beta_fn) * module.h_post_scale + static).sigmoid()
+    written = [sum(gates[:, j * f + k, into, None] * gave[k] for k in range(f)) for j in range(s) for into in range(f)]
+    return (mixed + torch.stack([torch.as_tensor(one) for one in written], 1)).reshape(x.shape)
+
+
+@pytest.mark.parametrize(("streams", "fractions"), [(1, 2), (3, 2), (2, 4)])
+def test_fractions_of_v2_are_read_and_written_as_their_formula_has_it(streams: int, fractions: int) -> None:
+    pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
+    from hyper_connections.mHCv2 import ManifoldConstrainedHyperConnections
+
+    generator = torch.Generator().manual_seed(streams)
+    channels = 2 * fractions
+    module: Any = ManifoldConstrainedHyperConnections(streams, dim=channels, num_fracs=fractions, layer_index=0)
+    for name, one in module.named_parameters():
+        if name != "norm.gamma":
+            one.data.copy_(torch.randn(one.shape, generator=generator))
+    own = [one for name, one in module.named_parameters() if name != "norm.gamma"]
+    x = torch.randn(3, streams, channels, generator=generator, requires_grad=True)
+    bar = torch.randn(x.shape, generator=generator)
+
+    def by_library(x: Tensor) -> Tensor:
+        read, add = module(x[None])
+        return add(branch(1)(read[0])[None])[0]
+
+    found, expected = by_library(x), fractions_of_v2_written_out(module, x, branch(1))
+    assert_near(found, expected)
+    for mine, theirs in zip(*(torch.autograd.grad(one, [x, *own], bar) for one in (found, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
