@@ -110,6 +110,28 @@ ONE_KIND = {
 """Why the laws of one kind are all that can see them."""
 
 
+TOGETHER = {
+    "both lose gradients below the floor of a norm, of any size there or of zeros: laws that look there draw both": (
+        *("norm-clamp-detached", "norm-clamp-stops"),
+    ),
+    "both are wrong in value where a mean is not 0, by its rounding or by all of it: what compares values sees both": (
+        *("mean-in-bfloat16", "variance-of-the-uncentred"),
+    ),
+}
+"""Why the same laws kill deviations of a norm that laws of more than one kind see."""
+
+
+def test_of_a_norm_the_same_laws_kill_two_deviations_only_where_it_is_said_why() -> None:
+    """In one dialect and one dtype: which dtype shows it tells others apart."""
+    groups: dict[tuple[str, str, frozenset[str]], set[str]] = {}
+    for name, row in WRONG.items():
+        if "norm" in row.preset.lower() and not row.stopped:
+            groups.setdefault((row.preset, row.dtype, frozenset(row.killed)), set()).add(name)
+    assert groups
+    said = [set(names) for names in (*ONE_KIND.values(), *TOGETHER.values())]
+    assert [names for names in groups.values() if len(names) > 1 and not any(names <= one for one in said)] == []
+
+
 def test_every_deviation_has_its_row() -> None:
     known = {(task.name, task.preset, task.dtype) for task in tasks(EXAMPLES, [])}
     assert {row.key[1:] for row in ROWS} <= known
