@@ -107,7 +107,11 @@ $(VENV)/installed-docs: $(VENV)/installed
 $(VENV)/installed-browser: $(VENV)/installed-test tests/browser/package-lock.json tests/browser/fetch.py properties/commands/site/katex/package-lock.json
 	if $(BIN)/python tests/browser/fetch.py $(VENV)/browser && $(BIN)/python -m properties.commands.site.katex build/katex; then touch $@; fi
 
+# By itself nemo-automodel asks for another transformers, and for much that its layers do not import.
+NEMO = $(shell sed -n 's/^nemo-automodel = \["\(.*\)"\]$$/\1/p' pyproject.toml)
+
 $(VENV)-conformance/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-conformance
 	$(VENV)-conformance/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[conformance]'
+	$(VENV)-conformance/bin/python -m pip install --quiet --disable-pip-version-check --no-deps '$(NEMO)'
 	touch $@
