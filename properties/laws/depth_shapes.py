@@ -17,7 +17,7 @@ from properties.core.trial import Trial
 from properties.laws import about, calls
 from properties.laws.calls import Way, by_token, flooded
 from properties.laws.depth import arrangements, quiet_stacks
-from properties.laws.execution_strides import scattered
+from properties.laws.execution_strides import in_one_storage, scattered
 from properties.strategies import TAME, Setting, noise, params_of, seeds
 
 DISTINCT = 3
@@ -51,14 +51,15 @@ def apart(branch: BranchSpec, u: Tensor) -> Tensor:
 
 
 def views_of_parameters() -> list[Way]:
-    """The parameters of several layers, and of a head, as columns of wider ones, and with a phi that lies
-    transposed."""
+    """The parameters of several layers, and of a head, as columns of wider ones, one after the other in one storage,
+    and with a phi that lies transposed."""
 
     def changed(what: str, change: Callable[[Params], Params]) -> Way:
         return Way(what, lambda given: (given[0], tuple(map(change, given[1])), *given[2:]))
 
     return [
         changed("parameters that are views", scattered),
+        changed("parameters in one storage", in_one_storage),
         changed("a transposed phi", lambda one: one._replace(phi=one.phi.t().contiguous().t())),
     ]
 

@@ -111,6 +111,15 @@ def scattered(params: Params) -> Params:
     return Params(phi, bias, alpha, None if weight is None else torch.stack([weight, weight - 1], 1)[:, 0])
 
 
+def in_one_storage(params: Params) -> Params:
+    """The same parameters one after the other in one storage, as optimisers and sharded models keep them: each is in
+    the order of its entries, and none but by chance begins where a load of several entries may."""
+    parts: list[Tensor] = [one for one in params if one is not None]  # pyright: ignore[reportUnnecessaryComparison]
+    storage = torch.cat([parts[0].new_ones(1), *(one.flatten() for one in parts)])
+    left = iter(storage[1:].split([one.numel() for one in parts]))
+    return Params(*(None if one is None else next(left).view(one.shape) for one in params))  # pyright: ignore[reportArgumentType, reportUnnecessaryComparison]
+
+
 @about.project(
     "execution.projection-does-not-see-strides",
     "identity",
@@ -161,6 +170,7 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
         by_token("tokens innermost", lambda one: one.permute(1, 2, 0).contiguous().permute(2, 0, 1)),
         turned(trial.implementation.max_tokens),
         Way("parameters that are views", lambda given: (given[0], scattered(given[1]), given[2])),
+        Way("parameters in one storage", lambda given: (given[0], in_one_storage(given[1]), given[2])),
         Way("a branch output that is a view", apart),
     )
     calls.does_not_see(trial, calls.block(trial, case.x, case.params, case.branch), ways)
@@ -196,6 +206,7 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
         by_token("one token, expanded", everywhere),
         Way("a transposed phi", transposed),
         Way("parameters that are views", lambda given: (given[0], scattered(given[1]))),
+        Way("parameters in one storage", lambda given: (given[0], in_one_storage(given[1]))),
         turned(trial.implementation.max_tokens),
     )
     calls.does_not_see(trial, calls.mappings(trial, case.x, case.params), ways)

@@ -179,8 +179,9 @@ RETURNED: dict[str, Callable[[Tensor], Tensor]] = {
     "a view of what it reads": lambda u: u.view(u.shape),
     "ones of one entry, expanded": lambda u: torch.ones_like(u[..., :1]).expand(u.shape),
     "a slice of something wider": lambda u: torch.cat([u, u - 1], -1)[..., : u.shape[-1]],
+    "the end of something longer": lambda u: torch.cat([u.new_ones(1), u.flatten()])[1:].view(u.shape),
 }
-"""What branches return that has no storage of its own, or not in the order of its entries."""
+"""What branches return that has no storage of its own, or not from its start, or not in the order of its entries."""
 WRITTEN: dict[str, Callable[[Tensor], Tensor]] = {
     "what it reads, after it has written there": lambda u: u.mul_(-0.5).add_(1),
     "ones, after it has cleared what it reads": lambda u: u.zero_() + 1,

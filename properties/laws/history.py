@@ -320,6 +320,8 @@ def is_not_disturbed_by_its_branch(trial: Trial, call: Call, other: Call) -> Non
     """A block, or layers, whose branches pass another one, and one after a call whose last branch raised, are as
     without."""
 
+    recorded = (False, True) if trial.differentiable else (False,)
+
     def run(target: Implementation, place: Place) -> Any:
         (x, params, branch), others = map_tensors(call.given, place), map_tensors(other.given, place)
         several: tuple[Any, ...] = branch if isinstance(branch, tuple) else (branch,)
@@ -335,18 +337,31 @@ def is_not_disturbed_by_its_branch(trial: Trial, call: Call, other: Call) -> Non
             """As many branches as the call has, or the one."""
             return branches if isinstance(branch, tuple) else branches[0]
 
-        with torch.no_grad():
+        def once() -> Any:
             plain = kept(call.on(target, (x, params, branch)))
             within = kept(call.on(target, (x, params, through(*(partial(passing, one) for one in several)))))
             with contextlib.suppress(Exception):  # be it wrapped on its way
                 call.on(target, (*others[:2], through(*several[:-1], raising)))
             return plain, within, kept(call.on(target, (x, params, branch)))
 
-    plain, within, after = trial.observe(call.method, run)
-    for name, one, nested, later, error in zip(call.gives, plain, within, after, call.errors(), strict=True):
-        what = f"around a branch that passes another {call.method}"
-        trial.near(f"{name} {what}", nested, wide(one), 2 * error, kind="memory")
-        trial.near(f"{name} after one whose branch raised", later, wide(one), 2 * error, kind="memory")
+        found: list[Any] = []
+        for on in recorded:
+            with torch.set_grad_enabled(on):
+                if on:  # as in training, where what a backward pass needs waits for the branch, too
+                    x, params, others = map_tensors((x, params, others), _asking)
+                found.append(once())
+        return tuple(found)
+
+    for on, (plain, within, after) in zip(recorded, trial.observe(call.method, run), strict=True):
+        mode = ", with gradients recorded" if on else ""
+        for name, one, nested, later, error in zip(call.gives, plain, within, after, call.errors(), strict=True):
+            what = f"around a branch that passes another {call.method}{mode}"
+            trial.near(f"{name} {what}", nested, wide(one), 2 * error, kind="memory")
+            trial.near(f"{name} after one whose branch raised{mode}", later, wide(one), 2 * error, kind="memory")
+
+
+def _asking(one: Tensor) -> Tensor:
+    return one.detach().clone().requires_grad_()
 
 
 def _cast(given: Any, dtype: torch.dtype, method: str) -> Any:

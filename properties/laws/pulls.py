@@ -221,6 +221,13 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
             own = leaves()  # a weight is stored as a linear layer has it, and handed over transposed
             views = [one.mT.contiguous().mT if one.ndim > 1 else one for one in own]
             again["for inputs that lie transposed"] = tuple(pulled_back(pulled.function(target, views), own, [*bars]))
+            own = leaves()  # as those of an optimiser lie, one after the other in one storage
+            views = [torch.cat([one.new_ones(1), one.flatten()])[1:].view(one.shape) for one in own]
+            again["for inputs off the start of a storage"] = tuple(
+                pulled_back(pulled.function(target, views), own, [*bars])
+            )
+        with torch.autograd.graph.saved_tensors_hooks(_copied, _copied):
+            again["where autograd keeps copies of what is saved"] = fresh([*bars])
         left, hooked = accumulated(bars)
         again["added to those of a backward pass before"] = left
         again["as hooks of the leaves see it, beside those of a backward pass before"] = hooked
@@ -290,6 +297,11 @@ def does_not_see_strides_of_zero(trial: Trial, pulled: Pulled) -> None:
     for name, one, other, error in zip(names, expanded, full, pulled.errors(pulled.cotangents), strict=True):
         what = f"the gradient of {pulled.method} by {name} for biases and gates that are one number, expanded"
         trial.near(what, one, wide(other), 2 * error)
+
+
+def _copied(one: Tensor) -> Tensor:
+    """What offloading to another device comes back as: the same values elsewhere, in the order of their entries."""
+    return torch.empty(one.shape, dtype=one.dtype, device=one.device).copy_(one.detach())
 
 
 def _added(so_far: Tensor, bar: Tensor) -> None:

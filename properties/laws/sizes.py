@@ -27,6 +27,7 @@ from properties.strategies.sweeps import (
     layer_runs,
     look_runs,
     looks,
+    mass_runs,
     pair_runs,
     product_runs,
     stream_runs,
@@ -44,8 +45,8 @@ PRODUCTS = (coarser, product_runs, pair_runs, stream_runs, look_runs)
 
 PROJECTED = swept("project", coarser, stream_runs, looks)
 MAPPED = swept("mappings", *PRODUCTS)
-MIXED = swept("mixture", *EVERY)
-PASSED = swept("block", *PRODUCTS)
+MIXED = swept("mixture", *EVERY, mass_runs)
+PASSED = swept("block", *PRODUCTS, mass_runs)
 EXPANDED = swept("expand", *EVERY)
 COLLAPSED = swept("collapse", *PRODUCTS)
 LAYERED = swept("layers", layer_runs, layered=True)

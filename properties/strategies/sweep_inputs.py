@@ -34,16 +34,19 @@ LOOKS: Mapping[str, str] = {
     "tiny": "where every entry of the state is tiny, and so are the logits",
     "large": "where the entries of the state are large, and gates are saturated",
     "uneven": "where some streams are far smaller than others, or some logits far from the others",
-    "silent": "where some streams are zero, or streams or logits are equal",
+    "silent": "where some streams are zero, or whole tokens, or streams or logits are equal",
 }
 """How inputs may look, and the words for it."""
+PADDED = 8
+"""From this one on silent tokens are zero, as padding is: what skips a tile of padding owes it the biases, and the
+branch."""
 FADING = "fading"
 """The same of cotangents alone."""
 RISING = "rising"
 """The same of layers alone."""
 SAID = {
     **LOOKS,
-    FADING: "where the cotangents of some tokens are far smaller than those of others",
+    FADING: "where the cotangents of some tokens are far smaller than those of others, or zero",
     RISING: "where the channels of the state beyond the 1024th are larger, and gates depend on it",
 }
 REACH = 0.25
@@ -167,6 +170,8 @@ def looking(look: str, case: Case, n: int, least: float) -> Case:
             values[name] = changed.to(values[name].dtype).contiguous()
     if isinstance(values.get("params"), Params):
         values["params"] = _gated(look, values["params"], n)
+    if look == "silent" and "branch" in values:  # what a token of zeros gets of it shows
+        values["branch"] = BranchSpec("constant", values["branch"].weight)
     return Case(**values)
 
 
@@ -181,6 +186,8 @@ def _state(look: str, x: Tensor, tiny: float) -> Tensor:
         x[::3, -1] = x[::3, -1] * tiny if look == "uneven" else 0.0
         if look == "silent":
             x[1::3, 1] = x[1::3, 0]
+    if look == "silent":
+        x[PADDED:] = 0.0
     return x
 
 
@@ -229,11 +236,12 @@ def rising(setting: Setting, case: Case, n: int, seed: int) -> Case:
 
 def faded(bar: Tensor) -> Tensor:
     """A cotangent that is far smaller at tokens 3, 8, 13, ..., by 2^30, 2^60 and 2^100 in turn: what underflows there,
-    or is left out as if it were zero, is claimed at that size, and sums over tokens keep the size of the others."""
+    or is left out as if it were zero, is claimed at that size, and sums over tokens keep the size of the others. At
+    tokens 0, 16, 32, ... it is zero, as the loss of a prompt is: who looks at the first of a tile skips the others."""
     number = torch.arange(bar.shape[0])
     exponents = torch.tensor([30.0, 60.0, 100.0])[number // 5 % 3]
     short = min(1.0, -math.log2(torch.finfo(bar.dtype).smallest_normal) / 126)  # as the range of float16 is
-    sizes = torch.where(number % 5 == 3, -(exponents * short).floor(), 0.0).exp2()
+    sizes = torch.where(number % 5 == 3, -(exponents * short).floor(), 0.0).exp2() * (number % 16 != 0)
     return bar * sizes.to(bar.dtype).view(-1, *[1] * (bar.ndim - 1))
 
 

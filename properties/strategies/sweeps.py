@@ -5,7 +5,8 @@
 | tokens | the covering set at eight channels; a coarser one with gradients, at five channels, and as views |
 | channels | the covering set and multiples of 128 at two tokens; a coarser one with gradients and for other n |
 | pairs | products of at most 2^14 tokens and channels, and some beyond; other n and layers beyond a tile of both |
-| looks | states that are negative, tiny, large or uneven, or have streams of zeros, at some of all that |
+| mass | one state of more than 2^23 numbers |
+| looks | states that are negative, tiny, large or uneven, or have streams or tokens of zeros, at some of all that |
 | layers | every depth at two tokens; a few depths with more tokens and channels |
 | declared | `channels`, `token_counts`, `depths`, by themselves and together |
 """
@@ -47,6 +48,8 @@ TILES = ((65, 33), (520, 17))
 """Channels and tokens beyond one tile of both, where neither is wide by itself: 64 by 32, and 512 by 16."""
 RISEN = (1536, 4096)
 """Widths at which several layers have gates that depend on the state, which grows along its channels."""
+MASS = 1 << 24
+"""The most numbers of a state that nobody declared."""
 LAYOUTS = ("", "offset 1", "offset 2", "slice")
 """How a state lies: by itself; one or two entries after the start of its storage; as a slice of wider rows."""
 OFFSET = "where a state begins off the start of its storage, which a vectorised load may not expect"
@@ -238,7 +241,7 @@ def stream_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
                 Run(setting.width(c), n, some(setting, reach, (2,))) for c in (1, 64, 256) if c <= reach.channels
             )
             continue
-        many = tuple(t for t in (1, 2, 3, 16, 33, 64, 65) if t <= min(reach.tokens, setting.max_tokens))
+        many = tuple(t for t in (1, 2, 3, 16, 33, 64, 65, 130, 300) if t <= min(reach.tokens, setting.max_tokens))
         yield Run(setting.width(8), n, many, scale=scale)
         if reach.gradients:
             yield Run(setting.width(6), n, many[2:5:2] or many[:1], gradients=True, scale=6.0)
@@ -265,6 +268,15 @@ def pair_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
     for c, count in ((64, 256), (128, 512), (128, 1024), (2048, 65), (4096, 257)):
         if c <= reach.channels and count <= min(reach.tokens, setting.max_tokens):
             yield Run(setting.width(c), n, (count,))
+    if reach.channels < MODELS[1] <= reach.models:  # and a wide state of several tiles of tokens in every dtype
+        yield Run(setting.width(MODELS[1]), n, some(setting, reach, (16, 70)))
+
+
+def mass_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """One state of more than 2^23 numbers, where a sweep goes far: a launch or a chunk is as large as memory allows."""
+    n, c, count = main_streams(setting), setting.width(MODELS[2]), 521
+    if reach.tokens >= FAR and setting.max_tokens >= count and n * c * count <= MASS:
+        yield Run(c, n, (count,))
 
 
 def looks(setting: Setting, reach: Reach) -> Iterator[Run]:

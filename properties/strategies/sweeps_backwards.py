@@ -42,7 +42,8 @@ def _token_runs(setting: Setting, reach: Reach, t: int) -> list[Run]:
     n, few, short = main_streams(setting), few_streams(setting), min(reach.tokens, SHORT)
     found = [Run(setting.width(6), n, counts(setting, t, short))]
     found += [Run(setting.width(5), few, some(setting, reach, (1, 3, 8, 16, 33, 65, 130, 257, 300)))]
-    found += [Run(setting.width(8), k, some(setting, reach), scale=6.0) for k in setting.streams if k <= MANY]
+    several = some(setting, reach, (1, 3, 16, 33, 65, 130, 258))
+    found += [Run(setting.width(8), k, several, scale=6.0) for k in setting.streams if k <= MANY]
     found += [Run(setting.width(8), k, some(setting, reach, (1, 33))) for k in many_streams(setting)]
     found += [Run(setting.width(8), n, some(setting, reach, (5, 24, 34)), layout=one) for one in (SEQUENCES, STEP)]
     found += [Run(setting.width(8), n, some(setting, reach, (6, 17, 66)), layout=THREE)]
@@ -76,8 +77,8 @@ def _channel_runs(setting: Setting, reach: Reach, wide: Sequence[int]) -> list[R
     for c, count in TILES:
         if c <= reach.channels:
             found.append(Run(setting.width(c), few, some(setting, reach, (count,))))
-    if reach.channels >= 1024:  # beyond a tile of 512 channels, and of 4 tokens or 8
-        found.append(Run(setting.width(1040), few, some(setting, reach, (5, 9))))
+    if max(reach.channels, reach.models) >= 1024:  # beyond a tile of 512 channels, and of 4 tokens, 8 or 256
+        found.append(Run(setting.width(1040), few, some(setting, reach, (5, 9, 260))))
     if reach.channels >= 256:  # T C beyond 2^16
         found += [Run(setting.width(256), n, some(setting, reach, (269,)), look=FADING)]
     return [replace(run, gradients=True) for run in found if run.tokens]
@@ -115,9 +116,12 @@ def mixture_runs(setting: Setting, reach: Reach) -> list[Run]:
 
 
 def depth_runs(setting: Setting, reach: Reach) -> list[Run]:
-    """Every depth that one backward launch may be for, and some beyond; two layers of many channels, or tokens."""
+    """Every depth that one backward launch may be for, and some beyond; a few of many channels, or tokens."""
     n, four, two = main_streams(setting), setting.width(4), depths(reach, (2,))
     wide, many = [setting.width(c) for c in (65, 257) if c <= reach.channels], some(setting, reach, (33,))
     found = [Run(four, n, (1,), depths(reach, BACK)), *(Run(c, n, (1,), two) for c in wide)]
-    found += [Run(c, n, many, two) for c in (*wide[:1], four)]
+    found += [Run(wide[0], n, many, two)] if wide else []
+    found.append(Run(four, n, some(setting, reach, (33, 130, 300)), two))
+    # segments of layers that are computed again backwards, with more than one token each
+    found += [Run(four, n, some(setting, reach, (3, 17, 66)), (depth,)) for depth in depths(reach, (3, 5, 9))]
     return [replace(run, gradients=True) for run in found]
