@@ -48,6 +48,8 @@ TILES = ((65, 33), (520, 17))
 """Channels and tokens beyond one tile of both, where neither is wide by itself: 64 by 32, and 512 by 16."""
 RISEN = (1536, 4096)
 """Widths at which several layers have gates that depend on the state, which grows along its channels."""
+MODEST = 16
+"""A sweep of no more channels has only methods that are put together of others."""
 MASS = 1 << 24
 """The most numbers of a state that nobody declared."""
 LAYOUTS = ("", "offset 1", "offset 2", "slice")
@@ -268,7 +270,8 @@ def pair_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
     for c, count in ((64, 256), (128, 512), (128, 1024), (2048, 65), (4096, 257)):
         if c <= reach.channels and count <= min(reach.tokens, setting.max_tokens):
             yield Run(setting.width(c), n, (count,))
-    if reach.channels < MODELS[1] <= reach.models:  # and a wide state of several tiles of tokens in every dtype
+    # short dtypes, which have kernels of their own, are swept over fewer sizes: a wide state of several tiles of tokens
+    if setting.dtype.itemsize == 2 and MODEST < reach.channels < MODELS[1]:
         yield Run(setting.width(MODELS[1]), n, some(setting, reach, (16, 70)))
 
 
