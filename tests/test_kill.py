@@ -76,6 +76,7 @@ ONE_KIND = {
         *("saved-as-autocast-has-it", "fourth-axis-of-tokens", "saved-phi-strides-ignored"),
         *("post-scale-of-a-thread",),
         *("expanded-parameters-read-on", "bare-token-normed-by-row"),
+        *("parameters-off-their-alignment", "saved-found-by-address"),
     ),
     "what is handed out must stay and what is not must go, which contracts alone are about": (
         *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
@@ -83,7 +84,7 @@ ONE_KIND = {
         *("branch-output-scaled-in-place", "branch-input-written-again", "branch-inputs-in-a-ring-of-four"),
         *("output-in-the-buffer-of-a-module", "layers-in-two-buffers"),
         *("branch-reads-the-state-itself", "shut-mappings-handed-out"),
-        *("states-of-layers-collected", "end-in-a-buffer"),
+        *("states-of-layers-collected", "end-in-a-buffer", "queue-while-recorded"),
     ),
     "right but for sizes, for what was called before, or for how it is called, at which the oracle looks": (
         *("max-not-subtracted-without-gradients", "cotangent-offset-ignored"),
@@ -93,6 +94,9 @@ ONE_KIND = {
         *("squares-of-1024-channels-between-layers", "chunks-of-a-sequence-begin-again"),
         *("tokens-beyond-a-bucket-stay", "tiles-between-layers-stay", "sums-over-512-channels-backwards"),
         *("two-streams-in-the-other-order", "full-tiles-of-a-matrix-unit"),
+        *("first-split-of-wide-products-learns", "first-tile-of-a-segment-learns", "padding-passed-over"),
+        *("many-tokens-of-many-streams", "many-streams-of-one-tile-backwards", "numbers-beyond-2-23-stay"),
+        "last-tile-of-wide-tokens-halved",
     ),
     "shows in what is tuned alone, whose values the oracle knows": (
         *("norm-reads-entry-eps", "tuned-in-place", "tuned-from-the-preset"),
