@@ -19,6 +19,7 @@ from properties.engine.counterexample import Counterexample
 from properties.engine.known import Known, KnownError, entry_for, load, orphans, verdict_for, write
 from properties.engine.known_file import load_to_write
 from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.plugin.terminal import not_tried
 from properties.report.report import Line, runs
 
 LAW = "manifold.last-axis-sums"
@@ -226,6 +227,16 @@ def test_entries_that_nothing_answers_are_reported(written: Path) -> None:
     assert (elsewhere.error, "sums was not in this run" in elsewhere.message) == (False, True)
     (dtype,) = orphans([entry], [Line("sums", {}, "float64", "cpu", LAW, "passed")])
     assert (dtype.error, "of sums float32 cpu was not in this run" in dtype.message) == (False, True)
+
+
+def test_many_entries_that_nothing_answers_are_counted_and_an_error_among_them_is_named(written: Path) -> None:
+    (entry,) = load(written)
+    renamed = Known("manifold.last-axis-sum", "sums", "", entry.counterexample, origin="known.toml, entry 2")
+    others = [Line("others", {}, "float32", "cpu", LAW, "passed")]
+    few, many = not_tried(orphans([entry] * 3, others)), not_tried(orphans([*[entry] * 4, renamed], others))
+    assert [line.endswith("was not tried") for line in few] == [True] * 3
+    assert many[0].startswith("known failures: ERROR: known.toml, entry 2: there is no law")
+    assert many[1:] == ["known failures: 4 were not tried, about what was not in this run"]
 
 
 ENTRY = '[[known]]\nlaw = "a.b"\nimplementation = "c"\nreason = "d"\ncounterexample = "e"\n'

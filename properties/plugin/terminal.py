@@ -4,7 +4,7 @@ not tried."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +20,7 @@ from properties.plugin.session import untried
 from properties.plugin.subjects import subjects
 
 if TYPE_CHECKING:
+    from properties.engine.known import Orphan
     from properties.report.report import Line
 
 _FEW = {"error": 1, "failed": 3}
@@ -97,8 +98,7 @@ def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
     extra += [line for text in mostly_empty(lines) for line in wrapped(printable(text))]
     if number := total["known"]:
         extra.append(f"known failures: {number} failed as {'it is' if number == 1 else 'they are'} known to")
-    for orphan in untried(config, lines):
-        extra.append(f"known failures: {'ERROR: ' if orphan.error else ''}{printable(orphan.message)}")
+    extra += not_tried(untried(config, lines))
     if (place := option(config, "device") or "cpu") != "cpu":
         extra += whereabouts(place, workers(config))
     if config.option.verbose > 0:
@@ -117,6 +117,20 @@ def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
     screen = config.stash.get(SCREEN, None)
     before = (screen.written if screen is not None else 0) + 4  # with what pytest says, and the place of the report
     return [*ending(causes, lines, total, before, extra), where]
+
+
+_NAMED = 3
+"""Known failures that nothing tried, at most, for each of them to have its line."""
+
+
+def not_tried(orphans: Sequence[Orphan]) -> list[str]:
+    """A line for every known failure that nothing in the run tried, or their number where they are many: a file may be
+    about implementations and laws that were not asked for. What is an error always has its line."""
+    wrong, others = ([one for one in orphans if one.error is error] for error in (True, False))
+    lines = [f"known failures: ERROR: {printable(one.message)}" for one in wrong]
+    if len(others) <= _NAMED:
+        return lines + [f"known failures: {printable(one.message)}" for one in others]
+    return [*lines, f"known failures: {len(others)} were not tried, about what was not in this run"]
 
 
 def _unheard(config: pytest.Config, lines: list[Line]) -> list[str]:
