@@ -16,7 +16,7 @@ from test_deviations import SEEN_BY_OTHER_FAMILIES, generic_params, normal
 from test_gradient_values import SEEN_BY_VALUES
 from test_limits_of_values import SEEN_BY_LIMITS
 from test_modes import SEEN_BY_HISTORY
-from test_readers import OF_THE_PAPER, SEEN_AT, SEEN_BY_READERS, SEEN_ELSEWHERE
+from test_readers import OF_THE_PAPER, SEEN_AT, SEEN_BY_READERS, SEEN_ELSEWHERE, SEEN_IN_BFLOAT16
 from test_sizes import SEEN_BY_SIZES
 from test_ways import SEEN_BY_WAYS
 from torch import Tensor
@@ -70,6 +70,7 @@ BY_OTHERS = {
     *OF_THE_PAPER,
     *SEEN_BY_READERS,
     *SEEN_ELSEWHERE,
+    *SEEN_IN_BFLOAT16,
     *SEEN_BY_SIZES,
     *SEEN_BY_VALUES,
     *SEEN_BY_WAYS,

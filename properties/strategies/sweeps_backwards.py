@@ -121,7 +121,7 @@ def depth_runs(setting: Setting, reach: Reach) -> list[Run]:
     wide, many = [setting.width(c) for c in (65, 257) if c <= reach.channels], some(setting, reach, (33,))
     found = [Run(four, n, (1,), depths(reach, BACK)), *(Run(c, n, (1,), two) for c in wide)]
     found += [Run(wide[0], n, many, two)] if wide else []
-    found.append(Run(four, n, some(setting, reach, (33, 130, 300)), two))
+    found.append(Run(four, n, some(setting, reach, (33, 300)), two))
     # segments of layers that are computed again backwards, with more than one token each
-    found += [Run(four, n, some(setting, reach, (3, 17, 66)), (depth,)) for depth in depths(reach, (3, 5, 9))]
+    found += [Run(four, n, some(setting, reach, (3, 66)), (depth,)) for depth in depths(reach, (5, 9))]
     return [replace(run, gradients=True) for run in found]
