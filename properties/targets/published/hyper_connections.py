@@ -219,6 +219,7 @@ class ManifoldConstrainedV2Fractions(ManifoldConstrainedV2):
 
     emits = ("res",)
     streams = (2, 4, 6, 8)
+    full_range = False  # what `sinkhorn_knopps` loses is said of it by itself
     block = Implementation.block
     expand = Implementation.expand
     collapse = Implementation.collapse
