@@ -7,7 +7,7 @@ recorded, and whose fault an exception is, is told; what comes back is plain, of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from properties.core.device import device_of, held_to
 from properties.core.handing import handing
 from properties.core.implementation import Implementation
 from properties.core.reads import mapping_shapes
-from properties.core.ways import PLAIN, QUIET, RECORDED
+from properties.core.ways import PLAIN, QUIET, RECORDED, SERVING
 from properties.guards.faults import HarnessError, TargetFault, answered
 from properties.guards.plain import oddity, plain
 from properties.guards.printable import printable
@@ -37,6 +37,11 @@ BRANCHED = ("block", "layers", "stack")
 def _of_a_graph(one: Tensor) -> Tensor:
     """The same, of a graph as the state of a training step is, which may be written to as a leaf may not."""
     return one.requires_grad_().clone() if one.is_floating_point() else one
+
+
+def _mode(way: str) -> AbstractContextManager[Any]:
+    """The mode of torch of a way (`properties.core.ways`)."""
+    return torch.no_grad() if way == QUIET else torch.inference_mode() if way == SERVING else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Observer:
         if method in BRANCHED:
             handed = (*handed, calls[0] if method == "block" else calls)
         try:
-            with torch.no_grad() if way == QUIET else nullcontext():
+            with _mode(way):
                 got = self.held(lambda: getattr(self.asked, method)(*handed))
         except TargetFault as fault:
             for one in ours:
@@ -111,6 +116,8 @@ class Observer:
         for one in ours:
             if isinstance(one, HarnessError):  # swallowed on the way
                 raise one
+        if way == SERVING:  # where copies are tensors that autograd refuses ever after
+            seen = [Seen(one.u.clone(), one.y.clone()) for one in seen]
         return self.formed(method, arguments, got), seen
 
     def held(self, call: Callable[[], T]) -> T:

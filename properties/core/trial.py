@@ -110,7 +110,7 @@ class Trial(Judge):
         tape: every answer so far; with `replaying` they are handed out again instead of calling.
         unanswered: the question whose answer was none, as the implementation raised or gave what cannot be used.
         varied: whether calls take turns in whether torch records gradients, see `properties.core.ways`.
-        allowed: the ways in which calls may be made; in others they are made as torch is by default.
+        allowed: the ways in which calls take turns.
         ways: in which ways calls were made, where that is not how torch is by default.
     """
 
@@ -273,8 +273,7 @@ class Trial(Judge):
         """The answer of a method, and what its branches saw where it has some."""
 
         def ask() -> Any:
-            way = way_of(arguments[0], self.differentiable) if self.varied else PLAIN
-            way = way if way in self.allowed else PLAIN
+            way = way_of(arguments[0], self.differentiable, self.allowed) if self.varied else PLAIN
             if way and way not in self.ways:
                 self.ways.append(way)
             got, seen = self.observer.call(method, arguments, branches, way)

@@ -155,7 +155,7 @@ _TF32 = (
 
 _ONLY_SO = (
     "it fails only {}: the same call is right as torch is by default, of inputs that ask for no gradient. Look for "
-    "what hangs on torch.is_grad_enabled() or on requires_grad"
+    "what hangs on torch.is_grad_enabled(), on an inference mode or on requires_grad"
 )
 
 

@@ -25,6 +25,7 @@ from properties.catalogue.mutants import Mutant, Spec
 from properties.catalogue.mutants.moments import Event, History, Moment
 from properties.core.case import Case
 from properties.core.law import Law, all_laws, scouts
+from properties.core.premises import compilable as compilers
 from properties.core.sweep import Point
 from properties.core.trial import LawBroken, NoRoom
 from properties.engine.applying import inapplicable
@@ -180,7 +181,7 @@ def ground(specs: list[Spec], seed: int, told: Callable[[str], None] = lambda te
         yield
         watched_for += watch.seconds
         # A compiled call is not watched.
-        reached = [one.index for one in specs] if compilable and "compiled" in law.id else watch.reached
+        reached = [one.index for one in specs] if compilable and compilers in law.premises else watch.reached
         for index in reached:
             found.reached.setdefault(index, []).append(example)
 
@@ -198,7 +199,7 @@ def ground(specs: list[Spec], seed: int, told: Callable[[str], None] = lambda te
                 return super()._fails(point)
 
     # Those that a compiler alone makes wrong are reached by laws that compile.
-    laws = [law for law in laws_in_order() if not compilable or "compiled" in law.id]
+    laws = [law for law in laws_in_order() if not compilable or compilers in law.premises]
     for number, law in enumerate(laws):
         if number % 25 == 0:
             told(f"{number} of {len(laws)} laws, {time.process_time() - began:.0f} s")

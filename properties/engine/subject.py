@@ -47,7 +47,7 @@ class Profile:
 
 
 PROFILES = {
-    "dev": Profile(examples=10, remember=True, sizes=4, seconds=4.0),
+    "dev": Profile(examples=10, remember=True, sizes=4, seconds=5.0),
     "ci": Profile(examples=16, derandomise=True, sizes=3),
     "thorough": Profile(examples=1500, remember=True, thorough=True, sizes=5),
 }

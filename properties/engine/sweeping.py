@@ -33,6 +33,8 @@ _ASKED = 240
 """Further points that a rule may ask for."""
 _AXES = ("tokens", "channels", "layers")
 _EVERY = (*_AXES, "streams", "gradients", "contiguous")
+_AGAIN = 6
+"""Points that are visited again in the end: by then every other size has been called for between."""
 _LEAST = 24
 """Points that are visited before time may end a sweep."""
 
@@ -57,8 +59,9 @@ class Sweeping(Search):
         setting, self._seed = self.subject.setting(self.law), self.randomness or 0
         reach = self._reach()
         points = evenly(sweep.points(setting, reach, self._seed))
+        again = points[1 : 1 + _AGAIN] if len(points) > 16 * _AGAIN else []
         try:
-            visited = self._visit(points)
+            visited = self._visit(points + again)
         except BaseException:  # stopped from outside, or a fault of ours: what has failed until then stands
             self._keep_first()
             raise

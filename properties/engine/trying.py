@@ -10,6 +10,7 @@ from properties.core.case import Case
 from properties.core.law import Law
 from properties.core.rounding import example
 from properties.core.trial import ContractBroken, LawBroken, TapeEnds, Trial
+from properties.core.ways import PLAIN, WAYS
 from properties.engine.subject import Subject
 from properties.guards.faults import HarnessError, described
 from properties.guards.interruption import Interrupted, settled, watched
@@ -18,19 +19,20 @@ from properties.guards.surroundings import usual
 
 @usual()
 def try_case(
-    law: Law, subject: Subject, case: Case, settled: Callable[[LawBroken], bool] | None = None, varied: bool = True
+    law: Law, subject: Subject, case: Case, settled: Callable[[LawBroken], bool] | None = None, way: str | None = None
 ) -> Trial:
     """Try one example; the bench afterwards, with the largest ratio and the number of claims.
 
     A failure against the float64 reference is judged again by mpmath, from the stored outputs, unless `settled` says
-    that no verdict hangs on it: one of a known cause, of a law that is known to be broken. Without `varied` every call
-    is made as torch is by default (`properties.core.ways`).
+    that no verdict hangs on it: one of a known cause, of a law that is known to be broken. With a `way` no call takes
+    turns (`properties.core.ways`): each is made so.
 
     Raises:
         LawBroken: the law is broken, and mpmath agrees.
         HarnessError: the float64 reference says broken and mpmath says it is not.
     """
-    trial = subject.trial(law if varied else None)
+    trial = subject.trial(law)
+    trial = trial if way is None else replace(trial, allowed=(way,))
     try:
         with example():
             law.judge(trial, case)
@@ -72,15 +74,14 @@ def only_so(law: Law, subject: Subject, case: Case, broken: LawBroken) -> Sequen
     ways: Sequence[str] = getattr(broken.trial, "ways", ())
     if not ways or not _holds(law, subject, case):
         return ()
-    alone = [(way,) for way in ways] if len(ways) > 1 else []
-    so = next((one for one in alone if not _holds(law, subject, case, one)), tuple(ways))
-    again = [_holds(law, subject, case, one) for one in (so, so, ())]
-    return so if again == [False, False, True] else ()
+    so = tuple(ways) if len(ways) == 1 else next(((w,) for w in ways if not _holds(law, subject, case, (w,))), WAYS)
+    again = [_holds(law, subject, case, one) for one in (so, so, (PLAIN,))]
+    return (so if so != WAYS else ways) if again == [False, False, True] else ()
 
 
-def _holds(law: Law, subject: Subject, case: Case, allowed: tuple[str, ...] = ()) -> bool:
-    """Whether the law holds where calls may be made in these ways; nothing that goes wrong may take the place of the
-    failure that is explained."""
+def _holds(law: Law, subject: Subject, case: Case, allowed: tuple[str, ...] = (PLAIN,)) -> bool:
+    """Whether the law holds where calls are made in this way, or of several take turns in them; nothing that goes wrong
+    may take the place of the failure that is explained."""
     try:
         law.judge(replace(subject.trial(law), allowed=allowed), case)
     except Exception:
@@ -91,8 +92,8 @@ def _holds(law: Law, subject: Subject, case: Case, allowed: tuple[str, ...] = ()
 def try_stored(law: Law, subject: Subject, case: Case) -> Trial:
     """`try_case` for one case by itself, outside of a search.
 
-    Where calls take turns the law must hold with every call as torch is by default, too: a file may be of a release in
-    which every call was made so, or of a dtype or a place in which nothing is recorded.
+    Where calls take turns the law must hold in every other way, too: a file may be of a release in which turns were
+    others, or of a place in which nothing is recorded.
 
     Raises:
         LawBroken, HarnessError: as `try_case`; a timeout from outside is a HarnessError.
@@ -102,8 +103,8 @@ def try_stored(law: Law, subject: Subject, case: Case) -> Trial:
     with watched():
         try:
             trial = try_case(law, subject, case)
-            plain = try_case(law, subject, case, varied=False) if trial.ways else trial
-            return max(trial, plain, key=lambda one: one.worst)
+            others = [try_case(law, subject, case, way=way) for way in WAYS] if trial.varied else []
+            return max(trial, *others, key=lambda one: one.worst) if others else trial
         except Interrupted as stop:
             if stop.final:
                 raise

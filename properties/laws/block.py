@@ -49,7 +49,7 @@ def one_call(trial: Trial, seen: list[Seen], count: int = 1) -> None:
 @st.composite
 def any_block(draw: DrawFn, setting: Setting) -> Case:
     """A block on a state of any size, zero among them; every other time with logits far beyond the range of exp."""
-    case = draw(block_cases(setting, most=2, scales=ANY_SIZE))
+    case = draw(block_cases(setting, most=2, scales=ANY_SIZE, tails=True))
     if draw(st.booleans()):
         n, channels = case.x.shape[-2:]
         case = case.with_(params=draw(extreme_params(setting, n, channels)))

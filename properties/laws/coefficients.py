@@ -45,7 +45,10 @@ def agree(
 
 
 @about.mappings(
-    "coefficients.agrees-with-oracle", "oracle", lambda s: coefficient_cases(s, most=3), schedule=about.MORE
+    "coefficients.agrees-with-oracle",
+    "oracle",
+    lambda s: coefficient_cases(s, most=3, tails=True),
+    schedule=about.MORE,
 )
 def agrees_with_oracle(trial: Trial, case: Case) -> None:
     """h_pre, h_post and h_res are those of the declared dialect, within what rounding explains.

@@ -27,6 +27,7 @@ from properties.strategies.sweeps import (
     layer_runs,
     look_runs,
     looks,
+    looks_along,
     mass_runs,
     pair_runs,
     product_runs,
@@ -43,7 +44,7 @@ EVERY = (token_runs, channel_runs, pair_runs, stream_runs, look_runs)
 PRODUCTS = (coarser, product_runs, pair_runs, stream_runs, look_runs)
 """Those of what has products with phi."""
 
-PROJECTED = swept("project", coarser, stream_runs, looks)
+PROJECTED = swept("project", coarser, stream_runs, looks, looks_along)
 MAPPED = swept("mappings", *PRODUCTS)
 MIXED = swept("mixture", *EVERY, mass_runs)
 PASSED = swept("block", *PRODUCTS)

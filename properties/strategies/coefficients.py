@@ -9,13 +9,14 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from mhc_ref import Params
+from mhc_ref import Dialect, Params
 from mhc_ref.packing import beyond, logit_sizes, params_shapes, residual_size
 from properties.core.case import BranchSpec
-from properties.core.family import mix_of
+from properties.core.family import gate_of, mix_of
+from properties.core.reads import read_of
 from properties.strategies.draws import among, changed, changes, coarse, eighths, kept, noise, seeds
 from properties.strategies.patterns import MODERATE
-from properties.strategies.projected import logit_matrix, params_at_temperature, shift_axis
+from properties.strategies.projected import at_temperature, logit_matrix, params_at_temperature, shift_axis
 from properties.strategies.setting import Setting
 
 GATES = (1.0, 0.5, -1.0, 2.0, 0.01, 0.0)
@@ -79,6 +80,50 @@ def params_of(
         None if norm_weight is None else torch.tensor(norm_weight, dtype=dtype),
     )
     return params_at_temperature(params, n, dialect)
+
+
+def saturates(dialect: Dialect) -> bool:
+    """Whether gates of each stream stay in their range, however large their logits are."""
+    gates = gate_of(dialect.pre), gate_of(dialect.post)
+    return read_of(dialect).plain and all(one.unit_range and not one.constant for one in gates)
+
+
+TAILS = ("", "", "", "", "", "", "biases", "one bias", "residual", "phi")
+"""Which logits are far from 0, in two examples of five."""
+FAR = 200.0
+"""How far: exp of it is beyond float32, and beyond it on either side of 88.7 and of 104 something else gives out."""
+
+
+@kept
+@st.composite
+def with_tails(draw: DrawFn, setting: Setting, params: Params, n: int) -> Params:
+    """The same parameters, or such that the logits of gates, or residual ones, go to 200 and -200.
+
+    The biases of gates are spread over all of that, or one of them lies in its outer half; residual logits lie as far
+    apart as the mixing takes; or each gate has one entry of phi of that size, of which the bound of a product stays far
+    below it.
+    """
+    kind, seed, dialect = draw(among(*TAILS)), draw(seeds), setting.dialect
+    if not kind or not (saturates(dialect) or kind == "residual"):
+        return params
+    phi, bias, chance = params.phi.clone(), params.bias.clone(), np.random.default_rng(seed)
+    gates = sum(logit_sizes(n, dialect)[:2])
+    most = FAR * setting.stretch
+    far = torch.tensor(most * (2 * chance.random(gates) - 1)).to(bias)
+    if kind == "residual":
+        patterns = mix_of(dialect).extreme(dialect)
+        if patterns is None or mix_of(dialect).shape(n, dialect) != (n, n):
+            return params
+        found = draw(logit_matrix(n, patterns, axis=shift_axis(dialect), stretch=setting.stretch)).reshape(-1)
+        bias[gates:] = torch.tensor(at_temperature(found, dialect)).to(bias)
+    elif kind == "biases":
+        bias[:gates] = far
+    elif kind == "one bias":
+        bias[seed % gates] = far[0].sign() * (most / 2 + far[0].abs() / 2)
+    else:
+        columns = min(gates, phi.shape[1])
+        phi[torch.tensor(chance.integers(phi.shape[0], size=columns)), torch.arange(columns)] = far[:columns].to(phi)
+    return params._replace(phi=phi, bias=bias)
 
 
 def saturating(params: Params, n: int, far: float, *, alike: bool = False) -> Params:

@@ -16,7 +16,7 @@ from properties.core.case import Case
 from properties.core.norms import norm_of
 from properties.core.slips import clamps_norm
 from properties.core.truth import wide
-from properties.strategies.coefficients import branch_of, params_of
+from properties.strategies.coefficients import branch_of, params_of, with_tails
 from properties.strategies.draws import among, kept, noise, seeds
 from properties.strategies.projected import streams
 from properties.strategies.setting import Setting
@@ -63,15 +63,16 @@ def projected_width(setting: Setting, n: int) -> SearchStrategy[int]:
 
 
 @st.composite
-def coefficient_cases(draw: DrawFn, setting: Setting, *, least_n: int = 1, most: int = 4, **options: Any) -> Case:
-    """x [tokens, n, C] and params."""
+def coefficient_cases(
+    draw: DrawFn, setting: Setting, *, least_n: int = 1, most: int = 4, tails: bool = False, **options: Any
+) -> Case:
+    """x [tokens, n, C] and params; with `tails` some of their logits lie far from 0."""
     n = draw(streams(setting, least_n))
     channels = draw(projected_width(setting, n))
     scales = options.pop("scales", ())
-    return Case(
-        x=draw(states_of(setting, n, channels, most=most, scales=scales)),
-        params=draw(params_of(setting, n, channels, **options)),
-    )
+    x = draw(states_of(setting, n, channels, most=most, scales=scales))
+    params = draw(params_of(setting, n, channels, **options))
+    return Case(x=x, params=draw(with_tails(setting, params, n)) if tails else params)
 
 
 @st.composite

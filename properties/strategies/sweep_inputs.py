@@ -21,6 +21,7 @@ from properties.core.family import end_of, guarantees_of, mix_of
 from properties.core.reads import mapping_shapes, read_of
 from properties.core.sweep import BY_TOKEN
 from properties.strategies.agreeing import agreeing_params, agreeing_state
+from properties.strategies.coefficients import saturates
 from properties.strategies.draws import noise
 from properties.strategies.projected import at_temperature, params_at_temperature
 from properties.strategies.setting import Setting
@@ -40,15 +41,18 @@ LOOKS: Mapping[str, str] = {
 PADDED = 8
 """From this one on silent tokens are zero, as padding is: what skips a tile of padding owes it the biases, and the
 branch."""
-FADING = "fading"
+FADING, SOARING = "fading", "soaring"
 """The same of cotangents alone."""
 RISING = "rising"
 """The same of layers alone."""
 SAID = {
     **LOOKS,
     FADING: "where the cotangents of some tokens are far smaller than those of others, or zero",
+    SOARING: "where the cotangents of some tokens are far larger or smaller than those of others",
     RISING: "where the channels of the state beyond the 1024th are larger, and gates depend on it",
 }
+SMALL = 0.009
+"""The most of a logit that is small."""
 REACH = 0.25
 """What a rising state contributes to a logit: the bound of two layers stays far below what they give."""
 
@@ -159,8 +163,8 @@ def distinct(kind: str, n: int, channels: int, tokens: int, layers: int) -> int:
     return min(tokens, next((prime for prime in (61, 31, 13, 5) if prime * n * channels * layers <= most), 3))
 
 
-def looking(look: str, case: Case, n: int, least: float) -> Case:
-    """The same values, but for how they look."""
+def looking(look: str, case: Case, n: int, least: float, saturates: bool) -> Case:
+    """The same values, but for how they look; `saturates`: gates stay in their range, however large their logits."""
     values = dict(case.items())
     for name in ("x", "h", "logits"):
         if name in values:
@@ -169,7 +173,7 @@ def looking(look: str, case: Case, n: int, least: float) -> Case:
             changed = _logits(look, old) if name == "logits" else _state(look, old, tiny)
             values[name] = changed.to(values[name].dtype).contiguous()
     if isinstance(values.get("params"), Params):
-        values["params"] = _gated(look, values["params"], n)
+        values["params"] = _gated(look, values["params"], n, saturates)
     if look == "silent" and "branch" in values:  # what a token of zeros gets of it shows
         values["branch"] = BranchSpec("constant", values["branch"].weight)
     return Case(**values)
@@ -193,8 +197,10 @@ def _state(look: str, x: Tensor, tiny: float) -> Tensor:
 
 def _logits(look: str, z: Tensor) -> Tensor:
     """Logits; those of every third matrix where only some are out of the ordinary."""
-    if look in ("tiny", "large"):
-        return z * (2.0**-10 if look == "tiny" else 4.0)
+    if look == "tiny":  # where one iteration and all of them differ still
+        return SMALL * z.tanh()
+    if look == "large":
+        return 4.0 * z
     if look == "negative":
         return -z.abs() - 1e-3
     flat = z.flatten(1).clone()
@@ -203,14 +209,17 @@ def _logits(look: str, z: Tensor) -> Tensor:
     return flat.view_as(z)
 
 
-def _gated(look: str, params: Params, n: int) -> Params:
+def _gated(look: str, params: Params, n: int, saturates: bool) -> Params:
     """Parameters whose gates are saturated, or whose logits are small, or tied."""
     phi, bias, alpha = params.phi.clone(), params.bias.clone(), params.alpha
     if look == "large":
         bias[0] += 30
         bias[n] -= 30
+        if saturates:
+            bias[n - 1] += 60
+            bias[2 * n - 1] += 210
     elif look == "tiny":
-        bias, alpha = bias * 1e-3, alpha * 1e-3
+        bias, alpha = SMALL * bias.tanh(), alpha * 1e-3
     elif look == "silent" and phi.shape[1] == len(bias) > 2 * n + 1:  # a logit has a column of its own
         phi[:, 2 * n + 1], bias[2 * n + 1] = phi[:, 2 * n], bias[2 * n]
     return Params(phi, bias, alpha, params.norm_weight)
@@ -245,6 +254,21 @@ def faded(bar: Tensor) -> Tensor:
     return bar * sizes.to(bar.dtype).view(-1, *[1] * (bar.ndim - 1))
 
 
+def soared(bar: Tensor) -> Tensor:
+    """A cotangent that is far larger at tokens 0, 5, 10, ..., by 2^44 and 2^20 in turn, and far smaller at tokens 2, 3,
+    7, 8, ..., by 2^30, 2^60 and 2^100: the first of all is beyond what half precision and squares of a square hold."""
+    number = 1 + torch.arange(bar.shape[0])
+    up = torch.tensor([44.0, 20.0])[number // 5 % 2] * (number % 5 == 1)
+    down = torch.tensor([30.0, 60.0, 100.0])[number // 5 % 3] * (number % 5 > 2)
+    short = min(1.0, -math.log2(torch.finfo(bar.dtype).smallest_normal) / 126)
+    sizes = ((up - down) * short).trunc().exp2()
+    return bar * sizes.to(bar.dtype).view(-1, *[1] * (bar.ndim - 1))
+
+
+RANGING = {FADING: faded, SOARING: soared}
+"""What makes cotangents look so."""
+
+
 def inputs(
     setting: Setting, kind: str, n: int, channels: int, tokens: int, layers: int, scale: float, look: str, seed: int
 ) -> Case:
@@ -255,9 +279,9 @@ def inputs(
         if one == RISING:
             made = rising(setting, made, n, seed)
         elif one in LOOKS:
-            made = looking(one, made, n, setting.least_scale)
+            made = looking(one, made, n, setting.least_scale, saturates(setting.dialect))
         else:
-            made = made.with_(cotangents=tuple(faded(bar) for bar in made.cotangents))
+            made = made.with_(cotangents=tuple(map(RANGING[one], made.cotangents)))
 
     def again(value: Any) -> Any:
         return map_tensors(value, lambda one: repeated(one, tokens))

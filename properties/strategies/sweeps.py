@@ -81,6 +81,7 @@ class Run:
         scale: the size of the residual logits.
         layout: see `LAYOUTS` and `APART`.
         look: of `SAID`, with spaces between, or nothing out of the ordinary.
+        visited: those of the numbers of tokens that are; none for all. Runs of the same tokens share what is expected.
     """
 
     channels: int
@@ -91,6 +92,7 @@ class Run:
     layout: str = ""
     scale: float = 3.0
     look: str = ""
+    visited: tuple[int, ...] = ()
 
     def points(self, setting: Setting, kind: str, seed: int) -> Iterator[Point]:
         """Its sizes, with their inputs."""
@@ -102,7 +104,7 @@ class Run:
         more |= {"layout": self.layout} if self.layout else {}
         apart = [APART[self.layout]] if self.layout in APART else []
         apart += [SAID[one] for one in self.look.split()]
-        for count, depth in itertools.product(self.tokens, self.layers):
+        for count, depth in itertools.product(self.visited or self.tokens, self.layers):
             size = Size(count, self.channels, self.streams, depth, self.gradients, self.layout != "slice")
             yield Point(size, whole, more, " and ".join(apart))
 
@@ -261,18 +263,21 @@ def stream_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
 def pair_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
     """Tokens and channels together."""
     n = main_streams(setting)
-    for number, c in enumerate((16, 24, 31, 32, 64, 65, 96, 128, 256, 512, 1024, 2048, 4096)):
+    for number, c in enumerate((16, 24, 31, 32, 40, 64, 65, 96, 128, 131, 256, 512, 1024, 2048, 4096)):
         most = min(MOST_TOGETHER // c, reach.tokens, setting.max_tokens)
         many = tuple(t for t in (3, 16, 17, 33, 64, 65, 128, 257, 1024) if t <= most)
         if c <= reach.channels and many:
             yield Run(setting.width(c), n, many, gradients=reach.gradients and number % 3 == 2)
     # multiples of what a matrix unit takes, of both, in every dtype; T C beyond 2^16 and 2^20
-    for c, count in ((64, 256), (128, 512), (128, 1024), (2048, 65), (4096, 257)):
+    for c, count in ((64, 256), (128, 512), (128, 1024), (2048, 65), (4096, 257), (129, 129)):  # and as many of both
         if c <= reach.channels and count <= min(reach.tokens, setting.max_tokens):
             yield Run(setting.width(c), n, (count,))
     # short dtypes, which have kernels of their own, are swept over fewer sizes: a wide state of several tiles of tokens
     if setting.dtype.itemsize == 2 and MODEST < reach.channels < MODELS[1]:
         yield Run(setting.width(MODELS[1]), n, some(setting, reach, (16, 70)))
+    most = max((k for k in setting.streams if k <= MANY), default=n)
+    if most != n and reach.channels >= 65:
+        yield Run(setting.width(65), most, some(setting, reach, (65,)))
 
 
 def mass_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
@@ -290,6 +295,25 @@ def looks(setting: Setting, reach: Reach) -> Iterator[Run]:
         yield Run(setting.width(8 + number % 2), n, many, look=look, gradients=reach.gradients and number % 3 == 2)
 
 
+def looks_along(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Every look with its share of the numbers of tokens, where sizes coincide, and in every way to call; beyond 2^16
+    numbers of a stream, and beyond a tile of tokens and of channels."""
+    n, thorough = main_streams(setting), reach.t > 1
+    ways = {layout: some(setting, reach, (6, 34)) for layout in (SEQUENCES, STEP, THREE, INFERENCE)}
+    ways |= {layout: some(setting, reach, (3, 33)) for layout in layouts(setting)}
+    many = counts(setting, 1, min(reach.tokens, LONG[-2])) if thorough else ()
+    for number, look in enumerate(_looks(n)):
+        own = many[number % 3 :: 3] or some(setting, reach, (2, n))
+        every = tuple(sorted({*own, *some(setting, reach, (2, n)), *(t for few in ways.values() for t in few)}))
+        run = Run(setting.width(8), n, every, look=look)
+        yield replace(run, visited=(*own, *some(setting, reach, (n,))))
+        yield from (replace(run, visited=few, layout=layout) for layout, few in ways.items() if few)
+        yield Run(setting.width(n), n, some(setting, reach, (2, n)), look=look)
+        for c, two in ((64, (1025,)), (131, (17, 65))) if thorough else ():
+            if c <= reach.channels:
+                yield Run(setting.width(c), n, some(setting, reach, two), look=look)
+
+
 def _looks(n: int) -> list[str]:
     return [look for look in LOOKS if n > 1 or look in ("negative", "tiny", "large")]
 
@@ -297,6 +321,7 @@ def _looks(n: int) -> list[str]:
 def look_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
     """The same, and along the channels with one look each."""
     yield from looks(setting, reach)
+    yield from looks_along(setting, reach)
     n, two = main_streams(setting), (min(2, setting.max_tokens),)
     wide = widths(setting, 1, min(reach.channels, 300)) if reach.t > 1 else (setting.width(c) for c in (1, 8, 13, 33))
     several = _looks(n)
@@ -327,6 +352,12 @@ def layer_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
             yield Run(setting.width(c), n, some(setting, reach, (count,)), deep[1:2])
     models = (c for c in RISEN if thorough and c <= max(reach.channels, reach.models))
     yield from (Run(setting.width(c), n, two, (2,), look=RISING) for c in models)
+    for number, look in enumerate(_looks(n)):
+        yield Run(four, n, two, depths(reach, (2, 12 + number % 2) if thorough else (2,)), look=look)
+        if number % 2 and thorough and reach.channels >= 130:
+            yield Run(setting.width(130), n, two, deep[1:2], look=look)
+        elif look != "large":
+            yield Run(four, n, some(setting, reach, (33,)), deep[1:2], look=look)
     for layout in (SEQUENCES, STEP, INFERENCE):
         yield Run(four, n, some(setting, reach, (3, 24, 34)), deep[1:2], layout=layout)
     yield Run(four, n, some(setting, reach, (6, 66)), deep[1:2], layout=THREE)

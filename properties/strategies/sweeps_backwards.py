@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from properties.core.sweep import Reach
 from properties.strategies.setting import Setting
-from properties.strategies.sweep_inputs import FADING
+from properties.strategies.sweep_inputs import FADING, SOARING
 from properties.strategies.sweeps import (
     BACK,
     BARE,
@@ -48,6 +48,12 @@ def _token_runs(setting: Setting, reach: Reach, t: int) -> list[Run]:
     found += [Run(setting.width(8), n, some(setting, reach, (5, 24, 34)), layout=one) for one in (SEQUENCES, STEP)]
     found += [Run(setting.width(8), n, some(setting, reach, (6, 17, 66)), layout=THREE)]
     found += [Run(setting.width(7), n, some(setting, reach, (3, 17, 33, 65)), layout=one) for one in layouts(setting)]
+    soaring = Run(setting.width(6), n, some(setting, reach, (1, 6, n, 11, 16, 17, 34, 66, 69, 79, 131)), look=SOARING)
+    ways = {SEQUENCES: (6, 34), STEP: (6, 34), THREE: (66,), "": (1, 6, n, 16, 79, 131)}
+    ways |= {layout: (11, 17, 69) for layout in layouts(setting)}
+    several = {layout: some(setting, reach, counts) for layout, counts in ways.items()}
+    found += [replace(soaring, layout=layout, visited=counts) for layout, counts in several.items() if counts]
+    found += [Run(setting.width(k), k, some(setting, reach, (1, k, 9)), look=SOARING) for k in {n, few}]  # C = n, T = n
     found += [replace(run, tokens=run.tokens[:4], look=_and_fading(run.look)) for run in looks(setting, reach)]
     found += [Run(setting.width(6), n, some(setting, reach, (4, 9, 14, 44, 75, 136, 258)), look=FADING)]
     others = [k for k in setting.streams if k <= MANY and k != n]
@@ -90,8 +96,11 @@ def _far(setting: Setting, reach: Reach, count: int) -> list[Run]:
 
 def matrix_runs(setting: Setting, reach: Reach) -> list[Run]:
     """Of what has logits alone."""
-    bare = Run(setting.width(6), main_streams(setting), (1,), gradients=True, layout=BARE)
-    return [*_token_runs(setting, reach, max(1, reach.t - 2)), bare, *_far(setting, reach, STEP_OF_TRAINING)]
+    bare = [
+        Run(setting.width(6), main_streams(setting), (1,), gradients=True, layout=BARE, look=look)
+        for look in ("", SOARING)
+    ]
+    return [*_token_runs(setting, reach, max(1, reach.t - 2)), *bare, *_far(setting, reach, STEP_OF_TRAINING)]
 
 
 def block_runs(setting: Setting, reach: Reach) -> list[Run]:
@@ -124,4 +133,7 @@ def depth_runs(setting: Setting, reach: Reach) -> list[Run]:
     found.append(Run(four, n, some(setting, reach, (33, 300)), two))
     # segments of layers that are computed again backwards, with more than one token each
     found += [Run(four, n, some(setting, reach, (3, 66)), (depth,)) for depth in depths(reach, (5, 9))]
+    found += [Run(four, n, (1, *many), two, look=FADING)]
+    for look in ("negative", "silent", "uneven")[: 3 if n > 1 else 1]:
+        found += [Run(four, n, (1,), depths(reach, (2, 9)), look=look)]
     return [replace(run, gradients=True) for run in found]

@@ -37,6 +37,7 @@ FRAME = Setting(PAPER, STREAMS, torch.float32)
 STRATEGIES: dict[str, Callable[[], SearchStrategy[Case]]] = {
     "projection": lambda: projection_cases(FRAME),
     "coefficients": lambda: coefficient_cases(FRAME),
+    "tails": lambda: coefficient_cases(FRAME, tails=True),
     "block": lambda: block_cases(FRAME),
     "mixing": lambda: mixing_cases(FRAME),
     "permuted state": lambda: permuted_state(FRAME),
@@ -159,6 +160,11 @@ def varied(cotangent: Tensor) -> bool:
     return bool((flat.amax(1) > flat.amin(1)).any())
 
 
+def gate_logits(case: Case) -> Tensor:
+    """Of pre and post, [tokens, 2n]."""
+    return gated_logits(wide(case.x), map_tensors(case.params, wide), PAPER)[..., : 2 * case.x.shape[-2]]
+
+
 def dense(cotangent: Tensor) -> bool:
     """Mostly not zero."""
     return bool((cotangent != 0).double().mean() > 0.9) and cotangent.numel() > 1
@@ -192,6 +198,13 @@ REQUIRED: list[tuple[str, str, Callable[[Case], Any], float]] = [
     ("coefficients", "unequal gates", lambda c: len(set(c.params.alpha.tolist())) > 1, 0.60),
     ("coefficients", "a norm weight", lambda c: c.params.norm_weight is not None, 0.40),
     ("coefficients", "streams that cancel", cancelling, 0.08),
+    ("tails", "a gate above 50", lambda c: (gate_logits(c) > 50).any(), 0.10),
+    ("tails", "a gate below -50", lambda c: (gate_logits(c) < -50).any(), 0.10),
+    ("tails", "a gate beyond 100 on either side", lambda c: (gate_logits(c).abs() > 100).any(), 0.10),
+    ("tails", "a gate beyond the range of exp", lambda c: (gate_logits(c).abs() > 104).any(), 0.10),
+    ("tails", "phi that saturates a gate", lambda c: (c.params.phi.abs() > 50).any(), 0.03),
+    ("tails", "residual logits far apart", lambda c: spread(c.params.bias[2 * c.x.shape[-2] :][None]) > 50, 0.03),
+    ("tails", "gates that are not saturated", lambda c: (gate_logits(c).abs() < 20).all(), 0.50),
     ("block", "distinct streams", distinct_streams, 0.50),
     ("block", "phi moves the logits", sensitive, 0.40),
     ("block", "a branch that is not zero", lambda c: c.branch(torch.ones_like(c.x[:, 0])).any(), 0.40),
