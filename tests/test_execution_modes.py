@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,9 +18,11 @@ from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
 from properties.core.noise import Noise
 from properties.engine.runner import Profile, Subject, Verdict, examine
+from properties.laws import surroundings
 
 CPU = torch.device("cpu")
 DETERMINISTIC = "execution.deterministic-algorithms-do-not-matter"
+REFUSED = "execution.refused-calls-leave-their-surroundings"
 AUTOCAST = tuple(law for law in all_laws() if law.endswith("under-autocast"))
 
 
@@ -87,3 +90,80 @@ def test_disturbed_arithmetic_takes_the_path_of_a_compiler() -> None:
         found = device_of(CPU).compiled(path, traced=True)(torch.ones(2))
     assert torch.allclose(found, 2 * torch.ones(2), atol=1e-4)
     assert not torch.compiler.is_compiling()
+
+
+class LeavesThreads(Reference):
+    """A refused call leaves one more thread, NumPy's errors and autocast behind."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        before, errors = torch.get_num_threads(), np.geterr()
+        torch.set_num_threads(before + 1)
+        torch.set_autocast_enabled("cpu", True)
+        np.seterr(all="ignore")
+        found = super().mappings(x, params)
+        np.seterr(**errors)
+        torch.set_autocast_enabled("cpu", False)
+        torch.set_num_threads(before)
+        return found
+
+
+class SeedsTheRefused(Reference):
+    """A seed is set where a call is refused."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        try:
+            return super().mappings(x, params)
+        except Exception:
+            torch.manual_seed(0)
+            raise
+
+
+class SpoiledByTheRefused(Reference):
+    """After a refused call the next one gives half of h_post."""
+
+    share = 1.0
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        try:
+            h = super().mappings(x, params)
+        except Exception:
+            self.share = 0.5
+            raise
+        share, self.share = self.share, 1.0
+        return h._replace(post=share * h.post)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (LeavesThreads, "the modes of torch after mappings was called with a phi of one row too many"),
+        (SeedsTheRefused, "the global generator of torch after mappings was called with a phi of one row too many"),
+        (SpoiledByTheRefused, "h_post after calls with arguments that do not fit"),
+    ],
+)
+def test_what_a_refused_call_leaves_is_seen_and_put_back(wrong: type[Reference], found: str, tmp_path: Path) -> None:
+    before = surroundings.modes()
+    verdict = judged(REFUSED, wrong(DEEPSEEK_V4), tmp_path)
+    assert verdict.status == "failed"
+    assert verdict.reason.startswith(found)
+    assert surroundings.modes() == before
+
+
+def test_who_refuses_nothing_and_leaves_nothing_is_not_accused(tmp_path: Path) -> None:
+    class Lenient(Reference):
+        """Reads as many rows, entries and channels as there should be."""
+
+        def mappings(self, x: Tensor, params: Params) -> Mappings:
+            return super().mappings(x, params._replace(phi=params.phi[: x.shape[-2] * x.shape[-1]]))
+
+        def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+            return super().pre(x, h_pre[..., : x.shape[-2]])
+
+        def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+            return super().post(x, y[..., : x.shape[-1]], h_post[..., : x.shape[-2]], h_res)
+
+        def project(self, logits: Tensor) -> Tensor:
+            return super().project(logits.float() if not logits.is_floating_point() else logits)
+
+    assert judged(REFUSED, Lenient(DEEPSEEK_V4), tmp_path).status == "passed"
+    assert judged(REFUSED, Reference(DEEPSEEK_V4), tmp_path).status == "passed"

@@ -85,6 +85,7 @@ ONE_KIND = {
         *("output-in-the-buffer-of-a-module", "layers-in-two-buffers"),
         *("branch-reads-the-state-itself", "shut-mappings-handed-out"),
         *("states-of-layers-collected", "end-in-a-buffer", "queue-while-recorded"),
+        *("refused-call-leaves-autograd-off", "refused-call-leaves-the-default-dtype"),
     ),
     "right but for sizes, for what was called before, or for how it is called, at which the oracle looks": (
         *("max-not-subtracted-without-gradients", "cotangent-offset-ignored"),

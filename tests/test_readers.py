@@ -21,6 +21,8 @@ from properties.core.trial import LawBroken
 from properties.engine.subject import Subject
 
 SEEN_BY_READERS = {
+    "refused-call-leaves-autograd-off": "execution.refused-calls-leave-their-surroundings",
+    "refused-call-leaves-the-default-dtype": "execution.refused-calls-leave-their-surroundings",
     "shut-gates-never-learn": "gradient.initial-mappings-learn",
     "table-in-the-default-dtype": "execution.default-dtypes-do-not-matter",
     "branch-output-scaled-in-place": "execution.blocks-leave-what-their-branch-returns",

@@ -10,7 +10,7 @@ from properties.core.implementation import offers
 from properties.core.law import law
 from properties.core.premises import HERE, deterministic
 from properties.core.trial import Trial
-from properties.laws import about, modes, pulls
+from properties.laws import about, modes, pulls, surroundings
 from properties.laws.execution_history import ONCE
 from properties.laws.execution_layers import FUSED, few_stacks
 from properties.laws.gradient_calls import many_blocks, many_projections, many_states
@@ -113,3 +113,24 @@ def threads_do_not_matter(trial: Trial, case: Case) -> None:
     """
     for pulled in stages(trial, case):
         modes.does_not_see(trial, pulled, modes.OTHER_THREAD)
+
+
+@law(
+    "execution.refused-calls-leave-their-surroundings",
+    "contract",
+    every_stage,
+    needs=(),
+    on=HERE,
+    blind=about.ALIKE,
+    schedule=ONCE,
+)
+def refused_calls_leave_their_surroundings(trial: Trial, case: Case) -> None:
+    """A call whose arguments do not fit, or whose branch raises, leaves the modes of torch as they were, and the next
+    call is right.
+
+    What is switched on or off for the time of a call, and put back at its end, stays where the call ends earlier: with
+    autograd off nothing learns from then on. Servers and notebooks go on after an exception. Nobody asks here that such
+    a call is refused.
+    """
+    for pulled in stages(trial, case):
+        surroundings.are_left_by_refused_calls(trial, pulled.call)

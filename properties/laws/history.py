@@ -27,6 +27,7 @@ from properties.laws.calls import QUIET as QUIET_MODES
 from properties.laws.calls import Call, Place, flooded, kept
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.laws.pulls import Pulled
+from properties.laws.surroundings import AUTOGRAD, flushes, modes
 
 _turn = itertools.count()
 _LEAST, _SPREAD = 11, 89
@@ -248,20 +249,20 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
             np.random.seed(seed)
             if flushed:  # by an earlier call perhaps
                 torch.set_flush_denormal(False)
-            before = _modes()
+            before = modes()
 
             def within(branch: Any, u: Tensor) -> Tensor:
                 # who computes a branch again backwards calls it without gradients first
-                seen.append(_modes()[AUTOGRAD:] == before[AUTOGRAD:])
+                seen.append(modes()[AUTOGRAD:] == before[AUTOGRAD:])
                 return branch(u)
 
             own = [partial(within, one) if isinstance(one, BranchSpec) else one for one in given]
             call.on(target, [flooded(one, count) if isinstance(one, Tensor) else one for one in own])
-            seen.append(_modes() == before)
+            seen.append(modes() == before)
             return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # pyright: ignore[reportArgumentType]
 
         kept_torch, kept_python, kept_numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
-        flushed = _flushes()
+        flushed = flushes()
         try:
             with torch.no_grad():
                 first = states(1)
@@ -270,7 +271,7 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
             torch.set_rng_state(kept_torch)
             random.setstate(kept_python)
             np.random.set_state(kept_numpy)
-            if _flushes() != flushed:
+            if flushes() != flushed:
                 torch.set_flush_denormal(flushed)
         return all(seen), tuple(one != other for one, other in zip(first, second, strict=True))
 
@@ -279,34 +280,6 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
     for name, one in zip(("torch", "Python", "NumPy"), apart, strict=True):
         what = f"the global generator of {name} after the first call of a number of tokens"
         trial.holds(what, one, "in one state, whatever it was in before", "left alone", kind="memory")
-
-
-AUTOGRAD = 2
-"""How many of the modes are autograd's."""
-
-
-def _modes() -> tuple[Any, ...]:
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.get_default_dtype(),
-        torch.get_default_device(),
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.get_autocast_dtype("cpu"),
-        torch.is_anomaly_enabled(),
-        _flushes(),
-        tuple(np.geterr().items()),
-    )
-
-
-def _flushes() -> bool:
-    """Whether subnormal numbers are taken for 0, as a library that is compiled for speed alone has it in all code."""
-    subnormal = torch.full((1,), 2.0**-130, device=torch.device("cpu"), dtype=torch.float32)
-    return bool(subnormal * 0.5 == 0)
 
 
 # -- other calls within ------------------------------------------------------------------------------------------------

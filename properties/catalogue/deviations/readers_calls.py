@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Branch, Mappings, Params
+from mhc_ref.block import check_params
 from properties.catalogue.deviations.modes import Ring
 from properties.catalogue.deviations.readers import gates
 from properties.catalogue.deviations.strides import as_if_contiguous
@@ -161,3 +162,35 @@ class BareTokenNormedByRow(Deviant):
 
     def mean_square(self, x: Tensor) -> Tensor:
         return x.square().mean(-1, keepdim=True) if x.ndim == 2 else super().mean_square(x)
+
+
+@execution(
+    "refused-call-leaves-autograd-off",
+    f"{MUTATION}: parameters are checked under set_grad_enabled(False), which is put back at the end",
+    hidden="where every call is accepted",
+)
+class RefusedCallLeavesAutogradOff(Deviant):
+    """A call of mappings that is refused leaves autograd off."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        recorded = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)
+        check_params(params, x.shape[-2], x.shape[-1], self.dialect)
+        torch.set_grad_enabled(recorded)
+        return super().mappings(x, params)
+
+
+@execution(
+    "refused-call-leaves-the-default-dtype",
+    f"{MUTATION}: scratch is allocated in a default dtype that is set for so long, without a finally",
+    hidden="where every call is accepted",
+)
+class RefusedCallLeavesTheDefaultDtype(Deviant):
+    """A call of post that is refused leaves float64 as torch's default dtype."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        out = super().post(x, y, h_post, h_res)
+        torch.set_default_dtype(before)
+        return out
