@@ -136,7 +136,9 @@ def page(label: str, kept: dict[str, Any]) -> str:
     """The rates of all runs, and the survivors of the last, as Markdown."""
     runs: dict[str, Any] = kept["runs"]
     last = runs[label]
-    command = f"mhc-properties adversary --seed {last['seed']} --mutants {last['mutants']} --label {json.dumps(label)}"
+    drawn = last.get("drawn", last["mutants"])
+    command = f"mhc-properties adversary --seed {last['seed']} --mutants {drawn} --label {json.dumps(label)}"
+    command += f" --largest {last['largest']}" if "largest" in last else ""
     command += f" --law {last['again']}" if "again" in last else ""
     lines = [
         "# An adversary who knows the strategies",
