@@ -156,7 +156,7 @@ def main(
     label: Annotated[str, typer.Option(help="the name of this run in adversary.json")] = "last run",
     docs: Annotated[Path, typer.Option(help="where adversary.md and adversary.json go")] = Path("docs"),
     law: Annotated[str, typer.Option(help="put survivors before laws whose ids begin so again, as they are now")] = "",
-    largest: Annotated[int, typer.Option(min=1, help="of so many groups that declare alike, the largest")] = 1000,
+    preset: Annotated[str, typer.Option(help="of them those that declare this one, such as PAPER")] = "",
     page: Annotated[bool, typer.Option(help="write the page and the rates")] = True,
 ) -> None:
     """Try random mutants on the laws, and list those that no law sees.
@@ -174,15 +174,14 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     results = Results(out / f"adversary-{seed}.jsonl")
     specs = [drawn(seed, index) for index in range(mutants)]
-    groups = [group for group, _ in Counter(one.group for one in specs).most_common(largest)]
-    specs = [one for one in specs if one.group in groups]
+    specs = [one for one in specs if preset in ("", one.preset)]
     attempts(specs, seed, results)
     confirmations(specs, results)
     if law:
         refuse_unknown([], (), [law])
         again(specs, seed, law, results)
     found = rates(specs, results) | ({"again": law} if law else {})
-    found |= {"largest": largest, "drawn": mutants} if len(specs) < mutants else {}
+    found |= {"preset": preset, "drawn": mutants} if preset else {}
     if page:
         refuse_lost(docs, "--docs")
         publish(docs, label, found)

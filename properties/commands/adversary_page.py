@@ -138,7 +138,7 @@ def page(label: str, kept: dict[str, Any]) -> str:
     last = runs[label]
     drawn = last.get("drawn", last["mutants"])
     command = f"mhc-properties adversary --seed {last['seed']} --mutants {drawn} --label {json.dumps(label)}"
-    command += f" --largest {last['largest']}" if "largest" in last else ""
+    command += f" --preset {last['preset']}" if "preset" in last else ""
     command += f" --law {last['again']}" if "again" in last else ""
     lines = [
         "# An adversary who knows the strategies",
