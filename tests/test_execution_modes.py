@@ -13,12 +13,14 @@ from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, Mappings, Params
 from properties.catalogue.controls import build
+from properties.core.case import BranchSpec
 from properties.core.device import DEVICES, device_of
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
 from properties.core.noise import Noise
 from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.laws import surroundings
+from properties.laws.calls import Call
 
 CPU = torch.device("cpu")
 DETERMINISTIC = "execution.deterministic-algorithms-do-not-matter"
@@ -167,3 +169,19 @@ def test_who_refuses_nothing_and_leaves_nothing_is_not_accused(tmp_path: Path) -
 
     assert judged(REFUSED, Lenient(DEEPSEEK_V4), tmp_path).status == "passed"
     assert judged(REFUSED, Reference(DEEPSEEK_V4), tmp_path).status == "passed"
+
+
+def test_on_another_device_no_argument_is_of_a_size_that_a_kernel_may_run_beyond() -> None:
+    """A read beyond memory ends the context of a device, and with it every later law."""
+    x, params, branch = (
+        torch.zeros(1, 2, 3),
+        Params(torch.zeros(6, 8), torch.zeros(8), torch.zeros(3)),
+        BranchSpec("zero"),
+    )
+    given = (x, params, branch)
+    call = Call("block", lambda target, *_: target, given, ("x", "params", "the branch"), (), tuple)
+    found = [[one.what for one in surroundings.misfits(call, given, shapes)] for shapes in (True, False)]
+    assert found == [
+        ["a phi of one row too many", "a branch that raises", "a branch that gives a channel too many"],
+        ["a branch that raises"],
+    ]
