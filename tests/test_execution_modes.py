@@ -173,13 +173,9 @@ def test_who_refuses_nothing_and_leaves_nothing_is_not_accused(tmp_path: Path) -
 
 def test_on_another_device_no_argument_is_of_a_size_that_a_kernel_may_run_beyond() -> None:
     """A read beyond memory ends the context of a device, and with it every later law."""
-    x, params, branch = (
-        torch.zeros(1, 2, 3),
-        Params(torch.zeros(6, 8), torch.zeros(8), torch.zeros(3)),
-        BranchSpec("zero"),
-    )
-    given = (x, params, branch)
-    call = Call("block", lambda target, *_: target, given, ("x", "params", "the branch"), (), tuple)
+    params = Params(torch.zeros(6, 8), torch.zeros(8), torch.zeros(3))
+    given = (torch.zeros(1, 2, 3), params, BranchSpec("zero"))
+    call = Call("block", ("x", "params", "the branch"), given, (), tuple)
     found = [[one.what for one in surroundings.misfits(call, given, shapes)] for shapes in (True, False)]
     assert found == [
         ["a phi of one row too many", "a branch that raises", "a branch that gives a channel too many"],
