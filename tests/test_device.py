@@ -129,6 +129,7 @@ def test_one_transfer_carries_many_tensors() -> None:
         torch.zeros(0, 4, dtype=torch.bfloat16),
         torch.tensor(2.5, dtype=torch.float16),
         torch.ones(2).expand(3, 2),
+        torch.arange(6, dtype=torch.float64)[3::3],  # one entry, of stride 3
     ]
     made = in_one_piece(given, move)
     assert len(moves) == 1
@@ -137,7 +138,7 @@ def test_one_transfer_carries_many_tensors() -> None:
         assert torch.equal(new, old)
         assert new.is_contiguous()
         assert new.untyped_storage().nbytes() == new.nbytes
-    assert len({new.untyped_storage().data_ptr() for new in made if new.numel()}) == 4
+    assert len({new.untyped_storage().data_ptr() for new in made if new.numel()}) == 5
     made[0].add_(1)
     assert given[0].tolist() == [0, 1, 2]
 

@@ -101,6 +101,20 @@ def test_parameters_that_are_absent_are_part_of_the_question(monkeypatch: pytest
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_how_numbers_lie_is_no_part_of_the_question(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype):
+    """Of one entry, a stride can be anything, and what is computed from shapes alone takes it for in order."""
+    truth, calls = ExactTruth(PAPER), computed(monkeypatch)
+    one = torch.arange(6.0, dtype=dtype).reshape(2, 3)[:, :1].T[:, :1]
+    assert one.stride() != (1, 1)
+    for logits in (one, one.clone().reshape(1, 1)):
+        assert torch.equal(truth.project(logits), torch.ones(1, 1, dtype=torch.float64))
+    turned = LOGITS.to(dtype)
+    truth.project(turned)
+    truth.project(turned.T.contiguous().T)
+    assert len(calls) == 2
+
+
 def test_what_is_written_to_an_answer_does_not_reach_the_next_one():
     truth = ExactTruth(PAPER)
     first = truth.project(LOGITS)

@@ -339,7 +339,8 @@ def in_one_piece(tensors: Sequence[Tensor], move: Callable[[Tensor], Tensor]) ->
         end += -(-tensor.numel() * tensor.element_size() // 16) * 16
     packed = torch.zeros(end, dtype=torch.uint8)
     for tensor, start in zip(tensors, starts, strict=True):
-        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        # of one entry any stride counts as contiguous, but for a view of its bytes
+        data = tensor.detach().reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8)
         packed[start : start + data.numel()] = data
     moved = move(packed)
     made: list[Tensor] = []

@@ -14,11 +14,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, cast
 
-import torch
 from torch import Tensor
 
 from mhc_ref import Mappings
 from properties.core.case import BranchSpec
+from properties.core.truth import wide
 
 Answered = TypeVar("Answered")
 
@@ -109,9 +109,8 @@ def _digest(*question: Any) -> bytes:
 
 def _parts(value: Any) -> Iterator[bytes]:
     if isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous()
-        yield f"{tuple(plain.shape)} {plain.dtype}:".encode()
-        yield plain.flatten().view(torch.uint8).numpy().tobytes()
+        yield f"{tuple(value.shape)} {value.dtype}:".encode()
+        yield wide(value).numpy().tobytes()  # every number of a shorter dtype is one of float64
     elif isinstance(value, BranchSpec):
         yield f"branch {value.kind}".encode()
         yield from _parts(value.weight)
