@@ -28,6 +28,7 @@ FAKE = torch.device("meta")
 _CROSSING = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put_.default}
 """What takes tensors of both devices with CUDA too: copies, and indices on the CPU."""
 
+_TO = {aten.to.other, aten.to.device, aten.to.dtype_layout, aten.to.dtype}
 _ON_HOST = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default}
 """What the host waits for."""
 
@@ -70,6 +71,8 @@ class FakeMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _TO:  # in inference mode it comes in one piece
+            return self._taken(args[0], func._schema.arguments, args, kwargs)
         if "device" not in kwargs and not any(map(_is_placed, args)):
             return func(*args, **kwargs)
         tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
@@ -111,6 +114,15 @@ class FakeMode(TorchDispatchMode):
         ordinary = _is_view(func) and not any(one.is_inference() for one in placed)
         with torch.inference_mode(False) if ordinary else nullcontext():
             return tree_map_only(Tensor, lambda one: owners[id(one)] if id(one) in owners else Placed(one), result)
+
+    def _taken(self, own: Tensor, names: Any, args: Any, kwargs: Any) -> Any:
+        """What `Tensor.to` gives."""
+        said = {one.name: value for one, value in zip(names, args, strict=False)} | kwargs
+        other = said.get("other", own)
+        dtype, device = said.get("dtype") or other.dtype, torch.device(said.get("device") or other.device)
+        if (dtype, device.type) == (own.dtype, own.device.type) and not said.get("copy"):
+            return own
+        return self.__torch_dispatch__(aten._to_copy.default, (), (own,), {"dtype": dtype, "device": device})
 
     def catch_up(self) -> None:
         """Run what is queued on the side stream."""
