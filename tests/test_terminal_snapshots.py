@@ -28,7 +28,7 @@ FAULTS = {
     "RefusesStrides": ("block.agrees", "execution.mappings-", "execution.blocks-"),
     "NotANumber": ("coefficients.agrees", "block.agrees"),
     "Detached": ("block.agrees", "gradient.block", "gradient.mappings"),
-    "Remembers": ("block.agrees", "execution.blocks-"),
+    "Remembers": ("block.agrees", "block.sizes", "depth.layers-are"),
     "TwoSlips": ("block.agrees", "block.perm", "coefficients.agrees", "mixing.post"),
     "Unexplained": ("block.agrees", "mixing.post"),
 }

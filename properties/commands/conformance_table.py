@@ -29,6 +29,7 @@ from properties.targets.published import ADAPTERS
 PACKAGES = {
     "fla": ("fla-core", "triton"),
     "hyper_connections": ("hyper-connections",),
+    "hyper_connections_options": ("hyper-connections",),
     "liger": ("liger-kernel", "triton"),
     "mhc": ("mhc",),
     "mhc_mlx": ("mhc-mlx", "mlx"),
