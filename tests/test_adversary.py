@@ -376,3 +376,11 @@ def test_the_page_of_the_adversary_is_made_from_its_file():
     kept = json.loads((docs / "adversary.json").read_bytes())
     text, path = adversary_page.page(list(kept["runs"])[-1], kept), docs / "adversary.md"
     assert path.read_text() == text + adversary_page.by_hand(path)
+
+
+def test_a_preset_that_no_mutant_declares_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    words = ["adversary", "--seed", "3", "--mutants", "4", "--preset", "NOPE"]
+    done = CliRunner().invoke(cli.app, [*words, "--out", str(tmp_path / "out"), "--docs", str(tmp_path / "docs")])
+    assert done.exit_code == 2
+    assert "NOPE" in done.output
+    assert not (tmp_path / "docs").exists()

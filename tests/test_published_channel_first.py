@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from mended import assert_explained
 from torch import Tensor
 
-from properties.engine.known import PUBLISHED, Known, load, verdict_for
-from properties.engine.subject import Subject
-from properties.targets.target import resolve
+from properties.engine.known import PUBLISHED, Known, load
 
 ENTRIES = [entry for entry in load(PUBLISHED) if entry.implementation.endswith("-channel-first")]
 KINDS = (
@@ -40,15 +39,4 @@ def test_a_stored_failure_of_channels_first_is_no_more_where_the_slip_is_mended(
     pytest.importorskip("hyper_connections", reason="the extra `hyper-connections` is not installed")
     for module, kind in KINDS:
         monkeypatch.setattr(f"{module}.{kind}.depth_connection", channels_last_first)
-    assert entry.dtype is not None
-    subject = Subject(
-        entry.implementation, resolve(entry.implementation), getattr(torch, entry.dtype), torch.device("cpu")
-    )
-    found = verdict_for(entry, subject)
-    if "channel_first" in entry.reason:
-        assert found.status == "failed", found.reason
-        assert found.reason.startswith("fixed: remove this entry")
-        assert "does not apply" not in found.reason
-    else:
-        assert found.status == "known"
-        assert "a-row-far-below-the-others-is-lost" in entry.link
+    assert_explained(entry, "channel_first", "a-row-far-below-the-others-is-lost")

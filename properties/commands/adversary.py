@@ -174,6 +174,11 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     results = Results(out / f"adversary-{seed}.jsonl")
     specs = [drawn(seed, index) for index in range(mutants)]
+    if preset and not any(one.preset == preset for one in specs):
+        there = ", ".join(sorted({one.preset for one in specs}))
+        raise typer.BadParameter(
+            f"none of these mutants declares {preset!r}; they declare {there}", param_hint="--preset"
+        )
     specs = [one for one in specs if preset in ("", one.preset)]
     attempts(specs, seed, results)
     confirmations(specs, results)

@@ -249,9 +249,7 @@ def faded(bar: Tensor) -> Tensor:
     tokens 0, 16, 32, ... it is zero, as the loss of a prompt is: who looks at the first of a tile skips the others."""
     number = torch.arange(bar.shape[0])
     exponents = torch.tensor([30.0, 60.0, 100.0])[number // 5 % 3]
-    short = min(1.0, -math.log2(torch.finfo(bar.dtype).smallest_normal) / 126)  # as the range of float16 is
-    sizes = torch.where(number % 5 == 3, -(exponents * short).floor(), 0.0).exp2() * (number % 16 != 0)
-    return bar * sizes.to(bar.dtype).view(-1, *[1] * (bar.ndim - 1))
+    return _times(bar, -exponents * (number % 5 == 3), number % 16 != 0)
 
 
 def soared(bar: Tensor) -> Tensor:
@@ -260,8 +258,13 @@ def soared(bar: Tensor) -> Tensor:
     number = 1 + torch.arange(bar.shape[0])
     up = torch.tensor([44.0, 20.0])[number // 5 % 2] * (number % 5 == 1)
     down = torch.tensor([30.0, 60.0, 100.0])[number // 5 % 3] * (number % 5 > 2)
+    return _times(bar, up - down)
+
+
+def _times(bar: Tensor, exponents: Tensor, kept: Tensor | float = 1.0) -> Tensor:
+    """Each token times a power of 2, or 0 where it is not kept; nearer to 1 in float16, as its range is."""
     short = min(1.0, -math.log2(torch.finfo(bar.dtype).smallest_normal) / 126)
-    sizes = ((up - down) * short).trunc().exp2()
+    sizes = (exponents * short).trunc().exp2() * kept
     return bar * sizes.to(bar.dtype).view(-1, *[1] * (bar.ndim - 1))
 
 

@@ -11,32 +11,37 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.core.implementation import Implementation
-from properties.targets.published.hyper_connections import ManifoldConstrainedV2, Unconstrained
+from properties.targets.published.hyper_connections import Connection, ManifoldConstrainedV2, Unconstrained
 
 FRACTIONS = 2
 """What `num_fracs` is tried with; 1 is every other adapter."""
 
 
-class ManifoldConstrainedV2Fractions(ManifoldConstrainedV2):
-    """`mHCv2` with `num_fracs=2`: h_res, which mixes the halves of all streams as streams of their own.
+class Halved(Connection):
+    """The option `num_fracs=2`: of s streams of 2 C channels it makes n = 2 s of C. A branch reads two vectors and
+    writes two, which no dialect says, so that there are no whole blocks."""
 
-    Of s streams of 2 C channels it makes n = 2 s of C, the halves of a stream side by side. What a branch reads and
-    what it writes are two vectors each, which no dialect says.
-    """
-
-    emits = ("res",)
     streams = (2, 4, 6, 8)
-    full_range = False  # what `sinkhorn_knopps` loses is said of it by itself
     block = Implementation.block
     expand = Implementation.expand
     collapse = Implementation.collapse
-    project = Implementation.project
 
     def _settings(self) -> dict[str, Any]:
         return super()._settings() | {"num_fracs": FRACTIONS}
 
     def _connection(self, n: int, channels: int, branch: Callable[[Tensor], Tensor] | None = None) -> Any:
         return super()._connection(n // FRACTIONS, channels * FRACTIONS, branch)
+
+
+class ManifoldConstrainedV2Fractions(Halved, ManifoldConstrainedV2):
+    """`mHCv2` with `num_fracs=2`: h_res, which mixes the halves of all streams as streams of their own.
+
+    The halves of a stream stand side by side.
+    """
+
+    emits = ("res",)
+    full_range = False  # what `sinkhorn_knopps` loses is said of it by itself
+    project = Implementation.project
 
     def _weights(self, params: Params, n: int) -> dict[str, Tensor]:
         weights = super()._weights(params, n)
@@ -55,6 +60,15 @@ class ManifoldConstrainedV2Fractions(ManifoldConstrainedV2):
         return x.reshape(1, math.prod(x.shape[:-2]), n // FRACTIONS, FRACTIONS * channels)
 
 
+def _first_read(weights: dict[str, Tensor], params: Params, n: int) -> dict[str, Tensor]:
+    """The columns of a read that is not looked at, beside which the one that is must hold: its gates are h_post's."""
+    return {
+        "static_alpha": weights["static_beta"].view(n, 1),
+        "dynamic_alpha_fn": weights["dynamic_beta_fn"].unsqueeze(-1),
+        "dynamic_alpha_scale": params.alpha[1:2],
+    }
+
+
 class Views(Unconstrained):
     """`HyperConnections(num_input_views=2)`, whose branch is given two reads of the streams, and here takes the second.
 
@@ -69,11 +83,7 @@ class Views(Unconstrained):
 
     def _weights(self, params: Params, n: int) -> dict[str, Tensor]:
         weights = super()._weights(params, n)
-        first = {
-            "static_alpha": weights["static_beta"].view(n, 1),
-            "dynamic_alpha_fn": weights["dynamic_beta_fn"].unsqueeze(-1),
-            "dynamic_alpha_scale": params.alpha[1:2],
-        }
+        first = _first_read(weights, params, n)
         return weights | {name: torch.cat([one, weights[name]], -1) for name, one in first.items()}
 
     def _matrices(self, heard: Tensor, shape: torch.Size) -> tuple[Any, Any]:
@@ -81,33 +91,18 @@ class Views(Unconstrained):
         return alpha[..., 1], alpha[..., 2:]
 
 
-class Fractions(Unconstrained):
+class Fractions(Halved, Unconstrained):
     """`HyperConnections(num_fracs=2)`: h_res, which mixes the halves of all streams as streams of their own, and the
     gates with which the second half of what the branch is given is read.
 
-    Of s streams of 2 C channels it makes n = 2 s of C, all first halves and then all second ones. A branch reads two
-    vectors and writes two, which no dialect says.
+    All first halves come before all second ones.
     """
 
     emits = ("pre", "res")
-    streams = (2, 4, 6, 8)
-    block = Implementation.block
-    expand = Implementation.expand
-    collapse = Implementation.collapse
-
-    def _settings(self) -> dict[str, Any]:
-        return super()._settings() | {"num_fracs": FRACTIONS}
-
-    def _connection(self, n: int, channels: int, branch: Callable[[Tensor], Tensor] | None = None) -> Any:
-        return super()._connection(n // FRACTIONS, channels * FRACTIONS, branch)
 
     def _weights(self, params: Params, n: int) -> dict[str, Tensor]:
         weights = super()._weights(params, n)
-        first = {
-            "static_alpha": weights["static_beta"].view(n, 1),
-            "dynamic_alpha_fn": weights["dynamic_beta_fn"].unsqueeze(-1),
-            "dynamic_alpha_scale": params.alpha[1:2],
-        }
+        first = _first_read(weights, params, n)
         beta = weights["dynamic_beta_fn"].unsqueeze(-1).expand(-1, FRACTIONS)
         return weights | {name: by_half(one, weights[name]) for name, one in first.items()} | {"dynamic_beta_fn": beta}
 
