@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,18 @@ import mhc_ref
 from mhc_ref import PAPER, Mappings, Params
 from properties import Implementation
 from properties.causes import Causes
+from properties.causes.causes import _cause
+from properties.causes.here import narrowed
 from properties.causes.sharing import shared
 from properties.causes.stages import shows, stage_of
-from properties.core.law import all_laws
-from properties.diagnosis.parts import Account, Part
+from properties.core.case import Case
+from properties.core.law import Law, all_laws
+from properties.core.trial import LawBroken
+from properties.diagnosis.parts import Account, Part, of_deviation
+from properties.engine.attribution import Belonging
 from properties.engine.runner import Profile, Subject, Verdict, examine
-from properties.report.cause import Cause, entries
+from properties.engine.trying import try_case
+from properties.report.cause import Cause, entries, joined
 from properties.report.report import Line
 
 PROFILE = Profile(examples=4, derandomise=True, shrink=False)
@@ -157,3 +164,79 @@ def test_a_failure_that_only_two_causes_give_counts_for_both() -> None:
     first, second = entries([one, two], lines)
     assert (first["laws"], first["shown"], first["untold"]) == (2, 1, 1)
     assert (second["laws"], second["shown"], second["untold"]) == (1, 1, 0)
+
+
+class Overflows(Right):
+    """exp of the logits themselves."""
+
+    streams = (1, 2, 3)
+
+    def project(self, logits: Tensor) -> Tensor:
+        m = logits.exp()
+        for _ in range(PAPER.iterations):
+            m = m / m.sum(-2, keepdim=True)
+            m = m / m.sum(-1, keepdim=True)
+        return m
+
+
+TIED = replace(of_deviation("global-max"), ties=("deviation max-not-subtracted", "something else"))
+
+
+def failed(logits: Tensor) -> tuple[Law, Subject, Case, LawBroken]:
+    """The failure of `Overflows` at some logits."""
+    law, case = all_laws()[PROJECTION], Case(logits=logits)
+    subject = Subject("x", Overflows(), torch.float32, torch.device("cpu"))
+    with pytest.raises(LawBroken) as found:
+        try_case(law, subject, case)
+    return law, subject, case, found.value
+
+
+def test_what_a_smaller_input_refutes_is_no_tie_any_more() -> None:
+    small = narrowed(*failed(torch.full((1, 1, 1), 95.0)), [], TIED)
+    assert small is not None
+    assert (small.deviation, small.ties) == ("max-not-subtracted", ("something else",))
+    beside = replace(TIED, deviation="max-not-subtracted", ties=("deviation global-max (told apart by other logits)",))
+    kept = narrowed(*failed(torch.full((1, 1, 1), 95.0)), [], beside)
+    assert kept is not None
+    assert (kept.deviation, kept.ties) == ("max-not-subtracted", ())
+
+
+def test_where_every_explanation_is_refuted_all_stay() -> None:
+    tied = replace(of_deviation("global-max"), ties=("deviation axes-swapped",))
+    assert narrowed(*failed(torch.full((1, 1, 1), 95.0)), [], tied) is None
+    assert narrowed(*failed(torch.full((1, 1, 1), 95.0)), [], of_deviation("max-not-subtracted")) is None
+
+
+def test_a_later_failure_decides_a_tie_under_the_key_that_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("properties.causes.causes.account_of", lambda *_, **__: Account(parts=(TIED,)))
+    monkeypatch.setattr("properties.causes.here.plain", lambda _: False)  # nothing more is asked of the target
+    said: list[Cause] = []
+    causes = Causes(announce=said.append)
+    law, subject, case, broken = failed(torch.tensor([[[0.0, -200.0], [-200.0, 200.0]]]))
+    (first,) = causes.found(law, subject, case, broken).causes
+    assert (first.explanation or {})["deviation"] == "global-max"
+    assert not said  # a smaller input may decide it
+    assert causes.settled(law, subject, case, broken, {first.key: first}) == {first.key: first}
+    assert said == [first]
+    found = causes.known(*failed(torch.full((1, 1, 1), 95.0)))
+    assert found is not None
+    (later,) = found.causes
+    assert (found.how, later.key, (later.explanation or {})["deviation"]) == ("shown", first.key, "max-not-subtracted")
+    assert joined(first, later).summary == joined(later, first).summary == later.summary
+
+
+@pytest.mark.slow
+def test_a_shrunk_failure_decides_a_tie_before_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("properties.causes.causes.account_of", lambda *_, **__: Account(parts=(TIED,)))
+    monkeypatch.setattr(
+        Causes, "_known", lambda self, law, subject, *_: Belonging((_cause(subject, TIED, law),), "first")
+    )
+    monkeypatch.setattr("properties.engine.search.Search._of_a_known_cause", lambda *_: False)
+    said: list[Cause] = []
+    subject = Subject("x", Overflows(), torch.float32, torch.device("cpu"))
+    profile = Profile(examples=8, derandomise=True)
+    found = examine(
+        all_laws()[PROJECTION], subject, profile, directory=tmp_path, attribution=Causes(announce=said.append)
+    )
+    assert [one.explanation and one.explanation["deviation"] for one in found.causes] == ["max-not-subtracted"]
+    assert said == list(found.causes)

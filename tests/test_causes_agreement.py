@@ -58,6 +58,11 @@ class Asked:
     def found(self, law: Law, subject: Subject, case: Case, broken: LawBroken) -> Belonging:
         raise AssertionError("every failure is known")
 
+    def settled(
+        self, law: Law, subject: Subject, case: Case, broken: LawBroken, causes: Mapping[str, Cause]
+    ) -> dict[str, Cause]:
+        return dict(causes)
+
     def rule(
         self, law: Law, subject: Subject, seen: Mapping[Size, bool], fails: Callable[[Size], bool | None]
     ) -> str | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from properties.causes.agreement import belongs
-from properties.causes.here import slips_at
+from properties.causes.here import narrowed, slips_at
 from properties.causes.limited import limit_of, limits_at
 from properties.causes.overwriting import overwritten
 from properties.causes.places import Places
@@ -43,7 +43,7 @@ from properties.guards.interruption import watched
 from properties.guards.printable import message_of, name_of, printable
 from properties.guards.surroundings import told, usual
 from properties.guards.traces import excerpt, place_of
-from properties.report.cause import Cause
+from properties.report.cause import TIED, Cause
 
 ALIKE = ("nan", "randomness", "memory", "time", "contract")
 """Kinds of failures that are told apart from wrong values where nothing explains them."""
@@ -153,6 +153,35 @@ class Causes:
                 belonging = replace(belonging, causes=tuple(_noting(one, suspect.trouble) for one in belonging.causes))
         return self._announced_once(self._placed(law, subject, case, belonging))
 
+    @told()
+    @usual()
+    def settled(
+        self, law: Law, subject: Subject, case: Case, broken: LawBroken, causes: Mapping[str, Cause]
+    ) -> dict[str, Cause]:
+        """The causes of a law, by the keys that they had, when its failure has been shrunk: of explanations that were
+        as good as one another, those that the smaller input refutes are dropped."""
+        suspect = self._suspect(subject)
+        found = dict(causes)
+        with watched():
+            for number, part in enumerate(suspect.parts):
+                key = _key(subject, part)
+                if key not in found or not part.ties:
+                    continue
+                beside = [one for one in suspect.parts if one is not part]
+                try:
+                    left = narrowed(law, subject, case, broken, beside, part)
+                except Exception as error:  # ours: the ties stand, and that is noted
+                    found[key] = _noting(found[key], _fault("it could not be put to the smaller input", error))
+                    continue
+                if left is not None:
+                    if key in self._announced:
+                        left = replace(left, told_as=part.key)
+                    suspect.parts[number] = left
+                    suspect.places.renamed(key, _key(subject, left))
+                    found[key] = replace(_cause(subject, left, law), where=found[key].where, first=found[key].first)
+        self._announced_once(Belonging(tuple(found.values()), "first"), tied=True)
+        return found
+
     def _placed(self, law: Law, subject: Subject, case: Case, belonging: Belonging) -> Belonging:
         """The causes with the sizes at which they show, as far as that is known by now."""
         places = self._suspect(subject).places
@@ -162,9 +191,10 @@ class Causes:
         causes = tuple(replace(one, where=places.where(one.key)) for one in belonging.causes)
         return replace(belonging, causes=causes)
 
-    def _announced_once(self, belonging: Belonging) -> Belonging:
+    def _announced_once(self, belonging: Belonging, tied: bool = False) -> Belonging:
+        """Announce what is new; what is tied only when the failure has been shrunk, which may decide it."""
         for one in belonging.causes:
-            if one.key not in self._announced:
+            if one.key not in self._announced and (tied or not any(note.startswith(TIED) for note in one.notes)):
                 self._announced.add(one.key)
                 if self.announce is not None:
                     self.announce(one)
@@ -250,9 +280,23 @@ class Causes:
             if how == "shown":
                 return found
             untold = untold or found
+        if untold is None and (found := self._decided(law, subject, case, broken, suspect)) is not None:
+            return found
         if untold is None and _unsteady_key(subject) in suspect.open:
             untold = self._unsteady(law, subject, case, broken, suspect)
         return untold or self._alike(law, subject, case, broken, suspect)
+
+    def _decided(
+        self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect
+    ) -> Belonging | None:
+        """A known cause of which this failure refutes what was named, and shows what explained it as well."""
+        for number, part in enumerate(suspect.parts):
+            beside = [one for one in suspect.parts if one is not part]
+            left = narrowed(law, subject, case, broken, beside, part) if part.ties else None
+            if left is not None and left.deviation != part.deviation:
+                suspect.parts[number] = replace(left, told_as=part.key)  # laws have been told that it is theirs
+                return Belonging((_cause(subject, suspect.parts[number], law),), "shown")
+        return None
 
     def _limited(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Cause | None:
         """The undeclared limit that a failure comes from."""
@@ -361,15 +405,19 @@ def _exception_key(subject: Subject, broken: TargetRaised) -> str:
     return f"{subject.implementation.name}: {name_of(broken.raised)} at {what}"
 
 
+def _key(subject: Subject, part: Part) -> str:
+    return f"{subject.implementation.name}: {part.key}"
+
+
 def _cause(subject: Subject, part: Part, law: Law) -> Cause:
     named = f" (deviation {part.deviation})" if part.deviation else ""
     return Cause(
-        f"{subject.implementation.name}: {part.key}",
+        _key(subject, part),
         subject.implementation.name,
         f"{part.words}{named}",
         part.explanation(),
         part.stage,
-        notes=tuple(f"as well explained by {one}" for one in part.ties),
+        notes=tuple(f"{TIED}{one}" for one in part.ties),
         first=law.id,
     )
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor
 
@@ -27,6 +30,8 @@ SECONDS = 6.0
 """Of computing, for one search: every slip there is at an ordinary case takes 1.1 on a quiet core, several times as
 much where cores share their caches, and what ends early leaves a failure unexplained."""
 _TIES = 3
+_SLIP = re.compile(r"deviation ([^\s,]+)(?: \(.*\))?$")
+"""A tie that is one slip of the catalogue, with the question that would decide it or without one."""
 PLAIN = 9
 """Tokens and channels of the cases that the questions of an exam are like."""
 DEEP = 2
@@ -65,10 +70,42 @@ def slips_at(
     if not found:
         return []
     found = _settled(subject, beside, found) if len(found) > 1 else found
-    first = of_deviation(found[0])
-    return [
-        Part(first.fields, first.deviation, None, first.stage, first.words, tuple(f"deviation {n}" for n in found[1:]))
-    ]
+    return [replace(of_deviation(found[0]), ties=tuple(f"deviation {one}" for one in found[1:]))]
+
+
+def narrowed(
+    law: Law, subject: Subject, case: Case, broken: LawBroken, beside: Sequence[Part], part: Part
+) -> Part | None:
+    """What is left of a part and its ties at another failure that is one of theirs: those of them that it does not
+    refute. None where it leaves them as they are: it refutes none, or all.
+
+    A tie that is no single slip of the catalogue is not asked, and stays.
+    """
+    slips = {tie: found[1] for tie in part.ties if (found := _SLIP.match(tie)) and found[1] in CATALOGUE | HIDDEN}
+    if not slips:
+        return None
+
+    def standing(one: Part) -> Literal["shown", "not told apart"] | None:
+        for parts in ([one], [*beside, one]) if beside else ([one],):
+            explaining = made(parts, subject.implementation.dialect)
+            how = explaining and belongs(law, subject, case, broken, explaining)
+            if how:
+                return how
+        return None
+
+    own, others = standing(part), {tie: standing(of_deviation(name)) for tie, name in slips.items()}
+    if sum(how is not None for how in (own, *others.values())) > 1:  # a question may refute some of these
+        own = None if _refuted(subject, case, beside, part) else own
+        for tie, how in others.items():
+            refuted = how is not None and _refuted(subject, case, beside, of_deviation(slips[tie]))
+            others[tie] = None if refuted else how
+    if "shown" not in (own, *others.values()):
+        return None
+    kept = tuple(tie for tie in part.ties if others.get(tie, True))
+    if own is not None:
+        return replace(part, ties=kept) if kept != part.ties else None
+    first = next(tie for tie in kept if others.get(tie) == "shown")
+    return replace(of_deviation(slips[first]), ties=tuple(tie for tie in kept if tie != first))
 
 
 def _rare(law: Law) -> list[str]:

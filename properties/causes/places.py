@@ -57,6 +57,13 @@ class Places:
         if (size := size_of(case)) is not None:
             self._single.setdefault(key, []).append(size)
 
+    def renamed(self, key: str, other: str) -> None:
+        """A cause has another key from now on."""
+        for one in self._sweeps.values():
+            one.causes = {other if cause == key else cause for cause in one.causes}
+        if key != other and key in self._single:
+            self._single.setdefault(other, []).extend(self._single.pop(key))
+
     def where(self, key: str) -> str | None:
         """The rule of a cause, and how far it was tried; None where there is none, "" where there is none any more."""
         own = [one for one in self._sweeps.values() if key in one.causes]

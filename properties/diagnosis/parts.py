@@ -32,6 +32,7 @@ class Part:
         stage: where it acts first.
         words: one clause, as in "h_res is applied untransposed".
         ties: other explanations that fit as well.
+        told_as: the key under which it has been told, where that was of an explanation refuted since; "" otherwise.
     """
 
     fields: dict[str, Any] = field(default_factory=lambda: {})
@@ -40,10 +41,13 @@ class Part:
     stage: str = ""
     words: str = ""
     ties: tuple[str, ...] = ()
+    told_as: str = ""
 
     @property
     def key(self) -> str:
         """What tells it from every other part, the same in every process of a run."""
+        if self.told_as:
+            return self.told_as
         if self.deviation is not None:
             return f"deviation {self.deviation}"
         if self.number is not None:

@@ -42,6 +42,12 @@ class Attribution(Protocol):
         """Explain a failure that belongs to no known cause."""
         ...
 
+    def settled(
+        self, law: Law, subject: Subject, case: Case, broken: LawBroken, causes: Mapping[str, Cause]
+    ) -> dict[str, Cause]:
+        """The causes of a law, by the keys that they had before its failure was shrunk to this one."""
+        ...
+
     def rule(
         self, law: Law, subject: Subject, seen: Mapping[Size, bool], fails: Callable[[Size], bool | None]
     ) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +150,9 @@ class Search:
     def failed(self, broken: LawBroken, executed: str = "", quick: bool = False) -> Verdict:
         """The verdict about a failure; `quick`: the implementation is not called for it."""
         case = self.case or Case()
+        named = not (quick or self._hangs) and any(one.explanation for one in self._causes.values())
+        if self.attribution is not None and named:
+            self._settled(self.attribution.settled(self.law, self.subject, case, broken, self._causes))
         lost = f"{self.path} could not be written: {self._unsaved}" if self._unsaved else ""
         message = explain(self.law, self.subject, case, broken, self.path, lost, also=self.also, quick=quick)
         score = readable(case, broken)
@@ -320,6 +323,11 @@ class Search:
             self._causes[one.key] = joined(self._causes.get(one.key), one)
             if self._belongs.get(one.key) in (None, "not told apart"):
                 self._belongs[one.key] = found.how
+
+    def _settled(self, causes: Mapping[str, Cause]) -> None:
+        """What causes have become, by the keys that they had."""
+        self._belongs = {causes[key].key: how for key, how in self._belongs.items()}
+        self._causes = {one.key: one for one in causes.values()}
 
     def _clear_enough(self, ratio: float) -> bool:
         """Whether a failure is as plain as the first one was, so that shrinking does not end at a ratio of 1.01.

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 KINDS = ("value", "nan", "exception", "contract", "memory", "time", "randomness", "limit")
 """What a failure is like."""
 
+TIED = "as well explained by "
+"""How a note begins that names another explanation, which no input has refuted."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
@@ -59,8 +62,17 @@ def wrong(where: str) -> str:
 
 
 def joined(one: Cause | None, other: Cause) -> Cause:
-    """One cause, met twice: as it was at first, with the sizes that are known by now."""
-    return other if one is None else one if other.where is None else dataclasses.replace(one, where=other.where)
+    """One cause, met twice: as it was at first, or with fewer explanations beside the one that is named where some have
+    been refuted since; with the sizes that are known by now."""
+    if one is None:
+        return other
+    where = one.where if other.where is None else other.where
+    told = other if _tied(other) < _tied(one) else one
+    return dataclasses.replace(told, where=where, first=one.first)
+
+
+def _tied(cause: Cause) -> int:
+    return sum(note.startswith(TIED) for note in cause.notes)
 
 
 def numbered(causes: Iterable[Cause]) -> dict[str, str]:
