@@ -1,5 +1,7 @@
 """Exact answers that are kept: the same as those that are computed, and of the same question alone."""
 
+import math
+import os
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from mhc_ref import DEEPSEEK_V4, PAPER, Mappings, Params
 from properties.core.case import BranchSpec
 from properties.core.exact_truth import ExactTruth
-from properties.core.remembering import ANSWERS, Answers
+from properties.core.remembering import ANSWERS, Answers, _bytes  # pyright: ignore[reportPrivateUsage]
 
 X = torch.tensor([[[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]]], dtype=torch.float64)
 LOGITS = torch.tensor([[0.5, -1.0], [2.0, 0.0]], dtype=torch.float64)
@@ -127,13 +129,65 @@ def test_what_is_written_to_an_answer_does_not_reach_the_next_one():
 
 
 def test_the_ones_unused_for_longest_go():
-    kept = Answers(most=10)
+    each = _bytes(torch.zeros(4))
+    kept = Answers(most=2 * each)
     for name in (b"a", b"b"):
         kept.put(name, [torch.zeros(4)])
     assert kept.get(b"a") is not None
-    kept.put(b"c", (torch.zeros(2), torch.zeros(2)))
+    kept.put(b"c", [torch.zeros(4)])
     assert kept.get(b"b") is None
     assert kept.get(b"a") is not None
     assert kept.get(b"c") is not None
-    kept.put(b"d", torch.zeros(11))
-    assert len(kept) == 0
+    kept.put(b"d", torch.zeros(2 * each))  # too much by itself: nothing goes for it
+    assert (kept.get(b"d"), len(kept)) == (None, 2)
+
+
+def test_answers_without_numbers_take_room_as_well():
+    kept = Answers(most=10000)
+    for name in range(100):
+        kept.put(bytes([name]), [torch.zeros(0, 2, 2)])
+    assert len(kept) < 13
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_what_is_made_by_default_elsewhere_does_not_take_the_answer_along(count: int):
+    bar = torch.ones_like(X[:count])
+    with torch.device("meta"):
+        told = ExactTruth(PAPER).mappings_vjp(X[:count], PARAMS, [bar[..., 0], bar[..., 0], bar[..., :2]])
+        project = ExactTruth(PAPER).project(LOGITS * math.nan)
+    assert {one.device.type for one in (*told, project)} == {"cpu"}
+    assert all(torch.equal(one, one) for one in told)
+
+
+def test_a_negative_view_is_the_question_of_its_numbers():
+    told = ExactTruth(PAPER).project(torch._neg_view(LOGITS))  # pyright: ignore[reportPrivateImportUsage]
+    assert torch.equal(told, ExactTruth(PAPER).project(-LOGITS))
+
+
+def test_another_kind_of_truth_is_asked_by_itself(monkeypatch: pytest.MonkeyPatch):
+    class Other(ExactTruth):
+        pass
+
+    calls = computed(monkeypatch)
+    for kind in (ExactTruth, Other):
+        kind(PAPER).project(LOGITS)
+    assert len(calls) == 2
+
+
+def test_what_is_told_in_inference_mode_is_an_ordinary_tensor_afterwards():
+    with torch.inference_mode():
+        ExactTruth(PAPER).project(LOGITS)
+    assert not ExactTruth(PAPER).project(LOGITS).is_inference()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_process_forked_while_the_memory_is_held_has_one_of_its_own():
+    kept = Answers()
+    kept.put(b"a", torch.zeros(1))
+    with kept._lock:  # pyright: ignore[reportPrivateUsage]
+        child = os.fork()
+        if child == 0:
+            free = kept._lock.acquire(blocking=False)  # pyright: ignore[reportPrivateUsage]
+            os._exit(0 if free and len(kept) == 0 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert len(kept) == 1

@@ -18,6 +18,9 @@ from properties.core.remembering import remembered
 from properties.core.truth import listed, present, wide
 from properties.guards.faults import HarnessError, located
 
+_HERE = torch.device("cpu")
+"""Where mpmath computes, whatever the default device is at that moment: the answer may be kept for others."""
+
 
 class ExactTruth:
     """mpmath at 50 digits, token by token: the judge. Equal tokens are computed once.
@@ -257,7 +260,7 @@ class ExactTruth:
                     ) from None
             rows.append(known[key])
         if not rows:
-            return [torch.zeros((*batch, *shape), dtype=torch.float64) for shape in shapes]
+            return [torch.zeros((*batch, *shape), dtype=torch.float64, device=_HERE) for shape in shapes]
         return [torch.stack([row[k] for row in rows]).reshape(*batch, *shape) for k, shape in enumerate(shapes)]
 
     def _summed(
@@ -277,18 +280,18 @@ class ExactTruth:
 
         start, axes = given[0]
         kept = [part for one in params for part in present(one)]
-        apart = torch.arange(math.prod(start.shape[: start.ndim - axes]), dtype=torch.float64)
+        apart = torch.arange(math.prod(start.shape[: start.ndim - axes]), dtype=torch.float64, device=_HERE)
         # Equal tokens have gradients of their own in the sum: each carries its number.
         first = self._each([*given, (apart, 0)], [start.shape[start.ndim - axes :]], lambda *token: one(*token[:-1]))
         fsum: Callable[[Any], Any] = self._exact.mp.fsum
         if len(totals) < apart.numel():  # of a token that is not finite there is no gradient, and so none of the sum
-            return [*first, *(torch.full(part.shape, math.nan, dtype=torch.float64) for part in kept)]
+            return [*first, *(torch.full(part.shape, math.nan, dtype=torch.float64, device=_HERE) for part in kept)]
         return [
             *first,
             *(
                 _tensor([fsum(numbers) for numbers in zip(*(total[k] for total in totals), strict=True)], part.shape)
                 if totals
-                else torch.zeros(part.shape, dtype=torch.float64)
+                else torch.zeros(part.shape, dtype=torch.float64, device=_HERE)
                 for k, part in enumerate(kept)
             ),
         ]
@@ -300,5 +303,6 @@ def _flat(values: Any) -> list[Any]:
 
 def _tensor(values: Any, shape: Sequence[int]) -> Tensor:
     if values is None:
-        return torch.full(tuple(shape), math.nan, dtype=torch.float64)
-    return torch.tensor([float(number) for number in _flat(values)], dtype=torch.float64).reshape(tuple(shape))
+        return torch.full(tuple(shape), math.nan, dtype=torch.float64, device=_HERE)
+    numbers = [float(number) for number in _flat(values)]
+    return torch.tensor(numbers, dtype=torch.float64, device=_HERE).reshape(tuple(shape))

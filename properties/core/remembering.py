@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +23,11 @@ from properties.core.truth import wide
 
 Answered = TypeVar("Answered")
 
-MOST = 2**21
-"""Numbers in the answers that are kept: sixteen megabytes."""
+MOST = 2**26
+"""Bytes of the answers that are kept."""
+_EACH = 800
+"""Bytes that a tensor takes beside its numbers, with its place in a list and in the memory: a process grows by 796 for
+each answer of four numbers."""
 
 
 class Answers:
@@ -31,8 +35,13 @@ class Answers:
 
     def __init__(self, most: int = MOST) -> None:
         self.most = most
+        self._begin()
+        if hasattr(os, "register_at_fork"):  # another thread may hold the lock at that moment, half way through
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
         self._kept: OrderedDict[bytes, Any] = OrderedDict()
-        self._numbers = 0
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -47,18 +56,21 @@ class Answers:
             return _copied(self._kept[key])
 
     def put(self, key: bytes, answer: Any) -> None:
-        """Keep a copy of the answer; those unused for longest go where there are too many numbers."""
+        """Keep a copy of the answer; those unused for longest go where there are too many bytes. What alone has too
+        many is not kept."""
+        if _bytes(answer) > self.most:
+            return
         with self._lock:
-            self._numbers += _numbers(answer) - _numbers(self._kept.pop(key, ()))
+            self._bytes += _bytes(answer) - _bytes(self._kept.pop(key, ()))
             self._kept[key] = _copied(answer)
-            while self._numbers > self.most:
-                self._numbers -= _numbers(self._kept.popitem(last=False)[1])
+            while self._bytes > self.most:
+                self._bytes -= _bytes(self._kept.popitem(last=False)[1])
 
     def forget(self) -> None:
         """Let go of all of them."""
         with self._lock:
             self._kept.clear()
-            self._numbers = 0
+            self._bytes = 0
 
 
 ANSWERS = Answers()
@@ -75,7 +87,7 @@ def remembered(method: Callable[..., Answered]) -> Callable[..., Answered]:
     def answering(self: Any, *arguments: Any) -> Answered:
         if not self.lasting:
             return method(self, *arguments)
-        key = _digest(method.__name__, self.dialect, arguments)
+        key = _digest(type(self), method.__name__, self.dialect, arguments)
         kept = ANSWERS.get(key)
         if kept is not None:
             self.asked += 1
@@ -95,8 +107,8 @@ def _copied(value: Any) -> Any:
     return type(value)(map(_copied, value))
 
 
-def _numbers(value: Any) -> int:
-    return value.numel() if isinstance(value, Tensor) else sum(map(_numbers, value))
+def _bytes(value: Any) -> int:
+    return _EACH + 8 * value.numel() if isinstance(value, Tensor) else sum(map(_bytes, value))
 
 
 def _digest(*question: Any) -> bytes:

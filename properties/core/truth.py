@@ -25,7 +25,7 @@ from properties.guards.faults import HarnessError
 def wide(value: Tensor) -> Tensor:
     """In float64, without a graph, where numbers are judged: on the CPU, but in a pass over many cases
     (`properties.core.rows`)."""
-    return value.detach().to(place(), torch.float64)
+    return value.detach().to(place(), torch.float64).resolve_neg()
 
 
 def listed(params: Params) -> Any:
