@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -96,15 +97,17 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
-def _dear(nodeid: str) -> bool:
-    """Whether it is a law that takes a second or more: one that goes through sizes, or is about what is kept."""
-    return "::sizes." in nodeid or "-let-go[" in nodeid
+_OF_CALLS = re.compile(
+    "::(sizes|execution)[.]|-however-they-are-called|-through-(the-stack|layers|many-layers)|-coincide"
+)
+"""Laws about how a target is called, and how often: its sizes, modes, memory and layouts."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Seconds-long tests run in CI (profile ci), minutes-long ones where -m asks for them.
 
-    So does a law that takes seconds, of a reference in another dtype than float32.
+    One arithmetic computes all references, and is called alike: in the profile dev the laws about calls are tried with
+    one of them, in float32.
 
     Functions whose shapes are checked cannot be traced: that law is tried in a process of its own (test_device_laws).
     """
@@ -113,6 +116,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         waiting = ("slow", "thorough") if profile_name(config) == "dev" else ("thorough",)
         left |= {item for item in items if any(item.get_closest_marker(marker) for marker in waiting)}
         if profile_name(config) == "dev" and not config.getoption("impl", None):
-            left |= {item for item in items if _dear(item.nodeid) and "-float32-" not in item.nodeid}
+            left |= {item for item in items if _OF_CALLS.search(item.nodeid) and "[ref:PAPER-" not in item.nodeid}
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]

@@ -57,6 +57,7 @@ def state(weight: bool = False) -> tuple[Tensor, Params]:
     return x, Params(phi, torch.ones(15).double(), alpha, torch.linspace(0.5, 2, 12).double() if weight else None)
 
 
+@pytest.mark.slow
 def test_a_function_with_a_norm_weight_has_ones_where_a_block_has_none(tmp_path: Path) -> None:
     target = from_arrays("numpy", dialect=PAPER, mappings=weighted, norm_weight=True)
     for weight in (False, True):

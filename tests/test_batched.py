@@ -194,6 +194,7 @@ def test_operations_waits_and_bytes_of_a_pass_are_counted() -> None:
     assert counts.moved == 8 * (12 + 12) + 8 * (12 + 1) + (8 + 1) + 1
 
 
+@pytest.mark.slow
 def test_more_tokens_in_a_pass_are_predicted_to_be_faster() -> None:
     ours, law = Reference(PAPER), LAWS["block.agrees-with-oracle"]
     ours.streams = (2,)

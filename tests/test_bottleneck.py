@@ -73,6 +73,7 @@ def test_laws_of_reading_give_a_weight_for_each_channel(law: str, tmp_path: Path
     assert found.status == "passed", found.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", [READS[0], READS[1], READS[3]])
 def test_a_read_by_the_weight_of_the_first_channel_is_seen(law: str, tmp_path: Path) -> None:
     assert verdict(law, FirstChannel(), tmp_path).status == "failed"

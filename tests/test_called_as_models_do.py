@@ -50,6 +50,7 @@ SEEN: dict[type[Deviant], tuple[str, ...]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "law"), [(target, law) for target, laws in SEEN.items() for law in laws])
 def test_what_is_wrong_in_one_circumstance_is_seen_where_a_law_makes_it(
     target: type[Deviant], law: str, tmp_path: Path

@@ -126,6 +126,7 @@ def product_of_shares(shares: Tensor) -> Tensor:
     return product(shares[..., 0], lambda p: next(rest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 4, 8])
 @pytest.mark.parametrize("way", WRITTEN)
 def test_a_correct_one_minus_p_is_never_accused(way: str, n: int) -> None:
@@ -295,6 +296,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], type]:
     return registry.register
 
 
+@pytest.mark.slow
 def test_every_slot_is_held_to_its_declared_roundings(registered) -> None:
     dialect = PAPER.with_(
         pre=registered(Retention).name, dynamic=registered(Softsign).name, norm_over=registered(Centred).name

@@ -84,6 +84,7 @@ class Watching(Reference):
         return super().block(x, params, branch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("products", "precision"), [("compute", "highest"), ("tf32", "high")])
 def test_every_way_of_calling_sets_the_switch(products: Products, precision: str, tmp_path: Path) -> None:
     """Calls through the bench, through a law's own function, and for a gradient."""

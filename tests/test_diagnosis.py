@@ -56,10 +56,8 @@ def first(count: int, cases: Sequence[Any]) -> list[Any]:
 # Correct implementations
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["LIGER", "LUCIDRAINS", *(pytest.param(name, marks=pytest.mark.slow) for name in ("MHC_LITE", "RESIDUAL"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["LIGER", "LUCIDRAINS", "MHC_LITE", "RESIDUAL"])
 def test_the_fields_of_a_preset_are_inferred(name: str) -> None:
     findings, found = inferred(Reference(PRESETS[name]))
     assert found == PRESETS[name]
@@ -125,6 +123,7 @@ def test_what_is_declared_does_not_decide(preset: str) -> None:
     assert set(different) <= allowed
 
 
+@pytest.mark.slow
 def test_numbers_are_measured_and_not_matched() -> None:
     odd = DEEPSEEK_V4.with_(
         entry_eps=3.7e-5, denominator_eps=2.3e-4, pre_eps=4.1e-3, post_scale=1.73, rms_eps=6.1e-7, iterations=13
@@ -329,6 +328,7 @@ def transposed() -> Identification:
     return identify(build("h-res-transposed", DEEPSEEK_V4))
 
 
+@pytest.mark.slow
 def test_the_json_has_the_pinned_form(transposed: Identification) -> None:
     told = json.loads(json.dumps(transposed.to_json(), allow_nan=False))
     assert set(told) == {"dialect", "differs_from", "deviation", "residual_ratio", "calls"}

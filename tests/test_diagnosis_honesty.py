@@ -193,7 +193,8 @@ def test_a_temperature_explains_a_function() -> None:
     assert "but the residual logits are divided by 0.7\n" in found.to_text()
 
 
-@pytest.mark.parametrize("temperature", [pytest.param(0.05, marks=pytest.mark.slow), 3.7])
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0.05, 3.7])
 def test_a_temperature_that_is_declared_is_no_deviation(temperature: float) -> None:
     dialect = DEEPSEEK_V4.with_(temperature=temperature)
     found = identify(Reference(dialect), hidden=0)
@@ -404,7 +405,8 @@ def test_gradients_of_short_stages_are_not_judged() -> None:
     assert told.deviation or not told.explained, "values are judged as before"
 
 
-@pytest.mark.parametrize("preset", ["PAPER", pytest.param("MHC_LITE", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["PAPER", "MHC_LITE"])
 def test_declared_tensorfloat32_is_no_difference(preset: str) -> None:
     """In float32 the operands of every product are rounded to ten bits, as `products` declares."""
     found = identify(controls.build("tf32", PRESETS[preset]))

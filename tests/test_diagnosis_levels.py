@@ -142,6 +142,7 @@ def test_any_part_can_be_made_by_itself_and_all_make_the_target() -> None:
     assert torch.equal(explaining.project(logits), target.project(logits))
 
 
+@pytest.mark.slow
 def test_a_correct_implementation_has_no_parts() -> None:
     account = account_of(Reference(DEEPSEEK_V4))
     assert (account.parts, account.unexplained, account.notes) == ((), (), ())

@@ -174,6 +174,7 @@ def lines_of_code(source: str) -> list[str]:
     return [line for line in bare.splitlines() if line.strip() and not line.strip().startswith("#")]
 
 
+@pytest.mark.slow
 def test_the_family_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_outside", {})  # another test may have a family of that name
     (code,) = (one for one in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "class Tempered" in one)

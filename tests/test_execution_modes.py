@@ -151,6 +151,7 @@ def test_what_a_refused_call_leaves_is_seen_and_put_back(wrong: type[Reference],
     assert surroundings.modes() == before
 
 
+@pytest.mark.slow
 def test_who_refuses_nothing_and_leaves_nothing_is_not_accused(tmp_path: Path) -> None:
     class Lenient(Reference):
         """Reads as many rows, entries and channels as there should be."""

@@ -16,6 +16,7 @@ def small():
     return atlas(20, deviations=("0.2", 1), max_streams=2)
 
 
+@pytest.mark.slow
 def test_every_search_finds_the_depth_of_the_closed_form(small):
     assert small.complete
     assert small.agree

@@ -251,6 +251,7 @@ class Broken(Implementation):
 """
 
 
+@pytest.mark.slow
 def test_a_foreign_implementation_is_searched(tmp_path):
     """A scale of 1.5 on the residual path: 1.5^L, where the mathematics would allow 1."""
     (tmp_path / "broken.py").write_text(IMPLEMENTATION)

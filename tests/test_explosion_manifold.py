@@ -34,6 +34,7 @@ def stacks(draw):
     return torch.tensor(flat, dtype=torch.float64).view(depth, n, n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 @settings(max_examples=15, deadline=None)
 @given(logits=stacks(), iterations=st.sampled_from([1, 2, 3, 20]), gain=st.sampled_from(["forward", "backward"]))
@@ -85,16 +86,16 @@ def test_the_cap_of_two_streams_is_approached_at_every_depth(depth):
 @pytest.mark.parametrize(
     ("threshold", "options", "depth", "streams", "minimality"),
     [
-        ("1.6", {}, 1, 3, "proved"),
+        pytest.param("1.6", {}, 1, 3, "proved", marks=pytest.mark.slow),
         ("1", {}, 1, 1, "proved"),
         ("1.01", {}, 1, 2, "proved"),
-        ("1.0249999", {}, 1, 2, "proved"),
-        ("1.025", {}, 1, 3, "proved"),
+        pytest.param("1.0249999", {}, 1, 2, "proved", marks=pytest.mark.slow),
+        pytest.param("1.025", {}, 1, 3, "proved", marks=pytest.mark.slow),
         pytest.param("2.2", {}, 1, 4, "searched", marks=pytest.mark.slow),
-        ("2.2", {"iterations": 1}, 1, 3, "proved"),
+        pytest.param("2.2", {"iterations": 1}, 1, 3, "proved", marks=pytest.mark.slow),
         pytest.param("3.3", {}, 2, 4, "proved", marks=pytest.mark.slow),
         pytest.param("1.06", {"max_streams": 2}, 3, 2, "proved", marks=pytest.mark.slow),
-        ("1.4", {"gain": "spectral"}, 1, 3, "proved"),
+        pytest.param("1.4", {"gain": "spectral"}, 1, 3, "proved", marks=pytest.mark.slow),
         pytest.param("1.05", {"dialect": DEEPSEEK_V4}, 1, 3, "searched", marks=pytest.mark.slow),
         pytest.param(
             *("1.6", {"gain": "forward", "dialect": LUCIDRAINS.with_(denominator_eps=0.0)}, 1, 3, "proved"),
@@ -182,6 +183,7 @@ def test_simple_logits_come_first():
     assert simpler_logits(0.3) == [1.0, 0.5]
 
 
+@pytest.mark.slow
 def test_one_sub_layer_may_be_enough() -> None:
     """Half of what enters is lost to the eps of each of the forty divisions."""
     found = find_minimal("mhc", "0.9", direction="vanish", dialect=PAPER.with_(denominator_eps=1.0), max_streams=2)

@@ -539,6 +539,7 @@ def test_a_copy_of_a_model_whose_function_is_watched_calls_the_function(how, mon
     assert torch.equal(other(torch.ones(4, 3)), torch.full((2, 2, 2), 0.5))
 
 
+@pytest.mark.slow
 def test_a_watched_function_is_seen_in_compiled_code(monkeypatch):
     monkeypatch.setitem(KNOWN, "Constrained", KNOWN["ManifoldConstrainedHyperConnections"])
     torch._dynamo.reset()

@@ -49,6 +49,7 @@ def test_both_ratios_are_those_of_a_model_whose_growth_is_known(depth: int) -> N
     assert found.gradients == pytest.approx(3**depth)
 
 
+@pytest.mark.slow
 def test_what_float32_does_not_hold_is_infinite_and_said() -> None:
     assert gains(OWN["grows"], 90).activations == math.inf
     assert rows({"one": {1: Gains(16, 2.5, math.inf)}}) == [

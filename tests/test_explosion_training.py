@@ -28,6 +28,7 @@ def found():
     return find_minimal("train:hc", "1.2", **TINY)
 
 
+@pytest.mark.slow
 def test_a_run_that_explodes_is_found_with_its_controls_and_fresh_seeds(found):
     assert (found.found, found.minimality, found.stopped) == (True, "searched", "")
     answer = found.to_json()
@@ -191,6 +192,7 @@ def test_a_lattice_has_the_streams_that_a_mixing_takes():
     assert asked.lattice() == Lattice((1, 2, 3, 4, 5, 6), (2, 3, 4, 5, 6, 8), (8, 16), (32, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", ["plain", "hc", "mhc:DEEPSEEK_V4", "mhc:DEEPSEEK_V4_1"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_the_decoder_as_a_module_computes_the_same_numbers(residual, norm):

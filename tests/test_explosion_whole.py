@@ -114,6 +114,7 @@ def test_blocks_and_layers_apply_what_the_search_sees(target, name, known):
     assert mixing.accepted(8) == [2, 3]
 
 
+@pytest.mark.slow
 def test_layers_are_searched_as_a_projection_is(target):
     options: dict[str, Any] = {"gain": "backward", "max_depth": 1, "max_streams": 2, "budget": 600}
     known, found = (find_minimal(target(name), "1.2", **options) for name in ("Projected", "Once"))

@@ -108,6 +108,7 @@ def test_a_family_that_is_no_longer_known_takes_its_deviations_along(monkeypatch
     assert list(CATALOGUE) == before
 
 
+@pytest.mark.slow
 def test_the_laws_kill_the_deviations_of_a_family_from_outside(retained: Retained) -> None:
     found = kills(
         retained,

@@ -194,9 +194,8 @@ LAWS = (
 )
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * isinstance(RIGHT[name], Reference)) for name in RIGHT]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIGHT)
 def test_what_is_right_is_never_accused(name: str, tmp_path: Path) -> None:
     found = [examined(law, RIGHT[name], torch.float32, tmp_path, 3) for law in LAWS]
     assert {one.status for one in found} <= {"passed", "not-applicable"}, [one.message or one.reason for one in found]

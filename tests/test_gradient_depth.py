@@ -92,6 +92,7 @@ def generic(dialect: Dialect, n: int, channels: int, depth: int) -> Case:
     return Case(h=normal(2, channels), n=n, params=every, branches=branches, head=head, cotangent=normal(2, channels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", PRESETS)
 def test_the_gradients_that_a_bound_is_drawn_around_are_those_of_autograd_and_of_mpmath(title: str) -> None:
     dialect = PRESETS[title]
@@ -158,6 +159,7 @@ def test_a_cut_on_the_way_back_through_a_stack_alone_is_seen(slip: str, law: str
     assert verdict(law, StackAlone(LIGER, SLIPS[slip]), tmp_path, examples=32).status == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [PAPER, DEEPSEEK_V4], ids=["sum", "head"])
 def test_a_correct_stack_alone_passes(dialect: Dialect, tmp_path: Path) -> None:
     assert verdict(STACK, StackAlone(dialect), tmp_path).status == "passed"

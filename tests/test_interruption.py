@@ -507,6 +507,7 @@ def test_a_fault_of_ours_met_while_shrinking_is_told_and_takes_nothing_away(tmp_
     assert "the smallest at which the law is known to be broken" in found.message
 
 
+@pytest.mark.slow
 def test_a_fault_of_ours_that_comes_first_is_told_when_the_law_turns_out_to_be_broken(tmp_path: Path) -> None:
     def check(trial: Any, case: Case) -> None:
         got = trial.project(case.logits)

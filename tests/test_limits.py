@@ -311,6 +311,7 @@ class Beside(Parts):
         return super().post(x, y, h_post, h_res.mT)
 
 
+@pytest.mark.slow
 def test_a_method_that_always_raises_is_no_limit_and_the_rest_is_explained():
     found = identify(Beside(), hidden=0, brief=True)
     assert found.limits == ()
@@ -348,6 +349,7 @@ def test_a_refusal_that_no_attribute_declares_is_told_and_the_rest_is_explained(
     assert raised.words == "a block of tokens [2, 3], 4 channels raises RuntimeError: rank"
 
 
+@pytest.mark.slow
 def test_what_raises_as_a_slip_does_in_code_of_its_own_is_told_by_its_attribute():
     found = identify(Grid(), hidden=0, brief=True)
     assert found.deviation is None

@@ -141,10 +141,8 @@ def test_of_whoever_rounds_what_is_subtracted_nothing_is_claimed_at_masks(
 # -- states of any size -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, *(pytest.param(one, marks=pytest.mark.slow) for one in (torch.float64, torch.bfloat16))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("law", SIZED)
 def test_a_norm_that_divides_by_the_largest_entry_first_is_not_accused(
     law: str, dtype: torch.dtype, tmp_path: Path

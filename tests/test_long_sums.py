@@ -170,9 +170,8 @@ def betrayed(terms: Any, owner: Any, places: Any, exact: Any, error: Any) -> flo
     return float((np.abs(stored(partial).sum(0) - exact) / error).max())
 
 
-@pytest.mark.parametrize(
-    "number", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_partial_sums_of_logits_in_bfloat16_leave_the_bound_for_every_split(number: int) -> None:
     case = cases()[number]
     state, exact, error, _ = sums_and_bounds(case, DEEPSEEK_V4)
@@ -186,7 +185,8 @@ def test_partial_sums_of_logits_in_bfloat16_leave_the_bound_for_every_split(numb
         assert max(found) > 4, name
 
 
-@pytest.mark.parametrize("numbers", [(0, 1, 2), pytest.param((3, 4, 5), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (3, 4, 5)])
 def test_partial_sums_of_squares_in_bfloat16_leave_the_bound_for_every_split(numbers: tuple[int, ...]) -> None:
     """All columns of a token share the error of its rms: three tokens in each of the three cases of a check."""
     chosen = [cases()[k] for k in numbers]

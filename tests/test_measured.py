@@ -56,10 +56,8 @@ EVERY = [(name, kinds[0]) for name, kinds in KINDS.items() if name != "gates"]
 QUICK = ("scale of the normalised state", "gate of h_res", "mixing gain", "least mean square")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [pytest.param(*one, marks=[] if one[0] == QUICK[0] else pytest.mark.slow, id=one[0]) for one in EVERY],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [pytest.param(*one, id=one[0]) for one in EVERY])
 def test_a_number_is_found_again(name: str, kind: type[Numbered]) -> None:
     number = {"eps": 3.7e-5, "offsets": -0.71}.get(kind.search, 0.37 if kind.neutral else 2.5e-4)
     found = {str(one): one for one in measured(numbered(kind, Amount(number), DEEPSEEK_V4), DEEPSEEK_V4)}

@@ -93,6 +93,7 @@ def test_a_block_without_a_norm_weight_has_ones_in_a_module_that_has_one() -> No
     is_the_reference(target, weight=True)
 
 
+@pytest.mark.slow
 def test_a_module_with_a_norm_weight_keeps_the_laws(tmp_path: Path) -> None:
     target = from_module(Weighted, WEIGHTED, dialect=PAPER)
     for law in ("coefficients.agrees-with-oracle", "coefficients.norm-weight-is-absorbed-by-phi"):
@@ -383,6 +384,7 @@ def test_a_parameter_that_is_kept_in_a_second_place_is_no_fault_of_the_module(ki
         from_module(kind, NAMES, dialect=PAPER)
 
 
+@pytest.mark.slow
 def test_a_parameter_that_was_copied_and_is_never_read_again_is_a_fault_of_the_module(tmp_path: Path) -> None:
     class Stale(Plain):
         def __init__(self, n: int, channels: int) -> None:

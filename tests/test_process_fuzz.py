@@ -260,6 +260,7 @@ def test_replies_of_a_worker(reply: dict[str, Any], recorded: bool) -> None:
     mistaken(lambda: peer.call("project:", torch.zeros(1, 2, 2, requires_grad=recorded)))
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(
     st.fixed_dictionaries(

@@ -22,8 +22,9 @@ def sampled(place: Place, ways: tuple[str, ...] = tuple(WAYS)) -> list[Found]:
     return [one for way in ways for one in evaluated(place, Reference(place.dialect), way=way)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("title", [TITLES[0], *(pytest.param(t, marks=pytest.mark.slow) for t in TITLES[1:])])
+@pytest.mark.parametrize("title", TITLES)
 def test_a_sample_stays_within_every_bound(title: str, dtype: torch.dtype) -> None:
     ways = ("at random", "against the norm")
     for place in (Place(title, dtype, 12), Place(title, dtype, 3, cancelling=True), Place(title, dtype, 3, layers=2)):
@@ -36,6 +37,7 @@ NEAR = {"pre": 0.4, "post": 0.2, "h_pre": 0.05, "h_post": 0.05, "h_res": 0.02, "
 gates admit any formula that is accurate absolutely, and a block every error of its mappings at once."""
 
 
+@pytest.mark.slow
 def test_the_worst_sample_comes_near_the_bound() -> None:
     worst: dict[str, float] = {}
     for found in sampled(Place("DEEPSEEK_V4", torch.float32, 64)):
@@ -43,6 +45,7 @@ def test_the_worst_sample_comes_near_the_bound() -> None:
     assert {stage for stage, least in NEAR.items() if worst[stage] < least} == set(), worst
 
 
+@pytest.mark.slow
 def test_a_bound_of_a_quarter_is_left_by_the_worst_sample_or_by_a_control() -> None:
     """Where operations add up alone, a quarter of the bound is not sound."""
     place = Place("DEEPSEEK_V4", torch.float32, 64)

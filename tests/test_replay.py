@@ -277,6 +277,7 @@ def plain(logits):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
@@ -492,15 +493,13 @@ NAMED |= {"other", "cotangent", "cotangents", "params", "other_params", "head", 
 NAMED |= {"poisoned", "poison", "place", "live", "bars", "bias", "weight", "dialect", *misfits.PAIRS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "dtype"),
     [
         ("PAPER", "float32"),
-        pytest.param("PAPER with a LayerNorm of all streams", "float32", marks=pytest.mark.slow),
-        *(
-            pytest.param(preset, dtype, marks=pytest.mark.slow)
-            for preset, dtype in itertools.product(PRESETS, ("float64", "bfloat16", "float16"))
-        ),
+        ("PAPER with a LayerNorm of all streams", "float32"),
+        *itertools.product(PRESETS, ("float64", "bfloat16", "float16")),
     ],
 )
 def test_every_case_that_a_law_draws_fits_it(preset: str, dtype: str) -> None:
@@ -804,7 +803,8 @@ def searched() -> Callable[[str], Explosion]:
     return cache(lambda kind: find_minimal(EXPLOSIONS[kind][0], **EXPLOSIONS[kind][1]))
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [15, 400])
 @pytest.mark.parametrize("kind", EXPLOSIONS)
 def test_an_explosion_with_any_header_is_answered_in_a_sentence(
     kind: str, count: int, searched: Callable[[str], Explosion], tmp_path: Path

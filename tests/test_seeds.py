@@ -74,6 +74,7 @@ def test_a_device_that_is_not_there_is_refused(main: Callable[..., None], monkey
         assert hint in " ".join(result.output.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_what_is_cut_short_goes_on_with_the_same_command(tmp_path: Path) -> None:
     few = ["--seeds", "2", "--only", "linear", "--law", "manifold.agrees", "--engine", "serial", "--out", str(tmp_path)]
     cut = CliRunner().invoke(app(seeds.main), [*few, "--budget", "0.000001"])

@@ -121,6 +121,7 @@ def test_the_bound_of_a_short_projection_is_sound(iterations: int) -> None:
             assert max(found.values()) <= 1
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_short_stage_is_a_part_of_what_is_lost_in_it() -> None:
     """At most so many times what one rounding of each operation makes of few random numbers."""
     least = {"norm": 1 / 15, "products": 1 / 10, "logits": 1 / 4, "gates": 1 / 15}

@@ -568,6 +568,7 @@ def test_other_dtypes_are_tried_at_fewer_sizes(law: str, dtype: torch.dtype, tmp
         assert found.claims > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [PAPER, PRESETS["QWEN4_EXP"]], ids=["PAPER", "QWEN4_EXP"])
 def test_a_sum_over_tokens_that_come_again_may_be_off_by_the_roundings_of_all_of_them(dialect: Dialect) -> None:
     """Sixty-one tokens differ, and 16411 are added up: gamma_16411 of the sum of magnitudes, in whatever order."""

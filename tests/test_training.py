@@ -86,6 +86,7 @@ def test_gradients_are_the_slopes_of_the_loss(name):
             assert difference == pytest.approx(slope, rel=1e-5, abs=1e-7), f"{norm} {init}"
 
 
+@pytest.mark.slow
 def test_equal_seeds_are_equal_runs_alone_and_beside_others():
     setup = small("hc", tokens=16, steps=20)
     alone = train(setup, "forward", [0.05], [3])
@@ -176,6 +177,7 @@ def test_the_copy_task_repeats_and_the_text_is_source_code():
     assert not torch.equal(tokens(small("plain"), 0), tokens(small("plain"), 1))
 
 
+@pytest.mark.slow
 def test_training_learns():
     """Nats a token of the plain decoder fall by more than one; so do those of hyper-connections."""
     for name in ("plain", "hc"):

@@ -31,6 +31,7 @@ def ran(folder: Path, kind: str, *words: str) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hc", "mhc"])
 def test_losses_and_gains_are_those_of_the_reproduction(kind: str, tmp_path: Path) -> None:
     """The same run by the functions of the decoder, batched and in float64, without a monitor."""

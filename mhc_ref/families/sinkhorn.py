@@ -31,9 +31,10 @@ def shape(n: int, dialect: Dialect) -> tuple[int, ...]:
 def project(logits: Float[Tensor, "*tokens n n"], dialect: Dialect) -> Float[Tensor, "*tokens n n"]:
     """M = (T_last T_first)^iterations start(Z / temperature), mHC eq. (9) with every eps of the dialect."""
     quarter = _started(logits, dialect)
+    log_eps = quarter.new_full((), math.log(dialect.denominator_eps)) if dialect.denominator_eps else None
     half_steps: list[Axis] = [dialect.first_axis, dialect.last_axis] * dialect.iterations
     for axis in half_steps[1:] if dialect.softmax_is_first_half_step else half_steps:
-        quarter = _normalised(quarter, _DIM[axis], dialect.denominator_eps, dialect.denominator)
+        quarter = _normalised(quarter, _DIM[axis], log_eps, dialect.denominator)
     return (4 * quarter).exp()
 
 
@@ -50,7 +51,7 @@ def _started(logits: Tensor, dialect: Dialect) -> Tensor:
     return quarter
 
 
-def _normalised(quarter: Tensor, dim: int, eps: float = 0.0, denominator: Denominator = "add") -> Tensor:
+def _normalised(quarter: Tensor, dim: int, log_eps: Tensor | None = None, denominator: Denominator = "add") -> Tensor:
     """M / (s + eps), or M / max(s, eps), s the sums of its lines; log(.) / 4 before and after.
 
     The maximum of a line goes first, without a derivative: beside a huge one the logarithm of the sum would be lost.
@@ -58,7 +59,8 @@ def _normalised(quarter: Tensor, dim: int, eps: float = 0.0, denominator: Denomi
     top = quarter.detach().amax(dim, keepdim=True)
     below = quarter - top
     rest = (4 * below).exp().sum(dim, keepdim=True).log()
-    if not eps:
+    if log_eps is None:
         return below.sub(rest, alpha=1 / 4)
-    log_sum, log_eps = 4 * top + rest, rest.new_full((), math.log(eps))
-    return quarter - (torch.logaddexp(log_sum, log_eps) if denominator == "add" else log_sum.maximum(log_eps)) / 4
+    log_sum = rest.add(top, alpha=4)
+    log_divisor = torch.logaddexp(log_sum, log_eps) if denominator == "add" else log_sum.maximum(log_eps)
+    return quarter.sub(log_divisor, alpha=1 / 4)

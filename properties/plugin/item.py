@@ -16,7 +16,7 @@ from properties.plugin.apart import apart, deadly, deaths
 from properties.plugin.ending import UNREACHED, OutOfTime, ending_of
 from properties.plugin.explaining import causes
 from properties.plugin.gathering import GATHERING
-from properties.plugin.options import counterexamples, profile_name, seed
+from properties.plugin.options import counterexamples, profile, seed
 from properties.plugin.subjects import known_failures
 
 if TYPE_CHECKING:
@@ -106,17 +106,15 @@ class LawItem(pytest.Item):
         from properties.engine.apart import examine_apart
         from properties.engine.known import entry_for, verdict_for
         from properties.engine.runner import examine
-        from properties.engine.subject import PROFILES
 
         subject = self.subject
         known = entry_for(known_failures(self.config), self.law.id, subject)
-        profile = PROFILES[profile_name(self.config)]
         where, randomness = counterexamples(self.config), seed(self.config)
         if before := deaths(self.config, self.nodeid):
             return examine_apart(
                 self.law,
                 subject,
-                profile,
+                profile(self.config),
                 directory=where,
                 randomness=randomness,
                 death=before[0],
@@ -128,7 +126,9 @@ class LawItem(pytest.Item):
         if known is not None:
             return dataclasses.replace(verdict_for(known, subject), subject=self.subject)
         attribution = causes(self.config)
-        verdict = examine(self.law, subject, profile, directory=where, randomness=randomness, attribution=attribution)
+        verdict = examine(
+            self.law, subject, profile(self.config), directory=where, randomness=randomness, attribution=attribution
+        )
         return dataclasses.replace(verdict, subject=self.subject)
 
     def _end_after_this(self, stop: BaseException) -> None:

@@ -7,8 +7,9 @@ import copy
 import os
 import re
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +17,9 @@ from properties.guards.printable import message_of, printable
 from properties.guards.stopping import PARENT, end_with
 from properties.guards.whole import unwritable
 from properties.plugin.ending import ENDING, Ending
+
+if TYPE_CHECKING:
+    from properties.engine.subject import Profile
 
 _PACKAGES = Path(__file__).parents[2]
 
@@ -238,6 +242,17 @@ def profile_name(config: pytest.Config) -> str:
     if wanted in PROFILES:
         return wanted
     return "ci" if os.environ.get("CI") else "dev"
+
+
+def profile(config: pytest.Config) -> Profile:
+    """How long to search. A run without --impl is of the references of this package: in the profile dev a law that goes
+    through sizes has a second there and visits S(3), as the other profiles go through more of them."""
+    from properties.engine.subject import PROFILES
+
+    name = profile_name(config)
+    if name == "dev" and not option(config, "impl"):
+        return replace(PROFILES[name], sizes=3, seconds=1.0)
+    return PROFILES[name]
 
 
 def directory(config: pytest.Config) -> Path:

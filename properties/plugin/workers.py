@@ -13,7 +13,7 @@ from properties.plugin.apart import DEADLY, apart, deadly
 from properties.plugin.ending import UNREACHED, ending_of
 from properties.plugin.explaining import causes, meeting
 from properties.plugin.item import line_of, properties_of, shown, with_cause
-from properties.plugin.options import counterexamples, profile_name, seed
+from properties.plugin.options import counterexamples, profile, seed
 from properties.plugin.subjects import subject_of
 
 PROCESSES: pytest.StashKey[list[subprocess.Popen[bytes]]] = pytest.StashKey()
@@ -49,7 +49,6 @@ class Workers:
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
         """A worker has died in a law: it is tried again, with the target in a process of its own."""
         from properties.engine.apart import examine_apart
-        from properties.engine.subject import PROFILES
 
         if (found := subject_of(self.config, crashitem)) is None:
             return
@@ -63,7 +62,7 @@ class Workers:
         verdict = examine_apart(
             law,
             subject,
-            PROFILES[profile_name(self.config)],
+            profile(self.config),
             directory=counterexamples(self.config),
             randomness=seed(self.config),
             death=_ending_of(report),

@@ -18,6 +18,7 @@ from properties.strategies import Setting, agreeing_state
 QUIET: list[HealthCheck] = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
+@pytest.mark.slow
 def test_bounds_of_a_batch_against_its_parts_say_something() -> None:
     setting = Setting(DEEPSEEK_V4, (2, 4), torch.float32)
     trial = Trial(Reference(DEEPSEEK_V4), torch.float32, torch.device("cpu"), FloatTruth(DEEPSEEK_V4))

@@ -122,6 +122,7 @@ def smallest(strategy: Any, event: Callable[[Any], Any] = lambda one: True) -> A
         return find(strategy, event, settings=configured)
 
 
+@pytest.mark.slow
 def test_everything_shrinks_to_the_simplest_of_its_kind() -> None:
     assert smallest(strategies.dialects()) == PAPER
     assert smallest(strategies.sizes()) == (1, 1, 1)
@@ -143,6 +144,7 @@ def test_tensors_shrink_to_zeros_and_ramps() -> None:
     assert params.norm_weight is None
 
 
+@pytest.mark.slow
 def test_a_dialect_shrinks_to_the_one_field_that_matters() -> None:
     assert smallest(strategies.dialects(), lambda d: d.iterations == 3) == PAPER.with_(iterations=3)
     assert smallest(strategies.dialects(), lambda d: d.post == "softmax") == PAPER.with_(post="softmax")
@@ -168,6 +170,7 @@ def test_what_is_drawn_fits_the_dialect_and_the_dtype() -> None:
     check()
 
 
+@pytest.mark.slow
 def test_a_family_from_outside_is_drawn_where_it_is_named() -> None:
     class Still:
         slot, name, FIELDS = "dynamic", "still_for_strategies", {}

@@ -111,13 +111,8 @@ def failure(law: str, deviation: str, directory: Path, randomness: int = 0) -> C
     return Counterexample.load(verdict.counterexample)
 
 
-@pytest.mark.parametrize(
-    "law",
-    [
-        "mixing.permutations-carry-streams",
-        pytest.param("block.permutation-limit-carries-streams", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("law", ["mixing.permutations-carry-streams", "block.permutation-limit-carries-streams"])
 def test_a_transposed_h_res_shrinks_to_three_numbers_and_a_cycle(law: str, tmp_path: Path) -> None:
     case = failure(law, "h-res-transposed", tmp_path).case
     assert case.x.numel() == 3
