@@ -80,6 +80,7 @@ def drawn(seed: int, shared: Sequence[Drawn], examples: int, folder: Path) -> tu
     return met, examine(all_laws()[LAW], subject, profile, directory=folder, randomness=seed)
 
 
+@pytest.mark.slow
 def test_an_example_of_another_search_is_the_same_input(tmp_path: Path) -> None:
     met, found = drawn(0, (), 16, tmp_path)
     assert found.status == "passed"

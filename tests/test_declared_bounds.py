@@ -137,6 +137,7 @@ def test_a_correct_one_minus_p_is_never_accused(way: str, n: int) -> None:
     assert ratio(WRITTEN[way](z.float()), bound) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 4, 8])
 def test_one_that_is_nearly_right_is_caught(n: int) -> None:
     z = near_one(n)

@@ -29,6 +29,7 @@ def test_every_search_finds_the_depth_of_the_closed_form(small):
             assert ("is at most 1" if point.streams == 1 else "stays below 2") in point.impossible
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_each_family_and_n(small):
     text = small.to_text()
     assert "reaches 20" in text

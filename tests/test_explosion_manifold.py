@@ -202,6 +202,7 @@ def three_streams():
     return find_minimal("mhc", "1.6", gain="backward")
 
 
+@pytest.mark.slow
 def test_saved_logits_are_projected_again(tmp_path, three_streams):
     path = tmp_path / "x.safetensors"
     found = save(three_streams, path)

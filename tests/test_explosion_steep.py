@@ -123,6 +123,7 @@ def test_no_attention_of_several_tokens_is_steeper_than_its_bound():
     assert most > 1
 
 
+@pytest.mark.slow
 def test_several_tokens_make_the_gradient_of_attention_explode():
     """One token has 3^L; with logits of up to 8 |u| |w| two have 17^L and more."""
     asked: dict[str, Any] = {"gain": "gradient", "max_streams": 1, "max_width": 2, "score_bound": 8}

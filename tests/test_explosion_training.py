@@ -63,6 +63,7 @@ def test_every_smaller_size_of_the_lattice_was_tried(found):
         assert crossing(size, "forward", 1.2, allowed, [0, 1], lambda: None) is None
 
 
+@pytest.mark.slow
 def test_what_is_found_crosses_first_at_its_step(found):
     gains = found.request.again(found.configuration).gains
     assert (gains[-1] >= 1.2).all()

@@ -130,6 +130,7 @@ def status(law: str, made: Implementation, directory: Path, dtype: torch.dtype =
     ).status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLIPS)
 def test_a_slip_is_seen_in_the_matrix_or_in_its_gradient(name: str, tmp_path: Path) -> None:
     made = SLIPS[name].make(MUSE_SPARK)

@@ -75,6 +75,7 @@ def test_lines(line: bytes) -> None:
     mistaken(lambda: read_line(line, "the process"))
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(arrays | values)
 def test_arrays(array: Any) -> None:

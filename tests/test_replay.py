@@ -821,6 +821,7 @@ def test_an_explosion_with_any_header_is_answered_in_a_sentence(
     assert codes[2] > codes[0] + codes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["residual", "block", "mhc"])
 def test_a_flip_of_any_bit_of_an_explosion_is_noticed(
     kind: str, searched: Callable[[str], Explosion], tmp_path: Path

@@ -150,6 +150,7 @@ def test_a_dialect_shrinks_to_the_one_field_that_matters() -> None:
     assert smallest(strategies.dialects(), lambda d: d.post == "softmax") == PAPER.with_(post="softmax")
 
 
+@pytest.mark.slow
 def test_logits_shrink_to_the_entry_that_matters() -> None:
     logits = smallest(strategies.logits(), lambda z: (z > 3).any())
     assert sorted(logits.flatten().tolist()) == [0.0] * 8 + [3.125]
