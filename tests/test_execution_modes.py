@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mhc_ref import DEEPSEEK_V4, Mappings, Params
+from mhc_ref import DEEPSEEK_V4, Branch, Mappings, Params
 from properties.catalogue.controls import build
 from properties.core.case import BranchSpec
 from properties.core.device import DEVICES, device_of
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
 from properties.core.noise import Noise
+from properties.core.trial import FloatTruth, LawBroken, Trial
 from properties.engine.runner import Profile, Subject, Verdict, examine
-from properties.laws import surroundings
+from properties.laws import calls, surroundings
 from properties.laws.calls import Call
 
 CPU = torch.device("cpu")
@@ -182,3 +191,144 @@ def test_on_another_device_no_argument_is_of_a_size_that_a_kernel_may_run_beyond
         ["a phi of one row too many", "a branch that raises", "a branch that gives a channel too many"],
         ["a branch that raises"],
     ]
+
+
+class Collects(TorchDispatchMode):
+    def __torch_dispatch__(self, function: Any, kinds: Any, given: Any = (), named: Any = None) -> Any:
+        return function(*given, **(named or {}))
+
+
+class Overrides(TorchFunctionMode):
+    def __torch_function__(self, function: Any, kinds: Any, given: Any = (), named: Any = None) -> Any:
+        return function(*given, **(named or {}))
+
+
+def switched(owner: Any, name: str) -> Callable[[], object]:
+    return lambda: setattr(owner, name, not getattr(owner, name))
+
+
+LEFT: dict[str, Callable[[], object]] = {
+    "autocast of another device": lambda: torch.set_autocast_dtype("cuda", torch.bfloat16),
+    "autocast's cache": lambda: torch.set_autocast_cache_enabled(False),
+    "cudnn": switched(torch.backends.cudnn, "benchmark"),
+    "TensorFloat-32 of convolutions": switched(torch.backends.cudnn, "allow_tf32"),
+    "TensorFloat-32 of products": lambda: torch.set_float32_matmul_precision("medium"),
+    "digits of mpmath": lambda: setattr(mpmath.mp, "dps", 40),
+    "hooks on saved tensors": lambda: saved_tensors_hooks(torch.clone, torch.clone).__enter__(),
+    "a mode of functions": lambda: Overrides().__enter__(),
+    "a mode of dispatch": lambda: Collects().__enter__(),
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_what_is_left_of_settings_is_seen_and_put_back(left: str) -> None:
+    before = surroundings.modes()
+    with surroundings.restored():
+        LEFT[left]()
+        now = surroundings.modes()
+    assert now != before
+    assert surroundings.modes() == before
+
+
+def test_a_default_device_is_no_mode_of_functions() -> None:
+    before = surroundings.modes()
+    with surroundings.restored(), torch.device("meta"):
+        assert sum(one != other for one, other in zip(surroundings.modes(), before, strict=True)) == 1
+
+
+@pytest.mark.slow
+def test_a_precision_by_its_new_name_can_be_read() -> None:
+    program = (
+        "import torch\ntorch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "from properties.laws.surroundings import modes, restored\nbefore = modes()\n"
+        "with restored():\n    torch.backends.cuda.matmul.fp32_precision = 'ieee'\n    assert modes() != before\n"
+        "assert modes() == before\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+class Refused(BaseException):
+    """No `Exception`, as that of a test runner."""
+
+
+class Exits(Reference):
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        if len(params.phi) != x.shape[-1] * x.shape[-2]:
+            raise SystemExit("phi")
+        try:
+            return super().block(x, params, branch)
+        except Exception as error:
+            raise Refused from error
+
+
+class SeedsPython(Reference):
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        before = random.getstate()
+        random.seed(0)
+        found = super().block(x, params, branch)
+        random.setstate(before)
+        return found
+
+
+class Queues(Reference):
+    def __init__(self) -> None:
+        super().__init__(DEEPSEEK_V4)
+        self.waiting: list[Mappings] = []
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        self.waiting.append(self.mappings(x, params))
+        y = branch(self.pre(x, self.mappings(x, params).pre))
+        found = self.waiting.pop(0)
+        return self.post(x, y, found.post, found.res)
+
+
+class AsksForGradients(Reference):
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        if params.phi.is_inference() or params.phi.requires_grad:
+            return super().block(x, params, branch)
+        params.phi.requires_grad_()
+        found = super().block(x, params, branch).detach()
+        params.phi.requires_grad_(False)
+        return found
+
+
+class Evaluates(Reference):
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        if isinstance(branch, torch.nn.Module):
+            branch.eval()
+        found = super().block(x, params, branch)
+        if isinstance(branch, torch.nn.Module):
+            branch.train()
+        return found
+
+
+def left_by(implementation: Implementation) -> str:
+    """What is said of refused calls of one block; nothing where nothing is left."""
+    trial = Trial(implementation, torch.float32, CPU, FloatTruth(DEEPSEEK_V4))
+    x = torch.tensor([[[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]]])
+    params = Params(torch.arange(48.0).reshape(6, 8) / 50, torch.arange(8.0) / 7, torch.ones(3), None)
+    try:
+        surroundings.are_left_by_refused_calls(trial, calls.block(trial, x, params, calls.constant(x)))
+    except LawBroken as broken:
+        return broken.what
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (SeedsPython(DEEPSEEK_V4), "the global generator of Python"),
+        (Queues(), "a block after calls"),
+        (AsksForGradients(DEEPSEEK_V4), "the arguments"),
+        (Evaluates(DEEPSEEK_V4), "the branch"),
+        (Exits(DEEPSEEK_V4), ""),
+    ],
+)
+def test_what_a_refused_block_leaves(wrong: Implementation, said: str) -> None:
+    found = left_by(wrong)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+def test_who_exits_where_a_branch_raises_is_not_accused(tmp_path: Path) -> None:
+    assert judged("execution.branches-may-pass-blocks-and-fail", Exits(DEEPSEEK_V4), tmp_path).status == "passed"

@@ -6,15 +6,12 @@ call has had before is not part of a case: the next example, and a replay in ano
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +24,7 @@ from properties.laws.calls import QUIET as QUIET_MODES
 from properties.laws.calls import Call, Place, flooded, kept
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.laws.pulls import Pulled
-from properties.laws.surroundings import AUTOGRAD, flushes, modes
+from properties.laws.surroundings import AUTOGRAD, GENERATORS, attempted, flushes, generators, modes, restored, seeded
 
 _turn = itertools.count()
 _LEAST, _SPREAD = 11, 89
@@ -244,9 +241,7 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
         def states(seed: int) -> tuple[Any, ...]:
             """Of generators after the first call of a number of tokens."""
             count = fresh(trial)
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)
+            seeded(seed)
             if flushed:  # by an earlier call perhaps
                 torch.set_flush_denormal(False)
             before = modes()
@@ -259,25 +254,18 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
             own = [partial(within, one) if isinstance(one, BranchSpec) else one for one in given]
             call.on(target, [flooded(one, count) if isinstance(one, Tensor) else one for one in own])
             seen.append(modes() == before)
-            return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # pyright: ignore[reportArgumentType]
+            return generators()
 
-        kept_torch, kept_python, kept_numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
         flushed = flushes()
-        try:
+        with restored():
             with torch.no_grad():
                 first = states(1)
             second = states(2)
-        finally:
-            torch.set_rng_state(kept_torch)
-            random.setstate(kept_python)
-            np.random.set_state(kept_numpy)
-            if flushes() != flushed:
-                torch.set_flush_denormal(flushed)
         return all(seen), tuple(one != other for one, other in zip(first, second, strict=True))
 
     still, apart = trial.observe(call.method, run)
     trial.holds("the modes of torch after a call", still, "others", "as before", kind="memory")
-    for name, one in zip(("torch", "Python", "NumPy"), apart, strict=True):
+    for name, one in zip(GENERATORS, apart, strict=True):
         what = f"the global generator of {name} after the first call of a number of tokens"
         trial.holds(what, one, "in one state, whatever it was in before", "left alone", kind="memory")
 
@@ -313,8 +301,7 @@ def is_not_disturbed_by_its_branch(trial: Trial, call: Call, other: Call) -> Non
         def once() -> Any:
             plain = kept(call.on(target, (x, params, branch)))
             within = kept(call.on(target, (x, params, through(*(partial(passing, one) for one in several)))))
-            with contextlib.suppress(Exception):  # be it wrapped on its way
-                call.on(target, (*others[:2], through(*several[:-1], raising)))
+            attempted(lambda: call.on(target, (*others[:2], through(*several[:-1], raising))))
             return plain, within, kept(call.on(target, (x, params, branch)))
 
         found: list[Any] = []

@@ -2,43 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import random
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import mpmath
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, overrides
+from torch.utils import _python_dispatch
+from torch.utils._device import DeviceContext
 
 from mhc_ref import Params
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.implementation import Implementation
-from properties.core.trial import Trial, wide
+from properties.core.trial import Trial, same_bits, wide
+from properties.guards.faults import HarnessError, TargetFault, answered
 from properties.laws.calls import QUIET, Call, Place, kept
 
 AUTOGRAD = 2
 """How many of the modes are autograd's."""
 
 
+@dataclass(frozen=True)
+class _Setting:
+    """Something that torch, or a library beside it, is told for everything; `write` puts a value back."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+
+    def value(self) -> Any:
+        """What holds now; None where this torch has no such setting, or will not say: those of the new names of
+        precisions cannot be read by the old ones."""
+        try:
+            return self.read()
+        except (RuntimeError, AttributeError):
+            return None
+
+
+def _attribute(owner: Callable[[], Any], name: str) -> _Setting:
+    return _Setting(lambda: getattr(owner(), name), lambda value: setattr(owner(), name, value))
+
+
+def _casts(device: str) -> tuple[_Setting, ...]:
+    return (
+        _Setting(lambda: torch.is_autocast_enabled(device), lambda value: torch.set_autocast_enabled(device, value)),
+        _Setting(lambda: torch.get_autocast_dtype(device), lambda value: torch.set_autocast_dtype(device, value)),
+    )
+
+
+def _hooks() -> Any:
+    """The hooks on saved tensors that were put up last."""
+    return _C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def _without_hooks(before: Any) -> None:
+    while _hooks() not in (None, before):
+        _C._autograd._pop_saved_tensors_default_hooks()
+
+
+def _as_many(count: Callable[[], int], pop: Callable[[], object]) -> Callable[[int], None]:
+    def taken_down(before: int) -> None:
+        while count() > before:
+            pop()
+
+    return taken_down
+
+
+def _watching() -> int:
+    """How many modes see every function of torch. A default device is one, which is at the bottom and is told apart."""
+    return sum(not isinstance(one, DeviceContext) for one in _FUNCTIONS._get_current_function_mode_stack())
+
+
+_C: Any = torch._C  # pyright: ignore[reportPrivateUsage]
+_FUNCTIONS: Any = overrides
+_DISPATCH: Any = _python_dispatch
+
+_CUDA = lambda: torch.backends.cuda.matmul  # noqa: E731
+_CUDNN = lambda: torch.backends.cudnn  # noqa: E731
+
+_SETTINGS = (
+    _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
+    _Setting(torch.is_inference_mode_enabled, lambda _: None),  # left by whoever entered it
+    _Setting(torch.get_default_dtype, torch.set_default_dtype),
+    _Setting(torch.get_default_device, lambda _: None),  # whoever calls a target looks after that
+    _Setting(torch.get_num_threads, torch.set_num_threads),
+    _Setting(
+        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
+    ),
+    _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    *_casts("cpu"),
+    *_casts("cuda"),
+    _Setting(torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),
+    _Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    _Setting(lambda: flushes(), torch.set_flush_denormal),
+    _Setting(lambda: tuple(np.geterr().items()), lambda value: np.seterr(**dict(value))),
+    _attribute(lambda: mpmath.mp, "prec"),
+    *(_attribute(_CUDNN, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
+    _attribute(_CUDA, "allow_tf32"),
+    _attribute(_CUDA, "fp32_precision"),
+    _attribute(_CUDA, "allow_fp16_reduced_precision_reduction"),
+    _attribute(_CUDA, "allow_bf16_reduced_precision_reduction"),
+    _Setting(lambda: _C._get_mkldnn_enabled(), lambda value: _C._set_mkldnn_enabled(value)),
+    _Setting(lambda: _C._is_multithreading_enabled(), lambda value: _C._set_multithreading_enabled(value)),
+    _Setting(_hooks, _without_hooks),
+    _Setting(
+        lambda: _C._len_torch_dispatch_stack(),
+        _as_many(lambda: _C._len_torch_dispatch_stack(), lambda: _DISPATCH._pop_mode()),
+    ),
+    _Setting(lambda: _watching(), _as_many(lambda: _watching(), lambda: _FUNCTIONS._pop_mode())),
+)
+"""Autograd's first."""
+
+
 def modes() -> tuple[Any, ...]:
     """What holds now, autograd's first."""
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.get_default_dtype(),
-        torch.get_default_device(),
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.get_autocast_dtype("cpu"),
-        torch.is_anomaly_enabled(),
-        flushes(),
-        tuple(np.geterr().items()),
-    )
+    return tuple(one.value() for one in _SETTINGS)
 
 
 def flushes() -> bool:
@@ -49,32 +132,38 @@ def flushes() -> bool:
 
 @contextmanager
 def restored() -> Generator[None]:
-    """Afterwards modes and the generator of torch are as before, so that no later law has what a target left."""
-    before, generator = modes(), torch.get_rng_state()
+    """Afterwards modes and generators are as before, so that no later law has what a target left."""
+    before, states = modes(), (torch.get_rng_state(), random.getstate(), np.random.get_state())
     try:
         yield
     finally:
         _restore(before)
-        torch.set_rng_state(generator)
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
 
 
 def _restore(before: tuple[Any, ...]) -> None:
-    """Those that are others now; where tensors are made by default, whoever calls a target looks after."""
-    now = modes()
-    if now == before:
-        return
-    recorded, _, dtype, _, threads, deterministic, precision, warn, cast, cast_to, anomaly, flushed, errors = before
-    torch.set_grad_enabled(recorded)
-    torch.set_default_dtype(dtype)
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic, warn_only=warn)
-    torch.set_float32_matmul_precision(precision)
-    torch.set_autocast_enabled("cpu", cast)
-    torch.set_autocast_dtype("cpu", cast_to)
-    torch.autograd.set_detect_anomaly(anomaly)
-    torch.set_flush_denormal(flushed)
-    np.seterr(**dict(errors))
+    """Those that are others now; what would not be said before, or will not be taken, stays as it is."""
+    for one, value in zip(_SETTINGS, before, strict=True):
+        if one.value() != value and (value is not None or one.read is _hooks):
+            with suppress(RuntimeError, AttributeError):
+                one.write(value)
+
+
+def seeded(seed: int) -> None:
+    """Seed the global generators of torch, Python and NumPy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def generators() -> tuple[Any, ...]:
+    """The states of the global generators of `GENERATORS`."""
+    return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # pyright: ignore[reportArgumentType]
+
+
+GENERATORS = ("torch", "Python", "NumPy")
 
 
 # -- calls that come to nothing ----------------------------------------------------------------------------------------
@@ -97,6 +186,24 @@ class _Refused(RuntimeError):
     """What a branch raises here."""
 
 
+class _Raises(torch.nn.Module):
+    """A branch that raises. It is a module, as those of models are, and is left as it was."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        raise _Refused("a branch that raises")
+
+    def untouched(self) -> bool:
+        """Whether nobody has changed its training mode, or hung anything on it."""
+        hung = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        return self.training and not hung
+
+
+def attempted(call: Callable[[], object]) -> None:
+    """A call that may be refused by whatever is raised: an exit, or what an adapter says of it, too."""
+    with suppress(TargetFault, HarnessError):
+        answered(call)
+
+
 def misfits(call: Call, given: Sequence[Any], shapes: bool) -> Iterator[Misfit]:
     """Branches that raise; with `shapes` what each gives or an argument is, in turn, larger than it should be, so that
     code which checks nothing reads no memory of others, and logits of another kind of number."""
@@ -108,7 +215,7 @@ def misfits(call: Call, given: Sequence[Any], shapes: bool) -> Iterator[Misfit]:
             return (*given[:k], (*each[:-1], other) if each else other, *given[k + 1 :])
 
         if isinstance(last, BranchSpec):
-            yield Misfit("a branch that raises", instead(_raise))
+            yield Misfit("a branch that raises", instead(_Raises()))
             if shapes:
                 yield Misfit("a branch that gives a channel too many", instead(partial(_wider, last)))
         elif not shapes:
@@ -122,17 +229,14 @@ def misfits(call: Call, given: Sequence[Any], shapes: bool) -> Iterator[Misfit]:
             yield Misfit(f"{name} of one entry too many", instead(torch.cat([last, last[..., :1]], -1)))
 
 
-def _raise(u: Tensor) -> Tensor:
-    raise _Refused("a branch that raises")
-
-
 def _wider(branch: BranchSpec, u: Tensor) -> Tensor:
     y = branch(u)
     return torch.cat([y, y[..., :1]], -1)
 
 
 def are_left_by_refused_calls(trial: Trial, call: Call) -> None:
-    """Modes are as before a call that comes to nothing, no generator is set, and the next call gives what it gave.
+    """Modes, arguments and branches are as before a call that comes to nothing, no generator is set, and the next call
+    gives what it gave.
 
     On another device than the CPU only branches come to nothing: a kernel that checks no shape may end the context of
     the device there, and with it every later law.
@@ -142,35 +246,51 @@ def are_left_by_refused_calls(trial: Trial, call: Call) -> None:
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
 
-        def after(misfit: Misfit) -> tuple[bool, bool]:
-            """Whether modes are as before, and whether the generator of torch depends on what it was."""
-            states: list[list[int]] = []
+        def after(misfit: Misfit) -> tuple[bool, ...]:
+            """Whether modes, arguments and branches are as before, and of each generator whether its state depends on
+            what it was."""
+            states: list[tuple[Any, ...]] = []
+            whole, same = True, True
             for seed in (1, 2):
-                torch.manual_seed(seed)
-                before = modes()
-                with suppress(Exception):  # whatever it says: nobody asks that it is refused
-                    call.on(target, misfit.given)
-                if modes() != before:
-                    _restore(before)
-                    return False, True
-                states.append(torch.get_rng_state().tolist())
-            return True, states[0] != states[1]
+                seeded(seed)
+                tensors = [one for _, one in call.tensors(misfit.given)]
+                before, asked = [one.clone() for one in tensors], [one.requires_grad for one in tensors]
+                told = modes()
+                attempted(lambda: call.on(target, misfit.given))
+                same = same and modes() == told
+                _restore(told)
+                whole = whole and asked == [one.requires_grad for one in tensors]
+                whole = whole and all(same_bits(one, other) for one, other in zip(tensors, before, strict=True))
+                states.append(generators())
+            branches = _raising(misfit.given)
+            own = [one != other for one, other in zip(*states, strict=True)]
+            return same, whole, all(one.untouched() for one in branches), *own
 
         found: list[Any] = []
         for _, mode in QUIET:
             with mode(), restored():
                 first = kept(call.on(target, given))
-                left = tuple(after(misfit) for misfit in misfits(call, given, shapes))
+                others = (-given[0], *given[1:])  # what is left of these is seen in the next call
+                left = tuple(after(misfit) for misfit in misfits(call, others, shapes))
                 found.append((first, left, kept(call.on(target, given))))
         return tuple(found)
 
     called = [misfit.what for misfit in misfits(call, call.given, shapes)]
     for (mode, _), (first, left, again) in zip(QUIET, trial.observe(call.method, run), strict=True):
-        for what, (still, free) in zip(called, left, strict=True):
+        for what, (still, whole, untouched, *own) in zip(called, left, strict=True):
             of = f"after {call.method} was called with {what}{mode}"
             trial.holds(f"the modes of torch {of}", still, "others", "as before", kind="memory")
-            said = "in one state, whatever it was in before"
-            trial.holds(f"the global generator of torch {of}", free, said, "left alone", kind="memory")
+            trial.holds(f"the arguments {of}", whole, "written to, or asking for gradients", "as before", kind="memory")
+            trial.holds(f"the branch {of}", untouched, "in another mode, or with hooks", "as before", kind="memory")
+            for name, free in zip(GENERATORS, own, strict=True):
+                said = "in one state, whatever it was in before"
+                trial.holds(f"the global generator of {name} {of}", free, said, "left alone", kind="memory")
         for name, one, other, error in zip(call.gives, again, first, call.errors(), strict=True):
             what = f"{name} after calls with arguments that do not fit{mode}"
             trial.near(what, one, wide(other), 2 * error, kind="memory")
+
+
+def _raising(given: Sequence[Any]) -> list[_Raises]:
+    """The branches that raise among arguments."""
+    each = [one for whole in given for one in (whole if isinstance(whole, tuple) else (whole,))]
+    return [one for one in each if isinstance(one, _Raises)]
