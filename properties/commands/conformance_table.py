@@ -34,6 +34,8 @@ PACKAGES = {
     "mhc": ("mhc",),
     "mhc_mlx": ("mhc-mlx", "mlx"),
     "mlx_lm": ("mlx-lm", "mlx"),
+    "mlx_lm_kimi_k3": ("mlx-lm", "mlx"),
+    "mlx_lm_muse_spark": ("mlx-lm", "mlx"),
     "mlx_mhc": ("mlx-mhc", "mlx"),
     "nemo_automodel": ("nemo-automodel", "transformers"),
     "sparse_hyper_connections": ("sparse-hyper-connections",),

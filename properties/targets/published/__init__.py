@@ -45,6 +45,8 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "mhc": ("mhc", "Mhc"),
     "mhc-mlx": ("mhc_mlx", "projection"),
     "mlx-lm": ("mlx_lm", "DeepseekV41"),
+    "mlx-lm-kimi-k3": ("mlx_lm_kimi_k3", "KimiK3"),
+    "mlx-lm-muse-spark": ("mlx_lm_muse_spark", "MuseSpark"),
     "mlx-mhc": ("mlx_mhc", "projection"),
     "nemo-automodel-deepseek-v4": ("nemo_automodel", "DeepseekV4"),
     "nemo-automodel-deepseek-v41": ("nemo_automodel", "DeepseekV41"),
