@@ -32,6 +32,7 @@ PACKAGES = {
     "hyper_connections_options": ("hyper-connections",),
     "liger": ("liger-kernel", "triton"),
     "mhc": ("mhc",),
+    "mhc_ddim": ("mhc-ddim",),
     "mhc_mlx": ("mhc-mlx", "mlx"),
     "mlx_lm": ("mlx-lm", "mlx"),
     "mlx_lm_kimi_k3": ("mlx-lm", "mlx"),

@@ -43,6 +43,7 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "fla-naive": ("fla", "FlaNaive"),
     "fla-attnres": ("fla", "AttnResNaive"),
     "mhc": ("mhc", "Mhc"),
+    "mhc-ddim": ("mhc_ddim", "MhcDdim"),
     "mhc-mlx": ("mhc_mlx", "projection"),
     "mlx-lm": ("mlx_lm", "DeepseekV41"),
     "mlx-lm-kimi-k3": ("mlx_lm_kimi_k3", "KimiK3"),
