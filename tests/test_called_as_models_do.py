@@ -16,10 +16,10 @@ from properties.core.law import all_laws
 from properties.core.size import Size
 from properties.core.sweep import Point, Reach
 from properties.engine.runner import Profile, Subject, examine
-from properties.laws.sizes_calls import arranged
+from properties.laws.sizes_layouts import arranged
+from properties.strategies.layouts import INFERENCE, SEQUENCES
 from properties.strategies.setting import Setting
 from properties.strategies.sweep_inputs import layer_params
-from properties.strategies.sweeps import INFERENCE, SEQUENCES
 
 
 class FrozenStateTail(Deviant):

@@ -20,7 +20,7 @@ from properties.core.declaration import Declaration, DeclarationError
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import Law, all_laws
 from properties.core.size import Size
-from properties.core.sweep import Point, Reach, Sweep, evenly, take
+from properties.core.sweep import Point, Reach, Sweep, evenly, in_pairs, take
 from properties.core.trial import FloatTruth, LawBroken
 from properties.engine.counterexample import Counterexample
 from properties.engine.runner import HarnessError, examine, try_stored
@@ -372,6 +372,21 @@ def test_a_sweep_whose_time_is_over_ends_evenly_and_says_what_it_left_out(tmp_pa
     ]
     assert sorted(size) == list(range(1, 101))
     assert max(b - a for a, b in itertools.pairwise(sorted(size[:24]))) <= 8
+
+
+def test_the_first_points_of_a_sweep_bring_every_pair_of_circumstances_together() -> None:
+    few = Setting(PAPER, (2, 4), torch.float32)
+    runs = [Run(c, n, tuple(range(1, 41)), layout=one) for c in (1, 40) for n in (2, 4) for one in ("", "slice")]
+    points = points_of(runs, few, "mixture", 0)
+    ordered = in_pairs(points)
+    assert sorted(map(id, ordered)) == sorted(map(id, points))
+
+    def pairs(some: Sequence[Point]) -> set[tuple[int, bool, int]]:
+        return {(one.size.tokens.bit_length() // 2, one.size.contiguous, one.size.channels) for one in some}
+
+    first = ordered[:40]
+    for one, other in itertools.combinations(range(3), 2):
+        assert {(p[one], p[other]) for p in pairs(first)} == {(p[one], p[other]) for p in pairs(points)}
 
 
 def test_a_failure_stands_although_the_sweep_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

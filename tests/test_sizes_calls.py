@@ -20,9 +20,10 @@ from properties.core.sweep import Point, Reach, Sweep
 from properties.engine.counterexample import Counterexample
 from properties.engine.runner import examine, try_stored
 from properties.engine.subject import Profile, Subject, Verdict
+from properties.strategies.layouts import APART, BARE, CUT, INFERENCE, OFFSET, SEQUENCES, STEP, THREE
 from properties.strategies.setting import Setting
 from properties.strategies.sweep_inputs import FADING, PADDED, SAID, faded
-from properties.strategies.sweeps import APART, BARE, INFERENCE, OFFSET, SEQUENCES, STEP, THREE, Run, points_of
+from properties.strategies.sweeps import Run, points_of
 
 KINDS = {
     "streams-are-mixed": "mixture",
@@ -73,6 +74,11 @@ class ThirdAxis(Mixes):
         return x.ndim == 5 and x.shape[1] > 1
 
 
+class CutSequences(Mixes):
+    def wrong(self, x: Tensor) -> bool:
+        return x.ndim == 4 and not x.is_contiguous() and x[0].is_contiguous()
+
+
 class Inference(Mixes):
     def wrong(self, x: Tensor) -> bool:
         return torch.is_inference_mode_enabled() and x.shape[0] > 32
@@ -80,10 +86,16 @@ class Inference(Mixes):
 
 @pytest.mark.parametrize(
     ("target", "layout"),
-    [(TailsOfSequences, SEQUENCES), (DecodeStep, STEP), (ThirdAxis, THREE), (Inference, INFERENCE)],
+    [
+        (TailsOfSequences, SEQUENCES),
+        (DecodeStep, STEP),
+        (ThirdAxis, THREE),
+        (Inference, INFERENCE),
+        (CutSequences, CUT),
+    ],
 )
 def test_how_it_is_called_is_told_from_sizes_and_replays(target: type[Deviant], layout: str, tmp_path: Path) -> None:
-    runs = [Run(8, 4, (1, 24, 33, 34, 64), layout=one) for one in ("", SEQUENCES, STEP, THREE, INFERENCE)]
+    runs = [Run(8, 4, (1, 24, 33, 34, 64), layout=one) for one in ("", SEQUENCES, STEP, THREE, INFERENCE, CUT)]
     found = swept("streams-are-mixed", target, tmp_path, *runs)
     assert found.status == "failed"
     assert f"it fails only {APART[layout]}" in found.message

@@ -7,6 +7,7 @@ for the next implementation of the same dialect.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -288,6 +289,31 @@ def evenly(points: Sequence[Point]) -> list[Point]:
     bits = (len(ordered) - 1).bit_length()
     turned = sorted(range(1 << bits), key=lambda k: int(f"{k:0{bits}b}"[::-1], 2))
     return [ordered[k] for k in turned if k < len(ordered)]
+
+
+def in_pairs(points: Sequence[Point]) -> list[Point]:
+    """The points in an order whose first ones bring every pair of circumstances together that comes together in any of
+    them, spread over all costs; then the others, spread likewise.
+
+    Many wide states that are views are rare among points that are spread by cost alone, and time may end a sweep before
+    it comes to one.
+    """
+    seen: set[tuple[Any, ...]] = set()
+    first: list[Point] = []
+    rest: list[Point] = []
+    for point in evenly(points):
+        new = set(itertools.combinations(_circumstances(point), 2)) - seen
+        seen |= new
+        (first if new else rest).append(point)
+    return first + rest
+
+
+def _circumstances(point: Point) -> tuple[tuple[str, Any], ...]:
+    """What a kernel may branch on at a point, sizes by whether they are of one or two neighbouring octaves."""
+    size = point.size
+    octaves = [(axis, getattr(size, axis).bit_length() // 2) for axis in ("tokens", "channels", "layers")]
+    ways = [("streams", size.streams), ("gradients", size.gradients), ("layout", point.more.get("layout", ""))]
+    return *octaves, *ways, ("apart", point.apart)
 
 
 def count_of(case: Case) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from properties.core.device import DEVICES
 from properties.core.implementation import parameter_dtype
 from properties.core.reads import read_of
 from properties.laws.premises import shift_dim
-from properties.strategies.sweeps import APART
+from properties.strategies.layouts import APART
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from properties.core.case import Case, map_tensors
 from properties.core.implementation import dtype_names, offers
 from properties.core.picture import add_nearness
 from properties.core.size import Size
-from properties.core.sweep import Point, Reach, evenly
+from properties.core.sweep import Point, Reach, in_pairs
 from properties.core.trial import LawBroken, NoRoom
 from properties.engine.search import Search
 from properties.engine.subject import Status, Verdict
@@ -58,7 +58,7 @@ class Sweeping(Search):
         assert sweep is not None
         setting, self._seed = self.subject.setting(self.law), self.randomness or 0
         reach = self._reach()
-        points = evenly(sweep.points(setting, reach, self._seed))
+        points = in_pairs(sweep.points(setting, reach, self._seed))
         again = points[1 : 1 + _AGAIN] if len(points) > 16 * _AGAIN else []
         try:
             visited = self._visit(points + again)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -198,7 +198,19 @@ QUIET: tuple[tuple[str, Callable[[], AbstractContextManager[Any]]], ...] = (
     (" under no_grad", torch.no_grad),
     (" in inference mode", torch.inference_mode),
 )
-"""The modes of autograd in which nothing is recorded, of tensors that ask for nothing."""
+"""The modes of autograd in which nothing is recorded: of tensors that ask for nothing, or, under no_grad, of those of a
+model that is evaluated between two steps of its training, which ask still."""
+
+
+def asking(given: Any, mode: str, trial: Trial) -> Any:
+    """Copies that are the arguments of a call in that mode: under no_grad the parameters of whoever learns ask for
+    gradients, the very tensors that are given."""
+    if isinstance(given, Params):
+        on = mode == QUIET[1][0] and trial.differentiable
+        return map_tensors(given, Tensor.requires_grad_) if on else given
+    if isinstance(given, tuple):
+        return tuple(asking(one, mode, trial) for one in cast("tuple[Any, ...]", given))
+    return given
 
 
 def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) -> tuple[Tensor, ...]:
@@ -213,11 +225,14 @@ def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) 
     """
 
     def run(target: Implementation, place: Place) -> Any:
-        def fresh(one: Call) -> tuple[Tensor, ...]:
-            return kept(call.on(target, map_tensors(map_tensors(one.given, place), torch.clone)))
+        def once(mode: str) -> Any:
+            def copied(one: Call) -> Any:
+                return asking(map_tensors(map_tensors(one.given, place), torch.clone), mode, trial)
 
-        def once() -> Any:
-            storage = map_tensors(map_tensors(call.given, place), torch.clone)
+            def fresh(one: Call) -> tuple[Tensor, ...]:
+                return kept(call.on(target, copied(one)))
+
+            storage = copied(call)
 
             def hold(one: Call) -> None:
                 for (_, old), (_, new) in zip(call.tensors(storage), call.tensors(one.given), strict=True):
@@ -236,9 +251,9 @@ def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) 
             return first, twice, later, second, alone, fresh(call), kept(call.on(target, storage))
 
         found: list[Any] = []
-        for _, mode in QUIET:
+        for name, mode in QUIET:
             with mode():
-                found.append(once())
+                found.append(once(name))
         return tuple(found)
 
     found = trial.observe(call.method, run)
@@ -269,7 +284,7 @@ def does_not_see_autograd(trial: Trial, call: Call) -> None:
         given = map_tensors(call.given, place)
         recorded = call.on(target, map_tensors(given, lambda one: torch.nn.Parameter(one.clone())))
         with torch.no_grad():
-            quiet = call.on(target, given)
+            quiet = call.on(target, asking(map_tensors(given, torch.clone), QUIET[1][0], trial))
         with torch.inference_mode():
             own = tuple(one.clone() if isinstance(one, Tensor) else one for one in given)
             fast = tuple(one.clone() for one in call.on(target, own))

@@ -270,7 +270,8 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
             out: Any = forward(*leaves) if kept else _Recomputed.apply(forward, *leaves)
             found += [out.detach(), *pulled_back([out], leaves, [ramp(out)])]
         with torch.no_grad():
-            quiet = target.block(place(case.x), params, branch)
+            asking = calls.asking(map_tensors(params, torch.clone), calls.QUIET[1][0], trial)
+            quiet = target.block(place(case.x), asking, branch)
         with torch.inference_mode():
             fast = target.block(place(case.x).clone(), params, branch).clone()
         return (*found, quiet, fast)

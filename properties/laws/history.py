@@ -21,7 +21,7 @@ from properties.core.implementation import Implementation, dtype_names, paramete
 from properties.core.trial import Trial, wide
 from properties.core.truth import pulled_back
 from properties.laws.calls import QUIET as QUIET_MODES
-from properties.laws.calls import Call, Place, flooded, kept
+from properties.laws.calls import Call, Place, asking, flooded, kept
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.laws.pulls import Pulled
 from properties.laws.surroundings import AUTOGRAD, GENERATORS, attempted, flushes, generators, modes, restored, seeded
@@ -187,7 +187,7 @@ def is_itself_among_others(trial: Trial, turns: Sequence[Turn]) -> None:
     others.sort(key=lambda one: -torch.finfo(one).eps)  # what is kept in the coarsest shows
 
     def run(target: Implementation, place: Place) -> Any:
-        def through(count: int) -> tuple[tuple[Tensor, ...], ...]:
+        def through(count: int, mode: str) -> tuple[tuple[Tensor, ...], ...]:
             placed: dict[tuple[int, int], Tensor] = {}
 
             def once(one: Tensor, tokens: int = 0) -> Tensor:
@@ -198,7 +198,8 @@ def is_itself_among_others(trial: Trial, turns: Sequence[Turn]) -> None:
             def given(turn: Turn) -> list[Any]:
                 tokens = 0 if turn.alone else count
                 return [
-                    once(one, tokens) if isinstance(one, Tensor) else map_tensors(one, once) for one in turn.call.given
+                    once(one, tokens) if isinstance(one, Tensor) else asking(map_tensors(one, once), mode, trial)
+                    for one in turn.call.given
                 ]
 
             def in_another_dtype() -> None:
@@ -216,9 +217,9 @@ def is_itself_among_others(trial: Trial, turns: Sequence[Turn]) -> None:
 
         counts = [fresh(trial) for _ in QUIET_MODES]
         sequences: list[Any] = []
-        for count, (_, mode) in zip(counts, QUIET_MODES, strict=True):
+        for count, (name, mode) in zip(counts, QUIET_MODES, strict=True):
             with mode():
-                sequences.append(through(count))
+                sequences.append(through(count, name))
         return tuple(sequences)
 
     for (mode, _), sequence in zip(QUIET_MODES, trial.observe(first.call.method, run), strict=True):

@@ -246,10 +246,19 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
         alone = tuple(fresh([*bars], lambda k, j=j: k == j)[0] for j in range(len(names)))
         frozen = tuple(fresh([*bars], lambda k, off=off: k not in off) for off in freezing)
         used = (tuple(bars), tuple(kept)), grads
-        return first, tuple(found), used, tuple(again.items()), (expanded, copied), alone, frozen
+        singly = tuple(
+            (fresh([bar if k == only else None for k, bar in enumerate(bars)]), fresh([*only_one(bars, only)]))
+            for only in several
+        )
+        return first, tuple(found), used, tuple(again.items()), (expanded, copied), (alone, frozen, singly)
+
+    def only_one(bars: Sequence[Tensor], only: int) -> tuple[Tensor, ...]:
+        return tuple(bar if k == only else torch.zeros_like(bar) for k, bar in enumerate(bars))
+
+    several = [k for k, bar in enumerate(pulled.cotangents) if bool(bar.any())] if len(pulled.cotangents) > 1 else []
 
     freezing = _freezings(pulled)
-    first, later, used, again, (expanded, copied), alone, frozen = trial.observe(pulled.method, run)
+    first, later, used, again, (expanded, copied), (alone, frozen, singly) = trial.observe(pulled.method, run)
     (bars, kept), (grads, before_grads) = used
     what = f"the gradient of {pulled.method} by"
     for bar, before in zip(bars, kept, strict=True):
@@ -270,6 +279,11 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
     for circumstance, asked, found in (*((how, every, found) for how, found in again), *others):
         for k, one in zip(asked, found, strict=True):
             trial.near(f"{what} {names[k]} {circumstance}", one, wide(first[k]), slack[k])
+    for only, (without, zeros) in zip(several, singly, strict=True):
+        slack = [2 * error for error in pulled.errors(only_one(pulled.cotangents, only))]
+        for name, one, other, error in zip(names, without, zeros, slack, strict=True):
+            told = f"{what} {name} where {pulled.call.gives[only]} is used alone"
+            trial.near(told, one, wide(other), error)
     wide_bars = tuple(bar[..., :1].expand(bar.shape).contiguous() for bar in pulled.cotangents)
     for name, one, other, error in zip(names, expanded, copied, pulled.errors(wide_bars), strict=True):
         trial.near(f"{what} {name} for an expanded cotangent", one, wide(other), 2 * error)

@@ -21,6 +21,7 @@ from properties.laws.sizes_calls import (
     STACK,
     swept,
 )
+from properties.strategies import sweeps_together as together
 from properties.strategies.sweeps import (
     channel_runs,
     coarser,
@@ -39,9 +40,17 @@ from properties.strategies.sweeps import (
 ONCE = Schedule(cost=5, by_streams=False)
 """A sweep decides by itself how many sizes it visits; this is for whoever draws a few of its smallest."""
 
-EVERY = (token_runs, channel_runs, pair_runs, stream_runs, look_runs)
+EVERY = (token_runs, channel_runs, pair_runs, stream_runs, look_runs, together.called_runs)
 """The axes of what is computed for every channel."""
-PRODUCTS = (coarser, product_runs, pair_runs, stream_runs, look_runs)
+PRODUCTS = (
+    coarser,
+    product_runs,
+    pair_runs,
+    stream_runs,
+    look_runs,
+    together.called_runs,
+    together.parameter_runs,
+)
 """Those of what has products with phi."""
 
 PROJECTED = swept("project", coarser, stream_runs, looks, looks_along)
@@ -49,9 +58,9 @@ MAPPED = swept("mappings", *PRODUCTS)
 MIXED = swept("mixture", *EVERY, mass_runs)
 PASSED = swept("block", *PRODUCTS)
 EXPANDED = swept("expand", *EVERY)
-COLLAPSED = swept("collapse", *PRODUCTS)
-LAYERED = swept("layers", layer_runs, layered=True)
-STACKED = swept("stack", layer_runs, layered=True)
+COLLAPSED = swept("collapse", *PRODUCTS[:-1], together.head_runs)
+LAYERED = swept("layers", layer_runs, together.layer_runs, layered=True)
+STACKED = swept("stack", layer_runs, together.layer_runs, layered=True)
 WHOLE = swept("block", whole_runs)
 
 

@@ -25,6 +25,7 @@ from properties.laws import about, errors, sizes_calls
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.laws.sizes import ONCE
 from properties.laws.sizes_calls import Named, Stage, pulled, swept
+from properties.strategies import sweeps_together as together
 from properties.strategies.sweep_inputs import BACKWARDS
 from properties.strategies.sweeps_backwards import block_runs, depth_runs, matrix_runs, mixture_runs, product_runs
 
@@ -231,11 +232,11 @@ BY_LAYER = frozenset(f"{name} of layer {layer}" for name in OF_PARAMETERS for la
 # Depths are swept forwards with gradients at fewer numbers of layers than here.
 LAYERS = Stage("layers", _layers, _layered, _layers_exactly, BY_LAYER, sizes_calls.LAYERS, recorded=0)
 
-PROJECTED = swept("project" + BACKWARDS, matrix_runs)
-MAPPED = swept("mappings" + BACKWARDS, product_runs)
-MIXED = swept("mixture" + BACKWARDS, mixture_runs)
-PASSED = swept("block" + BACKWARDS, block_runs)
-LAYERED = swept("layers" + BACKWARDS, depth_runs, layered=True)
+PROJECTED = swept("project" + BACKWARDS, matrix_runs, together.matrices_back)
+MAPPED = swept("mappings" + BACKWARDS, product_runs, together.products_back)
+MIXED = swept("mixture" + BACKWARDS, mixture_runs, together.mixtures_back)
+PASSED = swept("block" + BACKWARDS, block_runs, together.products_back)
+LAYERED = swept("layers" + BACKWARDS, depth_runs, together.layers_back, layered=True)
 EMITS = tuple(Emits(part) for part in ("pre", "post", "res"))
 
 

@@ -30,18 +30,23 @@ from properties.core.trial import FloatTruth, LawBroken, Trial, outputs_of, wide
 from properties.core.truth import Truth
 from properties.laws import errors
 from properties.laws.block import one_call
-from properties.strategies.setting import Setting
-from properties.strategies.sweeps import (
-    BARE,
-    INFERENCE,
-    LAYOUTS,
-    SEQUENCES,
-    STEP,
-    THREE,
-    Run,
-    declared_runs,
-    points_of,
+from properties.laws.sizes_layouts import (
+    ASKING,
+    AXES,
+    MEMORY,
+    arranged,
+    asks,
+    in_order,
+    laid,
+    layout_of,
+    lying,
+    taken_out,
+    turned,
+    within_more,
 )
+from properties.strategies.layouts import CUT, INFERENCE, SEQUENCES, TURNED
+from properties.strategies.setting import Setting
+from properties.strategies.sweeps import Run, declared_runs, points_of
 
 Named = dict[str, Tensor]
 Runs = Callable[[Setting, Reach], Iterable[Run]]
@@ -138,7 +143,7 @@ def called(trial: Trial, case: Case, method: str, *given: Any, branches: Sequenc
     """What a method gives for these arguments, with or without gradients, and wherever they lie in memory."""
     last = branches if method in ("layers", "stack") else tuple(branches)
     extra = ((last,) if method in ("layers", "stack") else last) if branches else ()
-    gradients, layout = "gradients" in case and case.gradients, _layout(case)
+    gradients, layout = "gradients" in case and case.gradients, layout_of(case)
     with torch.inference_mode(layout == INFERENCE), torch.set_grad_enabled(bool(gradients)):
         if not layout or layout in AXES:
             asked = map_tensors(given, _asking) if gradients else given
@@ -148,65 +153,15 @@ def called(trial: Trial, case: Case, method: str, *given: Any, branches: Sequenc
             return (ordered, *rest) if branches else ordered
 
         def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-            lying = [laid(place(one), layout) if isinstance(one, Tensor) else place(one) for one in given]
-            return getattr(target, method)(*lying, *map_tensors(extra, place))
+            return getattr(target, method)(*(lying(place(one), layout) for one in given), *map_tensors(extra, place))
 
         found = trial.observe(method, run)
+        found = map_tensors(found, lambda one: in_order(one, layout)) if layout == CUT else found
         return (found, []) if branches else found
-
-
-AXES = (SEQUENCES, STEP, BARE, THREE, INFERENCE)
-"""The layouts that are no matter of memory."""
-MEMORY = LAYOUTS[1:]
-"""Those that are."""
-
-
-def _layout(case: Case) -> str:
-    return case.layout if "layout" in case else ""
-
-
-def arranged(one: Any, layout: str) -> Any:
-    """What has one axis of tokens with as many as the layout says."""
-    if not isinstance(one, Tensor) or layout in ("", INFERENCE):
-        return one
-    count = one.shape[0]
-    axes = {SEQUENCES: _sequences(count), STEP: (count, 1), BARE: (), THREE: _three(count)}[layout]
-    return one.reshape(*axes, *one.shape[1:])
-
-
-def _sequences(count: int) -> tuple[int, int]:
-    """Two or three long sequences or one, four, or many of two: some models have the sequence first, [S, B, n, C]."""
-    if count % 8 == 0:
-        return (4, count // 4) if count % 32 == 0 else (count // 2, 2)
-    first = 2 if count % 2 == 0 else 3 if count % 3 == 0 else 1
-    return first, count // first
-
-
-def _three(count: int) -> tuple[int, int, int]:
-    """As of a batch that is cut for several devices, or of frames: two by three, or two by two, or one by one."""
-    a, b = (2, 3) if count % 6 == 0 else (2, 2) if count % 4 == 0 else (1, 1)
-    return a, b, count // (a * b)
-
-
-def in_order(one: Tensor, layout: str) -> Tensor:
-    """What was given for tokens so arranged, with one axis of them."""
-    if layout == INFERENCE or not one.numel():
-        return one  # mappings that are not emitted have no axes
-    return one.unsqueeze(0) if layout == BARE else one.flatten(0, 2 if layout == THREE else 1)
 
 
 def _asking(one: Tensor) -> Tensor:
     return one.detach().requires_grad_()
-
-
-def laid(one: Tensor, layout: str) -> Tensor:
-    """The same values one or two entries after the start of a storage, or as a slice of wider rows."""
-    if layout == "slice":
-        return torch.cat([one, one + 1], -1)[..., : one.shape[-1]]
-    start = int(layout.rpartition(" ")[2])
-    storage = one.new_empty(one.numel() + start)
-    storage[start:] = one.flatten()
-    return storage.as_strided(one.shape, one.contiguous().stride(), start)
 
 
 def pulled(
@@ -220,7 +175,9 @@ def pulled(
 ) -> Named:
     """The gradients by inputs, by their names, for the cotangents of a case, and the outputs, by what they are called:
     where gradients are recorded other code computes them."""
-    layout, by_token = _layout(case), [name in BY_TOKEN for name in names]
+    layout, by_token = layout_of(case), [name in BY_TOKEN for name in names]
+    if layout in ASKING:
+        return _pulled_by_some(trial, what, names, inputs, case, run, gives)
     if layout in MEMORY:
         return _pulled_lying(trial, what, names, inputs, case, run, gives)
     given = [arranged(one, layout) if own else one for one, own in zip(inputs, by_token, strict=True)]
@@ -228,6 +185,21 @@ def pulled(
     by_token += [True] * len(gives)
     each = [in_order(one, layout) if own and layout else one for one, own in zip(found, by_token, strict=True)]
     return dict(zip([*(f"the gradient by {name}" for name in names), *gives], each, strict=True))
+
+
+def _pulled_by_some(
+    trial: Trial, what: str, names: Sequence[str], inputs: Sequence[Tensor], case: Case, run: Any, gives: Sequence[str]
+) -> Named:
+    """The gradients by what the layout has ask for one, where nothing else does."""
+    layout = layout_of(case)
+    asked = [asks(name, layout) for name in names]
+
+    def some(target: Implementation, *given: Tensor) -> Any:
+        return run(target, *(one if on else one.detach() for one, on in zip(given, asked, strict=True)))
+
+    found = trial.pull(what, inputs, case.cotangents, some, bool(gives))
+    named = zip([*(f"the gradient by {name}" for name in names), *gives], found, strict=True)
+    return {name: one for (name, one), on in zip(named, [*asked, *[True] * len(gives)], strict=True) if on}
 
 
 def _pulled_lying(
@@ -238,36 +210,23 @@ def _pulled_lying(
     Autograd hands on a cotangent as it came. So outputs become a part of something larger, whose gradient has theirs as
     a part: where they lie in it, a cotangent lies.
     """
-    layout = _layout(case)
+    layout = layout_of(case)
 
-    def lying(target: Implementation, *given: Tensor) -> Any:
-        own = [laid(one, layout) if name in BY_TOKEN else one for name, one in zip(names, given, strict=True)]
+    def placed(name: str, one: Tensor) -> Tensor:
+        if layout == TURNED:
+            return turned(one) if name.split()[0] == "phi" else one
+        return laid(one, layout) if name in BY_TOKEN else one
+
+    def elsewhere(target: Implementation, *given: Tensor) -> Any:
+        own = [placed(name, one) for name, one in zip(names, given, strict=True)]
         return tuple(within_more(one, layout) for one in outputs_of(run(target, *own)))
 
-    found = trial.pull(what, inputs, [within_more(bar, layout) for bar in case.cotangents], lying, bool(gives))
+    bars = [arranged(bar, SEQUENCES) if layout == CUT else bar for bar in case.cotangents]
+    found = trial.pull(what, inputs, [within_more(bar, layout) for bar in bars], elsewhere, bool(gives))
     count = len(names)
     outputs = [taken_out(one, bar, layout) for one, bar in zip(found[count:], case.cotangents, strict=False)]
     each = [*found[:count], *outputs]
     return dict(zip([*(f"the gradient by {name}" for name in names), *gives], each, strict=True))
-
-
-def within_more(one: Tensor, layout: str) -> Tensor:
-    """As a part of something larger, so that the part lies as the layout says."""
-    if not one.numel():
-        return one
-    if layout == "slice":
-        return torch.cat([one, torch.zeros_like(one)], -1)
-    start = int(layout.rpartition(" ")[2])
-    return torch.cat([one.new_zeros(start), one.flatten()])
-
-
-def taken_out(one: Tensor, like: Tensor, layout: str) -> Tensor:
-    """The part again."""
-    if not one.numel():
-        return one
-    if layout == "slice":
-        return one[..., : like.shape[-1]]
-    return one[one.numel() - like.numel() :].view(like.shape)
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------

@@ -45,8 +45,11 @@ FADING, SOARING = "fading", "soaring"
 """The same of cotangents alone."""
 RISING = "rising"
 """The same of layers alone."""
+REWEIGHTED = "reweighted"
+"""The same of parameters alone."""
 SAID = {
     **LOOKS,
+    REWEIGHTED: "where a norm over an even width has no weight, and one over an odd width has one",
     FADING: "where the cotangents of some tokens are far smaller than those of others, or zero",
     SOARING: "where the cotangents of some tokens are far larger or smaller than those of others",
     RISING: "where the channels of the state beyond the 1024th are larger, and gates depend on it",
@@ -113,11 +116,23 @@ def params_at(setting: Setting, n: int, channels: int, seed: int, scale: float) 
     bias = _noise(seed + 2, shapes.bias[0] - size)
     bias = torch.cat([bias, scale * _noise(seed + 3, size)]) if size else bias
     alpha = torch.tensor([1.0, 0.8, 0.5 * scale][: shapes.alpha[0]], dtype=torch.float64)
-    weight = None
-    if setting.norm_weight and channels % 2 == 0:
-        weight = 0.75 + 0.5 * repeated(_noise(seed + 4, 251).sigmoid(), n * channels)
+    weight = weight_at(n, channels, seed) if setting.norm_weight and channels % 2 == 0 else None
     params = Params(*(None if one is None else one.to(dtype).contiguous() for one in (phi, bias, alpha, weight)))  # pyright: ignore[reportArgumentType]
     return params_at_temperature(params, n, setting.dialect)
+
+
+def weight_at(n: int, channels: int, seed: int) -> Tensor:
+    """The weight of a norm."""
+    return 0.75 + 0.5 * repeated(_noise(seed + 4, 251).sigmoid(), n * channels)
+
+
+def reweighted(params: Any, n: int, channels: int, seed: int) -> Any:
+    """The same parameters, of one layer or of several, with a norm weight where there was none, and without where there
+    was one: what is vectorised for the widths of models may have no weight, and what has one a tail of channels."""
+    if not isinstance(params, Params):
+        return tuple(reweighted(one, n, channels, seed) for one in params)
+    weight = weight_at(n, channels, seed).to(params.phi) if params.norm_weight is None else None
+    return params._replace(norm_weight=weight)
 
 
 def state_at(setting: Setting, tokens: int, n: int, channels: int, seed: int) -> Tensor:
@@ -281,6 +296,8 @@ def inputs(
     for one in look.split():
         if one == RISING:
             made = rising(setting, made, n, seed)
+        elif one == REWEIGHTED:
+            made = made.with_(params=reweighted(made.params, n, channels, 1000 * seed))
         elif one in LOOKS:
             made = looking(one, made, n, setting.least_scale, saturates(setting.dialect))
         else:

@@ -22,6 +22,7 @@ from typing import Any
 from properties.core.size import Size
 from properties.core.sweep import Point, Reach, Whole
 from properties.strategies.covering import covering
+from properties.strategies.layouts import APART, INFERENCE, LAYOUTS, SEQUENCES, STEP, THREE
 from properties.strategies.setting import Setting
 from properties.strategies.sweep_inputs import BACKWARDS, LOOKS, RISING, SAID, distinct, inputs
 
@@ -52,25 +53,12 @@ MODEST = 16
 """A sweep of no more channels has only methods that are put together of others."""
 MASS = 1 << 24
 """The most numbers of a state that nobody declared."""
-LAYOUTS = ("", "offset 1", "offset 2", "slice")
-"""How a state lies: by itself; one or two entries after the start of its storage; as a slice of wider rows."""
-OFFSET = "where a state begins off the start of its storage, which a vectorised load may not expect"
 LONG = (259, 514, 1031, 2062, 4099, 4202)
-"""Numbers of tokens that on two axes are one long sequence or two (`properties.laws.sizes_calls.arranged`): of 257 to
+"""Numbers of tokens that on two axes are one long sequence or two (`properties.laws.sizes_layouts.arranged`): of 257 to
 4099 tokens, beyond the chunks that a sequence is cut into, and beyond the batches that graphs are recorded for."""
-SEQUENCES, STEP, BARE, THREE, INFERENCE = "sequences", "step", "bare", "three", "inference"
-"""Ways to call: with tokens on two axes, with one token in each of many sequences, without an axis of tokens, with
-tokens on three axes, and in the inference mode of torch."""
-APART = {
-    "offset 1": OFFSET,
-    "offset 2": OFFSET,
-    SEQUENCES: "where tokens lie on two axes, [B, S, n, C], which is tiled by sequence perhaps",
-    STEP: "where every sequence has one token, [B, 1, n, C], as in a step of decoding",
-    BARE: "where the state of one token has no axis of tokens, [n, C]",
-    THREE: "where tokens lie on three axes, [A, B, S, n, C]",
-    INFERENCE: "in torch.inference_mode",
-}
-"""What tells a point of such a layout from others, if that is not its size."""
+FEW = (1, 3, 16, 33, 65)
+LYING = (*FEW, 130, 300, 1025)
+"""Numbers of tokens of a state that is a view: a loop over more of them than there are programs has strides, too."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +146,7 @@ def token_runs(setting: Setting, reach: Reach, far: int = BATCH) -> Iterator[Run
         yield Run(eight, n, counts(setting, t - 2, short) if t > 1 else some(setting, reach), gradients=True)
     yield from beyond(setting, reach, far)
     for layout in layouts(setting):
-        yield Run(setting.width(7), n, some(setting, reach), layout=layout)
+        yield Run(setting.width(7), n, some(setting, reach, LYING if t > 1 else FEW), layout=layout)
     yield from _called_otherwise(setting, reach, t > 1)
 
 
@@ -186,7 +174,7 @@ def coarser(setting: Setting, reach: Reach) -> Iterator[Run]:
     yield from token_runs(setting, replace(reach, t=max(1, reach.t - 1)), STEP_OF_TRAINING)
 
 
-def some(setting: Setting, reach: Reach, among: Sequence[int] = (1, 3, 16, 33, 65)) -> tuple[int, ...]:
+def some(setting: Setting, reach: Reach, among: Sequence[int] = FEW) -> tuple[int, ...]:
     """Those of some numbers of tokens that are visited."""
     return tuple(t for t in among if t <= min(reach.tokens, setting.max_tokens))
 
@@ -245,11 +233,13 @@ def stream_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
                 Run(setting.width(c), n, some(setting, reach, (2,))) for c in (1, 64, 256) if c <= reach.channels
             )
             continue
-        many = tuple(t for t in (1, 2, 3, 16, 33, 64, 65, 130, 300) if t <= min(reach.tokens, setting.max_tokens))
+        many = tuple(
+            t for t in (1, 2, 3, 16, 33, 64, 65, 130, 300, 1030, 4100) if t <= min(reach.tokens, setting.max_tokens)
+        )
         yield Run(setting.width(8), n, many, scale=scale)
         if reach.gradients:
             yield Run(setting.width(6), n, many[2:5:2] or many[:1], gradients=True, scale=6.0)
-        wide = (c for c in (1, 4, 33, 64, 256, 1024) if c <= reach.channels)
+        wide = (c for c in (1, 4, 33, 64, 256, 1024, 2080) if c <= reach.channels)
         yield from (Run(setting.width(c), n, (min(2, setting.max_tokens),), scale=scale) for c in wide)
         if n != main_streams(setting):  # a kernel of its own, in tiles of tokens and of channels
             for c, count in TILES:

@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from properties.core.sweep import Reach
+from properties.strategies.layouts import BARE, SEQUENCES, STEP, THREE
 from properties.strategies.setting import Setting
 from properties.strategies.sweep_inputs import FADING, SOARING
 from properties.strategies.sweeps import (
     BACK,
-    BARE,
     BATCH,
     MANY,
-    SEQUENCES,
     SHORT,
-    STEP,
     STEP_OF_TRAINING,
-    THREE,
     TILES,
     Run,
     beyond,

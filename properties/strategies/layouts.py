@@ -1,0 +1,27 @@
+"""How what a method is called with may lie in memory, on which axes of tokens, and what of it asks for a gradient."""
+
+from __future__ import annotations
+
+LAYOUTS = ("", "offset 1", "offset 2", "slice")
+"""How a state lies: by itself; one or two entries after the start of its storage; as a slice of wider rows."""
+OFFSET = "where a state begins off the start of its storage, which a vectorised load may not expect"
+SEQUENCES, STEP, BARE, THREE, INFERENCE = "sequences", "step", "bare", "three", "inference"
+"""Ways to call: with tokens on two axes, with one token in each of many sequences, without an axis of tokens, with
+tokens on three axes, and in the inference mode of torch."""
+CUT, TURNED, FROZEN, STILL = "cut", "turned", "frozen", "still"
+"""Sequences whose last token was cut off; a phi whose columns lie one after the other; and backwards states that ask
+for gradients alone, and everything else alone."""
+APART = {
+    "offset 1": OFFSET,
+    "offset 2": OFFSET,
+    SEQUENCES: "where tokens lie on two axes, [B, S, n, C], which is tiled by sequence perhaps",
+    STEP: "where every sequence has one token, [B, 1, n, C], as in a step of decoding",
+    BARE: "where the state of one token has no axis of tokens, [n, C]",
+    THREE: "where tokens lie on three axes, [A, B, S, n, C]",
+    INFERENCE: "in torch.inference_mode",
+    CUT: "where the last token of every sequence was cut off, x[:, :-1], so that sequences do not follow one another",
+    TURNED: "where phi lies transposed, as the weight of a linear layer does",
+    FROZEN: "where states alone ask for a gradient, as beside frozen parameters",
+    STILL: "where no state asks for a gradient, as in a first layer",
+}
+"""What tells a point of such a layout from others, if that is not its size."""

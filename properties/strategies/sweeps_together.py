@@ -1,0 +1,169 @@
+"""The points of a sweep at which two circumstances come together, each of which is visited by itself.
+
+A model has wide states on two axes, frozen parameters, and a phi that lies as a linear layer has it, all at once, and a
+kernel branches on more than one of them. So ways to call, what asks for a gradient, and how parameters lie come with
+many tokens and with many channels, too.
+
+| what | with |
+|---|---|
+| tokens on two axes or three, cut sequences | channels beyond a tile |
+| a phi that lies transposed | one tile of tokens, many, and wide ones |
+| a norm without a weight where widths are even, and with one where they are odd | tokens and channels |
+| states that ask for a gradient alone, and parameters alone | tokens and channels |
+| more than ten layers | tokens, and channels |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from properties.core.family import end_of
+from properties.core.sweep import Reach
+from properties.strategies.layouts import CUT, FROZEN, INFERENCE, SEQUENCES, STILL, THREE, TURNED
+from properties.strategies.setting import Setting
+from properties.strategies.sweep_inputs import REWEIGHTED
+from properties.strategies.sweeps import (
+    LYING,
+    MODELS,
+    Run,
+    depths,
+    few_streams,
+    main_streams,
+    some,
+)
+
+BEYOND = 130
+"""Channels beyond a tile of 128, and no multiple of one."""
+CALLED = (6, 34)
+"""Numbers of tokens that lie on two axes or three."""
+STEP_OF_SHORT = 4099
+"""Tokens of a step of training in a dtype that is swept over fewer than others."""
+DEEP = (5, 13)
+"""Numbers of layers beyond those that come with everything."""
+
+
+def lying(setting: Setting) -> bool:
+    """Whether views are handed over."""
+    return setting.strided and setting.in_process
+
+
+def called_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Ways to call with more channels than a tile has, and sequences that are cut with few and many tokens."""
+    n, many = main_streams(setting), some(setting, reach, CALLED)
+    ways = (SEQUENCES, THREE, INFERENCE, *((CUT,) if lying(setting) else ()))
+    if reach.channels >= BEYOND:
+        yield from (Run(setting.width(BEYOND), n, many, layout=way) for way in ways)
+    if lying(setting):
+        cut = some(setting, reach, (*CALLED, 258, 514) if reach.t > 1 else CALLED)
+        yield Run(setting.width(8), n, cut, layout=CUT)
+
+
+def parameter_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """A phi that lies transposed, and a norm weight where there is none otherwise."""
+    n, two = main_streams(setting), (min(2, setting.max_tokens),)
+    many = some(setting, reach, (*LYING[1:], 17) if reach.t > 1 else (3, 17, 33))
+    wide = [c for c in (64, MODELS[1]) if c <= max(reach.channels, reach.models)]
+    if lying(setting):
+        yield Run(setting.width(8), n, tuple(sorted(many)), layout=TURNED)
+        yield from (Run(setting.width(c), n, some(setting, reach, (2, 17)), layout=TURNED) for c in wide)
+    if setting.norm_weight:
+        yield Run(setting.width(8), n, many, look=REWEIGHTED)
+        yield Run(setting.width(7), few_streams(setting), many, look=REWEIGHTED)
+        few = (c for c in (1, 2, 4, 16, 32, 33, 128, 131, 256) if c <= reach.channels)
+        yield from (Run(setting.width(c), n, two, look=REWEIGHTED) for c in (*few, *wide))
+
+
+def head_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """The same of an end that has parameters."""
+    if end_of(setting.dialect).HEAD:
+        yield from parameter_runs(setting, reach)
+
+
+def layer_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """More than ten layers of many tokens, and of many channels; ways to call with more channels than a tile has."""
+    n, four, two = main_streams(setting), setting.width(4), depths(reach, (2,))
+    if reach.t > 1:
+        yield Run(four, n, some(setting, reach, (17, 150)), depths(reach, DEEP[1:]))
+        if reach.channels >= BEYOND:
+            yield Run(setting.width(BEYOND), n, some(setting, reach, (2,)), depths(reach, DEEP[:2]))
+            yield Run(setting.width(BEYOND), n, some(setting, reach, CALLED), two, layout=SEQUENCES)
+    if lying(setting):
+        yield Run(four, n, some(setting, reach, (6, 34)), two, layout=CUT)
+        yield Run(four, n, some(setting, reach, (17, 33)), two, layout=TURNED)
+    if setting.norm_weight:
+        yield Run(four, n, some(setting, reach, (33,)), two, look=REWEIGHTED)
+
+
+def called_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Backwards, ways to call with more channels than a tile has, sequences that are cut, wide states of the n of most
+    models, and of a short dtype as many tokens as a step of training has."""
+    n, few = main_streams(setting), few_streams(setting)
+    for way in (SEQUENCES, THREE, *((CUT,) if lying(setting) else ())):
+        if reach.channels >= BEYOND:
+            yield Run(setting.width(BEYOND), n, some(setting, reach, CALLED), gradients=True, layout=way)
+    if lying(setting):
+        yield Run(setting.width(8), n, some(setting, reach, CALLED), gradients=True, layout=CUT)
+    if max(reach.channels, reach.models) >= MODELS[2]:
+        wide = (c for c in (520, 1040, MODELS[2]) if n != few or c > reach.channels)
+        yield from (Run(setting.width(c), n, (min(2, setting.max_tokens),), gradients=True) for c in wide)
+    if reach.models:
+        yield from batch_back(setting)
+
+
+def batch_back(setting: Setting) -> Iterator[Run]:
+    """As many tokens as a step of training has, in a dtype that is swept over fewer."""
+    if setting.dtype.itemsize == 2 and setting.max_tokens >= STEP_OF_SHORT:
+        least = min((k for k in setting.streams if k >= 2), default=max(setting.streams))
+        yield Run(setting.width(1), least, (STEP_OF_SHORT,), gradients=True)
+
+
+def mixtures_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """The same, and factors of which some ask for a gradient."""
+    yield from called_back(setting, reach)
+    n = main_streams(setting)
+    for way in (FROZEN, STILL):
+        yield Run(setting.width(8), n, some(setting, reach, (3, 33, 300)), gradients=True, layout=way)
+        if reach.channels >= BEYOND:
+            yield Run(setting.width(BEYOND), n, some(setting, reach, (2, 17)), gradients=True, layout=way)
+
+
+def matrices_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Backwards of what has logits alone."""
+    if lying(setting):
+        yield Run(setting.width(8), main_streams(setting), some(setting, reach, CALLED), gradients=True, layout=CUT)
+    if reach.models:
+        yield from batch_back(setting)
+
+
+def products_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Backwards of what has products with phi."""
+    n, few = main_streams(setting), few_streams(setting)
+    yield from mixtures_back(setting, reach)
+    if max(reach.channels, reach.models) >= 1040:
+        wide = setting.width(1040)
+        yield from (Run(wide, few, some(setting, reach, (5, 9)), gradients=True, layout=way) for way in (FROZEN, STILL))
+    if lying(setting):
+        yield Run(setting.width(8), n, some(setting, reach, (3, 17, 300)), gradients=True, layout=TURNED)
+        if reach.channels >= BEYOND:
+            yield Run(setting.width(BEYOND), n, some(setting, reach, (2, 17)), gradients=True, layout=TURNED)
+    if setting.norm_weight:
+        yield Run(setting.width(8), n, some(setting, reach, (3, 33, 300)), gradients=True, look=REWEIGHTED)
+        for c in (33, 128, 131):
+            if c <= reach.channels:
+                yield Run(setting.width(c), n, some(setting, reach, (2,)), gradients=True, look=REWEIGHTED)
+
+
+def layers_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Backwards of several layers: channels beyond a tile of more than two, and tokens of more than nine."""
+    n, four, two = main_streams(setting), setting.width(4), depths(reach, (2,))
+    if reach.channels >= 65:
+        yield Run(setting.width(65), n, (1,), depths(reach, (3, *DEEP[:2])), gradients=True)
+    yield Run(four, n, some(setting, reach, (17,)), depths(reach, DEEP[1:2]), gradients=True)
+    yield from (Run(four, n, some(setting, reach, (3,)), two, gradients=True, layout=way) for way in (FROZEN, STILL))
+    if lying(setting):
+        yield Run(four, n, some(setting, reach, (17,)), two, gradients=True, layout=TURNED)
+
+
+def ends_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Backwards of how streams end, which may have parameters."""
+    yield from (products_back if end_of(setting.dialect).HEAD else called_back)(setting, reach)
