@@ -67,7 +67,9 @@ class Sweeping(Search):
             raise
         self._told = f"{len(self.seen)} sizes, {reach}"
         if visited < len(points):
-            why = "all of them failed" if self._fails_everywhere() else f"{self.profile.seconds:g} s had passed"
+            why = f"{self.profile.seconds:g} s had passed"
+            if self._failing or self._apart:
+                why = "all of them failed" if self._fails_everywhere() else "one failed" if self._enough() else why
             self._told += f"; {len(points) - visited} of {len(points)} points were left out as {why}"
         if self._failing or self._apart:
             self._explained()
@@ -106,7 +108,13 @@ class Sweeping(Search):
             if (late and number >= _LEAST) or (number == _EVERYWHERE and self._fails_everywhere()):
                 return number
             self._fails(point)
+            if self._enough():
+                return number + 1
         return len(points)
+
+    def _enough(self) -> bool:
+        """Whether it is known that the law is broken, where nobody asks for the smallest size or the rule."""
+        return not self.profile.shrink and self.attribution is None and bool(self._failing or self._apart)
 
     def _fails_everywhere(self) -> bool:
         return len(self.seen) >= min(_EVERYWHERE, 2) and all(self.seen.values())
@@ -166,7 +174,9 @@ class Sweeping(Search):
         self._asked = 0
         for size in sorted(self._apart, key=_cost)[:_PLAIN] if not self._failing else ():
             self._ask(size)  # whether the size is enough
-        if not self._failing:
+        if self._enough():
+            self._failing = self._failing or self._apart
+        elif not self._failing:
             self._failing = self._apart
             reasons = ", or ".join(dict.fromkeys(point.apart for point in self._apart.values()))
             self.also.append(f"it fails only {reasons}: at {len(self._apart)} sizes, and at none otherwise")
@@ -213,6 +223,9 @@ class Sweeping(Search):
 
     def _told_of_sizes(self, failing: list[Size]) -> None:
         """What the message says of sizes."""
+        if self._enough():
+            self.also.append(f"the first size that fails is {failing[0]}: nobody asked for a smaller one")
+            return
         if not any(self.seen.values()):
             return
         if all(self.seen.values()):
