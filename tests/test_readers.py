@@ -61,6 +61,8 @@ SEEN_BY_READERS = {
     "parameters-off-their-alignment": "execution.mappings-do-not-see-strides",
     "saved-found-by-address": "gradient.pre-and-post-pull-back-however-they-are-called",
     "queue-while-recorded": "execution.branches-may-pass-blocks-and-fail",
+    "weight-folded-in-evaluation": "execution.mappings-have-no-memory",
+    "h-res-alone-teaches-nothing": "gradient.mappings-pull-back-however-they-are-called",
 }
 """Hidden deviation -> a law that sees it."""
 SEEN_AT: dict[str, tuple[Any, ...]] = {
@@ -81,6 +83,13 @@ SEEN_AT: dict[str, tuple[Any, ...]] = {
     "many-tokens-of-many-streams": ("sizes.tokens-and-channels-are-mapped", 300, 8),
     "many-streams-of-one-tile-backwards": ("sizes.mixing-pulls-back", 130, 8),
     "numbers-beyond-2-23-stay": ("sizes.streams-are-mixed", 521, 4096),
+    "state-gradient-of-128-channels-beside-frozen-parameters": ("sizes.tokens-and-channels-pull-back", 17, 130),
+    "four-wide-streams-of-512-channels-backwards": ("sizes.mixing-pulls-back", 2, 520),
+    "tokens-of-a-tile-pass-many-layers": ("sizes.depths-pass", 17, 4),
+    "views-of-128-tokens": ("sizes.streams-are-read", 130, 7),
+    "norm-without-weight-leaves-a-lane-out": ("sizes.tokens-and-channels-are-mapped", 33, 8),
+    "transposed-phi-of-many-tokens": ("sizes.tokens-and-channels-are-mapped", 17, 8),
+    "cut-sequences-read-on": ("sizes.streams-are-mixed", 34, 130),
 }
 """Hidden deviation -> a law of sizes that sees it, and a number of tokens, or of tokens and channels, at which it
 does."""
