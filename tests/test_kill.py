@@ -76,7 +76,7 @@ ONE_KIND = {
         *("saved-as-autocast-has-it", "fourth-axis-of-tokens", "saved-phi-strides-ignored"),
         *("post-scale-of-a-thread",),
         *("expanded-parameters-read-on", "bare-token-normed-by-row"),
-        *("parameters-off-their-alignment", "saved-found-by-address"),
+        *("parameters-off-their-alignment", "saved-found-by-address", "h-res-alone-teaches-nothing"),
     ),
     "what is handed out must stay and what is not must go, which contracts alone are about": (
         *("output-ring-of-four", "outputs-collected", "statistics-keep-graphs", "queue-around-the-branch"),
@@ -97,7 +97,10 @@ ONE_KIND = {
         *("two-streams-in-the-other-order", "full-tiles-of-a-matrix-unit"),
         *("first-split-of-wide-products-learns", "first-tile-of-a-segment-learns", "padding-passed-over"),
         *("many-tokens-of-many-streams", "many-streams-of-one-tile-backwards", "numbers-beyond-2-23-stay"),
-        "last-tile-of-wide-tokens-halved",
+        *("last-tile-of-wide-tokens-halved", "transposed-phi-of-many-tokens", "views-of-128-tokens"),
+        *("four-wide-streams-of-512-channels-backwards", "bfloat16-step-of-2048-tokens-learns"),
+        *("norm-without-weight-leaves-a-lane-out", "tokens-of-a-tile-pass-many-layers"),
+        "state-gradient-of-128-channels-beside-frozen-parameters",
     ),
     "shows in what is tuned alone, whose values the oracle knows": (
         *("norm-reads-entry-eps", "tuned-in-place", "tuned-from-the-preset"),

@@ -35,6 +35,7 @@ def _separate(dialect: Dialect) -> bool:
     "state-gradient-of-128-channels-beside-frozen-parameters",
     f"{MUTATION}: a lighter kernel hands back the gradient by the state alone, and ends at its tile",
     both(gates, by_rms),
+    dtypes=(torch.float32,),  # others are swept over fewer sizes
     hidden="unless parameters are frozen, and for up to 128 channels",
 )
 class StateGradientOf128ChannelsBesideFrozenParameters(Deviant):
@@ -129,6 +130,7 @@ class TokensOfATilePassManyLayers(Deviant):
     "views-of-128-tokens",
     f"{MUTATION}: 128 programs take tokens in turn, and the second round steps as if rows were full",
     reads_by_gates,
+    dtypes=(torch.float32,),  # others are swept over fewer sizes
     hidden="for states that are contiguous, and for up to 128 tokens",
 )
 class ViewsOf128Tokens(Deviant):
