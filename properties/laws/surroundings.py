@@ -81,8 +81,15 @@ _C: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 _FUNCTIONS: Any = overrides
 _DISPATCH: Any = _python_dispatch
 
-_CUDA = lambda: torch.backends.cuda.matmul  # noqa: E731
-_CUDNN = lambda: torch.backends.cudnn  # noqa: E731
+
+def _products() -> Any:
+    """How matrices are multiplied on a GPU of NVIDIA."""
+    return torch.backends.cuda.matmul
+
+
+def _cudnn() -> Any:
+    return torch.backends.cudnn
+
 
 _SETTINGS = (
     _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
@@ -102,11 +109,11 @@ _SETTINGS = (
     _Setting(lambda: flushes(), torch.set_flush_denormal),
     _Setting(lambda: tuple(np.geterr().items()), lambda value: np.seterr(**dict(value))),
     _attribute(lambda: mpmath.mp, "prec"),
-    *(_attribute(_CUDNN, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
-    _attribute(_CUDA, "allow_tf32"),
-    _attribute(_CUDA, "fp32_precision"),
-    _attribute(_CUDA, "allow_fp16_reduced_precision_reduction"),
-    _attribute(_CUDA, "allow_bf16_reduced_precision_reduction"),
+    *(_attribute(_cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
+    _attribute(_products, "allow_tf32"),
+    _attribute(_products, "fp32_precision"),
+    _attribute(_products, "allow_fp16_reduced_precision_reduction"),
+    _attribute(_products, "allow_bf16_reduced_precision_reduction"),
     _Setting(lambda: _C._get_mkldnn_enabled(), lambda value: _C._set_mkldnn_enabled(value)),
     _Setting(lambda: _C._is_multithreading_enabled(), lambda value: _C._set_multithreading_enabled(value)),
     _Setting(_hooks, _without_hooks),
