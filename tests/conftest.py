@@ -118,8 +118,8 @@ def _kept() -> None:
     gc.freeze()
 
 
-_OF_CALLS = re.compile(
-    "::(sizes|execution)[.]|-however-they-are-called|-through-(the-stack|layers|many-layers)|-coincide"
+OF_CALLS = re.compile(
+    "::(sizes|execution)[.]|-however-(they-are|it-is)-called|-through-(the-stack|layers|many-layers)|-coincide"
 )
 """Laws about how a target is called, and how often: its sizes, modes, memory and layouts."""
 
@@ -137,6 +137,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         waiting = ("slow", "thorough") if profile_name(config) == "dev" else ("thorough",)
         left |= {item for item in items if any(item.get_closest_marker(marker) for marker in waiting)}
         if profile_name(config) == "dev" and not config.getoption("impl", None):
-            left |= {item for item in items if _OF_CALLS.search(item.nodeid) and "[ref:PAPER-" not in item.nodeid}
+            left |= {item for item in items if OF_CALLS.search(item.nodeid) and "[ref:PAPER-" not in item.nodeid}
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]

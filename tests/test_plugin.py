@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import OF_CALLS
 from snapshots import recorded
 from test_report_page import embedded
 
@@ -20,6 +21,7 @@ from properties.core.law import FAMILIES, all_laws, family_laws, scouts
 from properties.core.trial import FloatTruth
 from properties.engine.runner import PROFILES
 from properties.plugin.collection import LAWS
+from properties.plugin.options import profile
 from properties.plugin.subjects import DEFAULT_TARGETS
 from properties.report.report import SCHEMA, STATUSES, Line, runs, sentence, table, totals, why_not, write
 from properties.targets.target import resolve
@@ -614,3 +616,30 @@ def test_many_laws_that_do_not_apply_are_counted_not_listed() -> None:
     shown = why_not(many)
     assert len(shown) == 13
     assert shown[-1] == "... and 8 more in report.json"
+
+
+def test_only_a_run_of_the_references_has_sweeps_of_a_second(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(pytestconfig.option, "hypothesis_profile", None)
+    for targets, wanted in ((None, (3, 1.0)), (["ref:PAPER"], (4, 5.0))):
+        monkeypatch.setattr(pytestconfig.option, "impl", targets)
+        found = profile(pytestconfig)
+        assert (found.sizes, found.seconds) == wanted
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setattr(pytestconfig.option, "impl", None)
+    assert profile(pytestconfig) == PROFILES["ci"]
+
+
+def test_the_laws_that_go_to_one_reference_alone_are_those_about_calls() -> None:
+    waiting = {law for law in all_laws() if OF_CALLS.search(f"::{law}[")}
+    assert {law for law in all_laws() if law.startswith(("sizes.", "execution."))} < waiting
+    assert {law.partition(".")[0] for law in waiting} == {
+        *("sizes", "execution", "gradient", "depth", "block", "coefficients", "manifold", "mixing"),
+    }
+    assert "depth.streams-persist-through-many-layers" in waiting
+    assert {law for law in all_laws() if "-however-" in law} < waiting
+    assert {"manifold.agrees-with-oracle", "gradient.pullback-is-linear", "block.agrees-with-oracle"}.isdisjoint(
+        waiting
+    )

@@ -462,6 +462,19 @@ def test_what_is_wrong_at_some_sizes_only_is_met_and_shown_at_the_smallest(
     assert below in second, said
 
 
+@pytest.mark.slow
+def test_a_sweep_that_nobody_shrinks_or_explains_ends_at_its_first_failure(tmp_path: Path) -> None:
+    quick, whole = (
+        verdict(POST, TokensBetween(), tmp_path, replace(COARSE, shrink=shrink)) for shrink in (False, True)
+    )
+    assert (quick.status, whole.status) == ("failed", "failed")
+    assert "nobody asked for a smaller one" in quick.message
+    assert "left out as one failed" in quick.sizes
+    assert 1 < sum(count for _, count, _ in quick.visited["tokens"]) < sum(c for _, c, _ in whole.visited["tokens"])
+    assert sum(failed for _, _, failed in quick.visited["tokens"]) == 1
+    assert quick.examples < whole.examples / 2
+
+
 SEEN_BY_SIZES = {
     "transposed-between-36-and-64": "sizes.streams-are-mixed",
     "channels-above-4096-left-out": "sizes.streams-are-mixed",
