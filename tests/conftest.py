@@ -94,6 +94,16 @@ def usual_signals() -> Generator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A worker takes neighbouring tests, which share what they compute, and what another has left over.
+
+    In pyproject.toml the option would be an error wherever pytest runs without xdist.
+    """
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 

@@ -14,10 +14,10 @@ import mhc_ref
 from mhc_ref import PAPER, Mappings, Params
 from properties import Implementation
 from properties.causes import Causes
-from properties.causes.causes import _cause
 from properties.causes.here import narrowed
 from properties.causes.sharing import shared
 from properties.causes.stages import shows, stage_of
+from properties.causes.wording import part_cause
 from properties.core.case import Case
 from properties.core.law import Law, all_laws
 from properties.core.trial import LawBroken
@@ -229,7 +229,7 @@ def test_a_later_failure_decides_a_tie_under_the_key_that_was_told(monkeypatch: 
 def test_a_shrunk_failure_decides_a_tie_before_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("properties.causes.causes.account_of", lambda *_, **__: Account(parts=(TIED,)))
     monkeypatch.setattr(
-        Causes, "_known", lambda self, law, subject, *_: Belonging((_cause(subject, TIED, law),), "first")
+        Causes, "_known", lambda self, law, subject, *_: Belonging((part_cause(subject, TIED, law),), "first")
     )
     monkeypatch.setattr("properties.engine.search.Search._of_a_known_cause", lambda *_: False)
     said: list[Cause] = []

@@ -27,6 +27,19 @@ from properties.causes.places import Places
 from properties.causes.repeating import unrepeated
 from properties.causes.sharing import shared
 from properties.causes.stages import shows, stage_of
+from properties.causes.wording import (
+    DOES,
+    exception_key,
+    fault_of_ours,
+    limit_cause,
+    noting,
+    part_cause,
+    part_key,
+    raised_cause,
+    suspect_key,
+    unsteady_cause,
+    unsteady_key,
+)
 from properties.core.case import Case
 from properties.core.kinds import kind_of
 from properties.core.law import Law
@@ -38,11 +51,9 @@ from properties.diagnosis.parts import Account, Limit, Part, account_of, made
 from properties.engine.attribution import Belonging
 from properties.engine.subject import Subject
 from properties.engine.trying import only_so
-from properties.guards.faults import described, placed
 from properties.guards.interruption import watched
-from properties.guards.printable import message_of, name_of, printable
+from properties.guards.printable import message_of
 from properties.guards.surroundings import told, usual
-from properties.guards.traces import excerpt, place_of
 from properties.report.cause import TIED, Cause
 
 ALIKE = ("nan", "randomness", "memory", "time", "contract")
@@ -51,17 +62,6 @@ ALIKE = ("nan", "randomness", "memory", "time", "contract")
 
 _SHRUNK = 2
 """How many failures of a cause are shrunk beside the first one, each as it is more readable than all before."""
-
-
-_DOES = {
-    "value": "gives wrong values",
-    "nan": "gives a NaN or an infinity",
-    "exception": "raises",
-    "contract": "breaks its contract",
-    "memory": "keeps, shares or writes memory that it must not",
-    "time": "does not answer",
-    "randomness": "answers the same call differently",
-}
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Causes:
         try:
             belonging = self._known(law, subject, case, broken, suspect)
         except Exception as error:  # ours: the failure is then explained by itself, and that is noted
-            suspect.trouble = suspect.trouble or _fault("it could not be put to the known causes", error)
+            suspect.trouble = suspect.trouble or fault_of_ours("it could not be put to the known causes", error)
             return None
         return None if belonging is None else self._announced_once(self._placed(law, subject, case, belonging))
 
@@ -147,10 +147,10 @@ class Causes:
             try:
                 belonging = self._explained(law, subject, case, broken, suspect)
             except Exception as error:  # ours: it must never replace the failure that it is about
-                note = _fault("it could not be explained", error)
+                note = fault_of_ours("it could not be explained", error)
                 belonging = self._unexplained(law, subject, case, broken, suspect, (note,))
             if suspect.trouble:
-                belonging = replace(belonging, causes=tuple(_noting(one, suspect.trouble) for one in belonging.causes))
+                belonging = replace(belonging, causes=tuple(noting(one, suspect.trouble) for one in belonging.causes))
         return self._announced_once(self._placed(law, subject, case, belonging))
 
     @told()
@@ -164,21 +164,21 @@ class Causes:
         found = dict(causes)
         with watched():
             for number, part in enumerate(suspect.parts):
-                key = _key(subject, part)
+                key = part_key(subject, part)
                 if key not in found or not part.ties:
                     continue
                 beside = [one for one in suspect.parts if one is not part]
                 try:
                     left = narrowed(law, subject, case, broken, beside, part)
                 except Exception as error:  # ours: the ties stand, and that is noted
-                    found[key] = _noting(found[key], _fault("it could not be put to the smaller input", error))
+                    found[key] = noting(found[key], fault_of_ours("it could not be put to the smaller input", error))
                     continue
                 if left is not None:
                     if key in self._announced:
                         left = replace(left, told_as=part.key)
                     suspect.parts[number] = left
-                    suspect.places.renamed(key, _key(subject, left))
-                    found[key] = replace(_cause(subject, left, law), where=found[key].where, first=found[key].first)
+                    suspect.places.renamed(key, part_key(subject, left))
+                    found[key] = replace(part_cause(subject, left, law), where=found[key].where, first=found[key].first)
         self._announced_once(Belonging(tuple(found.values()), "first"), tied=True)
         return found
 
@@ -201,11 +201,11 @@ class Causes:
         return belonging
 
     def _suspect(self, subject: Subject) -> _Suspect:
-        return self._suspects.setdefault(_place(subject), _Suspect())
+        return self._suspects.setdefault(suspect_key(subject), _Suspect())
 
     def _explained(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Belonging:
         if suspect.account is None:
-            suspect.account = shared(self.folder, "\0".join(_place(subject)), lambda: self._account(subject))
+            suspect.account = shared(self.folder, "\0".join(suspect_key(subject)), lambda: self._account(subject))
             suspect.parts += suspect.account.parts
             suspect.limits += suspect.account.limits
             known = self._known(law, subject, case, broken, suspect)
@@ -223,7 +223,7 @@ class Causes:
         new = slips_at(law, subject, case, broken, suspect.parts)
         if new:
             suspect.parts += new
-            return Belonging(tuple(_cause(subject, one, law) for one in new), "first")
+            return Belonging(tuple(part_cause(subject, one, law) for one in new), "first")
         if not suspect.account.unexplained and (memory := self._remembered(law, subject, suspect)) is not None:
             return memory  # what earlier calls have left cannot be made again
         return self._unexplained(law, subject, case, broken, suspect, suspect.account.notes)
@@ -236,25 +236,16 @@ class Causes:
             return None
         if (memory := self._remembered(law, subject, suspect)) is not None:
             return memory
-        key = _unsteady_key(subject)
-        cause = Cause(
-            key,
-            subject.implementation.name,
-            "the same call does not give the same again: calls race, or remember earlier ones",
-            stage="execution",
-            kind="randomness",
-            notes=("Further calls with the same arguments differed by as much as the answer is wrong.",),
-            first=law.id,
-        )
+        key = unsteady_key(subject)
         how = "shown" if key in suspect.open else "first"
-        return Belonging((suspect.open.setdefault(key, cause),), how)
+        return Belonging((suspect.open.setdefault(key, unsteady_cause(law, subject)),), how)
 
     def _remembered(self, law: Law, subject: Subject, suspect: _Suspect) -> Belonging | None:
         """A known slip for which earlier calls matter, which nobody can repeat."""
         for part in suspect.parts:
             explaining = made([part], subject.implementation.dialect)
             if explaining is not None and remembers(explaining):
-                return Belonging((_cause(subject, part, law),), "not told apart")
+                return Belonging((part_cause(subject, part, law),), "not told apart")
         return None
 
     def _account(self, subject: Subject) -> Account:
@@ -267,7 +258,7 @@ class Causes:
     def _known(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Belonging | None:
         same = self._limited(law, subject, case, broken, suspect)
         if same is None and isinstance(broken, TargetRaised):
-            same = suspect.open.get(_exception_key(subject, broken))
+            same = suspect.open.get(exception_key(subject, broken))
         if same is not None:
             return Belonging((same,), "shown")
         untold: Belonging | None = None
@@ -276,13 +267,13 @@ class Causes:
             if explaining is None:
                 continue
             how = belongs(law, subject, case, broken, explaining)
-            found = Belonging(tuple(_cause(subject, one, law) for one in parts), how) if how else None
+            found = Belonging(tuple(part_cause(subject, one, law) for one in parts), how) if how else None
             if how == "shown":
                 return found
             untold = untold or found
         if untold is None and (found := self._decided(law, subject, case, broken, suspect)) is not None:
             return found
-        if untold is None and _unsteady_key(subject) in suspect.open:
+        if untold is None and unsteady_key(subject) in suspect.open:
             untold = self._unsteady(law, subject, case, broken, suspect)
         return untold or self._alike(law, subject, case, broken, suspect)
 
@@ -295,28 +286,16 @@ class Causes:
             left = narrowed(law, subject, case, broken, beside, part) if part.ties else None
             if left is not None and left.deviation != part.deviation:
                 suspect.parts[number] = replace(left, told_as=part.key)  # laws have been told that it is theirs
-                return Belonging((_cause(subject, suspect.parts[number], law),), "shown")
+                return Belonging((part_cause(subject, suspect.parts[number], law),), "shown")
         return None
 
     def _limited(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Cause | None:
         """The undeclared limit that a failure comes from."""
         one = limit_of(law, subject, case, broken, suspect.limits)
-        return None if one is None else suspect.open.setdefault(one.declare, _limit(subject, one))
+        return None if one is None else suspect.open.setdefault(one.declare, limit_cause(subject, one))
 
     def _raised(self, law: Law, subject: Subject, broken: TargetRaised, suspect: _Suspect) -> Cause:
-        key = _exception_key(subject, broken)
-        own = excerpt(broken.raised)
-        said = printable(f"{name_of(broken.raised)}: {message_of(broken.raised)}".rstrip(": "), 200)
-        cause = Cause(
-            key,
-            subject.implementation.name,
-            f"it raises {said}",
-            stage=stage_of(law),
-            kind=kind_of(broken, law),
-            notes=tuple(own.splitlines()),
-            first=law.id,
-        )
-        return suspect.open.setdefault(key, cause)
+        return suspect.open.setdefault(exception_key(subject, broken), raised_cause(law, subject, broken))
 
     def _alike(self, law: Law, subject: Subject, case: Case, broken: LawBroken, suspect: _Suspect) -> Belonging | None:
         """A cause without an explanation that may well show here."""
@@ -345,7 +324,7 @@ class Causes:
         cause = Cause(
             key,
             subject.implementation.name,
-            f"{beside}it {_DOES[kind]} in the {stage}, which no dialect and none of the named slips explains",
+            f"{beside}it {DOES[kind]} in the {stage}, which no dialect and none of the named slips explains",
             stage=stage,
             kind=kind,
             notes=tuple(notes),
@@ -372,62 +351,9 @@ def _recognise(law: Law, subject: Subject, case: Case, broken: LawBroken) -> Non
         broken.kind = "memory"
 
 
-def _fault(what: str, error: Exception) -> str:
-    """What failed in our own code, in a sentence."""
-    told = f"{what}, as that failed in our own code: {described(error)}{placed(error)}"
-    return f"{told}. That says nothing of the implementation; please report it"
-
-
-def _noting(cause: Cause, note: str) -> Cause:
-    return cause if note in cause.notes else replace(cause, notes=(*cause.notes, note))
-
-
-def _place(subject: Subject) -> tuple[str, str]:
-    short = "float16" if subject.dtype == torch.float16 else ""
-    return subject.implementation.name, f"{subject.device.type} {short}"
-
-
 def _combined(parts: Sequence[Part]) -> Iterator[tuple[Part, ...]]:
     """Each by itself, two at a time, all of them."""
     yield from itertools.combinations(parts, 1)
     yield from itertools.combinations(parts, 2)
     if len(parts) > 2:
         yield tuple(parts)
-
-
-def _unsteady_key(subject: Subject) -> str:
-    return f"{subject.implementation.name}: answers that change from call to call"
-
-
-def _exception_key(subject: Subject, broken: TargetRaised) -> str:
-    place = place_of(broken.raised)
-    what = place or message_of(broken.raised, 80)
-    return f"{subject.implementation.name}: {name_of(broken.raised)} at {what}"
-
-
-def _key(subject: Subject, part: Part) -> str:
-    return f"{subject.implementation.name}: {part.key}"
-
-
-def _cause(subject: Subject, part: Part, law: Law) -> Cause:
-    named = f" (deviation {part.deviation})" if part.deviation else ""
-    return Cause(
-        _key(subject, part),
-        subject.implementation.name,
-        f"{part.words}{named}",
-        part.explanation(),
-        part.stage,
-        notes=tuple(f"{TIED}{one}" for one in part.ties),
-        first=law.id,
-    )
-
-
-def _limit(subject: Subject, limit: Limit) -> Cause:
-    return Cause(
-        f"{subject.implementation.name}: {limit.declare}",
-        subject.implementation.name,
-        limit.described,
-        stage="execution",
-        kind="limit",
-        notes=(f"If that is meant, declare `{limit.declare}`.",),
-    )

@@ -45,7 +45,7 @@ class First(Search):
     """A search that ends with the first failure, as it is: neither confirmed, nor shrunk, nor written down."""
 
     def failed(self, broken: LawBroken, executed: str = "", quick: bool = False) -> Verdict:
-        return Verdict(self.law.id, self.subject, "failed", broken.what, self._examples, broken.ratio)
+        return Verdict(self.law.id, self.subject, "failed", broken.what, self._tally.examples, broken.ratio)
 
     def _settles(self, broken: LawBroken, case: Case) -> bool:
         return True  # whether a mutant is wrong is confirmed at a witness

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from properties.core.case import Case
 from properties.core.law import Law
-from properties.core.picture import add_nearness, behaviours
+from properties.core.picture import behaviours
 from properties.core.trial import LawBroken, NoRoom, TargetRaised
 from properties.engine.attribution import Attribution, Belonging
 from properties.engine.message import counterexample, explain, replaying
@@ -24,6 +24,7 @@ from properties.engine.readable import example, readable
 from properties.engine.sharing import Drawn, Given, drawn_now
 from properties.engine.spread import after_the_simplest, database, fewer_streams, frames, seed_of, settings_of
 from properties.engine.subject import Profile, Status, Subject, Verdict
+from properties.engine.tally import Tally
 from properties.engine.trying import try_case
 from properties.guards.faults import HarnessError, described, placed
 from properties.guards.interruption import checkpoint
@@ -85,9 +86,7 @@ class Search:
         self.case: Case | None = None
         self.also: list[str] = []
         self.no_room = ""
-        self._examples, self._worst, self._claims, self._abstentions = 0, 0.0, 0, 0
-        self._stages: dict[str, tuple[int, int]] = {}
-        self._nearness: dict[str, dict[int, int]] = {}
+        self._tally = Tally()
         self._showing: dict[str, Drawn] = {}
         self._frame: tuple[tuple[int, ...], int] = (), 0
         self._floor = 1.0
@@ -139,13 +138,15 @@ class Search:
             raise
         if self.failure is not None:  # of a known cause
             return self.failed(self._plain(self.failure))
-        if not self._examples and (self.no_room or not self.profile.examples):
+        if not self._tally.examples and (self.no_room or not self.profile.examples):
             nothing = self.no_room or "none of the examples that were given can be drawn for it"
             return Verdict(self.law.id, self.subject, "not-applicable", nothing)
-        if not self._claims and self.law.kind != "contract":
-            nothing = f"nothing could be claimed of any of {self._examples} examples: every bound was infinite there"
+        if not self._tally.claims and self.law.kind != "contract":
+            nothing = (
+                f"nothing could be claimed of any of {self._tally.examples} examples: every bound was infinite there"
+            )
             return self._said("not-applicable", nothing, 0.0)
-        return self._said("passed", "", self._worst)
+        return self._said("passed", "", self._tally.worst)
 
     def failed(self, broken: LawBroken, executed: str = "", quick: bool = False) -> Verdict:
         """The verdict about a failure; `quick`: the implementation is not called for it."""
@@ -159,7 +160,7 @@ class Search:
         if self.attribution is not None and len(self._causes) == 1:  # what shows two at once is shown for neither
             self.attribution.noted(self._causes, score)
         return replace(
-            self._said("failed", broken.what, max(self._worst, broken.ratio)),
+            self._said("failed", broken.what, max(self._tally.worst, broken.ratio)),
             counterexample=None if lost else self.path,
             message=message,
             executed_law=executed,
@@ -172,9 +173,8 @@ class Search:
         )
 
     def _said(self, status: Status, reason: str, worst: float) -> Verdict:
-        found = Verdict(self.law.id, self.subject, status, reason, self._examples, worst)
-        counted = {"claims": self._claims, "abstentions": self._abstentions, "stages": tuple(self._stages.items())}
-        return replace(found, **counted, nearness=self._nearness, showing=self._showing)
+        found = Verdict(self.law.id, self.subject, status, reason, self._tally.examples, worst)
+        return replace(found, **self._tally.counts(), showing=self._showing)
 
     def _everywhere(self) -> None:
         setting, shared = self.subject.setting(self.law), self.profile.shared or ()
@@ -226,21 +226,15 @@ class Search:
     def _attempt(self, case: Case) -> None:
         """One example. Every failing input is on disk before Hypothesis goes on."""
         checkpoint()
-        self._examples += 1
+        self._tally.examples += 1
         try:
             with self.chance.lived():
                 trial = try_case(self.law, self.subject, case, lambda broken: self._settles(broken, case))
-            self._worst = max(self._worst, trial.worst)
-            self._claims += trial.claims
-            self._abstentions += trial.abstentions
             if self.profile.shared is not None:
-                self._note(*behaviours(trial.nearness) - behaviours(self._nearness))
-            add_nearness(self._nearness, trial.nearness.items())
-            for stage, counts in trial.stages.items():
-                before = self._stages.get(stage, (0, 0))
-                self._stages[stage] = (before[0] + counts[0], before[1] + counts[1])
+                self._note(*behaviours(trial.nearness) - behaviours(self._tally.nearness))
+            self._tally.add(trial)
         except NoRoom as error:
-            self._examples -= 1
+            self._tally.examples -= 1
             self.no_room = str(error)
         except LawBroken as broken:
             if self._passed_over(broken) or self._of_a_known_cause(broken, case):

@@ -10,7 +10,6 @@ from hypothesis.errors import FlakyFailure
 
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import dtype_names, offers
-from properties.core.picture import add_nearness
 from properties.core.size import Size
 from properties.core.sweep import Point, Reach, in_pairs
 from properties.core.trial import LawBroken, NoRoom
@@ -129,7 +128,7 @@ class Sweeping(Search):
             self.no_room = str(error)
             return None
         except LawBroken as broken:
-            self._examples += 1
+            self._tally.examples += 1
             if point.apart:
                 self._apart.setdefault(point.size, point)
                 self._broken.setdefault(point.size, broken)
@@ -138,11 +137,8 @@ class Sweeping(Search):
             self._broken[point.size] = broken
             self.seen[point.size] = True
             return True
-        self._examples += 1
-        self._worst = max(self._worst, trial.worst)
-        self._claims += trial.claims
-        self._abstentions += trial.abstentions
-        add_nearness(self._nearness, trial.nearness.items())
+        self._tally.examples += 1
+        self._tally.add(trial)
         vague = 2 * (trial.abstentions + trial.loose) > trial.abstentions + trial.claims  # that it passes says little
         if not point.apart:
             self.seen.setdefault(point.size, False)
