@@ -137,8 +137,8 @@ OF_CALLS = re.compile(
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Seconds-long tests run in CI (profile ci), minutes-long ones where -m asks for them.
 
-    One arithmetic computes all references, and is called alike: in the profile dev the laws about calls are tried with
-    one of them, in float32.
+    One arithmetic computes all references, and is called alike: the laws about calls are tried with one of them, in
+    float32 in the profile dev; in CI with the others in the dtypes whose sweeps are short.
 
     Functions whose shapes are checked cannot be traced: that law is tried in a process of its own (test_device_laws).
     """
@@ -146,7 +146,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.option.markexpr:
         waiting = ("slow", "thorough") if profile_name(config) == "dev" else ("thorough",)
         left |= {item for item in items if any(item.get_closest_marker(marker) for marker in waiting)}
-        if profile_name(config) == "dev" and not config.getoption("impl", None):
-            left |= {item for item in items if OF_CALLS.search(item.nodeid) and "[ref:PAPER-" not in item.nodeid}
+        if not config.getoption("impl", None):
+            others = re.compile(r"\[ref:(?!PAPER-)" + ("" if profile_name(config) == "dev" else ".*-float32-"))
+            left |= {item for item in items if OF_CALLS.search(item.nodeid) and others.search(item.nodeid)}
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]

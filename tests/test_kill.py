@@ -171,10 +171,18 @@ QUICK = 0.15
 """Seconds that the two cheapest laws of a deviation may have taken for its test to run by default."""
 
 
+DEAR = 10
+"""Seconds from which it waits for a thorough run: the few deviations that show in millions of numbers alone."""
+
+
 def seldom(name: str) -> list[pytest.MarkDecorator]:
     row = WRONG.get(name)
     took = sum(row.killed[law].seconds for law in row.cheapest()) if row else 0
-    return [pytest.mark.slow] * (took > QUICK)
+    return [pytest.mark.slow] * (took > QUICK) + [pytest.mark.thorough] * (took > DEAR)
+
+
+def test_few_deviations_wait_for_a_thorough_run() -> None:
+    assert sum(pytest.mark.thorough in seldom(name) for name in SHOWN) <= 0.02 * len(SHOWN)
 
 
 @pytest.mark.slow

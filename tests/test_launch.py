@@ -1,4 +1,7 @@
-"""`mhc-properties check` from outside: targets that end their process, signals, and reports that are not whole."""
+"""`mhc-properties check` from outside: targets that end their process, signals, and reports that are not whole.
+
+Of each ending and of each signal one run is made, with workers or without; the other is `thorough`: ten seconds a run.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +44,9 @@ class Right(Implementation):
     def project(self, logits):
         return mhc_ref.project(logits, self.dialect)
 
-class Doubled(Right):
+class Raises(Right):
     def project(self, logits):
-        return 2 * super().project(logits)
+        raise ZeroDivisionError
 
 class SaysGood(Right):
     def project(self, logits):
@@ -103,10 +106,10 @@ def report(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("target", "ending", "workers"),
     [
-        ("SaysGood", "exited with status 0", "0"),
+        pytest.param("SaysGood", "exited with status 0", "0", marks=pytest.mark.thorough),
         ("SaysBad", "exited with status 1", "1"),
         ("Crashes", "was killed by SIGSEGV", "0"),
-        ("Crashes", "was killed by SIGSEGV", "1"),
+        pytest.param("Crashes", "was killed by SIGSEGV", "1", marks=pytest.mark.thorough),
     ],
 )
 def test_a_crash_that_repeats_is_a_failed_law(folder: Path, target: str, ending: str, workers: str) -> None:
@@ -123,7 +126,7 @@ def test_a_crash_that_repeats_is_a_failed_law(folder: Path, target: str, ending:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.thorough), "1"])
 def test_a_crash_that_does_not_repeat_is_an_error(folder: Path, workers: str) -> None:
     done = check("targets.py:Once", "-n", workers, law="manifold.")
     assert done.returncode >= 2, done.stdout + done.stderr
@@ -281,12 +284,21 @@ def heard(reader: int, wanted: bytes) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        pytest.param(signal.SIGINT, "0", marks=pytest.mark.thorough),
+        (signal.SIGINT, "2"),
+        (signal.SIGTERM, "0"),
+        pytest.param(signal.SIGTERM, "2", marks=pytest.mark.thorough),
+        pytest.param(signal.SIGKILL, "0", marks=pytest.mark.thorough),
+        (signal.SIGKILL, "2"),
+    ],
+)
 def test_a_run_that_is_stopped_leaves_what_it_found_and_nobody_behind(
     folder: Path, calls: int, number: signal.Signals, workers: str
 ) -> None:
-    arguments = command("targets.py:Doubled", "targets.py:Waits", "--law", "manifold.agrees", "-n", workers)
+    arguments = command("targets.py:Raises", "targets.py:Waits", "--law", "manifold.agrees", "-n", workers)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         heard(calls, b"x")
         process.send_signal(number)
@@ -302,7 +314,7 @@ def test_a_run_that_is_stopped_leaves_what_it_found_and_nobody_behind(
         (run,) = found["runs"]
         assert run["laws"]["manifold.agrees-with-oracle"]["status"] == "failed"
         if number != signal.SIGKILL:
-            assert "cause c1 of Doubled: " in said
+            assert "cause c1 of Raises: " in said
 
 
 # -- the report ------------------------------------------------------------------------------------------------------
