@@ -25,6 +25,7 @@ from properties.core.trial import FloatTruth, LawBroken
 from properties.engine.counterexample import Counterexample
 from properties.engine.runner import HarnessError, examine, try_stored
 from properties.engine.subject import Profile, Subject, Verdict
+from properties.engine.sweeping import _LEAST, Sweeping
 from properties.laws import errors
 from properties.laws.sizes_backwards import MAPPINGS
 from properties.strategies.setting import Setting
@@ -378,15 +379,34 @@ def test_the_first_points_of_a_sweep_bring_every_pair_of_circumstances_together(
     few = Setting(PAPER, (2, 4), torch.float32)
     runs = [Run(c, n, tuple(range(1, 41)), layout=one) for c in (1, 40) for n in (2, 4) for one in ("", "slice")]
     points = points_of(runs, few, "mixture", 0)
-    ordered = in_pairs(points)
-    assert sorted(map(id, ordered)) == sorted(map(id, points))
+    first, rest = in_pairs(points)
+    assert sorted(map(id, first + rest)) == sorted(map(id, points))
 
     def pairs(some: Sequence[Point]) -> set[tuple[int, bool, int]]:
         return {(one.size.tokens.bit_length() // 2, one.size.contiguous, one.size.channels) for one in some}
 
-    first = ordered[:40]
+    assert len(first) < 40
     for one, other in itertools.combinations(range(3), 2):
         assert {(p[one], p[other]) for p in pairs(first)} == {(p[one], p[other]) for p in pairs(points)}
+
+
+def test_the_pairs_of_circumstances_are_visited_in_three_times_the_seconds_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = (1, 2, 5, 9, 17, 40, 70, 100, 140)
+    runs = [Run(c, 2, few, layout=one) for c in (1, 5, 20, 80, 300) for one in ("", "slice")]
+    setting = Setting(PAPER, (2,), torch.float32)
+    first, rest = in_pairs(points_of(runs, setting, "mixture", 0))
+    assert _LEAST < len(first) < len(rest)
+    for seconds, visited in (
+        (2 * len(first), 2 * len(first)),
+        (len(first) - 2, len(first)),
+        (len(first) / 3 - 1, len(first) - 3),
+    ):
+        ticks = itertools.count()
+        monkeypatch.setattr(Sweeping, "_now", lambda self, ticks=ticks: next(ticks))
+        found = swept(Parts(), tmp_path, *runs, profile=Profile(4, derandomise=True, sizes=3, seconds=seconds))
+        assert found.examples == visited
 
 
 def test_a_failure_stands_although_the_sweep_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,9 +291,9 @@ def evenly(points: Sequence[Point]) -> list[Point]:
     return [ordered[k] for k in turned if k < len(ordered)]
 
 
-def in_pairs(points: Sequence[Point]) -> list[Point]:
-    """The points in an order whose first ones bring every pair of circumstances together that comes together in any of
-    them, spread over all costs; then the others, spread likewise.
+def in_pairs(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """Points that bring every pair of circumstances together that comes together in any of them, spread over all costs;
+    and the others, spread likewise.
 
     Many wide states that are views are rare among points that are spread by cost alone, and time may end a sweep before
     it comes to one.
@@ -305,7 +305,7 @@ def in_pairs(points: Sequence[Point]) -> list[Point]:
         new = set(itertools.combinations(_circumstances(point), 2)) - seen
         seen |= new
         (first if new else rest).append(point)
-    return first + rest
+    return first, rest
 
 
 def _circumstances(point: Point) -> tuple[tuple[str, Any], ...]:

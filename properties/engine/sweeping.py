@@ -34,6 +34,8 @@ _AXES = ("tokens", "channels", "layers")
 _EVERY = (*_AXES, "streams", "gradients", "contiguous")
 _AGAIN = 6
 """Points that are visited again in the end: by then every other size has been called for between."""
+_PATIENCE = 3
+"""How often the time of a sweep is given to the pairs of circumstances, so that a slow machine visits them as well."""
 _LEAST = 24
 """Points that are visited before time may end a sweep."""
 
@@ -57,10 +59,11 @@ class Sweeping(Search):
         assert sweep is not None
         setting, self._seed = self.subject.setting(self.law), self.randomness or 0
         reach = self._reach()
-        points = in_pairs(sweep.points(setting, reach, self._seed))
+        first, rest = in_pairs(sweep.points(setting, reach, self._seed))
+        points = first + rest
         again = points[1 : 1 + _AGAIN] if len(points) > 16 * _AGAIN else []
         try:
-            visited = self._visit(points + again)
+            visited = self._visit(points + again, len(first))
         except BaseException:  # stopped from outside, or a fault of ours: what has failed until then stands
             self._keep_first()
             raise
@@ -100,10 +103,12 @@ class Sweeping(Search):
         where it computes in another one."""
         return time.process_time() if self.subject.implementation.in_process else time.monotonic()
 
-    def _visit(self, points: Sequence[Point]) -> int:
-        """Visit points until all have been, or time is over; how many have been."""
+    def _visit(self, points: Sequence[Point], pairs: int) -> int:
+        """Visit points until all have been, or time is over, which for the first ones, with every pair of circumstances
+        in them, is longer; how many have been."""
         for number, point in enumerate(points):
-            late = self.profile.seconds and self._now() - self._begun > self.profile.seconds
+            seconds = self.profile.seconds * (_PATIENCE if number < pairs else 1)
+            late = seconds and self._now() - self._begun > seconds
             if (late and number >= _LEAST) or (number == _EVERYWHERE and self._fails_everywhere()):
                 return number
             self._fails(point)
