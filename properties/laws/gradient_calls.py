@@ -33,6 +33,7 @@ from properties.laws.gradient import projection_pulls
 from properties.laws.gradient_block import mixing_pulls
 from properties.laws.mixing import possible
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
+from properties.laws.pulls_of_parts import is_that_of_its_parts
 from properties.strategies import TAME, Setting, branch_of, far_beside, noise, params_of, seeds, streams, width_among
 
 project, mappings, block, post = (
@@ -202,7 +203,7 @@ def every_matrix_pulls_back(trial: Trial, case: Case) -> None:
     Matrices are independent backwards too: tails and tiles of a backward pass are not those of the forward one
     (Megatron #7524), and an exponent that all of them share loses those of small cotangents.
     """
-    pulls.is_that_of_its_parts(trial, pulls.projection(trial, case))
+    is_that_of_its_parts(trial, pulls.projection(trial, case))
 
 
 @mappings("gradient.every-token-pulls-back-through-the-mappings", "identity", many_states, differentiable)
@@ -212,7 +213,7 @@ def every_token_pulls_back_through_the_mappings(trial: Trial, case: Case) -> Non
     A parameter's gradient is a sum over all tokens, on however many axes they lie; over no token it is 0. A reduction
     over one axis, over full tiles or over the first few tokens is another.
     """
-    pulls.is_that_of_its_parts(trial, pulls.mappings(trial, case))
+    is_that_of_its_parts(trial, pulls.mappings(trial, case))
 
 
 @block(
@@ -223,7 +224,7 @@ def every_token_pulls_back_through_a_block(trial: Trial, case: Case) -> None:
 
     As for mappings.
     """
-    pulls.is_that_of_its_parts(trial, pulls.block(trial, case))
+    is_that_of_its_parts(trial, pulls.block(trial, case))
 
 
 @post(
@@ -239,7 +240,7 @@ def every_token_pulls_back_through_pre_and_post(trial: Trial, case: Case) -> Non
     As for projections.
     """
     for pulled in pulls.mixtures(trial, case):
-        pulls.is_that_of_its_parts(trial, pulled)
+        is_that_of_its_parts(trial, pulled)
 
 
 # -- the branch -------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from properties.laws import about, errors, pulls
 from properties.laws.depth import DEEP_GATES
 from properties.laws.gradient_block import cotangent_of
 from properties.laws.premises import mixes_in_compute_dtype, reads_by_gates
+from properties.laws.pulls_of_parts import is_that_of_its_parts
 from properties.strategies import (
     TAME,
     Setting,
@@ -311,7 +312,7 @@ def every_token_pulls_back_through_a_stack(trial: Trial, case: Case) -> None:
 
     A stack that is fused, or is computed again backwards in parts of a batch, has tails and sums of its own.
     """
-    pulls.is_that_of_its_parts(trial, pulls.stack(trial, case))
+    is_that_of_its_parts(trial, pulls.stack(trial, case))
 
 
 @st.composite

@@ -6,7 +6,6 @@ in Triton's interpreter (`published.triton`).
 
 from __future__ import annotations
 
-import copy
 import warnings
 from importlib import import_module
 from typing import Any
@@ -15,18 +14,19 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from properties.core.implementation import Absent, Implementation
 from properties.targets.published import triton
 from properties.targets.published.attention_residuals import AttentionResiduals, divided
+from properties.targets.published.tuning import Tunable
 
 
-class Fla(Implementation):
+class Fla(Tunable):
     """`sinkhorn` (on a CPU the `SinkhornFunction` in it): log domain in base 2, its gradient unrolled."""
 
     dialect = mhc_ref.PAPER  # log-sum-exp of columns, then of rows, 20 times, no eps; nothing but the projection
     streams = (1, 2, 3, 4, 5, 8)  # 1 <= N <= 8
     dtypes = (torch.float32,)
     tunable = frozenset({"iterations"})
+    below_one = "num_iters must be a positive integer"
     full_range = True
     max_tokens = triton.most_tokens(2)
     devices = triton.DEVICES
@@ -41,16 +41,6 @@ class Fla(Implementation):
         if logits.is_cuda:
             return self._library.sinkhorn(logits, self.dialect.iterations)
         return self._library.SinkhornFunction.apply(logits, self.dialect.iterations)
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        dialect = self.dialect.with_(**fields)
-        if dialect.iterations < 1:
-            raise Absent(f"tuned: iterations={dialect.iterations}; num_iters must be a positive integer")
-        tuned = copy.copy(self)
-        tuned.dialect = dialect
-        return tuned
 
 
 class FlaNaive(Fla):

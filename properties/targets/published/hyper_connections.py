@@ -12,11 +12,10 @@ float32, so that float64 becomes float32. `HyperConnections` computes in the dty
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +23,15 @@ from torch.func import functional_call
 
 import mhc_ref
 from mhc_ref import Branch, Mappings, Params
-from properties.core.implementation import Absent, Implementation
+from properties.core.implementation import Absent
 from properties.targets.published import triton
+from properties.targets.published.tuning import Tunable
 
 LOG_DOMAIN = mhc_ref.LUCIDRAINS.with_(denominator="add", denominator_eps=0.0)
 """`log_domain_sinkhorn_knopps` of both modules: log_softmax over columns, then over rows; nothing to clamp."""
 
 
-class Connection(Implementation):
+class Connection(Tunable):
     """What the three modules share; streams stand on an axis of their own, `(b, ..., s, C)`."""
 
     # One gamma [C] for all streams, stored less 1.
@@ -79,16 +79,6 @@ class Connection(Implementation):
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
         _, reduce = self._library.get_expand_reduce_stream_functions(x.shape[-2])
         return self._last(reduce(self._pack(x))).reshape(*x.shape[:-2], x.shape[-1])
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        dialect = self.dialect.with_(**fields)
-        if dialect.iterations < 1:
-            raise Absent(f"tuned: iterations={dialect.iterations}; without one the library does what no dialect says")
-        tuned = copy.copy(self)
-        tuned.dialect = dialect
-        return tuned
 
     @property
     def _library(self) -> Any:
@@ -166,6 +156,7 @@ class Constrained(Connection):
     dialect = mhc_ref.LUCIDRAINS
     dtypes = (torch.float32,)
     tunable = frozenset({"iterations"})
+    below_one = "without one the library does what no dialect says"
     # Neither projection says that a line may be too far below the others; `sinkhorn_knopps` loses it, or its gradient.
     full_range = True
 
@@ -240,7 +231,7 @@ class Unconstrained(Packed):
     module = "hyper_connections.hyper_connections"
     kind = "HyperConnections"
 
-    def tuned(self, **fields: Any) -> Implementation:
+    def tuned(self, **fields: Any) -> Self:
         tuned = super().tuned(**fields)
         if tuned.dialect.dynamic not in ("linear", "tanh"):
             raise Absent(f"tuned: dynamic={tuned.dialect.dynamic!r}; the option `tanh` is a yes or a no")
@@ -284,7 +275,7 @@ class UnconstrainedChannelFirst(ChannelFirst, Unconstrained):
     """`HyperConnections(channel_first=True)`."""
 
 
-class TritonProjection(Implementation):
+class TritonProjection(Tunable):
     """`triton_sinkhorn.TritonSinkhornFunction`: log domain, with a backward kernel of its own.
 
     The package takes it for CUDA tensors only. Elsewhere the same kernels run in Triton's interpreter
@@ -307,13 +298,6 @@ class TritonProjection(Implementation):
 
     def project(self, logits: Tensor) -> Tensor:
         return self._library.TritonSinkhornFunction.apply(logits, self.dialect.iterations)
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        tuned = TritonProjection()
-        tuned.name, tuned.dialect = self.name, self.dialect.with_(**fields)
-        return tuned
 
 
 class Overheard(nn.Module):

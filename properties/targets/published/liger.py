@@ -6,7 +6,6 @@ Triton kernels; on a machine without CUDA they run in Triton's interpreter (`pub
 
 from __future__ import annotations
 
-import copy
 import math
 from importlib import import_module
 from typing import Any
@@ -16,15 +15,15 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Mappings, Params
-from properties.core.implementation import Absent, Implementation
 from properties.targets.published import triton
 from properties.targets.published.attention_residuals import AttentionResiduals, divided
+from properties.targets.published.tuning import Tunable
 
 SETTINGS = {"iterations": "tmax", "rms_eps": "rms_eps", "pre_eps": "pre_eps", "post_scale": "post_mult"}
 """Dialect field -> the argument of `liger_mhc_coeffs`. `sinkhorn_eps` sets entry_eps and denominator_eps together."""
 
 
-class Liger(Implementation):
+class Liger(Tunable):
     """`liger_mhc_coeffs(allow_fp32=True)`, `liger_mhc_pre`, `liger_mhc_post_res`, with the library's defaults."""
 
     dialect = mhc_ref.LIGER
@@ -33,6 +32,7 @@ class Liger(Implementation):
     # tl.arange(0, HC) in _mhc_split_sinkhorn_fwd_kernel takes powers of two only.
     streams = (1, 2, 4, 8)
     tunable = frozenset(SETTINGS)
+    below_one = "tmax below 1 computes what 1 does"
     full_range = True  # sinkhorn_eps is added before the first division
     norm_weight = False
     zero_tokens = False  # a grid of no programs
@@ -69,16 +69,6 @@ class Liger(Implementation):
         n, channels = x.shape[-2:]
         parts = (y.reshape(-1, channels), h_post.reshape(-1, n), h_res.reshape(-1, n, n))
         return self._library.liger_mhc_post_res(batched(x), *parts).reshape(x.shape)
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        dialect = self.dialect.with_(**fields)
-        if dialect.iterations < 1:
-            raise Absent(f"tuned: iterations={dialect.iterations}; tmax below 1 computes what 1 does")
-        tuned = copy.copy(self)
-        tuned.dialect = dialect
-        return tuned
 
 
 def batched(x: Tensor) -> Tensor:

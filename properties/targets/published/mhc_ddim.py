@@ -6,7 +6,6 @@ over the streams, and change the number of channels within a block.
 
 from __future__ import annotations
 
-import copy
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -15,15 +14,16 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
-from properties.core.implementation import Absent, Implementation
+from properties.targets.published.tuning import Tunable
 
 
-class MhcDdim(Implementation):
+class MhcDdim(Tunable):
     """`MHCResBlock._sinkhorn`, one matrix at a time."""
 
     dialect = Dialect(last_axis="column")  # in the log domain: rows, then columns, 20 times, no eps
     dtypes = (torch.float32,)  # "Always normalizes in fp32"
     tunable = frozenset({"iterations", "temperature"})
+    below_one = "without one it returns exp(logits - max)"
     full_range = True  # "A.clamp(min=-60.0)": "Cannot distort anything."
     zero_tokens = False  # torch.stack below
     max_tokens = 16
@@ -35,13 +35,3 @@ class MhcDdim(Implementation):
         own = SimpleNamespace(sinkhorn_iters=self.dialect.iterations, sinkhorn_temp=self.dialect.temperature)
         matrices = logits.reshape(-1, *logits.shape[-2:])
         return torch.stack([self._block._sinkhorn(own, one) for one in matrices]).reshape(logits.shape)
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        dialect = self.dialect.with_(**fields)
-        if dialect.iterations < 1:
-            raise Absent(f"tuned: iterations={dialect.iterations}; without one it returns exp(logits - max)")
-        tuned = copy.copy(self)
-        tuned.dialect = dialect
-        return tuned

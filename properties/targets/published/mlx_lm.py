@@ -7,7 +7,6 @@ and the streams end by the last pre mapping. `HyperConnection` computes the mapp
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,20 +17,22 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Branch, Mappings, Params
-from properties.core.implementation import Absent, Implementation
 from properties.targets.array_libraries import Mlx
 from properties.targets.arrays import called
+from properties.targets.published.tuning import Tunable
 
 SETTINGS = {"iterations": "hc_sinkhorn_iters", "rms_eps": "rms_norm_eps"}
 """Dialect field -> the field of `ModelArgs` that sets it. hc_eps sets three of ours together."""
 
 
-class DeepseekV41(Implementation):
+class DeepseekV41(Tunable):
     """`HyperConnection`, applied by `DecoderLayer`, between the begin and the end of `TextModel`."""
 
     dialect = mhc_ref.DEEPSEEK_V4_1
     dtypes = (torch.float32, torch.bfloat16)
     tunable = frozenset(SETTINGS)
+    # "Normalize the columns, then the rows and columns iters - 1 more times."
+    below_one = "hc_sinkhorn_iters below 1 computes what 1 does"
     full_range = True  # hc_eps is added before the first division
     zero_tokens = False  # streams.reshape(..., -1)
     norm_weight = False
@@ -82,16 +83,6 @@ class DeepseekV41(Implementation):
 
         (out,) = self._called(end, streams, gates)
         return out.reshape(h.shape)
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        dialect = self.dialect.with_(**fields)
-        if dialect.iterations < 1:  # "Normalize the columns, then the rows and columns iters - 1 more times."
-            raise Absent(f"tuned: iterations={dialect.iterations}; hc_sinkhorn_iters below 1 computes what 1 does")
-        tuned = copy.copy(self)
-        tuned.dialect = dialect
-        return tuned
 
     def _called(self, function: Callable[..., Any], *tensors: Tensor) -> Any:
         return called(self._arrays, function, *tensors)

@@ -11,7 +11,6 @@ not to, in the whole process: the same operations run one by one. `mlx.core.enab
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -23,14 +22,14 @@ from torch import Tensor
 
 import mhc_ref
 from mhc_ref import Branch, Params
-from properties.core.implementation import Implementation
 from properties.targets.array_libraries import Mlx
 from properties.targets.arrays import called
 from properties.targets.published.attention_residuals import divided
 from properties.targets.published.mlx_lm import Left, empty, same
+from properties.targets.published.tuning import Tunable
 
 
-class KimiK3(Implementation):
+class KimiK3(Tunable):
     """`KimiK3DecoderLayer` within one group, and the last read of `KimiK3TextModel`."""
 
     dialect = mhc_ref.ATTN_RES.with_(rms_eps=1e-5)  # rms_norm_eps of TextArgs
@@ -68,13 +67,6 @@ class KimiK3(Implementation):
             raise ValueError("the streams end by a last read, whose query is missing")
         (read,) = self._called(self._end, *apart(x), *weights(params))
         return read.reshape(*x.shape[:-2], x.shape[-1])
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        tuned = copy.copy(self)
-        tuned.dialect = self.dialect.with_(**fields)
-        return tuned
 
     def _called(self, function: Callable[..., Any], *tensors: Tensor) -> Any:
         return called(self._arrays, function, *tensors)

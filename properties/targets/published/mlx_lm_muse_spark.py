@@ -8,7 +8,6 @@ that no CPU has, and that normalises what a branch gives.
 
 from __future__ import annotations
 
-import copy
 from importlib import import_module
 from typing import Any
 
@@ -16,12 +15,12 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from properties.core.implementation import Implementation
 from properties.targets.array_libraries import Mlx
 from properties.targets.arrays import called
+from properties.targets.published.tuning import Tunable
 
 
-class MuseSpark(Implementation):
+class MuseSpark(Tunable):
     """`residual_gate_coefficients`, what it keeps of the stream."""
 
     dialect = mhc_ref.MUSE_SPARK
@@ -40,10 +39,3 @@ class MuseSpark(Implementation):
 
         alpha: Any = called(self._arrays, kept, logits)[0]
         return alpha.squeeze(-1).diag_embed()
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        tuned = copy.copy(self)
-        tuned.dialect = self.dialect.with_(**fields)
-        return tuned

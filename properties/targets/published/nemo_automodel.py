@@ -7,7 +7,6 @@ layer, in the dtype of the state; that is not compared.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -21,15 +20,17 @@ from torch.func import functional_call
 
 import mhc_ref
 from mhc_ref import Branch, Mappings, Params
-from properties.core.implementation import Absent, Implementation
+from properties.core.implementation import Implementation
 from properties.targets.published.attention_residuals import AttentionResiduals, divided
+from properties.targets.published.tuning import Tunable
 
 
-class Automodel(Implementation):
+class Automodel(Tunable):
     """What the first three have in common: one batch, parameters in float32, the torch backend of Sinkhorn."""
 
     dtypes = (torch.float32, torch.bfloat16)
     tunable = frozenset({"iterations", "rms_eps"})
+    below_one = "below 1 they compute what 1 does"
     norm_weight = False
     full_range = True  # the eps is added before the first division
 
@@ -45,16 +46,6 @@ class Automodel(Implementation):
         found = self._found(functional_call(self._connection(n, channels), self._own(params), (flat(x),)))
         shape = x.shape[:-1]
         return Mappings(*(None if one is None else one.reshape(*shape, *one.shape[3:]) for one in found))  # pyright: ignore[reportArgumentType]  # None for what is not emitted
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        dialect = self.dialect.with_(**fields)
-        if dialect.iterations < 1:
-            raise Absent(f"tuned: iterations={dialect.iterations}; below 1 they compute what 1 does")
-        tuned = copy.copy(self)
-        tuned.dialect = dialect
-        return tuned
 
     def _connection(self, n: int, channels: int) -> Any:
         """The module of the library; each model below says its own."""

@@ -6,7 +6,6 @@ its calls is that of `tile_kernels/modeling/mhc/functional.py:mhc_pre` and `mhc_
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import math
@@ -20,13 +19,13 @@ from torch.nn.functional import pad
 
 import mhc_ref
 from mhc_ref import Mappings, Params
-from properties.core.implementation import Absent, Implementation
+from properties.targets.published.tuning import Tunable
 
 WIDTH = 128
 """Channels are filled up to a multiple: compilation fails for 64 (pre) and for 1 and 9 (the backward pass of post)."""
 
 
-class TileKernels(Implementation):
+class TileKernels(Tunable):
     """`sinkhorn_normalize`, `mhc_pre_apply_mix`, `mhc_post` and `expand_to_mhc` of `tile_kernels.modeling.mhc.ops`.
 
     Channels do not meet in the last three, so that some more of them, zeros, change nothing. They do in
@@ -38,6 +37,7 @@ class TileKernels(Implementation):
     streams = (4,)  # "currently only 4 is guaranteed to work" (functional.py)
     dtypes = (torch.bfloat16,)
     tunable = frozenset({"iterations"})
+    below_one = "repeat below 1 computes what 1 does"
     full_range = True  # exp(Z - row max), and eps before the first division by a column
     zero_tokens = False
     strided = False  # mhc_post asserts that all but the state are contiguous, mhc_pre_apply_mix calls .view
@@ -61,9 +61,6 @@ class TileKernels(Implementation):
         tokens, channels = math.prod(h.shape[:-1]), h.shape[-1]
         expanded = self._ops.expand_to_mhc(filled(h.reshape(tokens, channels)), n)
         return expanded[..., :channels].reshape(*h.shape[:-1], n, channels)
-
-    def tuned(self, **fields: Any) -> Implementation:
-        return retuned(self, fields)
 
 
 class TileKernelsWhole(TileKernels):
@@ -93,13 +90,14 @@ def filled(x: Tensor) -> Tensor:
     return pad(x, (0, -x.shape[-1] % WIDTH)).contiguous()
 
 
-class TileKernelsReference(Implementation):
+class TileKernelsReference(Tunable):
     """`mhc_pre_norm_fn_ref` to `sinkhorn_normalize_ref` for the mappings, `mhc_pre_apply_mix_ref`, `mhc_post_ref`."""
 
     # As DeepSeek-V4 is configured; the functions' own defaults are repeat 10 and, in `mhc_pre`, post_mult_value 1.
     dialect = mhc_ref.DEEPSEEK_V4
     dtypes = (torch.bfloat16,)  # whatever goes in, mhc_pre_apply_mix_ref and mhc_post_ref return bfloat16
     tunable = frozenset({"iterations", "pre_eps", "post_scale", "rms_eps"})
+    below_one = "repeat below 1 computes what 1 does"
     full_range = True  # eps is added before the first division
     zero_tokens = False  # mixes.view(..., -1)
 
@@ -138,25 +136,6 @@ class TileKernelsReference(Implementation):
         mixes = self._library.mhc_pre_norm_fn_ref(flat(x), *weights, self.dialect.rms_eps)
         mix = self._library.mhc_head_compute_mix_ref(mixes, params.alpha[:1], params.bias[:n], eps)
         return self._library.mhc_pre_apply_mix_ref(flat(x), mix.unsqueeze(-1)).reshape(*x.shape[:-2], channels)
-
-    def tuned(self, **fields: Any) -> Implementation:
-        return retuned(self, fields)
-
-
-def retuned(implementation: Implementation, fields: dict[str, Any]) -> Implementation:
-    """A copy in another dialect.
-
-    Raises:
-        Absent: a field that is not tunable, or fewer iterations than the library can do.
-    """
-    if set(fields) - implementation.tunable:
-        return Implementation.tuned(implementation, **fields)
-    dialect = implementation.dialect.with_(**fields)
-    if dialect.iterations < 1:
-        raise Absent(f"tuned: iterations={dialect.iterations}; repeat below 1 computes what 1 does")
-    tuned = copy.copy(implementation)
-    tuned.dialect = dialect
-    return tuned
 
 
 def reference_file() -> ModuleType:

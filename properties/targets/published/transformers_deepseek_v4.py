@@ -10,13 +10,12 @@ d; their sum rounded to d. For float32 that is the default contract, for bfloat1
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from torch.func import functional_call
 
 import mhc_ref
 from mhc_ref import Branch, Mappings, Params
-from properties.core.implementation import Absent, Implementation
+from properties.targets.published.tuning import Tunable
 
 
 class Half(NamedTuple):
@@ -41,7 +40,7 @@ FIRST, SECOND = HALVES = (
 )
 
 
-class DeepseekV4(Implementation):
+class DeepseekV4(Tunable):
     """`DeepseekV4HyperConnection`, applied by `DeepseekV4DecoderLayer`, collapsed by `DeepseekV4HyperHead`."""
 
     dialect = mhc_ref.DEEPSEEK_V4
@@ -60,6 +59,7 @@ class DeepseekV4(Implementation):
     settings: ClassVar[Mapping[str, str]] = {"iterations": "hc_sinkhorn_iters", "rms_eps": "rms_norm_eps"}
     """Dialect field -> the field of the library's configuration that sets it. hc_eps sets three of ours together."""
     tunable = frozenset(settings)
+    below_one = "hc_sinkhorn_iters below 1 computes what 1 does"
     modeling: ClassVar[str] = "transformers.models.deepseek_v4.modeling_deepseek_v4"
     prefix: ClassVar[str] = "DeepseekV4"
 
@@ -90,15 +90,9 @@ class DeepseekV4(Implementation):
         own = {"hc_fn": phi[:n], "hc_base": bias[:n], "hc_scale": alpha[:1]}
         return functional_call(head, own, (flat(x),), strict=True).reshape(*x.shape[:-2], channels)
 
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        dialect = self.dialect.with_(**fields)
-        if dialect.iterations < 1:
-            raise Absent(f"tuned: iterations={dialect.iterations}; hc_sinkhorn_iters below 1 computes what 1 does")
-        tuned = copy.copy(self)
-        tuned.dialect = dialect
-        tuned._settings = self._settings | {self.settings[field]: getattr(dialect, field) for field in fields}
+    def tuned(self, **fields: Any) -> Self:
+        tuned = super().tuned(**fields)
+        tuned._settings = self._settings | {self.settings[field]: getattr(tuned.dialect, field) for field in fields}
         return tuned
 
     @property

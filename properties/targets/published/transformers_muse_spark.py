@@ -8,7 +8,6 @@ alpha, where a dialect has others for h_post, so that a whole block is not compa
 
 from __future__ import annotations
 
-import copy
 import os
 from functools import cache
 from importlib import import_module
@@ -19,12 +18,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import mhc_ref
-from properties.core.implementation import Implementation
+from properties.targets.published.tuning import Tunable
 
 MODELS = "transformers.models.muse_spark"
 
 
-class MuseSpark(Implementation):
+class MuseSpark(Tunable):
     """`MuseSparkResidualGate`, what it keeps of the stream."""
 
     dialect = mhc_ref.MUSE_SPARK
@@ -41,13 +40,6 @@ class MuseSpark(Implementation):
         one = torch.eye(n, dtype=logits.dtype, device=logits.device)
         gate = gate_of(n, self.dialect.temperature, self.dialect.floor)
         return functional_call(gate, {"gate": logits}, (one, torch.zeros_like(one)), strict=True)
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        tuned = copy.copy(self)
-        tuned.dialect = self.dialect.with_(**fields)
-        return tuned
 
 
 @cache

@@ -8,7 +8,6 @@ either. h_res of static logits is, since it sees neither: dynamic_alpha_fn is 0,
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import cache
 from importlib import import_module
@@ -22,6 +21,7 @@ from torch.func import functional_call
 import mhc_ref
 from mhc_ref import Branch, Dialect, Params
 from properties.core.implementation import Implementation
+from properties.targets.published.tuning import Tunable
 
 COLUMNS_LAST = Dialect(
     # sinkhorn: softmax(-2), then `iters` times l1-normalised over -1 and over -2, F.normalize clamping at 1e-12.
@@ -40,7 +40,7 @@ COLUMNS_LAST = Dialect(
 """What `HyperConnection` says it computes, with its default `sinkhorn_iters`."""
 
 
-class Sinkhorn(Implementation):
+class Sinkhorn(Tunable):
     """`sinkhorn` by itself."""
 
     dialect = COLUMNS_LAST
@@ -54,13 +54,6 @@ class Sinkhorn(Implementation):
 
     def project(self, logits: Tensor) -> Tensor:
         return self._library.sinkhorn(logits, self.dialect.iterations)
-
-    def tuned(self, **fields: Any) -> Implementation:
-        if set(fields) - self.tunable:
-            return super().tuned(**fields)
-        tuned = copy.copy(self)
-        tuned.dialect = self.dialect.with_(**fields)
-        return tuned
 
 
 class XTransformers(Sinkhorn):
