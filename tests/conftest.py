@@ -6,6 +6,8 @@ import gc
 import importlib
 import re
 import signal
+import sys
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
@@ -106,6 +108,19 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        _share_what_is_compiled(config)
+
+
+def _share_what_is_compiled(config: pytest.Config) -> None:
+    """Where nothing may be written beside the sources, the hundreds of processes that tests start would compile all of
+    it anew, each for more than a second: they share a folder for that, which ends with this run."""
+    folder = tempfile.TemporaryDirectory(prefix="mhc-compiled-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    environment = pytest.MonkeyPatch()
+    config.add_cleanup(environment.undo)
+    environment.setenv("PYTHONPYCACHEPREFIX", folder.name)
+    environment.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mhc_ref.presets import FIELDS
 from properties.core.law import all_laws
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("mhc_ref", "properties")
 ROOMS = ("mhc_ref/families", "mhc_ref/exact", "properties/families")
 NAMES = tuple(dict.fromkeys(name for _, name in registry.BUILT_IN))
 ALONE = {name for slot, name in registry.BUILT_IN if sum(where == slot for where, _ in registry.BUILT_IN) == 1}
@@ -66,7 +68,7 @@ torch.set_num_threads(1)
 dialects = dict(list(PRESETS.items())[:2])
 held = said["held"] = {}
 for (name, dialect), dtype in zip(dialects.items(), (torch.float32, torch.float64)):
-    for law in json.loads(sys.argv[1]):
+    for law in json.loads(sys.argv[1])[: None if dtype == torch.float32 else 3]:
         subject = Subject(name, Reference(dialect, name), dtype, torch.device("cpu"))
         profile = Profile(examples=4, derandomise=True, shrink=False)
         verdict = examine(all_laws()[law], subject, profile, directory=Path(sys.argv[2]))
@@ -77,6 +79,32 @@ said["identify"] = [found.deviation, {field: list(map(str, pair)) for field, pai
 said["explode"] = find_minimal("residual", threshold=100).depth
 """
 """Some laws on what is left, and both other questions."""
+
+SERVER = """
+import json, os, signal, sys
+import hypothesis, mpmath, numpy, pytest, torch
+
+for line in sys.stdin:
+    code, folder, laws = json.loads(line)
+    process = os.fork()
+    if process:
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+        continue
+    signal.alarm(500)
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    sys.argv[1:] = [laws, folder]
+    status = 1
+    with open("said", "w") as sys.stdout, open("errors", "w") as sys.stderr:
+        try:
+            exec(code + "json.dump(said, sys.stdout)", {"__name__": "__main__"})
+            status = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+    os._exit(status)
+"""
+"""Takes programs, folders and laws, a line each, and runs them in children that have the libraries already, and
+nothing of both packages; says how each ended."""
 
 
 def chain(name: str) -> set[str]:
@@ -89,10 +117,26 @@ def chain(name: str) -> set[str]:
     return gone
 
 
-def without(name: str, folder: Path) -> set[str]:
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of both packages in which everything is compiled, beside its source. Copies of it keep the times of the
+    files, so that in none of them it is compiled again."""
+    folder = tmp_path_factory.mktemp("packages")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *PACKAGES], cwd=folder, env=beside(), check=True)
+    return folder
+
+
+def beside() -> dict[str, str]:
+    """The environment, in which compiled modules lie beside their sources."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
+
+
+def without(name: str, compiled: Path, folder: Path) -> set[str]:
     """A copy of both packages without a family; gives the presets that went with it."""
-    for package in ("mhc_ref", "properties"):
-        shutil.copytree(ROOT / package, folder / package)  # with what is compiled
+    for package in PACKAGES:
+        shutil.copytree(compiled / package, folder / package)
     module = registry.module_of(name)
     files = [path for room in ROOMS for path in (folder / room).rglob(f"{module}*") if path.stem == module]
     assert {path.relative_to(folder).parts[:2] for path in files} >= {tuple(room.split("/")) for room in ROOMS}
@@ -118,32 +162,50 @@ def named(node: ast.AnnAssign, name: str) -> bool:
     return isinstance(node.target, ast.Name) and node.target.id == name
 
 
-def run(name: str, folder: Path, code: str) -> Any:
+@pytest.fixture(scope="module")
+def served() -> Generator[subprocess.Popen[str]]:
+    """The process that all copies are tried in children of."""
+    environment = {**beside(), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-W", "ignore", "-c", SERVER]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def run(served: subprocess.Popen[str], compiled: Path, tmp_path: Path) -> Callable[[str, str], Any]:
     """What is said by a program that has both packages without a family first on its path."""
-    gone = without(name, folder)
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    code += "json.dump(said, sys.stdout)"
-    command = [sys.executable, "-W", "ignore", "-c", code, json.dumps(LAWS), str(folder)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said["from"].startswith(str(folder))
-    for module, error in said["failed"].items():  # an adapter names what it was written for
-        assert ".published." in module, (module, error)
-        moved = any(name == registry.default(slot) for slot in registry.FORMULA)  # and so other dialects have moved
-        assert moved or any(re.search(rf"'{one}'", error) for one in (name, *gone)), (module, error)
-    assert said["laws"] == len(all_laws())
-    return said
+
+    def ran(name: str, code: str) -> Any:
+        gone = without(name, compiled, tmp_path)
+        assert served.stdin is not None
+        assert served.stdout is not None
+        served.stdin.write(json.dumps([code, str(tmp_path), json.dumps(LAWS)]) + "\n")
+        served.stdin.flush()
+        assert served.stdout.readline() == "0\n", (tmp_path / "errors").read_text()[-3000:]
+        said = json.loads((tmp_path / "said").read_text().splitlines()[-1])
+        assert said["from"].startswith(str(tmp_path))
+        for module, error in said["failed"].items():  # an adapter names what it was written for
+            assert ".published." in module, (module, error)
+            moved = any(name == registry.default(slot) for slot in registry.FORMULA)  # and so other dialects have moved
+            assert moved or any(re.search(rf"'{one}'", error) for one in (name, *gone)), (module, error)
+        assert said["laws"] == len(all_laws())
+        return said
+
+    return ran
 
 
-def test_the_package_does_without_one_family(tmp_path: Path) -> None:
-    run(FAST, tmp_path, IMPORTS)
+def test_the_package_does_without_one_family(run: Callable[[str, str], Any]) -> None:
+    run(FAST, IMPORTS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ALONE])
-def test_the_package_does_without_any_family(name: str, tmp_path: Path) -> None:
-    said = run(name, tmp_path, IMPORTS + RUNS)
+def test_the_package_does_without_any_family(name: str, run: Callable[[str, str], Any]) -> None:
+    said = run(name, IMPORTS + RUNS)
     assert said["explode"] == 7  # doublings until 100
     assert said["identify"] == [None, {}]
     assert {status for status, _ in said["held"].values()} <= {"passed", "not-applicable"}, said["held"]
