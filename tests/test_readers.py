@@ -212,8 +212,12 @@ CIRCUMSTANCES = (
 @pytest.mark.parametrize("law", CIRCUMSTANCES)
 @pytest.mark.parametrize(
     "correct",
-    [HandWritten(DEEPSEEK_V4), controls.build("recomputed", DEEPSEEK_V4), Reference(PAPER)],
-    ids=["by hand", "recomputed", "reference"],
+    [
+        pytest.param(HandWritten(DEEPSEEK_V4), id="by hand"),
+        pytest.param(controls.build("recomputed", DEEPSEEK_V4), id="recomputed"),
+        # Every run of the laws without a target holds it in these dtypes, with more examples.
+        pytest.param(Reference(PAPER), id="reference", marks=pytest.mark.thorough),
+    ],
 )
 def test_no_circumstance_of_a_reader_accuses_who_is_right(law: str, correct: Implementation, tmp_path: Path) -> None:
     for dtype in (torch.float32, torch.bfloat16):

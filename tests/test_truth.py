@@ -185,14 +185,14 @@ def test_every_oracle_law_that_fails_has_asked_the_exact_truth(
     confirming = Trial.confirming
     monkeypatch.setattr(Trial, "confirming", noted)
     failed: list[str] = []
-    for name, law in all_laws().items():
+    oracles = [name for name, law in all_laws().items() if law.kind == "oracle"]
+    for name in oracles:
         judges.clear()
         found = searched(name, Changed(lambda t: 1.5 * t, dialect), tmp_path)
-        if law.kind == "oracle" and found.status == "failed":
+        if found.status == "failed":
             failed.append(name)
             assert judges, name
             assert all(judge.truth.asked for judge in judges), name
-    oracles = [name for name, law in all_laws().items() if law.kind == "oracle"]
     asked_of_few = ("autocast", "tuned", "count-of-iterations", "of-any-size")  # promises it does not make
     silent = [name for name in oracles if name not in failed and not any(w in name for w in asked_of_few)]
     assert not silent, f"1.5 times the right output passes {silent}"
@@ -218,7 +218,9 @@ def broken(value: float, index: int | None = None) -> Callable[[Tensor], Tensor]
 def test_no_output_makes_a_bound_or_an_expected_value_senseless(
     dialect: Dialect, change: Callable[[Tensor], Tensor], tmp_path: Path
 ) -> None:
-    verdicts = [searched(name, Changed(change, dialect), tmp_path, examples=1) for name in all_laws()]
+    # Laws of memory call often, and look at no value.
+    judged = [name for name in all_laws() if not name.endswith(("-let-go", "-outlive-further-calls"))]
+    verdicts = [searched(name, Changed(change, dialect), tmp_path, examples=1) for name in judged]
     assert sum(one.status == "failed" for one in verdicts) > 50
 
 
