@@ -59,8 +59,14 @@ def test_a_control_ends_in_no_cause(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize(
+    ("beside", "workers"),
+    [
+        *((beside, 1) for beside in BESIDE),
+        # Workers hand over what they found, whatever it is.
+        *(pytest.param(one, 2, marks=[pytest.mark.thorough] if place else []) for place, one in enumerate(BESIDE)),
+    ],
+)
 def test_a_pair_that_hides_nothing_ends_in_two_causes(beside: str, workers: int) -> None:
     [(target, made, names)] = pairs(beside, 1)
     found = row(target, made, names, laws=of_prefixes(LAWS), examples=4, workers=workers)

@@ -43,13 +43,14 @@ def test_every_field_of_a_read_and_of_its_norm_is_certain(dialect: Dialect) -> N
 @pytest.mark.parametrize(
     ("declared", "fields"),
     [
-        (QWEN4_EXP, {"rms_eps": 3e-4}),
+        # Each of these is measured below as well, beside another field or in another read of the same family.
+        pytest.param(QWEN4_EXP, {"rms_eps": 3e-4}, marks=pytest.mark.thorough),
+        pytest.param(ONE_BOTTLENECK, {"rms_eps": 1e-6}, marks=pytest.mark.thorough),
         (ATTN_RES, {"scaled": True}),
         slow(QWEN4_EXP, {"norm_offset": 0.5}),
         slow(QWEN4_EXP, {"rms_eps_inside": False, "rms_eps": 1e-3}),
         slow(ATTN_RES, {"reads_normalised": True}),
         slow(ATTN_RES, {"reads_normalised": True, "scaled": True, "rms_eps": 2e-3}),
-        slow(ONE_BOTTLENECK, {"rms_eps": 1e-6}),
     ],
 )
 def test_a_field_that_is_not_as_declared_is_measured(declared: Dialect, fields: dict[str, Any]) -> None:

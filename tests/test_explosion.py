@@ -365,7 +365,7 @@ def test_a_replay_in_a_new_process_agrees(tmp_path):
 def test_a_file_whose_threshold_is_no_longer_reached_is_fixed(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     save(find_minimal("residual", 3), path)
-    monkeypatch.setattr("properties.explosion.questions.question.reaches", lambda *_: False)
+    monkeypatch.setattr("properties.explosion.questions.question.composite_reaches", lambda *_: False)
     assert replay(path).verdict == "FIXED"
 
 

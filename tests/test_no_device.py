@@ -14,7 +14,10 @@ from typer.testing import CliRunner
 from properties import cli
 from properties.campaign.gpu import laws
 from properties.core.device import DEVICES
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, Subject, examine
 from properties.explosion.training import monitored
+from properties.targets.target import resolve
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 
@@ -46,9 +49,14 @@ def test_every_command_that_takes_a_device_is_tried_here() -> None:
 @pytest.fixture
 def stored(tmp_path: Path) -> str:
     """A counterexample that was found on the CPU."""
-    words = ("deviation:one-iteration@PAPER", "--law", "manifold.other-axis-sums", "--dtype", "float64")
-    command = [sys.executable, "-m", "properties.cli", "check", *words, "--report", str(tmp_path / "r")]
-    subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=False)
+    target = "deviation:one-iteration@PAPER"
+    subject = Subject(target, resolve(target), torch.float64, torch.device("cpu"))
+    examine(
+        all_laws()["manifold.other-axis-sums"],
+        subject,
+        Profile(examples=16, derandomise=True),
+        directory=tmp_path / "r",
+    )
     return str(next((tmp_path / "r").rglob("*.safetensors")))
 
 

@@ -439,7 +439,7 @@ def test_workers_verify_and_report_the_same_from_an_empty_folder(tmp_path: Path)
     empty.mkdir()
     (elsewhere / "targets.py").write_text(TARGETS)
     command = [sys.executable, "-m", "pytest", "--pyargs", "properties", "-p", "no:cacheprovider", "-n", "2", "-v"]
-    command += ["--law", LAW, "--hypothesis-profile", "ci"]
+    command += ["--law", LAW, "--hypothesis-profile", "ci", "--dtype", "float32", "--dtype", "bfloat16"]
     command += ["--impl", "ref:PAPER", "--impl", f"{elsewhere}/targets.py:Doubled"]
     done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout

@@ -23,12 +23,17 @@ DIGITS = 50
 
 def composite(operators: Sequence[Matrix]) -> Matrix:
     """A_L ... A_1, exactly. Equal neighbours are multiplied by repeated squaring."""
+    product, total = over_one_denominator(operators)
+    return tuple(tuple(Fraction(entry, total) for entry in row) for row in product)
+
+
+def over_one_denominator(operators: Sequence[Matrix]) -> tuple[Integers, int]:
+    """The composite as integers over a denominator, with which they may share factors."""
     scale = denominator(operators)
     product = identity(len(operators[0]))
     for operator, group in itertools.groupby(operators):
         product = multiply(power(scaled(operator, scale), sum(1 for _ in group)), product)
-    total = scale ** len(operators)
-    return tuple(tuple(Fraction(entry, total) for entry in row) for row in product)
+    return product, scale ** len(operators)
 
 
 def denominator(operators: Sequence[Matrix]) -> int:
@@ -73,6 +78,13 @@ def reaches(p: Sequence[Sequence[Any]], gain: str, threshold: Any, direction: st
         return definiteness(gram) <= 0 if direction == "explode" else definiteness(gram) >= 0
     value = line_gain(p, gain)
     return value >= threshold if direction == "explode" else value <= threshold
+
+
+def composite_reaches(operators: Sequence[Matrix], gain: str, threshold: Fraction, direction: str) -> bool:
+    """Whether the gain of the composite reaches a threshold, of its numerators and the threshold times as much: to
+    cancel a fraction of a million digits takes far longer than to compute it."""
+    product, total = over_one_denominator(operators)
+    return reaches(product, gain, threshold * total, direction)
 
 
 def measure(gain: str) -> str:

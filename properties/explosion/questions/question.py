@@ -15,7 +15,7 @@ from torch import Tensor
 from mhc_ref.gain import prefixes, suffixes
 from mhc_ref.projection import compute_dtype
 from properties.explosion.answer import Answer
-from properties.explosion.composite import Matrix, composite, decimal, exact_gain, reaches
+from properties.explosion.composite import Matrix, composite, composite_reaches, decimal, exact_gain
 from properties.explosion.configurations import Chain, Configuration, tensor
 from properties.explosion.float_gain import float_gain
 from properties.explosion.options import (
@@ -200,7 +200,7 @@ class LinearQuestion(Question[K]):
         return exact_gain(composite(found.operators), self.gain)
 
     def reached(self, found: K) -> bool:
-        return reaches(composite(found.operators), self.gain, self.threshold, self.direction)
+        return composite_reaches(found.operators, self.gain, self.threshold, self.direction)
 
     def measured(self, found: K) -> float:
         """Operators and every partial product are stored in the dtype."""

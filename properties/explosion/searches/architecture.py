@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from properties.explosion.composite import Matrix, composite, reaches
+from properties.explosion.composite import Matrix, composite_reaches
 from properties.explosion.proofs.closed_form import strongest
 from properties.explosion.searches.hypothesise import Clock, smallest
 
@@ -71,7 +71,7 @@ def smallest_architecture(
     """
 
     def reached(one: Architecture) -> bool:
-        enough = reaches(composite(one.operators(question)), question.gain, question.threshold, question.direction)
+        enough = composite_reaches(one.operators(question), question.gain, question.threshold, question.direction)
         if enough:
             clock.best = f"depth {one.depth}, {one.streams} streams"
             seen(one)
@@ -93,7 +93,7 @@ def searched_depth(question: BoundedQuestion, n: int, clock: Clock) -> int | Non
     """The smallest depth of exactly n streams that the search finds, knowing nothing of the closed form."""
 
     def reached(one: Architecture) -> bool:
-        return reaches(composite(one.operators(question)), question.gain, question.threshold, question.direction)
+        return composite_reaches(one.operators(question), question.gain, question.threshold, question.direction)
 
     clock.best = "nothing yet"
     stacks = architectures(st.integers(1, question.max_depth), st.just(n))

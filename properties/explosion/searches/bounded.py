@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from properties.explosion.answer import Answer
-from properties.explosion.composite import Matrix, composite, reaches
+from properties.explosion.composite import Matrix, composite_reaches
 from properties.explosion.configurations import Chain
 from properties.explosion.proofs import overflow
 from properties.explosion.proofs.closed_form import answer
@@ -62,7 +62,7 @@ class _Smallest:
 
         def build() -> Chain:
             wanted = (asked.gain, asked.threshold, asked.direction)
-            if asked.gain != "nonfinite" and not reaches(composite(operators), *wanted):
+            if asked.gain != "nonfinite" and not composite_reaches(operators, *wanted):
                 raise AssertionError(f"the answer does not reach its threshold: {asked}")
             return Chain(tuple(operators))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect
 from properties.explosion.answer import Answer
-from properties.explosion.composite import composite, decimal, reaches
+from properties.explosion.composite import composite_reaches, decimal
 from properties.explosion.float_gain import float_gain
 from properties.explosion.mixing import Mixing
 from properties.explosion.proofs.caps import answer, applied, cap
@@ -59,7 +59,7 @@ def _constant(question: ConstrainedMixing, mixing: Mixing, clock: Clock) -> tupl
     for depth in range(1, question.max_depth + 1):
         for n in streams:
             clock.tick()
-            if reaches(composite(one[n] * depth), question.gain, question.threshold, question.direction):
+            if composite_reaches(one[n] * depth, question.gain, question.threshold, question.direction):
                 proof = f"{why}, and no smaller one reaches {decimal(question.threshold)}."
                 return Answer(depth, n, True, proof), mixing.zeros(depth, n)
     proof = f"{why}: none of up to {question.max_depth} sub-layers reaches {decimal(question.threshold)}."

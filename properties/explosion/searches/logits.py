@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from properties.explosion.composite import composite, reaches
+from properties.explosion.composite import composite_reaches
 from properties.explosion.float_gain import float_gain
 from properties.explosion.mixing import Mixing
 from properties.explosion.searches.entries import Order, by_order, intricacy
@@ -48,7 +48,7 @@ def confirmed(logits: Tensor, question: LogitsQuestion, mixing: Mixing) -> bool:
     goal, operators = question.threshold, mixing.exact(logits)
     if mixing.irrational and len(operators[0]) > 1:
         goal *= 1 + _DOUBT if question.direction == "explode" else 1 - _DOUBT
-    return reaches(composite(operators), question.gain, goal, question.direction)
+    return composite_reaches(operators, question.gain, goal, question.direction)
 
 
 def product(stack: Tensor) -> Tensor:
