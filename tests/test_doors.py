@@ -260,7 +260,7 @@ random.Random(SEED).shuffle(STARTED)
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(n, marks=pytest.mark.slow if n < 4 else pytest.mark.thorough) for n in range(len(STARTED))]
+    "number", [pytest.param(n, marks=pytest.mark.slow if n < 2 else pytest.mark.thorough) for n in range(len(STARTED))]
 )
 def test_a_mistake_that_is_found_in_the_run_is_said_and_exits_above_one(number: int, folder: Path) -> None:
     command = [sys.executable, "-m", "properties.cli", *STARTED[number]]

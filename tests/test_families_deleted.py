@@ -81,9 +81,10 @@ said["explode"] = find_minimal("residual", threshold=100).depth
 """Some laws on what is left, and both other questions."""
 
 SERVER = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 import hypothesis, mpmath, numpy, pytest, torch
 
+gc.freeze()  # so that children need not copy what is looked through for garbage
 for line in sys.stdin:
     code, folder, laws = json.loads(line)
     process = os.fork()
@@ -134,9 +135,12 @@ def beside() -> dict[str, str]:
 
 
 def without(name: str, compiled: Path, folder: Path) -> set[str]:
-    """A copy of both packages without a family; gives the presets that went with it."""
+    """A copy of both packages without a family; gives the presets that went with it.
+
+    Files are links to those that are compiled, but for what is written anew.
+    """
     for package in PACKAGES:
-        shutil.copytree(compiled / package, folder / package)
+        shutil.copytree(compiled / package, folder / package, copy_function=os.link)
     module = registry.module_of(name)
     files = [path for room in ROOMS for path in (folder / room).rglob(f"{module}*") if path.stem == module]
     assert {path.relative_to(folder).parts[:2] for path in files} >= {tuple(room.split("/")) for room in ROOMS}
@@ -145,7 +149,7 @@ def without(name: str, compiled: Path, folder: Path) -> set[str]:
     listed = folder / "mhc_ref" / "registry.py"
     text, cut = re.subn(rf'^    \("\w+", "{name}"\),\n', "", listed.read_text(), flags=re.M)
     assert cut == sum(one == name for _, one in registry.BUILT_IN)
-    listed.write_text(text)
+    written(listed, text)
     gone, presets = chain(name), folder / "mhc_ref" / "presets.py"
     lines, tree = presets.read_text().splitlines(keepends=True), ast.parse(presets.read_text())
     table = next(node.value for node in ast.walk(tree) if isinstance(node, ast.AnnAssign) and named(node, "FIELDS"))
@@ -154,8 +158,14 @@ def without(name: str, compiled: Path, folder: Path) -> set[str]:
         assert isinstance(key, ast.Constant)
         if key.value in gone:
             del lines[key.lineno - 1 : value.end_lineno]
-    presets.write_text("".join(lines))
+    written(presets, "".join(lines))
     return gone
+
+
+def written(path: Path, text: str) -> None:
+    """Write a file anew that is a link."""
+    path.unlink()
+    path.write_text(text)
 
 
 def named(node: ast.AnnAssign, name: str) -> bool:

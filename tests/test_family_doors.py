@@ -157,7 +157,7 @@ def test_a_run_with_workers_reports_the_dialect_of_a_family_from_outside(target:
     run = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "--pyargs", "properties", "--impl", target, "--law", LAW, "-n", "2"),
-            *("--report", str(tmp_path / "report"), "-p", "no:cacheprovider"),
+            *("--report", str(tmp_path / "report"), "-p", "no:cacheprovider", "--dtype", "float32"),
         ],
         capture_output=True,
         text=True,
