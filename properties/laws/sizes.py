@@ -56,7 +56,7 @@ PRODUCTS = (
 PROJECTED = swept("project", coarser, stream_runs, looks, looks_along)
 MAPPED = swept("mappings", *PRODUCTS)
 MIXED = swept("mixture", *EVERY, mass_runs)
-PASSED = swept("block", *PRODUCTS)
+PASSED = swept("block", *PRODUCTS, together.branch_runs)
 EXPANDED = swept("expand", *EVERY)
 COLLAPSED = swept("collapse", *PRODUCTS[:-1], together.head_runs)
 LAYERED = swept("layers", layer_runs, together.layer_runs, layered=True)

@@ -25,6 +25,7 @@ from properties.laws import about, errors, sizes_calls
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.laws.sizes import ONCE
 from properties.laws.sizes_calls import Named, Stage, pulled, swept
+from properties.laws.sizes_layouts import layout_of, returning
 from properties.strategies import sweeps_together as together
 from properties.strategies.sweep_inputs import BACKWARDS
 from properties.strategies.sweeps_backwards import block_runs, depth_runs, matrix_runs, mixture_runs, product_runs
@@ -141,7 +142,7 @@ PRE = Stage("mixture", _read_call, _read, _read_exactly, forth=sizes_calls.PRE)
 
 def _pass(trial: Trial, case: Case) -> Named:
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
-        return target.block(x, Params(*parts), case.branch)
+        return target.block(x, Params(*parts), *returning([case.branch], layout_of(case)))
 
     names = ("x", *parameter_names(case.params))
     return pulled(trial, "block", names, [case.x, *present(case.params)], case, run, ["the block"])
@@ -193,7 +194,7 @@ class _Depths:
 
 def _layers(trial: Trial, case: Case) -> Named:
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
-        return target.layers(x, regrouped(parts, case.params), case.branches)
+        return target.layers(x, regrouped(parts, case.params), returning(case.branches, layout_of(case)))
 
     given = [part for one in case.params for part in present(one)]
     gives = ["the streams after the last layer"]
@@ -233,9 +234,9 @@ BY_LAYER = frozenset(f"{name} of layer {layer}" for name in OF_PARAMETERS for la
 LAYERS = Stage("layers", _layers, _layered, _layers_exactly, BY_LAYER, sizes_calls.LAYERS, recorded=0)
 
 PROJECTED = swept("project" + BACKWARDS, matrix_runs, together.matrices_back)
-MAPPED = swept("mappings" + BACKWARDS, product_runs, together.products_back)
+MAPPED = swept("mappings" + BACKWARDS, product_runs, together.mappings_back)
 MIXED = swept("mixture" + BACKWARDS, mixture_runs, together.mixtures_back)
-PASSED = swept("block" + BACKWARDS, block_runs, together.products_back)
+PASSED = swept("block" + BACKWARDS, block_runs, together.blocks_back)
 LAYERED = swept("layers" + BACKWARDS, depth_runs, together.layers_back, layered=True)
 EMITS = tuple(Emits(part) for part in ("pre", "post", "res"))
 

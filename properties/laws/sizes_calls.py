@@ -34,17 +34,19 @@ from properties.laws.sizes_layouts import (
     ASKING,
     AXES,
     MEMORY,
+    USED,
     arranged,
     asks,
     in_order,
     laid,
     layout_of,
     lying,
+    returning,
     taken_out,
     turned,
     within_more,
 )
-from properties.strategies.layouts import CUT, INFERENCE, SEQUENCES, TURNED
+from properties.strategies.layouts import ALONE, CUT, INFERENCE, SEQUENCES, SUMMED, TURNED
 from properties.strategies.setting import Setting
 from properties.strategies.sweeps import Run, declared_runs, points_of
 
@@ -153,7 +155,9 @@ def called(trial: Trial, case: Case, method: str, *given: Any, branches: Sequenc
             return (ordered, *rest) if branches else ordered
 
         def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
-            return getattr(target, method)(*(lying(place(one), layout) for one in given), *map_tensors(extra, place))
+            ends = returning(map_tensors(tuple(branches), place), layout)
+            own = ((ends,) if method in ("layers", "stack") else ends) if branches else ()
+            return getattr(target, method)(*(lying(place(one), layout) for one in given), *own)
 
         found = trial.observe(method, run)
         found = map_tensors(found, lambda one: in_order(one, layout)) if layout == CUT else found
@@ -178,6 +182,8 @@ def pulled(
     layout, by_token = layout_of(case), [name in BY_TOKEN for name in names]
     if layout in ASKING:
         return _pulled_by_some(trial, what, names, inputs, case, run, gives)
+    if layout in USED:
+        return _pulled_as_used(trial, what, names, inputs, case, run)
     if layout in MEMORY:
         return _pulled_lying(trial, what, names, inputs, case, run, gives)
     given = [arranged(one, layout) if own else one for one, own in zip(inputs, by_token, strict=True)]
@@ -200,6 +206,36 @@ def _pulled_by_some(
     found = trial.pull(what, inputs, case.cotangents, some, bool(gives))
     named = zip([*(f"the gradient by {name}" for name in names), *gives], found, strict=True)
     return {name: one for (name, one), on in zip(named, [*asked, *[True] * len(gives)], strict=True) if on}
+
+
+def _pulled_as_used(
+    trial: Trial, what: str, names: Sequence[str], inputs: Sequence[Tensor], case: Case, run: Any
+) -> Named:
+    """The gradients where outputs are added up, of which autograd makes cotangents of strides 0; where one is used, and
+    the others have none; and a second time, where the graph is kept."""
+    layout, bars = layout_of(case), list(case.cotangents)
+
+    def used(target: Implementation, *given: Tensor) -> Any:
+        outputs = outputs_of(run(target, *given))
+        if layout == SUMMED:
+            return tuple(one.sum() for one in outputs)
+        if layout in ALONE:
+            return outputs[ALONE.index(layout)]
+        learning = [one for one in outputs if one.requires_grad]
+        own = [bar.to(one) for one, bar in zip(outputs, bars, strict=True) if one.requires_grad]
+        try:
+            if learning:
+                torch.autograd.grad(learning, given, own, retain_graph=True, allow_unused=True)
+        except RuntimeError:  # a graph that refuses to be kept gives nothing wrong
+            return run(target, *given)
+        return tuple(outputs)
+
+    if layout == SUMMED:
+        handed = [torch.ones((), dtype=bar.dtype) for bar in bars]
+    else:
+        handed = [bars[ALONE.index(layout)]] if layout in ALONE else bars
+    found = trial.pull(what, inputs, handed, used)
+    return {f"the gradient by {name}": one for name, one in zip(names, found, strict=True)}
 
 
 def _pulled_lying(

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from properties.core.case import Case
+from properties.core.case import BranchSpec, Case
 from properties.strategies.layouts import (
+    ALONE,
     BARE,
     CUT,
     FROZEN,
     INFERENCE,
     LAYOUTS,
+    ROWS,
     SEQUENCES,
     STEP,
     STILL,
+    SUMMED,
     THREE,
     TURNED,
+    TWICE,
 )
 
 AXES = (SEQUENCES, STEP, BARE, THREE, INFERENCE)
 """The layouts that are no matter of memory."""
-MEMORY = (*LAYOUTS[1:], CUT, TURNED)
+ELSEWHERE = (TURNED, ROWS)
+"""Those of what is no state."""
+MEMORY = (*LAYOUTS[1:], CUT, *ELSEWHERE)
 """Those that are."""
+USED = (SUMMED, TWICE, *ALONE)
+"""Those that are a matter of what is done with outputs."""
 ASKING = {FROZEN: True, STILL: False}
 """Those that are a matter of what asks for a gradient, and whether states do; what is no state does otherwise."""
 STATES = ("x", "y", "h")
@@ -80,6 +90,16 @@ def lying(one: Any, layout: str) -> Any:
     return laid(one, layout) if isinstance(one, Tensor) else one
 
 
+def returning(branches: Sequence[BranchSpec], layout: str) -> Sequence[Callable[[Tensor], Tensor]]:
+    """The branches, whose outputs lie as the layout says."""
+    return tuple(partial(_in_rows, one) for one in branches) if layout == ROWS else branches
+
+
+def _in_rows(branch: BranchSpec, u: Tensor) -> Tensor:
+    y = branch(u)
+    return torch.cat([y, y + 1], -1)[..., : y.shape[-1]]
+
+
 def turned(phi: Tensor) -> Tensor:
     """The same values, whose columns lie one after the other, as the weight of a linear layer."""
     return phi.mT.contiguous().mT
@@ -88,7 +108,7 @@ def turned(phi: Tensor) -> Tensor:
 def laid(one: Tensor, layout: str) -> Tensor:
     """The same values one or two entries after the start of a storage, as a slice of wider rows, or on two axes, of
     which the last token of every sequence was cut off."""
-    if layout == TURNED:
+    if layout in ELSEWHERE:
         return one
     if layout == "slice":
         return torch.cat([one, one + 1], -1)[..., : one.shape[-1]]
@@ -103,7 +123,7 @@ def laid(one: Tensor, layout: str) -> Tensor:
 
 def within_more(one: Tensor, layout: str) -> Tensor:
     """As a part of something larger, so that the part lies as the layout says."""
-    if not one.numel() or layout == TURNED:
+    if not one.numel() or layout in ELSEWHERE:
         return one
     if layout == "slice":
         return torch.cat([one, torch.zeros_like(one)], -1)
@@ -115,7 +135,7 @@ def within_more(one: Tensor, layout: str) -> Tensor:
 
 def taken_out(one: Tensor, like: Tensor, layout: str) -> Tensor:
     """The part again, with one axis of tokens."""
-    if not one.numel() or layout == TURNED:
+    if not one.numel() or layout in ELSEWHERE:
         return one
     if layout == "slice":
         return one[..., : like.shape[-1]]

@@ -11,6 +11,13 @@ tokens on three axes, and in the inference mode of torch."""
 CUT, TURNED, FROZEN, STILL = "cut", "turned", "frozen", "still"
 """Sequences whose last token was cut off; a phi whose columns lie one after the other; and backwards states that ask
 for gradients alone, and everything else alone."""
+ROWS = "rows"
+"""What a branch returns lies in wider rows, as a part of a fused product does."""
+SUMMED, TWICE = "summed", "twice"
+"""Backwards, outputs are added up, so that autograd hands over cotangents of strides 0; and a graph is pulled back
+through a second time."""
+ALONE = ("pre-alone", "post-alone", "res-alone")
+"""Backwards, one of the three mappings is used, and the others have no cotangent."""
 APART = {
     "offset 1": OFFSET,
     "offset 2": OFFSET,
@@ -23,5 +30,9 @@ APART = {
     TURNED: "where phi lies transposed, as the weight of a linear layer does",
     FROZEN: "where states alone ask for a gradient, as beside frozen parameters",
     STILL: "where no state asks for a gradient, as in a first layer",
+    ROWS: "where a branch returns a slice of wider rows",
+    SUMMED: "where outputs are added up, so that a cotangent is one number, expanded",
+    TWICE: "where a graph that is kept is pulled back through a second time",
+    **{one: f"where h_{one.removesuffix('-alone')} alone is used, so that other cotangents are None" for one in ALONE},
 }
 """What tells a point of such a layout from others, if that is not its size."""

@@ -23,6 +23,7 @@ from properties.core.sweep import BY_TOKEN
 from properties.strategies.agreeing import agreeing_params, agreeing_state
 from properties.strategies.coefficients import saturates
 from properties.strategies.draws import noise
+from properties.strategies.layouts import ALONE, APART, SUMMED
 from properties.strategies.projected import at_temperature, params_at_temperature
 from properties.strategies.setting import Setting
 
@@ -47,8 +48,12 @@ RISING = "rising"
 """The same of layers alone."""
 REWEIGHTED = "reweighted"
 """The same of parameters alone."""
+HOLLOW = "hollow"
+"""The same of channels beyond a few."""
 SAID = {
     **LOOKS,
+    **{one: APART[one] for one in (SUMMED, *ALONE)},
+    HOLLOW: "where half of the channels are zero in every token and stream, of the state or of its cotangent",
     REWEIGHTED: "where a norm over an even width has no weight, and one over an odd width has one",
     FADING: "where the cotangents of some tokens are far smaller than those of others, or zero",
     SOARING: "where the cotangents of some tokens are far larger or smaller than those of others",
@@ -283,8 +288,35 @@ def _times(bar: Tensor, exponents: Tensor, kept: Tensor | float = 1.0) -> Tensor
     return bar * sizes.to(bar.dtype).view(-1, *[1] * (bar.ndim - 1))
 
 
-RANGING = {FADING: faded, SOARING: soared}
+RANGING = {FADING: faded, SOARING: soared, SUMMED: torch.ones_like}
 """What makes cotangents look so."""
+
+
+def hollowed(case: Case, back: bool) -> Case:
+    """The same values with whole tiles of zeros along the channels, of the power of two that fits twice: dead channels
+    are no padding, as their part of the branch, or of a gradient through the logits, is as large as that of others.
+
+    Backwards it is the cotangent of a block that has them, and the state of everything else.
+    """
+
+    def emptied(one: Tensor) -> Tensor:
+        width = 1 << (one.shape[-1] // 2).bit_length() - 1 if one.shape[-1] > 1 else 1
+        one = one.clone()
+        one[..., width : 2 * width] = 0.0
+        return one
+
+    if back and ("branch" in case or "branches" in case):
+        return case.with_(cotangents=tuple(map(emptied, case.cotangents)))
+    made = case.with_(**{name: emptied(getattr(case, name)) for name in ("x", "h") if name in case})
+    if "branch" in made:  # what a branch puts there shows
+        made = made.with_(branch=BranchSpec("constant", made.branch.weight))
+    return made
+
+
+def alone(case: Case, which: int) -> Case:
+    """The same values where one output is used, and the cotangents of the others are zero."""
+    bars = enumerate(case.cotangents)
+    return case.with_(cotangents=tuple(bar if k == which else torch.zeros_like(bar) for k, bar in bars))
 
 
 def inputs(
@@ -298,6 +330,10 @@ def inputs(
             made = rising(setting, made, n, seed)
         elif one == REWEIGHTED:
             made = made.with_(params=reweighted(made.params, n, channels, 1000 * seed))
+        elif one == HOLLOW:
+            made = hollowed(made, back)
+        elif one in ALONE:
+            made = alone(made, ALONE.index(one))
         elif one in LOOKS:
             made = looking(one, made, n, setting.least_scale, saturates(setting.dialect))
         else:

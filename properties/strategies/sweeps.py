@@ -94,7 +94,7 @@ class Run:
         apart += [SAID[one] for one in self.look.split()]
         for count, depth in itertools.product(self.visited or self.tokens, self.layers):
             size = Size(count, self.channels, self.streams, depth, self.gradients, self.layout != "slice")
-            yield Point(size, whole, more, " and ".join(apart))
+            yield Point(size, whole, more, " and ".join(dict.fromkeys(apart)))
 
 
 @functools.lru_cache(maxsize=8192)

@@ -6,11 +6,14 @@ many tokens and with many channels, too.
 
 | what | with |
 |---|---|
-| tokens on two axes or three, cut sequences | channels beyond a tile |
+| tokens on two axes or three, cut sequences, a step of decoding | channels beyond a tile |
 | a phi that lies transposed | one tile of tokens, many, and wide ones |
 | a norm without a weight where widths are even, and with one where they are odd | tokens and channels |
 | states that ask for a gradient alone, and parameters alone | tokens and channels |
-| more than ten layers | tokens, and channels |
+| more than ten layers | tokens, channels, other numbers of streams, and short dtypes |
+| channels that are zero in every token | channels beyond a tile |
+| what a branch returns as a slice of wider rows | tokens, channels and layers |
+| cotangents of strides 0, a second backward pass, and mappings of which one is used | tokens and channels |
 """
 
 from __future__ import annotations
@@ -19,11 +22,26 @@ from collections.abc import Iterator
 
 from properties.core.family import end_of
 from properties.core.sweep import Reach
-from properties.strategies.layouts import CUT, FROZEN, INFERENCE, SEQUENCES, STILL, THREE, TURNED
+from properties.strategies.layouts import (
+    ALONE,
+    BARE,
+    CUT,
+    FROZEN,
+    INFERENCE,
+    ROWS,
+    SEQUENCES,
+    STEP,
+    STILL,
+    SUMMED,
+    THREE,
+    TURNED,
+    TWICE,
+)
 from properties.strategies.setting import Setting
-from properties.strategies.sweep_inputs import REWEIGHTED
+from properties.strategies.sweep_inputs import HOLLOW, REWEIGHTED
 from properties.strategies.sweeps import (
     LYING,
+    MANY,
     MODELS,
     Run,
     depths,
@@ -38,6 +56,10 @@ CALLED = (6, 34)
 """Numbers of tokens that lie on two axes or three."""
 STEP_OF_SHORT = 4099
 """Tokens of a step of training in a dtype that is swept over fewer than others."""
+WIDE = 1040
+"""Channels beyond a tile of 512 and of 1024."""
+DEEP_OF_SHORT = (28, 33)
+"""Numbers of layers of models, for a dtype that is swept over fewer; of many more its bounds are infinite."""
 DEEP = (5, 13)
 """Numbers of layers beyond those that come with everything."""
 
@@ -50,12 +72,26 @@ def lying(setting: Setting) -> bool:
 def called_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
     """Ways to call with more channels than a tile has, and sequences that are cut with few and many tokens."""
     n, many = main_streams(setting), some(setting, reach, CALLED)
-    ways = (SEQUENCES, THREE, INFERENCE, *((CUT,) if lying(setting) else ()))
+    ways = (SEQUENCES, STEP, THREE, INFERENCE, *((CUT,) if lying(setting) else ()))
     if reach.channels >= BEYOND:
         yield from (Run(setting.width(BEYOND), n, many, layout=way) for way in ways)
+        yield Run(setting.width(BEYOND), n, (1,), layout=BARE)
+        yield Run(setting.width(BEYOND), n, some(setting, reach, (2, 17)), look=HOLLOW)
+    if max(reach.channels, reach.models) >= WIDE:
+        yield Run(setting.width(WIDE), n, some(setting, reach, (3,)), layout=STEP)
+        yield Run(setting.width(WIDE), n, some(setting, reach, (2,)), look=HOLLOW)
     if lying(setting):
         cut = some(setting, reach, (*CALLED, 258, 514) if reach.t > 1 else CALLED)
         yield Run(setting.width(8), n, cut, layout=CUT)
+
+
+def branch_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """What a branch returns lies in wider rows, for one tile of tokens, for many, and for wide ones."""
+    if lying(setting):
+        n, many = main_streams(setting), some(setting, reach, (3, 17, 70, 300))
+        yield Run(setting.width(8), n, many, layout=ROWS)
+        if reach.channels >= BEYOND:
+            yield Run(setting.width(BEYOND), n, some(setting, reach, CALLED), layout=ROWS)
 
 
 def parameter_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
@@ -80,14 +116,24 @@ def head_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
 
 
 def layer_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
-    """More than ten layers of many tokens, and of many channels; ways to call with more channels than a tile has."""
+    """More than ten layers of many tokens, of many channels, and of other streams; ways to call with more channels than
+    a tile has."""
     n, four, two = main_streams(setting), setting.width(4), depths(reach, (2,))
     if reach.t > 1:
         yield Run(four, n, some(setting, reach, (17, 150)), depths(reach, DEEP[1:]))
         if reach.channels >= BEYOND:
             yield Run(setting.width(BEYOND), n, some(setting, reach, (2,)), depths(reach, DEEP[:2]))
-            yield Run(setting.width(BEYOND), n, some(setting, reach, CALLED), two, layout=SEQUENCES)
+            yield from (
+                Run(setting.width(BEYOND), n, some(setting, reach, CALLED), two, layout=way)
+                for way in (SEQUENCES, STEP)
+            )
+            yield Run(setting.width(BEYOND), n, some(setting, reach, (2,)), two, look=HOLLOW)
+        for k in (k for k in setting.streams if k != n and k <= MANY):
+            yield Run(four, k, (1,), depths(reach, DEEP[1:]))
+        if setting.dtype.itemsize == 2 and reach.models:
+            yield Run(setting.width(1), n, (1,), DEEP_OF_SHORT)
     if lying(setting):
+        yield Run(four, n, some(setting, reach, (3, 70)), two, layout=ROWS)
         yield Run(four, n, some(setting, reach, (6, 34)), two, layout=CUT)
         yield Run(four, n, some(setting, reach, (17, 33)), two, layout=TURNED)
     if setting.norm_weight:
@@ -98,9 +144,12 @@ def called_back(setting: Setting, reach: Reach) -> Iterator[Run]:
     """Backwards, ways to call with more channels than a tile has, sequences that are cut, wide states of the n of most
     models, and of a short dtype as many tokens as a step of training has."""
     n, few = main_streams(setting), few_streams(setting)
-    for way in (SEQUENCES, THREE, *((CUT,) if lying(setting) else ())):
+    for way in (SEQUENCES, STEP, THREE, *((CUT,) if lying(setting) else ())):
         if reach.channels >= BEYOND:
             yield Run(setting.width(BEYOND), n, some(setting, reach, CALLED), gradients=True, layout=way)
+    if reach.channels >= BEYOND:
+        yield Run(setting.width(BEYOND), n, some(setting, reach, (2, 17)), gradients=True, look=HOLLOW)
+    yield from again_back(setting, reach)
     if lying(setting):
         yield Run(setting.width(8), n, some(setting, reach, CALLED), gradients=True, layout=CUT)
     if max(reach.channels, reach.models) >= MODELS[2]:
@@ -108,6 +157,39 @@ def called_back(setting: Setting, reach: Reach) -> Iterator[Run]:
         yield from (Run(setting.width(c), n, (min(2, setting.max_tokens),), gradients=True) for c in wide)
     if reach.models:
         yield from batch_back(setting)
+
+
+def again_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """A graph that is pulled back through a second time, and cotangents of strides 0."""
+    n = main_streams(setting)
+    for way, look in ((TWICE, ""), (SUMMED, SUMMED)):
+        many = some(setting, reach, (3, 33, 300))
+        yield Run(setting.width(8), n, many, gradients=True, layout=way, look=look)
+        if reach.channels >= BEYOND:
+            yield Run(setting.width(BEYOND), n, some(setting, reach, (17,)), gradients=True, layout=way, look=look)
+
+
+def mappings_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Backwards of the mappings, of which one alone is used as well."""
+    yield from products_back(setting, reach)
+    for way in ALONE:
+        for c, many in ((8, (3, 33, 130)), (BEYOND, (17,))):
+            if c <= max(8, reach.channels):
+                yield Run(
+                    setting.width(c),
+                    main_streams(setting),
+                    some(setting, reach, many),
+                    gradients=True,
+                    layout=way,
+                    look=way,
+                )
+
+
+def blocks_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Backwards of a block, whose branch returns a slice of wider rows as well."""
+    yield from products_back(setting, reach)
+    if lying(setting):
+        yield Run(setting.width(8), main_streams(setting), some(setting, reach, (3, 70)), gradients=True, layout=ROWS)
 
 
 def batch_back(setting: Setting) -> Iterator[Run]:
@@ -129,6 +211,7 @@ def mixtures_back(setting: Setting, reach: Reach) -> Iterator[Run]:
 
 def matrices_back(setting: Setting, reach: Reach) -> Iterator[Run]:
     """Backwards of what has logits alone."""
+    yield Run(setting.width(8), main_streams(setting), some(setting, reach, (3, 33, 300)), gradients=True, layout=TWICE)
     if lying(setting):
         yield Run(setting.width(8), main_streams(setting), some(setting, reach, CALLED), gradients=True, layout=CUT)
     if reach.models:
@@ -160,8 +243,10 @@ def layers_back(setting: Setting, reach: Reach) -> Iterator[Run]:
         yield Run(setting.width(65), n, (1,), depths(reach, (3, *DEEP[:2])), gradients=True)
     yield Run(four, n, some(setting, reach, (17,)), depths(reach, DEEP[1:2]), gradients=True)
     yield from (Run(four, n, some(setting, reach, (3,)), two, gradients=True, layout=way) for way in (FROZEN, STILL))
+    yield Run(four, n, some(setting, reach, (17,)), two, gradients=True, layout=TWICE)
     if lying(setting):
         yield Run(four, n, some(setting, reach, (17,)), two, gradients=True, layout=TURNED)
+        yield Run(four, n, some(setting, reach, (17,)), two, gradients=True, layout=ROWS)
 
 
 def ends_back(setting: Setting, reach: Reach) -> Iterator[Run]:
