@@ -63,6 +63,13 @@ SEEN_BY_READERS = {
     "queue-while-recorded": "execution.branches-may-pass-blocks-and-fail",
     "weight-folded-in-evaluation": "execution.mappings-have-no-memory",
     "h-res-alone-teaches-nothing": "gradient.mappings-pull-back-however-they-are-called",
+    "matrices-of-64-tokens-in-a-buffer": "execution.projections-outlive-the-next-call",
+    "large-states-in-place": "execution.pre-and-post-leave-their-inputs-alone",
+    "nan-hidden-in-wide-states": "execution.poison-passes-pre-and-post",
+    "layers-packed-by-the-first": "execution.layers-have-no-memory",
+    "shared-branch-learns-once": "gradient.every-layer-learns",
+    "cotangent-of-many-tokens-overwritten": "gradient.every-token-pulls-back-through-pre-and-post",
+    "stack-gradient-of-64-channels": "gradient.constant-stacks-pull-back-as-they-push-forward",
 }
 """Hidden deviation -> a law that sees it."""
 SEEN_AT: dict[str, tuple[Any, ...]] = {

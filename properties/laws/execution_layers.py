@@ -6,19 +6,21 @@ Who makes layers of blocks that are tried by themselves has nothing of its own t
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+from torch import Tensor
 
-from properties.core.case import Case
+from properties.core.case import Case, map_tensors
 from properties.core.family import end_of
-from properties.core.implementation import offers
+from properties.core.implementation import Implementation, offers
 from properties.core.law import Schedule
 from properties.core.premises import HERE
 from properties.core.trial import Trial
 from properties.laws import about, calls, held, history, pulls
-from properties.laws.calls import Call, Way, by_token
+from properties.laws.calls import Call, Place, Way, by_token
 from properties.laws.depth import arrangements
 from properties.laws.depth_shapes import views_of_parameters, with_views
 from properties.laws.premises import fused
@@ -111,6 +113,40 @@ def layers_have_no_memory(trial: Trial, case: Case) -> None:
     calls.leaves_arguments_alone(trial, call)
     calls.has_no_memory(trial, call, other)
     history.is_not_disturbed_by_its_branch(trial, call, other)
+    last_layer_is_read_anew(trial, case)
+
+
+def last_layer_is_read_anew(trial: Trial, case: Case) -> None:
+    """Where the parameters of the last layer alone are others than at the call before, in the same storage or not,
+    layers have these, in any mode: who packs the parameters of all layers once asks the first of them perhaps."""
+    changed = (*case.params[:-1], case.other_params[-1])
+
+    def run(target: Implementation, place: Place) -> Any:
+        def after(mode: str, in_place: bool) -> Tensor:
+            x, branches = place(case.x), place(case.branches)
+            params = calls.asking(map_tensors(place(case.params), torch.clone), mode, trial)
+            target.layers(x.clone(), params, branches)
+            if in_place:
+                for old, new in zip(params[-1], changed[-1], strict=True):
+                    if old is not None and new is not None:
+                        old.data.copy_(place(new))
+            else:
+                params = (*params[:-1], calls.asking(map_tensors(place(changed[-1]), torch.clone), mode, trial))
+            return target.layers(x.clone(), params, branches).detach().clone()
+
+        found: list[Tensor] = []
+        for name, mode in calls.QUIET:
+            with mode():
+                found += [after(name, in_place) for in_place in (True, False)]
+        return tuple(found)
+
+    outputs = [branch(case.x[..., 0, :]) for branch in case.branches]
+    (error,) = calls.layers(trial, case.with_(params=changed), case.x).errors()
+    got = trial.observe("layers", run)
+    _, exact = trial.truth.layers(case.x, changed, outputs)
+    turns = [(name, how) for name, _ in calls.QUIET for how in ("in its storage", "in another")]
+    for (mode, how), one in zip(turns, got, strict=True):
+        trial.within(f"layers of which the last has new parameters {how}{mode}", one, exact, error)
 
 
 @layers("depth.layers-take-any-batch", "identity", few_layers, fused("layers"), schedule=FEW)

@@ -40,12 +40,12 @@ from properties.laws.premises import (
 from properties.strategies import (
     Setting,
     at_temperature,
-    channel_count,
     logits_of,
     noise,
     params_of,
     seeds,
     streams,
+    width_among,
 )
 
 
@@ -107,12 +107,20 @@ def some_tokens(setting: Setting) -> st.SearchStrategy[int]:
     return st.sampled_from(TOKENS).map(lambda count: min(count, setting.max_tokens))
 
 
+MANY_CHANNELS = 130
+
+
+def some_channels(setting: Setting) -> st.SearchStrategy[int]:
+    """A number of channels: fewer than a vectorised load takes, or more than a tile has, and than two of them."""
+    return width_among(setting, 2, 1, 3, 7, 64, MANY_CHANNELS)
+
+
 @st.composite
 def poisoned_cases(draw: DrawFn, setting: Setting) -> Case:
     """A state of some tokens, one of which has a NaN or an infinity, and a number that says
     where parameters have one."""
     n = draw(streams(setting, 1, 4))
-    channels, tokens = draw(channel_count(setting, 7)), draw(some_tokens(setting))
+    channels, tokens = draw(some_channels(setting)), draw(some_tokens(setting))
     x = torch.tensor(noise(draw(seeds), tokens, n, channels)).to(setting.dtype)
     poisoned = draw(st.integers(0, tokens - 1))
     where = draw(st.tuples(st.integers(0, n - 1), st.integers(0, channels - 1)))
@@ -182,7 +190,7 @@ def poisoned_parameters_show(trial: Trial, x: Tensor, params: Params, turn: int)
 @st.composite
 def poisoned_stacks(draw: DrawFn, setting: Setting) -> Case:
     """One stream of some tokens, one of which has a NaN, two layers, and a head where there is one."""
-    n, channels, tokens = draw(streams(setting, 1, 4)), draw(channel_count(setting, 7)), draw(some_tokens(setting))
+    n, channels, tokens = draw(streams(setting, 1, 4)), draw(some_channels(setting)), draw(some_tokens(setting))
     h = torch.tensor(noise(draw(seeds), tokens, channels)).to(setting.dtype)
     poisoned = draw(st.integers(0, tokens - 1))
     h[poisoned, draw(st.integers(0, channels - 1))] = float("nan")
@@ -272,7 +280,7 @@ def poison_reaches_h_res(trial: Trial, case: Case) -> None:
 @st.composite
 def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Some tokens, one of which has a NaN or an infinity in one of its factors."""
-    n, channels, seed = draw(streams(setting)), draw(channel_count(setting, 7)), draw(seeds)
+    n, channels, seed = draw(streams(setting)), draw(width_among(setting, 2, 1, 3, 7)), draw(seeds)
     dtype = setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n))
     tokens = draw(some_tokens(setting))
@@ -297,11 +305,19 @@ def poison_passes_pre_and_post(trial: Trial, case: Case) -> None:
     is infinity times 0.
     """
     which = case.which if "which" in case else "x"  # a file of an earlier release has it in the state
-    for call in calls.mixtures(trial, case):
-        every = in_every_mode(trial, call.method, *call.given)
-        asked = call.method == "post" or which in ("x", "h_post")  # h_pre is made of h_post
-        for mode, out in every.items():
-            is_neither_hidden_nor_spread(trial, f"{call.method}{mode}", out, case.poisoned, asked)
+    for wider in (case, with_many_channels(case, trial.implementation.channel_multiple)):
+        for call in calls.mixtures(trial, wider):
+            every = in_every_mode(trial, call.method, *call.given)
+            asked = call.method == "post" or which in ("x", "h_post")  # h_pre is made of h_post
+            for mode, out in every.items():
+                what = f"{call.method} of {wider.x.shape[-1]} channels{mode}"
+                is_neither_hidden_nor_spread(trial, what, out, case.poisoned, asked)
+
+
+def with_many_channels(case: Case, multiple: int) -> Case:
+    """The state and the branch output with their channels over and over: more than a tile has, and than two of them."""
+    width = -(-MANY_CHANNELS // multiple) * multiple
+    return case.with_(**{k: one[..., torch.arange(width) % one.shape[-1]] for k, one in (("x", case.x), ("y", case.y))})
 
 
 @st.composite

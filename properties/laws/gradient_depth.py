@@ -70,8 +70,10 @@ DEEP = 10
 
 @st.composite
 def deep_pulls(draw: DrawFn, setting: Setting) -> Case:
-    """A state of one token, up to ten blocks whose gates are nearly closed, and a cotangent."""
-    return draw(quiet_pulls(setting, draw(as_deep_as(DEEP)), 1))
+    """A state of one token, up to ten blocks whose gates are nearly closed, with one branch for all of them or one for
+    each, and a cotangent."""
+    case = draw(quiet_pulls(setting, draw(as_deep_as(DEEP)), 1))
+    return case.with_(branches=case.branches[:1] * len(case.branches)) if draw(st.booleans()) else case
 
 
 @st.composite
@@ -160,7 +162,7 @@ def judge_pullback(trial: Trial, case: Case) -> None:
     """Hold the gradients of a case of `layered_pulls` to the truth's."""
 
     def run(target: Implementation, x: Tensor, *parts: Tensor) -> Any:
-        return target.layers(x, regrouped(parts, case.params), case.branches)
+        return target.layers(x, regrouped(parts, case.params), each_once(case.branches))
 
     given = [part for one in case.params for part in present(one)]
     got = trial.pull("layers", [case.x, *given], [case.cotangent], run)
@@ -169,6 +171,21 @@ def judge_pullback(trial: Trial, case: Case) -> None:
     state, bar = Approx.exact(case.x), Approx.exact(case.cotangent)
     found = bounds.pullback.layers(state, case.params, case.branches, bar, dialect, r)
     judge_layers(trial, case, got, exact, "x", found[0].x, found)
+
+
+def each_once(branches: Sequence[BranchSpec]) -> list[BranchSpec]:
+    """The branches, of which those that are alike are one object, as in a looped transformer."""
+    found: list[BranchSpec] = []
+    for one in branches:
+        found.append(next((other for other in found if other.kind == one.kind and same_weight(one, other)), one))
+    return found
+
+
+def same_weight(one: BranchSpec, other: BranchSpec) -> bool:
+    """Whether two branches have the same weight."""
+    if one.weight is None or other.weight is None:
+        return one.weight is other.weight
+    return torch.equal(one.weight, other.weight)
 
 
 @about.layers(
@@ -182,7 +199,8 @@ def judge_pullback(trial: Trial, case: Case) -> None:
 def every_layer_learns(trial: Trial, case: Case) -> None:
     """The gradients of up to ten blocks by the state and by the parameters of every layer are exact.
 
-    Tables of layers end, boundaries recur, and a backward pass may be cut behind the fourth. Gates that are nearly
+    Tables of layers end, boundaries recur, and a backward pass may be cut behind the fourth. What it needs may be kept
+    by its branch, which several layers share. Gates that are nearly
     closed keep the errors of a state out of the logits of the next layer, so that something is claimed of each. The
     rounding of a float64 reference is in the bound (`Rounding.of`).
     """
@@ -319,7 +337,7 @@ def every_token_pulls_back_through_a_stack(trial: Trial, case: Case) -> None:
 def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
     """A stack whose mappings depend on biases alone, whose branches scale every channel, and a cotangent."""
     n = draw(streams(setting, 1, 4))
-    channels = draw(channel_count(setting, 7))
+    channels = draw(width_among(setting, 1, 2, 3, 7, 70, 130))
     depth = draw(st.integers(1, 3))
     head = end_of(setting.dialect).HEAD
     every = tuple(draw(params_of(setting, n, channels, patterns=TAME)) for _ in range(depth + head))

@@ -173,7 +173,7 @@ def poison_passes_layers(trial: Trial, case: Case) -> None:
 @st.composite
 def poisoned_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Some tokens, for post and for pre, and cotangents with a poison in one."""
-    n, channels = draw(streams(setting)), draw(width_among(setting, 3, 1, 35))
+    n, channels = draw(streams(setting)), draw(width_among(setting, 3, 1, 35, 130))
     tokens, seed = draw(some_tokens(setting)), draw(seeds)
     shapes = ((n, channels), (channels,), (n,), (n, n), (n, channels), (channels,))
     x, y, h_post, h_res, *bars = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))

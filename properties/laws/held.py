@@ -19,7 +19,7 @@ from properties.core.implementation import Implementation
 from properties.core.living import Living
 from properties.core.trial import Trial, same_bits
 from properties.laws import errors
-from properties.laws.calls import Call, Place, flooded, kept
+from properties.laws.calls import MANY, Call, Place, flooded, kept
 
 FURTHER = 24
 """Calls of the same shapes after the one whose output is held: buffers come in rings of 2, 4, 8 and 16."""
@@ -60,8 +60,58 @@ def varied(call: Call, given: Sequence[Any], mode: str, turn: int = 0, tokens: i
     return found
 
 
+SHARED = 3
+"""Blocks whose branch returns the same tensor, and calls of many tokens, in each mode."""
+CROWDS = 70, MANY
+"""Numbers of tokens from which on outputs have a buffer perhaps: of the batches that graphs are recorded for, and of
+what is large."""
+
+
+def large_ones_outlive_further_calls(trial: Trial, call: Call) -> None:
+    """What a call of many tokens returned, and handed to its branches, is not changed by two others of the same shapes,
+    in any mode."""
+    most = trial.implementation.max_tokens
+
+    def run(target: Implementation, place: Place) -> Any:
+        placed = map_tensors(call.given, place)
+
+        def moved(mode: str, count: int) -> int:
+            held: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
+
+            def keeping(branch: BranchSpec, u: Tensor) -> Tensor:
+                held.append(((u,), kept((u,))))
+                return branch(u)
+
+            given = lasting(placed)
+            with _under(mode):
+                for k in range(SHARED):
+                    own = map_branches(varied(call, given, mode, k, count), lambda one: partial(keeping, one))
+                    outputs = call.on(target, own)
+                    held.append((outputs, kept(outputs)))
+            return sum(_moved(*one) for one in held)
+
+        return tuple(moved(mode, min(count, most)) for mode in (*modes(trial), INFERENCE) for count in CROWDS)
+
+    every = [(mode, min(count, most)) for mode in (*modes(trial), INFERENCE) for count in CROWDS]
+    for (mode, count), changed in zip(every, trial.observe(call.method, run), strict=True):
+        what = f"what {SHARED} calls of {call.method} of {count} tokens gave, and handed to branches{mode}, all held"
+        trial.holds(what, not changed, f"{changed} changed by later calls", "as returned", kind="memory")
+
+
+def map_branches(given: Sequence[Any], change: Callable[[BranchSpec], Any]) -> tuple[Any, ...]:
+    """The arguments of a call with other branches."""
+    every: list[Any] = []
+    for one in given:
+        several = isinstance(one, tuple) and any(isinstance(part, BranchSpec) for part in one)
+        each = tuple(change(part) for part in one) if several else one
+        every.append(change(one) if isinstance(one, BranchSpec) else each)
+    return tuple(every)
+
+
 def outlives_further_calls(trial: Trial, call: Call) -> None:
-    """What a call returned is not changed by many others, of the same shapes and of new ones, in any mode."""
+    """What a call returned is not changed by many others, of the same shapes and of new ones, in any mode; nor what one
+    of many tokens did."""
+    large_ones_outlive_further_calls(trial, call)
     most = trial.implementation.max_tokens
 
     def run(target: Implementation, place: Place) -> Any:
@@ -141,10 +191,6 @@ def branch_inputs_outlive_further_calls(trial: Trial, call: Call) -> None:
         of = "blocks" if call.method == "block" else f"calls of {call.method}"
         what = f"what {FURTHER} {of} one after the other handed to their branches{mode}, all of it held"
         trial.holds(what, not changed, f"{changed} changed by what followed", "as handed over", kind="memory")
-
-
-SHARED = 3
-"""Blocks whose branch returns the same tensor, in each mode."""
 
 
 def leaves_branch_outputs_alone(trial: Trial, call: Call) -> None:

@@ -17,7 +17,7 @@ from properties.laws.pulls import Pulled
 
 def is_that_of_its_parts(trial: Trial, pulled: Pulled) -> None:
     """Compare the gradients of a batch with those of the same tokens on two axes, which lie in memory in either order,
-    and in parts."""
+    and in parts; and whether a backward pass of so many writes to its cotangents, which are those of others as well."""
     count = pulled.inputs[0].shape[0]
     middle = (count + 1) // 2
     spans = [(0, middle), *([(middle, count)] if middle < count else [])]
@@ -32,7 +32,13 @@ def is_that_of_its_parts(trial: Trial, pulled: Pulled) -> None:
             every = (*tokens, *map(place, pulled.inputs[pulled.by_token :]))
             given = [one.clone().requires_grad_(asked(k)) for k, one in enumerate(every)]
             outputs = pulled.function(target, given)
-            return pulled_back(outputs, given, [arrange(place(bar).clone()) for bar in pulled.cotangents])
+            bars = [arrange(place(bar).clone()) for bar in pulled.cotangents]
+            before = [bar.clone() for bar in bars]
+            found = pulled_back(outputs, given, [*bars])
+            unwritten.extend(torch.equal(bar, as_before) for bar, as_before in zip(bars, before, strict=True))
+            return found
+
+        unwritten: list[bool] = []
 
         whole = gradients(lambda one: one)
         paired = gradients(lambda one: one.reshape(*pair, *one.shape[1:]))
@@ -50,9 +56,11 @@ def is_that_of_its_parts(trial: Trial, pulled: Pulled) -> None:
             tuple(one.reshape(before.shape) for one, before in zip(found, whole, strict=False))
             for found in (paired, turned)
         )
-        return tuple(whole), shaped, other, tuple(joined), tuple(alone)
+        return tuple(whole), shaped, other, tuple(joined), tuple(alone), all(unwritten)
 
-    whole, paired, turned, joined, alone = trial.observe(pulled.method, run)
+    whole, paired, turned, joined, alone, unwritten = trial.observe(pulled.method, run)
+    of = f"the cotangents of {pulled.method} for {count} tokens after its backward pass"
+    trial.holds(of, unwritten, "changed", "as before", kind="memory")
     whole_errors = pulled.errors(pulled.cotangents)
     part_errors = _of_parts(pulled, spans) if trial.rounding.stores_in_state else whole_errors
     for k, (name, error, of_parts) in enumerate(zip(pulled.names, whole_errors, part_errors, strict=True)):
