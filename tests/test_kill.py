@@ -39,7 +39,7 @@ ONE_KIND = {
         *("cotangent-flushed", "recomputed-from-clamped-logits", "gate-gradient-overflows", "four-layers-learn"),
         *("gates-detached", "carry-gate-detached", "attention-backward-without-mean"),
         *("shut-gates-never-learn", "head-of-the-last-chunk", "branch-drawn-again", "gradient-of-64-tiles"),
-        *("norm-clamp-lets-through", "mean-detached"),
+        *("norm-clamp-lets-through", "mean-detached", "shared-branch-learns-once"),
     ),
     "each factor, term and sum has a value of its own, which only the declared formula knows": ("pre-in-state-dtype",),
     "the weights of a branch are reached by no law but one, which knows their gradient": (
@@ -55,7 +55,8 @@ ONE_KIND = {
         *("frozen-phi-stops-gates", "gradient-fused-into-grad", "saved-zero-strides-ignored"),
         *("layers-sharing-phi-learn-once",),
         *("streams-first-by-shape", "head-phi-strides-ignored", "layers-read-as-they-lie", "layers-in-place"),
-        *("end-added-up-while-tuned",),
+        *("end-added-up-while-tuned", "layers-packed-by-the-first", "cotangent-of-many-tokens-overwritten"),
+        "stack-gradient-of-64-channels",
     ),
     "a sum in coarser parts is off by what only the declared formula and its bound can tell": (
         *("partial-logits-in-bfloat16", "partial-squares-in-bfloat16", "products-of-many-tokens-in-bfloat16"),
@@ -86,6 +87,7 @@ ONE_KIND = {
         *("branch-reads-the-state-itself", "shut-mappings-handed-out"),
         *("states-of-layers-collected", "end-in-a-buffer", "queue-while-recorded"),
         *("refused-call-leaves-autograd-off", "refused-call-leaves-the-default-dtype"),
+        "matrices-of-64-tokens-in-a-buffer",
     ),
     "right but for sizes, for what was called before, or for how it is called, at which the oracle looks": (
         *("max-not-subtracted-without-gradients", "cotangent-offset-ignored"),
@@ -100,7 +102,10 @@ ONE_KIND = {
         *("last-tile-of-wide-tokens-halved", "transposed-phi-of-many-tokens", "views-of-128-tokens"),
         *("four-wide-streams-of-512-channels-backwards", "bfloat16-step-of-2048-tokens-learns"),
         *("norm-without-weight-leaves-a-lane-out", "tokens-of-a-tile-pass-many-layers"),
-        "state-gradient-of-128-channels-beside-frozen-parameters",
+        *("state-gradient-of-128-channels-beside-frozen-parameters", "step-of-128-channels"),
+        *("cotangent-of-a-sum-in-one-tile", "second-backward-of-many-tokens-is-zero", "one-mapping-of-a-tile-learns"),
+        *("branch-rows-of-64-tokens", "branches-of-many-streams-end-after-twelve-layers"),
+        *("branches-end-after-24-layers-of-bfloat16", "dead-channels-are-padding"),
     ),
     "shows in what is tuned alone, whose values the oracle knows": (
         *("norm-reads-entry-eps", "tuned-in-place", "tuned-from-the-preset"),
@@ -109,6 +114,7 @@ ONE_KIND = {
     "shows at poisoned inputs alone, where there is no value to compare": (
         *("nan-hidden", "cotangent-nan-hidden", "update-hides-nan-backwards", "branch-nan-dropped"),
         *("nan-of-a-tile", "parameter-gradients-made-finite", "nan-hidden-without-gradients"),
+        "nan-hidden-in-wide-states",
     ),
     "shows under one circumstance alone, which one law makes": (
         *("tokens-above-1024-unwritten", "log-domain-declared", "starved-gradient-lost", "maximum-over-the-padding"),

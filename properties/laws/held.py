@@ -85,7 +85,9 @@ def large_ones_outlive_further_calls(trial: Trial, call: Call) -> None:
             given = lasting(placed)
             with _under(mode):
                 for k in range(SHARED):
-                    own = map_branches(varied(call, given, mode, k, count), lambda one: partial(keeping, one))
+                    own = varied(call, given, mode, k, count)
+                    if trial.implementation.in_process:  # a branch that keeps what it reads cannot be sent elsewhere
+                        own = map_branches(own, lambda one: partial(keeping, one))
                     outputs = call.on(target, own)
                     held.append((outputs, kept(outputs)))
             return sum(_moved(*one) for one in held)

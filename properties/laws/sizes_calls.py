@@ -222,7 +222,7 @@ def _pulled_as_used(
         if layout in ALONE:
             return outputs[ALONE.index(layout)]
         learning = [one for one in outputs if one.requires_grad]
-        own = [bar.to(one) for one, bar in zip(outputs, bars, strict=True) if one.requires_grad]
+        own = [bar.to(one).clone() for one, bar in zip(outputs, bars, strict=True) if one.requires_grad]
         try:
             if learning:
                 torch.autograd.grad(learning, given, own, retain_graph=True, allow_unused=True)

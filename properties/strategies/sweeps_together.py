@@ -130,8 +130,8 @@ def layer_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
             yield Run(setting.width(BEYOND), n, some(setting, reach, (2,)), two, look=HOLLOW)
         for k in (k for k in setting.streams if k != n and k <= MANY):
             yield Run(four, k, (1,), depths(reach, DEEP[1:]))
-        if setting.dtype.itemsize == 2 and reach.models:
-            yield Run(setting.width(1), n, (1,), DEEP_OF_SHORT)
+    if setting.dtype.itemsize == 2 and reach.layers >= 24:
+        yield Run(setting.width(1), n, (1,), DEEP_OF_SHORT)
     if lying(setting):
         yield Run(four, n, some(setting, reach, (3, 70)), two, layout=ROWS)
         yield Run(four, n, some(setting, reach, (6, 34)), two, layout=CUT)
