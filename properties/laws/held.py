@@ -113,7 +113,6 @@ def map_branches(given: Sequence[Any], change: Callable[[BranchSpec], Any]) -> t
 def outlives_further_calls(trial: Trial, call: Call) -> None:
     """What a call returned is not changed by many others, of the same shapes and of new ones, in any mode; nor what one
     of many tokens did."""
-    large_ones_outlive_further_calls(trial, call)
     most = trial.implementation.max_tokens
 
     def run(target: Implementation, place: Place) -> Any:
@@ -151,6 +150,7 @@ def outlives_further_calls(trial: Trial, call: Call) -> None:
             "as returned",
             kind="memory",
         )
+    large_ones_outlive_further_calls(trial, call)
 
 
 def _moved(outputs: Sequence[Tensor], copies: Sequence[Tensor]) -> int:

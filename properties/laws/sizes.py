@@ -21,6 +21,7 @@ from properties.laws.sizes_calls import (
     STACK,
     swept,
 )
+from properties.strategies import sweeps_pairwise as pairwise
 from properties.strategies import sweeps_together as together
 from properties.strategies.sweeps import (
     channel_runs,
@@ -53,14 +54,14 @@ PRODUCTS = (
 )
 """Those of what has products with phi."""
 
-PROJECTED = swept("project", coarser, stream_runs, looks, looks_along)
-MAPPED = swept("mappings", *PRODUCTS)
-MIXED = swept("mixture", *EVERY, mass_runs)
-PASSED = swept("block", *PRODUCTS, together.branch_runs)
-EXPANDED = swept("expand", *EVERY)
-COLLAPSED = swept("collapse", *PRODUCTS[:-1], together.head_runs)
-LAYERED = swept("layers", layer_runs, together.layer_runs, layered=True)
-STACKED = swept("stack", layer_runs, together.layer_runs, layered=True)
+PROJECTED = swept("project", coarser, stream_runs, looks, looks_along, pairwise.MATRICES)
+MAPPED = swept("mappings", *PRODUCTS, pairwise.PRODUCTS)
+MIXED = swept("mixture", *EVERY, mass_runs, pairwise.MIXTURES)
+PASSED = swept("block", *PRODUCTS, together.branch_runs, pairwise.BLOCKS)
+EXPANDED = swept("expand", *EVERY, pairwise.MIXTURES)
+COLLAPSED = swept("collapse", *PRODUCTS[:-1], together.head_runs, pairwise.ends)
+LAYERED = swept("layers", layer_runs, together.layer_runs, pairwise.LAYERS, layered=True)
+STACKED = swept("stack", layer_runs, together.layer_runs, pairwise.LAYERS, layered=True)
 WHOLE = swept("block", whole_runs)
 
 

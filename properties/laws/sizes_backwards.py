@@ -26,6 +26,7 @@ from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.laws.sizes import ONCE
 from properties.laws.sizes_calls import Named, Stage, pulled, swept
 from properties.laws.sizes_layouts import layout_of, returning
+from properties.strategies import sweeps_pairwise as pairwise
 from properties.strategies import sweeps_together as together
 from properties.strategies.sweep_inputs import BACKWARDS
 from properties.strategies.sweeps_backwards import block_runs, depth_runs, matrix_runs, mixture_runs, product_runs
@@ -233,10 +234,10 @@ BY_LAYER = frozenset(f"{name} of layer {layer}" for name in OF_PARAMETERS for la
 # Depths are swept forwards with gradients at fewer numbers of layers than here.
 LAYERS = Stage("layers", _layers, _layered, _layers_exactly, BY_LAYER, sizes_calls.LAYERS, recorded=0)
 
-PROJECTED = swept("project" + BACKWARDS, matrix_runs, together.matrices_back)
-MAPPED = swept("mappings" + BACKWARDS, product_runs, together.mappings_back)
-MIXED = swept("mixture" + BACKWARDS, mixture_runs, together.mixtures_back)
-PASSED = swept("block" + BACKWARDS, block_runs, together.blocks_back)
+PROJECTED = swept("project" + BACKWARDS, matrix_runs, together.matrices_back, pairwise.MATRICES_BACK)
+MAPPED = swept("mappings" + BACKWARDS, product_runs, together.mappings_back, pairwise.PRODUCTS_BACK)
+MIXED = swept("mixture" + BACKWARDS, mixture_runs, together.mixtures_back, pairwise.MIXTURES_BACK)
+PASSED = swept("block" + BACKWARDS, block_runs, together.blocks_back, pairwise.BLOCKS_BACK)
 LAYERED = swept("layers" + BACKWARDS, depth_runs, together.layers_back, layered=True)
 EMITS = tuple(Emits(part) for part in ("pre", "post", "res"))
 

@@ -21,6 +21,7 @@ from properties.laws import about, sizes_calls
 from properties.laws.sizes import ONCE
 from properties.laws.sizes_backwards import OF_PARAMETERS, by_name, parameter_names, running
 from properties.laws.sizes_calls import Named, Stage, pulled, swept
+from properties.strategies import sweeps_pairwise as pairwise
 from properties.strategies import sweeps_together as together
 from properties.strategies.sweep_inputs import BACKWARDS
 from properties.strategies.sweeps_backwards import mixture_runs, product_runs
@@ -79,8 +80,8 @@ def _begin_exactly(truth: Truth, case: Case) -> Named:
 
 EXPAND = Stage("expand", _begin, _begun, _begin_exactly, forth=sizes_calls.EXPAND)
 
-ENDED = swept("collapse" + BACKWARDS, product_runs, together.ends_back)
-BEGUN = swept("expand" + BACKWARDS, mixture_runs, together.called_back)
+ENDED = swept("collapse" + BACKWARDS, product_runs, together.ends_back, pairwise.ends_back)
+BEGUN = swept("expand" + BACKWARDS, mixture_runs, together.called_back, pairwise.MIXTURES_BACK)
 
 
 @about.collapse("sizes.ends-pull-back", "oracle", ENDED.draw, differentiable, schedule=ONCE, sweep=ENDED.sweep)
