@@ -26,6 +26,7 @@ from properties.core.deviant import Deviant, through
 from properties.core.implementation import Implementation
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, Subject, examine
+from properties.guards.surroundings import drawn_alike
 from properties.strategies import Setting
 from properties.strategies.long_sums import TERMS, gathered, long_sums
 
@@ -49,7 +50,8 @@ def drawn(dialect: Dialect, dtype: torch.dtype, number: int, streams: tuple[int,
     def collect(case: Case) -> None:
         found.append(case)
 
-    collect()
+    with drawn_alike():
+        collect()
     return found
 
 

@@ -17,6 +17,7 @@ from mhc_ref import DEEPSEEK_V4, PAPER, Dialect, project
 from mhc_ref.block import gated_logits
 from properties.core.case import Case, map_tensors
 from properties.core.trial import wide
+from properties.guards.surroundings import drawn_alike
 from properties.laws.gradient import projection_pulls
 from properties.laws.gradient_block import block_pulls
 from properties.laws.gradient_depth import constant_stacks, layered_pulls
@@ -60,8 +61,9 @@ def sample(name: str) -> tuple[Case, ...]:
     def draw(case: Case) -> None:
         found.append(case)
 
-    for run in range(RUNS):
-        seed(run)(draw)()
+    with drawn_alike():
+        for run in range(RUNS):
+            seed(run)(draw)()
     return tuple(found)
 
 
