@@ -196,14 +196,14 @@ def test_layers_see_thousands_of_tokens() -> None:
 
 
 def test_where_streams_are_zero_cotangents_fade_as_well() -> None:
-    points = {point.apart: point for point in visited("mixing-pulls-back", (4,))}
-    both = next(point for said, point in points.items() if SAID["silent"] in said and SAID[FADING] in said)
+    points = visited("mixing-pulls-back", (4,))
+    both = next(point for point in points if SAID["silent"] in point.apart and SAID[FADING] in point.apart)
     case = both.whole.case
     assert bool((case.x[::3, -1] == 0).all())
     assert bool((case.x[PADDED:] == 0).all())
     assert bool((case.x[:PADDED] != 0).any())
     assert case.cotangents[0][3].abs().max() < 1e-6 * case.cotangents[0][4].abs().max()
-    assert max(point.size.tokens * point.size.channels for point in points.values()) > 1 << 16
+    assert max(point.size.tokens * point.size.channels for point in points) > 1 << 16
 
 
 class BareBackward(Deviant):
