@@ -1,4 +1,4 @@
-"""DeepSeek-V4 as transformers publishes it (5.23.0): `transformers.models.deepseek_v4.modeling_deepseek_v4`.
+"""DeepSeek-V4 as transformers publishes it (5.24.0): `transformers.models.deepseek_v4.modeling_deepseek_v4`.
 
 `DeepseekV4HyperConnection` computes the mappings and, with the pre mapping that it never returns, the branch input.
 What it does with them stands in `DeepseekV4DecoderLayer.forward`, two blocks a layer, so blocks are run through that.
@@ -62,6 +62,8 @@ class DeepseekV4(Tunable):
     below_one = "hc_sinkhorn_iters below 1 computes what 1 does"
     modeling: ClassVar[str] = "transformers.models.deepseek_v4.modeling_deepseek_v4"
     prefix: ClassVar[str] = "DeepseekV4"
+    configured: ClassVar[str] = ""
+    """The class of its configuration, where that has another name."""
 
     def __init__(self) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import; nothing here comes from a hub
@@ -100,7 +102,7 @@ class DeepseekV4(Tunable):
         return import_module(self.modeling)
 
     def _configuration(self, n: int, channels: int) -> Any:
-        made = getattr(self._library, f"{self.prefix}Config")
+        made = getattr(self._library, self.configured or f"{self.prefix}Config")
         return configuration(made, hidden_size=channels, hc_mult=n, **self._settings)
 
     def _connection(self, n: int, channels: int) -> nn.Module:

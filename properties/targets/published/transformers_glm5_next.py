@@ -1,4 +1,4 @@
-"""GLM-5 Next as transformers publishes it (5.23.0): `transformers.models.glm5_next.modeling_glm5_next`.
+"""GLM-5 Next as transformers publishes it (5.24.0): `transformers.models.glm5_next.modeling_glm5_next`.
 
 `Glm5NextTextHyperConnection` is generated from DeepSeek-V4's and is the same but for its name. The defaults have
 rms_norm_eps 1e-5, the streams are collapsed by their mean, and the decoder layer, with the same arithmetic in the

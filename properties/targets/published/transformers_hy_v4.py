@@ -1,4 +1,4 @@
-"""Hy4's iHC as transformers publishes it (5.23.0): `transformers.models.hy_v4.modeling_hy_v4`.
+"""Hy4's iHC as transformers publishes it (5.24.0): `transformers.models.hy_v4.modeling_hy_v4`.
 
 `HYV4HyperConnection` is DeepSeek-V4's without the mixing: every stream keeps to itself, phi has no columns for it, and
 h_post has an eps too. It returns h_post and, in place of a pre mapping, the branch input. `HYV4DecoderLayer.forward`
@@ -56,6 +56,14 @@ class HyV4(DeepseekV4):
     def _run(self, layer: nn.Module, own: Mapping[str, Tensor], streams: Tensor) -> Tensor:
         streams, _indices = functional_call(layer, dict(own), (streams,), strict=True)
         return streams
+
+
+class HyV4Vl(HyV4):
+    """`HYV4VLHyperConnection` of the model that sees, with its `HYV4VLDecoderLayer` and `HYV4VLHyperHead`."""
+
+    modeling: ClassVar[str] = "transformers.models.hy_v4_vl.modeling_hy_v4_vl"
+    prefix: ClassVar[str] = "HYV4VL"
+    configured: ClassVar[str] = "HYV4VLTextConfig"
 
 
 class Attention(Sublayer):

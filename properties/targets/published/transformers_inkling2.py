@@ -1,4 +1,4 @@
-"""The attention residuals of Inkling2 as transformers publishes them (5.23.0): `transformers.models.inkling2`.
+"""The attention residuals of Inkling2 as transformers publishes them (5.24.0): `transformers.models.inkling2`.
 
 The keys are what is read, and their norm has no weight; what is read is given in float32, whatever the sources are.
 Decoder layers cast their result to the dtype of the state; they are attention and more besides, and are not compared.
@@ -6,10 +6,11 @@ Decoder layers cast their result to the dtype of the state; they are attention a
 
 from __future__ import annotations
 
+import math
 import os
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,10 +26,23 @@ class Inkling2(AttentionResiduals):
     dialect = mhc_ref.ATTN_RES.with_(scaled=True, reads_normalised=True)
     dtypes = (torch.float32,)  # what it gives is float32
 
+    modeling: ClassVar[str] = "transformers.models.inkling2.modeling_inkling2"
+    prefix: ClassVar[str] = "Inkling2"
+
     def __init__(self) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import; nothing here comes from a hub
-        self._library: Any = import_module("transformers.models.inkling2.modeling_inkling2")
+        self._library: Any = import_module(self.modeling)
 
     def read(self, x: Tensor, query: Tensor) -> Tensor:
-        module = self._library.Inkling2BlockAttentionResidual(SimpleNamespace(hidden_size=x.shape[-1]))
-        return functional_call(module, {"query": query}, (x[..., :-1, :], x[..., -1, :]), strict=True)[0]
+        residual = getattr(self._library, f"{self.prefix}BlockAttentionResidual")
+        module = residual(SimpleNamespace(hidden_size=x.shape[-1], _attn_implementation="eager"))
+        sources = x.reshape(1, math.prod(x.shape[:-2]), *x.shape[-2:])
+        (got,) = functional_call(module, {"query": query}, (sources[..., :-1, :], sources[..., -1, :]), strict=True)
+        return got.reshape(*x.shape[:-2], x.shape[-1])
+
+
+class Inkling2Loop(Inkling2):
+    """`Inkling2LoopBlockAttentionResidual` with one query, of the model whose layers are passed several times."""
+
+    modeling: ClassVar[str] = "transformers.models.inkling2_loop.modeling_inkling2_loop"
+    prefix: ClassVar[str] = "Inkling2Loop"

@@ -1,4 +1,4 @@
-"""The residual gate of Muse Spark as transformers publishes it (5.23.0): `transformers.models.muse_spark`.
+"""The residual gate of Muse Spark as transformers publishes it (5.24.0): `transformers.models.muse_spark`.
 
 `MuseSparkResidualGate` makes alpha x + beta y of one stream, alpha and beta for each channel, from a parameter that it
 divides by `residual_gate_temperature`; `residual_gate_eps` is the floor of alpha^2. Its alpha is compared, each channel

@@ -1,4 +1,4 @@
-"""The gated residual of Qwen4-Exp as transformers publishes it (5.23.0): `transformers.models.qwen4_exp`.
+"""The gated residual of Qwen4-Exp as transformers publishes it (5.24.0): `transformers.models.qwen4_exp`.
 
 `Qwen4ExpTextGatedResidual` computes what a branch reads and the weights of what it gives back; one without those is
 the end of a stack. What is done with them stands in `Qwen4ExpTextDecoderLayer.forward`, in two lines that are repeated
