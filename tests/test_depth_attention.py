@@ -83,6 +83,7 @@ def test_both_vectors_are_asked_for_and_their_product_is_exact() -> None:
 def library(name: str) -> Implementation:
     places = {
         "transformers-inkling2": "transformers.models.inkling2.modeling_inkling2",
+        "transformers-inkling2-loop": "transformers.models.inkling2_loop.modeling_inkling2_loop",
         "nemo-automodel-kimi-k3": "nemo_automodel.components.models.kimi_k3.situ",
     }
     pytest.importorskip(places[name], reason=f"what {name} takes is not installed", exc_type=ImportError)
@@ -109,7 +110,7 @@ def compared(adapter: Implementation) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["transformers-inkling2", "nemo-automodel-kimi-k3"])
+@pytest.mark.parametrize("name", ["transformers-inkling2", "transformers-inkling2-loop", "nemo-automodel-kimi-k3"])
 def test_a_library_reads_as_the_reference(name: str) -> None:
     compared(library(name))
 
@@ -126,7 +127,7 @@ def test_a_kernel_reads_as_the_reference(name: str, package: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("law", ["depth.collapse-is-as-declared", "gradient.collapse-pulls-back-to-every-stream"])
-@pytest.mark.parametrize("name", ["transformers-inkling2", "nemo-automodel-kimi-k3"])
+@pytest.mark.parametrize("name", ["transformers-inkling2", "transformers-inkling2-loop", "nemo-automodel-kimi-k3"])
 def test_a_library_keeps_the_laws_of_an_end(name: str, law: str, tmp_path: Path) -> None:
     subject = Subject(name, library(name), torch.float32, torch.device("cpu"))
     profile = Profile(examples=10, derandomise=True, shrink=False)

@@ -22,10 +22,10 @@ from properties.targets import published
 SHAPES = ((1, 1), (2, 9), (4, 7), (5, 4))
 
 
-@pytest.fixture
-def adapter() -> Implementation:
+@pytest.fixture(params=["transformers-hy-v4", pytest.param("transformers-hy-v4-vl", marks=pytest.mark.slow)])
+def adapter(request: pytest.FixtureRequest) -> Implementation:
     pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
-    return published.build("transformers-hy-v4")
+    return published.build(request.param)
 
 
 def generic(shape: Sequence[int], seed: int = 0, sets: int = 1) -> tuple[Tensor, list[Params]]:

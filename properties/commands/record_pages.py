@@ -138,7 +138,7 @@ a search. This page is made by `python -m properties.commands.record_pages docs`
 """
 
 
-GREW = (("0.4.0", 48, 5, 17, 12), ("0.7.0", 58, 14, 30, 21))
+GREW = (("0.4.0", 48, 5, 17, 12), ("0.7.0", 59, 15, 30, 21))
 """Release, said in all, in part, tried, every law holds: before families of other designs were open, and after."""
 
 
