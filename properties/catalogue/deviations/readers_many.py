@@ -97,7 +97,7 @@ class LayersPackedByTheFirst(Deviant):
 
 
 def _copied(params: Params) -> Params:
-    return Params(*(None if part is None else part.detach().clone() for part in params))  # pyright: ignore[reportArgumentType]
+    return Params(*(None if part is None else part.detach().clone() for part in params))  # pyright: ignore[reportArgumentType]  # four parts
 
 
 def _alike(one: Params, other: Params) -> bool:
@@ -119,7 +119,7 @@ class SharedBranchLearnsOnce(Deviant):
     def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
         last = {id(branch): k for k, branch in enumerate(branches)}
         taught = [
-            one if last[id(branch)] == k else Params(*(None if part is None else part.detach() for part in one))  # pyright: ignore[reportArgumentType]
+            one if last[id(branch)] == k else Params(*(None if part is None else part.detach() for part in one))  # pyright: ignore[reportArgumentType]  # four parts
             for k, (one, branch) in enumerate(zip(params, branches, strict=True))
         ]
         return super().layers(x, taught, branches)
