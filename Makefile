@@ -56,7 +56,7 @@ bench: $(VENV)/installed-test
 snapshots: $(VENV)/installed-test
 	UPDATE_SNAPSHOTS=1 $(BIN)/pytest tests/test_terminal_snapshots.py -m slow
 
-# The published implementations, all of them, in an environment of their own. 21 minutes of CPU time: Triton is interpreted.
+# The published implementations, all of them, in an environment of their own. Triton is interpreted, which takes most of the time.
 conformance: $(VENV)-conformance/installed
 	$(VENV)-conformance/bin/mhc-properties conformance --out docs/conformance.json
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Branch, Params
+from properties.core.case import map_tensors
 from properties.core.deviant import Deviant
 from properties.core.slips import MUTATION, Slips, hands_on_nothing, mixes, reads_by_gates
 
@@ -97,7 +98,7 @@ class LayersPackedByTheFirst(Deviant):
 
 
 def _copied(params: Params) -> Params:
-    return Params(*(None if part is None else part.detach().clone() for part in params))  # pyright: ignore[reportArgumentType]  # four parts
+    return map_tensors(params, lambda part: part.detach().clone())
 
 
 def _alike(one: Params, other: Params) -> bool:
@@ -119,7 +120,7 @@ class SharedBranchLearnsOnce(Deviant):
     def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
         last = {id(branch): k for k, branch in enumerate(branches)}
         taught = [
-            one if last[id(branch)] == k else Params(*(None if part is None else part.detach() for part in one))  # pyright: ignore[reportArgumentType]  # four parts
+            one if last[id(branch)] == k else map_tensors(one, torch.detach)
             for k, (one, branch) in enumerate(zip(params, branches, strict=True))
         ]
         return super().layers(x, taught, branches)
