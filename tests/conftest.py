@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import tempfile
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
@@ -149,20 +150,46 @@ OF_CALLS = re.compile(
 """Laws about how a target is called, and how often: its sizes, modes, memory and layouts."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Seconds-long tests run in CI (profile ci), minutes-long ones where -m asks for them.
+    """Seconds-long tests run in CI (profile ci), minutes-long ones where -m asks for them, and so do most cases of a
+    test whose cases are of one kind (the marker one_in).
 
-    One arithmetic computes all references, and is called alike: the laws about calls are tried with one of them, in
-    float32 in the profile dev; in CI with the others in the dtypes whose sweeps are short.
+    One arithmetic computes all references, and is called alike: the laws about calls are tried with one of them in the
+    profile dev. In CI one in four is tried with the others, in their dtypes, of those that go through sizes none.
 
     Functions whose shapes are checked cannot be traced: that law is tried in a process of its own (test_device_laws).
     """
+    _thin_out(items)
     left = {item for item in items if "::device.traced-blocks-pull-back-alike[" in item.nodeid}
     if not config.option.markexpr:
-        waiting = ("slow", "thorough") if profile_name(config) == "dev" else ("thorough",)
+        dev = profile_name(config) == "dev"
+        waiting = ("slow", "thorough") if dev else ("thorough",)
         left |= {item for item in items if any(item.get_closest_marker(marker) for marker in waiting)}
         if not config.getoption("impl", None):
-            others = re.compile(r"\[ref:(?!PAPER-)" + ("" if profile_name(config) == "dev" else ".*-float32-"))
-            left |= {item for item in items if OF_CALLS.search(item.nodeid) and others.search(item.nodeid)}
+            others = [item for item in items if OF_CALLS.search(item.nodeid) and "[ref:PAPER-" not in item.nodeid]
+            left |= {item for item in others if dev or "::sizes." in item.nodeid or not _chosen(item, 4)}
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]
+
+
+def _thin_out(items: list[pytest.Item]) -> None:
+    """Of the cases of a test marked one_in(count) the first and one in so many are tried, the others are `thorough`.
+
+    Their names alone say which: they are the same in every run, and what is added beside them changes nothing. To take
+    every fourth, say, would leave out whole columns of a product whose rows are of four.
+    """
+    begun: set[str] = set()
+    for item in items:
+        of = item.get_closest_marker("one_in")
+        if of is None:
+            continue
+        name = item.nodeid.partition("[")[0]
+        if name in begun and not _chosen(item, of.args[0]):
+            item.add_marker("thorough")
+        begun.add(name)
+
+
+def _chosen(item: pytest.Item, count: int) -> bool:
+    """Whether it is one in so many, by its name."""
+    return zlib.crc32(item.nodeid.encode()) % count == 0

@@ -36,6 +36,7 @@ def test_a_law_names_deviations_on_which_it_can_be_tried(law: str) -> None:
         assert subjects(all_laws()[law], name), f"{law} does not apply to {name} in any preset"
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.slow
 @pytest.mark.parametrize(("law", "name"), CLAIMS)
 def test_a_law_holds_on_the_deviations_that_it_says_it_cannot_see(law: str, name: str, tmp_path: Path) -> None:

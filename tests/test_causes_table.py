@@ -43,6 +43,7 @@ def in_causes(name: str, workers: int = 1) -> Row:
     return row(f"{name}@{preset}", made, (name,), laws=of_prefixes(LAWS), examples=4, workers=workers)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_deviation_ends_in_one_cause_which_names_it(name: str) -> None:
@@ -58,6 +59,7 @@ def test_a_control_ends_in_no_cause(name: str) -> None:
     assert found.failed == 0
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("beside", "workers"),

@@ -38,7 +38,7 @@ def _causes(where: Path, workers: int) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.thorough  # two whole explanations: a minute and a half
 def test_two_workers_end_with_the_two_causes_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text(TWO)
     one, two = (_causes(tmp_path, workers) for workers in (0, 2))

@@ -241,6 +241,7 @@ def cases() -> Iterator[object]:
         yield pytest.param(group, id=name.strip("-"), marks=() if group[0].cheap else (pytest.mark.slow,))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("group", list(cases()))
 def test_commands_print_what_is_quoted(group: list[Section], tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def announced(report: Path) -> int:
 
 @linux
 @pytest.mark.parametrize(
-    "number", [pytest.param(n, marks=pytest.mark.slow if n in (1, 2) else pytest.mark.thorough) for n in range(20)]
+    "number", [pytest.param(n, marks=pytest.mark.slow if n == 1 else pytest.mark.thorough) for n in range(20)]
 )
 def test_a_run_that_is_ended_at_any_moment_loses_nothing(number: int, folder: Path) -> None:
     draw = random.Random(f"{SEED} {number}")

@@ -188,7 +188,10 @@ def test_on_another_device_no_argument_is_of_a_size_that_a_kernel_may_run_beyond
     call = Call("block", ("x", "params", "the branch"), given, (), tuple)
     found = [[one.what for one in surroundings.misfits(call, given, shapes)] for shapes in (True, False)]
     assert found == [
-        ["a phi of one row too many", "a branch that raises", "a branch that gives a channel too many"],
+        [
+            "a phi of one row too many",
+            *("a branch that raises", "a branch that is cancelled", "a branch that gives a channel too many"),
+        ],
         ["a branch that raises"],
     ]
 
@@ -318,7 +321,7 @@ def left_by(implementation: Implementation) -> str:
     ("wrong", "said"),
     [
         (SeedsPython(DEEPSEEK_V4), "the global generator of Python"),
-        (Queues(), "a block after calls"),
+        (Queues(), "a block after calls with arguments that do not fit"),
         (AsksForGradients(DEEPSEEK_V4), "the arguments"),
         (Evaluates(DEEPSEEK_V4), "the branch"),
         (Exits(DEEPSEEK_V4), ""),

@@ -212,6 +212,7 @@ def test_the_package_does_without_one_family(run: Callable[[str, str], Any]) -> 
     run(FAST, IMPORTS)
 
 
+@pytest.mark.one_in(8)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ALONE])
 def test_the_package_does_without_any_family(name: str, run: Callable[[str, str], Any]) -> None:

@@ -206,6 +206,7 @@ ROOMS = ("block.agrees-with-oracle", "coefficients.agrees-with-oracle", "depth.l
 """A law of each kind of thing that a family has a part in."""
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RIGHT if isinstance(RIGHT[name], Reference)])
 def test_blocks_and_stacks_of_what_is_right_are_not_accused(name: str, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_the_reference_holds_there_and_something_is_claimed(law: str, tmp_path: 
     assert found.claims > found.abstentions
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "name", "fewest"),

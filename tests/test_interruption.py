@@ -17,9 +17,11 @@ import pytest
 import torch
 from hypothesis import errors
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as checkpointed
 
 import mhc_ref
 from mhc_ref import PAPER, Branch, Params
+from properties.causes import Causes
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation
 from properties.core.law import Law, all_laws
@@ -234,6 +236,23 @@ def test_a_fault_of_our_branch_is_ours_whatever_the_target_makes_of_it(
     subject = Subject("some.py:target", branching(wrapped), torch.float32, torch.device("cpu"))
     with pytest.raises(HarnessError, match="branch raised ZeroDivisionError: in the branch"):
         examine(BLOCK, subject, QUICK, directory=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_branch_that_is_computed_again_may_be_ended_early(tmp_path: Path) -> None:
+    """torch's checkpointing raises from a hook on saved tensors once all of them are there, within our branch."""
+
+    def recomputed(branch: Branch, u: Tensor) -> Tensor:
+        y: Any = checkpointed(branch, u, use_reentrant=False)
+        return 1.01 * y
+
+    subject = Subject("some.py:target", branching(recomputed), torch.float32, torch.device("cpu"))
+    law = all_laws()["gradient.block-pulls-back-to-state-and-parameters"]
+    found = examine(law, subject, QUICK, directory=tmp_path, attribution=Causes(seconds=20))
+    assert found.status == "failed", found.reason
+    (cause,) = found.causes
+    assert cause.explanation, "who asks the target further questions calls its branch again backwards, too"
+    assert cause.explanation["fields"] == {"post_scale": 2.02}
 
 
 @pytest.mark.parametrize("whose", ["ours", "the target's"])

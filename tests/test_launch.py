@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from properties.commands.answering import calls_a_stranger
+from properties.guards.child import ended
 from properties.guards.stopping import STOPPING, Stopping
 from properties.plugin.gathering import JOURNAL, Gathering, Journal, entry
 from properties.plugin.launch import alone_in, launch
@@ -656,3 +657,17 @@ def test_a_handler_of_somebody_else_is_left_alone() -> None:
     finally:
         one.remove()
         signal.signal(signal.SIGTERM, kept)
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "words"),
+    [
+        (3, "", "exited with status 3"),
+        (-11, "", "was killed by SIGSEGV"),
+        (-9, "", "was killed by SIGKILL (out of memory?)"),
+        (-9, "SIGTERM", "was asked to end by SIGTERM, and was killed as it did not"),
+        (-15, "SIGTERM", "was killed by SIGTERM"),
+    ],
+)
+def test_how_a_process_ended_is_told_with_whoever_asked_it_to(status: int, asked: str, words: str) -> None:
+    assert ended(status, asked) == words

@@ -331,6 +331,7 @@ ARRANGED = (
 )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 5])
 @pytest.mark.parametrize("law", ARRANGED)
@@ -402,6 +403,7 @@ def holds_where_it_applies(law: str, target: Reference, directory: Path) -> None
     assert found.status == ("not-applicable" if said else "passed"), found.message
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("law", all_laws())
 def test_a_buffer_for_three_tokens_is_never_overrun(law: str, tmp_path: Path) -> None:
@@ -425,6 +427,7 @@ def of_many_tokens(law: str) -> bool:
     return bool(unfit) and not fit
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "law",
     [
@@ -599,3 +602,9 @@ def test_an_output_of_another_shape_than_its_fellow_is_a_broken_contract() -> No
     trial = Subject("ref", Reference(PAPER), torch.float64, torch.device("cpu")).trial()
     with pytest.raises(ContractBroken, match=r"h_res a second time has shape \(2, 2\); expected \(3, 3\)"):
         trial.within("h_res a second time", torch.zeros(2, 2), torch.zeros(3, 3), torch.ones(3, 3))
+
+
+def test_two_outputs_of_one_wrong_shape_are_a_broken_contract_and_no_fault_of_the_harness() -> None:
+    trial = Subject("ref", Reference(PAPER), torch.float64, torch.device("cpu")).trial()
+    with pytest.raises(ContractBroken, match=r"a block has shape \(2, 3, 4\); expected \(6, 4\)"):
+        trial.near("a block", torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), torch.ones(6, 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from properties.catalogue import controls
 from properties.catalogue.deviations import build
 from properties.catalogue.deviations.any_size import ScaledNorm
 from properties.core.deviant import DIM, Deviant, through
-from properties.core.implementation import Absent, Implementation, Reference
+from properties.core.implementation import Absent, Branch, Implementation, Reference
 from properties.core.law import all_laws
 from properties.core.truth import listed
 from properties.engine.runner import Profile, Subject, Verdict, examine
@@ -54,6 +55,38 @@ def judged(law: str, target: Implementation, where: Path, dtype: torch.dtype = t
 def test_a_slip_at_a_limit_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
     found = judged(SEEN_BY_LIMITS[name], build(name, PAPER), tmp_path)
     assert found.status == "failed", found.reason
+
+
+class LosesWhatTheLastBranchReads(Reference):
+    """Hands a NaN to the last branch, in the first channel."""
+
+    def _spoiled(self, branches: Sequence[Branch]) -> list[Branch]:
+        *others, last = branches
+
+        def read(u: Tensor) -> Tensor:
+            bad = u.clone()
+            bad[..., :1] = math.nan
+            return last(bad)
+
+        return [*others, read]
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        return super().block(x, params, *self._spoiled([branch]))
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        return super().layers(x, params, self._spoiled(branches))
+
+    def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        return super().stack(h, params, self._spoiled(branches))
+
+
+@pytest.mark.parametrize("law", [law for law in all_laws() if law.startswith(("block.", "depth."))])
+def test_a_nan_that_a_branch_was_handed_is_the_doing_of_the_target(law: str, tmp_path: Path) -> None:
+    """Its y is a NaN then, and so is any limit that is made of it: a law that takes itself for broken raises here."""
+    found = judged(law, LosesWhatTheLastBranchReads(PAPER), tmp_path)
+    if law == "depth.bounded-branches-grow-at-most-linearly":
+        assert found.status == "failed"
+        assert "the branch input of layer" in (found.message or "")
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,7 @@ def status(law: str, implementation: Implementation, dtype: torch.dtype, where: 
     return examine(all_laws()[law], Subject("target", implementation, dtype, CPU), profile, directory=where).status
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Logits, Squares])
 @pytest.mark.parametrize("split", [2, 8, 64])

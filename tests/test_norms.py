@@ -317,6 +317,7 @@ def test_a_wrong_layer_norm_is_seen(name: str, tmp_path: Path) -> None:
     assert judged(CENTRED[name], deviations.build(name, ALL), torch.float32, tmp_path) == "failed"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["", "norm-by-layer-norm", "norm-of-merged-chunks"])

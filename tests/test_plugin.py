@@ -104,7 +104,7 @@ def test_targets_of_one_name_get_ids_of_their_own(laws: pytest.Pytester) -> None
     assert found[:2] == [f"{LAW}[Right-float32-cpu]", f"{LAW}[others.py:Right-float32-cpu]"]
 
 
-@pytest.mark.parametrize(("profile", "most"), [("dev", 1), ("ci", 3)])
+@pytest.mark.parametrize(("profile", "most"), [("dev", 1), ("ci", 1), ("thorough", 3)])
 def test_without_targets_the_reference_is_verified(laws: pytest.Pytester, profile: str, most: int) -> None:
     result = verify(laws, "--collect-only", "-q", "--hypothesis-profile", profile)
     expected = {f"{LAW}[{target}-{dtype}-cpu]" for target, dtypes in DEFAULT_TARGETS.items() for dtype in dtypes[:most]}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from properties.guards.printable import message_of, name_of, printable, shown
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=())))
 def test_nothing_is_left_that_a_terminal_would_obey(text: str) -> None:
     found = printable(text, most=10**6)
@@ -19,6 +20,7 @@ def test_nothing_is_left_that_a_terminal_would_obey(text: str) -> None:
     found.encode()
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=("L", "N", "P", "S", "Zs"))))
 def test_what_can_be_shown_stays_as_it_is(text: str) -> None:
     assert printable(text, most=10**6) == text

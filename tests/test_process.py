@@ -433,9 +433,10 @@ def test_a_failure_is_named_and_the_next_call_is_answered(
     ],
 )
 def test_a_law_finds_it_with_its_input(server: str, tmp_path: Path, mode: str, law: str, found: str) -> None:
-    target = build(f"{server} {mode}")
+    target = build(f"{server} {mode}", Limits(memory=64 << 20, call_seconds=20))
     assert isinstance(target, Client)
-    target.session.process.limits = Limits(memory=64 << 20, call_seconds=0.2 if mode == "hanging" else 20)
+    if mode == "hanging":
+        target.session.process.limits = Limits(memory=64 << 20, call_seconds=0.2)
     failed = verdict(target, law, tmp_path)
     assert failed.status == "failed"
     assert failed.reason.startswith(found)

@@ -70,6 +70,75 @@ SEEN_BY_READERS = {
     "shared-branch-learns-once": "gradient.every-layer-learns",
     "cotangent-of-many-tokens-overwritten": "gradient.every-token-pulls-back-through-pre-and-post",
     "stack-gradient-of-64-channels": "gradient.constant-stacks-pull-back-as-they-push-forward",
+    "three-iterations-of-decoding-in-inference-mode": "execution.gradient-mode-does-not-matter",
+    "transposed-phi-on-two-axes": "execution.mappings-do-not-see-strides",
+    "sequences-from-the-fifth-on-stay": "mixing.post-is-the-declared-combination",
+    "nan-hidden-in-decoding": "execution.poison-is-neither-hidden-nor-spread",
+    "expanded-sequences-are-written-once": "execution.post-does-not-see-strides",
+    "layers-on-two-axes-teach-64-channels": "gradient.branches-of-layers-learn",
+    "one-sequence-learns-beside-frozen-parameters": "gradient.mappings-pull-back-however-they-are-called",
+    "weight-folded-for-many-tokens": "execution.mappings-have-no-memory",
+    "mappings-of-wide-states-in-a-workspace": "execution.mappings-have-no-memory",
+    "adapters-learn-from-one-tile": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "tuned-iterations-of-one-tile": "manifold.a-count-of-iterations-may-be-large",
+    "deterministic-sum-of-one-tile": "execution.deterministic-algorithms-do-not-matter",
+    "branch-output-of-many-tokens-spent": "execution.blocks-leave-what-their-branch-returns",
+    "many-tokens-saved-are-found-by-address": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "gates-of-many-tokens-in-the-default-dtype": "execution.default-dtypes-do-not-matter",
+    "dense-cotangent-read-as-it-lies": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "cotangent-of-one-stream-advances": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "quiet-call-overwrites-what-is-saved": "gradient.blocks-pull-back-however-they-are-called",
+    "what-is-saved-belongs-to-a-thread": "gradient.stacks-pull-back-however-they-are-called",
+    "workspace-released-by-the-first-backward-pass": "gradient.blocks-pull-back-however-they-are-called",
+    "output-kept-beside-the-graph": "gradient.projection-pulls-back-however-it-is-called",
+    "output-spent-by-the-backward-pass": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "branch-computed-again-from-what-it-left": "execution.branches-may-return-what-they-read",
+    "bias-packed-while-it-learns": "execution.mappings-have-no-memory",
+    "bias-of-a-model-packed-where-it-serves": "execution.mappings-have-no-memory",
+    "layers-packed-by-their-ends": "execution.layers-have-no-memory",
+    "branch-in-a-fork-of-the-generator": "execution.blocks-leave-their-surroundings",
+    "branch-inputs-of-layers-in-two-buffers": "execution.layers-outlive-further-calls",
+    "branch-output-read-as-the-state-lies": "execution.blocks-do-not-see-strides",
+    "layers-take-from-their-lists": "execution.layers-have-no-memory",
+    "branch-called-past-its-hooks": "execution.branches-may-return-what-they-read",
+    "own-output-is-a-workspace": "execution.blocks-leave-their-input-alone",
+    "nan-hidden-in-a-prompt": "execution.poison-is-neither-hidden-nor-spread",
+    "nan-hidden-behind-the-second-layer": "execution.poison-passes-a-stack",
+    "detached-branches-teach-nothing": "gradient.branches-learn",
+    "silent-branches-teach-nothing": "gradient.branches-learn",
+    "branches-of-a-frozen-weight-teach-nothing": "gradient.branches-learn",
+    "detached-branches-of-layers-teach-nothing": "gradient.branches-of-layers-learn",
+    "silent-branches-of-layers-teach-nothing": "gradient.branches-of-layers-learn",
+    "branches-of-layers-learn-from-one-tile": "gradient.branches-of-layers-learn",
+    "detached-branches-of-a-stack-teach-nothing": "gradient.branches-of-stacks-learn",
+    "silent-branches-of-a-stack-teach-nothing": "gradient.branches-of-stacks-learn",
+    "branch-inputs-of-layers-in-four-buffers": "execution.layers-outlive-further-calls",
+    "layers-before-the-last-four-learn-nothing": "gradient.branches-of-layers-learn",
+    "fifth-layer-reads-the-first-parameters": "execution.layers-have-no-memory",
+    "cotangent-of-a-full-tile-read-on": "gradient.blocks-pull-back-however-they-are-called",
+    "prompt-of-full-tiles-in-place": "execution.blocks-leave-their-input-alone",
+    "gradient-made-once-for-two-losses": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "slots-by-how-many-passes-wait": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "flag-left-by-a-pass-that-raised": "gradient.mappings-pull-back-however-they-are-called",
+    "gates-packed-beside-the-bias": "execution.mappings-have-no-memory",
+    "strides-of-the-first-layer": "depth.layers-take-any-batch",
+    "layers-of-one-storage-are-one": "depth.layers-take-any-batch",
+    "expanded-state-taught-by-its-last-stream": "gradient.mappings-pull-back-however-they-are-called",
+    "quiet-calls-freeze-what-they-read": "gradient.mappings-pull-back-however-they-are-called",
+    "phi-read-after-its-optimiser-has-stepped": "gradient.mappings-pull-back-however-they-are-called",
+    "layers-compute-as-autocast-has-it": "device.stacks-keep-their-precision-under-autocast",
+    "storage-of-a-parameter-moved": "execution.mappings-have-no-memory",
+    "slot-freed-with-the-output": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "padding-times-zero": "execution.mappings-do-not-see-strides",
+    "branch-reads-flat-tokens": "execution.branches-may-return-what-they-read",
+    "four-axes-unfolded-in-another-order": "depth.layers-take-any-batch",
+    "gates-left-by-an-interrupt": "execution.branches-may-pass-blocks-and-fail",
+    "gates-left-by-early-stop": "gradient.pre-and-post-pull-back-however-they-are-called",
+    "weight-folded-once-for-a-phi": "execution.layers-have-no-memory",
+    "head-tied-to-a-layer-learns-alone": "gradient.stacks-pull-back-however-they-are-called",
+    "weight-gradient-of-two-passes": "gradient.mappings-pull-back-however-they-are-called",
+    "head-columns-counted-as-of-a-layer": "depth.stacks-take-any-batch",
+    "stack-recomputed-with-other-masks": "gradient.stacks-pull-back-however-they-are-called",
 }
 """Hidden deviation -> a law that sees it."""
 SEEN_AT: dict[str, tuple[Any, ...]] = {
@@ -104,6 +173,13 @@ SEEN_AT: dict[str, tuple[Any, ...]] = {
     "branch-rows-of-64-tokens": ("sizes.blocks-pass", 70, 8),
     "branches-of-many-streams-end-after-twelve-layers": ("sizes.depths-pass", 1, 4),
     "dead-channels-are-padding": ("sizes.streams-are-mixed", 17, 130),
+    "masked-prompt-ends-the-backward-pass": ("sizes.mixing-pulls-back", 130, 130),
+    "tokens-after-padding-are-padding": ("sizes.tokens-and-channels-are-mapped", 33),
+    "padded-streams-of-128-channels-learn": ("sizes.mixing-pulls-back", 3, 130),
+    "dense-cotangent-of-128-channels-read-as-it-lies": ("sizes.mixing-pulls-back", 17, 130),
+    "full-tiles-read-an-expanded-cotangent-on": ("sizes.mixing-pulls-back", 64, 64),
+    "quiet-call-of-many-tokens-overwrites-what-is-saved": ("sizes.mixing-pulls-back", 130, 130),
+    "many-tokens-saved-belong-to-a-thread": ("sizes.mixing-pulls-back", 300, 8),
 }
 """Hidden deviation -> a law of sizes that sees it, and a number of tokens, or of tokens and channels, at which it
 does."""
@@ -130,6 +206,7 @@ OF_THE_PAPER = {
 """Those that make no difference for the other dialect, or show in another dtype: a law, and the dtype."""
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_BY_READERS)
 def test_what_a_reader_wrote_is_seen_by_its_law(name: str, tmp_path: Path) -> None:
@@ -175,6 +252,7 @@ def test_what_a_reader_wrote_is_seen_where_it_shows(name: str, tmp_path: Path) -
     assert judged(law, Reference(PAPER), tmp_path, dtype).status == "passed"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEEN_AT)
 def test_what_a_reader_wrote_is_seen_at_a_size_that_is_swept(name: str) -> None:
@@ -225,6 +303,7 @@ CIRCUMSTANCES = (
 )
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("law", CIRCUMSTANCES)
 @pytest.mark.parametrize(

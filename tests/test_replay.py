@@ -489,7 +489,19 @@ def subject_of(preset: str, dtype: str) -> Subject:
 
 
 NAMED = {*misfits.TENSORS, *misfits.MOST, *misfits.NUMBERS, *misfits.ORDERS, *misfits.CHOICES, "logits", "shift"}
-NAMED |= {"other", "cotangent", "cotangents", "params", "other_params", "head", "branch", "branches", "orders"}
+NAMED |= {
+    "layout",
+    "other",
+    "cotangent",
+    "cotangents",
+    "params",
+    "other_params",
+    "head",
+    "branch",
+    "branches",
+    "orders",
+    "weights",
+}
 NAMED |= {"poisoned", "poison", "place", "live", "bars", "bias", "weight", "dialect", *misfits.PAIRS}
 
 
@@ -504,6 +516,7 @@ def presets_in_dtypes() -> Iterator[Any]:
             yield pytest.param(preset, dtype, marks=[pytest.mark.thorough] if alike else [])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "dtype"), list(presets_in_dtypes()))
 def test_every_case_that_a_law_draws_fits_it(preset: str, dtype: str) -> None:
@@ -545,6 +558,7 @@ def spoiled(value: Any) -> list[Any]:
     return [None, "text", -value - 1, value + 2**40, float("nan"), True]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("family", "most"),
     [

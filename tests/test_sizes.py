@@ -591,6 +591,7 @@ def test_every_stage_is_taken_to_where_it_branches(
     assert smallest in f"{said.partition(', and below')[0]},", said
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 def test_a_correct_implementation_passes_every_size(law: str, tmp_path: Path) -> None:
@@ -603,6 +604,7 @@ def test_a_correct_implementation_passes_every_size(law: str, tmp_path: Path) ->
     assert "S(2) to T = 1100" in found.sizes
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "dtype"), list(zip(LAWS, itertools.cycle([torch.float64, torch.bfloat16, torch.float16]), strict=False))

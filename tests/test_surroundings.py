@@ -67,6 +67,7 @@ LAWS = (
 )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("surrounding", SURROUNDINGS)

@@ -41,6 +41,7 @@ ALIKE = {"EighteenIterations": "WrongEps", "Remembers": "Unexplained"}
 """What ends as another fault does, by another number: in a field of the dialect, and with nothing that explains it."""
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", [pytest.param(one, marks=[pytest.mark.thorough] if one in ALIKE else []) for one in FAULTS]

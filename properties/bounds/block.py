@@ -198,12 +198,13 @@ def returned(u: Approx, branch: BranchSpec, r: Rounding) -> Approx:
     y = branch(u.value)
     moved = torch.zeros_like(y)
     if branch.kind not in ("zero", "constant"):
-        moved = slope_of(branch, u.value.shape[-1]).abs() * u.error
+        depends = BranchSpec("scale", branch.weight) if branch.kind == "detached" else branch
+        moved = slope_of(depends, u.value.shape[-1]).abs() * u.error
     return Approx(y, moved + 2 * r.unit * y.abs())
 
 
 def slope_of(branch: BranchSpec, channels: int) -> Tensor:
-    """dF/du of a branch, [C]: constant, but for tanh, where it is what |dF/du| is at most."""
+    """dF/du of a branch, [C], as a gradient passes: constant, but for tanh, where it is what |dF/du| is at most."""
     ones = torch.ones(channels, dtype=torch.float64, device=place())
     if branch.kind == "identity":
         return ones

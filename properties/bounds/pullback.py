@@ -1,6 +1,6 @@
 """Gradients of a block, of its parts and of a stack, by states and by every parameter: the chain rule with its errors.
 
-A branch is one whose derivative is known: zero, identity, scale or constant. Tokens are on one axis.
+A branch is one whose derivative is known: zero, identity, scale, constant or detached. Tokens are on one axis.
 """
 
 from __future__ import annotations

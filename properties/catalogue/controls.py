@@ -7,7 +7,7 @@ a gate, the place of a division, the layout of a tensor or who writes the backwa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -347,6 +347,9 @@ class Tf32Truncated(Tf32):
 class AutocastLeft(LeavesAutocast):
     """What is computed is computed outside of torch.autocast, as declared."""
 
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        return super().layers(x, params, branches)  # its own, which laws of fused layers are asked of
+
 
 # The backward pass
 
@@ -358,6 +361,22 @@ class Recomputed(Deviant):
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         found: Any = checkpoint(super().mappings, x, params, use_reentrant=False)
         return found
+
+
+@control("branch-recomputed")
+class BranchRecomputed(Deviant):
+    """Branches are called again in the backward pass, by torch's checkpointing, which puts hooks on saved tensors up
+    around them, and ends them early."""
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        def of_a_copy(u: Tensor) -> Tensor:
+            return branch(u.clone())  # it may write to what it reads, and is called again
+
+        def recomputed(u: Tensor) -> Tensor:
+            y: Any = checkpoint(of_a_copy, u, use_reentrant=False)
+            return y
+
+        return super().block(x, params, recomputed if torch.is_grad_enabled() else branch)
 
 
 CATALOGUE: dict[str, Control] = {**CONTROLS, **NORMS}

@@ -85,7 +85,8 @@ def belongs(law: Law, subject: Subject, case: Case, broken: LawBroken, made: Dev
     if not isinstance(given, Trial):
         return None
     alike = like(made, subject.implementation)
-    other = Trial(alike, subject.dtype, subject.device, FloatTruth(subject.implementation.dialect))
+    truth = FloatTruth(subject.implementation.dialect)
+    other = Trial(alike, subject.dtype, subject.device, truth, axes=given.axes)
     also = judged(law, other, case)
     if given.unanswered or other.unanswered:
         return "shown" if _same_end(given, broken, other, also) and _same(given, other) else None
@@ -300,7 +301,7 @@ def tape_of(
 ) -> Trial | None:
     """What a law observes of an implementation until so many answers are on the tape; None where it does not get
     there."""
-    trial = _Observed(made, given.dtype, given.device, FloatTruth(given.dialect), varied=given.varied)
+    trial = _Observed(made, given.dtype, given.device, FloatTruth(given.dialect), varied=given.varied, axes=given.axes)
     trial.needed, trial.noise = count, noise
     try:
         law.judge(trial, case)

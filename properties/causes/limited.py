@@ -110,7 +110,7 @@ def _sizes(case: Case, subject: Subject) -> Iterator[tuple[int, int]]:
 
 def _holds(law: Law, subject: Subject, case: Case) -> bool:
     try:
-        law.judge(subject.trial(law), case)
+        law.judge(subject.trial(law, case), case)
     except (LawBroken, HarnessError, NoRoom):  # what the law cannot judge here is no argument for it
         return False
     return True

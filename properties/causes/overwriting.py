@@ -31,7 +31,7 @@ def overwritten(law: Law, subject: Subject, case: Case, broken: LawBroken) -> bo
         return False
 
     def holds(implementation: Any) -> bool:
-        trial = Trial(implementation, subject.dtype, subject.device, given.truth, varied=given.varied)
+        trial = Trial(implementation, subject.dtype, subject.device, given.truth, varied=given.varied, axes=given.axes)
         return judged(law, trial, case) is None
 
     return holds(copying) and not holds(target)

@@ -68,9 +68,9 @@ def page(rows: list[Row], place: str = "cpu") -> str:
     stopped = sum(row.stopped for row in rows)
     command = "make kill" if place == "cpu" else f"mhc-properties kill --device {place}"
     stopped_words = [
-        f"Of the rows {stopped} are of an earlier release and end at their second kill, of another kind, so that their",
-        f"counts are lower bounds; `{command}` tries all laws on all of them, and `mhc-properties kill --missing` on",
-        "these alone, in pieces with `--budget 2h`.",
+        f"Of the rows {stopped} were put to a part of the laws, or an earlier release ended them at their second kill.",
+        f"Their counts are lower bounds; `{command}` tries all laws on all of them, and",
+        "`mhc-properties kill --missing` on these alone, in pieces with `--budget 2h`.",
     ]
     text = [
         "# Kill matrix",

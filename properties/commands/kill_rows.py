@@ -56,8 +56,8 @@ class Row:
         errors: a harness error by law.
         exercised: the laws that applied.
         elsewhere: for each other dtype the law that sees it there, or the largest ratio of the laws above if none does.
-        stopped: whether an earlier release ended it at its second kill, so that `killed` is a part of the laws that see
-            it.
+        stopped: whether `killed` is a part of the laws that see it, as an earlier release ended it at its second kill,
+            or it was put to some laws alone.
     """
 
     name: str

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Mappings, Params, registry
 from mhc_ref.exact import Exact
+from mhc_ref.exact.numbers import value
 from mhc_ref.packing import logits_shape, streams_of_logits
 from properties.core.case import BranchSpec
 from properties.core.reads import mapping_shapes
@@ -220,6 +221,8 @@ class ExactTruth:
                 return list(u)
             if branch.kind == "scale":
                 return [number * mp.mpf(w) for number, w in zip(u, weight, strict=True)]
+            if branch.kind == "detached":
+                return [value(number) * mp.mpf(w) for number, w in zip(u, weight, strict=True)]
             if branch.kind in ("constant", "zero"):
                 return [mp.mpf(w if branch.kind == "constant" else 0.0) for w in weight]
             raise HarnessError(f"a law asks for the gradient of a {branch.kind} branch, which mpmath lacks here")

@@ -75,11 +75,8 @@ def handed(params: Params, stored: torch.dtype) -> Params:
     return Params(*(None if part is None else part.to(stored) for part in params))  # pyright: ignore[reportArgumentType]
 
 
-class Handing(Implementation):
-    """An implementation that is handed its parameters in the dtype of the state; `handing` makes one.
-
-    It offers the methods that the implementation itself offers, and derives what that derives, as it does.
-    """
+class InFront(Implementation):
+    """What stands in front of an implementation, declares what it declares, and has whatever else it has."""
 
     def __init__(self, given: Implementation) -> None:
         self.given = given
@@ -90,6 +87,13 @@ class Handing(Implementation):
         if name == "given":  # while a copy is made
             raise AttributeError(name)
         return getattr(self.given, name)
+
+
+class Handing(InFront):
+    """An implementation that is handed its parameters in the dtype of the state; `handing` makes one.
+
+    It offers the methods that the implementation itself offers, and derives what that derives, as it does.
+    """
 
     @property
     def _composed(self) -> Dialect:

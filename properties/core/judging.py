@@ -215,8 +215,9 @@ class Judge:
         """All of them in float64, on the CPU, in one shape, which is that of `got`."""
         try:
             *rest, shape = torch.broadcast_tensors(*(wide(one) for one in (exact, *others)), wide(got))
-        except RuntimeError:  # of two outputs one may have the wrong shape
-            rest, shape = [], wide(exact)
+        except RuntimeError:  # one output, or two alike, may have the wrong shape
+            rest = []
+            shape = next(one for one in (wide(exact), *others) if one.ndim and one.shape != got.shape)
         if shape.shape != got.shape:
             raise ContractBroken(f"{what} has shape {tuple(got.shape)}; expected {tuple(shape.shape)}")
         return (wide(got), *rest)

@@ -65,6 +65,7 @@ class Schedule:
         most: as many at most; 0 for no limit.
         thorough: on a CPU only in the profile of that name; why it is too slow otherwise.
         once: on a CPU in one dtype of an implementation, and not in the profile ci; why it is too slow otherwise.
+        crowds: whether it is tried once more each at sizes beyond a tile (`properties.strategies.setting.Crowd`).
     """
 
     cost: float = 1.0
@@ -72,6 +73,7 @@ class Schedule:
     most: int = 0
     thorough: str = ""
     once: str = ""
+    crowds: bool = True
 
 
 @dataclass(frozen=True)

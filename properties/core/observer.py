@@ -6,6 +6,7 @@ recorded, and whose fault an exception is, is told; what comes back is plain, of
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Mappings
 from mhc_ref.packing import logits_shape, streams_of_logits
+from properties.core.arranged import arranged
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.device import device_of, held_to
 from properties.core.handing import handing
@@ -29,6 +31,8 @@ from properties.guards.printable import printable
 from properties.guards.surroundings import called
 
 T = TypeVar("T")
+
+_TORCH: Any = torch  # hooks that are put up have no public name
 
 BRANCHED = ("block", "layers", "stack")
 """The methods whose last argument is a branch, or one for each layer."""
@@ -66,6 +70,7 @@ class Observer:
         copies: whether arguments are fresh copies, and what branches saw is kept as copies; otherwise they are the very
             tensors, with their graphs.
         stays: whether those copies of what branches saw stay on the device.
+        axes: how tokens are arranged that come on one axis, see `properties.core.arranged`; "" for as they come.
     """
 
     implementation: Implementation
@@ -76,11 +81,12 @@ class Observer:
     refused: Callable[[str], Exception]
     copies: bool
     stays: bool = False
+    axes: str = ""
 
     @cached_property
     def asked(self) -> Implementation:
-        """The implementation, handed its parameters in the dtype in which it stores them."""
-        return handing(self.implementation)
+        """The implementation, handed its parameters in the dtype in which it stores them, and tokens on its axes."""
+        return arranged(handing(self.implementation), self.axes)
 
     def call(
         self, method: str, arguments: tuple[Any, ...], branches: Sequence[BranchSpec] = (), way: str = PLAIN
@@ -216,8 +222,8 @@ class Observer:
                 raise
             try:
                 y = branch(given)
-            except Exception as error:  # the branch is the harness's, wherever it is called
-                if given.dtype != state.dtype:  # which it was not promised
+            except Exception as error:  # the branch is the harness's, wherever it is called, but was promised a dtype
+                if given.dtype != state.dtype or not _raised_in_a_branch(error):
                     raise
                 ours.append(HarnessError(f"a {branch.kind} branch raised {type(error).__name__}: {error}"))
                 raise ours[-1] from error
@@ -229,3 +235,13 @@ class Observer:
             return y
 
         return call
+
+
+def _raised_in_a_branch(error: Exception) -> bool:
+    """Whether code of a branch raised it, or what that called, and no hook on saved tensors that was put up around it.
+
+    Recomputed activations end their second pass by raising from such a hook, as soon as all that is saved is there.
+    """
+    hooks = _TORCH._C._autograd._top_saved_tensors_default_hooks(True)
+    put_up = {getattr(one, "__code__", None) for one in hooks or ()}
+    return all(frame.f_code not in put_up for frame, _ in traceback.walk_tb(error.__traceback__))

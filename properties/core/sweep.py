@@ -111,13 +111,13 @@ class Whole:
     def expected(self, owner: Hashable, expect: Callable[[Case], At]) -> At:
         """What `owner` expects of it: what `expect` says, asked once."""
         if owner not in self._expected:
-            case, begun = self.case, time.process_time()
+            case, begun = self.case, time.thread_time()
             with adding_up(count_of(case)[0]):
                 found = expect(take(case, slice(self._distinct)))
             if isinstance(found, Kept):
                 found = found.over(count_of(case)[0], self.counts)
             once = len(self.counts) * count_of(case)[1] == 1
-            worth = max(_FEW, _WORTH * (time.process_time() - begun)) if once else _MOST // 8
+            worth = max(_FEW, _WORTH * (time.thread_time() - begun)) if once else _MOST // 8
             if found.numbers > worth:
                 return found
             self._expected[owner] = found
@@ -163,13 +163,13 @@ class Point:
 
     Attributes:
         more: values of the case beside those of the whole: how it is called.
-        apart: where no size tells it from others, what does, in words.
+        apart: where no size tells it from others, what does, each in words.
     """
 
     size: Size
     whole: Whole
     more: Mapping[str, Any]
-    apart: str = ""
+    apart: tuple[str, ...] = ()
 
     def case(self) -> Part:
         """The inputs."""
@@ -309,11 +309,12 @@ def in_pairs(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
 
 
 def _circumstances(point: Point) -> tuple[tuple[str, Any], ...]:
-    """What a kernel may branch on at a point, sizes by whether they are of one or two neighbouring octaves."""
+    """What a kernel may branch on at a point, sizes by whether they are of one or two neighbouring octaves, and each
+    part of what tells it from others by itself."""
     size = point.size
     octaves = [(axis, getattr(size, axis).bit_length() // 2) for axis in ("tokens", "channels", "layers")]
-    ways = [("streams", size.streams), ("gradients", size.gradients), ("layout", point.more.get("layout", ""))]
-    return *octaves, *ways, ("apart", point.apart)
+    ways = [("streams", size.streams), ("gradients", size.gradients), ("contiguous", size.contiguous)]
+    return *octaves, *ways, *(("apart", one) for one in point.apart)
 
 
 def count_of(case: Case) -> tuple[int, int]:

@@ -112,6 +112,7 @@ class Trial(Judge):
         varied: whether calls take turns in whether torch records gradients, see `properties.core.ways`.
         allowed: the ways in which calls take turns.
         ways: in which ways calls were made, where that is not how torch is by default.
+        axes: how tokens are arranged that a law gives on one axis, see `properties.core.arranged`.
     """
 
     implementation: Implementation
@@ -124,6 +125,7 @@ class Trial(Judge):
     varied: bool = False
     allowed: tuple[str, ...] = WAYS
     ways: list[str] = field(default_factory=lambda: [])
+    axes: str = ""
     _next: int = 0
 
     @property
@@ -149,6 +151,7 @@ class Trial(Judge):
             refused=ContractBroken,
             copies=True,
             stays=self._stays,
+            axes=self.axes,
         )
 
     @property

@@ -116,7 +116,7 @@ def drawn(law: Law, subject: Subject, count: int, randomness: int) -> list[Case]
             warnings.simplefilter("ignore", NonInteractiveExampleWarning)
             cases = law.draw(frame).map(frame.stored)
             cases = after_the_simplest(cases, skip=True) if index else cases
-            test = settings_of(profile, examples + bool(index), law, subject)(given(cases)(one))
+            test = settings_of(profile, examples + bool(index), law, subject, frame)(given(cases)(one))
         with drawn_alike():
             seed(seed_of(law, subject, index, randomness))(test)()
     return found

@@ -169,7 +169,7 @@ def _read_as_tf32(law: Law, subject: Subject, case: Case) -> Products | None:
         return None
     ladder: tuple[Products, ...] = ("compute", "tf32", "tf32-truncated")
     for products in ladder[ladder.index(implementation.products) + 1 :]:
-        trial = subject.trial(law)
+        trial = subject.trial(law, case)
         # The judge's alone: the call is the one that failed.
         trial.rounding = replace(trial.rounding, product=PRODUCTS[products])
         try:

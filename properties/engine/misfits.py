@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.packing import logits_shape, params_shapes, residual_size, streams_of_logits
+from properties.core.arranged import AXES
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.device import DEVICES
 from properties.core.implementation import parameter_dtype
 from properties.core.reads import read_of
 from properties.laws.premises import shift_dim
-from properties.strategies.layouts import APART
+from properties.strategies.layouts import AND, APART, parts_of
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,9 @@ MOST = {
     "n": 64,
     "count": max(max(device.flood) for device in DEVICES.values()),
     "depth": 4096,
-    "first": 1000,
-    "then": 1000,
+    **dict.fromkeys(("first", "then"), 1000),
     "offset": 4096,
-    "seed": 2**64,
-    "entry": 2**64,
+    **dict.fromkeys(("seed", "entry", "turn"), 2**64),
     "spoilt": 2**10,
 }
 """Integers of a case, and the largest that a law may draw: a larger one would only cost time and memory."""
@@ -74,7 +73,7 @@ NUMBERS = ("factor", "spread", "corner")
 ORDERS = ("order", "rows", "columns")
 CHOICES: dict[str, tuple[str | bool, ...]] = {
     "third": ("pre", "post", "res"),
-    "layout": ("", "slice", *APART),
+    "axes": ("", *AXES),
     "gradients": (False, True),
     "which": ("x", "y", "h_post", "h_res"),
 }
@@ -194,13 +193,15 @@ def _check(name: str, value: Any, values: dict[str, Any], sizes: Sizes, dialect:
     elif name in ("params", "other_params", "head"):
         for place, one in each(name, value):
             _params(place, one, sizes, dialect, dtype)
-    elif name in ("branch", "branches"):
+    elif name in ("branch", "branches", "weights"):
         for place, one in each(name, value):
-            _branch(place, one, sizes, dtype)
-        if isinstance(params := values.get("params"), tuple) and not isinstance(params, Params):
-            layers, calls = len(cast("tuple[Any, ...]", params)), len(each(name, value))
-            if layers != calls:
-                raise _Misfit(f"{name} are {calls}; expected one for each of {layers} parameters")
+            if name == "weights":
+                _tensor(place, one, (sizes.C,), STATE, dtype)
+            else:
+                _branch(place, one, sizes, dtype)
+        layers, calls = len(each("params", values.get("params"))), len(each(name, value))
+        if layers != calls:
+            raise _Misfit(f"{name} are {calls}; expected one for each of {layers} parameters")
     elif name in ORDERS:
         _order(name, value, sizes.n)
     elif name == "orders":
@@ -256,6 +257,9 @@ def _plain(name: str, value: Any, sizes: Sizes) -> None:
             raise _Misfit(f"{name} is {_short(value)}; expected an integer from {least} to {most}")
     elif name in NUMBERS and not (isinstance(value, float) and math.isfinite(value)):
         raise _Misfit(f"{name} is {_short(value)}; expected a finite number")
+    elif name == "layout" and not (isinstance(value, str) and set(parts_of(value)) <= {"slice", *APART}):
+        expected = ", ".join(("slice", *APART))
+        raise _Misfit(f"{name} is {_short(value)}; expected nothing, or some of {expected}, with {AND} between them")
     elif name in CHOICES and value not in CHOICES[name]:
         raise _Misfit(f"{name} is {_short(value)}; expected one of {', '.join(map(str, CHOICES[name]))}")
 

@@ -29,7 +29,7 @@ from properties.core.premises import compilable as compilers
 from properties.core.sweep import Point
 from properties.core.trial import LawBroken, NoRoom
 from properties.engine.applying import inapplicable
-from properties.engine.search import Search
+from properties.engine.crowding import Crowding
 from properties.engine.subject import PROFILES, Subject, Verdict
 from properties.engine.sweeping import Sweeping
 from properties.engine.trying import try_case
@@ -41,7 +41,7 @@ PROFILE = replace(PROFILES["dev"], derandomise=True, shrink=False, remember=Fals
 """The default profile, with the same examples in every run: all that is asked is whether a law fails."""
 
 
-class First(Search):
+class First(Crowding):
     """A search that ends with the first failure, as it is: neither confirmed, nor shrunk, nor written down."""
 
     def failed(self, broken: LawBroken, executed: str = "", quick: bool = False) -> Verdict:

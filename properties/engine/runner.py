@@ -8,8 +8,8 @@ from pathlib import Path
 from properties.core.law import Law
 from properties.engine.applying import inapplicable, unlocked_by
 from properties.engine.attribution import Attribution
+from properties.engine.crowding import Crowding
 from properties.engine.message import explain as explain
-from properties.engine.search import Search
 from properties.engine.spread import name_in
 from properties.engine.subject import PROFILES as PROFILES
 from properties.engine.subject import Profile, Subject, Verdict
@@ -47,7 +47,7 @@ def examine(
     if reason := inapplicable(law, subject, profile):
         return Verdict(law.id, subject, "not-applicable", reason, unlocked_by=unlocked_by(law, subject, profile))
     path = directory / f"{name_in(directory, law, subject)}.safetensors"
-    kind = Search if law.sweep is None else Sweeping
+    kind = Crowding if law.sweep is None else Sweeping
     search = kind(law, subject, profile, path, randomness, attribution)
     begun = time.monotonic()
     with watched():

@@ -22,7 +22,7 @@ from properties.engine.message import counterexample, explain, replaying
 from properties.engine.picturing import failure
 from properties.engine.readable import example, readable
 from properties.engine.sharing import Drawn, Given, drawn_now
-from properties.engine.spread import after_the_simplest, database, fewer_streams, frames, seed_of, settings_of
+from properties.engine.spread import database, fewer_streams, frames, passes_over, seed_of, settings_of, tried
 from properties.engine.subject import Profile, Status, Subject, Verdict
 from properties.engine.tally import Tally
 from properties.engine.trying import try_case
@@ -188,7 +188,8 @@ class Search:
         remembered = self.profile.remember and database(self.law, self.subject).exists()
         spread = frames(self.subject.setting(self.law), self.profile.examples, self.law.schedule)
         for index, (frame, examples) in enumerate(spread):
-            self._among(frame, examples + bool(index), index, bool(index) and not remembered)
+            skip = bool(index) or (examples > 1 and passes_over(self.law))  # one at least is tried
+            self._among(frame, examples + bool(index), index, skip and not remembered)
 
     def _among(
         self, frame: Setting, examples: int, index: int, skip: bool = False, shared: Sequence[Drawn] = ()
@@ -205,10 +206,8 @@ class Search:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NonInteractiveExampleWarning)
-            cases = self.law.draw(frame)
-            cases = cases if frame.parameters == "compute" else cases.map(frame.stored)
-            test = given(after_the_simplest(cases, skip) if parted else cases)(one)
-        usual = settings_of(self.profile, examples, self.law, self.subject)
+            test = given(tried(self.law, frame, parted, skip))(one)
+        usual = settings_of(self.profile, examples, self.law, self.subject, frame)
         if shared:  # Hypothesis takes a test with a seed to have no database, unless it is told so afterwards
             phases = tuple(one for one in usual.phases if one is not Phase.generate)
             test = seed(seed_of(self.law, self.subject, index, self.randomness))(test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, Verbosity, settings
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from properties.core.arranged import PROMPT, SEQUENCES, STEPS
 from properties.core.case import Case, streams_of
 from properties.core.law import Law, Schedule
 from properties.engine.names import file_name, identity
 from properties.engine.subject import Profile, Subject
 from properties.strategies import Setting
+from properties.strategies.setting import Crowd
 
 
 def frames(setting: Setting, most: int, schedule: Schedule) -> list[tuple[Setting, int]]:
@@ -31,6 +34,31 @@ def frames(setting: Setting, most: int, schedule: Schedule) -> list[tuple[Settin
     if len(setting.streams) == 1:
         return [(setting, max(3, round(examples)))]
     return [(setting, max(3, round(examples / 4))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
+
+
+CROWDS = Crowd(70, 9, SEQUENCES), Crowd(10, 130, STEPS, layers=5), Crowd(64, 128, PROMPT)
+"""Five sequences of 14 tokens, beyond tiles of 16 and of 64; ten steps of decoding, beyond tiles of 128 channels, in
+more layers than two buffers or four are for; one prompt of full tiles."""
+LESS = (
+    *(Crowd(70), Crowd(0, 130), Crowd(0, 0, layers=5), Crowd(64, 128)),
+    *(Crowd(35, 0, SEQUENCES), Crowd(6, 0, STEPS), Crowd(6, 0, PROMPT)),
+)
+"""What of it is enough, the simplest first, where something fails."""
+
+
+def crowds(setting: Setting, kind: str = "") -> list[Setting]:
+    """The frames in which a law of a kind is tried once more each: with the n of most models, and steps with most
+    streams. Laws that ask the truth go without full tiles: their values are swept there, in laws about sizes."""
+    n = max((one for one in setting.streams if one <= 4), default=min(setting.streams))
+    most = max((one for one in setting.streams if one <= 5), default=n)
+    every = zip((n, most, n), CROWDS, strict=True)
+    return [setting.with_(streams=(k,), crowd=one) for k, one in every if kind != "oracle" or one.axes != PROMPT]
+
+
+def passes_over(law: Law) -> bool:
+    """Whether a law goes without its simplest example: of two that make hundreds of calls each, where a crowd of full
+    tiles has taken the place of one."""
+    return law.schedule.most == 2 and law.schedule.crowds and law.sweep is None and law.kind != "oracle"
 
 
 def fewer_streams(case: Case, setting: Setting, also_as_many: bool = False) -> list[Setting]:
@@ -68,7 +96,27 @@ def database(law: Law, subject: Subject) -> Path:
     return folder / name_in(folder, law, subject)
 
 
-def settings_of(profile: Profile, examples: int, law: Law, subject: Subject) -> settings:
+def drawn(law: Law, frame: Setting) -> SearchStrategy[Case]:
+    """The cases of a law, with parameters as they are stored, and tokens on the axes of the crowd."""
+    cases = law.draw(frame)
+    cases = cases if frame.parameters == "compute" else cases.map(frame.stored)
+    if frame.crowd is None or not frame.crowd.axes:
+        return cases
+    axes = frame.crowd.axes
+    return cases.map(lambda case: case.with_(axes=axes))
+
+
+def tried(law: Law, frame: Setting, parted: bool, skip: bool) -> SearchStrategy[Case | None]:
+    """The cases of a law; where examples are `parted`, or few, with None in place of the simplest if that is passed
+    over."""
+    cases = drawn(law, frame)
+    return after_the_simplest(cases, skip) if parted or passes_over(law) else cases
+
+
+def settings_of(profile: Profile, examples: int, law: Law, subject: Subject, frame: Setting) -> settings:
+    """Those of Hypothesis for so many examples of a frame; what fails in a crowd is not shrunk, but tried in less of
+    it."""
+    profile = profile if frame.crowd is None else replace(profile, shrink=False, remember=False)
     memory = DirectoryBasedExampleDatabase(database(law, subject)) if profile.remember else None
     return settings(
         max_examples=examples,

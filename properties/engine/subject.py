@@ -86,14 +86,17 @@ class Subject:
         beside = {"name": "", "streams": accepted, "differentiable": pulls}
         return Setting.of(self.implementation, **beside, dtype=self.dtype, flood=flood)
 
-    def trial(self, law: Law | None = None) -> Trial:
-        """A fresh bench. float64 outputs are judged by mpmath where a law asks for values, see `Law.judge`.
+    def trial(self, law: Law | None = None, case: Case | None = None) -> Trial:
+        """A fresh bench, on which tokens are arranged as a case says.
+
+        float64 outputs are judged by mpmath where a law asks for values, see `Law.judge`.
 
         The calls of a law take turns in whether torch records gradients where each of its outputs is judged by itself.
         Those of other laws are compared with one another, to the last bit perhaps, which a second kernel need not give.
         """
         truth, varied = FloatTruth(self.implementation.dialect), law is not None and law.kind in ("oracle", "invariant")
-        return Trial(self.implementation, self.dtype, self.device, truth, varied=varied)
+        axes = case.axes if case is not None and "axes" in case else ""
+        return Trial(self.implementation, self.dtype, self.device, truth, varied=varied, axes=axes)
 
 
 @dataclass(frozen=True)

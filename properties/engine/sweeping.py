@@ -99,9 +99,10 @@ class Sweeping(Search):
             self._save(self.failure, self.case)
 
     def _now(self) -> float:
-        """The time that the target takes: of this process, so that a busy machine does not end a sweep; of the wall
-        where it computes in another one."""
-        return time.process_time() if self.subject.implementation.in_process else time.monotonic()
+        """The time that the target takes: of this thread, so that neither a busy machine ends a sweep nor one of many
+        cores, on which the threads of torch wait for one another at small sizes; of the wall where the target computes
+        in another process."""
+        return time.thread_time() if self.subject.implementation.in_process else time.monotonic()
 
     def _visit(self, points: Sequence[Point], pairs: int) -> int:
         """Visit points until all have been, or time is over, which for the first ones, with every pair of circumstances
@@ -179,7 +180,7 @@ class Sweeping(Search):
             self._failing = self._failing or self._apart
         elif not self._failing:
             self._failing = self._apart
-            reasons = ", or ".join(dict.fromkeys(point.apart for point in self._apart.values()))
+            reasons = ", or ".join(dict.fromkeys(" and ".join(point.apart) for point in self._apart.values()))
             self.also.append(f"it fails only {reasons}: at {len(self._apart)} sizes, and at none otherwise")
         elif not all(self.seen.values()):
             self._narrow(self._by_size()[0])

@@ -31,7 +31,7 @@ def try_case(
         LawBroken: the law is broken, and mpmath agrees.
         HarnessError: the float64 reference says broken and mpmath says it is not.
     """
-    trial = subject.trial(law)
+    trial = subject.trial(law, case)
     trial = trial if way is None else replace(trial, allowed=(way,))
     try:
         with example():
@@ -83,7 +83,7 @@ def _holds(law: Law, subject: Subject, case: Case, allowed: tuple[str, ...] = (P
     """Whether the law holds where calls are made in this way, or of several take turns in them; nothing that goes wrong
     may take the place of the failure that is explained."""
     try:
-        law.judge(replace(subject.trial(law), allowed=allowed), case)
+        law.judge(replace(subject.trial(law, case), allowed=allowed), case)
     except Exception:
         return False
     return True

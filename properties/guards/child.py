@@ -73,14 +73,19 @@ class Forwarding:
             self._timer.start()
 
 
-def ended(status: int) -> str:
-    """The words for an exit status; negative ones are signals, as in `subprocess`."""
+def ended(status: int, asked: str = "") -> str:
+    """The words for an exit status; negative ones are signals, as in `subprocess`.
+
+    `asked`: the signal that had asked it to end; who does not, is killed for that, and not for want of memory.
+    """
     if status >= 0:
         return f"exited with status {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
+    if asked and name == "SIGKILL":
+        return f"was asked to end by {asked}, and was killed as it did not"
     return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 

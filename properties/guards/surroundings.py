@@ -10,6 +10,7 @@ import random
 import warnings
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ import torch
 from properties.guards.printable import message_of
 
 _told: set[tuple[str, type[Warning], str, int]] = set()
-"""Text, category, file and line of every warning that was shown in this process."""
+"""Text, category, file and line of every warning that was shown in this process; no file where it is ours: which of
+our calls a warning points to says nothing."""
+_OURS = Path(__file__).parents[1]
 _moved: list[bool] = []
 """For each `usual` that is open, whether it found another default device than the CPU."""
 
@@ -36,7 +39,8 @@ def told() -> Generator[None]:
     finally:
         for one in found:
             text = message_of(one.message) if isinstance(one.message, Warning) else one.message
-            key = (text, one.category, one.filename, one.lineno)
+            ours = Path(one.filename).is_relative_to(_OURS)
+            key = (text, one.category, *(("", 0) if ours else (one.filename, one.lineno)))
             if key not in _told:
                 _told.add(key)
                 warnings.showwarning(one.message, one.category, one.filename, one.lineno)

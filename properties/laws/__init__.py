@@ -13,6 +13,7 @@ MODULES = (
     "depth_reads",
     "gradient",
     "gradient_block",
+    "gradient_branches",
     "gradient_calls",
     "gradient_depth",
     "gradient_draws",

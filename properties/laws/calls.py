@@ -5,8 +5,6 @@ A law about a circumstance is a row: it makes the calls of its method, and hands
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from properties.bounds import Approx
 from properties.bounds.stack import after as after_layers
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation, offers
-from properties.core.trial import Trial, same_bits, wide
+from properties.core.trial import Trial, wide
 from properties.laws import errors
 
 Place = Callable[[Any], Any]
@@ -89,8 +87,8 @@ def mappings(trial: Trial, x: Tensor, params: Params) -> Call:
     )
 
 
-def block(trial: Trial, x: Tensor, params: Params, branch: BranchSpec) -> Call:
-    """A block whose branch is one of `FIXED`."""
+def block(trial: Trial, x: Tensor, params: Params, branch: BranchSpec | Callable[[Tensor], Tensor]) -> Call:
+    """A block whose branch is one of `FIXED`, or gives what does not depend on what it reads either."""
     y = branch(x[..., 0, :])
     return Call(
         "block",
@@ -157,52 +155,11 @@ def kept(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(one.detach().clone() for one in outputs)
 
 
-# -- purity, determinism, memory ---------------------------------------------------------------------------------------
-
-
 MANY = 1031
 """Tokens of a large call, whose states are spared a second time perhaps, or lie in a buffer."""
 
 
-def leaves_arguments_alone(trial: Trial, call: Call) -> None:
-    """Nothing that a call is given is written to, nor in inference mode, where autograd would not know, nor where
-    tokens are many."""
-    counts = (0, min(MANY, trial.implementation.max_tokens))
-
-    def run(target: Implementation, place: Place) -> Any:
-        def after(count: int) -> tuple[bool, ...]:
-            given = map_tensors(map_tensors(call.given, place), torch.clone)
-            if count:
-                given = tuple(flooded(one, count) if isinstance(one, Tensor) and len(one) else one for one in given)
-            before = map_tensors(given, torch.clone)
-            call.on(target, given)
-            pairs = zip(call.tensors(given), call.tensors(before), strict=True)
-            return tuple(torch.equal(one, other) for (_, one), (_, other) in pairs)
-
-        found: list[Any] = []
-        for count in counts:
-            found.append(after(count))
-            with torch.inference_mode():
-                found.append(after(count))
-        return tuple(found)
-
-    modes = [f"{mode}{of}" for of in ("", f" of {counts[1]} tokens") for mode in ("", " in inference mode")]
-    for mode, found in zip(modes, trial.observe(call.method, run), strict=True):
-        for (name, _), same in zip(call.tensors(call.given), found, strict=True):
-            trial.holds(f"{name} after the call{mode}", same, "changed", "as before", kind="memory")
-
-
-def repeats_bits(trial: Trial, call: Call) -> None:
-    """The same call on the same storage gives the same bits."""
-
-    def run(target: Implementation, place: Place) -> Any:
-        given = map_tensors(call.given, place)
-        return tuple(kept(call.on(target, given)) for _ in range(3))
-
-    first, *others = trial.observe(call.method, run)
-    for k, name in enumerate(call.gives):
-        same = all(same_bits(first[k], other[k]) for other in others)
-        trial.holds(f"{name} of the same call again", same, "other bits", "the same bits")
+# -- modes of autograd -------------------------------------------------------------------------------------------------
 
 
 QUIET: tuple[tuple[str, Callable[[], AbstractContextManager[Any]]], ...] = (
@@ -215,78 +172,44 @@ model that is evaluated between two steps of its training, which ask still."""
 
 
 def asking(given: Any, mode: str, trial: Trial) -> Any:
-    """Copies that are the arguments of a call in that mode: under no_grad the parameters of whoever learns ask for
-    gradients, the very tensors that are given."""
+    """Copies that are the arguments of a call in that mode: under no_grad, and with gradients recorded, the parameters
+    of whoever learns ask for gradients, the very tensors that are given."""
     if isinstance(given, Params):
-        on = mode == QUIET[1][0] and trial.differentiable
+        on = mode in (QUIET[1][0], RECORDED) and trial.differentiable
         return map_tensors(given, Tensor.requires_grad_) if on else given
     if isinstance(given, tuple):
         return tuple(asking(one, mode, trial) for one in cast("tuple[Any, ...]", given))
     return given
 
 
-def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) -> tuple[Tensor, ...]:
-    """Other values in the same storage, and the first ones again, are treated as if nothing had been called before, in
-    any mode: what is folded, cast or tuned for weights that learn no more is kept where gradients are off.
+RECORDED = " with gradients recorded"
+EVERY = (*QUIET, (RECORDED, nullcontext))
+"""And that of training, in which everything asks."""
 
-    What was returned belongs to the caller, who writes to it before the first values come again. With `outputs`, it is
-    looked at again after further calls, and the same call is made twice.
 
-    Returns:
-        what the call gave for the other values in the storage of the first.
-    """
+def every_mode(trial: Trial) -> tuple[tuple[str, Callable[[], AbstractContextManager[Any]]], ...]:
+    """The modes of autograd in which an implementation is called."""
+    return EVERY if trial.implementation.differentiable else QUIET
 
-    def run(target: Implementation, place: Place) -> Any:
-        def once(mode: str) -> Any:
-            def copied(one: Call) -> Any:
-                return asking(map_tensors(map_tensors(one.given, place), torch.clone), mode, trial)
 
-            def fresh(one: Call) -> tuple[Tensor, ...]:
-                return kept(call.on(target, copied(one)))
+def of_a_model(given: Sequence[Any], mode: str, trial: Trial) -> tuple[Any, ...]:
+    """Copies that are the arguments of a call in that mode. Parameters are those of a model, which was not made where
+    it serves: in inference mode, too, they are ordinary tensors that ask. With gradients recorded so do states, which
+    are of a graph as those of a training step are."""
 
-            storage = copied(call)
+    def copied(one: Any) -> Any:
+        if isinstance(one, Params):
+            with torch.inference_mode(False):
+                own = map_tensors(one, torch.clone)
+                asks = mode != QUIET[0][0] and trial.implementation.differentiable
+                return map_tensors(own, Tensor.requires_grad_) if asks else own
+        if isinstance(one, tuple):
+            return tuple(map(copied, cast("tuple[Any, ...]", one)))
+        if isinstance(one, Tensor):
+            return one.clone().requires_grad_().clone() if mode == RECORDED else one.clone()
+        return map_tensors(one, torch.clone)
 
-            def hold(one: Call) -> None:
-                for (_, old), (_, new) in zip(call.tensors(storage), call.tensors(one.given), strict=True):
-                    old.data.copy_(place(new))  # as loaders of weights do: no version of a tensor counts it
-
-            returned = call.on(target, storage)
-            first = kept(returned)
-            twice = kept(call.on(target, storage)) if outputs else first
-            hold(other)
-            second, alone = kept(call.on(target, storage)), fresh(other)
-            later = kept(returned) if outputs else first  # before the first values come again
-            for one in returned:
-                with contextlib.suppress(RuntimeError):  # an expanded one is not to be written to
-                    one.fill_(math.nan)
-            hold(call)
-            return first, twice, later, second, alone, fresh(call), kept(call.on(target, storage))
-
-        found: list[Any] = []
-        for name, mode in QUIET:
-            with mode():
-                found.append(once(name))
-        return tuple(found)
-
-    found = trial.observe(call.method, run)
-    one, two = call.errors(), other.errors()
-    for (mode, _), (first, twice, later, second, alone, again, back) in zip(QUIET, found, strict=True):
-        for k, name in enumerate(call.gives):
-            if outputs:
-                if trial.implementation.deterministic:
-                    same, what = same_bits(first[k], twice[k]), f"{name} of the same call{mode}"
-                    trial.holds(what, same, "other bits", "the same bits", kind="randomness")
-                same, what = same_bits(first[k], later[k]), f"{name} after further calls{mode}"
-                trial.holds(what, same, "changed", "as returned", kind="memory")
-            what = f"{name} of new {call.values} in old storage{mode}"
-            trial.near(what, second[k], wide(alone[k]), 2 * two[k], kind="memory")
-            what = f"{name} of the first {call.values} again{mode}"
-            trial.near(what, again[k], wide(first[k]), 2 * one[k], kind="memory")
-            what = (
-                f"{name} of the first {call.values} back in their storage{mode}, after the caller wrote to what it got"
-            )
-            trial.near(what, back[k], wide(first[k]), 2 * one[k], kind="memory")
-    return found[0][3]
+    return tuple(map(copied, given))
 
 
 def does_not_see_autograd(trial: Trial, call: Call) -> None:
@@ -334,21 +257,28 @@ def by_token(what: str, arrange: Callable[[Tensor], Tensor]) -> Way:
 
 
 def does_not_see(trial: Trial, call: Call, ways: Sequence[Way]) -> None:
-    """The same values give the same, in whatever way they are handed over."""
+    """The same values give the same, in whatever way they are handed over, and so they do under no_grad, where kernels
+    that train nothing are chosen."""
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
         plain = call.on(target, tuple(one.clone() if isinstance(one, Tensor) else one for one in given))
-        others = [call.on(target, way.arrange(given)) for way in ways]
-        return plain, tuple(tuple(map(way.read, other)) for way, other in zip(ways, others, strict=True))
+
+        def handed(way: Way) -> tuple[Tensor, ...]:
+            return tuple(map(way.read, call.on(target, way.arrange(given))))
+
+        others = [handed(way) for way in ways]
+        with torch.no_grad():
+            return plain, (*others, *map(handed, ways))
 
     plain, others = trial.observe(call.method, run)
     bounds = call.errors()
-    for way, gave in zip(ways, others, strict=True):
+    for k, gave in enumerate(others):
+        way, mode = ways[k % len(ways)], " under no_grad" if k >= len(ways) else ""
         for name, one, other, error in zip(call.gives, gave, plain, bounds, strict=True):
             expected = way.expected(wide(other))
             shape = tuple(expected.shape)
-            what = f"{name} of {way.what}"
+            what = f"{name} of {way.what}{mode}"
             trial.contract(f"the shape of {what}", tuple(one.shape) == shape, str(tuple(one.shape)), str(shape))
             trial.near(what, one, expected, 2 * way.expected(error))
 

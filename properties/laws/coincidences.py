@@ -130,7 +130,7 @@ def slow_logits(draw: DrawFn, setting: Setting) -> Case:
     n = draw(streams(setting, 2))
     drawn = draw(st.lists(st.tuples(seeds, st.integers(1, 3)), min_size=1, max_size=min(2, setting.max_tokens)))
     matrices = [PATTERNS["triangular"](n, seed, level, 0.5) for seed, level in drawn]
-    drawn = at_temperature(np.array(matrices), setting.dialect)
+    drawn = at_temperature(setting.crowded(np.array(matrices)), setting.dialect)
     return Case(logits=torch.tensor(drawn, dtype=setting.parameter_dtype))
 
 

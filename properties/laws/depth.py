@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from properties.core.implementation import Implementation, parameter_dtype
 from properties.core.law import Schedule
 from properties.core.premises import several_streams, where
 from properties.core.trial import Seen, Trial, wide
-from properties.laws import about, calls, errors
+from properties.laws import about, calls, errors, memory
 from properties.laws.block import SIZES, destination, one_call, permutation_params
+from properties.laws.layouts import among_nan
 from properties.laws.premises import carries_permutations, exact_axis, gated, normalised
 from properties.strategies import (
     Setting,
@@ -29,7 +31,8 @@ from properties.strategies import (
     channel_count,
     coarse,
     extreme_params,
-    params_of,
+    layers_among,
+    params_of_layers,
     permutations_of,
     seeds,
     states_of,
@@ -47,10 +50,10 @@ def layered_cases(draw: DrawFn, setting: Setting) -> Case:
     """A state of any size, zero among them, and one to three blocks; the logits of a single one lie anywhere."""
     n = draw(streams(setting, 1, 4))
     channels = draw(channel_count(setting, 9))
-    depth = draw(st.integers(1, 3))
+    depth = draw(layers_among(setting, 1, 3))
     x = draw(states_of(setting, n, channels, most=2, scales=(*SIZES, *BEYOND_HALF)))
-    each = params_of(setting, n, channels, gates=DEEP_GATES) if depth > 1 else extreme_params(setting, n, channels)
-    params = tuple(draw(each) for _ in range(depth))
+    several = params_of_layers(setting, n, channels, depth, gates=DEEP_GATES)
+    params = draw(several) if depth > 1 else (draw(extreme_params(setting, n, channels)),)
     branches = tuple(draw(branch_of(setting, channels)) for _ in range(depth))
     return Case(x=x, params=params, branches=branches)
 
@@ -90,9 +93,10 @@ def layers_are_blocks_in_order(trial: Trial, case: Case) -> None:
     trial.within("the streams after the last layer", out, exact, state.error)
 
 
-def orders_of(n: int, most: int) -> st.SearchStrategy[list[tuple[int, ...]]]:
+def orders_of(setting: Setting, n: int, most: int) -> st.SearchStrategy[list[tuple[int, ...]]]:
     """A permutation of n streams for each of a few layers, or of many: tables of layers end somewhere."""
-    return as_deep_as(most).flatmap(lambda depth: st.lists(permutations_of(n), min_size=depth, max_size=depth))
+    depths = layers_among(setting, most, most) if setting.depth(0) else as_deep_as(most)
+    return depths.flatmap(lambda depth: st.lists(permutations_of(n), min_size=depth, max_size=depth))
 
 
 @st.composite
@@ -100,7 +104,7 @@ def routed_stacks(draw: DrawFn, setting: Setting) -> Case:
     """Distinct streams and a permutation for each of one to seven layers."""
     n = draw(streams(setting, 2))
     x = draw(states_of(setting, n, draw(channel_count(setting, 9)), most=2, scales=(*SIZES, *BEYOND_HALF)))
-    orders = draw(orders_of(n, 7))
+    orders = draw(orders_of(setting, n, 7))
     return Case(x=x, orders=tuple(orders))
 
 
@@ -148,7 +152,7 @@ def long_routes(draw: DrawFn, setting: Setting) -> Case:
     where(carries_permutations),
     several_streams,
     blind=("post-scale-one",),
-    schedule=Schedule(most=4),
+    schedule=Schedule(most=4, crowds=False),
 )
 def streams_persist_through_many_layers(trial: Trial, case: Case) -> None:
     """What permutations carry through a few layers they carry through 64, none lost and none averaged.
@@ -164,8 +168,8 @@ def separated_stacks(draw: DrawFn, setting: Setting) -> Case:
     """A first layer that separates the streams by h_post, permuting layers, and a last branch that sees one of them."""
     n = draw(streams(setting, 2, 5))
     channels = draw(channel_count(setting, 7))
-    h = torch.tensor(coarse(draw(seeds), 1, channels) + 0.5).to(setting.dtype)
-    orders = draw(orders_of(n, 6))
+    h = torch.tensor(coarse(draw(seeds), setting.count(1), channels) + 0.5).to(setting.dtype)
+    orders = draw(orders_of(setting, n, 6))
     return Case(h=h, n=n, orders=tuple(orders), spread=draw(st.sampled_from((1.0, 2.0, 0.5))))
 
 
@@ -211,9 +215,9 @@ def stacked_cases(draw: DrawFn, setting: Setting) -> Case:
     """One stream h of a few tokens or of more than a tile, and one to three blocks."""
     case = draw(layered_cases(setting))
     n, channels = case.x.shape[-2:]
-    head = (draw(params_of(setting, n, channels, gates=DEEP_GATES)),) if end_of(setting.dialect).HEAD else ()
+    head = draw(params_of_layers(setting, n, channels, int(end_of(setting.dialect).HEAD), gates=DEEP_GATES))
     most = 130 if n <= 3 else 33  # a bound is O(n^4) a token and block
-    count = min(draw(st.sampled_from((case.x.shape[0], 1, 3, 2 * n, 33, most))), setting.max_tokens)
+    count = setting.count(draw(st.sampled_from((case.x.shape[0], 1, 3, 2 * n, 33, most))))
     h = case.x[:, 0].repeat(130, 1)[:count]
     return Case(h=h, n=n, params=case.params, branches=case.branches, head=head)
 
@@ -245,7 +249,7 @@ def stacks_leave_their_input_alone(trial: Trial, case: Case) -> None:
 
     Whoever recomputes activations, or ties the input to something else, needs it unchanged.
     """
-    calls.leaves_arguments_alone(trial, calls.stack(trial, case, case.h))
+    memory.leaves_arguments_alone(trial, calls.stack(trial, case, case.h))
 
 
 @about.stack("depth.stacks-have-no-memory", "identity", quiet_stacks, schedule=Schedule(cost=4, by_streams=False))
@@ -254,7 +258,7 @@ def stacks_have_no_memory(trial: Trial, case: Case) -> None:
 
     Calls are independent; a buffer, or a coefficient, that survives one is a bug in the next.
     """
-    calls.has_no_memory(trial, calls.stack(trial, case, case.h), calls.stack(trial, case, case.other))
+    memory.has_no_memory(trial, calls.stack(trial, case, case.h), calls.stack(trial, case, case.other))
 
 
 @about.expand("depth.expand-copies", "identity", lambda s: stacked_cases(s), schedule=about.HALF)
@@ -277,6 +281,11 @@ def expand_copies(trial: Trial, case: Case) -> None:
 Arrange = Callable[[Tensor], Tensor]
 
 
+_TURNS = (0, 1, 2, 2, 2, 1, 0, 2)
+"""How far two tokens or more are turned in groups on three axes of 2, or on two of them: wherever two of these are
+taken for one another, some token is another."""
+
+
 def arrangements(implementation: Implementation) -> list[tuple[str, Arrange]]:
     """Ways to arrange [tokens, ...], and every tensor that follows its tokens, on other axes or apart in memory; where
     a call takes few tokens, of no more."""
@@ -286,8 +295,13 @@ def arrangements(implementation: Implementation) -> list[tuple[str, Arrange]]:
         few = one[: max(1, most // 2)]
         return torch.stack([few, few.flip(0)][:most])
 
-    def on_three_axes(one: Tensor) -> Tensor:
-        return twice(one).unsqueeze(0)
+    def on_axes(count: int, one: Tensor) -> Tensor:
+        """[2, .., 2, tokens, ...] where as many may be given, else with axes of one."""
+        groups = 1 << (count - 1)
+        if groups > most:
+            return one[(None,) * (count - 1)]
+        few = one[: most // groups]
+        return torch.stack([few.roll(turn, 0) for turn in _TURNS[:groups]]).unflatten(0, (2,) * (count - 1))
 
     def alone(one: Tensor) -> Tensor:
         return one[0]
@@ -303,11 +317,13 @@ def arrangements(implementation: Implementation) -> list[tuple[str, Arrange]]:
 
     found: list[tuple[str, Arrange]] = [
         ("tokens on two axes", twice),
-        ("tokens on three axes", on_three_axes),
+        ("tokens on three axes", partial(on_axes, 3)),
+        ("tokens on four axes", partial(on_axes, 4)),
         ("one token without an axis", alone),
     ]
     if implementation.strided:
         found += [("a slice of a wider tensor", narrowed), ("token axes in the other order", turned)]
+        found.append(("a part of something that is NaN beside it", among_nan))
     if implementation.zero_tokens:
         found.append(("no token", none))
     return found
@@ -367,11 +383,14 @@ def bounded_branches_grow_at_most_linearly(trial: Trial, case: Case) -> None:
     """
     out, seen = trial.layers(case.x, case.params, case.branches)
     outputs = [one.y for one in seen]
+    if not all(bool(y.isfinite().all()) for y in outputs):  # then what the branches read says whose doing that is
+        one_call(trial, seen, len(case.branches))
+        inputs, _ = trial.truth.layers(case.x, case.params, outputs)
+        follow(trial, Approx.exact(case.x), case.params, seen, inputs)
     state, _ = bounds.stack.after(Approx.exact(case.x), case.params, outputs, trial.dialect, trial.rounding)
     limit = wide(case.x).abs().amax((-1, -2))
     most = trial.dialect.post_scale + trial.dialect.post_eps
     for one in seen:
         limit = limit + most * wide(one.y).abs().amax(-1)
-    trial.at_most(
-        "the largest activation", wide(out).abs().amax((-1, -2)), limit, state.error.amax((-1, -2)) + 2.0**-50 * limit
-    )
+    slack = torch.where(limit.isfinite(), state.error.amax((-1, -2)) + 2.0**-50 * limit, bounds.INF)
+    trial.at_most("the largest activation", wide(out).abs().amax((-1, -2)), limit, slack)

@@ -24,7 +24,7 @@ def picked_routes(draw: DrawFn, setting: Setting) -> Case:
     """Distinct streams, two to five permutations, and numbers from which every layer has gates of its own."""
     n = draw(streams(setting, 2, 5))
     x = draw(states_of(setting, n, draw(channel_count(setting, 5)), most=2, scales=(1.0, 30.0)))
-    orders = draw(st.lists(permutations_of(n), min_size=2, max_size=5))
+    orders = draw(st.lists(permutations_of(n), min_size=setting.depth(2), max_size=5))
     return Case(x=x, orders=tuple(orders), seed=draw(seeds))
 
 

@@ -17,9 +17,12 @@ from properties.laws import about, errors, modes, pulls
 from properties.laws.block import SIZES
 from properties.laws.calls import FIXED, Place
 from properties.laws.coefficients import agree
+from properties.laws.execution_layers import FUSED
 from properties.laws.gradient_calls import many_blocks
 from properties.laws.gradient_ends import end_pulls
+from properties.laws.gradient_layers import FEW, stacks_to_pull
 from properties.laws.mixing import possible
+from properties.laws.premises import fused, mixes_in_compute_dtype
 from properties.strategies import Setting, coefficient_cases, noise, seeds, streams, width_among
 
 AUTOCAST = OnDevice("autocast", in_process=True)
@@ -60,7 +63,7 @@ def cancelling_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """A state whose streams nearly cancel where positive weights mix them, such weights, and cotangents of post and of
     pre that nearly cancel likewise: a coarser product shows in a sum that is stored in a state's dtype."""
     n, channels, seed = draw(streams(setting, 2)), draw(width_among(setting, 3, 9, 2)), draw(seeds)
-    count, dtype = min(2, setting.max_tokens), setting.parameter_dtype
+    count, dtype = setting.count(2), setting.parameter_dtype
     signs = ((-1.0) ** torch.arange(n, dtype=torch.float64)).unsqueeze(-1)
     x, bar = (signs * (1 + 0.01 * torch.tensor(noise(seed + k, count, n, channels))) for k in range(2))
     weights = torch.tensor(noise(seed + 2, count, n, n)).abs() + 0.1
@@ -127,3 +130,22 @@ def collapsing_keeps_its_precision_under_autocast(trial: Trial, case: Case) -> N
     function.
     """
     modes.does_not_see(trial, pulls.collapse(trial, case), modes.AUTOCAST)
+
+
+@about.stack(
+    "device.stacks-keep-their-precision-under-autocast",
+    "identity",
+    stacks_to_pull,
+    fused(*FUSED),
+    differentiable,
+    mixes_in_compute_dtype,
+    autocast_safe,
+    on=AUTOCAST,
+    schedule=FEW,
+)
+def stacks_keep_their_precision_under_autocast(trial: Trial, case: Case) -> None:
+    """Under torch.autocast to bfloat16 a stack gives what it gives without, and so do its gradients.
+
+    Declared by `autocast_safe`. What is fused over layers leaves autocast by itself, or in each of its blocks.
+    """
+    modes.does_not_see(trial, pulls.stack(trial, case), modes.AUTOCAST)

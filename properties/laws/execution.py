@@ -22,7 +22,7 @@ from properties.core.law import Schedule
 from properties.core.premises import deterministic, differentiable, where
 from properties.core.trial import Trial, wide
 from properties.core.truth import present, pulled_back
-from properties.laws import about, calls, errors
+from properties.laws import about, calls, errors, memory
 from properties.laws.block import SIZES
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import matrix_cases
@@ -50,7 +50,7 @@ def projection_leaves_its_input_alone(trial: Trial, case: Case) -> None:
 
     A kernel that works in place corrupts a bias that is used again in the next step.
     """
-    calls.leaves_arguments_alone(trial, calls.projection(trial, case.logits))
+    memory.leaves_arguments_alone(trial, calls.projection(trial, case.logits))
 
 
 @about.mappings("execution.mappings-leave-their-input-alone", "contract", lambda s: coefficient_cases(s, most=2))
@@ -59,16 +59,16 @@ def mappings_leave_their_input_alone(trial: Trial, case: Case) -> None:
 
     The same parameters serve every step, and the state is still needed for the residual path.
     """
-    calls.leaves_arguments_alone(trial, calls.mappings(trial, case.x, case.params))
+    memory.leaves_arguments_alone(trial, calls.mappings(trial, case.x, case.params))
 
 
 @about.block("execution.blocks-leave-their-input-alone", "contract", lambda s: block_cases(s, most=2, scales=SIZES))
 def blocks_leave_their_input_alone(trial: Trial, case: Case) -> None:
-    """A block writes neither to its state nor to its parameters.
+    """A block writes neither to its state nor to its parameters, also where its state is what it returned last.
 
     Whoever recomputes activations, or reads the state before the block, needs it unchanged.
     """
-    calls.leaves_arguments_alone(trial, calls.block(trial, case.x, case.params, case.branch))
+    memory.leaves_arguments_alone(trial, calls.block(trial, case.x, case.params, case.branch))
 
 
 @about.post("execution.pre-and-post-leave-their-inputs-alone", "contract", matrix_cases, schedule=about.HALF)
@@ -78,7 +78,7 @@ def pre_and_post_leave_their_inputs_alone(trial: Trial, case: Case) -> None:
     The state is read by both, and the mappings are kept for the backward pass.
     """
     for call in calls.mixtures(trial, case):
-        calls.leaves_arguments_alone(trial, call)
+        memory.leaves_arguments_alone(trial, call)
 
 
 # -- determinism and memory ------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def projection_is_deterministic(trial: Trial, case: Case) -> None:
 
     Declared by `deterministic`; races and atomic sums break it.
     """
-    calls.repeats_bits(trial, calls.projection(trial, case.logits))
+    memory.repeats_bits(trial, calls.projection(trial, case.logits))
 
 
 @about.block(
@@ -106,7 +106,7 @@ def blocks_are_deterministic(trial: Trial, case: Case) -> None:
 
     Declared by `deterministic`.
     """
-    calls.repeats_bits(trial, calls.block(trial, case.x, case.params, case.branch))
+    memory.repeats_bits(trial, calls.block(trial, case.x, case.params, case.branch))
 
 
 @st.composite
@@ -127,7 +127,7 @@ def projection_has_no_memory(trial: Trial, case: Case) -> None:
     A result cached by address or shape, or a state kept between calls, shows here.
     """
     call, other = calls.projection(trial, case.logits), calls.projection(trial, case.other)
-    (second,) = calls.has_no_memory(trial, call, other)
+    (second,) = memory.has_no_memory(trial, call, other)
     # Without a formula, a call in another storage says what was to be expected.
     known = mix_of(trial.dialect).known
     expected = trial.truth.project(case.other) if known else wide(trial.project(case.other))
@@ -135,9 +135,10 @@ def projection_has_no_memory(trial: Trial, case: Case) -> None:
 
 
 @st.composite
-def another(draw: DrawFn, case: Case) -> Case:
-    """The case with another state and other parameters of the same shapes beside its own; every gate of both may be
-    shut."""
+def another(draw: DrawFn, setting: Setting, cases: st.SearchStrategy[Case]) -> Case:
+    """A case with another state and other parameters of the same shapes beside its own; every gate of both may be
+    shut, though not in a crowd, of which there is one example."""
+    case = draw(cases)
     seed = draw(seeds)
     moved = [
         part + torch.tensor(noise(seed + k + 1, *part.shape)).to(part) / (4 * part.shape[0] ** (0.5 if k == 0 else 0))
@@ -145,7 +146,7 @@ def another(draw: DrawFn, case: Case) -> Case:
     ]
     other = torch.tensor(noise(seed, *case.x.shape)).to(case.x.dtype)
     others = Params(*moved)
-    if draw(st.booleans()):  # static mappings, which need no state, are computed once perhaps
+    if setting.crowd is None and draw(st.booleans()):  # static mappings, which need no state, are computed once perhaps
         shut = torch.zeros_like(case.params.alpha)
         case, others = case.with_(params=case.params._replace(alpha=shut)), others._replace(alpha=shut)
     return case.with_(other=other, other_params=others)
@@ -154,7 +155,7 @@ def another(draw: DrawFn, case: Case) -> Case:
 @st.composite
 def two_states(draw: DrawFn, setting: Setting) -> Case:
     """Two states of the same shape, each with parameters, for a block with a constant branch."""
-    return draw(another(draw(block_cases(setting, most=2, scales=SIZES, kinds=calls.FIXED))))
+    return draw(another(setting, block_cases(setting, most=2, scales=SIZES, kinds=calls.FIXED)))
 
 
 def two_blocks(trial: Trial, case: Case) -> tuple[calls.Call, calls.Call]:
@@ -171,13 +172,13 @@ def blocks_have_no_memory(trial: Trial, case: Case) -> None:
     Calls are independent; a buffer that survives one is a bug in the next, and weights that were folded or cast once
     and kept by address go stale at the first step of an optimiser.
     """
-    calls.has_no_memory(trial, *two_blocks(trial, case))
+    memory.has_no_memory(trial, *two_blocks(trial, case))
 
 
 @about.mappings(
     "execution.mappings-have-no-memory",
     "contract",
-    lambda s: coefficient_cases(s, most=2, scales=SIZES).flatmap(another),
+    lambda s: another(s, coefficient_cases(s, most=2, scales=SIZES)),
     blind=about.ALIKE,
     schedule=about.HALF,
 )
@@ -188,7 +189,8 @@ def mappings_have_no_memory(trial: Trial, case: Case) -> None:
     returned is not changed by the next call; and the same call has the same bits where that is declared.
     """
     call = calls.mappings(trial, case.x, case.params)
-    calls.has_no_memory(trial, call, calls.mappings(trial, case.other, case.other_params), outputs=True)
+    memory.has_no_memory(trial, call, calls.mappings(trial, case.other, case.other_params), outputs=True)
+    memory.each_parameter_is_read_anew(trial, case.x, case.params, case.other_params)
 
 
 @about.post("execution.pre-and-post-have-no-memory", "identity", matrix_cases, schedule=about.HALF)
@@ -201,7 +203,7 @@ def pre_and_post_have_no_memory(trial: Trial, case: Case) -> None:
     for call in calls.mixtures(trial, case):
         # h_res, which may have to be the identity, stays; products shrink, so the first bound covers these values.
         halved = tuple(-0.5 * one for one in call.given[:-1])
-        calls.has_no_memory(trial, call, replace(call, given=(*halved, call.given[-1])), outputs=True)
+        memory.has_no_memory(trial, call, replace(call, given=(*halved, call.given[-1])), outputs=True)
 
 
 # -- autograd modes --------------------------------------------------------------------------------------------------

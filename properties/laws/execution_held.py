@@ -11,7 +11,7 @@ from properties.core.case import Case
 from properties.core.law import Schedule
 from properties.core.premises import HERE, where
 from properties.core.trial import Trial
-from properties.laws import about, calls, held
+from properties.laws import about, branches, calls, held
 from properties.laws.mixing import matrix_cases
 from properties.laws.premises import depends_on_logits
 from properties.strategies import (
@@ -28,7 +28,7 @@ from properties.strategies import (
 
 FEW = Schedule(cost=4, most=2)
 """An example makes a hundred calls, at which the values hardly matter."""
-ONCE = Schedule(cost=10, most=1)
+ONCE = Schedule(cost=10, most=1, crowds=False)
 """And of what is kept, not at all."""
 
 
@@ -36,7 +36,7 @@ ONCE = Schedule(cost=10, most=1)
 def held_states(draw: DrawFn, setting: Setting) -> Case:
     """A state of full mantissas, open gates and dense parameters: turned by an entry it has other mappings."""
     n, channels = draw(streams(setting, 1, 5)), draw(width_among(setting, 3, 7, 9))
-    x = torch.tensor(noise(draw(seeds), min(2, setting.max_tokens), n, channels)).to(setting.dtype)
+    x = torch.tensor(noise(draw(seeds), setting.count(2), n, channels)).to(setting.dtype)
     branch = draw(branch_of(setting, channels, calls.FIXED))
     params = draw(params_of(setting, n, channels, gates=(1.0, 0.5, 2.0), patterns=TAME, least_phi=2))
     return Case(x=x, params=params, branch=branch)
@@ -46,7 +46,7 @@ def held_states(draw: DrawFn, setting: Setting) -> Case:
 def held_logits(draw: DrawFn, setting: Setting) -> Case:
     """Logits of full mantissas."""
     n = draw(streams(setting, 2, 5))
-    shape = (min(2, setting.max_tokens), *logits_shape(n, setting.dialect))
+    shape = (setting.count(2), *logits_shape(n, setting.dialect))
     drawn = at_temperature(noise(draw(seeds), *shape) * 2, setting.dialect)
     return Case(logits=torch.tensor(drawn, dtype=setting.parameter_dtype))
 
@@ -141,9 +141,15 @@ def branches_may_return_what_they_read(trial: Trial, case: Case) -> None:
     the block for these values, in any mode.
 
     A branch that is switched off, as by layer drop, is the identity: what it returns is the tensor that it was handed.
-    A block that writes to that tensor after the branch, because the branch is done with it, reads its own writing.
+    A block that writes to that tensor after the branch, because the branch is done with it, reads its own writing. What
+    a branch is handed is its to write to, with gradients recorded as well, where autograd may refuse: a block that
+    calls it again backwards has to keep what it read. A branch that is a module is called with its hooks, and what a
+    branch is handed has the axes of tokens that the state has.
     """
-    held.takes_what_a_branch_returns(trial, calls.block(trial, case.x, case.params, calls.constant(case.x)))
+    call = calls.block(trial, case.x, case.params, calls.constant(case.x))
+    branches.are_handed_the_axes_of_tokens(trial, call)
+    branches.takes_what_a_branch_returns(trial, call)
+    branches.may_work_in_place(trial, call)
 
 
 # -- let go -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from properties.core.law import Schedule, law
 from properties.core.premises import HERE, where
 from properties.core.reads import mapping_shapes
 from properties.core.trial import Trial
-from properties.laws import about, calls, history, pulls
+from properties.laws import about, branches, calls, history, pulls
 from properties.laws.execution_held import held_states
 from properties.laws.gradient import projection_pulls
 from properties.laws.gradient_block import mixing_pulls
@@ -86,7 +86,7 @@ def wide_states(draw: DrawFn, setting: Setting) -> Case:
     """One or two tokens, with parameters and cotangents, wider than what other laws come to before, as far as phi stays
     small."""
     n, seed, dtype = draw(streams(setting, 1, 4)), draw(seeds), setting.parameter_dtype
-    multiple, count = setting.channel_multiple, min(2, setting.max_tokens)
+    multiple, count = setting.channel_multiple, setting.count(2)
     beyond = multiple * history.spread(multiple)
     channels = next(c for c in (setting.width(260) + beyond, beyond) if _small(n, c, setting) or c == beyond)
     x, bar = (torch.tensor(noise(seed + k, count, n, channels)).to(setting.dtype) for k in range(2))
@@ -147,13 +147,17 @@ def the_first_call_of_a_width_decides_nothing(trial: Trial, case: Case) -> None:
 
 @block("execution.blocks-leave-their-surroundings", "contract", held_states, on=HERE, schedule=ONCE)
 def blocks_leave_their_surroundings(trial: Trial, case: Case) -> None:
-    """A block leaves the modes of torch as they were, and sets no global generator to a state of its own.
+    """A block leaves the modes of torch as they were, sets no global generator to a state of its own, and lets its
+    branch draw anew in every call.
 
     A kernel that is timed at its first call on random inputs, and sets a seed for them, makes all later dropout repeat
     itself; gradients that are switched back on are on for a caller who had them off; and a library that is compiled for
-    speed alone has subnormal numbers taken for 0 everywhere.
+    speed alone has subnormal numbers taken for 0 everywhere. And a branch that runs in a fork of the generator, as one
+    that is computed again backwards, drops out the same in every call.
     """
-    history.leaves_surroundings(trial, calls.block(trial, case.x, case.params, case.branch))
+    call = calls.block(trial, case.x, case.params, case.branch)
+    history.leaves_surroundings(trial, call)
+    branches.draw_anew(trial, call)
 
 
 # -- other calls between -----------------------------------------------------------------------------------------------
@@ -171,7 +175,7 @@ def several_states(draw: DrawFn, setting: Setting) -> Case:
         return params_of(setting, n, channels, gates=(1.0, 0.5, 2.0), patterns=TAME, least_phi=2)
 
     def state(n: int, channels: int, turn: int) -> torch.Tensor:
-        return torch.tensor(noise(seed + turn, min(2, setting.max_tokens), n, channels)).to(setting.dtype)
+        return torch.tensor(noise(seed + turn, setting.count(2), n, channels)).to(setting.dtype)
 
     params = draw(parameters(n, channels))
     weight = torch.tensor(1 + 0.5 * noise(seed + 5, n * channels), dtype=dtype) if setting.norm_weight else None
@@ -249,7 +253,7 @@ def several_logits(draw: DrawFn, setting: Setting) -> Case:
     other = next((one for one in setting.streams if one != n and one <= 5), n)
     drawn = [
         torch.tensor(
-            noise(seed + k, min(2, setting.max_tokens), *logits_shape(size, setting.dialect)) * 2,
+            noise(seed + k, setting.count(2), *logits_shape(size, setting.dialect)) * 2,
             dtype=setting.parameter_dtype,
         )
         for k, size in enumerate((n, n, other))

@@ -68,6 +68,10 @@ TOKENS = 3, 20, 70
 MODES: tuple[str, ...] = ("", " under no_grad", " with gradients recorded", " in inference mode")
 
 
+PROMPT = " of one sequence under no_grad"
+"""As a server reads a prompt: one sequence of many tokens, which kernels have code of its own for."""
+
+
 @contextmanager
 def within(mode: str) -> Generator[None]:
     """In one of the `MODES` of autograd, in each of which values take a way of their own perhaps."""
@@ -83,18 +87,22 @@ def asking(mode: str, given: Any) -> Any:
 def in_every_mode(
     trial: Trial, method: str, *given: Any, call: Callable[..., Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """What a method gives in each mode, by its name; or `call(implementation, *given)` instead."""
+    """What a method gives in each mode, and as of a prompt, [1, S, ...], by its name; or `call(implementation, *given)`
+    instead."""
+    every = (*modes(trial), PROMPT)
 
     def run(target: Implementation, place: Place) -> Any:
         found: list[Tensor] = []
-        for mode in modes(trial):
+        for mode in every:
             with within(mode):
                 own = asking(mode, map_tensors(given, place))
+                if mode == PROMPT:
+                    own = tuple(one.unsqueeze(0) if isinstance(one, Tensor) else one for one in own)
                 out = call(target, *own) if call else getattr(target, method)(*own)
-                found.append(out.detach().clone())
+                found.append((out.flatten(0, 1) if mode == PROMPT else out).detach().clone())
         return tuple(found)
 
-    return dict(zip(modes(trial), trial.observe(method, run), strict=True))
+    return dict(zip(every, trial.observe(method, run), strict=True))
 
 
 def modes(trial: Trial) -> tuple[str, ...]:
@@ -104,7 +112,7 @@ def modes(trial: Trial) -> tuple[str, ...]:
 
 def some_tokens(setting: Setting) -> st.SearchStrategy[int]:
     """A number of tokens, of which one is to be poisoned."""
-    return st.sampled_from(TOKENS).map(lambda count: min(count, setting.max_tokens))
+    return st.sampled_from(TOKENS).map(setting.count)
 
 
 MANY_CHANNELS = 130
@@ -189,14 +197,14 @@ def poisoned_parameters_show(trial: Trial, x: Tensor, params: Params, turn: int)
 
 @st.composite
 def poisoned_stacks(draw: DrawFn, setting: Setting) -> Case:
-    """One stream of some tokens, one of which has a NaN, two layers, and a head where there is one."""
+    """One stream of some tokens, one of which has a NaN, two layers or more, and a head where there is one."""
     n, channels, tokens = draw(streams(setting, 1, 4)), draw(some_channels(setting)), draw(some_tokens(setting))
     h = torch.tensor(noise(draw(seeds), tokens, channels)).to(setting.dtype)
     poisoned = draw(st.integers(0, tokens - 1))
     h[poisoned, draw(st.integers(0, channels - 1))] = float("nan")
-    count = 2 + end_of(setting.dialect).HEAD
-    params = tuple(draw(params_of(setting, n, channels, gates=(1.0, 0.5), least_phi=2)) for _ in range(count))
-    return Case(h=h, n=n, params=params[:2], head=params[2:], poisoned=poisoned)
+    depth, each = setting.depth(2), params_of(setting, n, channels, gates=(1.0, 0.5), least_phi=2)
+    params = tuple(draw(each) for _ in range(depth + end_of(setting.dialect).HEAD))
+    return Case(h=h, n=n, params=params[:depth], head=params[depth:], poisoned=poisoned)
 
 
 @about.stack(
@@ -212,8 +220,11 @@ def poison_passes_a_stack(trial: Trial, case: Case) -> None:
 
     As for a block: streams begin as multiples of it, every layer hands it on, and they end as a sum of all of them.
     """
-    ones = calls.constant(case.h.unsqueeze(-2))
-    for mode, out in in_every_mode(trial, "stack", case.h, (*case.params, *case.head), (ones, ones)).items():
+    deep: tuple[Params, ...] = case.params
+    if torch.finfo(trial.dtype).max > 2.0**16:  # what is not mixed by a mean grows from layer to layer
+        deep = (*deep, *(one._replace(bias=-one.bias) for one in deep), deep[0]._replace(alpha=-deep[0].alpha))
+    ones = (calls.constant(case.h.unsqueeze(-2)),) * len(deep)
+    for mode, out in in_every_mode(trial, "stack", case.h, (*deep, *case.head), ones).items():
         is_neither_hidden_nor_spread(trial, f"a stack{mode}", out, case.poisoned)
 
 

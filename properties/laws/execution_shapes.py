@@ -48,9 +48,11 @@ def on_axes(*shape: int) -> calls.Way:
 
 def arranged(count: int) -> list[calls.Way]:
     """The tokens on two to four axes, some of them of one token: a step of decoding has [B, 1, n, C], and frames of a
-    video lie on four."""
+    video, or of several, lie on four."""
     first, second = on_two_axes(count)
+    height = next((k for k in range(2, second) if second % k == 0), 1)
     shapes = (first, second), (count, 1), (1, count), (second, 1, first), (1, second, 1, first)
+    shapes = (*shapes, (first, height, 1, second // height))
     return [on_axes(*shape) for shape in shapes]
 
 
@@ -160,7 +162,7 @@ def batches(draw: DrawFn, setting: Setting) -> Case:
 
 def counted(draw: DrawFn, n: int, setting: Setting, counts: tuple[int, ...] = COUNTS) -> int:
     """A number of tokens around the size of a tile; a bound is O(n^4) a token."""
-    return min(draw(st.sampled_from(counts if n <= 4 else counts[:-1])), setting.max_tokens)
+    return setting.count(draw(st.sampled_from(counts if n <= 4 else counts[:-1])))
 
 
 @about.block("execution.every-token-is-computed", "oracle", counted_cases, schedule=Schedule(cost=3))
@@ -227,7 +229,7 @@ def every_token_has_its_mappings(trial: Trial, case: Case) -> None:
 def counted_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Any h_post, h_res, state and branch output for many tokens."""
     n, channels = draw(streams(setting)), draw(channel_count(setting))
-    tokens = min(draw(st.sampled_from((6, 2 * n, *COUNTS))), setting.max_tokens)
+    tokens = setting.count(draw(st.sampled_from((6, 2 * n, *COUNTS))))
     seed, dtype = draw(seeds), setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n))
     x, y, h_post, h_res = (torch.tensor(noise(seed + k, tokens, *shape)) for k, shape in enumerate(shapes))

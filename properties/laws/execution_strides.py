@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
-from properties.core.case import Case
+from properties.core.case import Case, map_tensors
 from properties.core.premises import strided, where
 from properties.core.trial import Trial
 from properties.laws import about, calls
 from properties.laws.block import SIZES
 from properties.laws.calls import Call, Way, by_token
+from properties.laws.layouts import alone, among_nan, branch_outputs_alone, rows_of, swapped, wider
 from properties.laws.mixing import matrix_cases
 from properties.laws.premises import depends_on_logits
 from properties.strategies import (
@@ -23,6 +24,8 @@ from properties.strategies import (
     coefficient_cases,
     projection_cases,
 )
+
+BESIDE_NAN = "parameters that are parts of something that is NaN beside them"
 
 
 def in_turn(values: Tensor, most: int) -> Tensor:
@@ -46,11 +49,6 @@ def turned(most: int, arrange: Callable[[tuple[Any, ...]], tuple[Any, ...]] | No
     return Way("token axes in the other order", arrange or all_turned, few, lambda one: one[:, 0])
 
 
-def swapped(one: Tensor) -> Tensor:
-    """The same values, the last two axes in the other order in memory."""
-    return one.transpose(-1, -2).contiguous().transpose(-1, -2)
-
-
 def sliced(one: Tensor) -> Tensor:
     """The first entries of a tensor that is twice as wide."""
     return torch.cat([one, one + 1], -1)[..., : one.shape[-1]]
@@ -61,14 +59,16 @@ def spaced(one: Tensor) -> Tensor:
     return torch.stack([one, one - 1], 1)[:, 0]
 
 
-def wider(one: Tensor) -> Tensor:
-    """Every second entry of a tensor that is twice as wide."""
-    return torch.stack([one, one - 1], -1)[..., 0]
-
-
 def everywhere(one: Tensor) -> Tensor:
     """The first token in the place of every other, without a copy."""
     return one[:1].expand(one.shape)
+
+
+def every_sequence(one: Tensor) -> Tensor:
+    """The first half of the tokens as every sequence of a batch, without a copy, as of one prompt that is continued
+    several times."""
+    few = one[: max(1, one.shape[0] // 2)]
+    return few.unsqueeze(0).expand(one.shape[0] // few.shape[0], *few.shape)
 
 
 def copied_streams(one: Tensor) -> Tensor:
@@ -137,7 +137,9 @@ def projection_does_not_see_strides(trial: Trial, case: Case) -> None:
         by_token("a transposed view", swapped),
         by_token("a slice of a wider tensor", sliced),
         by_token("every second matrix", spaced),
+        by_token("a part of something that is NaN beside it", among_nan),
         by_token("an expanded view", everywhere),
+        by_token("one batch of matrices, expanded over several", every_sequence),
         turned(trial.implementation.max_tokens),
     )
     calls.does_not_see(trial, calls.projection(trial, case.logits), ways)
@@ -155,7 +157,8 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
     copies.
 
     States come as slices of batches and of wider tensors (aiter #5292, #4432), parameters as slices of packed weights,
-    and what a branch returns as a transposed view.
+    and what a branch returns as a transposed view, or as [S, B, C] beside a state [B, S, n, C]. Each lies otherwise by
+    itself, too: a kernel that looks at the strides of one argument takes them for those of all.
     """
 
     def apart(given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -166,14 +169,20 @@ def blocks_do_not_see_strides(trial: Trial, case: Case) -> None:
         by_token("a transposed view", swapped),
         by_token("a slice of wider channels", sliced),
         by_token("every second token", spaced),
+        by_token("a part of something that is NaN beside it", among_nan),
         by_token("one token, expanded", everywhere),
+        by_token("one sequence, expanded over a batch", every_sequence),
         by_token("tokens innermost", lambda one: one.permute(1, 2, 0).contiguous().permute(2, 0, 1)),
         turned(trial.implementation.max_tokens),
         Way("parameters that are views", lambda given: (given[0], scattered(given[1]), given[2])),
         Way("parameters in one storage", lambda given: (given[0], in_one_storage(given[1]), given[2])),
+        Way(BESIDE_NAN, lambda given: (given[0], map_tensors(given[1], among_nan), given[2])),
         Way("a branch output that is a view", apart),
     )
-    calls.does_not_see(trial, calls.block(trial, case.x, case.params, case.branch), ways)
+    call = calls.block(trial, case.x, case.params, case.branch)
+    calls.does_not_see(trial, call, [*ways, *alone(call, trial.implementation)])
+    call = calls.block(trial, case.x, case.params, rows_of(case.x))
+    calls.does_not_see(trial, call, branch_outputs_alone(trial.implementation))
     same = copied_streams(case.x).contiguous()
     does_not_see_copies(trial, calls.block(trial, same, case.params, case.branch))
     one_value = Way("parameters of one value, expanded", lambda given: (given[0], expanded(given[1]), given[2]))
@@ -193,7 +202,7 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
     """Sliced and transposed views of state and parameters give the mappings of contiguous copies.
 
     phi is often a slice of a larger weight, or the transpose of a stored one, and biases and gates are slices of packed
-    vectors, or one value that is expanded.
+    vectors, or one value that is expanded. Each lies otherwise by itself, too.
     """
 
     def transposed(given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -203,13 +212,17 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
     ways = (
         by_token("a transposed view", swapped),
         by_token("every second token", spaced),
+        by_token("a part of something that is NaN beside it", among_nan),
         by_token("one token, expanded", everywhere),
+        by_token("one sequence, expanded over a batch", every_sequence),
         Way("a transposed phi", transposed),
         Way("parameters that are views", lambda given: (given[0], scattered(given[1]))),
         Way("parameters in one storage", lambda given: (given[0], in_one_storage(given[1]))),
+        Way(BESIDE_NAN, lambda given: (given[0], map_tensors(given[1], among_nan))),
         turned(trial.implementation.max_tokens),
     )
-    calls.does_not_see(trial, calls.mappings(trial, case.x, case.params), ways)
+    call = calls.mappings(trial, case.x, case.params)
+    calls.does_not_see(trial, call, [*ways, *alone(call, trial.implementation)])
     same = copied_streams(case.x).contiguous()
     does_not_see_copies(trial, calls.mappings(trial, same, case.params))
     one_value = Way("parameters of one value, expanded", lambda given: (given[0], expanded(given[1])))
@@ -221,7 +234,8 @@ def mappings_do_not_see_strides(trial: Trial, case: Case) -> None:
 def post_does_not_see_strides(trial: Trial, case: Case) -> None:
     """Transposed and sliced views of h_res, h_post, h_pre, y and x are combined like contiguous copies.
 
-    The coefficients of one kernel are views into its output (aiter #5292 ignored their strides).
+    The coefficients of one kernel are views into its output (aiter #5292 ignored their strides). Each lies otherwise by
+    itself, too.
     """
     n, most = case.x.shape[-2], trial.implementation.max_tokens
 
@@ -239,13 +253,17 @@ def post_does_not_see_strides(trial: Trial, case: Case) -> None:
         Way("slices of one packed tensor", packed),
         Way("views of x and y", lambda given: (swapped(given[0]), wider(given[1]), *given[2:])),
         turned(most, with_one_h_res),
+        by_token("a part of something that is NaN beside it", among_nan),
         by_token("one token, expanded", everywhere),
+        by_token("one sequence, expanded over a batch", every_sequence),
     )
     pres = (
         Way("slices of one packed tensor", lambda given: (swapped(given[0]), sliced(given[1]))),
         turned(most),
+        by_token("a part of something that is NaN beside it", among_nan),
     )
     for call in calls.mixtures(trial, case):
-        calls.does_not_see(trial, call, posts if call.method == "post" else pres)
+        ways = posts if call.method == "post" else pres
+        calls.does_not_see(trial, call, [*ways, *alone(call, trial.implementation)])
     for call in calls.mixtures(trial, case.with_(x=copied_streams(case.x).contiguous())):
         does_not_see_copies(trial, call)

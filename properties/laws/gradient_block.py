@@ -36,7 +36,7 @@ def block_pulls(draw: DrawFn, setting: Setting) -> Case:
     small = setting.with_(streams=tuple(n for n in setting.streams if n <= 4) or setting.streams[:1])
     case = draw(coefficient_cases(small, most=2, scales=(1.0, 30.0), patterns=TAME))
     case = case.with_(x=draw(silenced(setting, case.x)))
-    branch = draw(branch_of(setting, case.x.shape[-1], ("zero", "identity", "scale", "constant")))
+    branch = draw(branch_of(setting, case.x.shape[-1], ("zero", "identity", "scale", "constant", "detached")))
     return case.with_(branch=branch, cotangent=draw(cotangent_of(setting, case.x)))
 
 

@@ -8,27 +8,19 @@ of one implementation are compared, within the bounds of both.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from torch import Tensor
 
 from mhc_ref import Params
-from mhc_ref.block import gates_read
 from mhc_ref.packing import logits_shape
-from properties import bounds
-from properties.bounds import Approx
-from properties.core.case import Case, map_tensors
-from properties.core.implementation import Implementation
+from properties.core.case import Case
 from properties.core.law import Schedule
-from properties.core.premises import HERE, differentiable, where
+from properties.core.premises import differentiable, where
 from properties.core.reads import mapping_shapes
 from properties.core.trial import Trial
-from properties.core.truth import pulled_back
-from properties.laws import about, errors, pulls
-from properties.laws.calls import Place
+from properties.laws import about, pulls, pulls_called
 from properties.laws.gradient import projection_pulls
 from properties.laws.gradient_block import mixing_pulls
 from properties.laws.mixing import possible
@@ -58,7 +50,7 @@ def projection_pulls_back_however_it_is_called(trial: Trial, case: Case) -> None
     gradient of every sum, which autograd expands from one number; one that writes to its cotangent or to what it saved
     corrupts other gradients, and one that saves outside the graph takes the values of the last call.
     """
-    pulls.does_not_see_how_it_is_called(trial, pulls.projection(trial, case))
+    pulls_called.does_not_see_how_it_is_called(trial, pulls.projection(trial, case))
 
 
 @mappings("gradient.mappings-pull-back-however-they-are-called", "identity", lambda s: few_states(s), differentiable)
@@ -69,16 +61,17 @@ def mappings_pull_back_however_they_are_called(trial: Trial, case: Case) -> None
     As for projections. Frozen parameters are usual in fine-tuning (PaddleFleet #1793), and an output that nobody uses
     has no cotangent (Liger #1402).
     """
-    pulls.does_not_see_how_it_is_called(trial, pulls.mappings(trial, case))
+    pulls_called.does_not_see_how_it_is_called(trial, pulls.mappings(trial, case))
     if trial.implementation.strided:
-        even = case.with_(params=_even(case.params))
-        pulls.does_not_see_strides_of_zero(trial, pulls.mappings(trial, even))
+        pulls_called.does_not_see_strides_of_zero(trial, pulls.mappings(trial, _even(case)))
 
 
-def _even(params: Params) -> Params:
-    """With the same bias for every logit, and the same gate for all."""
+def _even(case: Case) -> Case:
+    """With the same bias for every logit, the same gate for all, and one stream in every place."""
+    params: Params = case.params
     first = (params.bias[:1].expand_as(params.bias), params.alpha[:1].expand_as(params.alpha))
-    return params._replace(bias=first[0].clone(), alpha=first[1].clone())
+    even = params._replace(bias=first[0].clone(), alpha=first[1].clone())
+    return case.with_(params=even, x=case.x[:, :1].expand_as(case.x).contiguous())
 
 
 @block(
@@ -92,9 +85,11 @@ def blocks_pull_back_however_they_are_called(trial: Trial, case: Case) -> None:
     """The gradients of a block are the same a second time, for any layout of the cotangent, by some of the inputs, and
     after other calls.
 
-    As for projections.
+    As for projections. The first streams are one, which a model expands without a copy.
     """
-    pulls.does_not_see_how_it_is_called(trial, pulls.block(trial, case))
+    pulls_called.does_not_see_how_it_is_called(trial, pulls.block(trial, case))
+    if trial.implementation.strided:
+        pulls_called.does_not_see_strides_of_zero(trial, pulls.block(trial, _even(case)))
 
 
 @post(
@@ -112,7 +107,7 @@ def pre_and_post_pull_back_however_they_are_called(trial: Trial, case: Case) -> 
     As for projections.
     """
     for pulled in pulls.mixtures(trial, case):
-        pulls.does_not_see_how_it_is_called(trial, pulled)
+        pulls_called.does_not_see_how_it_is_called(trial, pulled)
 
 
 # -- many tokens ------------------------------------------------------------------------------------------------------
@@ -138,7 +133,7 @@ def many_projections(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = M
     """Many matrices of logits and a cotangent of h_res, of the second half far below that of the first, as where a loss
     weighs tokens."""
     n = draw(streams(setting, 2))
-    count = min(draw(token_counts(n, counts)), setting.max_tokens)
+    count = setting.count(draw(token_counts(n, counts)))
     shape = logits_shape(n, setting.dialect)
     dtype, seed = setting.parameter_dtype, draw(seeds)
     logits = torch.tensor(noise(seed, count, *shape) * 2, dtype=dtype)
@@ -152,7 +147,7 @@ def many_states(draw: DrawFn, setting: Setting, counts: tuple[int, ...] = MANY) 
     """x of many tokens, dense parameters and open gates, a cotangent for each mapping."""
     n = draw(streams(setting, 1))
     channels = draw(width_among(setting, *WIDTHS))
-    count = min(draw(token_counts(n, counts)), setting.max_tokens)
+    count = setting.count(draw(token_counts(n, counts)))
     params = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
     seed, dtype = draw(seeds), setting.parameter_dtype
     pulls = mapping_shapes((count, n, channels), setting.dialect)
@@ -187,7 +182,7 @@ def many_blocks(
 def many_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """Any h_post, h_res, state and branch output for many tokens, and cotangents of post and of pre."""
     n, channels = draw(streams(setting)), draw(width_among(setting, *WIDTHS))
-    count = min(draw(token_counts(n)), setting.max_tokens)
+    count = setting.count(draw(token_counts(n)))
     seed, dtype = draw(seeds), setting.parameter_dtype
     shapes = ((n, channels), (channels,), (n,), (n, n), (n, channels), (channels,))
     x, y, h_post, h_res, *bars = (torch.tensor(noise(seed + k, count, *shape)) for k, shape in enumerate(shapes))
@@ -241,45 +236,3 @@ def every_token_pulls_back_through_pre_and_post(trial: Trial, case: Case) -> Non
     """
     for pulled in pulls.mixtures(trial, case):
         is_that_of_its_parts(trial, pulled)
-
-
-# -- the branch -------------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def unbranched(draw: DrawFn, setting: Setting) -> Case:
-    """x of a few tokens, dense parameters, and a cotangent of what a block makes of them."""
-    case = draw(many_states(setting, (2, 5)))
-    bar = torch.tensor(noise(draw(seeds), *case.x.shape)).to(setting.dtype)
-    return Case(x=case.x, params=case.params, cotangent=bar)
-
-
-@block("gradient.branches-learn", "oracle", lambda s: unbranched(s), differentiable, mixes_in_compute_dtype, on=HERE)
-def branches_learn(trial: Trial, case: Case) -> None:
-    """The weights of a branch receive their gradient through the block, whether or not the state asks for one.
-
-    F(u) = w u has the gradient u (sum_i h_post_i bar_i) by w. A block that calls its branch inside a function of its
-    own, and returns gradients by its own inputs only, trains no branch.
-    """
-    weight = torch.ones(case.x.shape[0], case.x.shape[-1], dtype=case.x.dtype)
-
-    def run(target: Implementation, place: Place) -> Any:
-        found: list[Tensor] = []
-        for asked in (True, False):
-            leaf = place(weight).requires_grad_()
-            x, params = place(case.x).clone().requires_grad_(asked), map_tensors(place(case.params), torch.clone)
-            out = target.block(x, params, lambda u, leaf=leaf: leaf * u)
-            found += pulled_back([out], [leaf], [place(case.cotangent).clone()])
-        return tuple(found)
-
-    r = trial.rounding
-    h = errors.mappings(trial, case.x, case.params)
-    n = case.x.shape[-2]
-    bar = bounds.pullback.summed_in_the_state("ti,tic->tc", h.post, Approx.exact(case.cotangent), n, n, r)
-    read = bounds.block.read(case.x, bounds.block.gates_of(h.pre, None, trial.dialect), r)
-    bound = bounds.stored(bounds.times(bounds.stored(bar, r), read, r), r).error
-    exact = trial.truth.mappings(case.x, case.params)
-    u = trial.truth.pre(case.x, gates_read(exact.pre, None, trial.dialect))
-    by_y = trial.truth.post_vjp(case.x, u, exact.post, exact.res, case.cotangent)[1]
-    for got, when in zip(trial.observe("block", run), ("", " of a state that asks for no gradient"), strict=True):
-        trial.within(f"the gradient by the weights of a branch{when}", got, u * by_y, bound)

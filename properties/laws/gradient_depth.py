@@ -28,6 +28,7 @@ from properties.laws.gradient_block import cotangent_of
 from properties.laws.premises import mixes_in_compute_dtype, reads_by_gates
 from properties.laws.pulls_of_parts import is_that_of_its_parts
 from properties.strategies import (
+    QUIET,
     TAME,
     Setting,
     as_deep_as,
@@ -36,16 +37,17 @@ from properties.strategies import (
     coarse,
     cotangent_for,
     far_beside,
+    layers_among,
     noise,
     params_at_temperature,
-    params_of,
+    params_of_layers,
     seeds,
     states_of,
     streams,
     width_among,
 )
 
-LINEAR = ("scale", "identity", "constant", "zero")
+LINEAR = ("scale", "identity", "constant", "zero", "detached")
 """Branches whose derivative is known; first those through which a gradient passes, since few examples are drawn."""
 
 
@@ -54,15 +56,12 @@ def layered_pulls(draw: DrawFn, setting: Setting) -> Case:
     """A state, one to three blocks, and a cotangent of the state that they leave."""
     n = draw(streams(setting, 1, 4))
     channels = draw(channel_count(setting, 7))
-    depth = draw(st.integers(1, 3))
+    depth = draw(layers_among(setting, 1, 3))
     x = draw(states_of(setting, n, channels, most=2, scales=(1.0, 30.0)))
-    params = tuple(draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)) for _ in range(depth))
+    params = draw(params_of_layers(setting, n, channels, depth, gates=DEEP_GATES, patterns=TAME))
     branches = tuple(draw(branch_of(setting, channels, LINEAR)) for _ in range(depth))
     return Case(x=x, params=params, branches=branches, cotangent=draw(cotangent_of(setting, x)))
 
-
-QUIET = 2.0**-9
-"""Gates at which many layers hardly move the logits of the next, so that errors do not grow from one to the other."""
 
 DEEP = 10
 """The most layers that are pulled back through: what ends after eight shows."""
@@ -72,8 +71,10 @@ DEEP = 10
 def deep_pulls(draw: DrawFn, setting: Setting) -> Case:
     """A state of one token, up to ten blocks whose gates are nearly closed, with one branch for all of them or one for
     each, and a cotangent."""
-    case = draw(quiet_pulls(setting, draw(as_deep_as(DEEP)), 1))
-    return case.with_(branches=case.branches[:1] * len(case.branches)) if draw(st.booleans()) else case
+    apart = draw(st.booleans())  # the simplest example, which is always drawn, has one for two layers
+    depth = draw(as_deep_as(DEEP) if setting.crowd is None else layers_among(setting, 2, 3))
+    case = draw(quiet_pulls(setting, depth if apart else max(2, depth), setting.count(1)))
+    return case if apart else case.with_(branches=case.branches[:1] * len(case.branches))
 
 
 @st.composite
@@ -103,9 +104,8 @@ def stacked_pulls(draw: DrawFn, setting: Setting) -> Case:
     """One stream h, one to three blocks and the parameters of a head where there is one, and a cotangent."""
     case = draw(layered_pulls(setting))
     n, channels = case.x.shape[-2:]
-    head = ()
-    if end_of(setting.dialect).HEAD:
-        head = (draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)),)
+    heads = int(end_of(setting.dialect).HEAD)
+    head = draw(params_of_layers(setting, n, channels, heads, gates=DEEP_GATES, patterns=TAME))
     h = case.x[:, 0].clone()
     return Case(h=h, n=n, params=case.params, branches=case.branches, head=head, cotangent=case.cotangent[:, 0].clone())
 
@@ -210,7 +210,7 @@ def every_layer_learns(trial: Trial, case: Case) -> None:
 @st.composite
 def tied_pulls(draw: DrawFn, setting: Setting) -> Case:
     """Two or three layers with the same parameters."""
-    case, depth = draw(deep_pulls(setting)), draw(st.integers(2, 3))
+    case, depth = draw(deep_pulls(setting)), draw(layers_among(setting, 2, 3))
     return case.with_(params=case.params[:1] * depth, branches=case.branches[:1] * depth)
 
 
@@ -304,13 +304,12 @@ COUNTS = (66, 34, 6, 10)
 
 @st.composite
 def many_stacked_pulls(draw: DrawFn, setting: Setting) -> Case:
-    """One stream of many tokens, two quiet blocks, a head where there is one, and a cotangent."""
-    tokens = min(draw(st.sampled_from(COUNTS)), setting.max_tokens)
-    case = draw(quiet_pulls(setting, 2, tokens))
+    """One stream of many tokens, two or more quiet blocks, a head where there is one, and a cotangent."""
+    tokens = setting.count(draw(st.sampled_from(COUNTS)))
+    case = draw(quiet_pulls(setting, setting.depth(2), tokens))
     n, channels = case.x.shape[-2:]
-    head = ()
-    if end_of(setting.dialect).HEAD:
-        head = (draw(params_of(setting, n, channels, gates=DEEP_GATES, patterns=TAME)),)
+    heads = int(end_of(setting.dialect).HEAD)
+    head = draw(params_of_layers(setting, n, channels, heads, gates=DEEP_GATES, patterns=TAME))
     bar = torch.tensor(noise(draw(seeds), tokens, channels)).to(setting.dtype)
     return Case(h=case.x[:, 0].clone(), n=n, params=case.params, branches=case.branches, head=head, cotangent=bar)
 
@@ -338,12 +337,12 @@ def constant_stacks(draw: DrawFn, setting: Setting) -> Case:
     """A stack whose mappings depend on biases alone, whose branches scale every channel, and a cotangent."""
     n = draw(streams(setting, 1, 4))
     channels = draw(width_among(setting, 1, 2, 3, 7, 70, 130))
-    depth = draw(st.integers(1, 3))
+    depth = draw(layers_among(setting, 1, 3))
     head = end_of(setting.dialect).HEAD
-    every = tuple(draw(params_of(setting, n, channels, patterns=TAME)) for _ in range(depth + head))
+    every = draw(params_of_layers(setting, n, channels, depth + head, patterns=TAME))
     still = tuple(one._replace(phi=torch.zeros_like(one.phi)) for one in every)
     branches = tuple(draw(branch_of(setting, channels, ("scale", "identity", "zero"))) for _ in range(depth))
-    tokens = draw(st.integers(1, 2))
+    tokens = setting.count(draw(st.integers(1, 2)))
     h = torch.tensor(coarse(draw(seeds), tokens, channels) + 0.5).to(setting.dtype)
     far = min(20, far_beside(setting.dtype))  # it is a state as well, which a norm squares
     cotangent = draw(cotangent_for((tokens, channels), setting.dtype, far))

@@ -23,14 +23,14 @@ from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, differentiable
-from properties.core.trial import Trial
+from properties.core.trial import Trial, wide
 from properties.core.truth import present, pulled_back, regrouped
-from properties.laws import about
+from properties.laws import about, pulls
 from properties.laws.calls import Place
 from properties.laws.gradient_block import cotangent_of
 from properties.laws.gradient_depth import judge_layers
 from properties.laws.premises import mixes_in_compute_dtype
-from properties.strategies import TAME, Setting, noise, params_of, seeds, streams, width_among
+from properties.strategies import TAME, Setting, noise, params_of, params_of_layers, seeds, streams, width_among
 
 block, layers = (partial(one, on=HERE, schedule=Schedule(cost=4, most=2)) for one in (about.block, about.layers))
 
@@ -54,9 +54,13 @@ class Drawing:
 def drawing_cases(draw: DrawFn, setting: Setting, depth: int) -> Case:
     """A state of one or two tokens, dense parameters of so many layers, a seed of the generator, and a cotangent."""
     n, channels, seed = draw(streams(setting, 1, 4)), draw(width_among(setting, 3, 7)), draw(seeds)
-    x = torch.tensor(noise(seed, min(2, setting.max_tokens), n, channels)).to(setting.dtype)
-    params = [draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2)) for _ in range(depth)]
-    return Case(x=x, params=tuple(params), seed=seed, cotangent=draw(cotangent_of(setting, x)))
+    x = torch.tensor(noise(seed, setting.count(2), n, channels)).to(setting.dtype)
+    options: Any = {"gates": (1.0, 0.5), "patterns": TAME, "least_phi": 2}
+    if depth == 1:
+        params = (draw(params_of(setting, n, channels, **options)),)
+    else:
+        params = draw(params_of_layers(setting, n, channels, setting.depth(depth), **options))
+    return Case(x=x, params=params, seed=seed, cotangent=draw(cotangent_of(setting, x)))
 
 
 def judged(trial: Trial, case: Case, method: str, call: Callable[[Implementation, Tensor, Any, Any], Tensor]) -> None:
@@ -121,3 +125,32 @@ def branches_of_layers_may_draw(trial: Trial, case: Case) -> None:
         return target.layers(x, params, branches)
 
     judged(trial, case, "layers", call)
+
+
+def stacks_have_one_mask(trial: Trial, case: Case) -> None:
+    """The gradients of a stack whose branches draw are those of the same stack whose branches scale by what these drew
+    forwards; the branches of `case` say by their number alone how many there are."""
+
+    def of(*branches: Any) -> pulls.Pulled:
+        return pulls.stack(trial, case.with_(branches=branches))
+
+    depth = len(case.params)
+    still = of(*[BranchSpec("scale", torch.ones(case.h.shape[-1], dtype=case.h.dtype))] * depth)
+
+    def run(target: Implementation, place: Place) -> Any:
+        def back(branches: Sequence[Any]) -> tuple[Tensor, ...]:
+            leaves = [place(one).clone().requires_grad_() for one in still.inputs]
+            out = target.stack(leaves[0], regrouped(leaves[1:], (*case.params, *case.head)), branches)
+            return tuple(pulled_back([out], leaves, [place(case.cotangent).clone()]))
+
+        drawing = [Drawing() for _ in range(depth)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(depth)
+            found = back(drawing)
+        first = tuple(one.drawn[0] for one in drawing)
+        return first, found, back([BranchSpec("scale", one) for one in first])
+
+    first, found, plain = trial.observe("stack", run)
+    drawn = of(*(BranchSpec("scale", one.cpu()) for one in first))
+    for name, one, other, error in zip(drawn.names, found, plain, drawn.errors(drawn.cotangents), strict=True):
+        trial.near(f"the gradient of a stack whose branches draw by {name}", one, wide(other), 2 * error)

@@ -129,6 +129,7 @@ def starved_pulls(draw: DrawFn, setting: Setting) -> Case:
     logits[1, :, line] -= gap
     if setting.max_tokens < 2:
         logits = logits[[draw(st.integers(0, 1))]]
+    logits = torch.tensor(setting.crowded(logits.numpy()))
     return Case(logits=logits, cotangent=torch.tensor(noise(draw(seeds), *logits.shape)).to(logits.dtype))
 
 
@@ -166,7 +167,7 @@ def initial_states(draw: DrawFn, setting: Setting) -> Case:
     """A state, and parameters of which some are as they are initialised: gates, phi or biases of 0, a weight of ones;
     cotangents of the mappings, and of a block with its branch."""
     n = draw(streams(setting, 1, 4))
-    x = torch.tensor(noise(draw(seeds), min(2, setting.max_tokens), n, draw(projected_width(setting, n))))
+    x = torch.tensor(noise(draw(seeds), setting.count(2), n, draw(projected_width(setting, n))))
     params = draw(params_of(setting, n, x.shape[-1], gates=(1.0, 0.5), patterns=TAME, least_phi=2))
     shut, dead, still = draw(among(*INITIAL))
     params = params._replace(

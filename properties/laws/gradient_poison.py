@@ -137,7 +137,8 @@ def poison_passes_the_mappings(trial: Trial, case: Case) -> None:
 
 
 def blocks(trial: Trial, case: Case, method: str) -> Callable[[Implementation, Place], Any]:
-    """The gradient of a block, or of two, by the state; branches give back what they read."""
+    """The gradient of a block, or of several, by the state; branches give back what they read."""
+    several = case.depth if "depth" in case else 2
     bar = spoiled(case, torch.ones_like(case.x))
     branch = BranchSpec("identity")
 
@@ -146,7 +147,7 @@ def blocks(trial: Trial, case: Case, method: str) -> Callable[[Implementation, P
         if method == "block":
             out = target.block(x, params, branch)
         else:
-            out = target.layers(x, (params, params), (branch, branch))
+            out = target.layers(x, (params,) * several, (branch,) * several)
         return tuple(pulled_back([out], [x], [place(bar).clone()]))
 
     return run
@@ -161,7 +162,13 @@ def poison_passes_a_block(trial: Trial, case: Case) -> None:
     reaches_the_gradients(trial, "block", blocks(trial, case, "block"), case.poisoned, ("x",))
 
 
-@layers("gradient.poison-passes-layers", "contract", lambda s: poisoned_states(s), differentiable)
+@st.composite
+def poisoned_layers(draw: DrawFn, setting: Setting) -> Case:
+    """The same, and how many layers it passes."""
+    return draw(poisoned_states(setting)).with_(depth=setting.depth(2))
+
+
+@layers("gradient.poison-passes-layers", "contract", poisoned_layers, differentiable)
 def poison_passes_layers(trial: Trial, case: Case) -> None:
     """A NaN or an infinity in the cotangent of a token passes every layer, and stays with its token.
 

@@ -18,7 +18,6 @@ from properties.core.case import BranchSpec, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.living import Living
 from properties.core.trial import Trial, same_bits
-from properties.laws import errors
 from properties.laws.calls import MANY, Call, Place, flooded, kept
 
 FURTHER = 24
@@ -34,7 +33,8 @@ def modes(trial: Trial) -> tuple[str, ...]:
     return MODES if trial.implementation.differentiable else MODES[:2]
 
 
-def _under(mode: str) -> AbstractContextManager[Any]:
+def under(mode: str) -> AbstractContextManager[Any]:
+    """The mode of torch by its name."""
     if mode == INFERENCE:
         return torch.inference_mode()
     return torch.no_grad() if mode == MODES[1] else nullcontext()
@@ -62,6 +62,8 @@ def varied(call: Call, given: Sequence[Any], mode: str, turn: int = 0, tokens: i
 
 SHARED = 3
 """Blocks whose branch returns the same tensor, and calls of many tokens, in each mode."""
+WIDE = 128
+"""Channels that have a buffer of their own perhaps."""
 CROWDS = 70, MANY
 """Numbers of tokens from which on outputs have a buffer perhaps: of the batches that graphs are recorded for, and of
 what is large."""
@@ -83,7 +85,7 @@ def large_ones_outlive_further_calls(trial: Trial, call: Call) -> None:
                 return branch(u)
 
             given = lasting(placed)
-            with _under(mode):
+            with under(mode):
                 for k in range(SHARED):
                     own = varied(call, given, mode, k, count)
                     if trial.implementation.in_process:  # a branch that keeps what it reads cannot be sent elsewhere
@@ -113,7 +115,7 @@ def map_branches(given: Sequence[Any], change: Callable[[BranchSpec], Any]) -> t
 def outlives_further_calls(trial: Trial, call: Call) -> None:
     """What a call returned is not changed by many others, of the same shapes and of new ones, in any mode; nor what one
     of many tokens did."""
-    most = trial.implementation.max_tokens
+    most, further = trial.implementation.max_tokens, _further(call)
 
     def run(target: Implementation, place: Place) -> Any:
         placed = map_tensors(call.given, place)
@@ -123,8 +125,8 @@ def outlives_further_calls(trial: Trial, call: Call) -> None:
             end."""
             held: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = []
             given, changed = lasting(placed), 0
-            with _under(mode):
-                for k in range(FURTHER + 1):
+            with under(mode):
+                for k in range(further + 1):
                     outputs = call.on(target, varied(call, given, mode, k))
                     held.append((outputs, kept(outputs)))
                     if k % OTHER_SHAPES == OTHER_SHAPES - 1:
@@ -137,30 +139,37 @@ def outlives_further_calls(trial: Trial, call: Call) -> None:
     what = " and ".join(call.gives)
     for mode, (changed, others) in zip(modes(trial), trial.observe(call.method, run), strict=True):
         trial.holds(
-            f"{what}, held through {FURTHER} further calls{mode}",
+            f"{what}, held through {further} further calls{mode}",
             not changed,
             f"changed by call {changed + 1}",
             "as returned",
             kind="memory",
         )
         trial.holds(
-            f"{what} of {FURTHER} calls one after the other{mode}, all of them held",
+            f"{what} of {further} calls one after the other{mode}, all of them held",
             not others,
             f"{others} changed by later calls",
             "as returned",
             kind="memory",
         )
-    large_ones_outlive_further_calls(trial, call)
+    if further == FURTHER:
+        large_ones_outlive_further_calls(trial, call)
+
+
+def _further(call: Call) -> int:
+    """How many calls follow: of tokens beyond a tile, or of wide states, fewer."""
+    state = call.given[0]
+    return FURTHER if state.shape[0] < CROWDS[0] and state.shape[-1] < WIDE else OTHER_SHAPES
 
 
 def _moved(outputs: Sequence[Tensor], copies: Sequence[Tensor]) -> int:
     return int(not all(same_bits(one.detach(), copy) for one, copy in zip(outputs, copies, strict=True)))
 
 
-def branch_inputs_outlive_further_calls(trial: Trial, call: Call) -> None:
+def branch_inputs_outlive_further_calls(trial: Trial, call: Call, further: int = 0) -> None:
     """What a block, or each of several layers, handed to its branch, which keeps it, is not changed by what follows, in
-    any mode."""
-    most = trial.implementation.max_tokens
+    any mode; `further`: so many calls, where fewer than of others are enough."""
+    most, further = trial.implementation.max_tokens, further or _further(call)
 
     def run(target: Implementation, place: Place) -> Any:
         placed = map_tensors(call.given, place)
@@ -180,8 +189,8 @@ def branch_inputs_outlive_further_calls(trial: Trial, call: Call) -> None:
                 kept_by = tuple(partial(keeping, one) for one in (branch if several else (branch,)))
                 call.on(target, (state, params, kept_by if several else kept_by[0]))
 
-            with _under(mode):
-                for k in range(FURTHER + 1):
+            with under(mode):
+                for k in range(further + 1):
                     once(k)
                     if k % OTHER_SHAPES == OTHER_SHAPES - 1:
                         once(k, min(given[0].shape[0] + 1 + k, most))
@@ -191,7 +200,8 @@ def branch_inputs_outlive_further_calls(trial: Trial, call: Call) -> None:
 
     for mode, changed in zip(modes(trial), trial.observe(call.method, run), strict=True):
         of = "blocks" if call.method == "block" else f"calls of {call.method}"
-        what = f"what {FURTHER} {of} one after the other handed to their branches{mode}, all of it held"
+        deep = f" of {len(call.given[1])} layers" if call.method == "layers" else ""
+        what = f"what {further} {of}{deep} one after the other handed to their branches{mode}, all of it held"
         trial.holds(what, not changed, f"{changed} changed by what followed", "as handed over", kind="memory")
 
 
@@ -205,7 +215,7 @@ def leaves_branch_outputs_alone(trial: Trial, call: Call) -> None:
 
         def changed(mode: str) -> bool:
             given = lasting((x, params, branch))
-            with _under(mode):
+            with under(mode):
                 for turn in range(SHARED):
                     state, weights, _ = varied(call, given, mode, turn)
                     target.block(state, weights, lambda u: kept_output)
@@ -220,52 +230,6 @@ def leaves_branch_outputs_alone(trial: Trial, call: Call) -> None:
     for mode, changed in zip(every, trial.observe(call.method, run), strict=True):
         what = f"what a branch returned, after the block that called it{mode}"
         trial.holds(what, not changed, "changed", "as returned", kind="memory")
-
-
-RETURNED: dict[str, Callable[[Tensor], Tensor]] = {
-    "what it reads": lambda u: u,
-    "a view of what it reads": lambda u: u.view(u.shape),
-    "ones of one entry, expanded": lambda u: torch.ones_like(u[..., :1]).expand(u.shape),
-    "a slice of something wider": lambda u: torch.cat([u, u - 1], -1)[..., : u.shape[-1]],
-    "the end of something longer": lambda u: torch.cat([u.new_ones(1), u.flatten()])[1:].view(u.shape),
-}
-"""What branches return that has no storage of its own, or not from its start, or not in the order of its entries."""
-WRITTEN: dict[str, Callable[[Tensor], Tensor]] = {
-    "what it reads, after it has written there": lambda u: u.mul_(-0.5).add_(1),
-    "ones, after it has cleared what it reads": lambda u: u.zero_() + 1,
-}
-"""What branches return that work in place, where nothing is recorded: what they are handed is theirs."""
-
-
-def takes_what_a_branch_returns(trial: Trial, call: Call) -> None:
-    """A block is what it is for what its branch returned, be that its own input, in any mode."""
-    every = [one for k, one in enumerate(RETURNED) if k < 2 or trial.implementation.strided]
-    turns = [(mode, one) for mode in modes(trial) for one in every]
-    turns += [(mode, one) for mode in (MODES[1], INFERENCE) for one in WRITTEN]
-
-    def run(target: Implementation, place: Place) -> Any:
-        given = map_tensors(call.given, place)
-
-        def called(mode: str, returned: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-            """The state after the block, and what the branch gave back."""
-            seen: list[Tensor] = []
-
-            def branch(u: Tensor) -> Tensor:
-                y = returned(u)
-                seen.append(y.detach().clone())
-                return y
-
-            with _under(mode):
-                state, params, _ = varied(call, lasting(given), mode)
-                out = target.block(state, params, branch).detach().clone()
-            return out, seen[0]
-
-        return tuple(called(mode, (RETURNED | WRITTEN)[one]) for mode, one in turns)
-
-    x, params, _ = call.given
-    for (mode, one), (out, y) in zip(turns, trial.observe(call.method, run), strict=True):
-        exact = trial.truth.block(x, params, y)[1]
-        trial.within(f"a block whose branch returns {one}{mode}", out, exact, errors.block(trial, x, params, y))
 
 
 CALLS = 40
@@ -291,7 +255,7 @@ def lets_go(trial: Trial, call: Call) -> None:
                 first, *_ = varied(call, (given[0], *(() for _ in rest)), mode, k)
                 living.begin()
                 living.note(first)
-                with _under(mode), living:
+                with under(mode), living:
                     found = call.on(target, (first, *rest))
                     living.note(found)
                 if holding:

@@ -20,11 +20,20 @@ from properties.core.case import BranchSpec, map_tensors
 from properties.core.implementation import Implementation, dtype_names, parameter_dtype
 from properties.core.trial import Trial, wide
 from properties.core.truth import pulled_back
-from properties.laws.calls import QUIET as QUIET_MODES
-from properties.laws.calls import Call, Place, asking, flooded, kept
+from properties.laws.calls import Call, Place, asking, every_mode, flooded, kept
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.laws.pulls import Pulled
-from properties.laws.surroundings import AUTOGRAD, GENERATORS, attempted, flushes, generators, modes, restored, seeded
+from properties.laws.surroundings import (
+    GENERATORS,
+    OF_A_BRANCH,
+    Cancelled,
+    attempted,
+    flushes,
+    generators,
+    modes,
+    restored,
+    seeded,
+)
 
 _turn = itertools.count()
 _LEAST, _SPREAD = 11, 89
@@ -33,9 +42,10 @@ QUIET, LOUD = 3, 4
 first two or three calls."""
 
 
-def fresh(trial: Trial) -> int:
-    """A number of tokens that has not been met for the last 88 times, as far as a call takes so many."""
-    return min(trial.implementation.max_tokens, _LEAST + next(_turn) % _SPREAD)
+def fresh(trial: Trial, few: int = 0) -> int:
+    """A number of tokens, `few` at least, that has not been met for the last 88 times, as far as a call takes so
+    many."""
+    return min(trial.implementation.max_tokens, max(few, _LEAST) + next(_turn) % _SPREAD)
 
 
 # -- the first call ----------------------------------------------------------------------------------------------------
@@ -52,13 +62,14 @@ def first_calls_are_like_later_ones(trial: Trial, pulled: Pulled) -> None:
         def once(count: int, recorded: bool) -> _Given:
             return _of_the_first(pulled, target, place, count, recorded)
 
+        few = pulled.inputs[0].shape[0]
         with torch.no_grad():
-            quiet, count = [], fresh(trial)
+            quiet, count = [], fresh(trial, few)
             for _ in range(QUIET):
                 quiet.append(once(count, False))
-        count = fresh(trial)
+        count = fresh(trial, few)
         loud = [once(count, pulls) for _ in range(LOUD)]
-        count = fresh(trial)
+        count = fresh(trial, few)
         with torch.inference_mode():
             once(count, False)  # what is made there and kept cannot be saved for a backward pass
         return tuple(quiet), (once(count, pulls), *loud)
@@ -178,11 +189,11 @@ class Turn:
 def is_itself_among_others(trial: Trial, turns: Sequence[Turn]) -> None:
     """Every call of a sequence is what the truth says, and the first one again at its end.
 
-    What calls share are the same tensors in the same places, and they come in every mode in which nothing is recorded.
-    In another dtype that is declared, the first one is called before all of them and once between.
+    What calls share are the same tensors in the same places, and they come in every mode of autograd. In another dtype
+    that is declared, the first one is called before all of them and once between.
     """
     first = turns[0]
-    order = (*turns, first)
+    order, every = (*turns, first), every_mode(trial)
     others = [one for one in map(_dtype, dtype_names(trial.implementation)) if one != trial.dtype]
     others.sort(key=lambda one: -torch.finfo(one).eps)  # what is kept in the coarsest shows
 
@@ -215,14 +226,15 @@ def is_itself_among_others(trial: Trial, turns: Sequence[Turn]) -> None:
                     in_another_dtype()
             return tuple(found)
 
-        counts = [fresh(trial) for _ in QUIET_MODES]
+        most = max(turn.call.given[0].shape[0] for turn in order)
+        counts = [fresh(trial, most) for _ in every]
         sequences: list[Any] = []
-        for count, (name, mode) in zip(counts, QUIET_MODES, strict=True):
+        for count, (name, mode) in zip(counts, every, strict=True):
             with mode():
                 sequences.append(through(count, name))
         return tuple(sequences)
 
-    for (mode, _), sequence in zip(QUIET_MODES, trial.observe(first.call.method, run), strict=True):
+    for (mode, _), sequence in zip(every, trial.observe(first.call.method, run), strict=True):
         for k, (turn, found) in enumerate(zip(order, sequence, strict=True)):
             what = (turn.what if k < len(turns) else f"{turn.what}, after the others") + mode
             for name, one, exact, error in zip(turn.call.gives, found, turn.exact, turn.call.errors(), strict=True):
@@ -237,7 +249,7 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
-        seen: list[bool] = []
+        inside, outside = list[bool](), list[bool]()
 
         def states(seed: int) -> tuple[Any, ...]:
             """Of generators after the first call of a number of tokens."""
@@ -249,12 +261,12 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
 
             def within(branch: Any, u: Tensor) -> Tensor:
                 # who computes a branch again backwards calls it without gradients first
-                seen.append(modes()[AUTOGRAD:] == before[AUTOGRAD:])
+                inside.append(modes()[OF_A_BRANCH] == before[OF_A_BRANCH])
                 return branch(u)
 
             own = [partial(within, one) if isinstance(one, BranchSpec) else one for one in given]
             call.on(target, [flooded(one, count) if isinstance(one, Tensor) else one for one in own])
-            seen.append(modes() == before)
+            outside.append(modes() == before)
             return generators()
 
         flushed = flushes()
@@ -262,10 +274,11 @@ def leaves_surroundings(trial: Trial, call: Call) -> None:
             with torch.no_grad():
                 first = states(1)
             second = states(2)
-        return all(seen), tuple(one != other for one, other in zip(first, second, strict=True))
+        return all(inside), all(outside), tuple(one != other for one, other in zip(first, second, strict=True))
 
-    still, apart = trial.observe(call.method, run)
-    trial.holds("the modes of torch after a call", still, "others", "as before", kind="memory")
+    within, after, apart = trial.observe(call.method, run)
+    trial.holds("the modes of torch within a branch", within, "others", "as before the call", kind="memory")
+    trial.holds("the modes of torch after a call", after, "others", "as before", kind="memory")
     for name, one in zip(GENERATORS, apart, strict=True):
         what = f"the global generator of {name} after the first call of a number of tokens"
         trial.holds(what, one, "in one state, whatever it was in before", "left alone", kind="memory")
@@ -283,6 +296,7 @@ def is_not_disturbed_by_its_branch(trial: Trial, call: Call, other: Call) -> Non
     without."""
 
     recorded = (False, True) if trial.differentiable else (False,)
+    raised = {_OutOfMemory: "raised", Cancelled: "was cancelled"}
 
     def run(target: Implementation, place: Place) -> Any:
         (x, params, branch), others = map_tensors(call.given, place), map_tensors(other.given, place)
@@ -292,8 +306,8 @@ def is_not_disturbed_by_its_branch(trial: Trial, call: Call, other: Call) -> Non
             call.on(target, others)
             return one(u)
 
-        def raising(u: Tensor) -> Tensor:
-            raise _OutOfMemory
+        def raising(error: type[BaseException], u: Tensor) -> Tensor:
+            raise error
 
         def through(*branches: Any) -> Any:
             """As many branches as the call has, or the one."""
@@ -302,8 +316,13 @@ def is_not_disturbed_by_its_branch(trial: Trial, call: Call, other: Call) -> Non
         def once() -> Any:
             plain = kept(call.on(target, (x, params, branch)))
             within = kept(call.on(target, (x, params, through(*(partial(passing, one) for one in several)))))
-            attempted(lambda: call.on(target, (*others[:2], through(*several[:-1], raising))))
-            return plain, within, kept(call.on(target, (x, params, branch)))
+            after: list[tuple[Tensor, ...]] = []
+            for error in raised:
+                attempted(
+                    lambda error=error: call.on(target, (*others[:2], through(*several[:-1], partial(raising, error))))
+                )
+                after.append(kept(call.on(target, (x, params, branch))))
+            return plain, within, tuple(after)
 
         found: list[Any] = []
         for on in recorded:
@@ -315,10 +334,13 @@ def is_not_disturbed_by_its_branch(trial: Trial, call: Call, other: Call) -> Non
 
     for on, (plain, within, after) in zip(recorded, trial.observe(call.method, run), strict=True):
         mode = ", with gradients recorded" if on else ""
-        for name, one, nested, later, error in zip(call.gives, plain, within, after, call.errors(), strict=True):
+        bounds = call.errors()
+        for name, one, nested, error in zip(call.gives, plain, within, bounds, strict=True):
             what = f"around a branch that passes another {call.method}{mode}"
             trial.near(f"{name} {what}", nested, wide(one), 2 * error, kind="memory")
-            trial.near(f"{name} after one whose branch raised{mode}", later, wide(one), 2 * error, kind="memory")
+        for how, found in zip(raised.values(), after, strict=True):
+            for name, one, later, error in zip(call.gives, plain, found, bounds, strict=True):
+                trial.near(f"{name} after one whose branch {how}{mode}", later, wide(one), 2 * error, kind="memory")
 
 
 def _asking(one: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def counted_logits(draw: DrawFn, setting: Setting) -> Case:
     """A dialect of no iteration or of one, dense logits and a cotangent."""
     frame = counted(setting, draw(among(0, 1)))
     n, seed = draw(streams(frame, 2, 4)), draw(seeds)
-    shape, dtype = (min(2, setting.max_tokens), n, n), setting.parameter_dtype
+    shape, dtype = (setting.count(2), n, n), setting.parameter_dtype
     logits, bar = at_temperature(2 * noise(seed, *shape), frame.dialect), noise(seed + 1, *shape)
     return Case(dialect=frame.dialect, logits=torch.tensor(logits, dtype=dtype), cotangent=torch.tensor(bar).to(dtype))
 
@@ -52,7 +52,7 @@ def counted_states(draw: DrawFn, setting: Setting) -> Case:
     frame = counted(setting, draw(among(0, 1)))
     n, channels, seed = draw(streams(frame, 2, 4)), draw(width_among(setting, 3, 5)), draw(seeds)
     params = draw(params_of(frame, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
-    x = torch.tensor(noise(seed, min(2, setting.max_tokens), n, channels)).to(setting.dtype)
+    x = torch.tensor(noise(seed, setting.count(2), n, channels)).to(setting.dtype)
     bars = tuple(
         torch.tensor(noise(seed + 1 + k, *shape)).to(setting.parameter_dtype)
         for k, shape in enumerate(mapping_shapes(tuple(x.shape), frame.dialect))
@@ -174,7 +174,7 @@ def many_counted_logits(draw: DrawFn, setting: Setting) -> Case:
     """A dialect of many iterations, logits on which they converge slowly, and a cotangent."""
     frame = counted(setting, draw(among(*MANY)))
     n, seed = draw(streams(frame, 2, 4)), draw(seeds)
-    each = [slow_logits(frame, n, seed + k) for k in range(min(2, setting.max_tokens))]
+    each = [slow_logits(frame, n, seed + k) for k in range(setting.count(2))]
     bar = torch.stack([torch.tensor(noise(seed + 2 + k, n, n)) for k in range(len(each))])
     dtype = setting.parameter_dtype
     logits = torch.stack([torch.tensor(one) for one in each]).to(dtype)
@@ -183,14 +183,14 @@ def many_counted_logits(draw: DrawFn, setting: Setting) -> Case:
 
 @st.composite
 def many_counted_states(draw: DrawFn, setting: Setting) -> Case:
-    """A dialect of many iterations, a state of one token, and biases on which they converge slowly."""
+    """A dialect of many iterations, a state of one token, or of a crowd, and biases on which they converge slowly."""
     frame = counted(setting, draw(among(*MANY)))
     n, channels, seed = draw(streams(frame, 2, 4)), draw(width_among(setting, 3, 5)), draw(seeds)
     params = draw(params_of(frame, n, channels, gates=(0.25,), patterns=TAME, least_phi=2))
     pre, post, size = logit_sizes(n, frame.dialect)
     slow = torch.tensor(slow_logits(frame, n, seed)).reshape(size).to(params.bias)
     params = setting.stored(params._replace(bias=torch.cat([params.bias[: pre + post], slow])))
-    x = torch.tensor(noise(seed, 1, n, channels)).to(setting.dtype)
+    x = torch.tensor(noise(seed, setting.count(1), n, channels)).to(setting.dtype)
     bars = tuple(
         torch.tensor(noise(seed + 1 + k, *shape)).to(setting.parameter_dtype)
         for k, shape in enumerate(mapping_shapes(tuple(x.shape), frame.dialect))
@@ -245,7 +245,8 @@ def masked_lines(draw: DrawFn, setting: Setting) -> Case:
     """Dense logits in multiples of 1/8, and which of the lines that are normalised first is to lie low."""
     n = draw(streams(setting, 2, 5))
     shape = logits_shape(n, setting.dialect)
-    logits = torch.tensor((noise(draw(seeds), 1, *shape) * 16).round() / 8, dtype=setting.parameter_dtype)
+    count = setting.count(1)
+    logits = torch.tensor((noise(draw(seeds), count, *shape) * 16).round() / 8, dtype=setting.parameter_dtype)
     lines = 1 if len(shape) == 1 else shape[0]
     chosen = torch.zeros(lines, dtype=torch.float64)
     chosen[draw(st.integers(0, lines - 1))] = 1.0

@@ -165,7 +165,7 @@ def circulant_cases(draw: DrawFn, setting: Setting) -> Case:
     parts[0] += powers - sum(parts)
     row = torch.tensor(parts, dtype=torch.float64) / powers
     matrix = torch.stack([row.roll(k) for k in range(n)])[list(draw(permutations_of(n)))]
-    return Case(matrix=matrix.unsqueeze(0))
+    return Case(matrix=torch.tensor(setting.crowded(matrix.unsqueeze(0).numpy())))
 
 
 @about.project(
@@ -243,7 +243,7 @@ def uniform_cases(draw: DrawFn, setting: Setting) -> Case:
     """Constant logits."""
     n = draw(streams(setting))
     value = draw(eighths | st.sampled_from((20.0, -20.0)))
-    return Case(logits=torch.full((1, n, n), value, dtype=setting.parameter_dtype))
+    return Case(logits=torch.full((setting.count(1), n, n), value, dtype=setting.parameter_dtype))
 
 
 @about.project(

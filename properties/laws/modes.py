@@ -25,7 +25,8 @@ def _here(call: Callable[[], Any]) -> Any:
     return call()
 
 
-def _in_another_thread(call: Callable[[], Any]) -> Any:
+def in_another_thread(call: Callable[[], Any]) -> Any:
+    """What a call gives in a thread that begins and ends with it."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(contextvars.copy_context().run, call).result()
 
@@ -67,7 +68,7 @@ OTHER_THREAD = Mode(
     lambda here: nullcontext(),
     lambda here: nullcontext(),
     backwards=True,
-    calling=_in_another_thread,
+    calling=in_another_thread,
 )
 
 

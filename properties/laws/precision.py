@@ -110,14 +110,14 @@ def norm_and_projection_keep_the_compute_precision(trial: Trial, case: Case) -> 
 def cancelling_mixtures(draw: DrawFn, setting: Setting) -> Case:
     """h_res and a state whose mixture nearly cancels."""
     n = draw(streams(setting, 2))
-    channels = draw(channel_count(setting, 9))
+    channels, count = draw(channel_count(setting, 9)), setting.count(1)
     seed = draw(seeds)
     signs = (-1.0) ** torch.arange(n, dtype=torch.float64)
-    x = (signs[:, None] * (1 + 0.01 * torch.tensor(noise(seed, 1, n, channels)))).to(setting.dtype)
-    weights = torch.tensor(noise(seed + 1, 1, n, n)).abs() + 0.1
+    x = (signs[:, None] * (1 + 0.01 * torch.tensor(noise(seed, count, n, channels)))).to(setting.dtype)
+    weights = torch.tensor(noise(seed + 1, count, n, n)).abs() + 0.1
     h_res = possible((weights / weights.sum(-1, keepdim=True)).to(setting.parameter_dtype), setting.dialect)
-    h_post = torch.tensor(noise(seed + 2, 1, n), dtype=setting.parameter_dtype) * draw(st.sampled_from((0.0, 1.0)))
-    y = torch.tensor(noise(seed + 3, 1, channels)).to(setting.dtype)
+    h_post = torch.tensor(noise(seed + 2, count, n), dtype=setting.parameter_dtype) * draw(st.sampled_from((0.0, 1.0)))
+    y = torch.tensor(noise(seed + 3, count, channels)).to(setting.dtype)
     return Case(x=x, y=y, h_post=h_post, h_res=h_res)
 
 
@@ -139,7 +139,8 @@ def cancelling_reads(draw: DrawFn, setting: Setting) -> Case:
     case = draw(coefficient_cases(setting, least_n=2, most=1, scales=(1.0,), patterns=TAME))
     n, channels = case.x.shape[-2:]
     signs = (-1.0) ** torch.arange(n, dtype=torch.float64)
-    x = (signs[:, None] * (1 + 0.01 * torch.tensor(noise(draw(seeds), 1, n, channels)))).to(setting.dtype)
+    tokens = torch.tensor(noise(draw(seeds), setting.count(1), n, channels))
+    x = (signs[:, None] * (1 + 0.01 * tokens)).to(setting.dtype)
     return case.with_(x=x, params=_bare(case))
 
 

@@ -33,7 +33,7 @@ from properties.laws.coefficients import agree
 from properties.laws.gradient_mappings import NAMES
 from properties.laws.mixing import possible
 from properties.laws.premises import mixes_in_compute_dtype, reads_by_gates
-from properties.strategies import Setting, noise, seeds, streams
+from properties.strategies import Setting, noise, seeds, streams, width_among
 from properties.strategies.long_sums import (
     block_long_sums,
     gathered,
@@ -105,14 +105,15 @@ def _gathered(trial: Trial, case: Case) -> tuple[Tensor, Params, Tensor, int]:
 
 @st.composite
 def cancelling_states(draw: DrawFn, setting: Setting) -> Tensor:
-    """[1, n, C]: numbers of one sign whose sums have more bits than bfloat16 (and the dtype of the state), and one that
-    takes them back but for those bits."""
-    n = draw(streams(setting, 3))
-    sizes = torch.tensor(noise(draw(seeds), n, setting.width(9))).abs().clamp(max=0.99) + 1
+    """[tokens, n, C]: numbers of one sign whose sums have more bits than bfloat16 (and the dtype of the state), and one
+    that takes them back but for those bits."""
+    n, width = draw(streams(setting, 3)), draw(width_among(setting, 9))
+    sizes = torch.tensor(noise(draw(seeds), n, width)).abs().clamp(max=0.99) + 1
     x = sizes.to(setting.dtype)
     sums = x[:-1].double().sum(0)
     x[-1] = -(sums.to(x) if x.dtype.itemsize == 2 else sums.bfloat16().to(x))
-    return x.roll(draw(st.integers(0, n - 1)), 0).unsqueeze(0)
+    turned = x.roll(draw(st.integers(0, n - 1)), 0).unsqueeze(0)
+    return torch.tensor(setting.crowded(turned.double().numpy())).to(setting.dtype)
 
 
 @st.composite
@@ -152,7 +153,7 @@ def collapsing_keeps_the_compute_precision(trial: Trial, case: Case) -> None:
 def cancelling_streams(draw: DrawFn, setting: Setting) -> Case:
     """A state and weights of its streams, whose weighted sum nearly cancels."""
     x = draw(cancelling_states(setting))
-    weights = 1 + 0.01 * torch.tensor(noise(draw(seeds), 1, x.shape[1]))
+    weights = 1 + 0.01 * torch.tensor(noise(draw(seeds), *x.shape[:2]))
     return Case(x=x, h_pre=as_pre_takes(weights.to(setting.parameter_dtype), x, setting.dialect))
 
 

@@ -6,7 +6,7 @@ import torch
 
 from mhc_ref import Dialect
 from mhc_ref.projection import compute_dtype
-from properties.core.family import DIM, dynamic_of, gate_of, guarantees_of, mix_of
+from properties.core.family import DIM, dynamic_of, end_of, gate_of, guarantees_of, mix_of
 from properties.core.implementation import Implementation, offers
 from properties.core.norms import norm_of
 from properties.core.premises import Applies, Premise
@@ -179,6 +179,11 @@ def fused(*methods: str) -> Premise:
 def reads_its_own_gates(dialect: Dialect) -> str | None:
     """The branch of a block reads with the h_pre of that block."""
     return "a block reads with the gates of the one before it" if dialect.read_from != "own" else None
+
+
+def ends_by_itself(dialect: Dialect) -> str | None:
+    """What streams end in depends on them, and on parameters of its own, alone."""
+    return "a stack ends with the gates of its last block" if end_of(dialect).LAST else None
 
 
 def tunes(*fields: str) -> Premise:

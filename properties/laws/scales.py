@@ -53,7 +53,7 @@ def sized_states(draw: DrawFn, setting: Setting, small: tuple[int, ...]) -> Case
     below = () if setting.dialect.rms_eps else tuple(k for k in small if 2.0 ** (far * k) >= setting.least_scale)
     factor = 2.0 ** (far * draw(among(*LARGE, *below)))
     params = draw(params_of(setting, n, channels, gates=(1.0, 0.5), patterns=TAME, least_phi=2))
-    x = torch.tensor(noise(seed, min(2, setting.max_tokens), n, channels)).to(setting.dtype)
+    x = torch.tensor(noise(seed, setting.count(2), n, channels)).to(setting.dtype)
     return Case(x=x * factor, params=params, factor=factor)
 
 

@@ -24,8 +24,9 @@ from properties.core.truth import Truth, present, regrouped
 from properties.laws import about, errors, sizes_calls
 from properties.laws.premises import depends_on_logits, mixes_in_compute_dtype
 from properties.laws.sizes import ONCE
-from properties.laws.sizes_calls import Named, Stage, pulled, swept
+from properties.laws.sizes_calls import Named, Stage, swept
 from properties.laws.sizes_layouts import layout_of, returning
+from properties.laws.sizes_pulls import pulled
 from properties.strategies import sweeps_pairwise as pairwise
 from properties.strategies import sweeps_together as together
 from properties.strategies.sweep_inputs import BACKWARDS

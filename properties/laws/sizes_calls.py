@@ -2,8 +2,6 @@
 
 A stage is judged against float64 with a bound that has the roundings of both sides in it, for every token. Where one is
 off, that token alone is put to the truth: mpmath can judge one of thousands, and not all of them.
-
-Longer than 400 lines: every stage is a call, its bound and its truth, which are read beside each other.
 """
 
 from __future__ import annotations
@@ -25,28 +23,21 @@ from properties.core.case import Case, map_tensors
 from properties.core.family import end_of
 from properties.core.implementation import Implementation
 from properties.core.law import Draw
-from properties.core.sweep import BY_TOKEN, At, Kept, Part, Point, Reach, Sweep, Values, count_of, take
-from properties.core.trial import FloatTruth, LawBroken, Trial, outputs_of, wide
+from properties.core.sweep import At, Kept, Part, Point, Reach, Sweep, Values, count_of, take
+from properties.core.trial import FloatTruth, LawBroken, Trial, wide
 from properties.core.truth import Truth
 from properties.laws import errors
 from properties.laws.block import one_call
 from properties.laws.sizes_layouts import (
-    ASKING,
-    AXES,
-    MEMORY,
-    USED,
     arranged,
-    asks,
+    axes_of,
     in_order,
-    laid,
     layout_of,
     lying,
+    memory_of,
     returning,
-    taken_out,
-    turned,
-    within_more,
 )
-from properties.strategies.layouts import ALONE, CUT, INFERENCE, SEQUENCES, SUMMED, TURNED
+from properties.strategies.layouts import INFERENCE, parts_of
 from properties.strategies.setting import Setting
 from properties.strategies.sweeps import Run, declared_runs, points_of
 
@@ -142,16 +133,18 @@ def _worst_token(got: Tensor, value: Tensor, error: Tensor) -> int:
 
 
 def called(trial: Trial, case: Case, method: str, *given: Any, branches: Sequence[Any] = ()) -> Any:
-    """What a method gives for these arguments, with or without gradients, and wherever they lie in memory."""
+    """What a method gives for these arguments, with or without gradients, on any axes, and wherever they lie in
+    memory."""
     last = branches if method in ("layers", "stack") else tuple(branches)
     extra = ((last,) if method in ("layers", "stack") else last) if branches else ()
     gradients, layout = "gradients" in case and case.gradients, layout_of(case)
-    with torch.inference_mode(layout == INFERENCE), torch.set_grad_enabled(bool(gradients)):
-        if not layout or layout in AXES:
+    axes = axes_of(layout)
+    with torch.inference_mode(INFERENCE in parts_of(layout)), torch.set_grad_enabled(bool(gradients)):
+        if not memory_of(layout):
             asked = map_tensors(given, _asking) if gradients else given
-            found = getattr(trial, method)(*(arranged(one, layout) for one in asked), *extra)
+            found = getattr(trial, method)(*(arranged(one, axes) for one in asked), *extra)
             first, *rest = found if branches else (found,)
-            ordered = map_tensors(first, lambda one: in_order(one, layout)) if layout in AXES else first
+            ordered = map_tensors(first, lambda one: in_order(one, axes))
             return (ordered, *rest) if branches else ordered
 
         def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
@@ -159,110 +152,12 @@ def called(trial: Trial, case: Case, method: str, *given: Any, branches: Sequenc
             own = ((ends,) if method in ("layers", "stack") else ends) if branches else ()
             return getattr(target, method)(*(lying(place(one), layout) for one in given), *own)
 
-        found = trial.observe(method, run)
-        found = map_tensors(found, lambda one: in_order(one, layout)) if layout == CUT else found
+        found = map_tensors(trial.observe(method, run), lambda one: in_order(one, axes))
         return (found, []) if branches else found
 
 
 def _asking(one: Tensor) -> Tensor:
     return one.detach().requires_grad_()
-
-
-def pulled(
-    trial: Trial,
-    what: str,
-    names: Sequence[str],
-    inputs: Sequence[Tensor],
-    case: Case,
-    run: Any,
-    gives: Sequence[str] = (),
-) -> Named:
-    """The gradients by inputs, by their names, for the cotangents of a case, and the outputs, by what they are called:
-    where gradients are recorded other code computes them."""
-    layout, by_token = layout_of(case), [name in BY_TOKEN for name in names]
-    if layout in ASKING:
-        return _pulled_by_some(trial, what, names, inputs, case, run, gives)
-    if layout in USED:
-        return _pulled_as_used(trial, what, names, inputs, case, run)
-    if layout in MEMORY:
-        return _pulled_lying(trial, what, names, inputs, case, run, gives)
-    given = [arranged(one, layout) if own else one for one, own in zip(inputs, by_token, strict=True)]
-    found = trial.pull(what, given, [arranged(bar, layout) for bar in case.cotangents], run, bool(gives))
-    by_token += [True] * len(gives)
-    each = [in_order(one, layout) if own and layout else one for one, own in zip(found, by_token, strict=True)]
-    return dict(zip([*(f"the gradient by {name}" for name in names), *gives], each, strict=True))
-
-
-def _pulled_by_some(
-    trial: Trial, what: str, names: Sequence[str], inputs: Sequence[Tensor], case: Case, run: Any, gives: Sequence[str]
-) -> Named:
-    """The gradients by what the layout has ask for one, where nothing else does."""
-    layout = layout_of(case)
-    asked = [asks(name, layout) for name in names]
-
-    def some(target: Implementation, *given: Tensor) -> Any:
-        return run(target, *(one if on else one.detach() for one, on in zip(given, asked, strict=True)))
-
-    found = trial.pull(what, inputs, case.cotangents, some, bool(gives))
-    named = zip([*(f"the gradient by {name}" for name in names), *gives], found, strict=True)
-    return {name: one for (name, one), on in zip(named, [*asked, *[True] * len(gives)], strict=True) if on}
-
-
-def _pulled_as_used(
-    trial: Trial, what: str, names: Sequence[str], inputs: Sequence[Tensor], case: Case, run: Any
-) -> Named:
-    """The gradients where outputs are added up, of which autograd makes cotangents of strides 0; where one is used, and
-    the others have none; and a second time, where the graph is kept."""
-    layout, bars = layout_of(case), list(case.cotangents)
-
-    def used(target: Implementation, *given: Tensor) -> Any:
-        outputs = outputs_of(run(target, *given))
-        if layout == SUMMED:
-            return tuple(one.sum() for one in outputs)
-        if layout in ALONE:
-            return outputs[ALONE.index(layout)]
-        learning = [one for one in outputs if one.requires_grad]
-        own = [bar.to(one).clone() for one, bar in zip(outputs, bars, strict=True) if one.requires_grad]
-        try:
-            if learning:
-                torch.autograd.grad(learning, given, own, retain_graph=True, allow_unused=True)
-        except RuntimeError:  # a graph that refuses to be kept gives nothing wrong
-            return run(target, *given)
-        return tuple(outputs)
-
-    if layout == SUMMED:
-        handed = [torch.ones((), dtype=bar.dtype) for bar in bars]
-    else:
-        handed = [bars[ALONE.index(layout)]] if layout in ALONE else bars
-    found = trial.pull(what, inputs, handed, used)
-    return {f"the gradient by {name}": one for name, one in zip(names, found, strict=True)}
-
-
-def _pulled_lying(
-    trial: Trial, what: str, names: Sequence[str], inputs: Sequence[Tensor], case: Case, run: Any, gives: Sequence[str]
-) -> Named:
-    """The same, where states, and the cotangents that a backward pass is handed, lie otherwise in memory.
-
-    Autograd hands on a cotangent as it came. So outputs become a part of something larger, whose gradient has theirs as
-    a part: where they lie in it, a cotangent lies.
-    """
-    layout = layout_of(case)
-
-    def placed(name: str, one: Tensor) -> Tensor:
-        if layout == TURNED:
-            return turned(one) if name.split()[0] == "phi" else one
-        return laid(one, layout) if name in BY_TOKEN else one
-
-    def elsewhere(target: Implementation, *given: Tensor) -> Any:
-        own = [placed(name, one) for name, one in zip(names, given, strict=True)]
-        return tuple(within_more(one, layout) for one in outputs_of(run(target, *own)))
-
-    bars = [arranged(bar, SEQUENCES) if layout == CUT else bar for bar in case.cotangents]
-    found = trial.pull(what, inputs, [within_more(bar, layout) for bar in bars], elsewhere, bool(gives))
-    count = len(names)
-    outputs = [taken_out(one, bar, layout) for one, bar in zip(found[count:], case.cotangents, strict=False)]
-    each = [*found[:count], *outputs]
-    return dict(zip([*(f"the gradient by {name}" for name in names), *gives], each, strict=True))
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------

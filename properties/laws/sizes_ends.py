@@ -20,7 +20,8 @@ from properties.core.truth import Truth, present
 from properties.laws import about, sizes_calls
 from properties.laws.sizes import ONCE
 from properties.laws.sizes_backwards import OF_PARAMETERS, by_name, parameter_names, running
-from properties.laws.sizes_calls import Named, Stage, pulled, swept
+from properties.laws.sizes_calls import Named, Stage, swept
+from properties.laws.sizes_pulls import pulled
 from properties.strategies import sweeps_pairwise as pairwise
 from properties.strategies import sweeps_together as together
 from properties.strategies.sweep_inputs import BACKWARDS

@@ -10,35 +10,62 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Params
+from properties.core import arranged as token_axes
+from properties.core.arranged import on_two
 from properties.core.case import BranchSpec, Case
+from properties.laws.cotangents import ordered, same_along, stepping
 from properties.strategies.layouts import (
     ALONE,
     BARE,
     CUT,
+    EVEN,
     FROZEN,
-    INFERENCE,
+    INNERMOST,
     LAYOUTS,
+    MANY_SEQUENCES,
+    PERMUTED,
     ROWS,
     SEQUENCES,
+    SPACED,
     STEP,
     STILL,
     SUMMED,
     THREE,
     TURNED,
     TWICE,
+    YIELDED,
+    parts_of,
 )
 
-AXES = (SEQUENCES, STEP, BARE, THREE, INFERENCE)
-"""The layouts that are no matter of memory."""
+AXES = (SEQUENCES, MANY_SEQUENCES, STEP, BARE, THREE)
+"""Those parts of layouts that say on which axes tokens lie."""
 ELSEWHERE = (TURNED, ROWS)
 """Those of what is no state."""
 MEMORY = (*LAYOUTS[1:], CUT, *ELSEWHERE)
-"""Those that are."""
+"""Those that are a matter of memory."""
 USED = (SUMMED, TWICE, *ALONE)
 """Those that are a matter of what is done with outputs."""
-ASKING = {FROZEN: True, STILL: False}
-"""Those that are a matter of what asks for a gradient, and whether states do; what is no state does otherwise."""
+
+
+def _same(bar: Tensor, axis: int) -> Tensor:
+    """What is the same along an axis, if it is not that of tokens, expanded along that alone."""
+    return same_along(bar, (axis,)) if axis > -bar.ndim else bar
+
+
+COTANGENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    PERMUTED: ordered(-3, -1, -2),
+    INNERMOST: ordered(-2, -1, -3),
+    SPACED: stepping(0),
+    **{one: partial(_same, axis=axis) for one, axis in EVEN.items()},
+}
+"""Those that are a matter of how a cotangent lies."""
 STATES = ("x", "y", "h")
+ASKING: dict[str, Callable[[str], bool]] = {
+    FROZEN: lambda name: name in STATES,
+    STILL: lambda name: name not in STATES,
+    YIELDED: lambda name: name == "y",
+}
+"""Those that are a matter of what asks for a gradient, and whether what is called so does."""
 
 
 def layout_of(case: Case) -> str:
@@ -46,18 +73,36 @@ def layout_of(case: Case) -> str:
     return case.layout if "layout" in case else ""
 
 
+def axes_of(layout: str) -> str:
+    """On which axes tokens lie, of `AXES`, or "" for one; cut sequences lie on two."""
+    return next((SEQUENCES if part == CUT else part for part in parts_of(layout) if part in (*AXES, CUT)), "")
+
+
+def memory_of(layout: str) -> tuple[str, ...]:
+    """How what is handed over lies in memory, of `MEMORY`."""
+    return tuple(part for part in parts_of(layout) if part in MEMORY)
+
+
 def asks(name: str, layout: str) -> bool:
     """Whether what is called so asks for a gradient."""
-    return layout not in ASKING or (name in STATES) == ASKING[layout]
+    return all(ASKING[part](name) for part in parts_of(layout) if part in ASKING)
 
 
-def arranged(one: Any, layout: str) -> Any:
-    """What has one axis of tokens with as many as the layout says."""
-    if not isinstance(one, Tensor) or layout in ("", INFERENCE):
+def arranged(one: Any, axes: str) -> Any:
+    """What has one axis of tokens with as many as are said."""
+    if not isinstance(one, Tensor) or not axes:
         return one
     count = one.shape[0]
-    axes = {SEQUENCES: _sequences(count), STEP: (count, 1), BARE: (), THREE: _three(count)}[layout]
-    return one.reshape(*axes, *one.shape[1:])
+    shapes = {SEQUENCES: _sequences, MANY_SEQUENCES: _many, STEP: _steps, THREE: _three}
+    return one.reshape(*(() if axes == BARE else shapes[axes](count)), *one.shape[1:])
+
+
+def _many(count: int) -> tuple[int, int]:
+    return on_two(count, token_axes.SEQUENCES)
+
+
+def _steps(count: int) -> tuple[int, int]:
+    return on_two(count, token_axes.STEPS)
 
 
 def _sequences(count: int) -> tuple[int, int]:
@@ -74,25 +119,30 @@ def _three(count: int) -> tuple[int, int, int]:
     return a, b, count // (a * b)
 
 
-def in_order(one: Tensor, layout: str) -> Tensor:
+def in_order(one: Tensor, axes: str) -> Tensor:
     """What was given for tokens so arranged, with one axis of them."""
-    if layout == INFERENCE or not one.numel():
+    if not axes or not one.numel():
         return one  # mappings that are not emitted have no axes
-    return one.unsqueeze(0) if layout == BARE else one.flatten(0, 2 if layout == THREE else 1)
+    return one.unsqueeze(0) if axes == BARE else one.flatten(0, 2 if axes == THREE else 1)
 
 
 def lying(one: Any, layout: str) -> Any:
-    """An argument as the layout says: where it is of parameters, a state stays, and otherwise parameters do."""
+    """An argument as the layout says: parameters lie in memory as it says of them, and states as it says of those, on
+    the axes that it has."""
     if isinstance(one, Params):
-        return one._replace(phi=turned(one.phi)) if layout == TURNED else one
+        return one._replace(phi=turned(one.phi)) if TURNED in parts_of(layout) else one
     if isinstance(one, tuple):
         return tuple(lying(part, layout) for part in cast("tuple[Any, ...]", one))
-    return laid(one, layout) if isinstance(one, Tensor) else one
+    if not isinstance(one, Tensor):
+        return one
+    for part in memory_of(layout):
+        one = laid(one, part)
+    return one if CUT in parts_of(layout) else arranged(one, axes_of(layout))
 
 
 def returning(branches: Sequence[BranchSpec], layout: str) -> Sequence[Callable[[Tensor], Tensor]]:
     """The branches, whose outputs lie as the layout says."""
-    return tuple(partial(_in_rows, one) for one in branches) if layout == ROWS else branches
+    return tuple(partial(_in_rows, one) for one in branches) if ROWS in parts_of(layout) else branches
 
 
 def _in_rows(branch: BranchSpec, u: Tensor) -> Tensor:
@@ -134,11 +184,32 @@ def within_more(one: Tensor, layout: str) -> Tensor:
 
 
 def taken_out(one: Tensor, like: Tensor, layout: str) -> Tensor:
-    """The part again, with one axis of tokens."""
+    """The part again, of which every axis but a cut one is as of `like`."""
     if not one.numel() or layout in ELSEWHERE:
         return one
     if layout == "slice":
         return one[..., : like.shape[-1]]
     if layout == CUT:
-        return one[:, :-1].flatten(0, 1)
+        return one[:, :-1]
     return one[one.numel() - like.numel() :].view(like.shape)
+
+
+def handing(outputs: Sequence[Tensor], layout: str) -> Sequence[Tensor]:
+    """Outputs whose cotangents lie as the layout says when they arrive."""
+    for part in parts_of(layout):
+        if part in COTANGENTS:
+            outputs = [cast("Tensor", _Handing.apply(one, COTANGENTS[part])) for one in outputs]
+    return outputs
+
+
+class _Handing(torch.autograd.Function):
+    """Its argument, whose cotangent is handed on as it is laid."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, laid: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.laid = laid
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *bars: Any) -> Any:
+        return ctx.laid(bars[0]), None

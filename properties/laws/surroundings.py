@@ -21,10 +21,11 @@ from properties.core.case import BranchSpec, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.trial import Trial, same_bits, wide
 from properties.guards.faults import HarnessError, TargetFault, answered
-from properties.laws.calls import QUIET, Call, Place, kept
+from properties.laws.calls import Call, Place, every_mode, kept, of_a_model
 
-AUTOGRAD = 2
-"""How many of the modes are autograd's."""
+OF_A_BRANCH = slice(2, -3)
+"""The modes that hold within a branch as without a call: all but autograd's, which come first, and what sees saved
+tensors or every function, which comes last: who computes a branch again backwards puts these up around it."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +194,20 @@ class _Refused(RuntimeError):
     """What a branch raises here."""
 
 
+class Cancelled(BaseException):
+    """What a branch raises here that is no Exception, as KeyboardInterrupt and the CancelledError of asyncio are none:
+    whoever cleans up after Exceptions alone does not after these."""
+
+
 class _Raises(torch.nn.Module):
     """A branch that raises. It is a module, as those of models are, and is left as it was."""
 
+    def __init__(self, error: type[BaseException] = _Refused) -> None:
+        super().__init__()
+        self.error = error
+
     def forward(self, u: Tensor) -> Tensor:
-        raise _Refused("a branch that raises")
+        raise self.error("a branch that raises")
 
     def untouched(self) -> bool:
         """Whether nobody has changed its training mode, or hung anything on it."""
@@ -224,6 +234,7 @@ def misfits(call: Call, given: Sequence[Any], shapes: bool) -> Iterator[Misfit]:
         if isinstance(last, BranchSpec):
             yield Misfit("a branch that raises", instead(_Raises()))
             if shapes:
+                yield Misfit("a branch that is cancelled", instead(_Raises(Cancelled)))
                 yield Misfit("a branch that gives a channel too many", instead(partial(_wider, last)))
         elif not shapes:
             continue
@@ -251,8 +262,6 @@ def are_left_by_refused_calls(trial: Trial, call: Call) -> None:
     shapes = trial.device.type == "cpu"
 
     def run(target: Implementation, place: Place) -> Any:
-        given = map_tensors(call.given, place)
-
         def after(misfit: Misfit) -> tuple[bool, ...]:
             """Whether modes, arguments and branches are as before, and of each generator whether its state depends on
             what it was."""
@@ -274,8 +283,9 @@ def are_left_by_refused_calls(trial: Trial, call: Call) -> None:
             return same, whole, all(one.untouched() for one in branches), *own
 
         found: list[Any] = []
-        for _, mode in QUIET:
+        for name, mode in every_mode(trial):
             with mode(), restored():
+                given = of_a_model(map_tensors(call.given, place), name, trial)
                 first = kept(call.on(target, given))
                 others = (-given[0], *given[1:])  # what is left of these is seen in the next call
                 left = tuple(after(misfit) for misfit in misfits(call, others, shapes))
@@ -283,7 +293,7 @@ def are_left_by_refused_calls(trial: Trial, call: Call) -> None:
         return tuple(found)
 
     called = [misfit.what for misfit in misfits(call, call.given, shapes)]
-    for (mode, _), (first, left, again) in zip(QUIET, trial.observe(call.method, run), strict=True):
+    for (mode, _), (first, left, again) in zip(every_mode(trial), trial.observe(call.method, run), strict=True):
         for what, (still, whole, untouched, *own) in zip(called, left, strict=True):
             of = f"after {call.method} was called with {what}{mode}"
             trial.holds(f"the modes of torch {of}", still, "others", "as before", kind="memory")

@@ -63,7 +63,7 @@ def tuned_logits(draw: DrawFn, setting: Setting) -> Case:
     """A tuned dialect, logits of its shape, dense and of a size at which iterations show, and a cotangent."""
     frame = draw(tuned_frames(setting, OF_PROJECT))
     n, seed = draw(streams(frame, 2, 5)), draw(seeds)
-    shape = (min(3, setting.max_tokens), *logits_shape(n, frame.dialect))
+    shape = (setting.count(3), *logits_shape(n, frame.dialect))
     drawn = at_temperature(noise(seed, *shape) * 3, frame.dialect)
     logits, bar = (torch.tensor(one, dtype=setting.parameter_dtype) for one in (drawn, noise(seed + 1, shape[0], n, n)))
     return Case(dialect=frame.dialect, logits=logits, cotangent=bar)
@@ -76,9 +76,7 @@ def tuned_states(draw: DrawFn, setting: Setting, fields: Collection[str]) -> Cas
     frame = draw(tuned_frames(setting, fields))
     n, channels, seed = draw(streams(frame, 2, 4)), draw(width_among(setting, 3, 5, 9)), draw(seeds)
     params = draw(params_of(frame, n, channels, gates=(1.0, 0.5, 2.0), patterns=("normal",), least_phi=2))
-    x, bar = (
-        torch.tensor(noise(seed + k, min(3, setting.max_tokens), n, channels)).to(setting.dtype) for k in range(2)
-    )
+    x, bar = (torch.tensor(noise(seed + k, setting.count(3), n, channels)).to(setting.dtype) for k in range(2))
     shapes = mapping_shapes(tuple(x.shape), frame.dialect)
     bars = tuple(
         torch.tensor(noise(seed + 2 + k, *shape)).to(setting.parameter_dtype) for k, shape in enumerate(shapes)

@@ -132,7 +132,7 @@ def _judged(path: Path, status: int, left: Journal, stopped: str) -> Outcome:
         told = exit_code(report["totals"])
         if told == 1 or (not left.open and status in (told, *range(2, 6))):
             return Outcome(1 if told == 1 else status, report)
-        say(f"mhc-properties: the report in {path} is whole, but then the process {ended(status)}")
+        say(f"mhc-properties: the report in {path} is whole, but then the process {ended(status, stopped)}")
         return Outcome(told or HARNESS_ERROR, report)
     if stopped and not left.lines and report is None:
         say(f"mhc-properties: stopped by {stopped} before any law had been tried")
@@ -142,7 +142,7 @@ def _judged(path: Path, status: int, left: Journal, stopped: str) -> Outcome:
     report = _recovered(path, left) or report
     found = f"; what it had found is in {path}" if report is not None else ""
     done = "completed" if report is not None else "written"
-    say(f"mhc-properties: the process {ended(status)} before it had {done} its report{found}")
+    say(f"mhc-properties: the process {ended(status, stopped)} before it had {done} its report{found}")
     return Outcome(HARNESS_ERROR, report)
 
 

@@ -24,9 +24,9 @@ DEFAULT_TARGETS = {
     "ref:DEEPSEEK_V4": ("bfloat16", "float32"),
     "ref:LIGER": ("float64",),
 }
-"""What a run without --impl verifies, and in which dtypes: the profile dev takes the first of each. One arithmetic
-computes all dialects, so that each dialect in one dtype and each dtype in one of them show what there is to see. With
---impl every declared dtype is verified."""
+"""What a run without --impl verifies, and in which dtypes: the first of each, and all in the profile thorough. One
+arithmetic computes all dialects, so that each dialect in one dtype and each dtype in one of them show what there is to
+see. With --impl every declared dtype is verified."""
 
 
 _SUBJECTS: pytest.StashKey[list[Subject]] = pytest.StashKey()
@@ -77,7 +77,7 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
         names.add(implementation.name)
         dtypes = dtype_names(implementation)
         if not option(config, "impl"):
-            chosen = DEFAULT_TARGETS[target][: 1 if profile_name(config) == "dev" else None]
+            chosen = DEFAULT_TARGETS[target][: None if profile_name(config) == "thorough" else 1]
             dtypes = [name for name in dtypes if name in chosen]
         declared += dtypes
         dtypes = [name for name in dtypes if not wanted or name in wanted]

@@ -193,7 +193,8 @@ def sentence(total: dict[str, Any]) -> str:
     errors = f"{broken} in error, " if broken else ""
     all_told = f" ({beyond} on all subjects)" if beyond != missed else ""
     left = f"{missed} not reached {total['unreached_why']}{all_told}, " if beyond else ""
-    return f"{exercised}, {never} not applicable, {errors}{left}{total['absent']} silently absent"
+    whole = ", so that this run is not whole" if total["absent"] else ""
+    return f"{exercised}, {never} not applicable, {errors}{left}{total['absent']} silently absent{whole}"
 
 
 def table(lines: list[Line]) -> list[str]:

@@ -10,7 +10,16 @@ an implementation, and changes with them.
 """
 
 from properties.strategies.agreeing import STEADY, agreeing_params, agreeing_state
-from properties.strategies.coefficients import GATES, branch_of, extreme_params, params_of, saturating
+from properties.strategies.coefficients import (
+    GATES,
+    QUIET,
+    branch_of,
+    extreme_params,
+    params_of,
+    params_of_layers,
+    quietened,
+    saturating,
+)
 from properties.strategies.draws import (
     among,
     as_deep_as,
@@ -31,6 +40,7 @@ from properties.strategies.inputs import (
     coefficient_cases,
     cotangent_for,
     far_beside,
+    layers_among,
     on_two_axes,
     permutations_of,
     projected_width,
@@ -86,6 +96,7 @@ __all__ = [
     "GATES",
     "MODERATE",
     "PATTERNS",
+    "QUIET",
     "STEADY",
     "STREAMS",
     "TAME",
@@ -117,6 +128,7 @@ __all__ = [
     "extreme_params",
     "far_beside",
     "kept",
+    "layers_among",
     "levels",
     "logit_matrix",
     "logits",
@@ -126,9 +138,11 @@ __all__ = [
     "parameters",
     "params_at_temperature",
     "params_of",
+    "params_of_layers",
     "permutations_of",
     "projected_width",
     "projection_cases",
+    "quietened",
     "saturating",
     "seeds",
     "sequenced",

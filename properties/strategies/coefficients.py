@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +37,11 @@ def params_of(
 ) -> Params:
     """One block's parameters: gates and biases of order one, structured residual biases, sparse or dense phi.
 
-    `least_phi` 1 rules out a phi of zeros, 2 asks for a dense one.
+    `least_phi` 1 rules out a phi of zeros, 2 asks for a dense one. In a crowd, of which there is one example, no part
+    is left out: phi is dense, gates are open as far as a law allows it, and there is a norm weight.
     """
-    dialect = setting.dialect
+    dialect, crowd = setting.dialect, setting.crowd is not None
+    least_phi = 2 if crowd else least_phi
     gated, size = sum(logit_sizes(n, dialect)[:2]), residual_size(n, dialect)
     shape, _, gate_shape, _ = params_shapes(n, channels, dialect)
     kinds = ("zero", "sparse", "integers", "dense", "dense", "strong")
@@ -65,8 +68,9 @@ def params_of(
         residual = draw(logit_matrix(n, patterns, axis=shift_axis(dialect), stretch=setting.stretch)).reshape(-1)
     else:
         residual = noise(seed + 2, size) * draw(among(0.0, 1.0, 4.0))
-    alpha = draw(st.tuples(*[among(*gates)] * gate_shape[0]))
-    weight = draw(among(None, "integers", "normal")) if setting.norm_weight else None
+    wide = tuple(gate for gate in gates if abs(gate) >= 0.5) if crowd else ()
+    alpha = draw(st.tuples(*[among(*(wide or gates))] * gate_shape[0]))
+    weight = draw(among(*([] if crowd else [None, "integers"]), "normal")) if setting.norm_weight else None
     norm_weight = None
     if weight == "integers":
         norm_weight = np.abs(coarse(seed + 3, n * channels))  # 0 among them: some channels silenced
@@ -80,6 +84,27 @@ def params_of(
         None if norm_weight is None else torch.tensor(norm_weight, dtype=dtype),
     )
     return params_at_temperature(params, n, dialect)
+
+
+QUIET = 2.0**-9
+"""Gates at which many layers hardly move the logits of the next, so that errors do not grow from one to the other."""
+
+
+@st.composite
+def params_of_layers(
+    draw: DrawFn, setting: Setting, n: int, channels: int, count: int, **options: Any
+) -> tuple[Params, ...]:
+    """The parameters of so many layers, see `params_of`; in a crowd of gates that are nearly closed.
+
+    Through open gates the bound of a wide state is lost within two layers: nothing would be asked of them.
+    """
+    made = tuple(draw(params_of(setting, n, channels, **options)) for _ in range(count))
+    return made if setting.crowd is None else tuple(quietened(one) for one in made)
+
+
+def quietened(params: Params) -> Params:
+    """The same parameters with gates that are nearly closed."""
+    return params._replace(alpha=QUIET * params.alpha)
 
 
 def saturates(dialect: Dialect) -> bool:

@@ -27,14 +27,15 @@ CHANNELS = (1, 2, 3, 7, 9, 17, 33, 67, 259)
 
 
 def arrangeable(setting: Setting) -> int:
-    """Six tokens, or the even number below that a call takes, or one: to be arranged on several axes."""
-    return min(6, setting.max_tokens) // 2 * 2 or 1
+    """Six tokens, or the even number below that a call takes, or one: to be arranged on several axes; those of a crowd
+    where there is one."""
+    return setting.count(6) if setting.crowd else min(6, setting.max_tokens) // 2 * 2 or 1
 
 
 def sequenced(setting: Setting, n: int) -> SearchStrategy[int]:
     """Six tokens, or two sequences of as many tokens as there are streams: there a layout told by its shape is told
     wrongly."""
-    most = setting.max_tokens
+    most = 0 if setting.crowd else setting.max_tokens
     return among(*dict.fromkeys((arrangeable(setting), 2 * n if 2 * n <= most else arrangeable(setting))))
 
 
@@ -44,10 +45,17 @@ def on_two_axes(count: int) -> tuple[int, int]:
 
 
 def width_among(setting: Setting, *channels: int) -> SearchStrategy[int]:
-    """One of these widths C, or the next that is accepted."""
+    """One of these widths C, or the next that is accepted; that of a crowd where there is one."""
+    if setting.crowd and setting.crowd.channels:
+        return among(setting.width(setting.crowd.channels))
     if setting.channel_multiple == 1:
         return among(*channels)
     return among(*dict.fromkeys(map(setting.width, channels)))  # most of them are the smallest: once is enough
+
+
+def layers_among(setting: Setting, least: int, most: int) -> SearchStrategy[int]:
+    """So many layers, the fewest first; those of a crowd where there is one."""
+    return st.just(setting.depth(0)) if setting.depth(0) else st.integers(least, most)
 
 
 def channel_count(setting: Setting, most: int = 259) -> SearchStrategy[int]:

@@ -8,14 +8,24 @@ OFFSET = "where a state begins off the start of its storage, which a vectorised 
 SEQUENCES, STEP, BARE, THREE, INFERENCE = "sequences", "step", "bare", "three", "inference"
 """Ways to call: with tokens on two axes, with one token in each of many sequences, without an axis of tokens, with
 tokens on three axes, and in the inference mode of torch."""
-CUT, TURNED, FROZEN, STILL = "cut", "turned", "frozen", "still"
+MANY_SEQUENCES = "many sequences"
+"""With several tokens in each of five sequences or more, as a batch of training has."""
+CUT, TURNED, FROZEN, STILL, YIELDED = "cut", "turned", "frozen", "still", "yielded"
 """Sequences whose last token was cut off; a phi whose columns lie one after the other; and backwards states that ask
-for gradients alone, and everything else alone."""
+for gradients alone, everything else alone, and the output of a branch alone."""
 ROWS = "rows"
 """What a branch returns lies in wider rows, as a part of a fused product does."""
 SUMMED, TWICE = "summed", "twice"
 """Backwards, outputs are added up, so that autograd hands over cotangents of strides 0; and a graph is pulled back
 through a second time."""
+EVALUATED, ABROAD = "evaluated", "abroad"
+"""Backwards, calls that record nothing come between the forward pass and its backward pass, and these run in two
+threads."""
+PERMUTED, INNERMOST, SPACED = "permuted", "innermost", "spaced"
+"""Backwards, a cotangent lies [.., C, n], or its tokens are innermost, or are every second of twice as many."""
+BARS = PERMUTED, INNERMOST, SPACED
+EVEN = {"even-channels": -1, "even-streams": -2, "even-tokens": 0}
+"""Backwards, a cotangent is the same along one axis, and is expanded along that alone."""
 ALONE = ("pre-alone", "post-alone", "res-alone")
 """Backwards, one of the three mappings is used, and the others have no cotangent."""
 APART = {
@@ -24,15 +34,41 @@ APART = {
     SEQUENCES: "where tokens lie on two axes, [B, S, n, C], which is tiled by sequence perhaps",
     STEP: "where every sequence has one token, [B, 1, n, C], as in a step of decoding",
     BARE: "where the state of one token has no axis of tokens, [n, C]",
+    MANY_SEQUENCES: "where tokens lie on two axes, [B, S, n, C], several in each of many sequences",
     THREE: "where tokens lie on three axes, [A, B, S, n, C]",
     INFERENCE: "in torch.inference_mode",
     CUT: "where the last token of every sequence was cut off, x[:, :-1], so that sequences do not follow one another",
     TURNED: "where phi lies transposed, as the weight of a linear layer does",
     FROZEN: "where states alone ask for a gradient, as beside frozen parameters",
     STILL: "where no state asks for a gradient, as in a first layer",
+    YIELDED: "where the output of a branch alone asks for a gradient, as of an adapter in a frozen model",
     ROWS: "where a branch returns a slice of wider rows",
     SUMMED: "where outputs are added up, so that a cotangent is one number, expanded",
     TWICE: "where a graph that is kept is pulled back through a second time",
+    EVALUATED: "where calls that record nothing come between the forward pass and its backward pass",
+    ABROAD: "where the forward pass ran in another thread than its backward pass",
+    PERMUTED: "where a cotangent lies [.., C, n]",
+    INNERMOST: "where the tokens of a cotangent are innermost",
+    SPACED: "where the tokens of a cotangent are every second of twice as many",
+    **{one: f"where a cotangent is expanded along its {one.removeprefix('even-')} alone" for one in EVEN},
     **{one: f"where h_{one.removesuffix('-alone')} alone is used, so that other cotangents are None" for one in ALONE},
 }
 """What tells a point of such a layout from others, if that is not its size."""
+
+AND = "+"
+"""Between the parts of a layout that has several."""
+
+
+def together(*parts: str) -> str:
+    """One layout of several parts, of which those that say nothing are left out."""
+    return AND.join(part for part in parts if part)
+
+
+def parts_of(layout: str) -> tuple[str, ...]:
+    """The parts of a layout."""
+    return tuple(layout.split(AND)) if layout else ()
+
+
+def said(layout: str) -> list[str]:
+    """What tells a point of a layout from others, part by part, if that is not its size."""
+    return [APART[part] for part in parts_of(layout) if part in APART]

@@ -102,7 +102,9 @@ def logits_of(
     most = min(most, setting.max_tokens)
     tokens = draw(st.lists(token_logits(setting, n, patterns), min_size=min(least, most), max_size=most))
     shape = mix_of(setting.dialect).shape(n, setting.dialect)
-    return torch.tensor(np.array(tokens).reshape(len(tokens), *shape), dtype=setting.parameter_dtype)
+    every = np.array(tokens).reshape(len(tokens), -1)
+    several = setting.crowded(every)
+    return torch.tensor(several.reshape(len(several), *shape), dtype=setting.parameter_dtype)
 
 
 @kept

@@ -23,9 +23,10 @@ from properties.core.sweep import BY_TOKEN
 from properties.strategies.agreeing import agreeing_params, agreeing_state
 from properties.strategies.coefficients import saturates
 from properties.strategies.draws import noise
-from properties.strategies.layouts import ALONE, APART, SUMMED
+from properties.strategies.layouts import ALONE, APART, EVEN, SUMMED
 from properties.strategies.projected import at_temperature, params_at_temperature
 from properties.strategies.setting import Setting
+from properties.strategies.sweep_looks import alone, evened, faded, hollowed, prompted, soared
 
 EDGE = 8
 """Channels at either end of a wide stream that weigh as much as 1/64 of its width: a tail that is lost shows."""
@@ -50,9 +51,12 @@ REWEIGHTED = "reweighted"
 """The same of parameters alone."""
 HOLLOW = "hollow"
 """The same of channels beyond a few."""
+PROMPT = "prompt"
+"""The same of the tokens that a sequence begins with."""
 SAID = {
     **LOOKS,
-    **{one: APART[one] for one in (SUMMED, *ALONE)},
+    **{one: APART[one] for one in (SUMMED, *ALONE, *EVEN)},
+    PROMPT: "where the tokens that a sequence begins with are zero, as padding is, or their cotangents, as of a prompt",
     HOLLOW: "where half of the channels are zero in every token and stream, of the state or of its cotangent",
     REWEIGHTED: "where a norm over an even width has no weight, and one over an odd width has one",
     FADING: "where the cotangents of some tokens are far smaller than those of others, or zero",
@@ -263,60 +267,8 @@ def rising(setting: Setting, case: Case, n: int, seed: int) -> Case:
     return case.with_(**states, params=params, branches=branches)
 
 
-def faded(bar: Tensor) -> Tensor:
-    """A cotangent that is far smaller at tokens 3, 8, 13, ..., by 2^30, 2^60 and 2^100 in turn: what underflows there,
-    or is left out as if it were zero, is claimed at that size, and sums over tokens keep the size of the others. At
-    tokens 0, 16, 32, ... it is zero, as the loss of a prompt is: who looks at the first of a tile skips the others."""
-    number = torch.arange(bar.shape[0])
-    exponents = torch.tensor([30.0, 60.0, 100.0])[number // 5 % 3]
-    return _times(bar, -exponents * (number % 5 == 3), number % 16 != 0)
-
-
-def soared(bar: Tensor) -> Tensor:
-    """A cotangent that is far larger at tokens 0, 5, 10, ..., by 2^44 and 2^20 in turn, and far smaller at tokens 2, 3,
-    7, 8, ..., by 2^30, 2^60 and 2^100: the first of all is beyond what half precision and squares of a square hold."""
-    number = 1 + torch.arange(bar.shape[0])
-    up = torch.tensor([44.0, 20.0])[number // 5 % 2] * (number % 5 == 1)
-    down = torch.tensor([30.0, 60.0, 100.0])[number // 5 % 3] * (number % 5 > 2)
-    return _times(bar, up - down)
-
-
-def _times(bar: Tensor, exponents: Tensor, kept: Tensor | float = 1.0) -> Tensor:
-    """Each token times a power of 2, or 0 where it is not kept; nearer to 1 in float16, as its range is."""
-    short = min(1.0, -math.log2(torch.finfo(bar.dtype).smallest_normal) / 126)
-    sizes = (exponents * short).trunc().exp2() * kept
-    return bar * sizes.to(bar.dtype).view(-1, *[1] * (bar.ndim - 1))
-
-
 RANGING = {FADING: faded, SOARING: soared, SUMMED: torch.ones_like}
 """What makes cotangents look so."""
-
-
-def hollowed(case: Case, back: bool) -> Case:
-    """The same values with whole tiles of zeros along the channels, of the power of two that fits twice: dead channels
-    are no padding, as their part of the branch, or of a gradient through the logits, is as large as that of others.
-
-    Backwards it is the cotangent of a block that has them, and the state of everything else.
-    """
-
-    def emptied(one: Tensor) -> Tensor:
-        width = 1 << (one.shape[-1] // 2).bit_length() - 1 if one.shape[-1] > 1 else 1
-        one = one.clone()
-        one[..., width : 2 * width] = 0.0
-        return one
-
-    if back and ("branch" in case or "branches" in case):
-        return case.with_(cotangents=tuple(map(emptied, case.cotangents)))
-    made = case.with_(**{name: emptied(getattr(case, name)) for name in ("x", "h") if name in case})
-    if "branch" in made:  # what a branch puts there shows
-        made = made.with_(branch=BranchSpec("constant", made.branch.weight))
-    return made
-
-
-def alone(case: Case, which: int) -> Case:
-    """The same values where one output is used, and the cotangents of the others are zero."""
-    bars = enumerate(case.cotangents)
-    return case.with_(cotangents=tuple(bar if k == which else torch.zeros_like(bar) for k, bar in bars))
 
 
 def inputs(
@@ -332,8 +284,12 @@ def inputs(
             made = made.with_(params=reweighted(made.params, n, channels, 1000 * seed))
         elif one == HOLLOW:
             made = hollowed(made, back)
+        elif one == PROMPT:
+            made = prompted(made, back)
         elif one in ALONE:
             made = alone(made, ALONE.index(one))
+        elif one in EVEN:
+            made = made.with_(cotangents=tuple(evened(bar, EVEN[one]) for bar in made.cotangents))
         elif one in LOOKS:
             made = looking(one, made, n, setting.least_scale, saturates(setting.dialect))
         else:

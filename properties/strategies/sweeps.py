@@ -22,7 +22,7 @@ from typing import Any
 from properties.core.size import Size
 from properties.core.sweep import Point, Reach, Whole
 from properties.strategies.covering import covering
-from properties.strategies.layouts import APART, INFERENCE, LAYOUTS, SEQUENCES, STEP, THREE
+from properties.strategies.layouts import INFERENCE, LAYOUTS, SEQUENCES, STEP, THREE, parts_of, said
 from properties.strategies.setting import Setting
 from properties.strategies.sweep_inputs import BACKWARDS, LOOKS, RISING, SAID, distinct, inputs
 
@@ -67,7 +67,7 @@ class Run:
 
     Attributes:
         scale: the size of the residual logits.
-        layout: see `LAYOUTS` and `APART`.
+        layout: see `properties.strategies.layouts`.
         look: of `SAID`, with spaces between, or nothing out of the ordinary.
         visited: those of the numbers of tokens that are; none for all. Runs of the same tokens share what is expected.
     """
@@ -90,11 +90,10 @@ class Run:
         whole = _whole(frame, kind, sizes, self.scale, self.look, seed, self.tokens)
         more: dict[str, Any] = {"gradients": True} if self.gradients and not kind.endswith(BACKWARDS) else {}
         more |= {"layout": self.layout} if self.layout else {}
-        apart = [APART[self.layout]] if self.layout in APART else []
-        apart += [SAID[one] for one in self.look.split()]
+        apart = [*said(self.layout), *(SAID[one] for one in self.look.split())]
         for count, depth in itertools.product(self.visited or self.tokens, self.layers):
-            size = Size(count, self.channels, self.streams, depth, self.gradients, self.layout != "slice")
-            yield Point(size, whole, more, " and ".join(dict.fromkeys(apart)))
+            size = Size(count, self.channels, self.streams, depth, self.gradients, "slice" not in parts_of(self.layout))
+            yield Point(size, whole, more, tuple(dict.fromkeys(apart)))
 
 
 @functools.lru_cache(maxsize=8192)

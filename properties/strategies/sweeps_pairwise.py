@@ -1,8 +1,10 @@
 """Every two circumstances together: sizes, ways to call and looks are factors of a covering array.
 
 What a kernel branches on it may branch on two at once, and a reader of the other runs finds two that never meet. Here
-each number of tokens meets each number of channels, of streams and of layers, each way to call and to lie in memory,
-and each look, unless that is far beyond `MOST`; and so does each of these with each other.
+each number of tokens meets each number of channels, of streams and of layers, each arrangement of tokens, each way in
+which states, phi, cotangents and what a branch returns lie in memory, each mode of autograd, each set of inputs that
+ask for gradients, what comes between a forward pass and its backward pass, and each look, unless that is far beyond
+`MOST`; and so does each of these with each other.
 """
 
 from __future__ import annotations
@@ -15,9 +17,13 @@ from dataclasses import dataclass
 from properties.core.family import end_of
 from properties.core.sweep import Reach
 from properties.strategies.layouts import (
+    ABROAD,
+    BARS,
     CUT,
+    EVALUATED,
     FROZEN,
     INFERENCE,
+    MANY_SEQUENCES,
     ROWS,
     SEQUENCES,
     STEP,
@@ -25,10 +31,12 @@ from properties.strategies.layouts import (
     THREE,
     TURNED,
     TWICE,
+    YIELDED,
+    together,
 )
 from properties.strategies.pairwise import Row, pairwise
 from properties.strategies.setting import Setting
-from properties.strategies.sweep_inputs import FADING, HOLLOW, LOOKS, REWEIGHTED, SOARING
+from properties.strategies.sweep_inputs import FADING, HOLLOW, LOOKS, PROMPT, REWEIGHTED, SOARING
 from properties.strategies.sweeps import MANY, Run, few_streams, layouts, main_streams
 
 TOKENS = (1, 3, 17, 34, 70, 130, 300, 1030)
@@ -37,6 +45,10 @@ CHANNELS = (8, 65, 130, 520, 1040)
 """The same of channels."""
 MOST = 70_000
 """The most tokens times channels."""
+RECORDED = "recorded"
+"""Forwards, with gradients recorded."""
+WAYS = ("axes", "states", "phi", "returned", "asking", "again", "bars")
+"""The factors of how it is called that are parts of a layout."""
 OF_ONE = ("negative", "tiny", "large")
 """The looks that one stream may have."""
 
@@ -59,7 +71,7 @@ class Factors:
     tokens: tuple[int, ...] = TOKENS
     channels: tuple[int, ...] = CHANNELS
     layers: tuple[int, ...] = (1,)
-    looks: tuple[str, ...] = (*LOOKS, HOLLOW)
+    looks: tuple[str, ...] = (*LOOKS, HOLLOW, PROMPT)
     most: int = MOST
 
     def __call__(self, setting: Setting, reach: Reach) -> Iterator[Run]:
@@ -73,40 +85,47 @@ class Factors:
             "streams": _streams(setting),
             "layers": tuple(depth for depth in self.layers if depth <= reach.layers) or (1,),
         }
-        looks = [look for look in self.looks if self.wide or look != HOLLOW]
+        looks = [look for look in self.looks if self.wide or self.back or look not in (HOLLOW, PROMPT)]
         looks += [REWEIGHTED] if self.phi and setting.norm_weight else []
-        rows = _rows(tuple(sizes.items()), ("", *looks), self._ways(setting), self._modes(reach), self.most)
-        together: dict[tuple[int, ...] | str, set[int]] = {}
+        rows = _rows(tuple(sizes.items()), ("", *looks), tuple(self._ways(setting, reach).items()), self.most)
+        counts: dict[tuple[int, ...], set[int]] = {}
         for row in rows:
-            together.setdefault(_inputs(row), set()).add(row["tokens"])
+            counts.setdefault(_inputs(row), set()).add(row["tokens"])
         for row in rows:
             yield Run(
                 row["channels"],
                 row["streams"],
-                tuple(sorted(together[_inputs(row)])),
+                tuple(sorted(counts[_inputs(row)])),
                 (row["layers"],),
-                row["gradients"],
-                row["way"],
+                self.back or row["mode"] == RECORDED,
+                together(*(row[name] for name in WAYS), row["mode"] if row["mode"] == INFERENCE else ""),
                 look=row["look"],
                 visited=(row["tokens"],),
             )
 
-    def _ways(self, setting: Setting) -> tuple[str, ...]:
-        lying = [*layouts(setting)] if len(self.layers) == 1 else []
-        if setting.strided and setting.in_process:
-            lying += [CUT, *([TURNED] if self.phi else []), *([ROWS] if self.branch else [])]
-        asking = (TWICE, FROZEN, STILL) if self.back else (INFERENCE,)
-        asking = asking if self.wide else asking[:1]  # of one argument alone nothing is left that asks
-        return ("", SEQUENCES, STEP, THREE, *asking, *lying)
-
-    def _modes(self, reach: Reach) -> tuple[bool, ...]:
-        return (True,) if self.back else (False, True) if reach.gradients else (False,)
+    def _ways(self, setting: Setting, reach: Reach) -> dict[str, tuple[str, ...]]:
+        """The levels of how it is called, by what they are a matter of."""
+        strided, abroad = setting.strided and setting.in_process, self.back and setting.in_process
+        states = [*layouts(setting)] if len(self.layers) == 1 else []
+        asking = (FROZEN, STILL, *([] if self.phi else [YIELDED])) if self.back and self.wide else ()
+        return {
+            "axes": ("", SEQUENCES, MANY_SEQUENCES, STEP, THREE, *([CUT] if strided else [])),
+            "states": ("", *states),
+            "phi": ("", *([TURNED] if strided and self.phi else [])),
+            "returned": ("", *([ROWS] if strided and self.branch else [])),
+            "asking": ("", *asking),  # of one argument alone nothing is left that asks
+            "again": ("", *((TWICE, EVALUATED) if self.back else ()), *((ABROAD,) if abroad else ())),
+            "bars": ("", *(BARS if self.back else ())),
+            "mode": ("",) if self.back else ("", *([RECORDED] if reach.gradients else []), INFERENCE),
+        }
 
 
 def _streams(setting: Setting) -> tuple[int, ...]:
-    """The n of most models, the least from 3 on, the most that is swept, two and one, as far as they are accepted."""
+    """The n of most models, the least from 3 on, the next above both, the most that is swept, two and one, as far as
+    they are accepted."""
     swept = [n for n in setting.streams if n <= MANY] or [min(setting.streams)]
-    wanted = (main_streams(setting), few_streams(setting), max(swept), 2, 1)
+    most = max(main_streams(setting), few_streams(setting))
+    wanted = (main_streams(setting), few_streams(setting), *[n for n in swept if n > most][:1], max(swept), 2, 1)
     return tuple(dict.fromkeys(n for n in wanted if n in swept)) or (swept[0],)
 
 
@@ -119,8 +138,7 @@ def _inputs(row: Row) -> tuple[int, ...]:
 def _rows(
     sizes: tuple[tuple[str, tuple[int, ...]], ...],
     looks: tuple[str, ...],
-    ways: tuple[str, ...],
-    modes: tuple[bool, ...],
+    ways: tuple[tuple[str, tuple[str, ...]], ...],
     most: int,
 ) -> list[Row]:
     """The rows of the array. Inputs are dear, and so they are an array of their own, each of which comes with several
@@ -137,15 +155,20 @@ def _rows(
     def allowed(row: Row) -> bool:
         if row.get("tokens", 1) * row.get("channels", 1) > most or not _has_streams(row):
             return False
-        if row.get("gradients", False) and row.get("way") == INFERENCE:
+        if row.get("axes") == CUT and row.get("states"):  # which is a matter of memory, too
             return False
+        if row.get("asking") and (
+            row.get("axes") == CUT or any(row.get(name) for name in ("states", "phi", "returned", "again", "bars"))
+        ):
+            return False  # of which gradients then nobody would ask for some
         return tuple(row.get(name) for name in (*shared, "look")) in parts
 
-    return pairwise({"tokens": levels["tokens"], "way": ways, "look": looks, **levels, "gradients": modes}, allowed)
+    first = {"tokens": levels["tokens"], "look": looks, "axes": dict(ways)["axes"]}
+    return pairwise({**first, **levels, **dict(ways)}, allowed)
 
 
 def _has_streams(row: Row) -> bool:
-    return row.get("streams") != 1 or row.get("look", "") in ("", HOLLOW, REWEIGHTED, FADING, SOARING, *OF_ONE)
+    return row.get("streams") != 1 or row.get("look", "") in ("", HOLLOW, PROMPT, REWEIGHTED, FADING, SOARING, *OF_ONE)
 
 
 MATRICES = Factors(wide=False, channels=(8,))
@@ -158,7 +181,7 @@ LAYERS = Factors(
     tokens=(1, 3, 17, 34, 70),
     channels=(4, 65, 130),
     layers=(2, 3, 9, 13),
-    looks=("negative", "uneven", "silent", HOLLOW),
+    looks=("negative", "uneven", "silent", HOLLOW, PROMPT),
 )
 
 
@@ -171,7 +194,7 @@ def _backwards(phi: bool = False, branch: bool = False, wide: bool = True) -> Fa
         True,
         tokens=(1, 3, 17, 33, 130, 300),
         channels=(8, 65, 130, 520) if wide else (6,),
-        looks=(*LOOKS, FADING, SOARING),
+        looks=(*LOOKS, FADING, SOARING, PROMPT),
         most=20_000,
     )
 

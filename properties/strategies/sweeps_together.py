@@ -14,6 +14,7 @@ many tokens and with many channels, too.
 | channels that are zero in every token | channels beyond a tile |
 | what a branch returns as a slice of wider rows | tokens, channels and layers |
 | cotangents of strides 0, a second backward pass, and mappings of which one is used | tokens and channels |
+| each way in which a cotangent lies | full tiles of tokens and channels |
 """
 
 from __future__ import annotations
@@ -23,11 +24,17 @@ from collections.abc import Iterator
 from properties.core.family import end_of
 from properties.core.sweep import Reach
 from properties.strategies.layouts import (
+    ABROAD,
     ALONE,
     BARE,
+    BARS,
     CUT,
+    EVALUATED,
+    EVEN,
     FROZEN,
     INFERENCE,
+    MANY_SEQUENCES,
+    PERMUTED,
     ROWS,
     SEQUENCES,
     STEP,
@@ -38,7 +45,7 @@ from properties.strategies.layouts import (
     TWICE,
 )
 from properties.strategies.setting import Setting
-from properties.strategies.sweep_inputs import HOLLOW, REWEIGHTED
+from properties.strategies.sweep_inputs import HOLLOW, PROMPT, REWEIGHTED
 from properties.strategies.sweeps import (
     LYING,
     MANY,
@@ -52,12 +59,16 @@ from properties.strategies.sweeps import (
 
 BEYOND = 130
 """Channels beyond a tile of 128, and no multiple of one."""
+FULL = (64, 128)
+"""Numbers of tokens, and as many channels, that fill tiles."""
 CALLED = (6, 34)
 """Numbers of tokens that lie on two axes or three."""
 STEP_OF_SHORT = 4099
 """Tokens of a step of training in a dtype that is swept over fewer than others."""
 WIDE = 1040
 """Channels beyond a tile of 512 and of 1024."""
+PROMPTS = (33, 70, 150)
+"""Numbers of tokens of a sequence that begins with a tile of zeros."""
 DEEP_OF_SHORT = (28, 33)
 """Numbers of layers of models, for a dtype that is swept over fewer; of many more its bounds are infinite."""
 DEEP = (5, 13)
@@ -77,6 +88,7 @@ def called_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
         yield from (Run(setting.width(BEYOND), n, many, layout=way) for way in ways)
         yield Run(setting.width(BEYOND), n, (1,), layout=BARE)
         yield Run(setting.width(BEYOND), n, some(setting, reach, (2, 17)), look=HOLLOW)
+    yield Run(setting.width(8), n, some(setting, reach, PROMPTS), look=PROMPT)
     if max(reach.channels, reach.models) >= WIDE:
         yield Run(setting.width(WIDE), n, some(setting, reach, (3,)), layout=STEP)
         yield Run(setting.width(WIDE), n, some(setting, reach, (2,)), look=HOLLOW)
@@ -130,6 +142,7 @@ def layer_runs(setting: Setting, reach: Reach) -> Iterator[Run]:
             yield Run(setting.width(BEYOND), n, some(setting, reach, (2,)), two, look=HOLLOW)
         for k in (k for k in setting.streams if k != n and k <= MANY):
             yield Run(four, k, (1,), depths(reach, DEEP[1:]))
+    yield Run(four, n, some(setting, reach, PROMPTS[:1]), two, look=PROMPT)
     if setting.dtype.itemsize == 2 and reach.layers >= 24:
         yield Run(setting.width(1), n, (1,), DEEP_OF_SHORT)
     if lying(setting):
@@ -149,6 +162,7 @@ def called_back(setting: Setting, reach: Reach) -> Iterator[Run]:
             yield Run(setting.width(BEYOND), n, some(setting, reach, CALLED), gradients=True, layout=way)
     if reach.channels >= BEYOND:
         yield Run(setting.width(BEYOND), n, some(setting, reach, (2, 17)), gradients=True, look=HOLLOW)
+    yield Run(setting.width(8), n, some(setting, reach, PROMPTS[:2]), gradients=True, look=PROMPT)
     yield from again_back(setting, reach)
     if lying(setting):
         yield Run(setting.width(8), n, some(setting, reach, CALLED), gradients=True, layout=CUT)
@@ -167,6 +181,21 @@ def again_back(setting: Setting, reach: Reach) -> Iterator[Run]:
         yield Run(setting.width(8), n, many, gradients=True, layout=way, look=look)
         if reach.channels >= BEYOND:
             yield Run(setting.width(BEYOND), n, some(setting, reach, (17,)), gradients=True, layout=way, look=look)
+    yield from lying_back(setting, reach)
+
+
+def lying_back(setting: Setting, reach: Reach) -> Iterator[Run]:
+    """Cotangents that lie otherwise, at full tiles; those that are expanded along one axis alone with few tokens and
+    many, too. Those that lie otherwise with the same values are in the covering array."""
+    n = main_streams(setting)
+    full = [count for count in FULL if count <= min(reach.channels, reach.tokens, setting.max_tokens)]
+    for count in full:
+        yield from (Run(setting.width(count), n, (count,), gradients=True, layout=way) for way in BARS)
+    for way in EVEN:
+        yield Run(setting.width(8), n, some(setting, reach, (3, 33)), gradients=True, layout=way, look=way)
+        yield from (Run(setting.width(c), n, (c,), gradients=True, layout=way, look=way) for c in full[:1])
+        if reach.channels >= BEYOND:
+            yield Run(setting.width(BEYOND), n, some(setting, reach, (17,)), gradients=True, layout=way, look=way)
 
 
 def mappings_back(setting: Setting, reach: Reach) -> Iterator[Run]:
@@ -212,6 +241,10 @@ def mixtures_back(setting: Setting, reach: Reach) -> Iterator[Run]:
 def matrices_back(setting: Setting, reach: Reach) -> Iterator[Run]:
     """Backwards of what has logits alone."""
     yield Run(setting.width(8), main_streams(setting), some(setting, reach, (3, 33, 300)), gradients=True, layout=TWICE)
+    for way in EVEN:
+        yield Run(
+            setting.width(8), main_streams(setting), some(setting, reach, (3, 64)), gradients=True, layout=way, look=way
+        )
     if lying(setting):
         yield Run(setting.width(8), main_streams(setting), some(setting, reach, CALLED), gradients=True, layout=CUT)
     if reach.models:
@@ -243,7 +276,15 @@ def layers_back(setting: Setting, reach: Reach) -> Iterator[Run]:
         yield Run(setting.width(65), n, (1,), depths(reach, (3, *DEEP[:2])), gradients=True)
     yield Run(four, n, some(setting, reach, (17,)), depths(reach, DEEP[1:2]), gradients=True)
     yield from (Run(four, n, some(setting, reach, (3,)), two, gradients=True, layout=way) for way in (FROZEN, STILL))
-    yield Run(four, n, some(setting, reach, (17,)), two, gradients=True, layout=TWICE)
+    again = (TWICE, EVALUATED, PERMUTED, *((ABROAD,) if setting.in_process else ()))
+    yield from (Run(four, n, some(setting, reach, (17,)), two, gradients=True, layout=way) for way in again)
+    for way in EVEN:
+        yield Run(four, n, some(setting, reach, (3,)), two, gradients=True, layout=way, look=way)
+    yield Run(four, n, some(setting, reach, PROMPTS[:1]), two, gradients=True, look=PROMPT)
+    for way in (MANY_SEQUENCES, STEP):
+        yield Run(four, n, some(setting, reach, (70,)), two, gradients=True, layout=way)
+        if reach.channels >= BEYOND:
+            yield Run(setting.width(BEYOND), n, some(setting, reach, (15,)), two, gradients=True, layout=way)
     if lying(setting):
         yield Run(four, n, some(setting, reach, (17,)), two, gradients=True, layout=TURNED)
         yield Run(four, n, some(setting, reach, (17,)), two, gradients=True, layout=ROWS)

@@ -106,4 +106,4 @@ def states_of(
     sizes, offsets = scales_of(setting, scales), offsets_of(setting)
     token = token_state(n, channels, setting.dtype, sizes, setting.least_scale, offsets)
     tokens = draw(st.lists(token, min_size=least, max_size=min(most, setting.max_tokens)))
-    return torch.tensor(np.array(tokens).reshape(-1, n, channels)).to(setting.dtype)
+    return torch.tensor(setting.crowded(np.array(tokens).reshape(-1, n, channels))).to(setting.dtype)

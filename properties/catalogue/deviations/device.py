@@ -4,6 +4,7 @@ odd, the stream another one, the graph replayed or the compiler at work."""
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from properties.core.deviant import Deviant, through, with_gradient_of
 from properties.core.device import device_of
 from properties.core.implementation import without_autocast
 from properties.core.norms import norm_of
-from properties.core.slips import MUTATION, Slips, always, mixes, takes_matrix
+from properties.core.slips import MUTATION, Slips, always, hands_on_nothing, mixes, takes_matrix
 
 SLIPS = Slips()
 device = SLIPS.step("device")
@@ -306,6 +307,23 @@ class HeadAsAutocastHasIt(LeavesAutocast):
 
     def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
         return Deviant.collapse(self, x, params)
+
+
+@under_autocast(
+    "layers-compute-as-autocast-has-it",
+    f"{MUTATION}: blocks leave autocast, and what was fused over several of them does not",
+    hands_on_nothing,
+    dtypes=(torch.float32,),
+)
+class LayersComputeAsAutocastHasIt(LeavesAutocast):
+    """Precision under autocast is declared, and layers hand on their states in bfloat16."""
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().layers(x, params, branches)
+        for one, branch in zip(params, branches, strict=True):
+            x = through(super().layers(x, [one], [branch]), torch.bfloat16)
+        return x
 
 
 @under_autocast("saved-as-autocast-has-it", f"{MUTATION}: activations are saved in the dtype of autocast", mixes)
