@@ -9,7 +9,8 @@ import signal
 import sys
 import tempfile
 import zlib
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -148,6 +149,10 @@ OF_CALLS = re.compile(
     "::(sizes|execution)[.]|-however-(they-are|it-is)-called|-through-(the-stack|layers|many-layers)|-coincide"
 )
 """Laws about how a target is called, and how often: its sizes, modes, memory and layouts."""
+LAW = re.compile(r"::[a-z]+[.][a-z-]+\[")
+"""An item of the plugin, a law with what it is put to."""
+MANY = 12
+"""Cases of one test which a quick run tries, and one in three of the others."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -155,8 +160,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Seconds-long tests run in CI (profile ci), minutes-long ones where -m asks for them, and so do most cases of a
     test whose cases are of one kind (the marker one_in).
 
-    One arithmetic computes all references, and is called alike: the laws about calls are tried with one of them in the
-    profile dev. In CI one in four is tried with the others, in their dtypes, of those that go through sizes none.
+    The profile dev is for two minutes: of a test of many cases it tries some. One arithmetic computes all references,
+    and is called alike: there the laws about calls are tried with one of them, and half of the others. In CI one in
+    four about calls is tried with the others, in their dtypes, of those that go through sizes none.
 
     Functions whose shapes are checked cannot be traced: that law is tried in a process of its own (test_device_laws).
     """
@@ -167,10 +173,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         waiting = ("slow", "thorough") if dev else ("thorough",)
         left |= {item for item in items if any(item.get_closest_marker(marker) for marker in waiting)}
         if not config.getoption("impl", None):
-            others = [item for item in items if OF_CALLS.search(item.nodeid) and "[ref:PAPER-" not in item.nodeid]
-            left |= {item for item in others if dev or "::sizes." in item.nodeid or not _chosen(item, 4)}
+            others = [item for item in items if LAW.search(item.nodeid) and "[ref:PAPER-" not in item.nodeid]
+            calls = [item for item in others if OF_CALLS.search(item.nodeid)]
+            left |= {item for item in calls if dev or "::sizes." in item.nodeid or not _chosen(item, 4)}
+            if dev:
+                left |= {item for item in others if not _chosen(item, 2)}
+                left |= set(_of_many(item for item in items if not LAW.search(item.nodeid)))
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]
+
+
+def _of_many(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
+    """Those that a quick run does without: of a test of more than `MANY` cases about two in three beyond them."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        seen[name] += 1
+        if seen[name] > MANY and not _chosen(item, 3):
+            yield item
 
 
 def _thin_out(items: list[pytest.Item]) -> None:

@@ -59,17 +59,21 @@ def through(
     r: Rounding,
     used: Approx | None = None,
     each: bool = False,
+    beside: Tensor | None = None,
 ) -> tuple[Pullback, Approx]:
     """The pullback of a block on its way, and the cotangent of the h_pre that it reads with.
 
     `used` is the cotangent of its own h_pre [tokens, n] from what comes after the block and reads with it: the next
-    block, or the end of a stack.
+    block, or the end of a stack. `beside` is a cotangent of what the branch reads [tokens, C], of a loss that the
+    branch makes of it: autograd adds it to the other, rounded to the dtype of the state once more.
     """
     n, channels = state.value.shape[-2:]
     slope = Approx.exact(slope_of(branch, channels))
     # Where streams are a list, the branch output is widened once for each of them.
     g_y = stored(summed_in_the_state("ti,tic->tc", way.h.post, g, n, n, r), r)
     g_u = stored(times(slope.expanded(g_y), g_y, r), r)
+    if beside is not None:
+        g_u = stored(plus(g_u, Approx.exact(beside), r=r), r)
     post = contracted("tic,tc->ti", g, way.y, channels, r)
     res = operator_of(contracted("tic,tjc->tij", g, state, channels, r), dialect)
     operator = way.h.operator(dialect)
@@ -171,18 +175,21 @@ def layers(
     ways: Sequence[Passage] | None = None,
     used: Approx | None = None,
     each: bool = False,
+    beside: Sequence[Tensor] | None = None,
 ) -> list[Pullback]:
     """The pullbacks of the blocks that begin at a state, each for the cotangent that the one after it left.
 
     `ways`: the blocks on the way forward, if they are known; `used`: the cotangent of the last h_pre, if the end reads
-    with it; `each`: see `coefficients_gradient`.
+    with it; `each`: see `coefficients_gradient`; `beside`: of each block, see `through`.
     """
+    losses = [None] * len(params) if beside is None else beside
     ways = passages(state, params, branches, dialect, r) if ways is None else ways
     before = [state, *(way.after for way in ways[:-1])]
     found: list[Pullback] = []
-    for way, one, parameters, branch in zip(ways[::-1], before[::-1], params[::-1], branches[::-1], strict=True):
+    every = zip(ways[::-1], before[::-1], params[::-1], branches[::-1], losses[::-1], strict=True)
+    for way, one, parameters, branch, loss in every:
         # A cotangent that passes from block to block is a state's gradient, and is kept in the state's dtype.
-        back, gates = through(way, one, parameters, branch, g, dialect, r, used, each)
+        back, gates = through(way, one, parameters, branch, g, dialect, r, used, each, loss)
         used = gates if dialect.read_from == "previous" else None
         g = stored(back.x, r)
         found.append(back._replace(x=g))
@@ -248,8 +255,11 @@ def stack(
     cotangent: Tensor,
     dialect: Dialect,
     r: Rounding,
+    each: bool = False,
+    beside: Sequence[Tensor] | None = None,
 ) -> tuple[Approx, list[Pullback]]:
-    """The gradient by h [tokens, C], and the pullbacks of the layers and of the head, for a cotangent [tokens, C]."""
+    """The gradient by h [tokens, C], and the pullbacks of the layers and of the head, for a cotangent [tokens, C];
+    `each`: see `coefficients_gradient`; `beside`: of each layer, see `through`."""
     start, g = begun(h, n, dialect, r), Approx.exact(cotangent)
     ways = passages(start, params, branches, dialect, r)
     used = None
@@ -257,8 +267,8 @@ def stack(
         end = stored(contracted("tn,tc->tnc", ways[-1].h.pre, g, 1, r), r)
         used = contracted("tc,tnc->tn", g, ways[-1].after, cotangent.shape[-1], r)
     else:
-        end = collapse(ways[-1].after, cotangent, dialect, r, head[0] if head else None)
+        end = collapse(ways[-1].after, cotangent, dialect, r, head[0] if head else None, each)
     left = end if isinstance(end, Approx) else stored(end.x, r)
-    found = layers(start, params, branches, left, dialect, r, ways, used)
+    found = layers(start, params, branches, left, dialect, r, ways, used, each, beside)
     by_h = expand(h, n, found[0].x, dialect, r)
     return by_h, [*found, *([end] if isinstance(end, Pullback) else [])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 
 from properties.core.trial import LawBroken
@@ -24,7 +26,9 @@ class Crowding(Search):
             return
         if self.law.kind == "oracle" and self.subject.dtype == torch.float64:
             return  # float64 cannot judge itself, and mpmath would take a minute for so many tokens
-        for number, frame in enumerate(crowds(self.subject.setting(self.law), self.law.kind)):
+        every = list(enumerate(crowds(self.subject.setting(self.law), self.law.kind)))
+        first = zlib.crc32(self.law.id.encode()) % len(every)
+        for number, frame in (every[first:] + every[:first])[: self.profile.crowds]:
             self._in_a_crowd(frame, _FIRST + number)
 
     def _in_a_crowd(self, frame: Setting, index: int) -> None:

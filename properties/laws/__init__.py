@@ -14,6 +14,8 @@ MODULES = (
     "gradient",
     "gradient_block",
     "gradient_branches",
+    "gradient_losses",
+    "gradient_waiting",
     "gradient_calls",
     "gradient_depth",
     "gradient_draws",
@@ -45,5 +47,6 @@ MODULES = (
     "sizes",
     "sizes_backwards",
     "sizes_ends",
+    "sizes_stacks",
 )
 """The modules that state laws, in the order in which they are listed and tried."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from properties.core.handing import rounded, stored_dtype
-from properties.core.implementation import Implementation
+from properties.core.implementation import Absent, Implementation
 from properties.core.trial import Trial, same_bits, wide
 from properties.core.truth import accumulate, pulled_back
 from properties.laws.calls import QUIET, Place
@@ -41,6 +41,7 @@ def does_not_see_what_comes_between(trial: Trial, pulled: Pulled, bounds: Sequen
     stored, most = stored_dtype(trial.implementation, trial.dtype), trial.implementation.max_tokens
     count = pulled.inputs[0].shape[0]
     counts = [one for one in (count, max(1, count // 2), 2 * count) if one <= most]  # as many, fewer, and more
+    others = _tuned(trial.implementation) if trial.implementation.in_process else {}
 
     def run(target: Implementation, place: Place) -> Any:
         def leaves(asking: bool = True) -> list[Tensor]:
@@ -149,6 +150,12 @@ def does_not_see_what_comes_between(trial: Trial, pulled: Pulled, bounds: Sequen
             given, pulled.function(target, given)
         )
         again |= apart()
+        if others:
+            passed = forth()
+            with suppress(Absent):  # a value that is not offered
+                own = leaves()
+                back(own, pulled.function(target.tuned(**others), own))
+                again["after another instance, tuned, was called"] = back(*passed)
         if trial.implementation.in_process:
             with suppress(RuntimeError):  # what is still needed was written to, and autograd says so
                 again["of leaves that an optimiser steps as soon as each has its gradient"] = stepped()
@@ -195,6 +202,12 @@ def does_not_see_what_comes_between(trial: Trial, pulled: Pulled, bounds: Sequen
     for how, found in again:
         for name, one, other, error in zip(pulled.names, found, first, bounds, strict=True):
             trial.near(f"the gradient of {pulled.method} by {name} {how}", one, wide(other), 2 * error)
+
+
+def _tuned(target: Implementation) -> dict[str, Any]:
+    """Other values of what may be tuned and changes no shape."""
+    now = {"iterations": target.dialect.iterations, "post_scale": target.dialect.post_scale}
+    return {name: value + 1 for name, value in now.items() if name in target.tunable and value}
 
 
 class _Interrupted(Exception):

@@ -90,7 +90,7 @@ def adds_up_over_layers(trial: Trial, case: Case, pull: Callable[[Case], Pulled]
         pulled = pull(sharing(case, field))
         kinds = [name.partition(" of layer")[0] for name in pulled.names]
         groups = [
-            [j for j, one in enumerate(kinds) if one == kind and pulled.inputs[j].shape == pulled.inputs[first].shape]
+            [j for j, one in enumerate(kinds) if one == kind and pulled.inputs[j] is pulled.inputs[first]]
             for first, kind in enumerate(kinds)
             if kind in Params._fields and field in (kind, EVERY) and kinds.index(kind) == first
         ]

@@ -251,7 +251,7 @@ def profile(config: pytest.Config) -> Profile:
 
     name = profile_name(config)
     if name == "dev" and not option(config, "impl"):
-        return replace(PROFILES[name], sizes=3, seconds=0.5)
+        return replace(PROFILES[name], sizes=3, seconds=0.5, crowds=1)
     return PROFILES[name]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -49,6 +49,8 @@ RISING = "rising"
 """The same of layers alone."""
 REWEIGHTED = "reweighted"
 """The same of parameters alone."""
+IDLE = "idle"
+"""The same of parameters that begin at zero."""
 HOLLOW = "hollow"
 """The same of channels beyond a few."""
 PROMPT = "prompt"
@@ -58,6 +60,7 @@ SAID = {
     **{one: APART[one] for one in (SUMMED, *ALONE, *EVEN)},
     PROMPT: "where the tokens that a sequence begins with are zero, as padding is, or their cotangents, as of a prompt",
     HOLLOW: "where half of the channels are zero in every token and stream, of the state or of its cotangent",
+    IDLE: "where some parameters are zero, as they are before training",
     REWEIGHTED: "where a norm over an even width has no weight, and one over an odd width has one",
     FADING: "where the cotangents of some tokens are far smaller than those of others, or zero",
     SOARING: "where the cotangents of some tokens are far larger or smaller than those of others",
@@ -142,6 +145,23 @@ def reweighted(params: Any, n: int, channels: int, seed: int) -> Any:
         return tuple(reweighted(one, n, channels, seed) for one in params)
     weight = weight_at(n, channels, seed).to(params.phi) if params.norm_weight is None else None
     return params._replace(norm_weight=weight)
+
+
+def idle(params: Params) -> Params:
+    """The same with zeros: every third weight of the norm and every third row of phi, the biases of a half, and the
+    second gate where there are several. What is zero has a gradient all the same."""
+    phi, bias, alpha, weight = (None if one is None else one.clone() for one in params)
+    assert phi is not None and bias is not None and alpha is not None
+    phi[1::3], bias[::2] = 0.0, 0.0
+    alpha[1:2] = 0.0
+    if weight is not None:
+        weight[::3] = 0.0
+    return Params(phi, bias, alpha, weight)
+
+
+def map_params(change: Callable[[Params], Params], params: Any) -> Any:
+    """Those of one layer, or of each of several."""
+    return change(params) if isinstance(params, Params) else tuple(map(change, params))
 
 
 def state_at(setting: Setting, tokens: int, n: int, channels: int, seed: int) -> Tensor:
@@ -282,6 +302,8 @@ def inputs(
             made = rising(setting, made, n, seed)
         elif one == REWEIGHTED:
             made = made.with_(params=reweighted(made.params, n, channels, 1000 * seed))
+        elif one == IDLE:
+            made = made.with_(params=map_params(idle, made.params)) if "params" in made else made
         elif one == HOLLOW:
             made = hollowed(made, back)
         elif one == PROMPT:

@@ -84,14 +84,16 @@ class Run:
 
     def points(self, setting: Setting, kind: str, seed: int) -> Iterator[Point]:
         """Its sizes, with their inputs."""
-        tokens, layers = max(self.tokens), max(self.layers)
+        tokens, back = max(self.tokens), kind.endswith(BACKWARDS)
         frame = (setting.dialect, setting.dtype, setting.norm_weight, setting.least_scale, setting.parameters)
-        sizes = self.streams, self.channels, tokens, layers
-        whole = _whole(frame, kind, sizes, self.scale, self.look, seed, self.tokens)
-        more: dict[str, Any] = {"gradients": True} if self.gradients and not kind.endswith(BACKWARDS) else {}
+        more: dict[str, Any] = {"gradients": True} if self.gradients and not back else {}
         more |= {"layout": self.layout} if self.layout else {}
         apart = [*said(self.layout), *(SAID[one] for one in self.look.split())]
         for count, depth in itertools.product(self.visited or self.tokens, self.layers):
+            # backwards of many tokens every layer has part in each gradient, so that fewer of them are no part of more
+            most = depth if back and tokens > 1 else max(self.layers)
+            sizes = self.streams, self.channels, tokens, most
+            whole = _whole(frame, kind, sizes, self.scale, self.look, seed, self.tokens)
             size = Size(count, self.channels, self.streams, depth, self.gradients, "slice" not in parts_of(self.layout))
             yield Point(size, whole, more, tuple(dict.fromkeys(apart)))
 

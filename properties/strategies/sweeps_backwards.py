@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from properties.core.sweep import Reach
-from properties.strategies.layouts import BARE, SEQUENCES, STEP, THREE
+from properties.strategies.layouts import BARE, EVALUATED, SEQUENCES, STEP, THREE, TWICE
 from properties.strategies.setting import Setting
-from properties.strategies.sweep_inputs import FADING, SOARING
+from properties.strategies.sweep_inputs import FADING, IDLE, PROMPT, SOARING
 from properties.strategies.sweeps import (
     BACK,
     BATCH,
@@ -32,6 +32,9 @@ from properties.strategies.sweeps import (
     some,
     widths,
 )
+
+WIDE = (1, 5, 8, 16, 31, 33, 64, 128, 256, 520, 1024)
+"""Channels of a stack."""
 
 
 def _token_runs(setting: Setting, reach: Reach, t: int) -> list[Run]:
@@ -111,7 +114,8 @@ def product_runs(setting: Setting, reach: Reach) -> list[Run]:
     corners = [c for k in range(6, 14) for c in (1 << k, (1 << k) + 1, 3 << k - 1)]
     wide = sorted({setting.width(c) for c in corners if c <= reach.channels})
     runs = [*_token_runs(setting, reach, max(1, reach.t - 2)), *_channel_runs(setting, reach, wide)]
-    return [*runs, *_far(setting, reach, STEP_OF_TRAINING)]
+    idle = Run(setting.width(6), main_streams(setting), some(setting, reach, (2, 18, 40, 131)), look=IDLE)
+    return [*runs, replace(idle, gradients=True), *_far(setting, reach, STEP_OF_TRAINING)]
 
 
 def mixture_runs(setting: Setting, reach: Reach) -> list[Run]:
@@ -133,4 +137,26 @@ def depth_runs(setting: Setting, reach: Reach) -> list[Run]:
     found += [Run(four, n, (1, *many), two, look=FADING)]
     for look in ("negative", "silent", "uneven")[: 3 if n > 1 else 1]:
         found += [Run(four, n, (1,), depths(reach, (2, 9)), look=look)]
+    return [replace(run, gradients=True) for run in found]
+
+
+def stack_runs(setting: Setting, reach: Reach) -> list[Run]:
+    """Of a whole stack: each of its own kernels has tiles of tokens and of channels, and the depths are those of
+    layers. A call is of at least two layers."""
+    n, few, four, two = main_streams(setting), few_streams(setting), setting.width(4), depths(reach, (2,))
+    several = some(setting, reach, (1, 2, 3, 6, 9, 16, 17, 32, 33, 64, 65, 128, 130, 257, 300, 513, 1025))
+    found = [Run(four, n, several, two)]
+    found += [Run(four, n, (2,), (depth,)) for depth in depths(reach, (1, 3, 4, 5, 6, 8, 9, 12, 13, 17, 24, 33))]
+    found += [Run(setting.width(c), few, some(setting, reach, (2,)), two) for c in WIDE if c <= reach.channels]
+    for c, count in (*TILES, (16, 66), (128, 129)):
+        if c <= reach.channels:
+            found.append(Run(setting.width(c), few, some(setting, reach, (count,)), two))
+    found += [Run(four, k, some(setting, reach, (3, 33)), two) for k in setting.streams if k <= MANY and k != n]
+    found += [Run(four, n, some(setting, reach, (3, 66)), (depth,)) for depth in depths(reach, (5, 9))]
+    ways = (SEQUENCES, STEP, *layouts(setting), TWICE, EVALUATED)
+    found += [Run(four, n, some(setting, reach, (6, 34)), two, layout=one) for one in ways]
+    found.append(Run(four, n, some(setting, reach, (6, 66)), two, layout=THREE))
+    found.append(Run(four, n, some(setting, reach, (1, 9, 33, 136)), two, look=FADING))
+    for look in ("negative", "silent", "uneven", PROMPT)[: 4 if n > 1 else 1]:
+        found.append(Run(four, n, some(setting, reach, (3, 35)), two, look=look))
     return [replace(run, gradients=True) for run in found]

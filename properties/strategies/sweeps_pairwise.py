@@ -36,7 +36,7 @@ from properties.strategies.layouts import (
 )
 from properties.strategies.pairwise import Row, pairwise
 from properties.strategies.setting import Setting
-from properties.strategies.sweep_inputs import FADING, HOLLOW, LOOKS, PROMPT, REWEIGHTED, SOARING
+from properties.strategies.sweep_inputs import FADING, HOLLOW, IDLE, LOOKS, PROMPT, REWEIGHTED, SOARING
 from properties.strategies.sweeps import MANY, Run, few_streams, layouts, main_streams
 
 TOKENS = (1, 3, 17, 34, 70, 130, 300, 1030)
@@ -86,7 +86,7 @@ class Factors:
             "layers": tuple(depth for depth in self.layers if depth <= reach.layers) or (1,),
         }
         looks = [look for look in self.looks if self.wide or self.back or look not in (HOLLOW, PROMPT)]
-        looks += [REWEIGHTED] if self.phi and setting.norm_weight else []
+        looks += [IDLE, *([REWEIGHTED] if setting.norm_weight else [])] if self.phi else []
         rows = _rows(tuple(sizes.items()), ("", *looks), tuple(self._ways(setting, reach).items()), self.most)
         counts: dict[tuple[int, ...], set[int]] = {}
         for row in rows:
@@ -168,7 +168,7 @@ def _rows(
 
 
 def _has_streams(row: Row) -> bool:
-    return row.get("streams") != 1 or row.get("look", "") in ("", HOLLOW, PROMPT, REWEIGHTED, FADING, SOARING, *OF_ONE)
+    return row.get("streams") != 1 or row.get("look", "") in ("", HOLLOW, IDLE, PROMPT, REWEIGHTED, FADING, SOARING, *OF_ONE)
 
 
 MATRICES = Factors(wide=False, channels=(8,))

@@ -1,0 +1,84 @@
+"""Gradient: of many forward passes that wait for their backward passes at once, as those of a pipeline do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+from torch import Tensor
+
+from properties.core.case import Case
+from properties.core.implementation import Implementation
+from properties.core.law import Schedule
+from properties.core.premises import differentiable
+from properties.core.trial import Trial, wide
+from properties.core.truth import pulled_back
+from properties.laws import about, pulls
+from properties.laws.calls import Place
+from properties.laws.premises import mixes_in_compute_dtype
+from properties.strategies import Setting, seeds
+from properties.strategies.sweep_inputs import BACKWARDS, inputs
+from properties.strategies.sweeps import main_streams
+
+WAITING = 40
+"""More than rings of 32, and of 1 MiB each: more than 32 MiB."""
+SIZE = 1 << 20
+"""Bytes of a state."""
+TOKENS = 64
+ASKED = (0, 1, WAITING // 2, WAITING - 1)
+"""Whose gradients are compared."""
+ONCE = Schedule(cost=10, by_streams=False, most=1, crowds=False)
+
+
+@st.composite
+def large_passes(draw: DrawFn, setting: Setting) -> Case:
+    """A block of so many bytes, of few terms that cancel, its branch, and a cotangent."""
+    n, tokens = main_streams(setting), min(TOKENS, setting.max_tokens)
+    channels = setting.width(min(SIZE // (tokens * n * setting.dtype.itemsize), 8192))
+    made = inputs(setting, "block" + BACKWARDS, n, channels, tokens, 1, 1.0, "", draw(seeds))
+    return Case(x=made.x, params=made.params, branch=made.branch, cotangent=made.cotangents[0])
+
+
+@about.block(
+    "gradient.many-passes-may-wait",
+    "identity",
+    large_passes,
+    differentiable,
+    mixes_in_compute_dtype,
+    blind=about.ALIKE,
+    schedule=ONCE,
+)
+def many_passes_may_wait(trial: Trial, case: Case) -> None:
+    """Of forty forward passes of a MiB each that wait for their backward passes, each has the gradients that it has
+    alone.
+
+    Pipelines, and gradients that are accumulated over parts of a batch, have many passes on the way. What is saved in a
+    ring, or in a buffer of so many bytes, is overwritten by the pass that comes round to it.
+    """
+    pulled = pulls.block(trial, case)
+
+    def run(target: Implementation, place: Place) -> Any:
+        state, *parts = (place(one) for one in pulled.inputs)
+        leaves = [one.clone().requires_grad_() for one in parts]
+
+        def forth(k: int) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+            given = [(state * (1 - k / 64)).requires_grad_(), *leaves]
+            return given, pulled.function(target, given)
+
+        def back(given: list[Tensor], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(pulled_back(outputs, given, [place(case.cotangent).clone()]))
+
+        waiting = [forth(k) for k in range(WAITING)]
+        found = {k: back(*waiting[k]) for k in ASKED}
+        waiting.clear()
+        return tuple((found[k], back(*forth(k))) for k in ASKED)
+
+    for k, (found, alone) in zip(ASKED, trial.observe(pulled.method, run), strict=True):
+        bounds = pulls.block(trial, case.with_(x=case.x * (1 - k / 64))).errors((case.cotangent,))
+        for name, one, other, error in zip(pulled.names, found, alone, bounds, strict=True):
+            what = f"the gradient of {pulled.method} by {name}, of pass {k} of {WAITING} that wait"
+            trial.near(what, one, wide(other), 2 * error)
+
+
