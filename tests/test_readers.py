@@ -139,6 +139,17 @@ SEEN_BY_READERS = {
     "weight-gradient-of-two-passes": "gradient.mappings-pull-back-however-they-are-called",
     "head-columns-counted-as-of-a-layer": "depth.stacks-take-any-batch",
     "stack-recomputed-with-other-masks": "gradient.stacks-pull-back-however-they-are-called",
+    "layers-laid-out-as-expanded-streams": "depth.layers-take-any-batch",
+    "adapters-of-later-layers-unasked": "gradient.branches-of-layers-learn",
+    "large-phi-gradient-in-a-workspace": "gradient.many-passes-may-wait",
+    "ring-of-32-saved-passes": "gradient.many-passes-may-wait",
+    "tuned-call-sets-the-backward-pass": "gradient.mappings-pull-back-however-they-are-called",
+    "branch-input-cotangent-read-as-it-lies": "gradient.a-branch-may-mix-tokens",
+    "branch-output-gradient-laid-out-as-the-output": "gradient.branches-of-layers-may-mix-tokens",
+    "alternating-layers-learn-from-the-last-run": "gradient.stacks-pull-back-however-they-are-called",
+    "branch-input-cotangent-scaled-in-place": "gradient.branches-learn",
+    "empty-tiles-skipped-before-a-branch-that-mixes": "gradient.a-branch-may-mix-tokens",
+    "losses-within-branches-lost": "gradient.losses-of-a-branch-teach",
 }
 """Hidden deviation -> a law that sees it."""
 SEEN_AT: dict[str, tuple[Any, ...]] = {
@@ -180,6 +191,25 @@ SEEN_AT: dict[str, tuple[Any, ...]] = {
     "full-tiles-read-an-expanded-cotangent-on": ("sizes.mixing-pulls-back", 64, 64),
     "quiet-call-of-many-tokens-overwrites-what-is-saved": ("sizes.mixing-pulls-back", 130, 130),
     "many-tokens-saved-belong-to-a-thread": ("sizes.mixing-pulls-back", 300, 8),
+    "tile-of-a-split-lacks-its-offset": ("sizes.tokens-and-channels-are-mapped", 32, 7168),
+    "split-products-without-eps": ("sizes.tokens-and-channels-are-mapped", 32, 7168),
+    "first-block-of-phi-fetched-once": ("sizes.tokens-and-channels-are-mapped", 16411),
+    "second-launch-advances-by-tokens": ("sizes.streams-are-mixed", 70001),
+    "flush-of-a-table-is-one-tile": ("sizes.depths-pass", 130, 4),
+    "squares-of-the-last-pass-of-a-step": ("sizes.depths-pass", 1, 4096),
+    "three-axes-taken-for-two": ("sizes.tokens-and-channels-are-mapped", 300, 8),
+    "wide-phi-packed-by-its-version": ("sizes.tokens-and-channels-are-mapped", 3, 1040),
+    "partial-block-reads-the-first-tile": ("sizes.streams-are-mixed", 33, 7168),
+    "large-branch-inputs-in-a-workspace": ("sizes.depths-pass", 300, 1024),
+    "last-512-channels-between-layers-teach": ("sizes.depths-pull-back", 17, 1040),
+    "remainder-of-capped-splits-is-lost": ("sizes.tokens-and-channels-pull-back", 2090, 1024),
+    "parameters-learn-up-to-an-empty-tile": ("sizes.tokens-and-channels-pull-back", 300, 8),
+    "states-computed-again-take-the-gradient": ("sizes.depths-pull-back", 3, 4),
+    "state-computed-again-one-layer-short": ("sizes.depths-pull-back", 3, 4),
+    "five-streams-between-layers-learn-from-a-tile": ("sizes.depths-pull-back", 66, 4),
+    "second-round-of-programs-overwrites": ("sizes.depths-pull-back", 2049),
+    "stack-of-128-tokens-learns": ("sizes.stacks-pull-back", 130, 4),
+    "zero-norm-weights-of-many-tokens-stay": ("sizes.tokens-and-channels-pull-back", 40, 6),
 }
 """Hidden deviation -> a law of sizes that sees it, and a number of tokens, or of tokens and channels, at which it
 does."""

@@ -17,6 +17,7 @@ from mhc_ref.packing import logit_sizes, logits_shape
 from properties.bounds.arithmetic import affine, entering, stored, weighted_sum
 from properties.bounds.projection import projection
 from properties.bounds.stages import gated_logits, squashed
+from properties.bounds.token_mix import TokenMix
 from properties.core.case import BranchSpec
 from properties.core.reads import read_of
 from properties.core.rounding import Approx, Rounding, known
@@ -176,7 +177,7 @@ class Passage:
 def passed(
     state: Approx,
     params: Params,
-    branch: BranchSpec,
+    branch: BranchSpec | TokenMix,
     dialect: Dialect,
     r: Rounding,
     before: Approx | None = None,
@@ -186,8 +187,8 @@ def passed(
     h = coefficients(state, params, dialect, r)
     gates = gates_of(h.pre, before, dialect)
     u = read(state, gates, r)
-    y = returned(u, branch, r)
-    weight = branch.weight if branch.kind == "constant" else None
+    y = branch.returned(u, r) if isinstance(branch, TokenMix) else returned(u, branch, r)
+    weight = branch.weight if isinstance(branch, BranchSpec) and branch.kind == "constant" else None
     as_given = weight is not None and torch.finfo(weight.dtype).eps / 2 == r.state_unit  # in the dtype of the state
     y = Approx.exact(y.value) if as_given else stored(y, r)
     return Passage(h, gates, u, y, combined(state, h.operator(dialect), r, y, h.post))
@@ -206,7 +207,7 @@ def returned(u: Approx, branch: BranchSpec, r: Rounding) -> Approx:
 def slope_of(branch: BranchSpec, channels: int) -> Tensor:
     """dF/du of a branch, [C], as a gradient passes: constant, but for tanh, where it is what |dF/du| is at most."""
     ones = torch.ones(channels, dtype=torch.float64, device=place())
-    if branch.kind == "identity":
+    if branch.kind in ("identity", "added"):
         return ones
     if branch.kind in ("scale", "tanh") and branch.weight is not None:
         return wide(branch.weight) * ones

@@ -16,6 +16,7 @@ from properties.bounds.arithmetic import contracted, plus, stored, times
 from properties.bounds.block import Passage, applied, coefficients, operator_of, passed, slope_of
 from properties.bounds.gradients import Pullback, coefficients_gradient
 from properties.bounds.stack import begun, passages
+from properties.bounds.token_mix import TokenMix
 from properties.core.case import BranchSpec
 from properties.core.family import begin_of, end_of
 from properties.core.rounding import Approx, Rounding
@@ -53,7 +54,7 @@ def through(
     way: Passage,
     state: Approx,
     params: Params,
-    branch: BranchSpec,
+    branch: BranchSpec | TokenMix,
     g: Approx,
     dialect: Dialect,
     r: Rounding,
@@ -68,10 +69,12 @@ def through(
     branch makes of it: autograd adds it to the other, rounded to the dtype of the state once more.
     """
     n, channels = state.value.shape[-2:]
-    slope = Approx.exact(slope_of(branch, channels))
     # Where streams are a list, the branch output is widened once for each of them.
     g_y = stored(summed_in_the_state("ti,tic->tc", way.h.post, g, n, n, r), r)
-    g_u = stored(times(slope.expanded(g_y), g_y, r), r)
+    if isinstance(branch, TokenMix):
+        g_u = stored(branch.pulled(g_y, r), r)
+    else:
+        g_u = stored(times(Approx.exact(slope_of(branch, channels)).expanded(g_y), g_y, r), r)
     if beside is not None:
         g_u = stored(plus(g_u, Approx.exact(beside), r=r), r)
     post = contracted("tic,tc->ti", g, way.y, channels, r)
@@ -168,7 +171,7 @@ def post(
 def layers(
     state: Approx,
     params: Sequence[Params],
-    branches: Sequence[BranchSpec],
+    branches: Sequence[BranchSpec | TokenMix],
     g: Approx,
     dialect: Dialect,
     r: Rounding,
@@ -250,7 +253,7 @@ def stack(
     h: Tensor,
     n: int,
     params: Sequence[Params],
-    branches: Sequence[BranchSpec],
+    branches: Sequence[BranchSpec | TokenMix],
     head: Sequence[Params],
     cotangent: Tensor,
     dialect: Dialect,

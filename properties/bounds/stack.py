@@ -11,6 +11,7 @@ from properties.bounds import declared
 from properties.bounds.agreement import IN_FLOAT64, must_hold
 from properties.bounds.arithmetic import contracted, stored, weighted_sum
 from properties.bounds.block import Passage, coefficients, passed, read, step
+from properties.bounds.token_mix import TokenMix
 from properties.core.case import BranchSpec
 from properties.core.family import Begin, End, begin_of, end_of
 from properties.core.rounding import Approx, Rounding
@@ -56,7 +57,7 @@ def states(
 
 
 def passages(
-    state: Approx, params: Sequence[Params], branches: Sequence[BranchSpec], dialect: Dialect, r: Rounding
+    state: Approx, params: Sequence[Params], branches: Sequence[BranchSpec | TokenMix], dialect: Dialect, r: Rounding
 ) -> list[Passage]:
     """Every block on the way forward, each with the h_pre of the one before it."""
     found: list[Passage] = []

@@ -17,7 +17,10 @@ from properties.guards.faults import HarnessError
 
 Value = Any  # Tensor | Params | BranchSpec | Dialect | int | float | bool | str | None, or a tuple of those
 
-BRANCHES = {"zero": False, "identity": False, "scale": True, "constant": True, "tanh": True, "detached": True}
+BRANCHES = {
+    **{"zero": False, "identity": False, "scale": True, "constant": True},
+    **{"tanh": True, "detached": True, "added": True},
+}
 """The kinds of branch, and whether one has a weight."""
 
 
@@ -27,8 +30,8 @@ class BranchSpec:
 
     kind ``zero``: 0; ``identity``: u; ``scale``: weight * u, weight [C] or a scalar; ``constant``: weight for every
     token;
-    ``tanh``: weight * tanh(u) (bounded by |weight|); ``detached``: weight * u, through which no gradient passes. Each
-    is evaluated in the dtype of u.
+    ``tanh``: weight * tanh(u) (bounded by |weight|); ``detached``: weight * u, through which no gradient passes;
+    ``added``: u + weight. Each is evaluated in the dtype of u.
     """
 
     kind: str
@@ -45,6 +48,8 @@ class BranchSpec:
             return weight.expand(u.shape).clone()
         if self.kind == "detached":
             return weight * u.detach()
+        if self.kind == "added":
+            return u + weight
         return weight * (u.tanh() if self.kind == "tanh" else u)
 
     def __repr__(self) -> str:

@@ -221,6 +221,8 @@ class ExactTruth:
                 return list(u)
             if branch.kind == "scale":
                 return [number * mp.mpf(w) for number, w in zip(u, weight, strict=True)]
+            if branch.kind == "added":
+                return [number + mp.mpf(w) for number, w in zip(u, weight, strict=True)]
             if branch.kind == "detached":
                 return [value(number) * mp.mpf(w) for number, w in zip(u, weight, strict=True)]
             if branch.kind in ("constant", "zero"):

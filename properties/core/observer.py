@@ -23,6 +23,7 @@ from properties.core.case import BranchSpec, map_tensors
 from properties.core.device import device_of, held_to
 from properties.core.handing import handing
 from properties.core.implementation import Implementation
+from properties.core.judging import same_bits
 from properties.core.reads import mapping_shapes
 from properties.core.ways import PLAIN, QUIET, RECORDED, SERVING
 from properties.guards.faults import HarnessError, TargetFault, answered
@@ -50,10 +51,16 @@ def _mode(way: str) -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a branch was given and what it gave back, in the dtype of the state."""
+    """What a branch was given and what it gave back, in the dtype of the state; `held`: the very tensor that it was
+    given, where `u` is a copy."""
 
     u: Tensor
     y: Tensor
+    held: Tensor | None = None
+
+    def stays(self) -> bool:
+        """Whether what the branch was given is still what it was then."""
+        return self.held is None or same_bits(self.held.to(self.u.device), self.u)
 
 
 @dataclass(frozen=True)
@@ -231,7 +238,7 @@ class Observer:
             if self.copies:
                 there = [one.detach() for one in kept]
                 kept = [one.clone() for one in (there if self.stays else (one.cpu() for one in there))]
-            seen.append(Seen(*kept))
+            seen.append(Seen(kept[0], kept[1], given.detach() if self.copies else None))
             return y
 
         return call

@@ -15,6 +15,7 @@ MODULES = (
     "gradient_block",
     "gradient_branches",
     "gradient_losses",
+    "gradient_tokens",
     "gradient_waiting",
     "gradient_calls",
     "gradient_depth",

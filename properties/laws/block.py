@@ -46,6 +46,13 @@ def one_call(trial: Trial, seen: list[Seen], count: int = 1) -> None:
     trial.contract("the number of branch calls", len(seen) == count, str(len(seen)), str(count))
 
 
+def what_was_read_stays(trial: Trial, seen: list[Seen]) -> None:
+    """What each branch has read is not changed by the rest of the call."""
+    changed = [k for k, one in enumerate(seen) if not one.stays()]
+    what = "what a branch has read, once the call is over"
+    trial.contract(what, not changed, "changed", "as it was handed over")
+
+
 @st.composite
 def any_block(draw: DrawFn, setting: Setting) -> Case:
     """A block on a state of any size, zero among them; every other time with logits far beyond the range of exp."""

@@ -22,7 +22,7 @@ from properties.core.premises import several_streams, where
 from properties.core.trial import Seen, Trial, wide
 from properties.laws import about, calls, errors, memory
 from properties.laws.block import SIZES, destination, one_call, permutation_params
-from properties.laws.layouts import among_nan
+from properties.laws.layouts import among_nan, every_sequence, everywhere, second_cut
 from properties.laws.premises import carries_permutations, exact_axis, gated, normalised
 from properties.strategies import (
     Setting,
@@ -324,6 +324,8 @@ def arrangements(implementation: Implementation) -> list[tuple[str, Arrange]]:
     if implementation.strided:
         found += [("a slice of a wider tensor", narrowed), ("token axes in the other order", turned)]
         found.append(("a part of something that is NaN beside it", among_nan))
+        found.append(("three axes of tokens, of which the second was cut", lambda one: second_cut(on_axes(3, one))))
+        found += [("one token, expanded", everywhere), ("one sequence, expanded over a batch", every_sequence)]
     if implementation.zero_tokens:
         found.append(("no token", none))
     return found

@@ -25,7 +25,8 @@ from properties.laws import about, branches, calls, held, history, memory, pulls
 from properties.laws.calls import Call, Place, Way, by_token
 from properties.laws.depth import arrangements
 from properties.laws.depth_shapes import views_of_parameters, with_views
-from properties.laws.layouts import branch_outputs_alone, parameters_alone, rows_of
+from properties.laws.execution_strides import does_not_see_copies
+from properties.laws.layouts import branch_outputs_alone, copied_streams, parameters_alone, rows_of
 from properties.laws.premises import fused
 from properties.strategies import TAME, Setting, branch_of, noise, params_of_layers, seeds, streams, width_among
 
@@ -216,6 +217,7 @@ def layers_take_any_batch(trial: Trial, case: Case) -> None:
         ways += parameters_alone(1, case.params)
         own = case.with_(branches=tuple(rows_of(case.x) for _ in case.branches))
         calls.does_not_see(trial, calls.layers(trial, own, case.x), branch_outputs_alone(trial.implementation))
+        does_not_see_copies(trial, calls.layers(trial, case, copied_streams(case.x).contiguous()))
     calls.does_not_see(trial, calls.layers(trial, case, case.x), ways)
 
 

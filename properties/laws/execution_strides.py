@@ -15,7 +15,17 @@ from properties.core.trial import Trial
 from properties.laws import about, calls
 from properties.laws.block import SIZES
 from properties.laws.calls import Call, Way, by_token
-from properties.laws.layouts import alone, among_nan, branch_outputs_alone, rows_of, swapped, wider
+from properties.laws.layouts import (
+    alone,
+    among_nan,
+    branch_outputs_alone,
+    copied_streams,
+    every_sequence,
+    everywhere,
+    rows_of,
+    swapped,
+    wider,
+)
 from properties.laws.mixing import matrix_cases
 from properties.laws.premises import depends_on_logits
 from properties.strategies import (
@@ -57,23 +67,6 @@ def sliced(one: Tensor) -> Tensor:
 def spaced(one: Tensor) -> Tensor:
     """Every second token of twice as many."""
     return torch.stack([one, one - 1], 1)[:, 0]
-
-
-def everywhere(one: Tensor) -> Tensor:
-    """The first token in the place of every other, without a copy."""
-    return one[:1].expand(one.shape)
-
-
-def every_sequence(one: Tensor) -> Tensor:
-    """The first half of the tokens as every sequence of a batch, without a copy, as of one prompt that is continued
-    several times."""
-    few = one[: max(1, one.shape[0] // 2)]
-    return few.unsqueeze(0).expand(one.shape[0] // few.shape[0], *few.shape)
-
-
-def copied_streams(one: Tensor) -> Tensor:
-    """A state whose streams are all the first one, without a copy, as those of an expanded input are."""
-    return one[:, :1].expand(one.shape)
 
 
 def does_not_see_copies(trial: Trial, call: Call) -> None:

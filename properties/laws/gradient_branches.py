@@ -38,14 +38,20 @@ FEW = Schedule(cost=5, by_streams=False, most=1)
 STILL = 0.5
 """A weight that is frozen: exact in every dtype."""
 
-SCALE, ZERO, DETACHED, ALONE, FIRST, LAST = LESSONS = "scale", "zero", "detached", "alone", "first", "last"
+SCALE, ZERO, DETACHED, ALONE, ADDED, FIRST, LAST = LESSONS = (
+    *("scale", "zero", "detached", "alone", "added", "first", "last"),
+)
 """How a branch learns: w u; w u with w = 0, as an adapter begins; w u without a path back to u; w, as a table of
-embeddings gives; and w u times a weight that is frozen, which comes first among its parameters, or last."""
+embeddings gives; u + w, of which both have one gradient, the very tensor; and w u times a weight that is frozen, which
+comes first among its parameters, or last."""
+OFTEN = 5
+"""The first so many come with every layer; of the last two one."""
 TOLD = {
     SCALE: "",
     ZERO: " that are 0",
     DETACHED: " which detaches what it reads",
     ALONE: " which gives its weights",
+    ADDED: " which adds its weights to what it reads",
     FIRST: " whose first weight is frozen",
     LAST: " whose last weight is frozen",
 }
@@ -70,6 +76,8 @@ def branch_that_learns(lesson: str, leaf: Tensor) -> Branch:
         return Partly(leaf, lesson == FIRST)
     if lesson == DETACHED:
         return lambda u: leaf * u.detach()
+    if lesson == ADDED:
+        return lambda u: u + leaf
     return (lambda u: leaf.clone()) if lesson == ALONE else (lambda u: leaf * u)
 
 
@@ -77,6 +85,8 @@ def as_data(lesson: str, weight: Tensor) -> BranchSpec:
     """What it gives, and its derivative by what it reads."""
     if lesson in (DETACHED, ALONE):
         return BranchSpec("detached" if lesson == DETACHED else "constant", weight)
+    if lesson == ADDED:
+        return BranchSpec("added", weight)
     return BranchSpec("scale", weight * {ZERO: 0.0, FIRST: STILL, LAST: STILL}.get(lesson, 1.0))
 
 
@@ -119,7 +129,7 @@ class Taught:
 def by_weights(lesson: str, one: tuple[Tensor, Tensor, Approx, Approx], trial: Trial) -> tuple[Tensor, Tensor]:
     """The gradient by the weights of a branch, and its bound, of what `Taught.by_outputs` says of its layer."""
     u, by_y, u_bound, bound = one
-    if lesson == ALONE:
+    if lesson in (ALONE, ADDED):
         return by_y, bound.error
     factor = STILL if lesson in (FIRST, LAST) else 1.0
     product = bounds.stored(bounds.times(bound, u_bound, trial.rounding), trial.rounding)
@@ -128,7 +138,7 @@ def by_weights(lesson: str, one: tuple[Tensor, Tensor, Approx, Approx], trial: T
 
 def groups(depth: int, turn: int) -> list[tuple[str, ...]]:
     """Which layers learn how: every lesson in one layer or another, and every other time one in all layers."""
-    taught = LESSONS if depth == 1 else (*LESSONS[:4], LESSONS[4 + turn // 5 % 2])
+    taught = LESSONS if depth == 1 else (*LESSONS[:OFTEN], LESSONS[OFTEN + turn // 5 % 2])
     first = turn if depth > 1 else 0
     turned = [taught[(first + k) % len(taught)] for k in range(-(-len(taught) // depth) * depth)]
     mixed = [tuple(turned[k : k + depth]) for k in range(0, len(turned), depth)]
@@ -159,7 +169,8 @@ def teaches(
             if asked and not turn % 2:
                 params = map_tensors(params, Tensor.requires_grad_)
             out = call(target, x, params, branches)
-            return tuple(pulled_back([out], leaves, [place(case.cotangent).clone()]))
+            found = pulled_back([out], [*leaves, x], [place(case.cotangent).clone()])  # which goes on past the branch
+            return tuple(found[:-1] if asked else found)
 
         def fresh(lesson: str, weight: Tensor) -> Tensor:
             each = place(weight).expand(given.shape[0], given.shape[-1]) * (lesson != ZERO)
@@ -173,6 +184,9 @@ def teaches(
                     leaves[middle].requires_grad_(False)
                 branches = [branch_that_learns(*one) for one in zip(group, leaves, strict=True)]
                 found.append(gradients(leaves, branches, asked))
+        if depth > 1:  # an adapter in the last of them alone, and nothing before it asks for a gradient
+            leaves = [fresh(SCALE, weight).requires_grad_(k == depth - 1) for k, weight in enumerate(weights)]
+            found.append(gradients(leaves, [branch_that_learns(SCALE, leaf) for leaf in leaves], False))
         if several:
             leaves = [fresh(SCALE, weight) for weight in weights[:several]]
             branches = [branch_that_learns(SCALE, leaf) for leaf in leaves]
@@ -192,6 +206,11 @@ def teaches(
                     continue
                 exact, error = by_weights(lesson, bound[k], trial)
                 trial.within(f"the gradient by the weights of {of[k]}{where[k]}{when}", next(left), exact, error)
+    if depth > 1:
+        bound = taught(tuple(BranchSpec("scale", one) for one in weights)).by_outputs(trial)
+        exact, error = by_weights(SCALE, bound[-1], trial)
+        what = f"the gradient by the weights of a branch of layer {depth - 1}, where nothing else asks for one"
+        trial.within(what, next(got)[0], exact, error)
     if several:
         spread = tuple(weights[k % several] for k in range(depth))
         bound = taught(tuple(BranchSpec("scale", one) for one in spread)).by_outputs(trial)
@@ -251,8 +270,9 @@ def branches_learn(trial: Trial, case: Case) -> None:
 @st.composite
 def layers_to_teach(draw: DrawFn, setting: Setting) -> Case:
     """A state, three layers or more with gates that are nearly closed, weights of their branches, and a cotangent."""
-    case = draw(quiet_pulls(setting, setting.depth(3), setting.count(2)))
-    return _turned(Case(x=case.x, params=case.params, cotangent=case.cotangent), setting, draw(seeds))
+    case, seed = draw(quiet_pulls(setting, setting.depth(3), setting.count(2))), draw(seeds)
+    bar = torch.tensor(noise(seed + 100, *case.x.shape)).to(setting.dtype)  # the simplest of those drawn is zero
+    return _turned(Case(x=case.x, params=case.params, cotangent=bar), setting, seed)
 
 
 @about.layers(

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import mhc_ref
 from mhc_ref import Branch, Params
+from mhc_ref.block import gates_read
 from properties import bounds
 from properties.bounds import Approx, Pullback
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.premises import HERE, differentiable
-from properties.core.trial import Trial
+from properties.core.trial import Trial, wide
 from properties.core.truth import present, pulled_back
 from properties.laws import about
 from properties.laws.calls import Place
@@ -46,12 +48,14 @@ def teach(
         state = place(given).clone().requires_grad_()
         parts = map_tensors(map_tensors(place(every), torch.clone), Tensor.requires_grad_)
         losses: dict[int, Tensor] = {}
+        read: list[Tensor] = []
 
         def branch(k: int) -> Branch:
             weight, a = place(weights[k]), place(asked[k])
 
             def called(u: Tensor) -> Tensor:
                 losses[k] = (a * u).sum()
+                read.append(u.detach().clone())
                 return weight * u
 
             return called
@@ -60,18 +64,40 @@ def teach(
         made = dict(losses)  # before it is computed again
         bars = [place(case.cotangent).clone(), *(torch.ones_like(one) for one in made.values())]
         leaves = [state, *(part for one in parts for part in present(one))]
-        return tuple(pulled_back([out, *made.values()], leaves, bars))
+        return read[0], tuple(pulled_back([out, *made.values()], leaves, bars))
 
-    got = trial.observe(method, run)
-    by_given, backs = bound(tuple(BranchSpec("scale", one) for one in weights), asked)
+    read, got = trial.observe(method, run)
+    is_read_first(trial, method, given, case.n if "n" in case else 0, every[0], read)
+    found = bound(tuple(BranchSpec("scale", one) for one in weights), asked)
+    compare(trial, f"the gradient of {method} where branches have losses of what they read, by", got, every, *found)
+
+
+def is_read_first(trial: Trial, method: str, given: Tensor, n: int, params: Params, read: Tensor) -> None:
+    """What the first branch reads is what the truth says; of h [tokens, C], n streams begin first."""
+    dialect, r = trial.dialect, trial.rounding
+    begun = bounds.stack.begun(given, n, dialect, r) if n else Approx.exact(given)
+    state = mhc_ref.expand(wide(given), n, dialect) if n else wide(given)
+    exact = trial.truth.pre(state, gates_read(trial.truth.mappings(state, params).pre, None, dialect))
+    way = bounds.block.passed(begun, params, BranchSpec("zero"), dialect, r)
+    trial.within(f"what the first branch of {method} reads", read, exact, way.u.error)
+
+
+def compare(
+    trial: Trial,
+    what: str,
+    got: Sequence[Tensor],
+    every: Sequence[Params],
+    by_given: Approx,
+    backs: Sequence[Pullback],
+) -> None:
+    """Hold gradients by what is given, and by the parameters of each layer and of a head, to what is expected."""
     found = [("what is given", by_given)]
     for k, (params, back) in enumerate(zip(every, backs, strict=True)):
-        where = "" if len(every) == 1 else f" of layer {k}" if k < len(weights) else " of the head"
+        where = "" if len(every) == 1 else f" of layer {k}"
         names = (name for name, part in params._asdict().items() if part is not None)
         found += [(f"{name}{where}", getattr(back, name)) for name in names]
     for one, (name, expected) in zip(got, found, strict=True):
-        what = f"the gradient of {method} by {name}, where branches have losses of what they read"
-        trial.within(what, one, expected.value.reshape(one.shape), expected.error.reshape(one.shape))
+        trial.within(f"{what} {name}", one, expected.value.reshape(one.shape), expected.error.reshape(one.shape))
 
 
 @about.block(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor
 
-from properties.core.case import Case
+from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import differentiable
@@ -26,7 +26,10 @@ WAITING = 40
 """More than rings of 32, and of 1 MiB each: more than 32 MiB."""
 SIZE = 1 << 20
 """Bytes of a state."""
-TOKENS = 64
+LANE = 64
+"""Channels that are drawn; they come again and again up to that size."""
+TOKENS = 16
+"""So few that the gradient by phi is of more than a MiB, too."""
 ASKED = (0, 1, WAITING // 2, WAITING - 1)
 """Whose gradients are compared."""
 ONCE = Schedule(cost=10, by_streams=False, most=1, crowds=False)
@@ -34,11 +37,31 @@ ONCE = Schedule(cost=10, by_streams=False, most=1, crowds=False)
 
 @st.composite
 def large_passes(draw: DrawFn, setting: Setting) -> Case:
-    """A block of so many bytes, of few terms that cancel, its branch, and a cotangent."""
+    """A block of few channels, its branch, a cotangent, and how often its channels come again for so many bytes."""
     n, tokens = main_streams(setting), min(TOKENS, setting.max_tokens)
-    channels = setting.width(min(SIZE // (tokens * n * setting.dtype.itemsize), 8192))
+    channels = setting.width(LANE)
     made = inputs(setting, "block" + BACKWARDS, n, channels, tokens, 1, 1.0, "", draw(seeds))
-    return Case(x=made.x, params=made.params, branch=made.branch, cotangent=made.cotangents[0])
+    times = max(1, min(SIZE // (tokens * n * setting.dtype.itemsize), 8192) // channels)
+    return Case(x=made.x, params=made.params, branch=made.branch, cotangent=made.cotangents[0], times=times)
+
+
+def widened(case: Case) -> Case:
+    """The same block, whose channels come again so often, with logits as large as before."""
+    channels, times = case.x.shape[-1], case.times
+
+    def again(one: Tensor) -> Tensor:
+        return torch.cat([one] * times, -1)
+
+    def rows(one: Tensor, size: float = 1.0) -> Tensor:
+        parts = (one * size).reshape(-1, channels, *one.shape[1:])
+        return torch.cat([parts] * times, 1).reshape(-1, *one.shape[1:])
+
+    weight = case.params.norm_weight
+    params = case.params._replace(
+        phi=rows(case.params.phi, 1 / times), norm_weight=None if weight is None else rows(weight)
+    )
+    branch = BranchSpec(case.branch.kind, again(case.branch.weight))
+    return Case(x=again(case.x), params=params, branch=branch, cotangent=again(case.cotangent))
 
 
 @about.block(
@@ -57,6 +80,7 @@ def many_passes_may_wait(trial: Trial, case: Case) -> None:
     Pipelines, and gradients that are accumulated over parts of a batch, have many passes on the way. What is saved in a
     ring, or in a buffer of so many bytes, is overwritten by the pass that comes round to it.
     """
+    case = widened(case)
     pulled = pulls.block(trial, case)
 
     def run(target: Implementation, place: Place) -> Any:
@@ -73,12 +97,11 @@ def many_passes_may_wait(trial: Trial, case: Case) -> None:
         waiting = [forth(k) for k in range(WAITING)]
         found = {k: back(*waiting[k]) for k in ASKED}
         waiting.clear()
-        return tuple((found[k], back(*forth(k))) for k in ASKED)
+        alone = {k: tuple(one.clone() for one in back(*forth(k))) for k in ASKED}
+        return tuple((found[k], alone[k]) for k in ASKED)  # the former are held through all others
 
     for k, (found, alone) in zip(ASKED, trial.observe(pulled.method, run), strict=True):
         bounds = pulls.block(trial, case.with_(x=case.x * (1 - k / 64))).errors((case.cotangent,))
         for name, one, other, error in zip(pulled.names, found, alone, bounds, strict=True):
             what = f"the gradient of {pulled.method} by {name}, of pass {k} of {WAITING} that wait"
             trial.near(what, one, wide(other), 2 * error)
-
-

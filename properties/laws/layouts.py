@@ -32,6 +32,28 @@ def among_nan(one: Tensor) -> Tensor:
     return room[tuple(slice(1, 1 + size) for size in one.shape)].copy_(one)
 
 
+def everywhere(one: Tensor) -> Tensor:
+    """The first token in the place of every other, without a copy."""
+    return one[:1].expand(one.shape)
+
+
+def every_sequence(one: Tensor) -> Tensor:
+    """The first half of the tokens as every sequence of a batch, without a copy, as of one prompt that is continued
+    several times."""
+    few = one[: max(1, one.shape[0] // 2)]
+    return few.unsqueeze(0).expand(one.shape[0] // few.shape[0], *few.shape)
+
+
+def copied_streams(one: Tensor) -> Tensor:
+    """A state whose streams are all the first one, without a copy, as those of an expanded input are."""
+    return one[:, :1].expand(one.shape)
+
+
+def second_cut(one: Tensor) -> Tensor:
+    """The same on the same axes, of which the second ends where more lies in memory."""
+    return torch.cat([one, one[:, :1] + 1], 1)[:, :-1]
+
+
 def first_axes_swapped(one: Tensor) -> Tensor:
     """The same values, the first two axes in the other order in memory: [S, B, ...] for what is called [B, S, ...]."""
     return one.transpose(0, 1).contiguous().transpose(0, 1)

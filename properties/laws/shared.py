@@ -20,30 +20,34 @@ from properties.core.truth import pulled_back
 from properties.laws.calls import QUIET, RECORDED, Call, Place, every_mode, of_a_model
 from properties.laws.pulls import Pulled
 
-EVERY = "all parameters"
+EVERY, IN_TURN = "all parameters", "every second set of parameters"
+"""Those of the first layer are the others', or those of every second one from it on."""
 
 
 def fields_of(case: Case) -> list[str]:
     """What layers can share: each of their parameters alone, and all; in a crowd, whose bounds take long, phi, and
-    all."""
+    all, of each or of every second layer."""
     if "axes" in case and case.axes:
-        return ["phi", EVERY]
+        return ["phi", *([IN_TURN] if len(case.params) > 2 else []), EVERY]
     return [*(name for name, one in case.params[0]._asdict().items() if one is not None), EVERY]
 
 
 def tied(every: Sequence[Params], field: str) -> tuple[Params, ...]:
-    """Parameters of which that field, or all, is the very tensor of the first layer, wherever it has that shape."""
+    """Parameters of which that field, or all, is the very tensor of the first layer, wherever it has that shape, or in
+    every second layer."""
     first = every[0]._asdict()
 
-    def own(one: Params) -> Params:
+    def own(k: int, one: Params) -> Params:
+        if field == IN_TURN and k % 2:
+            return one
         shared = {
             name: part
             for name, part in first.items()
-            if field in (name, EVERY) and part is not None and _shape(getattr(one, name)) == part.shape
+            if field in (name, EVERY, IN_TURN) and part is not None and _shape(getattr(one, name)) == part.shape
         }
         return one._replace(**shared)
 
-    return tuple(map(own, every))
+    return tuple(own(k, one) for k, one in enumerate(every))
 
 
 def _shape(one: Tensor | None) -> torch.Size | None:
@@ -92,7 +96,7 @@ def adds_up_over_layers(trial: Trial, case: Case, pull: Callable[[Case], Pulled]
         groups = [
             [j for j, one in enumerate(kinds) if one == kind and pulled.inputs[j] is pulled.inputs[first]]
             for first, kind in enumerate(kinds)
-            if kind in Params._fields and field in (kind, EVERY) and kinds.index(kind) == first
+            if kind in Params._fields and field in (kind, EVERY, IN_TURN) and kinds.index(kind) == first
         ]
         first_of = {j: those[0] for those in groups for j in those}
 

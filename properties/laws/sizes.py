@@ -37,11 +37,12 @@ from properties.strategies.sweeps import (
     token_runs,
     whole_runs,
 )
+from properties.strategies.sweeps_kernels import loaded, prompts, served
 
 ONCE = Schedule(cost=5, by_streams=False)
 """A sweep decides by itself how many sizes it visits; this is for whoever draws a few of its smallest."""
 
-EVERY = (token_runs, channel_runs, pair_runs, stream_runs, look_runs, together.called_runs)
+EVERY = (token_runs, channel_runs, pair_runs, stream_runs, look_runs, together.called_runs, served)
 """The axes of what is computed for every channel."""
 PRODUCTS = (
     coarser,
@@ -50,18 +51,19 @@ PRODUCTS = (
     stream_runs,
     look_runs,
     together.called_runs,
+    served,
     together.parameter_runs,
 )
 """Those of what has products with phi."""
 
 PROJECTED = swept("project", coarser, stream_runs, looks, looks_along, pairwise.MATRICES)
-MAPPED = swept("mappings", *PRODUCTS, pairwise.PRODUCTS)
+MAPPED = swept("mappings", *PRODUCTS, loaded, pairwise.PRODUCTS)
 MIXED = swept("mixture", *EVERY, mass_runs, pairwise.MIXTURES)
-PASSED = swept("block", *PRODUCTS, together.branch_runs, pairwise.BLOCKS)
+PASSED = swept("block", *PRODUCTS, loaded, together.branch_runs, pairwise.BLOCKS)
 EXPANDED = swept("expand", *EVERY, pairwise.MIXTURES)
 COLLAPSED = swept("collapse", *PRODUCTS[:-1], together.head_runs, pairwise.ends)
-LAYERED = swept("layers", layer_runs, together.layer_runs, pairwise.LAYERS, layered=True)
-STACKED = swept("stack", layer_runs, together.layer_runs, pairwise.LAYERS, layered=True)
+LAYERED = swept("layers", layer_runs, prompts, together.layer_runs, pairwise.LAYERS, layered=True)
+STACKED = swept("stack", layer_runs, prompts, together.layer_runs, pairwise.LAYERS, layered=True)
 WHOLE = swept("block", whole_runs)
 
 

@@ -239,7 +239,7 @@ PROJECTED = swept("project" + BACKWARDS, matrix_runs, together.matrices_back, pa
 MAPPED = swept("mappings" + BACKWARDS, product_runs, together.mappings_back, pairwise.PRODUCTS_BACK)
 MIXED = swept("mixture" + BACKWARDS, mixture_runs, together.mixtures_back, pairwise.MIXTURES_BACK)
 PASSED = swept("block" + BACKWARDS, block_runs, together.blocks_back, pairwise.BLOCKS_BACK)
-LAYERED = swept("layers" + BACKWARDS, depth_runs, together.layers_back, layered=True)
+LAYERED = swept("layers" + BACKWARDS, depth_runs, together.layers_back, pairwise.LAYERS_BACK, layered=True)
 EMITS = tuple(Emits(part) for part in ("pre", "post", "res"))
 
 

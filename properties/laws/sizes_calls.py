@@ -27,7 +27,7 @@ from properties.core.sweep import At, Kept, Part, Point, Reach, Sweep, Values, c
 from properties.core.trial import FloatTruth, LawBroken, Trial, wide
 from properties.core.truth import Truth
 from properties.laws import errors
-from properties.laws.block import one_call
+from properties.laws.block import one_call, what_was_read_stays
 from properties.laws.sizes_layouts import (
     arranged,
     axes_of,
@@ -37,7 +37,7 @@ from properties.laws.sizes_layouts import (
     memory_of,
     returning,
 )
-from properties.strategies.layouts import INFERENCE, parts_of
+from properties.strategies.layouts import INFERENCE, REWRITTEN, parts_of
 from properties.strategies.setting import Setting
 from properties.strategies.sweeps import Run, declared_runs, points_of
 
@@ -150,10 +150,26 @@ def called(trial: Trial, case: Case, method: str, *given: Any, branches: Sequenc
         def run(target: Implementation, place: Callable[[Any], Any]) -> Any:
             ends = returning(map_tensors(tuple(branches), place), layout)
             own = ((ends,) if method in ("layers", "stack") else ends) if branches else ()
-            return getattr(target, method)(*(lying(place(one), layout) for one in given), *own)
+            handed = [lying(place(one), layout) for one in given]
+            if REWRITTEN in parts_of(layout):
+                handed = _rewritten(handed, lambda: getattr(target, method)(*handed, *own))
+            return getattr(target, method)(*handed, *own)
 
         found = map_tensors(trial.observe(method, run), lambda one: in_order(one, axes))
         return (found, []) if branches else found
+
+
+def _rewritten(handed: list[Any], call: Callable[[], Any]) -> list[Any]:
+    """The same arguments after a call with other parameters in the very tensors, whose values are loaded now."""
+    parameters: list[Tensor] = []
+    map_tensors(tuple(handed[1:]), lambda one: (parameters.append(one), one)[1])
+    values = [one.clone() for one in parameters]
+    for one, value in zip(parameters, values, strict=True):
+        one.data.copy_(0.75 * value)
+    call()
+    for one, value in zip(parameters, values, strict=True):
+        one.data.copy_(value)
+    return handed
 
 
 def _asking(one: Tensor) -> Tensor:
@@ -269,6 +285,7 @@ def _pass(trial: Trial, case: Case) -> Named:
     if "layout" in case:
         return {"the block": out}
     one_call(trial, seen)
+    what_was_read_stays(trial, seen)
     return {"the branch input": seen[0].u, "the block": out}
 
 
@@ -326,6 +343,7 @@ def _layers(trial: Trial, case: Case) -> Named:
     out, seen = called(trial, case, "layers", case.x, case.params, branches=case.branches)
     if "layout" not in case:
         one_call(trial, seen, len(case.branches))
+        what_was_read_stays(trial, seen)
     return {"the streams after the last layer": out}
 
 
@@ -356,6 +374,7 @@ def _stack(trial: Trial, case: Case) -> Named:
     out, seen = called(trial, case, "stack", case.h, (*case.params, *case.head), branches=case.branches)
     if "layout" not in case:
         one_call(trial, seen, len(case.branches))
+        what_was_read_stays(trial, seen)
     return {"the stack": out}
 
 

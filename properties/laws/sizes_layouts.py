@@ -18,12 +18,16 @@ from properties.strategies.layouts import (
     ALONE,
     BARE,
     CUT,
+    CUT_THREE,
     EVEN,
+    FIRST_FROZEN,
+    FREE,
     FROZEN,
     INNERMOST,
     LAYOUTS,
     MANY_SEQUENCES,
     PERMUTED,
+    REWRITTEN,
     ROWS,
     SEQUENCES,
     SPACED,
@@ -39,9 +43,11 @@ from properties.strategies.layouts import (
 
 AXES = (SEQUENCES, MANY_SEQUENCES, STEP, BARE, THREE)
 """Those parts of layouts that say on which axes tokens lie."""
-ELSEWHERE = (TURNED, ROWS)
+ELSEWHERE = (TURNED, ROWS, REWRITTEN)
 """Those of what is no state."""
-MEMORY = (*LAYOUTS[1:], CUT, *ELSEWHERE)
+CUTS = {CUT: SEQUENCES, CUT_THREE: THREE}
+"""Those of which the second axis is cut, and the axes."""
+MEMORY = (*LAYOUTS[1:], *CUTS, *ELSEWHERE)
 """Those that are a matter of memory."""
 USED = (SUMMED, TWICE, *ALONE)
 """Those that are a matter of what is done with outputs."""
@@ -64,6 +70,7 @@ ASKING: dict[str, Callable[[str], bool]] = {
     FROZEN: lambda name: name in STATES,
     STILL: lambda name: name not in STATES,
     YIELDED: lambda name: name == "y",
+    FIRST_FROZEN: lambda name: " of layer " in name and int(name.rpartition(" ")[2]) >= FREE,
 }
 """Those that are a matter of what asks for a gradient, and whether what is called so does."""
 
@@ -75,7 +82,7 @@ def layout_of(case: Case) -> str:
 
 def axes_of(layout: str) -> str:
     """On which axes tokens lie, of `AXES`, or "" for one; cut sequences lie on two."""
-    return next((SEQUENCES if part == CUT else part for part in parts_of(layout) if part in (*AXES, CUT)), "")
+    return next((CUTS.get(part, part) for part in parts_of(layout) if part in (*AXES, *CUTS)), "")
 
 
 def memory_of(layout: str) -> tuple[str, ...]:
@@ -137,7 +144,7 @@ def lying(one: Any, layout: str) -> Any:
         return one
     for part in memory_of(layout):
         one = laid(one, part)
-    return one if CUT in parts_of(layout) else arranged(one, axes_of(layout))
+    return one if CUTS.keys() & parts_of(layout) else arranged(one, axes_of(layout))
 
 
 def returning(branches: Sequence[BranchSpec], layout: str) -> Sequence[Callable[[Tensor], Tensor]]:
@@ -162,8 +169,8 @@ def laid(one: Tensor, layout: str) -> Tensor:
         return one
     if layout == "slice":
         return torch.cat([one, one + 1], -1)[..., : one.shape[-1]]
-    if layout == CUT:
-        pair = arranged(one, SEQUENCES)
+    if layout in CUTS:
+        pair = arranged(one, CUTS[layout])
         return torch.cat([pair, pair[:, :1] + 1], 1)[:, :-1]
     start = int(layout.rpartition(" ")[2])
     storage = one.new_empty(one.numel() + start)
@@ -177,7 +184,7 @@ def within_more(one: Tensor, layout: str) -> Tensor:
         return one
     if layout == "slice":
         return torch.cat([one, torch.zeros_like(one)], -1)
-    if layout == CUT:
+    if layout in CUTS:
         return torch.cat([one, torch.zeros_like(one[:, :1])], 1)
     start = int(layout.rpartition(" ")[2])
     return torch.cat([one.new_zeros(start), one.flatten()])
@@ -189,7 +196,7 @@ def taken_out(one: Tensor, like: Tensor, layout: str) -> Tensor:
         return one
     if layout == "slice":
         return one[..., : like.shape[-1]]
-    if layout == CUT:
+    if layout in CUTS:
         return one[:, :-1]
     return one[one.numel() - like.numel() :].view(like.shape)
 

@@ -50,9 +50,7 @@ def _stacked(trial: Trial, case: Case) -> At:
     given = (case.params, case.branches, case.head, case.cotangents[0])
     by_h, backs = bounds.pullback.stack(case.h, case.n, *given, trial.dialect, trial.rounding, each=True)
     found = [
-        getattr(back, name)
-        for one, back in zip(_every(case), backs, strict=True)
-        for name in parameter_names(one)
+        getattr(back, name) for one, back in zip(_every(case), backs, strict=True) for name in parameter_names(one)
     ]
     first, *others = (f"the gradient by {name}" for name in _names(case))
     return Kept({first: by_h}, dict(zip(others, found, strict=True)))

@@ -10,6 +10,8 @@ SEQUENCES, STEP, BARE, THREE, INFERENCE = "sequences", "step", "bare", "three", 
 tokens on three axes, and in the inference mode of torch."""
 MANY_SEQUENCES = "many sequences"
 """With several tokens in each of five sequences or more, as a batch of training has."""
+CUT_THREE = "cut of three"
+"""Tokens on three axes, of which the last entry of the second was cut off, so that the first two are not one."""
 CUT, TURNED, FROZEN, STILL, YIELDED = "cut", "turned", "frozen", "still", "yielded"
 """Sequences whose last token was cut off; a phi whose columns lie one after the other; and backwards states that ask
 for gradients alone, everything else alone, and the output of a branch alone."""
@@ -21,6 +23,12 @@ through a second time."""
 EVALUATED, ABROAD = "evaluated", "abroad"
 """Backwards, calls that record nothing come between the forward pass and its backward pass, and these run in two
 threads."""
+REWRITTEN = "rewritten"
+"""Forwards, the very tensors of the parameters had other values in a call before."""
+FIRST_FROZEN = "first frozen"
+"""Backwards, the state and the parameters of the first eight layers ask for no gradient."""
+FREE = 8
+"""How many layers those are."""
 PERMUTED, INNERMOST, SPACED = "permuted", "innermost", "spaced"
 """Backwards, a cotangent lies [.., C, n], or its tokens are innermost, or are every second of twice as many."""
 BARS = PERMUTED, INNERMOST, SPACED
@@ -38,6 +46,9 @@ APART = {
     THREE: "where tokens lie on three axes, [A, B, S, n, C]",
     INFERENCE: "in torch.inference_mode",
     CUT: "where the last token of every sequence was cut off, x[:, :-1], so that sequences do not follow one another",
+    CUT_THREE: "where tokens lie on three axes, of which the second was cut, x[:, :-1], so that no two are one",
+    REWRITTEN: "where the tensors of the parameters had other values in a call before",
+    FIRST_FROZEN: f"where nothing before the layer after the first {FREE} asks for a gradient",
     TURNED: "where phi lies transposed, as the weight of a linear layer does",
     FROZEN: "where states alone ask for a gradient, as beside frozen parameters",
     STILL: "where no state asks for a gradient, as in a first layer",

@@ -26,7 +26,7 @@ from properties.strategies.draws import noise
 from properties.strategies.layouts import ALONE, APART, EVEN, SUMMED
 from properties.strategies.projected import at_temperature, params_at_temperature
 from properties.strategies.setting import Setting
-from properties.strategies.sweep_looks import alone, evened, faded, hollowed, prompted, soared
+from properties.strategies.sweep_looks import LARGE, alone, evened, faded, hollowed, prompted, soared
 
 EDGE = 8
 """Channels at either end of a wide stream that weigh as much as 1/64 of its width: a tail that is lost shows."""
@@ -41,8 +41,8 @@ LOOKS: Mapping[str, str] = {
 }
 """How inputs may look, and the words for it."""
 PADDED = 8
-"""From this one on silent tokens are zero, as padding is: what skips a tile of padding owes it the biases, and the
-branch."""
+"""From this one on silent tokens are zero, as padding is, or the last where fewer differ: what skips a tile of padding
+owes it the biases, and the branch."""
 FADING, SOARING = "fading", "soaring"
 """The same of cotangents alone."""
 RISING = "rising"
@@ -150,8 +150,8 @@ def reweighted(params: Any, n: int, channels: int, seed: int) -> Any:
 def idle(params: Params) -> Params:
     """The same with zeros: every third weight of the norm and every third row of phi, the biases of a half, and the
     second gate where there are several. What is zero has a gradient all the same."""
-    phi, bias, alpha, weight = (None if one is None else one.clone() for one in params)
-    assert phi is not None and bias is not None and alpha is not None
+    phi, bias, alpha = (one.clone() for one in params[:3])
+    weight = None if params.norm_weight is None else params.norm_weight.clone()
     phi[1::3], bias[::2] = 0.0, 0.0
     alpha[1:2] = 0.0
     if weight is not None:
@@ -200,10 +200,12 @@ def layer_params(setting: Setting, n: int, channels: int, depth: int, seed: int)
     return tuple(made)
 
 
-def distinct(kind: str, n: int, channels: int, tokens: int, layers: int) -> int:
+def distinct(kind: str, n: int, channels: int, tokens: int, layers: int, look: str = "") -> int:
     """How many tokens differ from one another: a prime, so that what lies a tile apart differs; fewer where each of
-    them takes long to judge."""
+    them takes long to judge. All of them where whole tiles of many tokens are zero."""
     most = 1 << 14 if layers == 1 else 1 << 8
+    if PROMPT in look.split() and 4 * LARGE <= tokens <= 512 and n * channels * layers <= 1 << 8:
+        return tokens
     return min(tokens, next((prime for prime in (61, 31, 13, 5) if prime * n * channels * layers <= most), 3))
 
 
@@ -235,7 +237,7 @@ def _state(look: str, x: Tensor, tiny: float) -> Tensor:
         if look == "silent":
             x[1::3, 1] = x[1::3, 0]
     if look == "silent":
-        x[PADDED:] = 0.0
+        x[PADDED if len(x) > PADDED else max(2, len(x) - 1) :] = 0.0
     return x
 
 
@@ -295,7 +297,7 @@ def inputs(
     setting: Setting, kind: str, n: int, channels: int, tokens: int, layers: int, scale: float, look: str, seed: int
 ) -> Case:
     """The values of a case of that kind."""
-    few, back = distinct(kind, n, channels, tokens, layers), kind.endswith(BACKWARDS)
+    few, back = distinct(kind, n, channels, tokens, layers, look), kind.endswith(BACKWARDS)
     made = _made(setting, kind.removesuffix(BACKWARDS), n, channels, few, layers, scale, seed)
     for one in look.split():
         if one == RISING:

@@ -14,6 +14,8 @@ from properties.core.case import BranchSpec, Case
 
 TILE = 16
 """So many tokens a prompt has, as far as there are more."""
+LARGE = 64
+"""The same where there are four times as many: a tile of a backward pass."""
 
 
 def faded(bar: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ def prompted(case: Case, back: bool) -> Case:
     loss."""
 
     def emptied(one: Tensor) -> Tensor:
-        number, count = torch.arange(one.shape[0]), min(TILE, one.shape[0] // 2)
+        number, count = torch.arange(one.shape[0]), min(LARGE if one.shape[0] >= 4 * LARGE else TILE, one.shape[0] // 2)
         kept = (number >= count) & ((number < 2 * count) | (number >= 3 * count))
         return one * kept.to(one.dtype).view(-1, *[1] * (one.ndim - 1))
 

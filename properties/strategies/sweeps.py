@@ -106,7 +106,7 @@ def _whole(
     limits = {"norm_weight": norm_weight, "least_scale": least, "parameters": parameters}
     setting = Setting(dialect, (sizes[0],), dtype, **limits)
     make = functools.partial(inputs, setting, kind, *sizes, scale, look, seed)
-    return Whole(make, counts, distinct(kind, *sizes))
+    return Whole(make, counts, distinct(kind, *sizes, look))
 
 
 # -- which sizes -----------------------------------------------------------------------------------------------------
@@ -152,11 +152,11 @@ def token_runs(setting: Setting, reach: Reach, far: int = BATCH) -> Iterator[Run
 
 
 def beyond(setting: Setting, reach: Reach, count: int) -> Iterator[Run]:
-    """So many tokens, beyond all others, where a sweep goes far; of one channel and few streams, as an index of tokens
-    wraps and a buffer for them ends whatever else there is."""
+    """So many tokens, beyond all others, where a sweep goes far; of few streams, and of a few channels, or of a tile of
+    them where tokens are not as many: an index of tokens is not that of their channels."""
     if reach.tokens >= FAR and setting.max_tokens >= count:
         n = min((n for n in setting.streams if n >= 2), default=max(setting.streams))
-        yield Run(setting.width(1), n, (count,))
+        yield Run(setting.width(3 if count > STEP_OF_TRAINING else 130), n, (count,))
 
 
 def _called_otherwise(setting: Setting, reach: Reach, thorough: bool) -> Iterator[Run]:
@@ -373,6 +373,9 @@ def declared_runs(setting: Setting, layered: bool) -> Iterator[Run]:
     for c, count in itertools.product(setting.channels, setting.token_counts):
         if n * c * count <= 1 << 21:
             yield Run(c, n, (count,))
+    for depth in setting.depths if layered else ():  # a prompt of all layers, and a step of decoding of wide ones
+        yield from (Run(setting.width(4), n, (count,), (depth,)) for count in setting.token_counts if count <= FAR)
+        yield from (Run(c, n, (1,), (depth,)) for c in setting.channels if n * c * depth <= 1 << 21)
 
 
 def points_of(runs: Iterable[Run], setting: Setting, kind: str, seed: int) -> list[Point]:

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from properties.core.sweep import Reach
-from properties.strategies.layouts import BARE, EVALUATED, SEQUENCES, STEP, THREE, TWICE
+from properties.strategies.layouts import BARE, EVALUATED, FIRST_FROZEN, FROZEN, SEQUENCES, STEP, THREE, TWICE
 from properties.strategies.setting import Setting
 from properties.strategies.sweep_inputs import FADING, IDLE, PROMPT, SOARING
 from properties.strategies.sweeps import (
     BACK,
     BATCH,
+    FAR,
     MANY,
+    MODELS,
     SHORT,
     STEP_OF_TRAINING,
     TILES,
@@ -33,6 +35,8 @@ from properties.strategies.sweeps import (
     widths,
 )
 
+MASSIVE = 2090
+"""Tokens of the widths of a model backwards."""
 WIDE = (1, 5, 8, 16, 31, 33, 64, 128, 256, 520, 1024)
 """Channels of a stack."""
 
@@ -115,7 +119,14 @@ def product_runs(setting: Setting, reach: Reach) -> list[Run]:
     wide = sorted({setting.width(c) for c in corners if c <= reach.channels})
     runs = [*_token_runs(setting, reach, max(1, reach.t - 2)), *_channel_runs(setting, reach, wide)]
     idle = Run(setting.width(6), main_streams(setting), some(setting, reach, (2, 18, 40, 131)), look=IDLE)
-    return [*runs, replace(idle, gradients=True), *_far(setting, reach, STEP_OF_TRAINING)]
+    return [*runs, replace(idle, gradients=True), *_massive(setting, reach), *_far(setting, reach, STEP_OF_TRAINING)]
+
+
+def _massive(setting: Setting, reach: Reach) -> list[Run]:
+    """Many tokens of a wide state, where a sweep goes far: partial sums of a gradient by phi are capped by memory."""
+    if reach.tokens < FAR or reach.channels < MODELS[1] or setting.max_tokens < MASSIVE:
+        return []
+    return [Run(setting.width(MODELS[1]), main_streams(setting), (MASSIVE,), gradients=True)]
 
 
 def mixture_runs(setting: Setting, reach: Reach) -> list[Run]:
@@ -129,6 +140,7 @@ def depth_runs(setting: Setting, reach: Reach) -> list[Run]:
     """Every depth that one backward launch may be for, and some beyond; a few of many channels, or tokens."""
     n, four, two = main_streams(setting), setting.width(4), depths(reach, (2,))
     wide, many = [setting.width(c) for c in (65, 257) if c <= reach.channels], some(setting, reach, (33,))
+    far = [c for c in (520, 1040) if c <= reach.channels]
     found = [Run(four, n, (1,), depths(reach, BACK)), *(Run(c, n, (1,), two) for c in wide)]
     found += [Run(wide[0], n, many, two)] if wide else []
     found.append(Run(four, n, some(setting, reach, (33, 300)), two))
@@ -137,6 +149,12 @@ def depth_runs(setting: Setting, reach: Reach) -> list[Run]:
     found += [Run(four, n, (1, *many), two, look=FADING)]
     for look in ("negative", "silent", "uneven")[: 3 if n > 1 else 1]:
         found += [Run(four, n, (1,), depths(reach, (2, 9)), look=look)]
+    found += [Run(four, k, some(setting, reach, (3, 66)), two) for k in setting.streams if k <= MANY and k != n]
+    found += [Run(setting.width(c), few_streams(setting), (1, *some(setting, reach, (17,))), two) for c in far]
+    if reach.t > 2:  # more programs than there are tiles of tokens, and a pass that is called again
+        found.append(Run(four, n, some(setting, reach, (1100, 2049)), two))
+        ways = (TWICE, EVALUATED, FROZEN, FIRST_FROZEN)
+        found += [Run(four, n, some(setting, reach, (3,)), depths(reach, (12,)), layout=way) for way in ways]
     return [replace(run, gradients=True) for run in found]
 
 

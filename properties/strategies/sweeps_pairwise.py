@@ -20,10 +20,12 @@ from properties.strategies.layouts import (
     ABROAD,
     BARS,
     CUT,
+    CUT_THREE,
     EVALUATED,
     FROZEN,
     INFERENCE,
     MANY_SEQUENCES,
+    REWRITTEN,
     ROWS,
     SEQUENCES,
     STEP,
@@ -107,14 +109,15 @@ class Factors:
         """The levels of how it is called, by what they are a matter of."""
         strided, abroad = setting.strided and setting.in_process, self.back and setting.in_process
         states = [*layouts(setting)] if len(self.layers) == 1 else []
+        again = (REWRITTEN,) if self.phi and setting.in_process else ()
         asking = (FROZEN, STILL, *([] if self.phi else [YIELDED])) if self.back and self.wide else ()
         return {
-            "axes": ("", SEQUENCES, MANY_SEQUENCES, STEP, THREE, *([CUT] if strided else [])),
+            "axes": ("", SEQUENCES, MANY_SEQUENCES, STEP, THREE, *((CUT, CUT_THREE) if strided else ())),
             "states": ("", *states),
             "phi": ("", *([TURNED] if strided and self.phi else [])),
             "returned": ("", *([ROWS] if strided and self.branch else [])),
             "asking": ("", *asking),  # of one argument alone nothing is left that asks
-            "again": ("", *((TWICE, EVALUATED) if self.back else ()), *((ABROAD,) if abroad else ())),
+            "again": ("", *((TWICE, EVALUATED) if self.back else again), *((ABROAD,) if abroad else ())),
             "bars": ("", *(BARS if self.back else ())),
             "mode": ("",) if self.back else ("", *([RECORDED] if reach.gradients else []), INFERENCE),
         }
@@ -155,10 +158,11 @@ def _rows(
     def allowed(row: Row) -> bool:
         if row.get("tokens", 1) * row.get("channels", 1) > most or not _has_streams(row):
             return False
-        if row.get("axes") == CUT and row.get("states"):  # which is a matter of memory, too
+        if row.get("axes") in (CUT, CUT_THREE) and row.get("states"):  # which is a matter of memory, too
             return False
         if row.get("asking") and (
-            row.get("axes") == CUT or any(row.get(name) for name in ("states", "phi", "returned", "again", "bars"))
+            row.get("axes") in (CUT, CUT_THREE)
+            or any(row.get(name) for name in ("states", "phi", "returned", "again", "bars"))
         ):
             return False  # of which gradients then nobody would ask for some
         return tuple(row.get(name) for name in (*shared, "look")) in parts
@@ -168,7 +172,16 @@ def _rows(
 
 
 def _has_streams(row: Row) -> bool:
-    return row.get("streams") != 1 or row.get("look", "") in ("", HOLLOW, IDLE, PROMPT, REWEIGHTED, FADING, SOARING, *OF_ONE)
+    return row.get("streams") != 1 or row.get("look", "") in (
+        "",
+        HOLLOW,
+        IDLE,
+        PROMPT,
+        REWEIGHTED,
+        FADING,
+        SOARING,
+        *OF_ONE,
+    )
 
 
 MATRICES = Factors(wide=False, channels=(8,))
@@ -203,6 +216,18 @@ MATRICES_BACK = _backwards(wide=False)
 MIXTURES_BACK = _backwards()
 PRODUCTS_BACK = _backwards(phi=True)
 BLOCKS_BACK = _backwards(phi=True, branch=True)
+
+
+LAYERS_BACK = Factors(
+    phi=True,
+    branch=True,
+    back=True,
+    tokens=(1, 3, 33, 70),
+    channels=(4, 65, 520),
+    layers=(2, 3, 9),
+    looks=("uneven", FADING, PROMPT),
+    most=5_000,
+)
 
 
 def ends(setting: Setting, reach: Reach) -> Iterator[Run]:
