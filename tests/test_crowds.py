@@ -21,6 +21,7 @@ from properties.core.declaration import TABLE
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import Law, all_laws
 from properties.engine.counterexample import Counterexample
+from properties.engine.crowding import Crowding
 from properties.engine.misfits import misfit
 from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.engine.search import Search
@@ -408,3 +409,28 @@ def test_a_law_that_goes_without_its_simplest_example_tries_another_one_at_least
     subject = Subject("right", Reference(PAPER), torch.float32, CPU)
     search = Search(chosen, subject, Profile(examples, derandomise=True), tmp_path / "found.safetensors")
     assert search.verdict().examples
+
+
+class Noted(Crowding):
+    """Notes in which crowds it would try a law, and tries nothing."""
+
+    def __init__(self, law: Law, profile: Profile) -> None:
+        subject = Subject("target", Reference(PAPER), torch.float32, CPU)
+        super().__init__(law, subject, profile, Path("found.safetensors"))
+        self.tried: list[Crowd | None] = []
+
+    def _among(self, frame: Setting, examples: int, index: int, skip: bool = False) -> None:
+        if frame.crowd is not None:
+            self.tried.append(frame.crowd)
+
+
+def test_a_quick_run_of_the_references_tries_each_law_in_one_crowd_and_all_of_them_come_up() -> None:
+    laws = [one for one in all_laws().values() if one.schedule.crowds and one.sweep is None and one.kind == "identity"]
+    searches = [Noted(law, Profile(1, derandomise=True, crowds=1)) for law in laws]
+    for search in searches:
+        search._everywhere()
+    assert {len(search.tried) for search in searches} == {1}
+    assert {one for search in searches for one in search.tried} == set(CROWDS)
+    every = Noted(laws[0], Profile(1, derandomise=True))
+    every._everywhere()
+    assert len(every.tried) == len(CROWDS)

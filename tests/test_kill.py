@@ -48,6 +48,7 @@ ONE_KIND = {
         *("detached-branches-of-a-stack-teach-nothing", "silent-branches-teach-nothing"),
         *("silent-branches-of-layers-teach-nothing", "silent-branches-of-a-stack-teach-nothing"),
         *("branches-of-layers-learn-from-one-tile", "layers-before-the-last-four-learn-nothing"),
+        *("adapters-of-later-layers-unasked", "branch-input-cotangent-scaled-in-place"),
     ),
     "right in the order in which an oracle calls: what is compared are two ways of calling that must agree": (
         *("bias-gradient-over-one-axis", "branch-output-strides-ignored", "expanded-on-the-second-axis"),
@@ -72,6 +73,8 @@ ONE_KIND = {
         *("slot-freed-with-the-output", "padding-times-zero", "four-axes-unfolded-in-another-order"),
         *("gates-left-by-early-stop", "weight-folded-once-for-a-phi", "head-tied-to-a-layer-learns-alone"),
         *("weight-gradient-of-two-passes", "head-columns-counted-as-of-a-layer", "stack-recomputed-with-other-masks"),
+        *("layers-laid-out-as-expanded-streams", "large-phi-gradient-in-a-workspace", "ring-of-32-saved-passes"),
+        *("tuned-call-sets-the-backward-pass", "alternating-layers-learn-from-the-last-run"),
     ),
     "a sum in coarser parts is off by what only the declared formula and its bound can tell": (
         *("partial-logits-in-bfloat16", "partial-squares-in-bfloat16", "products-of-many-tokens-in-bfloat16"),
@@ -135,6 +138,20 @@ ONE_KIND = {
         *("padded-streams-of-128-channels-learn", "tokens-after-padding-are-padding"),
         *("dense-cotangent-of-128-channels-read-as-it-lies", "full-tiles-read-an-expanded-cotangent-on"),
         *("many-tokens-saved-belong-to-a-thread", "quiet-call-of-many-tokens-overwrites-what-is-saved"),
+        *("tile-of-a-split-lacks-its-offset", "split-products-without-eps", "first-block-of-phi-fetched-once"),
+        *("second-launch-advances-by-tokens", "flush-of-a-table-is-one-tile", "squares-of-the-last-pass-of-a-step"),
+        *("three-axes-taken-for-two", "wide-phi-packed-by-its-version", "partial-block-reads-the-first-tile"),
+        *("large-branch-inputs-in-a-workspace", "last-512-channels-between-layers-teach"),
+        *("remainder-of-capped-splits-is-lost", "parameters-learn-up-to-an-empty-tile"),
+        *("states-computed-again-take-the-gradient", "state-computed-again-one-layer-short"),
+        *("five-streams-between-layers-learn-from-a-tile", "second-round-of-programs-overwrites"),
+        *("stack-of-128-tokens-learns", "zero-norm-weights-of-many-tokens-stay"),
+    ),
+    "a branch that mixes tokens, or has a loss of its own, is made by one law of each method, which knows its gradient": (
+        *("branch-input-cotangent-read-as-it-lies", "branch-output-gradient-laid-out-as-the-output"),
+        *("empty-tiles-skipped-before-a-branch-that-mixes", "losses-within-branches-lost"),
+        *("losses-within-branches-of-layers-lost", "losses-within-branches-of-a-stack-lost"),
+        "branch-input-cotangents-of-a-stack-read-as-they-lie",
     ),
     "shows in what is tuned alone, whose values the oracle knows": (
         *("norm-reads-entry-eps", "tuned-in-place", "tuned-from-the-preset"),
@@ -209,7 +226,8 @@ QUICK = 0.15
 
 
 DEAR = 10
-"""Seconds from which it waits for a thorough run: the few deviations that show in millions of numbers alone."""
+"""Seconds from which it waits for a thorough run: the few deviations that show in millions of numbers alone, or whose
+sums mpmath has to judge at the width of a model."""
 COMPILED = ("compiled-without-weight", "compiled-backward-halved")
 """Those that wait as well: a first compilation takes half a minute, and what was compiled before, none. On the
 simulated device they are seen in tests/test_device_laws.py."""

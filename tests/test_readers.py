@@ -150,6 +150,9 @@ SEEN_BY_READERS = {
     "branch-input-cotangent-scaled-in-place": "gradient.branches-learn",
     "empty-tiles-skipped-before-a-branch-that-mixes": "gradient.a-branch-may-mix-tokens",
     "losses-within-branches-lost": "gradient.losses-of-a-branch-teach",
+    "losses-within-branches-of-layers-lost": "gradient.losses-of-branches-of-layers-teach",
+    "losses-within-branches-of-a-stack-lost": "gradient.losses-of-branches-of-stacks-teach",
+    "branch-input-cotangents-of-a-stack-read-as-they-lie": "gradient.branches-of-stacks-may-mix-tokens",
 }
 """Hidden deviation -> a law that sees it."""
 SEEN_AT: dict[str, tuple[Any, ...]] = {

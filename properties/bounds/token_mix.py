@@ -38,6 +38,7 @@ class TokenMix:
         value = matrix @ (weight * one.value)
         moved = matrix.abs() @ (weight.abs() * one.error)
         size = matrix.abs() @ (weight.abs() * (one.value.abs() + one.error))
-        own = 3 * r.state_unit / (1 - 3 * r.state_unit) * size + 4 * r.state_tiny
+        unit = max(r.unit, r.state_unit)  # of a state that is not narrower than the rest the latter is 0
+        own = 3 * unit / (1 - 3 * unit) * size + 4 * max(r.tiny, r.state_tiny)
         error = torch.where(size.isfinite(), moved + own, torch.inf)
         return Approx(value, error)

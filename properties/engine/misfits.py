@@ -61,14 +61,14 @@ MOST = {
     **dict.fromkeys(("first", "then"), 1000),
     "offset": 4096,
     **dict.fromkeys(("seed", "entry", "turn"), 2**64),
-    "spoilt": 2**10,
+    **{"spoilt": 2**10, "sequences": 2, "times": 128},
 }
 """Integers of a case, and the largest that a law may draw: a larger one would only cost time and memory."""
 
 MOST_TOKENS = MOST["count"]
 MOST_NUMBERS = 2**28
 
-LEAST = {"n": 1, "count": 1, "depth": 1}
+LEAST = {"n": 1, "count": 1, "depth": 1, "sequences": 1, "times": 1}
 NUMBERS = ("factor", "spread", "corner")
 ORDERS = ("order", "rows", "columns")
 CHOICES: dict[str, tuple[str | bool, ...]] = {
@@ -333,11 +333,11 @@ def _cotangents(
 
 
 def _single(values: dict[str, Any], one: Any) -> str:
-    """The shape of a single cotangent: of mixing; of the end of the streams; or of a block, a read or a beginning."""
+    """The shape of a single cotangent: of mixing; of the end of streams, or a stack; or of a block or a beginning."""
     if "logits" in values:
         return "T n n"
     ended = "x" in values and "branch" not in values and isinstance(one, Tensor) and one.ndim == 2
-    return "T C" if ended else "T n C"
+    return "T C" if ended or {"h", "params"} <= values.keys() else "T n C"
 
 
 def _params(name: str, value: Any, sizes: Sizes, dialect: Dialect, dtype: torch.dtype) -> None:

@@ -87,7 +87,8 @@ def pass_through(
     trial: Trial, case: Case, method: str, given: Tensor, every: tuple[Params, ...], call: Calling, bound: Bound
 ) -> None:
     """Hold the gradients by `given` and by all parameters to the chain rule through such branches."""
-    tokens, sequences = given.shape[0], case.sequences
+    tokens = given.shape[0]
+    sequences = case.sequences if tokens % case.sequences == 0 else 1
     matrix = mixing(tokens, sequences)
 
     def run(target: Implementation, place: Place) -> Any:

@@ -41,7 +41,7 @@ LOOKS: Mapping[str, str] = {
 }
 """How inputs may look, and the words for it."""
 PADDED = 8
-"""From this one on silent tokens are zero, as padding is, or the last where fewer differ: what skips a tile of padding
+"""From this one on silent tokens are zero, as padding is, or the last of few wide ones: what skips a tile of padding
 owes it the biases, and the branch."""
 FADING, SOARING = "fading", "soaring"
 """The same of cotangents alone."""
@@ -237,7 +237,7 @@ def _state(look: str, x: Tensor, tiny: float) -> Tensor:
         if look == "silent":
             x[1::3, 1] = x[1::3, 0]
     if look == "silent":
-        x[PADDED if len(x) > PADDED else max(2, len(x) - 1) :] = 0.0
+        x[len(x) - 1 if 2 < len(x) <= PADDED and x.shape[-1] > 64 else PADDED :] = 0.0  # few tokens of wide ones differ
     return x
 
 

@@ -39,7 +39,7 @@ def _permuted(one: Tensor) -> bool:
     return filled and not one.is_contiguous()
 
 
-def _as_it_lies(bar: Tensor) -> Tensor:
+def as_it_lies(bar: Tensor) -> Tensor:
     """The entries of a permuted tensor in the order of their memory."""
     if not _permuted(bar):
         return bar
@@ -56,7 +56,7 @@ class BranchInputCotangentReadAsItLies(Deviant):
     """The gradient that comes back by what a branch has read is read as if it were contiguous."""
 
     def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
-        return super().block(x, params, lambda u: branch(handed(u, _as_it_lies)))
+        return super().block(x, params, lambda u: branch(handed(u, as_it_lies)))
 
 
 @gradient(
@@ -122,32 +122,6 @@ class EmptyTilesSkippedBeforeABranchThatMixes(Deviant):
             return bar.masked_fill(empty.pop().view(*bar.shape[:-1], 1), 0) if empty else bar
 
         return handed(super().block(x, params, lambda u: branch(handed(u, skipped))), seen)
-
-
-@gradient(
-    "losses-within-branches-lost",
-    f"{KERNEL}: a branch is handed a copy, whose gradient is asked for by what the branch returns",
-    hands_on_nothing,
-    hidden="unless a loss is made within a branch, of what that reads, or a gradient is differentiated",
-)
-class LossesWithinBranchesLost(Deviant):
-    """What a branch reads has a gradient through what the branch returns alone."""
-
-    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
-        def by_output(u: Tensor) -> Tensor:
-            if not (u.requires_grad and torch.is_grad_enabled()):
-                return branch(u)
-            leaf = u.detach().requires_grad_()
-            y = branch(leaf.clone())
-
-            def read(_: Tensor, bar: Tensor) -> tuple[Tensor | None, Tensor]:
-                again: dict[str, Any] = {"retain_graph": True, "create_graph": torch.is_grad_enabled()}
-                return torch.autograd.grad(y, leaf, bar, allow_unused=True, **again)[0], bar
-
-            made: Any = Handed.apply(read, u, y) if y.requires_grad else (u, y)
-            return made[1]
-
-        return super().block(x, params, by_output)
 
 
 class _Fused(Deviant):
