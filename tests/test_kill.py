@@ -147,7 +147,7 @@ ONE_KIND = {
         *("five-streams-between-layers-learn-from-a-tile", "second-round-of-programs-overwrites"),
         *("stack-of-128-tokens-learns", "zero-norm-weights-of-many-tokens-stay"),
     ),
-    "a branch that mixes tokens, or has a loss of its own, is made by one law of each method, which knows its gradient": (
+    "a branch that mixes tokens, or has a loss of its own, is made by one law of each method, which knows a gradient": (
         *("branch-input-cotangent-read-as-it-lies", "branch-output-gradient-laid-out-as-the-output"),
         *("empty-tiles-skipped-before-a-branch-that-mixes", "losses-within-branches-lost"),
         *("losses-within-branches-of-layers-lost", "losses-within-branches-of-a-stack-lost"),
@@ -241,7 +241,7 @@ def seldom(name: str) -> list[pytest.MarkDecorator]:
 
 
 def test_few_deviations_wait_for_a_thorough_run() -> None:
-    assert sum(pytest.mark.thorough in seldom(name) for name in SHOWN) <= 0.02 * len(SHOWN)
+    assert sum(pytest.mark.thorough in seldom(name) for name in SHOWN) <= 0.025 * len(SHOWN)
 
 
 @pytest.mark.one_in(6)

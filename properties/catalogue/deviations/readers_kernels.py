@@ -120,11 +120,10 @@ class FirstBlockOfPhiFetchedOnce(Deviant):
         return torch.where(late.view(*state.shape[:-2], 1), super().matmul(state, stale), out)
 
 
-@execution(
+@large(
     "wide-phi-packed-by-its-version",
     f"{KERNEL}: phi is packed once for a tensor and its version, which writing to .data leaves as it was",
     gated,
-    dtypes=(torch.float32,),  # others are swept over fewer sizes
     hidden="unless a parameter is written to by its .data, without gradients, and for fewer than 1024 rows of phi",
 )
 class WidePhiPackedByItsVersion(Deviant):
@@ -188,10 +187,9 @@ def _merged(x: Tensor) -> Tensor:
     return x.as_strided(shape, x.stride()[-4:], x.storage_offset()).reshape(x.shape)
 
 
-@execution(
+@large(
     "three-axes-taken-for-two",
     f"{KERNEL}: outer axes of tokens are taken for one without a look at their strides",
-    dtypes=(torch.float32,),  # as above
     hidden="for up to two axes of tokens, and where the outer ones follow one another",
 )
 class ThreeAxesTakenForTwo(Deviant):
