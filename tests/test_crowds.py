@@ -25,6 +25,7 @@ from properties.engine.crowding import Crowding
 from properties.engine.misfits import misfit
 from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.engine.search import Search
+from properties.engine.sharing import Drawn
 from properties.engine.spread import CROWDS, crowds, drawn, passes_over
 from properties.engine.trying import try_stored
 from properties.strategies import Setting, block_cases, projection_cases
@@ -419,7 +420,9 @@ class Noted(Crowding):
         super().__init__(law, subject, profile, Path("found.safetensors"))
         self.tried: list[Crowd | None] = []
 
-    def _among(self, frame: Setting, examples: int, index: int, skip: bool = False) -> None:
+    def _among(
+        self, frame: Setting, examples: int, index: int, skip: bool = False, shared: Sequence[Drawn] = ()
+    ) -> None:
         if frame.crowd is not None:
             self.tried.append(frame.crowd)
 
