@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Generator
 
 import pytest
 import torch
@@ -18,6 +19,15 @@ from properties.explosion.models.running import runner_of
 from properties.explosion.questions import models as questions
 from properties.explosion.searches.hypothesise import BudgetSpent
 from properties.targets.target import TargetError
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Generator[None]:
+    """The weights of the models here are drawn, and are the same in every run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
 
 MODELS = '''
 import torch
