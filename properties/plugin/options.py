@@ -246,8 +246,8 @@ def profile_name(config: pytest.Config) -> str:
 
 def profile(config: pytest.Config) -> Profile:
     """How long to search. A run without --impl is of the references of this package: in the profile dev a law that goes
-    through sizes has half a second there and visits S(3), and each other law one crowd, as the other profiles go through
-    more of them."""
+    through sizes has half a second there and visits S(3), and each other law has one crowd, as the other profiles go
+    through more of them."""
     from properties.engine.subject import PROFILES
 
     name = profile_name(config)
