@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, QWEN4_EXP, Branch, Dialect, Params
+from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, QWEN4_EXP, Branch, Dialect, Mappings, Params
 from properties.bounds import Approx
 from properties.bounds.token_mix import TokenMix
 from properties.core.case import BranchSpec, Case
@@ -19,14 +20,16 @@ from properties.core.implementation import Reference
 from properties.core.law import all_laws
 from properties.core.rounding import Rounding
 from properties.core.sweep import Reach
-from properties.core.trial import wide
+from properties.core.trial import LawBroken, wide
 from properties.core.truth import present
 from properties.engine.runner import PROFILES, Subject, Verdict, examine
 from properties.laws import pulls, shared
 from properties.laws.gradient_tokens import _branch, mixing
 from properties.laws.gradient_waiting import SIZE, TOKENS, widened
 from properties.strategies import Setting, noise
+from properties.strategies.layouts import REWRITTEN
 from properties.strategies.sweep_inputs import PROMPT, distinct, idle, inputs
+from properties.strategies.sweeps import Run
 
 CPU = torch.device("cpu")
 PROFILE = replace(PROFILES["ci"], shrink=False)
@@ -189,3 +192,45 @@ def test_passes_that_wait_are_of_a_mebibyte_and_so_are_their_gradients() -> None
 def test_an_added_branch_is_u_plus_w() -> None:
     branch = BranchSpec("added", torch.tensor([1.0, 2.0]))
     assert torch.equal(branch(torch.zeros(3, 2)), torch.tensor([[1.0, 2.0]] * 3))
+
+
+class Reads(Reference):
+    """Notes the parameters that it is called with, by their values then."""
+
+    def __init__(self, refuses: bool) -> None:
+        super().__init__(PAPER)
+        self.refuses, self.seen = refuses, list[Tensor]()
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        self.seen.append(params.phi.clone())
+        if self.refuses:
+            raise ValueError
+        return super().mappings(x, params)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_other_values_in_the_tensors_of_parameters_are_never_those_of_the_case(refuses: bool) -> None:
+    target, law = Reads(refuses), all_laws()["sizes.tokens-and-channels-are-mapped"]
+    setting = Setting(PAPER, (4,), torch.float32)
+    (point, *_) = Run(8, 4, (3,), layout=REWRITTEN).points(setting, "mappings", 0)
+    case = point.case()
+    before = case.params.phi.clone()
+    with suppress(LawBroken):
+        law.judge(Subject("target", target, torch.float32, CPU).trial(law), case)
+    assert torch.equal(case.params.phi, before)
+    assert torch.equal(target.seen[0], 0.75 * before)
+    assert refuses or torch.equal(target.seen[1], before)
+
+
+class IgnoresItsBranch(Reference):
+    """A block without a branch."""
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        return super().block(x, params, torch.zeros_like)
+
+
+@pytest.mark.parametrize("law", ["gradient.losses-of-a-branch-teach", "gradient.a-branch-may-mix-tokens"])
+def test_a_branch_that_is_never_called_is_told_as_that(law: str, tmp_path: Path) -> None:
+    found = judged(law, IgnoresItsBranch(PAPER), tmp_path)
+    assert found.status == "failed"
+    assert "the number of calls of the first branch" in found.message

@@ -14,7 +14,7 @@ from torch import Tensor
 from mhc_ref import Dialect, Params
 from mhc_ref.block import gates_read
 from mhc_ref.packing import logit_sizes, logits_shape
-from properties.bounds.arithmetic import affine, entering, stored, weighted_sum
+from properties.bounds.arithmetic import affine, entering, stored, times, weighted_sum
 from properties.bounds.projection import projection
 from properties.bounds.stages import gated_logits, squashed
 from properties.bounds.token_mix import TokenMix
@@ -187,21 +187,31 @@ def passed(
     h = coefficients(state, params, dialect, r)
     gates = gates_of(h.pre, before, dialect)
     u = read(state, gates, r)
-    y = branch.returned(u, r) if isinstance(branch, TokenMix) else returned(u, branch, r)
+    y = returned(u, branch, r)
     weight = branch.weight if isinstance(branch, BranchSpec) and branch.kind == "constant" else None
     as_given = weight is not None and torch.finfo(weight.dtype).eps / 2 == r.state_unit  # in the dtype of the state
     y = Approx.exact(y.value) if as_given else stored(y, r)
     return Passage(h, gates, u, y, combined(state, h.operator(dialect), r, y, h.post))
 
 
-def returned(u: Approx, branch: BranchSpec, r: Rounding) -> Approx:
-    """F(u), before it is stored: a branch that does not depend on its input returns the same for an infinite one."""
+def returned(u: Approx, branch: BranchSpec | TokenMix, r: Rounding) -> Approx:
+    """F(u) for u [tokens, C], before it is stored: a branch that does not depend on its input returns the same for an
+    infinite one."""
+    if isinstance(branch, TokenMix):
+        return branch.returned(u, r)
     y = branch(u.value)
     moved = torch.zeros_like(y)
     if branch.kind not in ("zero", "constant"):
         depends = BranchSpec("scale", branch.weight) if branch.kind == "detached" else branch
         moved = slope_of(depends, u.value.shape[-1]).abs() * u.error
     return Approx(y, moved + 2 * r.unit * y.abs())
+
+
+def handed_back(g: Approx, branch: BranchSpec | TokenMix, r: Rounding) -> Approx:
+    """The gradient by u [tokens, C] for one by F(u), before it is stored."""
+    if isinstance(branch, TokenMix):
+        return branch.pulled(g, r)
+    return times(Approx.exact(slope_of(branch, g.value.shape[-1])).expanded(g), g, r)
 
 
 def slope_of(branch: BranchSpec, channels: int) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from properties.bounds import declared
-from properties.bounds.arithmetic import contracted, plus, stored, times
-from properties.bounds.block import Passage, applied, coefficients, operator_of, passed, slope_of
+from properties.bounds.arithmetic import contracted, plus, stored
+from properties.bounds.block import Passage, applied, coefficients, handed_back, operator_of, passed
 from properties.bounds.gradients import Pullback, coefficients_gradient
 from properties.bounds.stack import begun, passages
 from properties.bounds.token_mix import TokenMix
@@ -71,10 +71,7 @@ def through(
     n, channels = state.value.shape[-2:]
     # Where streams are a list, the branch output is widened once for each of them.
     g_y = stored(summed_in_the_state("ti,tic->tc", way.h.post, g, n, n, r), r)
-    if isinstance(branch, TokenMix):
-        g_u = stored(branch.pulled(g_y, r), r)
-    else:
-        g_u = stored(times(Approx.exact(slope_of(branch, channels)).expanded(g_y), g_y, r), r)
+    g_u = stored(handed_back(g_y, branch, r), r)
     if beside is not None:
         g_u = stored(plus(g_u, Approx.exact(beside), r=r), r)
     post = contracted("tic,tc->ti", g, way.y, channels, r)

@@ -25,6 +25,7 @@ from properties.core.truth import present, pulled_back
 from properties.laws import about
 from properties.laws.calls import Place
 from properties.laws.gradient_branches import FEW, Calling, layers_to_teach, stacks_to_teach, unbranched
+from properties.laws.gradient_depth import judge_layers
 from properties.laws.premises import fused, mixes_in_compute_dtype
 from properties.strategies import noise
 
@@ -64,40 +65,25 @@ def teach(
         made = dict(losses)  # before it is computed again
         bars = [place(case.cotangent).clone(), *(torch.ones_like(one) for one in made.values())]
         leaves = [state, *(part for one in parts for part in present(one))]
-        return read[0], tuple(pulled_back([out, *made.values()], leaves, bars))
+        return tuple(read[:1]), tuple(pulled_back([out, *made.values()], leaves, bars))
 
     read, got = trial.observe(method, run)
-    is_read_first(trial, method, given, case.n if "n" in case else 0, every[0], read)
+    n, depth = case.n if "n" in case else 0, len(weights)
+    is_read_first(trial, method, given, n, every[0], read)
     found = bound(tuple(BranchSpec("scale", one) for one in weights), asked)
-    compare(trial, f"the gradient of {method} where branches have losses of what they read, by", got, every, *found)
+    whole = case.with_(params=every[:depth], head=every[depth:])
+    judge_layers(trial, whole, got, None, "h" if n else "x", *found)
 
 
-def is_read_first(trial: Trial, method: str, given: Tensor, n: int, params: Params, read: Tensor) -> None:
-    """What the first branch reads is what the truth says; of h [tokens, C], n streams begin first."""
+def is_read_first(trial: Trial, method: str, given: Tensor, n: int, params: Params, read: Sequence[Tensor]) -> None:
+    """What the first branch reads [tokens, C] is what the truth says; of h [tokens, C], n streams begin first."""
+    trial.contract("the number of calls of the first branch", bool(read), "0", "1")
     dialect, r = trial.dialect, trial.rounding
     begun = bounds.stack.begun(given, n, dialect, r) if n else Approx.exact(given)
     state = mhc_ref.expand(wide(given), n, dialect) if n else wide(given)
     exact = trial.truth.pre(state, gates_read(trial.truth.mappings(state, params).pre, None, dialect))
     way = bounds.block.passed(begun, params, BranchSpec("zero"), dialect, r)
-    trial.within(f"what the first branch of {method} reads", read, exact, way.u.error)
-
-
-def compare(
-    trial: Trial,
-    what: str,
-    got: Sequence[Tensor],
-    every: Sequence[Params],
-    by_given: Approx,
-    backs: Sequence[Pullback],
-) -> None:
-    """Hold gradients by what is given, and by the parameters of each layer and of a head, to what is expected."""
-    found = [("what is given", by_given)]
-    for k, (params, back) in enumerate(zip(every, backs, strict=True)):
-        where = "" if len(every) == 1 else f" of layer {k}"
-        names = (name for name, part in params._asdict().items() if part is not None)
-        found += [(f"{name}{where}", getattr(back, name)) for name in names]
-    for one, (name, expected) in zip(got, found, strict=True):
-        trial.within(f"{what} {name}", one, expected.value.reshape(one.shape), expected.error.reshape(one.shape))
+    trial.within(f"what the first branch of {method} reads", read[0], exact, way.u.error)
 
 
 @about.block(

@@ -28,8 +28,8 @@ from properties.core.truth import present, pulled_back
 from properties.laws import about
 from properties.laws.calls import Place
 from properties.laws.gradient_branches import Calling
-from properties.laws.gradient_depth import quiet_pulls
-from properties.laws.gradient_losses import compare, is_read_first
+from properties.laws.gradient_depth import judge_layers, quiet_pulls
+from properties.laws.gradient_losses import is_read_first
 from properties.laws.premises import fused, mixes_in_compute_dtype
 from properties.strategies import TAME, Setting, noise, params_of_layers, quietened, seeds
 from properties.strategies.sweeps import main_streams
@@ -110,12 +110,14 @@ def pass_through(
         out = call(target, on_axes(state), parts, [noting(first), *others])
         leaves = [state, *(part for one in parts for part in present(one))]
         found = pulled_back([out], leaves, [on_axes(place(case.cotangent).clone())])
-        return read[0].reshape(tokens, -1), tuple(found)
+        return tuple(one.reshape(tokens, -1) for one in read[:1]), tuple(found)
 
     read, got = trial.observe(method, run)
-    is_read_first(trial, method, given, case.n if "n" in case else 0, every[0], read)
+    n, depth = case.n if "n" in case else 0, len(case.weights)
+    is_read_first(trial, method, given, n, every[0], read)
     found = bound([TokenMix(matrix, weight) for weight in case.weights])
-    compare(trial, f"the gradient of {method} where branches mix tokens, by", got, every, *found)
+    whole = case.with_(params=every[:depth], head=every[depth:])
+    judge_layers(trial, whole, got, None, "h" if n else "x", *found)
 
 
 @about.block(

@@ -152,24 +152,24 @@ def called(trial: Trial, case: Case, method: str, *given: Any, branches: Sequenc
             own = ((ends,) if method in ("layers", "stack") else ends) if branches else ()
             handed = [lying(place(one), layout) for one in given]
             if REWRITTEN in parts_of(layout):
-                handed = _rewritten(handed, lambda: getattr(target, method)(*handed, *own))
+                handed[1:] = map_tensors(tuple(handed[1:]), torch.clone)  # the case keeps its own
+                _called_with_others(handed[1:], lambda: getattr(target, method)(*handed, *own))
             return getattr(target, method)(*handed, *own)
 
         found = map_tensors(trial.observe(method, run), lambda one: in_order(one, axes))
         return (found, []) if branches else found
 
 
-def _rewritten(handed: list[Any], call: Callable[[], Any]) -> list[Any]:
-    """The same arguments after a call with other parameters in the very tensors, whose values are loaded now."""
+def _called_with_others(given: Sequence[Any], call: Callable[[], Any]) -> None:
+    """Call with other parameters in the very tensors, whose values are loaded then."""
     parameters: list[Tensor] = []
-    map_tensors(tuple(handed[1:]), lambda one: (parameters.append(one), one)[1])
+    map_tensors(tuple(given), lambda one: (parameters.append(one), one)[1])
     values = [one.clone() for one in parameters]
     for one, value in zip(parameters, values, strict=True):
         one.data.copy_(0.75 * value)
     call()
     for one, value in zip(parameters, values, strict=True):
         one.data.copy_(value)
-    return handed
 
 
 def _asking(one: Tensor) -> Tensor:

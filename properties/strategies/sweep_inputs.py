@@ -138,11 +138,9 @@ def weight_at(n: int, channels: int, seed: int) -> Tensor:
     return 0.75 + 0.5 * repeated(_noise(seed + 4, 251).sigmoid(), n * channels)
 
 
-def reweighted(params: Any, n: int, channels: int, seed: int) -> Any:
-    """The same parameters, of one layer or of several, with a norm weight where there was none, and without where there
-    was one: what is vectorised for the widths of models may have no weight, and what has one a tail of channels."""
-    if not isinstance(params, Params):
-        return tuple(reweighted(one, n, channels, seed) for one in params)
+def reweighted(params: Params, n: int, channels: int, seed: int) -> Params:
+    """The same parameters with a norm weight where there was none, and without where there was one: what is vectorised
+    for the widths of models may have no weight, and what has one a tail of channels."""
     weight = weight_at(n, channels, seed).to(params.phi) if params.norm_weight is None else None
     return params._replace(norm_weight=weight)
 
@@ -303,7 +301,8 @@ def inputs(
         if one == RISING:
             made = rising(setting, made, n, seed)
         elif one == REWEIGHTED:
-            made = made.with_(params=reweighted(made.params, n, channels, 1000 * seed))
+            given = {"n": n, "channels": channels, "seed": 1000 * seed}
+            made = made.with_(params=map_params(functools.partial(reweighted, **given), made.params))
         elif one == IDLE:
             made = made.with_(params=map_params(idle, made.params)) if "params" in made else made
         elif one == HOLLOW:

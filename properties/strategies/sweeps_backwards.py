@@ -159,8 +159,8 @@ def depth_runs(setting: Setting, reach: Reach) -> list[Run]:
 
 
 def stack_runs(setting: Setting, reach: Reach) -> list[Run]:
-    """Of a whole stack: each of its own kernels has tiles of tokens and of channels, and the depths are those of
-    layers. A call is of at least two layers."""
+    """Of a whole stack, whose own kernels have tiles of tokens and of channels: mostly of two layers, and of as many as
+    one launch may be for."""
     n, few, four, two = main_streams(setting), few_streams(setting), setting.width(4), depths(reach, (2,))
     several = some(setting, reach, (1, 2, 3, 6, 9, 16, 17, 32, 33, 64, 65, 128, 130, 257, 300, 513, 1025))
     found = [Run(four, n, several, two)]
