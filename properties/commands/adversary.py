@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -143,10 +143,11 @@ def sampled(count: int) -> dict[str, Any]:
     every = [drawn(2, index) for index in range(4 * count)]
     groups = Counter(one.group for one in every)
     specs = [one for one in every if one.group == max(groups, key=groups.__getitem__)][:count]
-    results = Results(Path(mkdtemp(prefix="mhc-adversary-")) / "sample.jsonl")
-    attempts(specs, 2, results)
-    confirmations(specs, results)
-    return rates(specs, results)
+    with TemporaryDirectory(prefix="mhc-adversary-") as where:
+        results = Results(Path(where) / "sample.jsonl")
+        attempts(specs, 2, results)
+        confirmations(specs, results)
+        return rates(specs, results)
 
 
 def main(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -84,7 +84,8 @@ def measured(
 
     device = device_of(subject.device)
     if compare:  # what is loaded and built for the first time counts for neither
-        examine_many(law, subject, tokens=8, at_once=4, randomness=randomness, directory=Path(mkdtemp()))
+        with TemporaryDirectory(prefix="mhc-batched-") as where:
+            examine_many(law, subject, tokens=8, at_once=4, randomness=randomness, directory=Path(where))
     clock = Clock(device, clock_of(subject))
     with watching(clock):
         tally = examine_many(
@@ -115,9 +116,10 @@ def ordinary(law: Law, subject: Subject, examples: int) -> float:
 
     here = replace(subject, device=torch.device("cpu"))
     clock = clock_of(subject)
-    begun = clock()
-    examine(replace(law, judge=counting), here, Profile(examples, derandomise=True), directory=Path(mkdtemp()))
-    return seen / (clock() - begun)
+    with TemporaryDirectory(prefix="mhc-batched-") as where:
+        begun = clock()
+        examine(replace(law, judge=counting), here, Profile(examples, derandomise=True), directory=Path(where))
+        return seen / (clock() - begun)
 
 
 def batched(

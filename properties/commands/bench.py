@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -123,8 +123,8 @@ def cost(law: Law, subject: Subject, profile: Profile) -> Cost:
 
     clock = Clock(device_of(subject.device))
     began = time.perf_counter()
-    with watching(clock):
-        verdict = examine(law, subject, profile, directory=Path(mkdtemp(prefix="mhc-bench-")))
+    with watching(clock), TemporaryDirectory(prefix="mhc-bench-") as where:
+        verdict = examine(law, subject, profile, directory=Path(where))
     total = time.perf_counter() - began
     return Cost(verdict.examples, total, clock.seconds, clock.timer.seconds)
 
@@ -162,7 +162,10 @@ def wall_time(workers: int, impl: str, law: str) -> tuple[float, float]:
     command = [sys.executable, "-m", "pytest", *LAWS_ALONE]
     command += ["-n", str(workers), "--impl", impl, "--law", law, "--hypothesis-profile", "ci"]
     began = time.perf_counter()
-    with subprocess.Popen(command, cwd=mkdtemp(prefix="mhc-bench-"), stdout=subprocess.DEVNULL) as process:
+    with (
+        TemporaryDirectory(prefix="mhc-bench-") as where,
+        subprocess.Popen(command, cwd=where, stdout=subprocess.DEVNULL) as process,
+    ):
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

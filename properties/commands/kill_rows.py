@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -131,7 +133,7 @@ class Task:
 
 
 class Bench:
-    """One implementation, put before one law after another; counterexamples go to `where`."""
+    """One implementation, put before one law after another; counterexamples go to `where`, or go with it."""
 
     def __init__(self, task: Task, where: Path | None = None) -> None:
         import torch
@@ -145,13 +147,26 @@ class Bench:
         self._build = functools.partial(build, task.name, dialects()[task.preset])
         self.implementation: Implementation = self._build()
         self._where = where or Path(mkdtemp(prefix="mhc-kill-"))
+        if where is None:
+            weakref.finalize(self, shutil.rmtree, self._where, ignore_errors=True)
 
     def forget(self) -> None:
         """Begin again with a new implementation: what one law has left in its memory must not help the next."""
         self.implementation = self._build()
 
-    def examine(self, law: Law, dtype: str | torch.dtype, randomness: int | None = None) -> Verdict:
-        """The verdict of one search; examples are the same in every run, or for every `randomness`."""
+    def examine(
+        self,
+        law: Law,
+        dtype: str | torch.dtype,
+        randomness: int | None = None,
+        *,
+        thorough: bool = True,
+        sizes: int = 3,
+    ) -> Verdict:
+        """The verdict of one search; examples are the same in every run, or for every `randomness`.
+
+        `thorough` and `sizes` are those of `Profile`.
+        """
         import torch
 
         from properties.engine.runner import examine
@@ -161,7 +176,7 @@ class Bench:
         which = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         target = f"{task.catalogue}:{task.name}@{task.preset}"
         subject = Subject(target, self.implementation, which, self.device)
-        profile = Profile(examples=task.examples, derandomise=True, shrink=False, thorough=True, sizes=3)
+        profile = Profile(examples=task.examples, derandomise=True, shrink=False, thorough=thorough, sizes=sizes)
         return examine(law, subject, profile, directory=self._where, randomness=randomness)
 
 

@@ -2,7 +2,8 @@
 
 A seed tries all laws on every control in one combination of preset, dtype and number of streams, the next seed in
 another one; there are about a hundred. Seeds are the outer loop, so that a campaign that is cut short has covered every
-control evenly.
+control evenly. Laws that go through sizes visit the coarsest set, and those of the profile `thorough` are left out: the
+sizes are the same for every seed, and `kill` and the tests go through more of them.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def outcome_of(work: Run, where: Path | None = None) -> dict[str, Any]:
     title = f"{task.name}@{task.preset} {task.dtype}, n = {n}, seed {number}"
     for law in chosen_laws(task.laws):
         try:
-            verdict = bench.examine(law, task.dtype, number)
+            verdict = bench.examine(law, task.dtype, number, thorough=False, sizes=1)
         except Exception as error:  # a harness error is what this run is looking for, and the next law is still due
             wrong.append(f"{title}: {law.id}: {type(error).__name__}: {error}")
             continue
@@ -109,8 +110,8 @@ def answer(question: Question, folder: Path) -> dict[str, Any]:
 
 
 def cost(question: Question) -> float:
-    """All laws take about twenty seconds."""
-    return 1.0 if question["laws"] else 20.0
+    """All laws take about a minute."""
+    return 1.0 if question["laws"] else 60.0
 
 
 def told(records: Sequence[Record], folder: Path) -> tuple[str, bool]:
