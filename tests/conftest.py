@@ -151,8 +151,8 @@ OF_CALLS = re.compile(
 """Laws about how a target is called, and how often: its sizes, modes, memory and layouts."""
 LAW = re.compile(r"::[a-z]+[.][a-z-]+\[")
 """An item of the plugin, a law with what it is put to."""
-MANY = 12
-"""Cases of one test which a quick run tries, and one in three of the others."""
+MANY = 4
+"""Cases of one test which a quick run tries, and one in six of the others."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -161,7 +161,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     test whose cases are of one kind (the marker one_in).
 
     The profile dev is for two minutes: of a test of many cases it tries some. One arithmetic computes all references,
-    and is called alike: there the laws about calls are tried with one of them, and half of the others. In CI one in
+    and is called alike: there the laws about calls are tried with one of them, a sixth of the others. In CI one in
     four about calls is tried with the others, in their dtypes, of those that go through sizes none.
 
     Functions whose shapes are checked cannot be traced: that law is tried in a process of its own (test_device_laws).
@@ -177,19 +177,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             calls = [item for item in others if OF_CALLS.search(item.nodeid)]
             left |= {item for item in calls if dev or "::sizes." in item.nodeid or not _chosen(item, 4)}
             if dev:
-                left |= {item for item in others if not _chosen(item, 2)}
+                left |= {item for item in others if not _chosen(item, 6)}
                 left |= set(_of_many(item for item in items if not LAW.search(item.nodeid)))
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]
 
 
 def _of_many(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
-    """Those that a quick run does without: of a test of more than `MANY` cases about two in three beyond them."""
+    """Those that a quick run does without: of a test of more than `MANY` cases about five in six beyond them."""
     seen: Counter[str] = Counter()
     for item in items:
         name = item.nodeid.partition("[")[0]
         seen[name] += 1
-        if seen[name] > MANY and not _chosen(item, 3):
+        if seen[name] > MANY and not _chosen(item, 6):
             yield item
 
 

@@ -307,6 +307,7 @@ def test_a_header_of_tensors_that_lies_is_an_error(lie: str, tmp_path: Path) -> 
 # -- the seal ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_flip_of_any_bit_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "case.safetensors"
     example(logits=torch.tensor([[[0.5, -1.0], [2.0, 0.0]]]), n=2, name="µ").save(path)

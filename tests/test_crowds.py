@@ -26,7 +26,7 @@ from properties.engine.misfits import misfit
 from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.engine.search import Search
 from properties.engine.sharing import Drawn
-from properties.engine.spread import CROWDS, crowds, drawn, passes_over
+from properties.engine.spread import CROWDS, crowds, drawn, passes_over, some_frames
 from properties.engine.trying import try_stored
 from properties.strategies import Setting, block_cases, projection_cases
 from properties.strategies.setting import Crowd
@@ -255,6 +255,7 @@ def searched(target: Implementation, law: str, where: Path, shrink: bool = True)
 LAW = "mixing.post-is-the-declared-combination"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "enough"),
     [
@@ -427,13 +428,34 @@ class Noted(Crowding):
             self.tried.append(frame.crowd)
 
 
-def test_a_quick_run_of_the_references_tries_each_law_in_one_crowd_and_all_of_them_come_up() -> None:
+@pytest.mark.parametrize(("most", "counts"), [(1, {1}), (0.5, {0, 1})])
+def test_a_quick_run_tries_each_law_in_one_crowd_or_every_second_one_and_all_of_them_come_up(
+    most: float, counts: set[int]
+) -> None:
     laws = [one for one in all_laws().values() if one.schedule.crowds and one.sweep is None and one.kind == "identity"]
-    searches = [Noted(law, Profile(1, derandomise=True, crowds=1)) for law in laws]
+    searches = [Noted(law, Profile(1, derandomise=True, crowds=most)) for law in laws]
     for search in searches:
         search._everywhere()
-    assert {len(search.tried) for search in searches} == {1}
+    tried = [len(search.tried) for search in searches]
+    assert set(tried) == counts
+    assert most - 0.1 < sum(tried) / len(tried) <= most + 0.1
     assert {one for search in searches for one in search.tried} == set(CROWDS)
     every = Noted(laws[0], Profile(1, derandomise=True))
     every._everywhere()
     assert len(every.tried) == len(CROWDS)
+
+
+def test_a_quick_run_of_the_references_tries_each_law_with_few_numbers_of_streams_and_all_of_them_come_up() -> None:
+    setting = Subject("target", Reference(PAPER), torch.float32, CPU).setting(next(iter(all_laws().values())))
+    laws = [one for one in all_laws().values() if one.schedule.by_streams and not one.schedule.most and not one.sweep]
+    every = [some_frames(law, setting, Profile(8)) for law in laws]
+    some = [some_frames(law, setting, Profile(8, alone=2)) for law in laws]
+    assert {len(one) for one in every} == {1 + len(setting.streams)}
+    assert {len(one) for one in some} == {3}
+    for few, all_of_them in zip(some, every, strict=True):
+        assert few[0] == all_of_them[0]  # that over every number of streams, which is index 0
+        assert all(one in all_of_them for one in few)  # with the numbers, and so the seeds, that they always have
+    assert {frame.streams for one in some for _, (frame, _) in one} == {
+        setting.streams,
+        *((n,) for n in setting.streams),
+    }

@@ -68,6 +68,7 @@ def test_controls_are_the_same_in_every_mode(control: str, dtype: torch.dtype, t
         assert found.status == ("passed" if control == "autocast-left" or law == DETERMINISTIC else "not-applicable")
 
 
+@pytest.mark.slow
 def test_modes_are_afterwards_as_they_were_before(tmp_path: Path) -> None:
     assert judged(DETERMINISTIC, Reference(DEEPSEEK_V4), tmp_path).status == "passed"
     assert judged(AUTOCAST[0], Reference(DEEPSEEK_V4), tmp_path).status == "passed"

@@ -41,6 +41,7 @@ def test_the_table_has_a_row_for_each_family_and_n(small):
     assert "16 of 16 searches" in text
 
 
+@pytest.mark.slow
 def test_a_search_that_missed_would_show(small):
     import dataclasses
 

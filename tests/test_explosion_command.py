@@ -353,6 +353,7 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_the_search(tmp_path, m
         assert "pip install 'mhc-properties[report]'" in refused(*question, "--plot", str(tmp_path / "x.png"))
 
 
+@pytest.mark.slow
 def test_a_format_that_is_not_drawn_is_refused_before_the_search(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(command_module, "find_minimal", lambda *_, **__: pytest.fail("searched"))

@@ -591,6 +591,7 @@ def test_what_is_compiled_runs_on_and_is_seen(watched, whole):
     assert (monitor.step, monitor.troubles) == (2, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_trace_has_nothing_of_the_monitor():
     model = Chain(GROW, GROW)

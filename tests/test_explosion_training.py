@@ -80,6 +80,7 @@ def test_the_lattice_is_in_lexicographic_order():
     assert {size.streams for size in plain.lattice().sizes(plain.setup())} == {1}
 
 
+@pytest.mark.slow
 def test_a_run_is_drawn_along_its_steps(found, tmp_path):
     pytest.importorskip("matplotlib")
     draw(found, tmp_path / "run.svg")
@@ -88,6 +89,7 @@ def test_a_run_is_drawn_along_its_steps(found, tmp_path):
     assert len(found.request.curve(found.configuration)) == found.configuration.step
 
 
+@pytest.mark.slow
 def test_a_saved_run_replays(found, tmp_path):
     path = tmp_path / "run.safetensors"
     assert save(found, path).file == str(path)

@@ -208,6 +208,7 @@ def run(served: subprocess.Popen[str], compiled: Path, tmp_path: Path) -> Callab
     return ran
 
 
+@pytest.mark.slow
 def test_the_package_does_without_one_family(run: Callable[[str, str], Any]) -> None:
     run(FAST, IMPORTS)
 

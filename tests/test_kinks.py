@@ -26,6 +26,7 @@ class Rectified(Gate):
         return [a if real.value(a) > 0 else 0 * a for a in z]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at", "error", "excused"),
     [(0.0, 0.0, True), (1e-9, 0.0, True), (1e-3, 2e-3, True), (1e-3, 1e-6, False), (-1.0, 0.0, False)],

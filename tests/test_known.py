@@ -339,6 +339,7 @@ def test_a_file_that_could_not_be_written_is_refused_before_the_run(
         load_to_write(name)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_to_be_written_is_read_first(written: Path, tmp_path: Path) -> None:
     assert load_to_write(str(written)) == load(written)
     assert load_to_write(str(tmp_path / "new" / "known.toml")) == []

@@ -618,15 +618,15 @@ def test_many_laws_that_do_not_apply_are_counted_not_listed() -> None:
     assert shown[-1] == "... and 8 more in report.json"
 
 
-def test_only_a_run_of_the_references_has_sweeps_of_half_a_second(
+def test_only_a_run_of_the_references_has_short_sweeps_and_few_frames(
     pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr(pytestconfig.option, "hypothesis_profile", None)
-    for targets, wanted in ((None, (3, 0.5)), (["ref:PAPER"], (4, 5.0))):
+    for targets, wanted in ((None, (3, 0.3, 0.5, 2)), (["ref:PAPER"], (4, 5.0, None, None))):
         monkeypatch.setattr(pytestconfig.option, "impl", targets)
         found = profile(pytestconfig)
-        assert (found.sizes, found.seconds) == wanted
+        assert (found.sizes, found.seconds, found.crowds, found.alone) == wanted
     monkeypatch.setenv("CI", "true")
     monkeypatch.setattr(pytestconfig.option, "impl", None)
     assert profile(pytestconfig) == PROFILES["ci"]

@@ -480,6 +480,7 @@ def test_servers_end_with_their_implementation(server: str) -> None:
         os.kill(number, 0)
 
 
+@pytest.mark.slow
 def test_the_command_line_tries_a_server_out(server: str) -> None:
     def tried(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(cli.app, ["process", *words])

@@ -875,6 +875,7 @@ def test_an_explosion_of_the_first_format_is_read(tmp_path: Path) -> None:
     assert "it has no checksum, which every file of its format has" in replay_file(path).message
 
 
+@pytest.mark.slow
 def test_an_explosion_that_would_take_for_ever_is_refused(searched: Callable[[str], Explosion], tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save(searched("mhc"), path)

@@ -85,6 +85,7 @@ def test_what_is_cut_short_goes_on_with_the_same_command(tmp_path: Path) -> None
     assert "seeds: 2 runs of 1 controls, 2 seeds, 2 laws exercised" in whole.output
 
 
+@pytest.mark.slow
 def test_pieces_of_several_releases_are_kept_apart_and_a_seed_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

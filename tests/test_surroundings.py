@@ -98,6 +98,7 @@ def test_a_call_sees_the_default_device_that_somebody_set_and_no_other(default: 
         assert torch.ones(2).device.type == there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["manifold.agrees-with-oracle", "gradient.projection-pulls-back-however-it-is-called"])
 def test_a_warning_breaks_no_law_and_is_told_once(law: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here every warning is an error, as pyproject.toml has it."""

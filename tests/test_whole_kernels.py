@@ -115,6 +115,7 @@ class SkipsMaskedTiles(Reference):
         return out
 
 
+@pytest.mark.slow
 def test_a_tile_without_a_cotangent_is_no_padding_where_others_have_read_it(tmp_path: Path) -> None:
     law = "gradient.a-branch-may-mix-tokens"
     assert judged(law, SkipsMaskedTiles(PAPER), tmp_path).status == "failed"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
-
 import torch
 
 from properties.core.trial import LawBroken
 from properties.engine.search import Search
-from properties.engine.spread import LESS, crowds
+from properties.engine.spread import LESS, crowds, some_by_name
 from properties.strategies import Setting
 
 _FIRST = 2000
@@ -27,8 +25,7 @@ class Crowding(Search):
         if self.law.kind == "oracle" and self.subject.dtype == torch.float64:
             return  # float64 cannot judge itself, and mpmath would take a minute for so many tokens
         every = list(enumerate(crowds(self.subject.setting(self.law), self.law.kind)))
-        first = zlib.crc32(self.law.id.encode()) % len(every)
-        for number, frame in (every[first:] + every[:first])[: self.profile.crowds]:
+        for number, frame in some_by_name(every, self.profile.crowds, self.law.id):
             self._in_a_crowd(frame, _FIRST + number)
 
     def _in_a_crowd(self, frame: Setting, index: int) -> None:

@@ -22,7 +22,7 @@ from properties.engine.message import counterexample, explain, replaying
 from properties.engine.picturing import failure
 from properties.engine.readable import example, readable
 from properties.engine.sharing import Drawn, Given, drawn_now
-from properties.engine.spread import database, fewer_streams, frames, passes_over, seed_of, settings_of, tried
+from properties.engine.spread import database, fewer_streams, passes_over, seed_of, settings_of, some_frames, tried
 from properties.engine.subject import Profile, Status, Subject, Verdict
 from properties.engine.tally import Tally
 from properties.engine.trying import try_case
@@ -186,8 +186,7 @@ class Search:
         if not self.profile.examples:
             return
         remembered = self.profile.remember and database(self.law, self.subject).exists()
-        spread = frames(self.subject.setting(self.law), self.profile.examples, self.law.schedule)
-        for index, (frame, examples) in enumerate(spread):
+        for index, (frame, examples) in some_frames(self.law, self.subject.setting(self.law), self.profile):
             skip = bool(index) or (examples > 1 and passes_over(self.law))  # one at least is tried
             self._among(frame, examples + bool(index), index, skip and not remembered)
 

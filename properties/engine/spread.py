@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
@@ -18,6 +21,18 @@ from properties.engine.names import file_name, identity
 from properties.engine.subject import Profile, Subject
 from properties.strategies import Setting
 from properties.strategies.setting import Crowd
+
+T = TypeVar("T")
+
+
+def some_by_name(every: Sequence[T], most: float | None, name: str) -> list[T]:
+    """So many of them, one after the other, from one that the name says; None for all. A half is one of them or none,
+    as the name says."""
+    if most is None:
+        return list(every)
+    number = zlib.crc32(name.encode())
+    first = number % max(1, len(every))
+    return [*every[first:], *every[:first]][: int(most + (number >> 16) % 64 / 64)]
 
 
 def frames(setting: Setting, most: int, schedule: Schedule) -> list[tuple[Setting, int]]:
@@ -34,6 +49,12 @@ def frames(setting: Setting, most: int, schedule: Schedule) -> list[tuple[Settin
     if len(setting.streams) == 1:
         return [(setting, max(3, round(examples)))]
     return [(setting, max(3, round(examples / 4))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
+
+
+def some_frames(law: Law, setting: Setting, profile: Profile) -> list[tuple[int, tuple[Setting, int]]]:
+    """Those in which a profile tries a law, with their numbers, and how many examples each gets."""
+    over_all, *alone = enumerate(frames(setting, profile.examples, law.schedule))
+    return [over_all, *some_by_name(alone, profile.alone, law.id)]
 
 
 CROWDS = Crowd(70, 9, SEQUENCES), Crowd(10, 130, STEPS, layers=5), Crowd(64, 128, PROMPT)

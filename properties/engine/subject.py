@@ -32,7 +32,10 @@ class Profile:
         thorough: laws that take seconds an example are exercised on the CPU too.
         sizes: a law that goes through sizes visits the covering set of this fineness.
         seconds: how long one of them may go on; 0 for no limit. It ends evenly, and says what it left out.
-        crowds: in how many of the crowds (`properties.engine.spread`) each law is tried, by its name; None for all.
+        crowds: in how many of the crowds (`properties.engine.spread`) each law is tried, by its name; None for all; one
+            half for every second law in one.
+        alone: with how many of the accepted numbers of streams each law is tried by themselves, by its name; None for
+            all.
         shared: examples that other searches have found, tried before any other; with it a search notes its own for
             them (`Verdict.showing`), with None nothing. Without `examples` these are all that is tried.
     """
@@ -44,7 +47,8 @@ class Profile:
     thorough: bool = False
     sizes: int = 1
     seconds: float = 0.0
-    crowds: int | None = None
+    crowds: float | None = None
+    alone: int | None = None
     shared: tuple[Drawn, ...] | None = None
 
 

@@ -246,13 +246,13 @@ def profile_name(config: pytest.Config) -> str:
 
 def profile(config: pytest.Config) -> Profile:
     """How long to search. A run without --impl is of the references of this package: in the profile dev a law that goes
-    through sizes has half a second there and visits S(3), and each other law has one crowd, as the other profiles go
-    through more of them."""
+    through sizes has 0.3 seconds there and visits S(3), and of the others every second one has a crowd, and each two
+    numbers of streams by themselves, as the other profiles go through more of them."""
     from properties.engine.subject import PROFILES
 
     name = profile_name(config)
     if name == "dev" and not option(config, "impl"):
-        return replace(PROFILES[name], sizes=3, seconds=0.5, crowds=1)
+        return replace(PROFILES[name], sizes=3, seconds=0.3, crowds=0.5, alone=2)
     return PROFILES[name]
 
 
