@@ -393,6 +393,33 @@ def test_float16_states_stay_within_their_bound(title: str) -> None:
     assert worst["post"] > SHARP
 
 
+@pytest.mark.parametrize("title", ["PAPER", "LUCIDRAINS", "MUSE_SPARK"])
+def test_gradients_are_claimed_up_to_the_largest_number_of_float16_and_not_beyond(title: str) -> None:
+    """Cotangents of which some pull back to more than 65504: the first draft claimed sums that are infinite."""
+    dialect, dtype = DIALECTS[title], torch.float16
+    case = block_case(dialect, dtype, 4, 64, 40, 3)
+    g = generated(5)
+    cotangent = (normal(g, 40, 4, 64) * 10.0 ** (3 + 2 * torch.rand(40, 1, 1, generator=g))).clamp(-6e4, 6e4).to(dtype)
+    checked = 0
+    for control in controls_for(dialect).values():
+        trial = trial_of(control, dtype)
+        x, out_of = case.x.clone().requires_grad_(), case.branch
+        found = [torch.autograd.grad(control.block(x, case.params, out_of), x, cotangent)[0]]
+        expected = [errors.block_gradient(trial, case.x, case.params, case.branch, cotangent).x]
+        h = control.mappings(case.x, case.params)
+        y = case.x.detach()[:, 0].clone().requires_grad_()
+        found += torch.autograd.grad(control.post(x, y, h.post, h.res), (x, y), cotangent)
+        mixed = bounds.pullback.post(case.x, y.detach(), h.post, h.res, cotangent, dialect, trial.rounding)
+        expected += [mixed["x"], mixed["y"]]
+        for got, one in zip(found, expected, strict=True):
+            value, error = one.value.reshape(got.shape), one.error.reshape(got.shape)
+            assert torch.isinf(error[~torch.isfinite(got)]).all()
+            assert ratio(got, value, error).max() <= 1
+            assert (torch.isfinite(error) & (value.abs() > 30000)).any()  # up to half of it, and more
+            checked += int((~torch.isfinite(got)).sum())
+    assert checked > 100
+
+
 def test_nothing_is_claimed_beyond_the_largest_number_of_the_state() -> None:
     value = Approx.exact(torch.tensor([65504.0, 65519.0, 65521.0, 1e6, -1e6], dtype=torch.float64))
     stored = bounds.stored(value, Rounding.of(torch.float16))

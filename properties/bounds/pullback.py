@@ -26,11 +26,18 @@ def summed_in_the_state(equation: str, left: Approx, right: Approx, count: int, 
     """The gradient by a state or a branch output, a sum of `count` products, where that was widened `uses` times.
 
     Autograd rounds the gradient of each use to the dtype of the state, and so are the uses - 1 sums, all relative to
-    the sum of magnitudes: uses u, and for each of them what a number below the normal ones may lose.
+    the sum of magnitudes: uses u, and for each of them what a number below the normal ones may lose. Where that sum is
+    beyond the largest number of that dtype, one of them may be an infinity, and nothing is claimed.
     """
     summed = contracted(equation, left, right, count, r)
     size = torch.einsum(equation, left.value.abs() + left.error, right.value.abs() + right.error)
-    return Approx(summed.value, summed.error + uses * (r.state_unit * size + r.state_tiny))
+    return holding(summed.value, summed.error + uses * (r.state_unit * size + r.state_tiny), size, r)
+
+
+def holding(value: Tensor, error: Tensor, size: Tensor, r: Rounding) -> Approx:
+    """A sum that the dtype of the state holds, of numbers whose magnitudes are `size` in all: of others nothing is
+    claimed."""
+    return Approx(value, torch.where(size + error > r.state_max, torch.inf, error))
 
 
 def block(
@@ -138,7 +145,7 @@ def mapped(
     direct, mixed = residual or (None, torch.zeros(()))
     total = plus(*([direct] if direct else []), direct_read, of_mappings, r=r)
     size = mixed + direct_read.value.abs() + of_mappings.value.abs() + total.error
-    return through._replace(x=Approx(total.value, total.error + (n + 2) * r.state_unit * size))
+    return through._replace(x=holding(total.value, total.error + (n + 2) * r.state_unit * size, size, r))
 
 
 def pre(x: Tensor, h_pre: Tensor, cotangent: Tensor, r: Rounding) -> dict[str, Approx]:
