@@ -155,17 +155,11 @@ class Bench:
         self.implementation = self._build()
 
     def examine(
-        self,
-        law: Law,
-        dtype: str | torch.dtype,
-        randomness: int | None = None,
-        *,
-        thorough: bool = True,
-        sizes: int = 3,
+        self, law: Law, dtype: str | torch.dtype, randomness: int | None = None, *, seed: bool = False
     ) -> Verdict:
         """The verdict of one search; examples are the same in every run, or for every `randomness`.
 
-        `thorough` and `sizes` are those of `Profile`.
+        `seed`: it is one of many, and goes through the coarsest sizes, one crowd and one number of streams by itself.
         """
         import torch
 
@@ -176,7 +170,9 @@ class Bench:
         which = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         target = f"{task.catalogue}:{task.name}@{task.preset}"
         subject = Subject(target, self.implementation, which, self.device)
-        profile = Profile(examples=task.examples, derandomise=True, shrink=False, thorough=thorough, sizes=sizes)
+        profile = Profile(examples=task.examples, derandomise=True, shrink=False, thorough=True, sizes=3)
+        if seed:
+            profile = replace(profile, thorough=False, sizes=1, crowds=1, alone=1)
         return examine(law, subject, profile, directory=self._where, randomness=randomness)
 
 

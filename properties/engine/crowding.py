@@ -25,7 +25,7 @@ class Crowding(Search):
         if self.law.kind == "oracle" and self.subject.dtype == torch.float64:
             return  # float64 cannot judge itself, and mpmath would take a minute for so many tokens
         every = list(enumerate(crowds(self.subject.setting(self.law), self.law.kind)))
-        for number, frame in some_by_name(every, self.profile.crowds, self.law.id):
+        for number, frame in some_by_name(every, self.profile.crowds, self.law.id, self.randomness):
             self._in_a_crowd(frame, _FIRST + number)
 
     def _in_a_crowd(self, frame: Setting, index: int) -> None:

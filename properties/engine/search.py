@@ -186,7 +186,8 @@ class Search:
         if not self.profile.examples:
             return
         remembered = self.profile.remember and database(self.law, self.subject).exists()
-        for index, (frame, examples) in some_frames(self.law, self.subject.setting(self.law), self.profile):
+        frames = some_frames(self.law, self.subject.setting(self.law), self.profile, self.randomness)
+        for index, (frame, examples) in frames:
             skip = bool(index) or (examples > 1 and passes_over(self.law))  # one at least is tried
             self._among(frame, examples + bool(index), index, skip and not remembered)
 

@@ -25,12 +25,12 @@ from properties.strategies.setting import Crowd
 T = TypeVar("T")
 
 
-def some_by_name(every: Sequence[T], most: float | None, name: str) -> list[T]:
+def some_by_name(every: Sequence[T], most: float | None, name: str, randomness: int | None = None) -> list[T]:
     """So many of them, one after the other, from one that the name says; None for all. A half is one of them or none,
-    as the name says."""
+    as the name says. With `randomness`, others for other numbers."""
     if most is None:
         return list(every)
-    number = zlib.crc32(name.encode())
+    number = zlib.crc32((name if randomness is None else f"{name} {randomness}").encode())
     first = number % max(1, len(every))
     return [*every[first:], *every[:first]][: int(most + (number >> 16) % 64 / 64)]
 
@@ -51,10 +51,12 @@ def frames(setting: Setting, most: int, schedule: Schedule) -> list[tuple[Settin
     return [(setting, max(3, round(examples / 4))), *((setting.with_(streams=(n,)), each) for n in setting.streams)]
 
 
-def some_frames(law: Law, setting: Setting, profile: Profile) -> list[tuple[int, tuple[Setting, int]]]:
+def some_frames(
+    law: Law, setting: Setting, profile: Profile, randomness: int | None = None
+) -> list[tuple[int, tuple[Setting, int]]]:
     """Those in which a profile tries a law, with their numbers, and how many examples each gets."""
     over_all, *alone = enumerate(frames(setting, profile.examples, law.schedule))
-    return [over_all, *some_by_name(alone, profile.alone, law.id)]
+    return [over_all, *some_by_name(alone, profile.alone, law.id, randomness)]
 
 
 CROWDS = Crowd(70, 9, SEQUENCES), Crowd(10, 130, STEPS, layers=5), Crowd(64, 128, PROMPT)
