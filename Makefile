@@ -42,7 +42,7 @@ screens: site $(VENV)/installed-browser
 kill: $(VENV)/installed-test
 	$(BIN)/mhc-properties kill --out docs
 
-# Random mutants of the reference: twenty minutes of one core; a run that was ended goes on where it stopped.
+# Random mutants of the reference (two cores: an hour); a run that was ended goes on where it stopped.
 adversary: $(VENV)/installed-test
 	$(BIN)/mhc-properties adversary --seed 1 --mutants 500
 

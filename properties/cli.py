@@ -42,7 +42,7 @@ COMMANDS = {
     "atlas": Command("properties.explosion.command:atlas_command", "Tabulate depths at which families explode."),
     "conformance": Command("properties.campaign.conformance:conformance", "Run the laws on published implementations."),
     "kill": Command("properties.campaign.kill:main", "Show which law sees which wrong implementation."),
-    "adversary": Command("properties.commands.adversary:main", "Try random wrong implementations on the laws."),
+    "adversary": Command("properties.campaign.adversary:main", "Try random wrong implementations on the laws."),
     "seeds": Command("properties.campaign.seeds:main", "Try many seeds on correct implementations."),
     "campaign": Command("properties.campaign.command:campaign", "Run what takes hours, in pieces, on any engine."),
     "gpu": Command("properties.campaign.gpu.command:gpu", "Show what a GPU can show, in nine minutes."),

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from mhc_ref import PRESETS, Params
 from mhc_ref.packing import params_shapes
 from properties import cli
+from properties.campaign.kinds import adversary as kind
 from properties.catalogue.deviations import CATALOGUE
 from properties.catalogue.mutants import Mutant, Spec, drawn
 from properties.catalogue.mutants import conditions as conditions_of
@@ -21,7 +22,7 @@ from properties.catalogue.mutants import slips as slips_of
 from properties.catalogue.mutants.borrowed import BORROWED
 from properties.catalogue.mutants.conditions import ALWAYS
 from properties.catalogue.mutants.drawing import borrowed
-from properties.commands import adversary, adversary_page
+from properties.commands import adversary_page, adversary_rows
 from properties.core.deviant import Deviant
 from properties.core.implementation import Reference
 from properties.core.law import all_laws, scouts
@@ -239,22 +240,31 @@ def test_a_mutant_is_judged_at_the_examples_that_reach_it_as_in_a_check(few_laws
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_where_it_was_ended(few_laws: list[str], tmp_path):
-    def run(label: str) -> str:
-        words = ["adversary", "--seed", "3", "--mutants", "8", "--out", str(tmp_path), "--docs", str(tmp_path)]
-        done = CliRunner().invoke(cli.app, [*words, "--label", label])
-        assert done.exit_code == 0, done.output
-        return done.stdout.splitlines()[-1]
+def test_a_run_goes_on_where_it_was_ended(few_laws: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kind, "AT_ONCE", 2)
 
-    said = run("one")
-    path = tmp_path / "adversary-3.jsonl"
-    whole = path.read_bytes().splitlines(keepends=True)
-    assert run("two") == said
-    assert path.read_bytes() == b"".join(whole)
-    attempts = [number for number, line in enumerate(whole) if json.loads(line)["kind"] == "attempt"]
-    cut = attempts[5]
-    path.write_bytes(b"".join(whole[:cut]) + whole[cut][:20])  # ended in the middle of a line
-    assert run("three") == said
+    def run(label: str, *more: str) -> Result:
+        words = ["adversary", "--seed", "3", "--mutants", "8", "--out", str(tmp_path), "--docs", str(tmp_path)]
+        return CliRunner().invoke(cli.app, [*words, "--label", label, "--engine", "serial", *more])
+
+    def line(done: Result) -> str:
+        assert done.exit_code == 0, done.output
+        return next(one for one in done.stdout.splitlines() if "mutants:" in one)
+
+    said = line(run("one"))
+    (folder,) = tmp_path.glob("*/results")
+    results = sorted(folder.rglob("*.json"))
+    assert len(results) > 3
+    before = {path: path.read_bytes() for path in results}
+    assert line(run("two")) == said  # nothing is asked twice
+    assert {path: path.read_bytes() for path in results} == before
+    for path in results[1:]:
+        path.unlink()
+    part = run("part", "--budget", "0.001")
+    assert part.exit_code == 3
+    assert re.search(r"\d of 8 mutants are tried; the page is written when all are", part.stdout)
+    assert list(json.loads((tmp_path / "adversary.json").read_bytes())["runs"]) == ["one", "two"]
+    assert line(run("three")) == said
     kept = json.loads((tmp_path / "adversary.json").read_bytes())
     assert list(kept["runs"]) == ["one", "two", "three"]
     numbers = [{key: run[key] for key in ("mutants", "killed", "survived", "kinds")} for run in kept["runs"].values()]
@@ -268,24 +278,33 @@ def test_a_run_goes_on_where_it_was_ended(few_laws: list[str], tmp_path):
     assert all(one["why"] for one in shown)
 
 
+def test_mutants_that_declare_alike_are_asked_together_and_each_once() -> None:
+    found = list(kind.asked(MANY[:200]))
+    assert sorted(index for one in found for index in one["mutants"]) == sorted(one.index for one in MANY[:200])
+    by_index = {one.index: one for one in MANY[:200]}
+    for one in found:
+        assert len(one["mutants"]) <= kind.AT_ONCE
+        assert len({by_index[index].group for index in one["mutants"]}) == 1
+    few = list(kind.questions(seeds=2, mutants=5))
+    assert {one["seed"] for one in few} == {1, 2}
+    assert sum(len(one["mutants"]) for one in few) == 10
+
+
+@pytest.mark.slow
+def test_a_campaign_of_the_kind_says_the_rate_of_each_seed(few_laws: list[str], tmp_path: Path) -> None:
+    words = ["campaign", "run", "adversary", "--seeds", "2", "--mutants", "3", "--engine", "serial"]
+    done = CliRunner().invoke(cli.app, [*words, "--out", str(tmp_path / "c")])
+    assert done.exit_code == 0, done.output
+    for seed in (1, 2):
+        assert f"adversary, seed {seed}: 3 mutants: " in done.stdout
+
+
 @pytest.mark.slow
 def test_the_bench_says_how_many_of_a_sample_are_seen(few_laws: list[str]):
     words = ["bench", "--law", few_laws[0], "--examples", "1", "--deviations", "0", "--no-workers", "--mutants", "4"]
     done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     assert re.search(r"4 random mutants: \d of the \d wrong ones are seen, [\d.]+ %", done.stdout.splitlines()[-1])
-
-
-def test_a_line_that_was_cut_off_is_not_read(tmp_path):
-    path = tmp_path / "results.jsonl"
-    results = adversary.Results(path)
-    results.add("attempt", "mutant:1:1", killed="")
-    results.add("attempt", "mutant:1:2", killed="a law")
-    path.write_bytes(path.read_bytes()[:-5])
-    again = adversary.Results(path)
-    assert list(again.of("attempt")) == ["mutant:1:1"]
-    again.add("attempt", "mutant:1:2", killed="another")
-    assert adversary.Results(path).of("attempt")["mutant:1:2"]["killed"] == "another"
 
 
 @pytest.mark.slow
@@ -307,8 +326,8 @@ def test_a_law_that_goes_through_sizes_ends_at_the_first_that_fails(monkeypatch:
     assert mutation.try_law(law, Mutant(specs[0]), 5).status == "failed"
 
 
-def test_survivors_are_put_before_laws_again(few_laws: list[str], tmp_path):
-    results = adversary.Results(tmp_path / "results.jsonl")
+def test_survivors_are_put_before_laws_again(few_laws: list[str]) -> None:
+    results = adversary_rows.Results()
     found = next(one for one in MANY if one.stage == "write" and one.slip.text == "negated")
     past = next(one for one in MANY if one.conditions[0].kind == "history" and one.stage == "write")
     specs = [alone(found, conditions=(ALWAYS,)), past]
@@ -316,15 +335,15 @@ def test_survivors_are_put_before_laws_again(few_laws: list[str], tmp_path):
     for spec in specs:
         results.add("attempt", spec.target, killed="", **tried)
         results.add("confirmation", spec.target, status="wrong")
-    adversary.again(specs, 5, "manifold", results)
+    adversary_rows.again(specs, 5, "manifold", results)
     assert [one["killed"] for one in results.of("attempt").values()] == ["", ""]
-    adversary.again(specs, 5, "mixing", results)
+    adversary_rows.again(specs, 5, "mixing", results)
     assert [one["killed"] for one in results.of("attempt").values()] == [few_laws[2], ""]
     assert adversary_page.rates(specs, results)["killed"] == 1
 
 
-def test_what_no_witness_was_asked_of_counts_for_nothing(tmp_path):
-    results = adversary.Results(tmp_path / "results.jsonl")
+def test_what_no_witness_was_asked_of_counts_for_nothing() -> None:
+    results = adversary_rows.Results()
     tried = {"reached": 1, "fired": 2, "examples": 1, "ratio": 0.5, "seconds": 0.1, "errors": []}
     for spec, killed in zip(MANY[:4], ("a law", "", "", ""), strict=True):
         results.add("attempt", spec.target, killed=killed, **tried)
@@ -361,7 +380,7 @@ def test_laws_see_a_sample_of_mutants_without_conditions(monkeypatch: pytest.Mon
 
 
 def test_what_is_written_by_hand_stays_on_the_page(tmp_path: Path):
-    found = adversary_page.rates([], adversary.Results(tmp_path / "none.jsonl"))
+    found = adversary_page.rates([], adversary_rows.Results())
     adversary_page.publish(tmp_path, "one", found)
     page = tmp_path / "adversary.md"
     page.write_text(page.read_text() + adversary_page.BY_HAND + "\nTen of ten.\n")

@@ -112,6 +112,7 @@ def campaign(
     device: Annotated[Device | None, typer.Option(help="laws, fuzz: where the targets compute")] = None,
     profile: Annotated[str | None, typer.Option("--hypothesis-profile", help="how long to search")] = None,
     examples: Annotated[int | None, typer.Option(min=1, help="kill, seeds, fuzz: examples a law")] = None,
+    mutants: Annotated[int | None, typer.Option(min=1, help="adversary: how many of each seed")] = None,
     pairs: Annotated[int | None, typer.Option(min=0, help="identify: how many pairs of deviations")] = None,
     family: Annotated[list[str] | None, typer.Option(help="explosions, training; may be repeated")] = None,
     threshold: Annotated[str | None, typer.Option(help="explosions, atlas, training")] = None,
@@ -127,8 +128,9 @@ def campaign(
     folder, named = Folder(out), what or []
     given = {
         **{"seeds": seeds, "impl": impl, "law": law, "only": only, "dtype": dtype, "dialect": dialect},
-        **{"profile": profile, "examples": examples, "pairs": pairs, "family": family, "threshold": threshold},
-        **{"gain": gain, "max_streams": max_streams, "device": device.value if device else None},
+        **{"profile": profile, "examples": examples, "mutants": mutants, "pairs": pairs, "family": family},
+        **{"threshold": threshold, "gain": gain, "max_streams": max_streams},
+        **{"device": device.value if device else None},
     }
     options = {name: value for name, value in given.items() if value is not None and value != []}
     try:

@@ -12,7 +12,7 @@ from properties.guards.whole import write_whole
 
 if TYPE_CHECKING:
     from properties.catalogue.mutants import Spec
-    from properties.commands.adversary import Results
+    from properties.commands.adversary_rows import Results
 
 SCHEMA = 1
 """The number of the form of adversary.json: {schema, runs, survivors}."""

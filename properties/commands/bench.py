@@ -186,7 +186,7 @@ def main(
     """Measure what laws cost: examples per second, where the time goes, and how soon a wrong implementation is seen."""
     import torch
 
-    from properties.commands.adversary import sampled
+    from properties.commands.adversary_rows import sampled
     from properties.commands.refusals import refuse_absent, refuse_unknown
     from properties.core.device import device_of
     from properties.core.implementation import dtype_names

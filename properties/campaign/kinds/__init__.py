@@ -17,6 +17,7 @@ KINDS = {
     "laws": "targets x laws x dtypes x seeds, each law searched and shrunk",
     "seeds": "every control in many presets and dtypes: no law may accuse one",
     "kill": "which law sees which wrong implementation",
+    "adversary": "random mutants of the reference, and which of them no law sees",
     "conformance": "the laws on published implementations",
     "identify": "what identify says of everything that is known",
     "explosions": "the smallest network that explodes, for a list of questions",
