@@ -203,7 +203,7 @@ def project_from_mappings(implementation: Implementation, logits: Tensor) -> Ten
     dialect = implementation.dialect
     n = streams_of_logits(logits.shape, dialect)
     batch = logits.shape[: -len(logits_shape(n, dialect))]
-    channels = 2
+    channels = next_multiple(2, implementation.channel_multiple)
     shapes = params_shapes(n, channels, dialect)
     x = torch.ones(n, channels, dtype=_state_dtype(implementation, logits.dtype), device=logits.device)
     x[..., 0] = 2  # a norm that subtracts a mean is left with something
