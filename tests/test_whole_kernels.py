@@ -15,6 +15,7 @@ from torch import Tensor
 from mhc_ref import DEEPSEEK_V4, PAPER, PRESETS, QWEN4_EXP, Branch, Dialect, Mappings, Params
 from properties.bounds import Approx
 from properties.bounds.token_mix import TokenMix
+from properties.catalogue import controls
 from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Reference
 from properties.core.law import all_laws
@@ -22,7 +23,7 @@ from properties.core.rounding import Rounding
 from properties.core.sweep import Reach
 from properties.core.trial import LawBroken, wide
 from properties.core.truth import present
-from properties.engine.runner import PROFILES, Subject, Verdict, examine
+from properties.engine.runner import PROFILES, Profile, Subject, Verdict, examine
 from properties.laws import pulls, shared
 from properties.laws.gradient_tokens import _branch, mixing
 from properties.laws.gradient_waiting import SIZE, TOKENS, widened
@@ -235,3 +236,15 @@ def test_a_branch_that_is_never_called_is_told_as_that(law: str, tmp_path: Path)
     found = judged(law, IgnoresItsBranch(PAPER), tmp_path)
     assert found.status == "failed"
     assert "the number of calls of the first branch" in found.message
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_passes_that_wait_have_parameters_that_their_dtype_can_store(n: int, tmp_path: Path) -> None:
+    """Channels that come again three times had a third of phi, which bfloat16 does not have."""
+    target = controls.build("short-parameters", PRESETS["PAPER"])
+    target.streams = (n,)
+    subject = Subject("short", target, torch.bfloat16, torch.device("cpu"))
+    verdict = examine(
+        all_laws()["gradient.many-passes-may-wait"], subject, Profile(1, derandomise=True), directory=tmp_path
+    )
+    assert verdict.status == "passed"
