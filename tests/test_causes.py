@@ -240,3 +240,43 @@ def test_a_shrunk_failure_decides_a_tie_before_it_is_told(tmp_path: Path, monkey
     )
     assert [one.explanation and one.explanation["deviation"] for one in found.causes] == ["max-not-subtracted"]
     assert said == list(found.causes)
+
+
+class TooFew(Right):
+    """Takes no parameters: a call of it raises before a line of it runs."""
+
+    def mappings(self, x: Tensor) -> Mappings:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise AssertionError("not reached")
+
+    project = Implementation.project
+
+
+def test_a_call_that_a_method_does_not_take_is_one_cause_wherever_it_is_made(tmp_path: Path) -> None:
+    found = list(examined(TooFew(), PROJECTION, "coefficients.agrees-with-oracle", where=tmp_path))
+    assert len({cause.key for one in found for cause in one.causes}) == 1
+
+
+class Numpy(Right):
+    def project(self, logits: Tensor) -> Tensor:
+        return super().project(logits).detach().numpy()  # type: ignore[return-value]
+
+
+def test_the_cause_of_a_broken_contract_says_what_is_wrong(tmp_path: Path) -> None:
+    (verdict,) = examined(Numpy(), PROJECTION, where=tmp_path)
+    (cause,) = verdict.causes
+    assert "it breaks its contract in the projection: project is ndarray; expected a torch.Tensor" in cause.summary
+    assert "no dialect" not in cause.summary
+
+
+class OverLogits(Right):
+    def project(self, logits: Tensor) -> Tensor:
+        return logits.copy_(super().project(logits))
+
+
+def test_where_autograd_refuses_what_is_written_to_that_is_said_and_not_that_gradients_are_declared(
+    tmp_path: Path,
+) -> None:
+    (verdict,) = examined(OverLogits(), "execution.gradient-mode-does-not-change-h-res", where=tmp_path)
+    (cause,) = verdict.causes
+    assert any("It writes to a tensor that it was given" in one and "in-place" in one for one in cause.notes)
+    assert not any(one.startswith("If that is meant") for one in cause.notes)

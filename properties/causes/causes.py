@@ -29,6 +29,7 @@ from properties.causes.sharing import shared
 from properties.causes.stages import shows, stage_of
 from properties.causes.wording import (
     DOES,
+    contract_words,
     exception_key,
     fault_of_ours,
     limit_cause,
@@ -321,10 +322,11 @@ class Causes:
             matters = f"here it is wrong only {so}" if so else "it is this input that matters, or how the call is made"
             notes = (f"{elsewhere}: {matters}", *notes)
         notes = (*(f"explained beside it: {one.words}" for one in suspect.parts), *notes)
+        why = contract_words(broken) or ", which no dialect and none of the named slips explains"
         cause = Cause(
             key,
             subject.implementation.name,
-            f"{beside}it {DOES[kind]} in the {stage}, which no dialect and none of the named slips explains",
+            f"{beside}it {DOES[kind]} in the {stage}{why}",
             stage=stage,
             kind=kind,
             notes=tuple(notes),

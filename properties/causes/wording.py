@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import torch
@@ -9,12 +10,12 @@ import torch
 from properties.causes.stages import stage_of
 from properties.core.kinds import kind_of
 from properties.core.law import Law
-from properties.core.trial import TargetRaised
+from properties.core.trial import LawBroken, TargetRaised
 from properties.diagnosis.parts import Limit, Part
 from properties.engine.subject import Subject
 from properties.guards.faults import described, placed
 from properties.guards.printable import message_of, name_of, printable
-from properties.guards.traces import excerpt, place_of
+from properties.guards.traces import excerpt, met_in_ours, place_of
 from properties.report.cause import TIED, Cause
 
 DOES = {
@@ -39,7 +40,7 @@ def part_key(subject: Subject, part: Part) -> str:
 
 
 def exception_key(subject: Subject, broken: TargetRaised) -> str:
-    place = place_of(broken.raised)
+    place = "" if met_in_ours(broken.raised) else place_of(broken.raised)
     what = place or message_of(broken.raised, 80)
     return f"{subject.implementation.name}: {name_of(broken.raised)} at {what}"
 
@@ -62,15 +63,26 @@ def part_cause(subject: Subject, part: Part, law: Law) -> Cause:
     )
 
 
+_WRITES = re.compile("in-place operation|modified by an inplace operation|leaf variable has been moved", re.IGNORECASE)
+"""What autograd says where somebody writes to what it needs, or to a leaf."""
+
+
 def limit_cause(subject: Subject, limit: Limit) -> Cause:
-    """An undeclared limit, with what declares it."""
+    """An undeclared limit, with what declares it; where autograd refuses that something is written to, that."""
+    advice = f"If that is meant, declare `{limit.declare}`."
+    if limit.attribute == "differentiable" and _WRITES.search(limit.message):
+        said = limit.message.rstrip(".")
+        advice = (
+            f"It writes to a tensor that it was given, or that the backward pass needs: {said}. Write to a tensor of "
+            f"its own. If no gradients are meant at all, declare `{limit.declare}`."
+        )
     return Cause(
         f"{subject.implementation.name}: {limit.declare}",
         subject.implementation.name,
         limit.described,
         stage="execution",
         kind="limit",
-        notes=(f"If that is meant, declare `{limit.declare}`.",),
+        notes=(printable(advice, 400),),
     )
 
 
@@ -86,6 +98,14 @@ def raised_cause(law: Law, subject: Subject, broken: TargetRaised) -> Cause:
         notes=tuple(excerpt(broken.raised).splitlines()),
         first=law.id,
     )
+
+
+def contract_words(broken: LawBroken) -> str:
+    """After a colon what is wrong where a contract is broken, which needs no other explanation; else nothing."""
+    if broken.kind != "contract":
+        return ""
+    belongs = f": {broken.got} where {broken.exact} belongs" if broken.got and broken.exact else ""
+    return printable(f": {broken.what}{belongs}", 240)
 
 
 def unsteady_cause(law: Law, subject: Subject) -> Cause:

@@ -143,8 +143,9 @@ class Observer:
             return answered(call)
 
     def placed(self, value: Any) -> Any:
-        """The same on the device."""
-        return map_tensors(value, lambda tensor: tensor.to(self.device))
+        """Copies on the device: an implementation that writes to its arguments must not change the case, which the
+        truth still reads, and which other implementations may be given after it."""
+        return map_tensors(value, lambda tensor: tensor.to(self.device, copy=True))
 
     def handed(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments on the device."""

@@ -26,6 +26,7 @@ class Limit:
         error: the name of the exception's class; empty where what came back had the wrong form.
         place: "file.py:12" of the target's own innermost frame; empty where it is not known.
         value: what the attribute would be, as plain data.
+        message: what the first of these exceptions says.
     """
 
     attribute: str
@@ -34,6 +35,7 @@ class Limit:
     error: str = ""
     place: str = ""
     value: Any = None
+    message: str = ""
 
     @property
     def described(self) -> str:
@@ -83,7 +85,10 @@ def limits_of(met: Sequence[Met], declared: Declaration) -> tuple[Limit, ...]:
     for one in met:
         found.setdefault((one.attribute, one.refusal.error, one.refusal.place), []).append(one)
     return tuple(
-        Limit(attribute, lines.get(attribute, ""), _clause(group), error, place, plain.get(attribute))
+        Limit(
+            *(attribute, lines.get(attribute, ""), _clause(group), error, place, plain.get(attribute)),
+            message=group[0].refusal.message,
+        )
         for (attribute, error, place), group in found.items()
     )
 

@@ -85,6 +85,13 @@ def place_of(error: BaseException) -> str:
     return "" if last is None else printable(f"{Path(last[0]).name}:{last[1]}", 120)
 
 
+def met_in_ours(error: BaseException) -> bool:
+    """Whether it was raised in code of ours, as by a call with arguments that the target does not take: then the line
+    says nothing of the target."""
+    last = None if issubclass(type(error), (Elsewhere, Lost)) or own_frames(error) else raised_at(error)
+    return last is not None and any(Path(last[0]).is_relative_to(one) for one in _OURS)
+
+
 def excerpt(error: BaseException) -> str:
     """The last lines of the target's own code that led to an exception, for a terminal; empty where there are none."""
     if issubclass(type(error), Elsewhere):
