@@ -1,16 +1,20 @@
-"""Numbers that pages quote are those of the files that commands have written."""
+"""Numbers that pages and sources quote: those of files that commands wrote, and of the version that is pinned."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from mhc_ref.presets import SOURCES
 from properties.report import standing
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def numbers_of(run: dict[str, Any]) -> tuple[str, str]:
@@ -42,3 +46,25 @@ def test_the_page_of_the_conformance_says_how_many_laws_each_entry_was_tried_wit
     ]
     text = (DOCS / "conformance.md").read_text("utf-8")
     assert "\n".join(["|---|---|---|---|", *rows, ""]) in text, "\n".join(["conformance.md needs these rows:", *rows])
+
+
+def test_what_was_read_in_transformers_was_read_in_the_version_that_is_pinned() -> None:
+    """Findings may be about another version: they are of the one in which they were found."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    pinned = extras["transformers"][0].removeprefix("transformers==")
+    texts = {f"preset {name}": text for name, text in SOURCES.items()}
+    for place in (
+        "properties/families",
+        "properties/catalogue",
+        "properties/explosion",
+        "properties/targets/published",
+    ):
+        texts |= {str(path): path.read_text("utf-8") for path in (ROOT / place).rglob("*.py")}
+    texts |= {page: (DOCS / page).read_text("utf-8") for page in ("models.md", "monitor.md")}
+    named = [
+        (where, found)
+        for where, text in texts.items()
+        for found in re.findall(r"(?<![-\w])transformers (\d+\.\d+(?:\.\d+)?)", text)
+    ]
+    assert len(named) > 10
+    assert [(where, found) for where, found in named if not f"{pinned}.".startswith(f"{found}.")] == []
