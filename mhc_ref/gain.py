@@ -8,13 +8,11 @@ absolute sums (inf-norm, 1-norm) and the spectral norm stand beside them. On non
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-Average = Literal["gain", "operator"]
 
 
 class Gains(NamedTuple):
@@ -28,38 +26,36 @@ class Gains(NamedTuple):
 
 
 def gains(operator: Float[Tensor, "*batch n n"]) -> Gains:
-    """max_i |sum_j A_ij|, max_j |sum_i A_ij|, the inf-norm, the 1-norm and the spectral norm of each operator."""
+    """max_i |sum_j A_ij|, max_j |sum_i A_ij|, the inf-norm, the 1-norm and the spectral norm of each operator.
+
+    In float32 at least. A NaN gives NaN, and an infinity an infinite spectral norm.
+    """
+    operator = operator.to(torch.promote_types(operator.dtype, torch.float32))
+    size = operator.abs()
+    # A singular value decomposition raises for what is not finite, and for a whole batch where one operator is so.
+    finite = operator.isfinite().all(-1).all(-1)
+    spectral = torch.linalg.matrix_norm(torch.where(finite[..., None, None], operator, 0), 2)
     return Gains(
         forward_signed=operator.sum(-1).abs().amax(-1),
         backward_signed=operator.sum(-2).abs().amax(-1),
-        forward=operator.abs().sum(-1).amax(-1),
-        backward=operator.abs().sum(-2).amax(-1),
-        spectral=torch.linalg.matrix_norm(operator, 2),
+        forward=size.sum(-1).amax(-1),
+        backward=size.sum(-2).amax(-1),
+        spectral=torch.where(finite, spectral, size.amax((-2, -1))),
     )
 
 
 def prefixes(operators: Float[Tensor, "L *batch n n"]) -> Float[Tensor, "L *batch n n"]:
-    """P_l = A_l ... A_1, the forward composites: what reaches layer l from the input."""
-    composites = [operators[0]]
+    """P_l = A_l ... A_1, the forward composites: what reaches layer l from the input. None where there is no layer."""
+    composites = list(operators[:1])
     for operator in operators[1:]:
         composites.append(operator @ composites[-1])
-    return torch.stack(composites)
+    return torch.stack(composites) if composites else operators
 
 
 def suffixes(operators: Float[Tensor, "L *batch n n"]) -> Float[Tensor, "L *batch n n"]:
-    """S_l = A_L ... A_l, the backward composites: what a gradient passes from the output to layer l."""
-    composites = [operators[-1]]
+    """S_l = A_L ... A_l, the backward composites: what a gradient passes from the output to layer l. None where there
+    is no layer."""
+    composites = list(operators[-1:])
     for operator in reversed(operators[:-1]):
         composites.append(composites[-1] @ operator)
-    return torch.stack(composites[::-1])
-
-
-def token_average(composites: Float[Tensor, "L tokens n n"], average: Average) -> Gains:
-    """The gains of each layer's composite averaged over tokens, each [L].
-
-    ``gain`` averages the gains of the tokens' composites; ``operator`` takes the gain of the averaged composite.
-    They differ by an order of magnitude for unconstrained mixing, so the order is never implied.
-    """
-    if average == "operator":
-        return gains(composites.mean(1))
-    return Gains(*(each.mean(1) for each in gains(composites)))
+    return torch.stack(composites[::-1]) if composites else operators

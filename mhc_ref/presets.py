@@ -91,7 +91,7 @@ SOURCES: dict[str, str] = {
     "PAPER": "mHC as printed, arXiv 2512.24880 eq. (7)-(9): columns first and rows last, 20 iterations, the norm's "
     "eps of table 5",
     "DEEPSEEK_V4": "DeepSeek-V4's inference code; deepseek-ai/TileKernels:tile_kernels/torch/mhc.py (36d9e45), "
-    "transformers 5.23.0",
+    "transformers 5.24.0",
     "DEEPSEEK_V4_1": "DeepSeek-V4.1's single pass, mlx-lm 0.32.2:mlx_lm/models/deepseek_v41.py: a branch reads with "
     "the h_pre of the block before, the first reads stream 0, and the streams end by the last h_pre",
     "LIGER": "linkedin/Liger-Kernel:src/liger_kernel/ops/mhc.py (ead96b6): the same stored matrix, untransposed",
@@ -101,17 +101,17 @@ SOURCES: dict[str, str] = {
     "what it stores",
     "HYPER_CONNECTIONS": "hyper-connections before the manifold, arXiv 2409.19606 eq. (2), (10)-(13), A_r transposed",
     "RESIDUAL": "the plain residual stream x + h_post F(h_pre x); n = 1 is meaningful",
-    "IHC": "iHC of Hy4, streams that keep to themselves; transformers 5.23.0: HYV4HyperConnection, HYV4HyperHead; its "
+    "IHC": "iHC of Hy4, streams that keep to themselves; transformers 5.24.0: HYV4HyperConnection, HYV4HyperHead; its "
     "`hc_magnitude` is post_scale",
     "KROMHC": "KromHC, arXiv 2601.21579; wz1119/KromHC:hyper_conn/Kromhc.py (dd2910c), for n a power of 2",
     "CAYLEY": "hyper-connections with an orthogonal mixing: the Cayley transform, A. Cayley, 1846, as in "
     "sparse-hyper-connections 0.1.2:shc/layers/cayley.py, whose skew matrix is the negative of this one",
-    "QWEN4_EXP": "the gated residual of Qwen4-Exp, transformers 5.23.0: models/qwen4_exp/modeling_qwen4_exp.py, "
+    "QWEN4_EXP": "the gated residual of Qwen4-Exp, transformers 5.24.0: models/qwen4_exp/modeling_qwen4_exp.py, "
     "Qwen4ExpTextGatedResidual",
     "ATTN_RES": "attention residuals, arXiv 2603.15031: layers of one group, which read the states before it and the "
     "sum under way, and add to that; liger-kernel 0.8.5, fla-core 0.6.0, Kimi K3",
     "MUSE_SPARK": "the residual gate of Muse Spark, its alpha for each stream where Muse Spark has one a channel "
-    "of its one stream; transformers 5.23.0: models/muse_spark/modeling_muse_spark.py, MuseSparkResidualGate",
+    "of its one stream; transformers 5.24.0: models/muse_spark/modeling_muse_spark.py, MuseSparkResidualGate",
 }
 """Name -> what it is, and where it is printed or shipped."""
 

@@ -84,10 +84,16 @@ def stack(
     """expand, layers, collapse. Where the dialect collapses by a head, `params` has one entry more, the head's.
 
     Raises:
-        ValueError: the numbers of parameters and branches do not match.
+        ValueError: the numbers of parameters and branches do not match, or there are no parameters, of which the number
+            of streams is read.
     """
     wanted = len(branches) + has_head(dialect)
-    if not params or len(params) != wanted:
+    if not params and not wanted:
+        raise ValueError(
+            "no parameter set was given, for no branches; expected at least one, since the number of streams is read "
+            "from it. Without blocks call collapse(expand(h, n, dialect), dialect), which takes that number"
+        )
+    if len(params) != wanted:
         raise ValueError(
             f"{len(params)} parameter sets for {len(branches)} branches; collapse={dialect.collapse!r} needs {wanted}"
             + (", the last being the head's" if has_head(dialect) else "")

@@ -112,7 +112,7 @@ def test_check_says_what_it_exercised(folder: Path) -> None:
     assert code == 0, output
     assert "\nGood       1 held\nref:LIGER  1 held\n2 targets: 2 held\n" in output
     assert "1 of 1 laws exercised, 0 not applicable, 0 silently absent" in output
-    assert f"report: {folder / 'out' / 'report.json'}" in output
+    assert f"\nreport: {Path('out', 'report.json')} (to look at: report.html)\n" in output
 
 
 @pytest.mark.slow

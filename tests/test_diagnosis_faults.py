@@ -31,7 +31,7 @@ from properties.diagnosis.coefficients import Gates
 from properties.diagnosis.exam import forward
 from properties.diagnosis.judge import Judge, Unanswerable
 from properties.diagnosis.reading import Reader, Reading
-from properties.diagnosis.stages import first_bad_stage
+from properties.diagnosis.stages import Stages
 from properties.diagnosis.usage import used
 from properties.diagnosis.view import BadOutput, Frame, View
 from properties.engine.runner import Profile, Subject, examine
@@ -182,9 +182,9 @@ def test_a_fault_of_ours_is_never_a_finding(place: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("stage", ["_norm", "_matmul", "_gates_alone"])
 def test_a_fault_of_ours_among_the_stages_is_no_right_stage(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     view = view_of(Reference(PAPER))
-    monkeypatch.setattr(f"properties.diagnosis.stages._Stages.{stage}", raising(RuntimeError("ours")))
+    monkeypatch.setattr(f"properties.diagnosis.stages.Stages.{stage}", raising(RuntimeError("ours")))
     with pytest.raises(RuntimeError, match="ours"):
-        first_bad_stage(view, PAPER, Predictions("compute"), [])
+        list(Stages(view, PAPER).every())
 
 
 def test_a_fault_of_ours_in_what_is_used_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

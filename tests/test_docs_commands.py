@@ -45,6 +45,7 @@ PAGES = (
             "how-far-to-trust",
             "exit-codes-files-schema",
             "glossary",
+            "models",
         )
     ),
 )

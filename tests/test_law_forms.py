@@ -19,7 +19,7 @@ from properties.catalogue import controls
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation, Reference, project_from_mappings
 from properties.core.law import FAMILIES, all_laws, family_laws
-from properties.core.trial import ContractBroken, LawBroken, same_bits
+from properties.core.trial import ContractBroken, LawBroken, same_numbers
 from properties.diagnosis import identify
 from properties.engine.runner import Profile, Subject, Verdict, examine, try_case
 
@@ -541,10 +541,11 @@ def test_an_output_without_a_graph_is_told_how_to_say_so(tmp_path: Path) -> None
         ([torch.inf], [torch.finfo(torch.float32).max], False),
         ([torch.nan], [0.0], False),
         ([1.0], [1.0, 1.0], False),
+        ([0.0], [-0.0], True),
     ],
 )
-def test_the_same_bits(one: list[float], other: list[float], same: bool) -> None:
-    assert same_bits(torch.tensor(one), torch.tensor(other)) == same
+def test_numbers_are_the_same_whatever_the_sign_of_a_zero(one: list[float], other: list[float], same: bool) -> None:
+    assert same_numbers(torch.tensor(one), torch.tensor(other)) == same
 
 
 TIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -29,7 +29,7 @@ from properties.engine.runner import Profile, Subject, Verdict, examine
 from properties.guards.traces import place_of
 from properties.targets.process import Limits, build, memory, protocol, schema
 from properties.targets.process.client import Client, Session, make
-from properties.targets.process.description import attributes_of, dialect_of
+from properties.targets.process.description import attributes_of
 from properties.targets.process.protocol import BadAnswer, ProcessDied, ServerError, TooMuchMemory
 from properties.targets.process.server import description, respond
 from properties.targets.process.smoke import _trivial
@@ -78,6 +78,9 @@ def test_what_is_no_array_is_said_to_be_none(array: Any, message: str) -> None:
 
 
 def test_a_dialect_is_a_preset_with_changes_or_fields() -> None:
+    def dialect_of(value: Any) -> Dialect:
+        return attributes_of(description(Reference(mhc_ref.PAPER)) | {"dialect": value})["dialect"]
+
     assert dialect_of("LIGER") == mhc_ref.LIGER
     assert dialect_of({"preset": "LIGER", "iterations": 3}) == mhc_ref.LIGER.with_(iterations=3)
     assert dialect_of({"iterations": 3}) == Dialect(iterations=3)

@@ -16,7 +16,7 @@ from mhc_ref import dialect as dialects
 from properties.core.implementation import Implementation
 from properties.targets.process import Limits
 from properties.targets.process.client import Client, Session, make
-from properties.targets.process.description import attributes_of, dialect_of
+from properties.targets.process.description import attributes_of
 from properties.targets.process.lines import read_line
 from properties.targets.process.peer import Peer
 from properties.targets.process.protocol import (
@@ -130,7 +130,7 @@ def test_descriptions(change: dict[str, Any], more: dict[str, Any]) -> None:
 @EXAMPLES
 @given(st.fixed_dictionaries({}, optional={name: values for name in ("preset", *dialects.FIELDS)}) | values)
 def test_dialects(value: Any) -> None:
-    mistaken(lambda: dialect_of(value))
+    mistaken(lambda: attributes_of(FIELDS | {"dialect": value}))
 
 
 class Scripted:

@@ -26,7 +26,7 @@ from mhc_ref import (
 )
 from mhc_ref.exact import Exact
 from mhc_ref.families.permutations import permutation_matrices
-from mhc_ref.gain import gains, prefixes, suffixes, token_average
+from mhc_ref.gain import gains, prefixes, suffixes
 from mhc_ref.packing import logits_shape, params_shapes, residual_size, streams_of_params
 from properties import bounds
 from properties.bounds import Approx, Rounding
@@ -509,6 +509,17 @@ def test_other_bad_input_is_named() -> None:
         mhc_ref.collapse(normal(3, 4), DEEPSEEK_V4)
     with pytest.raises(ValueError, match="1 parameter sets for 1 branches; collapse='head' needs 2, the last being"):
         mhc_ref.stack(normal(4), [dense_params(DEEPSEEK_V4, 2, 4)], [torch.sin], DEEPSEEK_V4)
+    with pytest.raises(ValueError, match="0 parameter sets for 0 branches; collapse='head' needs 1, the last being"):
+        mhc_ref.stack(normal(4), [], [], DEEPSEEK_V4)
+
+
+def test_a_stack_of_no_blocks_says_that_the_number_of_streams_is_read_from_parameters() -> None:
+    h = normal(2, 3)
+    with pytest.raises(ValueError, match=r"no parameter set was given, .* call collapse\(expand\(h, n, dialect\)"):
+        mhc_ref.stack(h, [], [], PAPER)
+    assert mhc_ref.collapse(mhc_ref.expand(h, 4, PAPER), PAPER).shape == h.shape
+    with pytest.raises(ValueError, match="0 parameter sets for 1 branches; collapse='sum' needs 1"):
+        mhc_ref.stack(h, [], [torch.sin], PAPER)
 
 
 # Gains
@@ -542,11 +553,26 @@ def test_prefixes_apply_the_first_layer_first_and_suffixes_the_last_one_last() -
     assert suffixes(operators).tolist() == [[[3, 7], [1, 2]], [[3, 1], [1, 0]], c.tolist()]
 
 
-def test_the_order_of_averaging_matters() -> None:
-    """Two tokens that cancel: each has gain 3, their mean operator has none."""
-    composites = torch.tensor([[[[3.0]], [[-3.0]]]], dtype=F64)
-    assert token_average(composites, "gain").forward.tolist() == [3]
-    assert token_average(composites, "operator").forward.tolist() == [0]
+def test_gains_of_short_dtypes_are_in_float32() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        found = gains(torch.tensor([[3.0, 0], [0, -4]], dtype=dtype))
+        assert {one.dtype for one in found} == {torch.float32}
+        assert [float(one) for one in found] == [4, 4, 4, 4, 4]
+
+
+def test_what_is_not_finite_has_gains_that_are_not_and_leaves_other_operators_alone() -> None:
+    nan, inf = math.nan, math.inf
+    operators = torch.tensor([[[1.0, 0], [nan, 1]], [[1.0, inf], [0, 1]], [[2.0, 0], [0, 1]]], dtype=F64)
+    found = gains(operators)
+    for each in found:
+        assert each[0].isnan()
+        assert each[1].item() == inf
+        assert each[2].item() == pytest.approx(2)
+
+
+def test_no_layers_have_no_composites() -> None:
+    none = torch.zeros(0, 3, 2, 2)
+    assert prefixes(none).shape == suffixes(none).shape == none.shape
 
 
 # -- logits whose differences leave the range of their dtype -----------------------------------------------------------

@@ -38,7 +38,7 @@ from properties.engine.runner import Profile, Subject, examine
 from properties.explosion import Explosion, ExplosionFileError, find_minimal, load, replay, save
 from properties.guards import sealed
 from properties.targets.target import resolve
-from properties.targets.trust import built_in, replay_line
+from properties.targets.trust import built_in, from_here, replay_line
 
 SUMS = "manifold.last-axis-sums"
 
@@ -347,6 +347,13 @@ def test_the_line_is_one_to_paste(target: str, folder: Path) -> None:
     assert replay_line(folder.parent / "x", "ref") == shlex.join(
         ["mhc-properties", "replay", str(folder.parent / "x"), "--impl", "ref"]
     )
+
+
+def test_a_path_below_the_working_folder_is_said_from_there_and_any_other_whole(folder: Path) -> None:
+    assert from_here(folder / "out" / "report.json") == str(Path("out", "report.json"))
+    assert from_here(folder / "out" / "report.json", folder / "out") == "report.json"
+    assert from_here(folder / "out", folder / "elsewhere") == str(folder / "out")
+    assert from_here(folder / "-out") == "./-out"
 
 
 def test_a_failure_prints_the_line_that_fails_again(folder: Path) -> None:

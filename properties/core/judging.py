@@ -74,8 +74,12 @@ class ContractBroken(LawBroken):
         super().__init__(what, ratio=math.inf, got=got, exact=wanted, against="wanted", kind="contract")
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Equal in shape and entry by entry; NaN is equal to NaN, and to nothing else."""
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Equal in shape and number by number; NaN is equal to NaN, and to nothing else.
+
+    -0 is 0, and a number is the same in every dtype: where an implementation promises the same bits, the sign of a zero
+    and the payload of a NaN are not held against it. What differs here differs in its bits, too.
+    """
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 

@@ -23,7 +23,7 @@ from properties.core.case import BranchSpec, map_tensors
 from properties.core.device import device_of, held_to
 from properties.core.handing import handing
 from properties.core.implementation import Implementation
-from properties.core.judging import same_bits
+from properties.core.judging import same_numbers
 from properties.core.reads import mapping_shapes
 from properties.core.ways import PLAIN, QUIET, RECORDED, SERVING
 from properties.guards.faults import HarnessError, TargetFault, answered
@@ -60,7 +60,7 @@ class Seen:
 
     def stays(self) -> bool:
         """Whether what the branch was given is still what it was then."""
-        return self.held is None or same_bits(self.held.to(self.u.device), self.u)
+        return self.held is None or same_numbers(self.held.to(self.u.device), self.u)
 
 
 @dataclass(frozen=True)

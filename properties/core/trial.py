@@ -25,7 +25,7 @@ from properties.core.implementation import Implementation, Reference
 from properties.core.judging import ContractBroken, Judge
 from properties.core.judging import LawBroken as LawBroken
 from properties.core.judging import magnitude as magnitude
-from properties.core.judging import same_bits as same_bits
+from properties.core.judging import same_numbers as same_numbers
 from properties.core.observer import BRANCHED, Observer
 from properties.core.observer import Seen as Seen
 from properties.core.premises import has_short_stages

@@ -39,33 +39,6 @@ STAGES = ("norm", "matmul", "gates", "sigmoid", "projection", "pre", "branch", "
 PRECISIONS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16 or TensorFloat-32": 2.0**-11, "bfloat16": 2.0**-8}
 
 
-def first_bad_stage(view: View, dialect: Dialect, predictions: Predictions, answers: list[Answer]) -> str:
-    """The first stage whose own inputs do not explain its outputs; "" where each by itself is right."""
-    worst: dict[str, float] = {}
-    for given in answers:
-        worst[given.probe.stage] = max(worst.get(given.probe.stage, 0.0), predictions.ratio(given, dialect))
-    raised = [one for one in answers if one.error]
-    if raised and len(raised) == len(answers):
-        return f"none: every call {raised[0].told}"
-    found = _Stages(view, dialect).coefficients()
-    if found:
-        return found
-    if worst.get("project", 0.0) > 1:
-        return "projection"
-    if worst.get("mappings", 0.0) > 1 and "mappings" in view.frame.own:
-        return _of_mappings(answers, predictions, dialect)
-    if worst.get("pre", 0.0) > 1:
-        return "pre"
-    for given in answers:
-        if given.probe.stage == "block" and predictions.ratio(given, dialect) > 1:
-            return _of_block(given, predictions.ratios(given, dialect), worst)
-    if worst.get("post", 0.0) > 1:
-        return "post"
-    names = {"expand": "expand", "collapse": "collapse", "depth": "layers", "gradient": "gradient"}
-    names |= {"precision": "precision", "execution": "execution"}
-    return next((name for stage, name in names.items() if worst.get(stage, 0.0) > 1), "")
-
-
 ORDER = (*STAGES, "layers", "expand", "collapse", "precision", "gradient", "execution")
 
 _OF_METHOD = {
@@ -167,8 +140,8 @@ def _roughly_again(found: Answer) -> list[Tensor]:
 def _coefficients(view: View, explanation: Explanation) -> list[str]:
     """The stages of the coefficients that are wrong, but for those that are wrong in an explanation too."""
     made = made_of_explanation(explanation)
-    wrong = list(_Stages(view, explanation.dialect).every())
-    known = _Stages(View(made, view.frame), explanation.dialect).every() if made is not None and wrong else ()
+    wrong = list(Stages(view, explanation.dialect).every())
+    known = Stages(View(made, view.frame), explanation.dialect).every() if made is not None and wrong else ()
     return [one for one in wrong if one not in set(known)]
 
 
@@ -183,25 +156,6 @@ def _by_itself(unit: Unit, view: View, search: Search) -> bool:
     return search.sheet.by_another(unit.given, again, search.sheet.base, _roughly_again)[unit] > 1
 
 
-def _of_mappings(answers: list[Answer], predictions: Predictions, dialect: Dialect) -> str:
-    """Static logits were right, and so were norm, matmul and gates by themselves: what is left of the mappings."""
-    for given in answers:
-        if given.probe.stage == "mappings" and predictions.ratio(given, dialect) > 1:
-            if given.error or len(given.values) != 3:
-                return "gates"
-            wrong = [one > 1 for one in predictions.ratios(given, dialect)]
-            return "projection" if wrong == [False, False, True] else "gates"
-    return "gates"
-
-
-def _of_block(given: Answer, ratios: list[float], worst: dict[str, float]) -> str:
-    if given.error or len(ratios) != 2:
-        return "branch"
-    if ratios[0] > 1:
-        return "pre"
-    return "post"
-
-
 @dataclass
 class _Look:
     """What a target shows of its coefficients, and the bound of each part."""
@@ -210,7 +164,7 @@ class _Look:
     expected: list[Approx]
 
 
-class _Stages:
+class Stages:
     """The coefficients, stage by stage."""
 
     def __init__(self, view: View, dialect: Dialect) -> None:
@@ -222,10 +176,6 @@ class _Stages:
         generator = torch.Generator().manual_seed(77)
         self.output = torch.randn(self.channels, generator=generator, dtype=torch.float64).to(self.frame.dtype)
         self.generator = generator
-
-    def coefficients(self) -> str:
-        """norm, matmul, gates, sigmoid or projection; "" where all of them are right."""
-        return next(self.every(), "")
 
     def every(self) -> Iterator[str]:
         """Those that are wrong by themselves: what turns a state into logits, and what is made of static logits."""

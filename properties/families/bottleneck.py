@@ -21,12 +21,12 @@ from properties.core.truth import wide
 
 
 class Bottleneck(Read):
-    """transformers 5.23.0: `Qwen4ExpTextGatedResidual`; with `one_bottleneck` x-transformers 2.31.10:
+    """transformers 5.24.0: `Qwen4ExpTextGatedResidual`; with `one_bottleneck` x-transformers 2.31.10:
     `GatedMultiResidual`."""
 
     name = "bottleneck"
     words = "a branch reads the mean of the normalised streams, every channel by a gate of low rank"
-    source = "transformers 5.23.0: models/qwen4_exp/modeling_qwen4_exp.py, Qwen4ExpTextGatedResidual"
+    source = "transformers 5.24.0: models/qwen4_exp/modeling_qwen4_exp.py, Qwen4ExpTextGatedResidual"
     FIELDS = formulas.FIELDS
 
     def joins(self, dialect: Dialect) -> bool:

@@ -33,7 +33,7 @@ class Carry(Mix):
 
     name = "carry"
     words = "diagonal, what a gate leaves of each stream"
-    source = "transformers 5.23.0, models/muse_spark/modeling_muse_spark.py: MuseSparkResidualGate"
+    source = "transformers 5.24.0, models/muse_spark/modeling_muse_spark.py: MuseSparkResidualGate"
     BY_STREAM = formulas.BY_STREAM
     MOST_STREAMS = formulas.MOST_STREAMS
     FIELDS = formulas.FIELDS

@@ -16,11 +16,11 @@ from properties.core.truth import wide
 
 
 class DepthAttention(Read):
-    """Attention residuals, arXiv 2603.15031; transformers 5.23.0: `Inkling2BlockAttentionResidual`."""
+    """Attention residuals, arXiv 2603.15031; transformers 5.24.0: `Inkling2BlockAttentionResidual`."""
 
     name = "depth-attention"
     words = "a branch reads the streams by a softmax of their products with one query"
-    source = "Attention Residuals, arXiv 2603.15031; transformers 5.23.0: models/inkling2/modeling_inkling2.py"
+    source = "Attention Residuals, arXiv 2603.15031; transformers 5.24.0: models/inkling2/modeling_inkling2.py"
     by_stream = True
     FIELDS = formulas.FIELDS
 

@@ -12,7 +12,7 @@ from hypothesis.strategies import DrawFn
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.premises import OnDevice, batch_invariant, deterministic
-from properties.core.trial import Trial, same_bits
+from properties.core.trial import Trial, same_numbers
 from properties.laws import about, calls
 from properties.laws.block import SIZES
 from properties.laws.calls import FIXED, Place, constant, flooded
@@ -77,7 +77,7 @@ def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
     """Five launches on the same many tokens, one right after the other, give the same bits.
 
     Declared by `deterministic`. What races, or adds atomically, does so once there is more work than one multiprocessor
-    has room for.
+    has room for. Numbers are compared: -0 is 0.
     """
     branch = constant(case.x)
 
@@ -86,7 +86,7 @@ def launches_repeat_bit_for_bit(trial: Trial, case: Case) -> None:
         outs = [target.block(x, params, one).detach() for _ in range(5)]
         first = outs[0]
         # Judged there: five results of a hundred thousand tokens are not worth moving.
-        return tuple(same_bits(first, other) for other in outs[1:])
+        return tuple(same_numbers(first, other) for other in outs[1:])
 
     same = trial.observe("block", run)
     trial.holds("the same launch again", all(same), "other bits", "the same bits")
@@ -97,6 +97,7 @@ def batches_do_not_change_bits(trial: Trial, case: Case) -> None:
     """A token has the same bits alone, among a few, and anywhere in a large batch.
 
     Declared by `batch_invariant`: the order of every sum is fixed for a token, whatever is computed beside it.
+    Numbers are compared: -0 is 0.
     """
     branch = constant(case.x)
 
@@ -108,9 +109,9 @@ def batches_do_not_change_bits(trial: Trial, case: Case) -> None:
         return alone, few, many
 
     alone, few, many = trial.observe("block", run)
-    trial.holds("the first token among others", same_bits(few[:1], alone), "other bits than alone", "the same bits")
+    trial.holds("the first token among others", same_numbers(few[:1], alone), "other bits than alone", "the same bits")
     trial.holds(
-        "the tokens of a large batch", same_bits(many, flooded(few, case.count)), "other bits than in a small one",
+        "the tokens of a large batch", same_numbers(many, flooded(few, case.count)), "other bits than in a small one",
         "the same bits",
     )  # fmt: skip
 

@@ -93,7 +93,7 @@ def pre_and_post_leave_their_inputs_alone(trial: Trial, case: Case) -> None:
 def projection_is_deterministic(trial: Trial, case: Case) -> None:
     """The same call on the same storage gives the same bits.
 
-    Declared by `deterministic`; races and atomic sums break it.
+    Declared by `deterministic`; races and atomic sums break it. Numbers are compared: -0 is 0.
     """
     memory.repeats_bits(trial, calls.projection(trial, case.logits))
 
@@ -104,7 +104,7 @@ def projection_is_deterministic(trial: Trial, case: Case) -> None:
 def blocks_are_deterministic(trial: Trial, case: Case) -> None:
     """The same block on the same storage gives the same bits.
 
-    Declared by `deterministic`.
+    Declared by `deterministic`. Numbers are compared: -0 is 0.
     """
     memory.repeats_bits(trial, calls.block(trial, case.x, case.params, case.branch))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.living import Living
-from properties.core.trial import Trial, same_bits
+from properties.core.trial import Trial, same_numbers
 from properties.laws.calls import MANY, Call, Place, flooded, kept
 
 FURTHER = 24
@@ -163,7 +163,7 @@ def _further(call: Call) -> int:
 
 
 def _moved(outputs: Sequence[Tensor], copies: Sequence[Tensor]) -> int:
-    return int(not all(same_bits(one.detach(), copy) for one, copy in zip(outputs, copies, strict=True)))
+    return int(not all(same_numbers(one.detach(), copy) for one, copy in zip(outputs, copies, strict=True)))
 
 
 def branch_inputs_outlive_further_calls(trial: Trial, call: Call, further: int = 0) -> None:
@@ -219,12 +219,12 @@ def leaves_branch_outputs_alone(trial: Trial, call: Call) -> None:
                 for turn in range(SHARED):
                     state, weights, _ = varied(call, given, mode, turn)
                     target.block(state, weights, lambda u: kept_output)
-            return not same_bits(kept_output, before)
+            return not same_numbers(kept_output, before)
 
         found = [changed(mode) for mode in modes(trial)]
         with torch.inference_mode():
             target.block(x.clone(), params, lambda u: kept_output)
-        return (*found, not same_bits(kept_output, before))
+        return (*found, not same_numbers(kept_output, before))
 
     every = (*modes(trial), INFERENCE)
     for mode, changed in zip(every, trial.observe(call.method, run), strict=True):

@@ -15,7 +15,7 @@ from properties.core.law import Schedule
 from properties.core.premises import where
 from properties.core.reads import mapping_shapes
 from properties.core.rounding import INF
-from properties.core.trial import Trial, same_bits
+from properties.core.trial import Trial, same_numbers
 from properties.core.truth import pulled_back
 from properties.laws import about, errors, pulls
 from properties.laws.calls import Place, kept
@@ -282,7 +282,7 @@ def lines_may_lie_as_low_as_masks(trial: Trial, case: Case) -> None:
             return kept([target.project(logits)])[0]
 
         plain = once(given.clone())
-        if not all(same_bits(once(torch.where(low, given - shift, given)), plain) for shift in HARMLESS):
+        if not all(same_numbers(once(torch.where(low, given - shift, given)), plain) for shift in HARMLESS):
             return plain, ()
         return plain, tuple(once(given.masked_fill(low, value)) for value in LOW)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mhc_ref import Params
 from properties.core.case import map_tensors
 from properties.core.implementation import Implementation
-from properties.core.trial import Trial, same_bits, wide
+from properties.core.trial import Trial, same_numbers, wide
 from properties.laws.calls import MANY, RECORDED, Call, Place, every_mode, flooded, kept, mappings, of_a_model
 
 WRITING = ("", " in inference mode", RECORDED)
@@ -36,13 +36,13 @@ def leaves_arguments_alone(trial: Trial, call: Call) -> None:
             before, lists = map_tensors(given, _copy), [listed(one) for one in given]
             outputs = call.on(target, lists)
             pairs = zip(call.tensors(given), call.tensors(before), strict=True)
-            found = [same_bits(one.detach(), other) for (_, one), (_, other) in pairs]
+            found = [same_numbers(one.detach(), other) for (_, one), (_, other) in pairs]
             found.append(all(_holds(one, whole) for one, whole in zip(lists, given, strict=True)))
             if count or not follows(given[0], outputs):
                 return (*found, True)
             (own,) = kept(outputs)
             call.on(target, (outputs[0], *given[1:]))
-            return (*found, same_bits(outputs[0].detach(), own))
+            return (*found, same_numbers(outputs[0].detach(), own))
 
         found: list[Any] = []
         for count in counts:
@@ -82,7 +82,7 @@ def follows(first: Tensor, outputs: Sequence[Tensor]) -> bool:
 
 
 def repeats_bits(trial: Trial, call: Call) -> None:
-    """The same call on the same storage gives the same bits."""
+    """The same call on the same storage gives the same bits, but for the sign of a zero."""
 
     def run(target: Implementation, place: Place) -> Any:
         given = map_tensors(call.given, place)
@@ -90,7 +90,7 @@ def repeats_bits(trial: Trial, call: Call) -> None:
 
     first, *others = trial.observe(call.method, run)
     for k, name in enumerate(call.gives):
-        same = all(same_bits(first[k], other[k]) for other in others)
+        same = all(same_numbers(first[k], other[k]) for other in others)
         trial.holds(f"{name} of the same call again", same, "other bits", "the same bits")
 
 
@@ -149,9 +149,9 @@ def has_no_memory(trial: Trial, call: Call, other: Call, outputs: bool = False) 
         for k, name in enumerate(call.gives):
             if outputs:
                 if trial.implementation.deterministic:
-                    same, what = same_bits(first[k], twice[k]), f"{name} of the same call{mode}"
+                    same, what = same_numbers(first[k], twice[k]), f"{name} of the same call{mode}"
                     trial.holds(what, same, "other bits", "the same bits", kind="randomness")
-                same, what = same_bits(first[k], later[k]), f"{name} after further calls{mode}"
+                same, what = same_numbers(first[k], later[k]), f"{name} after further calls{mode}"
                 trial.holds(what, same, "changed", "as returned", kind="memory")
             what = f"{name} of new {call.values} in old storage{mode}"
             trial.near(what, second[k], wide(alone[k]), 2 * two[k], kind="memory")

@@ -82,11 +82,6 @@ def divided_before_any_eps(dialect: Dialect) -> str | None:
     return None
 
 
-def without_entry_eps(dialect: Dialect) -> str | None:
-    """Entries are not changed before they are scaled."""
-    return "entry_eps breaks the exact identity" if dialect.entry_eps else None
-
-
 def free_matrix(dialect: Dialect) -> str | None:
     """The logits are an n x n matrix whose lines are those of h_res."""
     return None if guarantees_of(dialect).equivariant else f"h_res is {dialect.residual}"

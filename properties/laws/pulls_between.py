@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from properties.core.handing import rounded, stored_dtype
 from properties.core.implementation import Absent, Implementation
-from properties.core.trial import Trial, same_bits, wide
+from properties.core.trial import Trial, same_numbers, wide
 from properties.core.truth import accumulate, pulled_back
 from properties.laws.calls import QUIET, Place
 from properties.laws.modes import in_another_thread
@@ -128,8 +128,8 @@ def does_not_see_what_comes_between(trial: Trial, pulled: Pulled, bounds: Sequen
         handed = [one.detach().clone() for one in outputs]
         first = back(given, outputs)
         whole = (
-            tuple(same_bits(one.detach(), place(before)) for one, before in zip(given, pulled.inputs, strict=True)),
-            tuple(same_bits(one.detach(), before) for one, before in zip(outputs, handed, strict=True)),
+            tuple(same_numbers(one.detach(), place(before)) for one, before in zip(given, pulled.inputs, strict=True)),
+            tuple(same_numbers(one.detach(), before) for one, before in zip(outputs, handed, strict=True)),
         )
         again: dict[str, tuple[Tensor, ...]] = {}
         passed = forth()

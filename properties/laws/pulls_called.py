@@ -17,7 +17,7 @@ from torch import Tensor
 
 from properties.core.handing import stored_dtype
 from properties.core.implementation import Implementation
-from properties.core.trial import Trial, same_bits, wide
+from properties.core.trial import Trial, same_numbers, wide
 from properties.core.truth import accumulate, pulled_back
 from properties.laws.calls import Place
 from properties.laws.layouts import among_nan
@@ -129,10 +129,10 @@ def does_not_see_how_it_is_called(trial: Trial, pulled: Pulled) -> None:
         same, of = torch.equal(bar, before), f"a cotangent after the backward pass of {pulled.method}"
         trial.holds(of, same, "changed", "as before", kind="memory")
     for name, one, before in zip(names, later, first, strict=True):
-        same = same_bits(one, before)
+        same = same_numbers(one, before)
         trial.holds(f"{what} {name} after further backward passes", same, "changed", "as returned", kind="memory")
     for name, one, before in zip(names, grads, before_grads, strict=True):
-        same, of = one is not None and same_bits(one, before), f"the .grad of {name} after autograd.grad"
+        same, of = one is not None and same_numbers(one, before), f"the .grad of {name} after autograd.grad"
         trial.holds(f"{of} of {pulled.method}", same, "changed", "as before", kind="memory")
     bounds = pulled.errors(pulled.cotangents)
     slack = [2 * error for error in bounds]

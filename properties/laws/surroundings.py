@@ -19,7 +19,7 @@ from torch.utils._device import DeviceContext
 from mhc_ref import Params
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.implementation import Implementation
-from properties.core.trial import Trial, same_bits, wide
+from properties.core.trial import Trial, same_numbers, wide
 from properties.guards.faults import HarnessError, TargetFault, answered
 from properties.laws.calls import Call, Place, every_mode, kept, of_a_model
 
@@ -276,7 +276,7 @@ def are_left_by_refused_calls(trial: Trial, call: Call) -> None:
                 same = same and modes() == told
                 _restore(told)
                 whole = whole and asked == [one.requires_grad for one in tensors]
-                whole = whole and all(same_bits(one, other) for one, other in zip(tensors, before, strict=True))
+                whole = whole and all(same_numbers(one, other) for one, other in zip(tensors, before, strict=True))
                 states.append(generators())
             branches = _raising(misfit.given)
             own = [one != other for one, other in zip(*states, strict=True)]

@@ -18,6 +18,7 @@ from properties.plugin.options import option, workers
 from properties.plugin.screen import SCREEN
 from properties.plugin.session import untried
 from properties.plugin.subjects import subjects
+from properties.targets.trust import from_here
 
 if TYPE_CHECKING:
     from properties.engine.known import Orphan
@@ -108,7 +109,9 @@ def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
     if gathering.trouble:
         where = f"HARNESS ERROR: the report is lost: {gathering.trouble}"
     else:
-        path = f"{printable(str(gathering.path))} (to look at: {gathering.page.name})"
+        # From where the run began: what it called may have gone elsewhere.
+        shown = from_here(gathering.path, config.invocation_params.dir)
+        path = f"{printable(shown)} (to look at: {gathering.page.name})"
         where = f"report{'' if gathering.whole else ', incomplete'}: {path}"
     causes = list(gathering.causes.values())
     if wanted():

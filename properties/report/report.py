@@ -231,18 +231,6 @@ def declared(lines: list[Line]) -> list[str]:
     return [line for text in texts for line in wrapped(text)]
 
 
-def why_not(lines: list[Line], most: int = 12) -> list[str]:
-    """The laws that were exercised nowhere with their reasons."""
-    exercised = {line.law for line in lines if line.status != "not-applicable"}
-    reasons: dict[str, set[str]] = {}
-    for line in lines:
-        if line.law not in exercised:
-            reasons.setdefault(line.law, set()).add(line.reason)
-    shown = [wrapped(f"not applicable: {law}: {'; '.join(sorted(why))}") for law, why in reasons.items()]
-    more = [f"... and {len(shown) - most} more in report.json"] if len(shown) > most else []
-    return [*(line for lines in shown[:most] for line in lines), *more]
-
-
 def _number(ratio: float | None) -> float:
     return math.inf if ratio is None else ratio
 

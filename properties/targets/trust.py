@@ -56,14 +56,15 @@ def replay_line(path: Path, target: str = "", *, apart: bool = False) -> str:
     given = [f"--impl={target}"] if target.startswith("-") else ["--impl", target]
     isolated = ["--isolate"] if apart and not target.startswith("proc:") else []
     return printable(
-        shlex.join(["mhc-properties", "replay", _shown(path), *(given if target else []), *isolated]), 10_000
+        shlex.join(["mhc-properties", "replay", from_here(path), *(given if target else []), *isolated]), 10_000
     )
 
 
-def _shown(path: Path) -> str:
-    """The path from the folder in which this runs where it lies below it: there, targets are looked for too."""
+def from_here(path: Path, here: Path | None = None) -> str:
+    """The path from the folder in which this runs, or from `here`, where it lies below it: there, targets are looked
+    for too. Otherwise the path as it is."""
     try:
-        below = os.path.relpath(path)
+        below = os.path.relpath(path, here)
     except (ValueError, OSError):  # another drive, or the working folder is gone
         return str(path)
     if below.startswith(os.pardir):

@@ -183,7 +183,7 @@ class MixingInBfloat16(Deviant):
 
 @precision(
     "h-res-cast-to-state-dtype",
-    "transformers 5.23.0, Automodel since #2159: comb cast before the matmul",
+    "transformers 5.24.0, Automodel since #2159: comb cast before the matmul",
     mixes,
     COARSE,
 )

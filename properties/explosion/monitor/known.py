@@ -129,7 +129,7 @@ def _columns_of_x_transformers() -> Dialect:
 
 
 KNOWN: Mapping[str, Emission] = {
-    # transformers 5.23.0: (h_post, h_res, branch input); the decoder layer applies the transpose of h_res.
+    # transformers 5.24.0: (h_post, h_res, branch input); the decoder layer applies the transpose of h_res.
     "DeepseekV4HyperConnection": _DEEPSEEK,
     "Glm5NextTextHyperConnection": _DEEPSEEK,
     # nemo-automodel 0.7.0
@@ -159,7 +159,7 @@ KNOWN: Mapping[str, Emission] = {
     "GatedMultiResidual": Emission(
         None, "prepare", _streams_first, "RESIDUAL", computed=_identity, gates=_of_beta, needs=("static_write_logit",)
     ),
-    # transformers 5.23.0: streams are carried as they are, and gates write to them.
+    # transformers 5.24.0: streams are carried as they are, and gates write to them.
     "HYV4HyperConnection": _CARRIED._replace(dialect="IHC", gates=_of_magnitude, needs=("hc_post_magnitude",)),
     "Qwen4ExpTextGatedResidual": _CARRIED._replace(
         streams=_in_channels, dialect="QWEN4_EXP", gates=_twice(2), needs=("hc_count", "block_inject_weight")

@@ -42,7 +42,7 @@ class Init:
 INITS = {
     "published": Init(0.01, 0.0, "one", "identity", "one", "hyper-connections, arXiv 2409.19606 eq. (14)"),
     "paper": Init(0.01, 0.02, "one", "identity", "one", "mHC, arXiv 2512.24880 table 5; its biases are not printed"),
-    "deepseek": Init(1.0, 0.02, "half", "average", "one", "transformers 5.23.0, DeepSeek-V4: biases 0, scales 1"),
+    "deepseek": Init(1.0, 0.02, "half", "average", "one", "transformers 5.24.0, DeepSeek-V4: biases 0, scales 1"),
     "depth-scaled": Init(0.01, 0.0, "one", "identity", "depth", "published, branches over sqrt(L) as in GPT-2"),
     "rezero": Init(0.01, 0.0, "one", "identity", "zero", "published, and ReZero, arXiv 2003.04887"),
     "identity": Init(0.01, 0.0, "mean", "identity", "one", "the plain residual in every stream"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mhc_ref import Dialect
 from properties.core.declaration import TABLE, Declaration, DeclarationError, agree
 from properties.core.fields import Field, Unfit
 from properties.core.implementation import METHODS, Implementation, offers
@@ -46,18 +45,6 @@ def declare(implementation: Implementation, description: dict[str, Any]) -> None
             setattr(implementation, name, field.taken(description[name]))
         except (KeyError, Unfit) as error:
             raise BadAnswer(f"{name}{error}" if isinstance(error, Unfit) else f"{name} is missing") from error
-
-
-def dialect_of(value: Any) -> Dialect:
-    """The dialect that is named, {"preset": name, fields that differ}, or given by its fields.
-
-    Raises:
-        BadAnswer: no such preset, field or value.
-    """
-    try:
-        return TABLE["dialect"].read(value)
-    except Unfit as error:
-        raise BadAnswer(f"dialect{error}") from error
 
 
 def attributes_of(description: dict[str, Any]) -> dict[str, Any]:
