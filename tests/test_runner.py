@@ -34,6 +34,7 @@ from properties.engine.runner import (
     try_case,
 )
 from properties.engine.search import Enough, Search
+from properties.engine.tokens import fewer_tokens
 from properties.strategies import Setting, projection_cases
 from properties.targets.process.protocol import NoAnswer
 
@@ -544,3 +545,35 @@ def test_a_law_that_a_default_declaration_asks_for_names_the_declaration(tmp_pat
     assert found.status == "failed"
     assert "declares `strided = False`" in found.message
     assert "declares `" not in verdict(Given("project", lambda logits: 2 * right(logits)), SUMS, tmp_path).message
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_counterexample_has_no_token_that_does_not_matter(seed: int, tmp_path: Path) -> None:
+    """Hypothesis left tokens of zeros before the one that fails: without them it would have been drawn otherwise."""
+
+    class Few(Implementation):
+        dialect = PAPER
+        dtypes = (torch.float32,)
+
+        def project(self, logits: Tensor) -> Tensor:
+            return mhc_ref.project(logits, PAPER.with_(iterations=3))
+
+    subject = Subject("few", Few(), torch.float32, torch.device("cpu"))
+    verdict = examine(
+        all_laws()["manifold.agrees-with-oracle"], subject, Profile(16), directory=tmp_path, randomness=seed
+    )
+    assert verdict.status == "failed"
+    assert verdict.case is not None
+    assert len(verdict.case.logits) == 1
+    assert int((verdict.case.logits != 0).sum()) <= 4
+
+
+def test_fewer_tokens_are_each_alone_and_then_all_without_each() -> None:
+    subject = Subject("x", Reference(PAPER), torch.float64, torch.device("cpu"))
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    smaller = list(fewer_tokens(Case(x=x, y=x.sum(1)), subject))
+    assert [len(one.x) for one in smaller] == [len(one.y) for one in smaller] == [1] * 5 + [4] * 5
+    assert torch.equal(smaller[3].x, x[3:4])
+    assert torch.equal(smaller[5].x, x[1:])
+    assert not list(fewer_tokens(Case(x=x, axes="prompt"), subject))  # tokens that have places
+    assert not list(fewer_tokens(Case(x=x[:1]), subject))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from hypothesis.errors import FailedHealthCheck
 
 from properties.core.case import Case, describe
 from properties.core.family import declared_bounds
@@ -21,6 +22,14 @@ from properties.engine.trying import only_so
 from properties.guards.surroundings import usual
 from properties.guards.traces import excerpt
 from properties.targets.trust import replay_line
+
+
+def wasteful(law: Law, subject: Subject, fault: FailedHealthCheck) -> str:
+    """What is said of a strategy that throws away what it draws."""
+    return (
+        f"{law.id} on {subject.id}: its strategy (`{law.module}`, `draw`) fails a health check of Hypothesis, so that "
+        f"less may be tried than the report would say: {str(fault).partition(chr(10))[0]}"
+    )
 
 
 def counterexample(law: Law, subject: Subject, case: Case, broken: LawBroken) -> Counterexample:

@@ -18,13 +18,16 @@ from properties.core.law import Law
 from properties.core.picture import behaviours
 from properties.core.trial import LawBroken, NoRoom, TargetRaised
 from properties.engine.attribution import Attribution, Belonging
-from properties.engine.message import counterexample, explain, replaying
+from properties.engine.endings import Enough as Enough
+from properties.engine.endings import Settled
+from properties.engine.message import counterexample, explain, replaying, wasteful
 from properties.engine.picturing import failure
 from properties.engine.readable import example, readable
 from properties.engine.sharing import Drawn, Given, drawn_now
 from properties.engine.spread import database, fewer_streams, passes_over, seed_of, settings_of, some_frames, tried
 from properties.engine.subject import Profile, Status, Subject, Verdict
 from properties.engine.tally import Tally
+from properties.engine.tokens import fewer_tokens
 from properties.engine.trying import try_case
 from properties.guards.faults import HarnessError, described, placed
 from properties.guards.interruption import checkpoint
@@ -40,19 +43,9 @@ _TRIED_WITH_FEWER = 40
 """Examples for each smaller n, once something has failed: a second or two for a smaller counterexample."""
 _FURTHER = 3
 """Examples after the first failure that belongs to a known cause: another cause may show at one of them."""
+_PLAINLY = 1e3
+"""Bounds by which a failure is plain, so that smaller inputs which fail by less than the first are as good."""
 _COMPLAINT = "at another input the harness itself failed"
-
-
-class Enough(BaseException):
-    """A hang has been shrunk for long enough; through Hypothesis, which takes an `Exception` for a failure."""
-
-    def __init__(self, broken: LawBroken) -> None:
-        super().__init__()
-        self.broken = broken
-
-
-class Settled(BaseException):
-    """A failure belongs to a known cause, and so do those at further examples; through Hypothesis, as above."""
 
 
 class Search:
@@ -134,7 +127,7 @@ class Search:
                 self._complain(fault)
                 return self.failed(self.failure)
             if isinstance(fault, FailedHealthCheck):
-                raise HarnessError(self._wasteful(fault)) from fault
+                raise HarnessError(wasteful(self.law, self.subject, fault)) from fault
             raise
         if self.failure is not None:  # of a known cause
             return self.failed(self._plain(self.failure))
@@ -264,13 +257,16 @@ class Search:
             self._showing |= dict.fromkeys(words, drawn)
 
     def _passed_over(self, broken: LawBroken) -> bool:
-        """Whether a failure, while another is shrunk, is not as plain, or of another kind."""
+        """Whether a failure, while another is shrunk, is not as plain, or of another kind.
+
+        The first sets the floor, the root of its ratio and `_PLAINLY` at most: shrinking does not end at 1.01.
+        """
         if not self._shrinking:
-            self._floor = min(math.sqrt(broken.ratio), 1e6)
+            self._floor = min(math.sqrt(broken.ratio), _PLAINLY)
             return False
         kept = self.failure
         alike = kept is None or (type(kept), kept.kind) == (type(broken), broken.kind)
-        return not (alike and self._clear_enough(broken.ratio))
+        return not (alike and broken.ratio >= self._floor)
 
     def _of_a_known_cause(self, broken: LawBroken, case: Case) -> bool:
         """Whether a failure belongs to a known cause: the first is kept, and the search goes on a little.
@@ -322,14 +318,6 @@ class Search:
         self._belongs = {causes[key].key: how for key, how in self._belongs.items()}
         self._causes = {one.key: one for one in causes.values()}
 
-    def _clear_enough(self, ratio: float) -> bool:
-        """Whether a failure is as plain as the first one was, so that shrinking does not end at a ratio of 1.01.
-
-        The first failure sets the floor, the root of its ratio and 10^6 at most: smaller inputs that fail by less are
-        passed over. A law that holds is never affected.
-        """
-        return ratio >= self._floor
-
     def _save(self, broken: LawBroken, case: Case) -> None:
         """Save a counterexample; why that was not possible is kept: a broken law stays broken without a file."""
         try:
@@ -341,7 +329,7 @@ class Search:
     def _smallest(self, broken: LawBroken) -> LawBroken:
         """A failure that has been shrunk, with fewer streams where that is possible."""
         if self.profile.shrink and self.case is not None and not self._hangs:
-            broken = self._with_fewer_streams(broken, self.case)
+            broken = self._with_fewer_tokens(self._with_fewer_streams(broken, self.case))
             self._save(broken, self.case)
         return broken
 
@@ -354,8 +342,8 @@ class Search:
             self._causes, readable(case, broken)
         ):
             return broken
-        self._shrinking, self._floor = True, min(math.sqrt(broken.ratio), 1e6)
-        found = self._with_fewer_streams(broken, case, also_as_many=True)
+        self._shrinking, self._floor = True, min(math.sqrt(broken.ratio), _PLAINLY)
+        found = self._with_fewer_tokens(self._with_fewer_streams(broken, case, also_as_many=True))
         smaller = self.case or case
         if found is not broken:
             now = self.attribution.known(self.law, self.subject, smaller, found)
@@ -384,6 +372,20 @@ class Search:
                 self._complain(fault)
         return broken
 
+    def _with_fewer_tokens(self, broken: LawBroken) -> LawBroken:
+        """A failure that has been shrunk, with as few of its tokens as fail as plainly."""
+        left = fewer_tokens(self.case, self.subject) if self.case else iter(())
+        while (smaller := next(left, None)) is not None:
+            kept = self.failure, self.case
+            try:
+                self._attempt(smaller)
+            except LawBroken as found:
+                broken, left = found, fewer_tokens(smaller, self.subject)
+            except Exception as fault:  # ours, as above
+                self.failure, self.case = kept
+                self._complain(fault)
+        return broken
+
     def _complain(self, fault: Exception) -> None:
         """Note the first fault of the harness that was met on the way, for the message of a failure if there is one."""
         if not any(one.startswith(_COMPLAINT) for one in self.also):
@@ -391,9 +393,3 @@ class Search:
                 f"{_COMPLAINT}: {described(fault)}{placed(fault)}. It says nothing of the implementation; the input "
                 "below is the smallest at which the law is known to be broken"
             )
-
-    def _wasteful(self, fault: FailedHealthCheck) -> str:
-        return (
-            f"{self.law.id} on {self.subject.id}: its strategy (`{self.law.module}`, `draw`) fails a health check of "
-            f"Hypothesis, so that less may be tried than the report would say: {str(fault).partition(chr(10))[0]}"
-        )
