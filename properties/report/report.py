@@ -299,7 +299,8 @@ def nothing_exercised(total: dict[str, Any]) -> str:
     """One sentence for a run that says nothing about its implementations."""
     reasons = [f"{reason} ({count})" for reason, count in list(total["reasons"].items())[:3]]
     why = "; ".join(reasons) + ("; ..." if len(total["reasons"]) > 3 else "")
-    return f"nothing was exercised, so this run says nothing about the implementation: {why or 'no law was tried'}"
+    unreached = "no law came to its end" if total.get("unreached", 0) else "no law was tried"
+    return f"nothing was exercised, so this run says nothing about the implementation: {why or unreached}"
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
