@@ -107,6 +107,7 @@ def test_residual_streams_of_x_transformers_apply_what_is_recorded(caplog):
 
 
 HY = ("hy_v4", "HYV4HyperConnection", "HYV4Config", {"hidden_size": 16, "hc_mult": 4}, (2, 3, 4, 16))
+HY_VL = ("hy_v4_vl", "HYV4VLHyperConnection", "HYV4VLTextConfig", {"hidden_size": 16, "hc_mult": 4}, (2, 3, 4, 16))
 QWEN = (
     "qwen4_exp",
     "Qwen4ExpTextGatedResidual",
@@ -117,7 +118,7 @@ QWEN = (
 
 
 @pytest.mark.slow  # importing transformers takes seconds
-@pytest.mark.parametrize(("module", "kind", "configuration", "sizes", "shape"), [HY, QWEN])
+@pytest.mark.parametrize(("module", "kind", "configuration", "sizes", "shape"), [HY, HY_VL, QWEN])
 def test_streams_that_are_carried_have_gains_of_one_and_gates(module, kind, configuration, sizes, shape):
     modeling = pytest.importorskip(f"transformers.models.{module}.modeling_{module}", reason="the extra `published`")
     config = importlib.import_module(f"transformers.models.{module}.configuration_{module}")

@@ -160,7 +160,10 @@ KNOWN: Mapping[str, Emission] = {
         None, "prepare", _streams_first, "RESIDUAL", computed=_identity, gates=_of_beta, needs=("static_write_logit",)
     ),
     # transformers 5.24.0: streams are carried as they are, and gates write to them.
-    "HYV4HyperConnection": _CARRIED._replace(dialect="IHC", gates=_of_magnitude, needs=("hc_post_magnitude",)),
+    **dict.fromkeys(
+        ("HYV4HyperConnection", "HYV4VLHyperConnection"),
+        _CARRIED._replace(dialect="IHC", gates=_of_magnitude, needs=("hc_post_magnitude",)),
+    ),
     "Qwen4ExpTextGatedResidual": _CARRIED._replace(
         streams=_in_channels, dialect="QWEN4_EXP", gates=_twice(2), needs=("hc_count", "block_inject_weight")
     ),
