@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from properties.targets import folder
+from properties.targets import folder, published
 from properties.targets.target import TargetError, resolve
 
 FILE = """
@@ -99,3 +100,32 @@ def test_a_plain_function_is_not_answered_with_what_is_for_modules(place: Path) 
     (place / "modules.py").write_text(MODULES)
     assert "is a plain function" in str(refusal("modules.py:function"))
     assert "from_module" not in str(refusal("modules.py:function"))
+
+
+@pytest.mark.parametrize("target", ["ref:PAPR", "control:log-domain@PAPR", "deviation:h-res-transposed@PAPR"])
+def test_a_preset_that_does_not_exist_is_told_with_the_target_that_names_it(target: str) -> None:
+    assert str(refusal(target)).startswith(f"{target}: there is no preset 'PAPR'; the presets are PAPER")
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("liger-attn-res", "liger"),
+        ("hyper-connections-v2-log", "hyper-connections"),
+        ("hyper-connections-triton", "hyper-connections-triton"),
+        ("mhc", "mhc"),
+        ("mhc-ddim", "mhc-ddim"),
+        ("mlx-lm-kimi-k3", "mlx-lm"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_answered_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, extra: str
+) -> None:
+    monkeypatch.setitem(published.ADAPTERS, name, ("no_such_adapter", "Ghost"))
+    assert f"it comes with pip install 'mhc-properties[{extra}]'" in str(refusal(f"published:{name}"))
+
+
+def test_every_adapter_has_an_extra_that_there_is() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert set(published.EXTRAS) <= project["project"]["optional-dependencies"].keys()
+    assert {published.extra_of(name) for name in published.ADAPTERS} == set(published.EXTRAS)

@@ -70,6 +70,14 @@ def preset(name: str) -> Dialect:
     return PRESETS[name]
 
 
+def _preset_of(target: str, name: str) -> Dialect:
+    """The preset that a target names; the message says which target that is, as there may be several."""
+    try:
+        return preset(name)
+    except TargetError as error:
+        raise TargetError(f"{target.removesuffix(':')}: {error}") from error
+
+
 @told()
 def resolve(target: str, dialect: str | None = None) -> Implementation:
     """The implementation that `target` names. `dialect` is the preset that plain functions are judged against.
@@ -84,12 +92,12 @@ def resolve(target: str, dialect: str | None = None) -> Implementation:
     if target == "ref":
         found: Any = Reference(PRESETS.default, f"ref:{PRESETS.first}")
     elif kind == "ref":
-        found = Reference(preset(rest), target)
+        found = Reference(_preset_of(target, rest), target)
     elif kind == "published":
         found = _catalogued("properties.targets.published", rest, "published")
     elif kind in ("deviation", "control", "mutant"):
         name, _, of = rest.partition("@")
-        found = _catalogued(f"properties.catalogue.{kind}s", name, kind, preset(of) if of else None)
+        found = _catalogued(f"properties.catalogue.{kind}s", name, kind, _preset_of(target, of) if of else None)
     elif kind == "proc":
         found = _catalogued("properties.targets.process", rest, "proc")
     else:
@@ -166,7 +174,8 @@ def _catalogued(module: str, name: str, kind: str, *arguments: object) -> Any:
             raise TargetError(f"{kind}:{name}: {error.args[0] if error.args else error}{near}") from error
         except ImportError as error:
             raise TargetError(
-                f"{kind}:{name}: importing its library failed: {message_of(error)}. Is the extra installed?"
+                f"{kind}:{name}: importing its library failed: {message_of(error)}. In the version that is verified it "
+                f"comes with pip install 'mhc-properties[{catalogue.extra_of(name)}]'"
             ) from error
 
     return asked(f"{kind}:{name}: making it", build) if kind == "published" else build()
