@@ -208,6 +208,7 @@ def line_of(verdict: Verdict) -> Line:
     """A verdict as a line of the report."""
     import math
 
+    from properties.core.doubts import doubts
     from properties.core.family import declared_bounds
     from properties.core.law import all_laws
     from properties.report.report import Line
@@ -231,6 +232,7 @@ def line_of(verdict: Verdict) -> Line:
         abstentions=verdict.abstentions,
         stages={stage: list(counts) for stage, counts in verdict.stages if counts[1]},
         declared_bounds=declared_bounds(subject.implementation.dialect),
+        doubts=doubts(subject.implementation),
         causes=tuple(one.key for one in verdict.causes),
         belongs=verdict.belongs,
         readable=verdict.readable,

@@ -136,6 +136,27 @@ def _reasons(failed: Sequence[Line], most: int) -> list[str]:
     return [f"    {one}" for one in (*each, *more)]
 
 
+def declared(lines: Sequence[Line]) -> list[str]:
+    """Of which implementations a bound is declared by a family, not derived; and what looks like a slip in what is
+    declared, those that have the same one in one line."""
+    text: list[str] = []
+    alike: dict[str, dict[str, None]] = {}
+    bounds = {line.implementation: line.declared_bounds for line in lines if line.declared_bounds}
+    for name, families in bounds.items():
+        text += _filled(f"{name}: the bound of {', '.join(families)} is declared, not derived", 0)
+    for line in lines:
+        for doubt in line.doubts:
+            alike.setdefault(doubt, {})[line.implementation] = None
+    for doubt, names in alike.items():
+        first, more = list(names)[:_ALIKE_NAMED], len(names) - _ALIKE_NAMED
+        text += _filled(f"{', '.join(first)}{f' and {more} more' if more > 0 else ''}: {doubt}", 0)
+    return text
+
+
+_ALIKE_NAMED = 3
+"""How many implementations are named that have the same slip: a run may be of many."""
+
+
 def _cut(text: str) -> str:
     return textwrap.shorten(text, WIDTH - 4, placeholder=" ...")
 
