@@ -180,7 +180,7 @@ def shown(verdict: Verdict) -> str:
 
     pairs = zip(verdict.causes, verdict.belongs, strict=True)
     causes = [
-        f"\n  cause: {one.summary}{f', {wrong(one.where)}' if one.where else ''}{_HOW.get(how, '')}"
+        f"\n  cause: {' '.join(one.summary.split())}{f', {wrong(one.where)}' if one.where else ''}{_HOW.get(how, '')}"
         for one, how in pairs
     ]
     return printable(f"{verdict.message}{''.join(causes)}", 20000)
