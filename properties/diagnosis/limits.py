@@ -26,6 +26,7 @@ class Limit:
         error: the name of the exception's class; empty where what came back had the wrong form.
         place: "file.py:12" of the target's own innermost frame; empty where it is not known.
         value: what the attribute would be, as plain data.
+        method: where none declares it, the method that refuses it.
     """
 
     attribute: str
@@ -34,6 +35,7 @@ class Limit:
     error: str = ""
     place: str = ""
     value: Any = None
+    method: str = ""
 
     @property
     def described(self) -> str:
