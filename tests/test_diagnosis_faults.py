@@ -100,6 +100,7 @@ BAD: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "another shape": (lambda z: right(z)[..., :-1], "expected ("),
     "another device": (lambda z: right(z).to("meta"), "project is on meta"),
     "a sparse tensor": (lambda z: right(z).to_sparse(), "layout torch.sparse_coo, which is not dense"),
+    "complex numbers": (lambda z: right(z).to(torch.complex64), "project is torch.complex64; expected real numbers"),
 }
 
 

@@ -219,6 +219,7 @@ def test_one_exception_of_many_calls_is_told_once() -> None:
     assert len(found.raised) == 1
     assert found.bad == ()
     assert "no kernel" in found.to_text()
+    assert found.headline() == "what it answers is like DEEPSEEK_V4, but post raises ValueError"
 
 
 @pytest.mark.slow

@@ -793,3 +793,15 @@ def test_a_watched_training_takes_the_same_steps():
 
     assert torch.equal(trained(""), trained("watched"))
     assert torch.equal(trained(""), trained("troubled"))
+
+
+def test_a_pass_of_an_empty_batch_has_no_rows_and_is_no_trouble(caplog):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    with Monitor(model, blocks=[nn.Linear]) as monitor:
+        model(torch.randn(0, 3, 8))
+        model(torch.randn(0, 3, 8))
+        model(torch.randn(2, 3, 8))
+    assert (monitor.troubles, monitor.step, {row["step"] for row in monitor.rows}) == (0, 3, {2})
+    assert [record.getMessage() for record in caplog.records] == [
+        "a pass has no rows, for no layer was given a token, as of an empty batch. The model runs on"
+    ]

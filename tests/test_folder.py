@@ -113,7 +113,7 @@ def assert_found(found: Adapters) -> None:
         *("adapters/syntax.py", "adapters/wrong.py:Nothing"),
     ]
     assert "raised ModuleNotFoundError: No module named 'nowhere_at_all'" in why["adapters/broken.py"]
-    assert why["adapters/leaves.py"].endswith("raised SystemExit: 3")
+    assert why["adapters/leaves.py"].endswith("raised SystemExit: 3 (leaves.py:1)")
     assert "has no attribute 'missing'" in why["adapters/named.py:missing"]
     assert why["adapters/odd.py"] == "TARGETS is int; expected a list of names of attributes"
     assert "SyntaxError" in why["adapters/syntax.py"]

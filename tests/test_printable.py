@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from properties.guards.faults import Lost, TargetFault
 from properties.guards.printable import message_of, name_of, printable, shown
 
 
@@ -130,3 +131,17 @@ def test_the_repr_of_a_value_can_always_be_shown() -> None:
     assert shown(Silent()) == "<Silent, whose __repr__ raised RuntimeError>"
     assert shown(["\x1b"]) == r"['\x1b']"
     assert shown("x" * 1000, most=20) == "'xxxxxxxxx ... (982 characters more) ... xxxxxxxxx'"
+
+
+def test_a_message_of_many_lines_is_one_line_where_it_is_part_of_a_sentence() -> None:
+    fault = TargetFault(ValueError("a\n" * 2000 + "\x1b[31mred"))
+    assert str(fault).startswith("ValueError: a a a a")
+    assert str(fault).endswith(" a a \\x1b[31mred")
+    assert "\n" not in str(fault)
+    assert len(str(fault)) < 700
+    assert str(TargetFault(ValueError("two\n  lines"))) == "ValueError: two lines"
+    assert TargetFault(ValueError("two\n  lines")).message == "two\n  lines"
+
+
+def test_the_last_words_of_a_process_stay_as_they_are() -> None:
+    assert str(TargetFault(Lost("it died; it said:\n  one\n  two"))) == "Lost: it died; it said:\n  one\n  two"

@@ -161,6 +161,27 @@ def test_reasons_that_differ_in_a_name_are_one() -> None:
     )
 
 
+def test_of_reasons_that_list_names_each_name_is_told_once() -> None:
+    missing = ["project, mappings", "post, mappings", "mappings", "pre, post, mappings, project", "post"]
+    lines = [line(f"a.{k}", "not-applicable", reason=f"does not offer {one}") for k, one in enumerate(missing)]
+    assert denominator(lines, totals(lines, len(lines)))[1] == (
+        "  not applicable: does not offer mappings, post, project, pre (5)"
+    )
+
+
+@pytest.mark.parametrize(("other", "told"), [("5", "5 s"), ("0.3", "limited time")])
+def test_points_that_the_profile_left_no_time_for_are_told_as_that(other: str, told: str) -> None:
+    sizes = "107 sizes, T and C up to 1100; 12 of 130 points were left out as {} s had passed"
+    lines = [line("sizes.a", "passed", sizes=sizes.format("5")), line("sizes.b", "passed", sizes=sizes.format(other))]
+    lines += [line("sizes.c", "passed", sizes=sizes.format("5").replace("5 s had passed", "one failed"))]
+    text = " ".join(" ".join(denominator(lines, totals(lines, len(lines)))).split())
+    assert (
+        f"2 laws of sizes left out points, as the profile gives each of them {told} in a dtype: "
+        "`--hypothesis-profile thorough` leaves out none"
+    ) in text
+    assert "time was over" not in text
+
+
 def test_what_was_not_reached_is_counted_and_is_no_success() -> None:
     lines = [line("block.a", "passed")]
     total = totals(lines, 4, Unreached(("block.a", "block.b", "block.b"), "in 60 s"))

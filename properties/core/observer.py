@@ -212,6 +212,8 @@ class Observer:
         if dtypes is not None and found.dtype not in dtypes:
             names = " or ".join(str(one) for one in dtypes)
             raise self.refused(f"{what} is {found.dtype}; expected {names} for a {self.dtype} state")
+        if found.is_complex():  # of whatever dtype it may be, it is read as real numbers
+            raise self.refused(f"{what} is {found.dtype}; expected real numbers")
         if found.device.type != self.device.type:
             raise self.refused(f"{what} is on {found.device}; expected {self.device}")
         return found

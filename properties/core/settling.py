@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from properties.core.declaration import TABLE, Declaration, DeclarationError, settled
+from properties.core.doubts import misspelt
 from properties.core.implementation import METHODS, Implementation, offers, overrides
 from properties.guards.faults import TargetFault, answered, described
 from properties.guards.printable import shown
@@ -28,7 +29,9 @@ def settle(implementation: Implementation) -> Declaration:
     except TargetFault as fault:
         raise DeclarationError(f"what it offers cannot be read: {fault}") from fault.error
     if not offered:
-        raise DeclarationError(f"overrides none of {', '.join(METHODS)}: there is nothing to verify")
+        near = misspelt(type(implementation))
+        meant = f"; {', '.join(near)} is none of them, did you mean {', '.join(near.values())}?" if near else ""
+        raise DeclarationError(f"overrides none of {', '.join(METHODS)}: there is nothing to verify{meant}")
     for name in TABLE:
         _settle(implementation, name)
     declared = Declaration.of(implementation)

@@ -116,6 +116,11 @@ class Identification:
             stages = list(dict.fromkeys(stage for stage, _ in self.bad)) or [self.stage]
             named = [f"for something in its {stage}" if stage else "for something" for stage in stages]
             changes.append(" and ".join(named) + " that nothing here explains")
+        if self.raised:  # of which the comparison does not speak
+            like = f"what it answers is {like}"
+            changes += dict.fromkeys(
+                f"{one.method} {f'raises {one.error}' if one.error else 'gives the wrong form'}" for one in self.raised
+            )
         if not changes:
             return like
         return f"{like}, but {' and '.join(changes) if len(changes) < 3 else ', '.join(changes)}"

@@ -27,6 +27,7 @@ class Limit:
         place: "file.py:12" of the target's own innermost frame; empty where it is not known.
         value: what the attribute would be, as plain data.
         message: what the first of these exceptions says.
+        method: where none declares it, the method that refuses it.
     """
 
     attribute: str
@@ -36,6 +37,7 @@ class Limit:
     place: str = ""
     value: Any = None
     message: str = ""
+    method: str = ""
 
     @property
     def described(self) -> str:

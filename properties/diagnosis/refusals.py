@@ -132,4 +132,6 @@ def _told(answers: Sequence[Answer]) -> Iterator[Limit]:
     for (error, place), group in groups.items():
         more = f" (and at {len(group) - 1} more of the questions)" if len(group) > 1 else ""
         words = f"{group[0].probe.name} {group[0].told}{more}"
-        yield Limit("", "", words, "" if error == BadOutput.__name__ else error, place)
+        of = group[0].probe.of or group[0].probe.stage
+        method = "layers" if of == "depth" else of
+        yield Limit("", "", words, "" if error == BadOutput.__name__ else error, place, method=method)

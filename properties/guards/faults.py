@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 from properties.guards.interruption import Interrupted, checkpoint, watching
-from properties.guards.printable import message_of, name_of
+from properties.guards.printable import message_of, name_of, printable
 
 T = TypeVar("T")
 
@@ -35,7 +35,8 @@ class Lost(Exception):
 class TargetFault(Exception):
     """What a target raised while it was called: an error, an exit, a skip of a test runner, whatever it was.
 
-    It is made in one place, `answered`, so that nothing which the suite itself raises can be taken for it.
+    It is made in one place, `answered`, so that nothing which the suite itself raises can be taken for it. As text it
+    is one line, and no long one; but for what is ours, that a process has died, with its last words.
 
     Attributes:
         error: what the target raised.
@@ -47,7 +48,17 @@ class TargetFault(Exception):
         self.error = error
         self.kind = name_of(error)
         self.message = message_of(error)
-        super().__init__(described(error))
+        text = described(error)
+        super().__init__(text if issubclass(type(error), Lost) else _in_a_line(text))
+
+
+_LINE = 600
+"""Characters of an exception in a sentence: both ends of a longer one are told."""
+
+
+def _in_a_line(text: str) -> str:
+    """The text as a part of a sentence: what somebody's exception says may have a thousand lines."""
+    return printable(" ".join(text.split()), _LINE)
 
 
 def answered(call: Callable[[], T]) -> T:

@@ -66,7 +66,7 @@ def own_frames(error: BaseException) -> list[Frame]:
     found: list[TracebackType] = []
     trace, looked = traceback_of(error), 0
     while trace is not None and looked < _DEEPEST:
-        if _own(trace.tb_frame.f_code.co_filename):
+        if own_file(trace.tb_frame.f_code.co_filename):
             found.append(trace)
         trace, looked = trace.tb_next, looked + 1
     return [_frame(one) for one in found[-20:]]
@@ -132,7 +132,8 @@ def _read(file: str, line: int) -> str:
         return ""
 
 
-def _own(file: str) -> bool:
+def own_file(file: str) -> bool:
+    """Whether a file is the target's own code: not ours, Python's, or that of a library that targets are made with."""
     path = Path(file)
     if file.startswith("<frozen") or any(path.is_relative_to(one) for one in _OURS):
         return False

@@ -180,7 +180,7 @@ def shown(verdict: Verdict) -> str:
 
     pairs = zip(verdict.causes, verdict.belongs, strict=True)
     causes = [
-        f"\n  cause: {one.summary}{f', {wrong(one.where)}' if one.where else ''}{_HOW.get(how, '')}"
+        f"\n  cause: {' '.join(one.summary.split())}{f', {wrong(one.where)}' if one.where else ''}{_HOW.get(how, '')}"
         for one, how in pairs
     ]
     return printable(f"{verdict.message}{''.join(causes)}", 20000)
@@ -208,6 +208,7 @@ def line_of(verdict: Verdict) -> Line:
     """A verdict as a line of the report."""
     import math
 
+    from properties.core.doubts import doubts
     from properties.core.family import declared_bounds
     from properties.core.law import all_laws
     from properties.report.report import Line
@@ -231,6 +232,7 @@ def line_of(verdict: Verdict) -> Line:
         abstentions=verdict.abstentions,
         stages={stage: list(counts) for stage, counts in verdict.stages if counts[1]},
         declared_bounds=declared_bounds(subject.implementation.dialect),
+        doubts=doubts(subject.implementation),
         causes=tuple(one.key for one in verdict.causes),
         belongs=verdict.belongs,
         readable=verdict.readable,

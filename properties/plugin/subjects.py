@@ -91,8 +91,8 @@ def _find_subjects(config: pytest.Config) -> list[Subject]:
     unheard = sorted({one.implementation.name for one in found if not one.implementation.dialect_given})
     if dialect is not None and len(unheard) == len(names):
         raise pytest.UsageError(
-            f"--dialect {dialect} has no effect: {', '.join(unheard)} declare{'s' if len(unheard) == 1 else ''} what "
-            "is computed; the option is for plain functions, which cannot"
+            f"--dialect {dialect} has no effect: {', '.join(unheard)} declare{'s' if len(unheard) == 1 else ''}, be "
+            "it by the default of `dialect`, what is computed; the option is for plain functions, which cannot"
         )
     return found
 

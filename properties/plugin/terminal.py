@@ -90,8 +90,8 @@ def _told_by_pytest(reports: list[Any], gathering: Gathering) -> list[Any]:
 
 def _said(config: pytest.Config, gathering: Gathering) -> list[str]:
     from properties.report.empty import mostly_empty
-    from properties.report.report import declared, nothing_exercised, table, totals, wrapped
-    from properties.report.summary import ending
+    from properties.report.report import nothing_exercised, table, totals, wrapped
+    from properties.report.summary import declared, ending
 
     lines = list(gathering.lines.values())
     total = totals(lines, len(gathering.collected), gathering.left_out())
@@ -136,15 +136,22 @@ def not_tried(orphans: Sequence[Orphan]) -> list[str]:
     return [*lines, f"known failures: {len(others)} were not tried, about what was not in this run"]
 
 
+_CLASS = "which is no plain function"
+
+
 def _unheard(config: pytest.Config, lines: list[Line]) -> list[str]:
     """Of which targets --dialect or --dtype does not speak, where it speaks of others."""
+    from properties.core.doubts import silent
+
     run = {line.implementation for line in lines}
     said: list[str] = []
     dialect, dtypes = option(config, "dialect"), option(config, "dtype")
     if dialect is not None:
-        declare = sorted({one.implementation.name for one in subjects(config) if not one.implementation.dialect_given})
+        of = {one.implementation.name: one.implementation for one in subjects(config)}
         said += [
-            f"--dialect {dialect} has no effect on {name}, which declares its own" for name in declare if name in run
+            f"--dialect {dialect} has no effect on {name}, {_CLASS if silent(of[name]) else 'which declares its own'}"
+            for name in sorted(of)
+            if name in run and not of[name].dialect_given
         ]
     if dtypes:
         found = {one.target for one in subjects(config)}

@@ -41,7 +41,9 @@ class ReportError(Exception):
     """A file that is no report of a run; the message says what is wrong with it."""
 
 
-_SEVERAL = ("declared_bounds", "causes", "belongs", "example", "unlocked_by", "untuned")
+_OF_RUN = ("declared_bounds", "doubts")
+"""Fields of a line that are the same for every law of a run, and tuples."""
+_SEVERAL = (*_OF_RUN, "causes", "belongs", "example", "unlocked_by", "untuned")
 """Fields of a line that are tuples."""
 
 
@@ -50,6 +52,7 @@ class Line:
     """One law on one implementation, dtype and device; plain data, so that it travels between processes.
 
     Attributes:
+        doubts: what looks like a slip in what is declared, see `properties.core.doubts`.
         causes: the keys of the causes that explain its failure: several where only all of them together do.
         belongs: how that is known of each: "first" (the failure that was explained), "shown", or "not told apart".
         readable: how readable its counterexample is, the smaller the more so; None where there is none.
@@ -78,6 +81,7 @@ class Line:
     claims: int = 0
     abstentions: int = 0
     declared_bounds: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
     belongs: tuple[str, ...] = ()
     readable: float | None = None
@@ -121,7 +125,7 @@ def runs(lines: Iterable[Line], ids: Mapping[str, str] = MappingProxyType({})) -
                 "dialect": line.dialect,
                 "dtype": line.dtype,
                 "device": line.device,
-                **({"declared_bounds": list(line.declared_bounds)} if line.declared_bounds else {}),
+                **{name: list(those) for name in _OF_RUN if (those := getattr(line, name))},
                 "laws": {},
             },
         )
@@ -222,13 +226,6 @@ def table(lines: list[Line]) -> list[str]:
 def wrapped(text: str) -> list[str]:
     """The text in lines of a terminal."""
     return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-
-
-def declared(lines: list[Line]) -> list[str]:
-    """Of which implementations a bound is declared by a family, not derived."""
-    said = {line.implementation: line.declared_bounds for line in lines if line.declared_bounds}
-    texts = [f"{name}: the bound of {', '.join(families)} is declared, not derived" for name, families in said.items()]
-    return [line for text in texts for line in wrapped(text)]
 
 
 def _number(ratio: float | None) -> float:
@@ -341,7 +338,7 @@ def _finite(text: str) -> float:
 
 
 _ENTRY = {field.name for field in dataclasses.fields(Line)} - {
-    *("implementation", "dialect", "dtype", "device", "law", "declared_bounds")
+    *("implementation", "dialect", "dtype", "device", "law", *_OF_RUN)
 }
 
 
@@ -359,9 +356,9 @@ def lines_of(report: dict[str, Any]) -> list[Line]:
 
 def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
     fields = {name: entry[name] for name in entry if name in _ENTRY}
-    fields.update({name: tuple(fields.get(name, ())) for name in _SEVERAL if name != "declared_bounds"})
+    fields.update({name: tuple(fields.get(name, ())) for name in _SEVERAL if name not in _OF_RUN})
     line = Line(run["implementation"], run["dialect"], run["dtype"], run["device"], law, **fields)
-    line = dataclasses.replace(line, declared_bounds=tuple(run.get("declared_bounds", ())))
+    line = dataclasses.replace(line, **{name: tuple(run.get(name, ())) for name in _OF_RUN})
     words = (
         line.implementation,
         line.dtype,
@@ -369,6 +366,7 @@ def _line(run: dict[str, Any], law: str, entry: dict[str, Any]) -> Line:
         line.reason,
         line.counterexample or "",
         *line.declared_bounds,
+        *line.doubts,
         *line.causes,
         *line.example,
         *line.unlocked_by,

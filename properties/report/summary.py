@@ -136,6 +136,27 @@ def _reasons(failed: Sequence[Line], most: int) -> list[str]:
     return [f"    {one}" for one in (*each, *more)]
 
 
+def declared(lines: Sequence[Line]) -> list[str]:
+    """Of which implementations a bound is declared by a family, not derived; and what looks like a slip in what is
+    declared, those that have the same one in one line."""
+    text: list[str] = []
+    alike: dict[str, dict[str, None]] = {}
+    bounds = {line.implementation: line.declared_bounds for line in lines if line.declared_bounds}
+    for name, families in bounds.items():
+        text += _filled(f"{name}: the bound of {', '.join(families)} is declared, not derived", 0)
+    for line in lines:
+        for doubt in line.doubts:
+            alike.setdefault(doubt, {})[line.implementation] = None
+    for doubt, names in alike.items():
+        first, more = list(names)[:_ALIKE_NAMED], len(names) - _ALIKE_NAMED
+        text += _filled(f"{', '.join(first)}{f' and {more} more' if more > 0 else ''}: {doubt}", 0)
+    return text
+
+
+_ALIKE_NAMED = 3
+"""How many implementations are named that have the same slip: a run may be of many."""
+
+
 def _cut(text: str) -> str:
     return textwrap.shorten(text, WIDTH - 4, placeholder=" ...")
 
@@ -146,11 +167,20 @@ def denominator(lines: Sequence[Line], total: dict[str, Any]) -> list[str]:
     return [*_filled(sentence(total), 0), *said, *_next(total)]
 
 
+_PASSED = re.compile(r"left out as (\S+) s had passed")
+"""In what a sweep says of itself, see `properties.engine.sweeping`."""
+
+
 def _left_out(lines: Iterable[Line]) -> list[str]:
-    """That sweeps of sizes ended before their last point."""
-    laws = {line.law for line in lines if "had passed" in line.sizes}
-    what = f"{len(laws)} law{'s' * (len(laws) > 1)} of sizes left out points, as time was over: `sizes` in report.json"
-    return _filled(f"{what} has their number", 2) if laws else []
+    """That sweeps of sizes ended before their last point, which is the profile's doing, and not that of --time."""
+    ended = {line.law: found[1] for line in lines if (found := _PASSED.search(line.sizes))}
+    if not ended:
+        return []
+    budgets = set(ended.values())
+    budget = f"{budgets.pop()} s" if len(budgets) == 1 else "limited time"
+    what = f"{len(ended)} law{'s' * (len(ended) > 1)} of sizes left out points, as the profile gives each of them"
+    every = "`--hypothesis-profile thorough` leaves out none; `sizes` in report.json has their number"
+    return _filled(f"{what} {budget} in a dtype: {every}", 2)
 
 
 def _next(total: dict[str, Any]) -> list[str]:
@@ -175,19 +205,23 @@ def _not_applicable(lines: Iterable[Line]) -> list[str]:
     return _filled(f"not applicable: {told[0]}{_more(len(told) - 1)}", 2, most=2)
 
 
-_ALIKE = (("does not offer ", ""), ("", " is not declared"), ("needs ", ""))
-"""How reasons begin and end that are one but for a name."""
+_LISTS = ("does not offer ", "")
+_ALIKE = (_LISTS, ("", " is not declared"), ("needs ", ""))
+"""How reasons begin and end that are one but for a name; between the first there may be several names."""
 
 
 def _grouped(reasons: Counter[str]) -> list[tuple[str, int]]:
-    """Reasons that differ in a name only as one, and how often it is given; the most frequent first."""
-    names: dict[tuple[str, str], list[str]] = {}
+    """Reasons that differ in names only as one, and how often it is given; the most frequent first, and of the names
+    those that most reasons have."""
+    names: dict[tuple[str, str], Counter[str]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for reason, count in reasons.most_common():
         ends = next((ends for ends in _ALIKE if reason.startswith(ends[0]) and reason.endswith(ends[1])), (reason, ""))
-        names.setdefault(ends, []).append(reason.removeprefix(ends[0]).removesuffix(ends[1]))
+        between = reason.removeprefix(ends[0]).removesuffix(ends[1])
+        for name in between.split(", ") if ends == _LISTS else [between]:
+            names.setdefault(ends, Counter())[name] += count
         counts[ends] += count
-    told = {ends: f"{ends[0]}{', '.join(dict.fromkeys(names[ends]))}{ends[1]}" for ends in counts}
+    told = {ends: f"{ends[0]}{', '.join(name for name, _ in names[ends].most_common())}{ends[1]}" for ends in counts}
     return [(told[ends], count) for ends, count in counts.most_common()]
 
 

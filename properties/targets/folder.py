@@ -25,6 +25,8 @@ from properties.guards.stopping import PARENT, end_with
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from properties.targets.target import TargetError
+
 
 @dataclass(frozen=True)
 class Unusable:
@@ -133,15 +135,22 @@ def _of(file: str, dialect: str | None) -> tuple[list[str], list[tuple[str, str]
     try:
         names = _names(file_module(Path(file), file), file)
     except TargetError as error:
-        return [], [(file, str(error).removeprefix(f"{file}: "))]
+        return [], [(file, _in_a_line(error).removeprefix(f"{file}: "))]
     for name in names:
         target = f"{file}:{name}"
         try:
             resolve(target, dialect)
             usable.append(target)
         except TargetError as error:
-            unusable.append((target, str(error).removeprefix(f"{target}: ").removeprefix(f"{target} ")))
+            unusable.append((target, _in_a_line(error).removeprefix(f"{target}: ").removeprefix(f"{target} ")))
     return usable, unusable
+
+
+def _in_a_line(error: TargetError) -> str:
+    """The sentence with the place in brackets, instead of the lines of code below it: a folder may hold many."""
+    from properties.guards.traces import place_of
+
+    return f"{error.message} ({place_of(error.__cause__)})" if error.code and error.__cause__ else error.message
 
 
 def _names(module: ModuleType, file: str) -> list[str]:

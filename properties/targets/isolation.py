@@ -165,4 +165,5 @@ def _proxy(worker: _Worker, description: dict[str, Any], fields: str) -> Impleme
     made: Implementation = type("Isolated", (Implementation,), {**methods, "tuned": tuned})()
     declare(made, description)
     made.in_process, made.dialect_given = False, description["dialect_given"]
+    vars(made)["_doubts"] = tuple(description["doubts"])
     return made

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -26,6 +26,7 @@ from properties.guards.faults import HarnessError, TargetFault, answered, descri
 from properties.guards.interruption import watched
 from properties.guards.printable import message_of, printable
 from properties.guards.surroundings import told
+from properties.guards.traces import excerpt
 
 T = TypeVar("T")
 
@@ -41,10 +42,16 @@ class TargetError(Exception):
     """A target that cannot be used: what was given, what was expected, and the likely cause.
 
     The text of strangers in it (names, messages of exceptions) is as a terminal may show it.
+
+    Attributes:
+        message: the sentence by itself.
+        code: the lines of the target's own code that led there, which stand below the sentence; "" where there are
+            none.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message, 6000))
+    def __init__(self, message: str, code: str = "") -> None:
+        self.message, self.code = printable(message, 6000), code
+        super().__init__("\n    ".join((self.message, *code.splitlines())))
 
 
 CLAIMS = "claims:"
@@ -63,6 +70,14 @@ def preset(name: str) -> Dialect:
     return PRESETS[name]
 
 
+def _preset_of(target: str, name: str) -> Dialect:
+    """The preset that a target names; the message says which target that is, as there may be several."""
+    try:
+        return preset(name)
+    except TargetError as error:
+        raise TargetError(f"{target.removesuffix(':')}: {error}") from error
+
+
 @told()
 def resolve(target: str, dialect: str | None = None) -> Implementation:
     """The implementation that `target` names. `dialect` is the preset that plain functions are judged against.
@@ -77,12 +92,12 @@ def resolve(target: str, dialect: str | None = None) -> Implementation:
     if target == "ref":
         found: Any = Reference(PRESETS.default, f"ref:{PRESETS.first}")
     elif kind == "ref":
-        found = Reference(preset(rest), target)
+        found = Reference(_preset_of(target, rest), target)
     elif kind == "published":
         found = _catalogued("properties.targets.published", rest, "published")
     elif kind in ("deviation", "control", "mutant"):
         name, _, of = rest.partition("@")
-        found = _catalogued(f"properties.catalogue.{kind}s", name, kind, preset(of) if of else None)
+        found = _catalogued(f"properties.catalogue.{kind}s", name, kind, _preset_of(target, of) if of else None)
     elif kind == "proc":
         found = _catalogued("properties.targets.process", rest, "proc")
     else:
@@ -116,8 +131,8 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {folded[found[0]]}?" if found else ""
 
 
-def asked(doing: str, ask: Callable[[], T]) -> T:
-    """What code of a target gives; whatever it raises, exits too, is a TargetError.
+def asked(doing: str, ask: Callable[[], T], hint: str = "") -> T:
+    """What code of a target gives; whatever it raises, exits too, is a TargetError, which ends with the `hint`.
 
     The working folder stays the one it was: reports and other targets are found from where the user is.
     """
@@ -128,9 +143,9 @@ def asked(doing: str, ask: Callable[[], T]) -> T:
     except TargetFault as fault:
         if isinstance(fault.error, TargetError):
             raise fault.error from fault.error.__cause__
-        raise TargetError(f"{doing} raised {fault}") from fault.error
+        raise TargetError(f"{doing} raised {fault}{hint}", excerpt(fault.error)) from fault.error
     except HarnessError as error:  # an adapter that the module makes, and that cannot work
-        raise TargetError(f"{doing} raised {described(error)}") from error
+        raise TargetError(f"{doing} raised {described(error)}{hint}", excerpt(error)) from error
     finally:
         if folder is not None and folder != _folder():
             with contextlib.suppress(OSError):
@@ -159,7 +174,8 @@ def _catalogued(module: str, name: str, kind: str, *arguments: object) -> Any:
             raise TargetError(f"{kind}:{name}: {error.args[0] if error.args else error}{near}") from error
         except ImportError as error:
             raise TargetError(
-                f"{kind}:{name}: importing its library failed: {message_of(error)}. Is the extra installed?"
+                f"{kind}:{name}: importing its library failed: {message_of(error)}. In the version that is verified it "
+                f"comes with pip install 'mhc-properties[{catalogue.extra_of(name)}]'"
             ) from error
 
     return asked(f"{kind}:{name}: making it", build) if kind == "published" else build()
@@ -240,7 +256,7 @@ def _module(name: str, target: str) -> ModuleType:
     except TargetError as error:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and name.split(".")[0] in str(missing):
-            raise TargetError(f"{error}; the forms are {FORMS}{_meant(target)}") from missing
+            raise TargetError(f"{error.message}; the forms are {FORMS}{_meant(target)}", error.code) from missing
         raise
 
 
@@ -277,24 +293,34 @@ def _implementation(found: Any, target: str, dialect: str | None) -> Implementat
             made = found()
             return made, isinstance(made, Implementation), callable(made) and not isinstance(found, type)
 
-        made, ready, again = asked(f"{target}: calling it without arguments", make)
+        layer = f"; {_LAYER}" if _is_module(found) else ""
+        made, ready, again = asked(f"{target}: calling it without arguments", make, layer)
         if ready:
             return made
         if again:
             found = made
         else:
-            layer = "; properties.modules.from_module makes one of a torch.nn.Module"
             raise TargetError(
                 f"{target}: calling it gave {type(made).__name__}, which is no properties.Implementation "
-                f"(subclass it and override some of {', '.join(METHODS)}"
-                f"{layer if issubclass(type(made), nn.Module) else ''})"
+                f"(subclass it and override some of {', '.join(METHODS)}){f'; {_LAYER}' if _is_module(made) else ''}"
             )
     if dialect is None:
+        module = _is_module(found)
         raise TargetError(
-            f"{target} is a plain function, taken as logits -> h_res; say which mathematics it claims with --dialect "
-            f"({', '.join(PRESETS)}, or '{CLAIMS} rows sum to 1' and the like)"
+            f"{target} is a {'torch.nn.Module' if module else 'plain function'}, taken as logits -> h_res; say which "
+            f"mathematics it claims with --dialect ({', '.join(PRESETS)}, or '{CLAIMS} rows sum to 1' and the like)"
+            f"{f'. If it takes states instead: {_LAYER}' if module else ''}"
         )
     return Projection(found, preset(dialect), _short(target, found))
+
+
+_LAYER = "properties.modules.from_module makes an implementation of a torch.nn.Module (docs/your-implementation.md)"
+
+
+def _is_module(found: object) -> bool:
+    """Whether it is a torch.nn.Module or a class of one, whatever it says of its class."""
+    kind = cast("type", found) if issubclass(type(found), type) else type(found)
+    return issubclass(kind, nn.Module)
 
 
 def _required_arguments(function: Any) -> int:

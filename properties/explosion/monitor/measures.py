@@ -12,6 +12,7 @@ from torch import Tensor
 from mhc_ref.gain import prefixes, suffixes
 from properties.explosion.monitor.emissions import is_plain
 from properties.explosion.monitor.limits import Sums
+from properties.explosion.monitor.troubles import Nothing
 
 
 class State(NamedTuple):
@@ -136,13 +137,13 @@ def table_of(layers: list[Layer], complete: bool) -> Table:
     """Everything that is measured of a pass: one transfer from the device.
 
     Raises:
-        ValueError: there are no numbers in any layer.
+        Nothing: no layer was given a token, as of an empty batch.
     """
     device = next((layer.operator.device for layer in layers if layer.operator is not None), None)
     if device is None:
         doors = [at for layer in layers for at in (layer.entered, layer.left) if at is not None]
         if not doors:
-            raise ValueError("no layer was given a token")
+            raise Nothing("a pass has no rows, for no layer was given a token, as of an empty batch")
         device = doors[0].extremes[0].device
     mixing = [place for place, layer in enumerate(layers) if layer.operator is not None]
     operators = [layer.operator for layer in layers if layer.operator is not None]

@@ -16,6 +16,10 @@ class Wanted(RuntimeError):
     """The one exception that a monitor lets through: it was asked for."""
 
 
+class Nothing(ValueError):
+    """There was nothing to measure: that is said once, and is no trouble."""
+
+
 class Troubles:
     """Counts troubles, and says the first of each kind. A copy goes on from the same count."""
 
@@ -35,10 +39,19 @@ class Troubles:
         """Count a trouble, and say the first of its kind."""
         with self._lock:
             self.count += 1
-            if kind in self._said:
-                return
+        if self._first(kind):
+            warn("%s. The model runs on; what else goes wrong so is counted in Monitor.troubles", printable(sentence))
+
+    def note(self, sentence: str) -> None:
+        """Say what is no trouble, once, and count nothing."""
+        if self._first(sentence):
+            warn("%s. The model runs on", printable(sentence))
+
+    def _first(self, kind: str) -> bool:
+        with self._lock:
+            first = kind not in self._said
             self._said.add(kind)
-        warn("%s. The model runs on; what else goes wrong so is counted in Monitor.troubles", printable(sentence))
+            return first
 
     def instead(self, kind: str, what: str) -> Instead:
         """A trouble instead of an exception: nothing that the monitor does may end what it watches."""
@@ -59,6 +72,9 @@ class Instead:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception) or isinstance(error, Wanted):  # and so neither Ctrl-C nor an exit
             return False
+        if isinstance(error, Nothing):
+            self._troubles.note(message_of(error))
+            return True
         # Whatever it is: a disk, torch's refusals, or a function of the user's.
         self._troubles.say(self._kind, f"{self._what}: {type(error).__name__}: {message_of(error)}")
         return True

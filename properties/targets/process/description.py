@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from properties.core.declaration import TABLE, Declaration, DeclarationError, agree
+from properties.core.doubts import doubts
 from properties.core.fields import Field, Unfit
 from properties.core.implementation import METHODS, Implementation, offers
 from properties.core.several import Some
@@ -25,11 +26,13 @@ def served() -> dict[str, Field[Any]]:
 
 
 def declared(implementation: Implementation) -> dict[str, Any]:
-    """All that an implementation declares as plain data, `dialect_given`, and `methods`: those that are its own."""
+    """All that an implementation declares as plain data, `dialect_given`, `doubts`, and `methods`: those that are
+    its own."""
     found = Declaration.of(implementation)
     return {
         **{name: field.told(getattr(found, name)) for name, field in TABLE.items()},
         "dialect_given": implementation.dialect_given,
+        "doubts": list(doubts(implementation)),
         "methods": [method for method in METHODS if offers(implementation).get(method) == "own"],
     }
 

@@ -59,6 +59,17 @@ ADAPTERS: dict[str, tuple[str, str]] = {
 }
 """NAME of `published:NAME` -> the module in this package, and the class in it, or the function that makes one."""
 
+EXTRAS = (
+    *("transformers", "hyper-connections", "hyper-connections-triton", "x-transformers", "sparse-hyper-connections"),
+    *("liger", "tile-kernels", "fla", "mhc", "mhc-ddim", "mhc-mlx", "mlx-lm", "mlx-mhc", "nemo-automodel"),
+)
+"""The extras of this package that bring the libraries; the name of each adapter begins with that of its extra."""
+
+
+def extra_of(name: str) -> str:
+    """The extra that brings the library of an adapter: of those that its name begins with, the longest."""
+    return max((one for one in EXTRAS if f"{name}-".startswith(f"{one}-")), key=len, default=name)
+
 
 def build(name: str) -> Implementation:
     """The adapter of that name.
