@@ -368,7 +368,7 @@ def test_the_command_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.Captu
     assert json.loads(out.splitlines()[-1])["deviation"] is None
     assert "like RESIDUAL" in err
     assert identify_command("ref:NOTHING") == 2
-    assert "identify: there is no preset" in capsys.readouterr().err
+    assert "identify: ref:NOTHING: there is no preset" in capsys.readouterr().err
     file = tmp_path / "mine.py"
     file.write_text(
         "def project(logits):\n    return logits.softmax(-1)\n\n\ndef strange(logits):\n    return logits.cos()\n"

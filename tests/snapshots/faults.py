@@ -16,7 +16,7 @@ class Right(Implementation):
     """The paper's block, in three methods."""
 
     dtypes = ("float32",)
-    computed = PAPER
+    dialect = computed = PAPER
 
     def mappings(self, x: Tensor, params: Params) -> Mappings:
         return mhc_ref.mappings(x, params, self.computed)
