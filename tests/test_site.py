@@ -403,6 +403,7 @@ def test_docs_have_a_search_and_a_reference_from_docstrings(seen: Page) -> None:
     seen.goto("api/properties.html")
     assert "Implementation" in seen.inner_text("article")
     seen.keyboard.press("Control+k")
+    seen.wait_for_selector("input:focus")  # before, an n is the key of the next page
     seen.keyboard.type("matrix of ones")
     seen.wait_for_selector("a[href*='findings.html']:visible")
 
@@ -413,6 +414,7 @@ def test_the_search_works_from_disk(browser: Browser, site: tuple[Path, Built]) 
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.goto((site[0] / "index.html").as_uri())
     page.keyboard.press("Control+k")
+    page.wait_for_selector("input:focus")
     page.keyboard.type("matrix of ones")
     page.wait_for_selector("a[href*='findings.html']:visible")
     page.close()
