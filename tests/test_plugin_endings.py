@@ -245,6 +245,7 @@ def test_junit_has_a_test_case_for_every_law_and_is_well_formed_whatever_a_targe
 def test_nothing_but_our_end_is_said_of_laws_that_run_alone(laws: pytest.Pytester) -> None:
     result = verify(laws, "--impl", "targets.py:Right", "-q")
     assert [line for line in result.outlines if line] == [
+        "Right: judged against PAPER, the default, as no `dialect` is declared",
         "1 of 1 laws exercised, 0 not applicable, 0 silently absent",
         *[line for line in result.outlines if line.startswith("worst ratio")],
         f"report: {Path('.mhc-properties', 'report.json')} (to look at: report.html)",

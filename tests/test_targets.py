@@ -534,7 +534,7 @@ UNDECLARED = {
     "Interrupting": r"calling it without arguments raised KeyboardInterrupt",
     "Unprintable": r"calling it .* raised Own: \(its message cannot be read: __str__ raised RuntimeError\)",
     "anything": r"is Anything; expected an Implementation|is a plain function",
-    "layer": r"is a plain function, taken as logits -> h_res",
+    "layer": r"is a torch.nn.Module, taken as logits -> h_res",
     "nothing": r"is NoneType; expected an Implementation",
     "torch": r"is module; expected an Implementation, .*; in it are ",
     "Min": r"has no attribute 'Min'; it has .*; did you mean Mine\?",
