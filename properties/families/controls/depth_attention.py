@@ -40,7 +40,7 @@ class AttentionScoresDivided(DepthAttentionSteps):
         return (weighted.flip(-1) * query.phi.squeeze(-1).flip(0)).sum(-1) / rms
 
     def read_weights(self, logits: Tensor, x: Tensor, params: Params) -> Tensor:
-        if not attends(self.computed):
+        if not attends(self.computed) or self.computed.dynamic != "linear":  # which it may be tuned to
             return super().read_weights(logits, x, params)
         return super().read_weights(self.asked(x, params._replace(phi=params.phi[:, :1])), x, params)
 

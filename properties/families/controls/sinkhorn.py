@@ -94,7 +94,8 @@ class SoftmaxStart(SinkhornSteps):
 
     def prepare(self) -> None:
         eps = self.computed.entry_eps or self.computed.denominator_eps  # which it may be tuned to
-        if self.computed.iterations and not eps:  # tuned to none, there is no half-step that it could be
+        # Tuned to no iterations, there is no half-step that it could be; tuned to a softmax, it is one of its own.
+        if self.computed.iterations and not eps and self.computed.start == "exp":
             self.computed = self.computed.with_(start="softmax", start_axis=self.computed.first_axis)
 
 
