@@ -41,16 +41,22 @@ def main(folder: Path) -> None:
         shutil.copy(HERE / name, folder)
     subprocess.run([NODE, NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True)
     packed = folder / "node_modules" / "@sparticuz" / "chromium" / "bin"
-    pairs = [(str(one), str(folder / one.stem)) for one in packed.glob("*.br")]
+    unfinished = folder / "chromium.part"
+    names = {"chromium": unfinished.name}  # it is there at the end alone, when all that it needs is
+    pairs = [(str(one), str(folder / names.get(one.stem, one.stem))) for one in packed.glob("*.br")]
     subprocess.run([NODE, "-e", _UNPACK, json.dumps(pairs)], check=True)
     for archive in folder.glob("*.tar"):
         with tarfile.open(archive) as opened:
-            opened.extractall(folder, filter="data")
+            if hasattr(tarfile, "data_filter"):
+                opened.extractall(folder, filter="data")
+            else:  # Python before 3.11.4; the lock file says what is in these archives
+                opened.extractall(folder)
         archive.unlink()
     (folder / "fonts.conf").write_text(_FONTS.format(folder=folder))  # the packed one names the folder of a server
-    (folder / "chromium").chmod(0o755)
     shutil.copy(folder / "node_modules" / "axe-core" / "axe.min.js", folder)
     shutil.rmtree(folder / "node_modules")
+    unfinished.chmod(0o755)
+    unfinished.replace(folder / "chromium")
 
 
 if __name__ == "__main__":
