@@ -245,6 +245,7 @@ def test_a_shrunk_failure_decides_a_tie_before_it_is_told(tmp_path: Path, monkey
 class TooFew(Right):
     """Takes no parameters: a call of it raises before a line of it runs."""
 
+    # That it does not take what it is given is the fault.
     def mappings(self, x: Tensor) -> Mappings:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         raise AssertionError("not reached")
 
@@ -257,6 +258,8 @@ def test_a_call_that_a_method_does_not_take_is_one_cause_wherever_it_is_made(tmp
 
 
 class Numpy(Right):
+    """Returns no tensor, which is the fault."""
+
     def project(self, logits: Tensor) -> Tensor:
         return super().project(logits).detach().numpy()  # type: ignore[return-value]
 

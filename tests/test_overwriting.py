@@ -15,6 +15,7 @@ from properties import Implementation
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Reference
 from properties.core.law import all_laws
+from properties.core.trial import Trial
 from properties.engine.runner import Profile, examine
 from properties.engine.subject import Subject
 
@@ -82,16 +83,14 @@ def test_the_inputs_of_a_sweep_are_as_they_were_after_a_target_that_writes_to_th
 @pytest.mark.slow
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", sorted(one.id for one in all_laws().values() if one.sweep is None))
-def test_a_case_is_as_it_was_after_a_target_that_writes_to_it(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_case_is_as_it_was_after_a_target_that_writes_to_it(name: str, tmp_path: Path) -> None:
     law, changed = all_laws()[name], list[str]()
     judge = law.judge
 
-    def judged(trial: object, case: Case) -> None:
+    def judged(trial: Trial, case: Case) -> None:
         before = [one.clone() for one in tensors(case)]
         try:
-            judge(trial, case)  # type: ignore[arg-type]
+            judge(trial, case)
         finally:
             after = tensors(case)
             changed.extend(

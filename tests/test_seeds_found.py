@@ -19,6 +19,10 @@ FOUND = {
         *("attention-scores-divided", "ATTN_RES", "float32", "coefficients.tuned-fields-are-used"),
         *(2, 1),
     ),
+    "squares beyond float32 that are summed with compensation": (
+        *("compensated", "KROMHC", "bfloat16", "coefficients.gates-stay-in-their-range"),
+        *(5, 5),
+    ),
     "squares beyond float32 of what is centred": (
         *("norm-by-layer-norm", "PAPER with a LayerNorm of all streams", "float32"),
         *("coefficients.gates-stay-in-their-range", 1, 2),

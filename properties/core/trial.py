@@ -253,10 +253,9 @@ class Trial(Judge):
         """
 
         def run(target: Implementation) -> list[Tensor]:
-            leaves = [self.observer.placed(one).detach().clone().requires_grad_() for one in inputs]
+            leaves = [self.observer.placed(one).detach().requires_grad_() for one in inputs]
             gave = outputs_of(function(target, *leaves))
-            # a backward pass that writes to its cotangent must not change the case, which the truth still reads
-            found = pulled_back(gave, leaves, [self.observer.placed(one).clone() for one in cotangents])
+            found = pulled_back(gave, leaves, [self.observer.placed(one) for one in cotangents])
             return [*found, *(one.detach() for one in gave)] if outputs else found
 
         kinds = [(f"gradient of {what}", tuple(one.shape)) for one in inputs]
