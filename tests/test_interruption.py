@@ -159,7 +159,7 @@ RAISED: dict[str, tuple[Callable[[], Any], str]] = {
         "project raised Unreadable: (its message cannot be read: __str__ raised KeyboardInterrupt) for",
     ),
     "a text of its own kind": (raising(Foreign), "project raised Foreign: too many tokens for"),
-    "a message of megabytes": (raising(lambda: ValueError("x" * 10**7)), "(9998000 characters more)"),
+    "a message of megabytes": (raising(lambda: ValueError("x" * 10**7)), "(9999412 characters more)"),
     "escape sequences": (raising(lambda: ValueError("\x1b[31mred")), r"project raised ValueError: \x1b[31mred for"),
 }
 

@@ -53,6 +53,13 @@ def test_both_ends_of_a_long_text_are_kept_and_the_rest_is_counted() -> None:
     assert len(printable("\x1b" * 10**6, most=100)) < 600
 
 
+def test_what_is_cut_twice_is_counted_from_what_there_was_at_first() -> None:
+    """A worker cuts a message that the process which asked it cuts again for one line."""
+    text = "a" * 600 + "m" * 10**6 + "z" * 600
+    assert printable(printable(text, most=1000), most=400) == printable(text, most=400)
+    assert printable(printable(printable(text), most=1000), most=400) == printable(text, most=400)
+
+
 class Raising(Exception):
     def __init__(self, error: BaseException) -> None:
         self.error = error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
 from properties.guards.interruption import Interrupted, watching
+
+_CUT = re.compile(r" \.\.\. \((\d{1,18}) characters more\) \.\.\. ")
+"""A cut of `printable`, with the count of what is missing."""
 
 _KEPT = "\n\t"
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -16,11 +20,13 @@ def printable(text: str, most: int = 2000) -> str:
     """The text with every character that could steer a terminal written as an escape, such as ``\\x1b``.
 
     Line feeds and tabs stay. What is longer than `most` characters is cut in the middle, and the cut says how much is
-    missing: both ends of a message carry its meaning.
+    missing, also of what had been cut before: both ends of a message carry its meaning.
     """
     if len(text) > most:
         half = most // 2
-        text = f"{text[:half]} ... ({len(text) - 2 * half} characters more) ... {text[-half:]}"
+        before = _CUT.finditer(text, half, len(text) - half)
+        missing = len(text) - 2 * half + sum(int(one[1]) - len(one[0]) for one in before)
+        text = f"{text[:half]} ... ({missing} characters more) ... {text[-half:]}"
     return "".join(one if one in _KEPT or unicodedata.category(one) not in _HIDDEN else _escaped(one) for one in text)
 
 
