@@ -42,11 +42,11 @@ class Sigmoid(Gate):
 
     def pullback(self, logits: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
         """sigmoid' = s (1 - s) moves by at most min(d / 10, s (1 - s) (e^d - 1)), |sigmoid''| < 0.0963, and s, hence
-        1 - s, is accurate absolutely to 6 units."""
-        s = logits.value.sigmoid()
+        1 - s, is accurate absolutely to 6 units. A logit of which nothing is claimed may be a NaN, and so may s."""
+        s, d = logits.value.sigmoid(), logits.error
         slope = s * (1 - s)
-        moved = torch.minimum(logits.error / 10, slope * logits.error.clamp(max=350).expm1())
-        return times(cotangent, Approx(slope, moved.clamp(max=0.25) + 9 * r.unit), r)
+        moved = known(torch.minimum(d / 10, slope * capped(d, 350).expm1()))
+        return times(cotangent, Approx(slope, capped(moved, 0.25) + 9 * r.unit), r)
 
 
 GATE = Sigmoid()

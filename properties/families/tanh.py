@@ -7,7 +7,7 @@ from torch import Tensor
 from mhc_ref import Dialect
 from properties.bounds.arithmetic import capped, times
 from properties.core.family import Dynamic
-from properties.core.rounding import Approx, Rounding
+from properties.core.rounding import Approx, Rounding, known
 
 
 class Tanh(Dynamic):
@@ -30,10 +30,10 @@ class Tanh(Dynamic):
         return Approx(products.value.tanh(), capped(products.error, 2.0) + 4 * r.unit)
 
     def pullback(self, products: Approx, activated: Approx, cotangent: Approx, dialect: Dialect, r: Rounding) -> Approx:
-        """tanh' = 1 - tanh^2."""
+        """tanh' = 1 - tanh^2, a number unless nothing is claimed of tanh."""
         p = activated
-        moved = (2 * p.value.abs() * p.error + p.error.square() + 3 * r.unit).clamp(max=1.0)
-        return times(cotangent, Approx(1 - p.value.square(), moved), r)
+        moved = known(2 * p.value.abs() * p.error + p.error.square() + 3 * r.unit)
+        return times(cotangent, Approx(1 - p.value.square(), capped(moved, 1.0)), r)
 
 
 DYNAMIC = Tanh()
