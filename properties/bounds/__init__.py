@@ -18,6 +18,7 @@ from properties.bounds import block, pullback, stack
 from properties.bounds.arithmetic import (
     affine,
     contracted,
+    holding,
     plus,
     softmax,
     softmax_gradient,
@@ -55,6 +56,7 @@ __all__ = [
     "gated_logits",
     "gates",
     "held",
+    "holding",
     "normalised",
     "plus",
     "projected",

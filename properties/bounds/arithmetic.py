@@ -70,6 +70,12 @@ def stored(approx: Approx, r: Rounding) -> Approx:
     return Approx(approx.value, torch.where(approx.value.abs() + error > r.state_max, INF, error))
 
 
+def holding(value: Tensor, error: Tensor, size: Tensor, r: Rounding) -> Approx:
+    """A sum that the dtype of the state holds, of numbers whose magnitudes are `size` in all: of others nothing is
+    claimed."""
+    return Approx(value, torch.where(size + error > r.state_max, INF, error))
+
+
 def entering(approx: Approx, r: Rounding) -> Approx:
     """What a stage computes of: stored in the dtype of the state where the stage computes in that."""
     return stored(approx, r) if r.accumulated else approx

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mhc_ref import Dialect, Params
 from mhc_ref.packing import logit_sizes, logits_shape
-from properties.bounds.arithmetic import affine, as_parameter, contracted, plus, times
+from properties.bounds.arithmetic import affine, as_parameter, contracted, holding, plus, times
 from properties.bounds.projection import projection_gradient
 from properties.bounds.stages import (
     activated,
@@ -26,7 +26,7 @@ from properties.bounds.stages import (
 )
 from properties.core.family import dynamic_of
 from properties.core.reads import read_of
-from properties.core.rounding import Approx, Rounding, known
+from properties.core.rounding import Approx, Rounding, Uses, known
 from properties.core.sums import added_up
 
 
@@ -130,13 +130,21 @@ def coefficients_gradient(
     by_x = norm_gradient(x, g_state, through, shared, dialect, r)
     if dynamic_of(dialect).constant:  # nothing is normalised, and what a norm of this state may be says nothing
         by_x, phi, weight = (Approx.exact(torch.zeros_like(one.value)) for one in (by_x, phi, weight))
+    size = size_of_uses(by_x)
     if beyond_logits is not None:
         phi = Approx(*(torch.cat(both, -1) for both in zip(_pair(phi), _pair(beyond_logits), strict=True)))
     if read_weight is not None:
         weight = plus(as_parameter(weight, r), as_parameter(read_weight, r), r=r)
     if read_state is not None:
+        size = size + size_of_uses(read_state)
         by_x = plus(by_x, read_state, r=r)
+    by_x = Uses(by_x.value, holding(by_x.value, by_x.error, size, r).error, size)
     return Pullback(by_x, *(as_parameter(one, r) for one in (phi, bias, alpha, weight)))
+
+
+def size_of_uses(one: Approx) -> Tensor:
+    """The sum of the magnitudes of what uses of a state hand back, of a gradient by it."""
+    return one.size if isinstance(one, Uses) else one.value.abs()
 
 
 def _pair(one: Approx) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect, Params
-from properties.bounds import declared
-from properties.bounds.arithmetic import contracted, plus, stored
+from properties.bounds import declared, gradients
+from properties.bounds.arithmetic import contracted, holding, plus, stored
 from properties.bounds.block import Passage, applied, coefficients, handed_back, operator_of, passed
 from properties.bounds.gradients import Pullback, coefficients_gradient
 from properties.bounds.stack import begun, passages
@@ -32,12 +32,6 @@ def summed_in_the_state(equation: str, left: Approx, right: Approx, count: int, 
     summed = contracted(equation, left, right, count, r)
     size = torch.einsum(equation, left.value.abs() + left.error, right.value.abs() + right.error)
     return holding(summed.value, summed.error + uses * (r.state_unit * size + r.state_tiny), size, r)
-
-
-def holding(value: Tensor, error: Tensor, size: Tensor, r: Rounding) -> Approx:
-    """A sum that the dtype of the state holds, of numbers whose magnitudes are `size` in all: of others nothing is
-    claimed."""
-    return Approx(value, torch.where(size + error > r.state_max, torch.inf, error))
 
 
 def block(
@@ -145,7 +139,9 @@ def mapped(
     direct, mixed = residual or (None, torch.zeros(()))
     total = plus(*([direct] if direct else []), direct_read, of_mappings, r=r)
     size = mixed + direct_read.value.abs() + of_mappings.value.abs() + total.error
-    return through._replace(x=holding(total.value, total.error + (n + 2) * r.state_unit * size, size, r))
+    # As they come, what the norm and its products hand back may be far more than the mappings' gradient.
+    met = torch.maximum(size, mixed + direct_read.value.abs() + gradients.size_of_uses(through.x))
+    return through._replace(x=holding(total.value, total.error + (n + 2) * r.state_unit * size, met, r))
 
 
 def pre(x: Tensor, h_pre: Tensor, cotangent: Tensor, r: Rounding) -> dict[str, Approx]:

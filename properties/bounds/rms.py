@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
-from properties.bounds.arithmetic import addends
-from properties.core.rounding import INF, Approx, Rounding
+from properties.bounds.arithmetic import addends, holding
+from properties.core.rounding import INF, Approx, Rounding, Uses
 from properties.core.rows import Count, beside
 from properties.core.truth import wide
 
@@ -140,7 +140,7 @@ def root_mean_square(x: Approx, over: tuple[int, ...], dialect: Dialect, r: Roun
 
 def inverse_gradient(
     x: Approx, inner: Approx, spread: Tensor, shared: Tensor, over: tuple[int, ...], dialect: Dialect, r: Rounding
-) -> Approx:
+) -> Uses:
     """d <inner, 1/rms> / dx = -x inner / (K s rho^2), as the second term of `over_rms_gradient`.
 
     `inner` and `spread`, the cotangent of 1/rms and the sum of magnitudes that it was added up from, have size 1 in the
@@ -158,15 +158,21 @@ def inverse_gradient(
     error = (x.value.abs() * inner.error + x.error * (inner.value.abs() + inner.error)) * scale
     error = error + 3 * relative * (x.value.abs() + x.error) * spread * scale
     error = error * (1 + 4 * relative) + r.tiny * (1 + x.value.abs() * spread / count)
-    error = error + SHARES * (r.state_unit * x.value.abs() * spread * scale + r.state_tiny)
+    size = x.value.abs() * spread * scale
+    error = error + SHARES * (r.state_unit * size + r.state_tiny)
     beyond = r.beyond(torch.maximum(cubed, cubed * spread))
     value = torch.where(live, -x.value * inner.value * scale, 0.0)
-    return Approx(value, torch.where(live & ~beyond, error, INF))
+    return _used(value, torch.where(live & ~beyond, error, INF), size, r)
+
+
+def _used(value: Tensor, error: Tensor, size: Tensor, r: Rounding) -> Uses:
+    """A gradient of uses of a state, none of which may be beyond the dtype of that."""
+    return Uses(value, holding(value, error, size, r).error, size)
 
 
 def over_rms_gradient(
     x: Approx, g: Approx, through: Tensor, shared: Tensor, over: tuple[int, ...], dialect: Dialect, r: Rounding
-) -> Approx:
+) -> Uses:
     """The gradient of the normalised state: that of x over its rms, less its own mean where x was centred.
 
     With P = I - 1 1^T / K the matrix that centres, which is symmetric, c = P x has the gradient d below, and x has P d.
@@ -174,10 +180,10 @@ def over_rms_gradient(
     c = centred(x, over, dialect, r)
     d, parts = _over_rms_gradient(c, g, through, shared, over, dialect, r)
     if not dialect.centred:
-        return d
+        return _used(d.value, d.error, parts, r)
     count = math.prod(x.value.shape[k] for k in over)
     value, of_mean = _less_mean(d.value, torch.maximum(parts, d.value.abs()), d.error, over, count, r)
-    return Approx(value, d.error + of_mean)
+    return _used(value, d.error + of_mean, parts + parts.mean(over, keepdim=True), r)
 
 
 def _over_rms_gradient(
@@ -190,7 +196,8 @@ def _over_rms_gradient(
 
     A state below float32 is widened where it is used, in the norm and in up to three products (pre, post, res), and
     autograd rounds the gradient of each use to the dtype of the state before it adds them up there: k uses whose sizes
-    sum to S err by at most k u S, one rounding of each and k - 1 of their sum.
+    sum to S err by at most k u S, one rounding of each and k - 1 of their sum; where S is beyond that dtype one of them
+    may be an infinity, and nothing is claimed.
 
     The sizes of both terms come second.
     """

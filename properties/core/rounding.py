@@ -284,6 +284,17 @@ class Approx:
         return Approx(torch.cat([self.value, other.value]), torch.cat([self.error, other.error]))
 
 
+@dataclass(frozen=True)
+class Uses(Approx):
+    """A gradient by a state that several uses of it have handed back.
+
+    Attributes:
+        size: the sum of the magnitudes of what they hand back, which may be far above that of the gradient.
+    """
+
+    size: Tensor
+
+
 class Projection(NamedTuple):
     """What rounding can do to h_res, [tokens, n, n] unless said.
 

@@ -132,6 +132,7 @@ def residual_path_pulls_back_by_the_transpose(trial: Trial, case: Case) -> None:
     size = torch.einsum("tij,tic->tjc", operator.value.abs(), wide(case.cotangent).abs())
     coarse = n + 2 + (3 if trial.rounding.mixes_in_state else 0)  # one rounding for each use of a stream
     error = expected.error + coarse * trial.rounding.state_unit * size
+    error = bounds.holding(expected.value, error, size, trial.rounding).error
     trial.within("the gradient by x", got, expected.value, torch.where(reaches_the_gates(trial, case), error, INF))
 
 
