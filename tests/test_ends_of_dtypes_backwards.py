@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from torch import Tensor
 
-from mhc_ref import HYPER_CONNECTIONS, PAPER, Dialect, Mappings, Params
+from mhc_ref import HYPER_CONNECTIONS, MHC_LITE, PAPER, Dialect, Mappings, Params
 from mhc_ref.packing import logit_sizes
+from properties.bounds import Approx, Rounding
+from properties.bounds.rms import over_rms, over_rms_gradient
+from properties.catalogue import controls
 from properties.core.case import BranchSpec, Case
 from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation, Reference
@@ -43,11 +49,18 @@ class UsedApart(Deviant):
         )
 
 
-def holds(law: str, target: Implementation, dialect: Dialect, case: Case) -> Trial:
-    """The bench on which a law holds at a case of float16 states."""
-    trial = Trial(target, HALF, torch.device("cpu"), FloatTruth(dialect))
-    all_laws()[law].judge(trial, case)
-    return trial
+def holds(law: str, target: Implementation, dialect: Dialect, case: Case) -> None:
+    """Judge a law at a case, whose states say of which dtype they are."""
+    all_laws()[law].judge(Trial(target, case.x.dtype, torch.device("cpu"), FloatTruth(dialect)), case)
+
+
+@pytest.fixture
+def flushing() -> Iterator[None]:
+    """Numbers below the normal ones are taken for 0."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor flushes nothing")
+    yield
+    torch.set_flush_denormal(False)
 
 
 def test_uses_of_a_state_that_float16_does_not_hold_are_not_claimed_of_their_sum() -> None:
@@ -83,3 +96,38 @@ def test_a_gate_of_a_state_beyond_float16_may_have_no_derivative() -> None:
     for dynamic in ("linear", "tanh"):
         dialect = PAPER.with_(dynamic=dynamic)
         holds(law, Reference(dialect), dialect, case)
+
+
+FAR_APART = Params(
+    torch.tensor([[0.5, 1, -0.5, 1, 0.25, 1], [1, 0.5, 1, -0.25, 1, 0.5]]),
+    torch.tensor([0.0, 0, 0, 0, 0, -40]),
+    torch.tensor([1.0, 1, 2]),
+    torch.tensor([3.0, 2]),
+)
+"""Of two streams of one channel, whose second permutation has a share of e^-40."""
+
+
+@pytest.mark.usefixtures("flushing")
+@pytest.mark.parametrize("power", [-76, -72, -64])
+def test_what_is_flushed_before_it_meets_a_large_state_is_not_claimed(power: int) -> None:
+    # The norm comes after the product, and g / rms is too small for float32 where x^ g is not.
+    case = Case(
+        x=512 * torch.tensor([[[1.0], [-0.75]]]),
+        params=FAR_APART,
+        cotangents=(torch.zeros(1, 2), torch.zeros(1, 2), 2.0**power * torch.tensor([[[0.25, 1.0], [1.5, -1.0]]])),
+    )
+    law = "gradient.mappings-pull-back-to-state-and-parameters"
+    holds(law, controls.build("norm-after-matmul", MHC_LITE), MHC_LITE, case)
+
+
+@pytest.mark.usefixtures("flushing")
+@pytest.mark.parametrize("power", [-126, -118, -110])
+def test_what_is_flushed_before_it_is_divided_by_a_cube_is_not_claimed(power: int) -> None:
+    x = 2.0**-9 * torch.tensor([[[1.0], [-0.75]]])
+    g = 2.0**power * torch.tensor([[[1.0], [0.5]]])
+    root = x.square().mean((-2, -1), keepdim=True).rsqrt()
+    inner_first = g * root - x * (g * x).mean((-2, -1), keepdim=True) * root**3
+    r, given, bar = Rounding.of(torch.float32), Approx.exact(x), Approx.exact(g)
+    _, shared = over_rms(given, None, (-2, -1), PAPER, r)
+    bound = over_rms_gradient(given, bar, torch.zeros_like(bar.value), shared, (-2, -1), PAPER, r)
+    assert (inner_first.double() - bound.value).abs().le(bound.error).all()

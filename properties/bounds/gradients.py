@@ -28,6 +28,7 @@ from properties.core.family import dynamic_of
 from properties.core.reads import read_of
 from properties.core.rounding import Approx, Rounding, Uses, known
 from properties.core.sums import added_up
+from properties.core.truth import wide
 
 
 class Pullback(NamedTuple):
@@ -80,6 +81,7 @@ def coefficients_gradient(
         torch.cat([g_pre.value, g_post.value, g_res.value.flatten(1)], -1),
         torch.cat([g_pre.error, g_post.error, g_res.error.flatten(1)], -1),
     )
+    flushed, columns = _flushed(x, params, dialect, r), of_logits(wide(params.phi), n, dialect).abs()
     ones = Approx.exact(torch.ones(tokens))
     bias = contracted(f"tm,t->{kept}m", g, ones, terms, r)
     by_gate = times(g, p, r)
@@ -92,6 +94,7 @@ def coefficients_gradient(
         for e in edges
     ]
     alpha = Approx(torch.stack([a.value for a in alphas], -1), torch.stack([a.error for a in alphas], -1))
+    alpha = _less(alpha, (columns + 1).sum() * flushed, each)
     if reads.affine(dialect):
         g = times(g, Approx.exact(gates(params, n, dialect)).expanded(g), r)
     elif (back := reads.completed_pullback(z, n, params, g, dialect, r, kept)) is not None:
@@ -115,11 +118,13 @@ def coefficients_gradient(
         back = contracted("tm,km->tk", g, phi_value, sum(sizes), r)
         g_state = Approx(back.value.unflatten(-1, (n, channels)), back.error.unflatten(-1, (n, channels)))
         through = torch.einsum("tm,km->tk", g.value.abs() + g.error, phi_value.value.abs()).unflatten(-1, (n, channels))
+    phi = _less(phi, flushed, each)
     bare = state if params.norm_weight is None else normalised(x, None, dialect, r)[0]
     bare = Approx(bare.value, bare.error + known(shared * bare.value.abs()))
+    by_channel = (columns + 1).sum(-1).amax()
     by_weight = times(g_state, bare, r)
     weight = contracted(f"tnc,t->{kept}nc", by_weight, ones, terms, r)
-    weight = Approx(weight.value.flatten(-2), weight.error.flatten(-2))
+    weight = _less(Approx(weight.value.flatten(-2), weight.error.flatten(-2)), by_channel * flushed, each)
     own = (
         Approx.exact(torch.ones(n, channels))
         if params.norm_weight is None
@@ -128,9 +133,11 @@ def coefficients_gradient(
     g_state = times(g_state, own.expanded(g_state), r)
     through = through * (own.value.abs() + own.error)
     by_x = norm_gradient(x, g_state, through, shared, dialect, r)
+    size = size_of_uses(by_x)
+    by_x = _less(by_x, by_channel * flushed, True)
     if dynamic_of(dialect).constant:  # nothing is normalised, and what a norm of this state may be says nothing
         by_x, phi, weight = (Approx.exact(torch.zeros_like(one.value)) for one in (by_x, phi, weight))
-    size = size_of_uses(by_x)
+        size = torch.zeros_like(size)
     if beyond_logits is not None:
         phi = Approx(*(torch.cat(both, -1) for both in zip(_pair(phi), _pair(beyond_logits), strict=True)))
     if read_weight is not None:
@@ -140,6 +147,26 @@ def coefficients_gradient(
         by_x = plus(by_x, read_state, r=r)
     by_x = Uses(by_x.value, holding(by_x.value, by_x.error, size, r).error, size)
     return Pullback(by_x, *(as_parameter(one, r) for one in (phi, bias, alpha, weight)))
+
+
+def _flushed(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Tensor:
+    """What may be lost of a token's share in the gradient by phi where the cotangent of a logit is so small that a
+    number on the way is flushed, [tokens].
+
+    Products with phi are formed of x, and divided by the rms afterwards: then g / rms may be flushed, which meets x. Of
+    a phi that gates and the norm weight were folded into, the gradient by phi is what x^T g leaves, times either. The
+    gradients by gates and by the norm weight are sums of that times phi, and that by x of g / rms times phi.
+    """
+    n, reach = x.value.shape[-2], 1 + (x.value.abs() + x.error).flatten(1).amax(1)
+    weight = params.norm_weight
+    folded = 1.0 if weight is None else (wide(weight).abs() + abs(dialect.norm_offset)).amax().clamp(min=1)
+    return r.tiny * reach * folded * gates(params, n, dialect).abs().amax().clamp(min=1)
+
+
+def _less(one: Approx, lost: Tensor, each: bool) -> Approx:
+    """The same of which so much may be lost, [tokens], of each token or of the sum over all."""
+    by_token = lost.view(-1, *[1] * (one.value.ndim - 1)) if each else lost.sum()
+    return Approx(one.value, one.error + by_token)
 
 
 def size_of_uses(one: Approx) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import Dialect
+from mhc_ref.packing import logit_sizes
 from properties.bounds.arithmetic import addends, holding
 from properties.core.rounding import INF, Approx, Rounding, Uses
 from properties.core.rows import Count, beside
@@ -159,6 +160,7 @@ def inverse_gradient(
     error = error + 3 * relative * (x.value.abs() + x.error) * spread * scale
     error = error * (1 + 4 * relative) + r.tiny * (1 + x.value.abs() * spread / count)
     size = x.value.abs() * spread * scale
+    error = error + torch.where(x.value == 0, 0.0, r.tiny * scale)  # of x inner, where that comes first
     error = error + SHARES * (r.state_unit * size + r.state_tiny)
     beyond = r.beyond(torch.maximum(cubed, cubed * spread))
     value = torch.where(live, -x.value * inner.value * scale, 0.0)
@@ -222,6 +224,10 @@ def _over_rms_gradient(
     first = g.error / rho + relative * (g.value.abs() + g.error) / rho
     second = (x.value.abs() * inner_error + x.error * (inner.abs() + inner_error)) * scale
     second = second + 3 * relative * (x.value.abs() + x.error) * spread * scale
+    # Products of the inner one may be flushed, K with g or one for each logit, and so may x inner before it is scaled.
+    products = count + sum(logit_sizes(x.value.shape[-2], dialect))
+    lost = r.tiny * (products * x.value.abs() + torch.where(x.value == 0, 0.0, 1.0)) * scale
+    second = second + lost
     second = torch.where(floor.never, second, second + through_root.abs())  # either side of the kink
     second = torch.where(floor.surely, 0.0, second)
     error = (first + second) * (1 + 4 * relative) + r.tiny / rho + r.tiny  # of g before, and of the result itself
