@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from mhc_ref import PAPER
+from mhc_ref import PAPER, Dialect, Params
+from mhc_ref.packing import params_shapes
+from properties.bounds.arithmetic import is_rounded
 from properties.catalogue.controls import ShortStages
 from properties.core.case import Case
 from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation
 from properties.core.law import all_laws
+from properties.core.rounding import Rounding
 from properties.core.trial import LawBroken, Trial
 from properties.engine.subject import Subject
 from properties.engine.trying import try_case
@@ -72,3 +77,31 @@ class InHalf(ShortStages):
 def test_a_weight_that_the_dtype_of_the_state_cannot_hold_may_be_lost_where_the_branch_input_is_summed_in_it() -> None:
     x = torch.tensor([[[60000.0], [0.0]]], dtype=F16)
     tried("mixing.pre-is-the-weighted-sum", InHalf(PAPER), F16, Case(x=x, h_pre=torch.tensor([[2e-8, 0.0]])))
+
+
+# -- constants that are rounded ---------------------------------------------------------------------------------------
+
+
+def bias_alone(bias: Tensor, n: int, dialect: Dialect) -> Case:
+    """A block whose logits are its bias."""
+    shapes, x = params_shapes(n, 1, dialect), torch.ones(1, n, 1)
+    whole = torch.cat([bias, torch.zeros(*shapes.bias).to(bias)[len(bias) :]])
+    return Case(x=x, params=Params(torch.zeros(shapes.phi), whole, torch.ones(shapes.alpha)))
+
+
+def test_the_constants_of_a_gate_are_rounded_as_its_sum_is() -> None:
+    """1.014 and 1.009 lie half a unit of float32 from its numbers, and so does the first times this gate; in the sum
+    that cancels they are what is left."""
+    dialect = PAPER.with_(post="linear", post_scale=1.014, post_eps=1.009)
+    case = bias_alone(torch.tensor([0.0, -0.9939458966255188]), 1, dialect)
+    tried("coefficients.agrees-with-oracle", Deviant(dialect), torch.float32, case)
+
+
+def test_constants_that_a_dtype_has_are_not_rounded_in_it() -> None:
+    single, double = Rounding.of(torch.float32), Rounding.of(torch.float64)
+    short = replace(single, short=("gates",), state_unit=2.0**-8).at("gates")
+    assert not any(is_rounded(one, single) for one in (0.0, 1.0, -2.0, 0.375, 2.0**-60, 1 + 2.0**-23))
+    assert all(is_rounded(one, single) for one in (0.1, 1e-6, 1 + 2.0**-24))
+    assert is_rounded(1 + 2.0**-8, short)
+    assert not is_rounded(1 + 2.0**-7, short)
+    assert not is_rounded(1 + 2.0**-50, double)
