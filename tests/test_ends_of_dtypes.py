@@ -105,3 +105,41 @@ def test_constants_that_a_dtype_has_are_not_rounded_in_it() -> None:
     assert is_rounded(1 + 2.0**-8, short)
     assert not is_rounded(1 + 2.0**-7, short)
     assert not is_rounded(1 + 2.0**-50, double)
+
+
+RANGE = "coefficients.gates-stay-in-their-range"
+
+
+@pytest.mark.parametrize(
+    ("fields", "bias"), [({"pre_eps": 0.1}, 100.0), ({"post_scale": 1.6}, 100.0), ({"post_eps": 0.7}, -100.0)], ids=str
+)
+def test_the_ends_of_a_range_are_numbers_of_the_dtype_in_which_gates_are_computed(
+    fields: dict[str, float], bias: float
+) -> None:
+    """1.1 is 1.1016 in bfloat16, 1.6 is 1.6016, and 0.7, which a gate of 0 leaves, is 0.6992."""
+    dialect = PAPER.with_(**fields)
+    case = bias_alone(torch.full((4,), bias), 2, dialect)
+    tried(RANGE, ShortStages(dialect), BF16, Case(x=case.x.to(BF16), params=case.params))
+
+
+def zeros(dtype: torch.dtype) -> Case:
+    case = bias_alone(torch.zeros(4), 2, PAPER)
+    return Case(x=torch.zeros(1, 2, 1, dtype=dtype), params=case.params)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_norm_whose_eps_no_dtype_of_it_holds_has_none_for_a_token_of_zeros(inside: bool) -> None:
+    """1e-50 is 0 in float32, and 1e-20 in float16, so that the norm is 0 / 0."""
+    tried(RANGE, Deviant(PAPER.with_(rms_eps=1e-50, rms_eps_inside=inside)), torch.float32, zeros(torch.float32))
+    tried(RANGE, InHalf(PAPER.with_(rms_eps=1e-20, rms_eps_inside=inside)), F16, zeros(F16))
+
+
+def test_a_norm_with_an_eps_owes_gates_to_a_token_of_zeros() -> None:
+    class Divides(Deviant):
+        """By the root mean square alone."""
+
+        def divisor(self, x: Tensor) -> Tensor:
+            return x.square().mean((-2, -1), keepdim=True).sqrt()
+
+    with pytest.raises(LawBroken):
+        tried(RANGE, Divides(PAPER), torch.float32, zeros(torch.float32))

@@ -78,13 +78,15 @@ def saturated_cases(draw: DrawFn, setting: Setting, **options: Any) -> Case:
 def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
     """h_pre lies in [pre_eps, 1 + pre_eps] and h_post in [post_eps, post_scale + post_eps].
 
-    Both are sigmoids, whatever the state and the parameters, and those of huge logits are 0 and 1, not inf / inf.
+    Both are sigmoids, whatever the state and the parameters, and those of huge logits are 0 and 1, not inf / inf. What
+    is added to them is a number of the dtype in which gates are computed, too.
     """
     got = trial.mappings(case.x, case.params)
-    dialect, r = trial.dialect, trial.rounding
+    dialect, gates, r = trial.dialect, trial.rounding.at("gates"), trial.rounding.at("norm")
     over = norm_of(dialect).OVER or (-2, -1)
     mean = _normed(case.x, dialect).square().mean(over, keepdim=True)
-    undefined = (mean < 4 * r.tiny).any(-1).any(-1) & (dialect.rms_eps == 0)  # 0 / 0: nothing is claimed
+    # 0 / 0: nothing is claimed. An eps that is no normal number of the dtype of the norm may be 0 in it.
+    undefined = (mean < 4 * r.tiny).any(-1).any(-1) & (dialect.rms_eps < 4 * r.tiny)
     if not trial.implementation.full_scale:  # a sum of squares that is no number may become inf - inf on its way
         undefined = undefined | r.beyond(wide(case.x).square().sum(over, keepdim=True)).any(-1).any(-1)
     for name, scale, low in (("pre", 1.0, dialect.pre_eps), ("post", dialect.post_scale, dialect.post_eps)):
@@ -92,7 +94,7 @@ def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
         if name not in trial.implementation.emits:
             continue
         value = wide(getattr(got, name))
-        slack = torch.full_like(value, 8 * r.unit * max(1.0, high))
+        slack = torch.full_like(value, 8 * gates.unit * max(1.0, high))
         slack = torch.where(undefined.unsqueeze(-1), float("inf"), slack)
         trial.at_most(f"h_{name} above its range", value, torch.full_like(value, high), slack, size=1.0)
         trial.at_most(f"h_{name} below its range", -value, torch.full_like(value, -low), slack, size=1.0)
