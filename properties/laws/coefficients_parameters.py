@@ -12,6 +12,7 @@ from mhc_ref.packing import logit_sizes
 from properties.bounds import Approx, Coefficients
 from properties.core.case import Case
 from properties.core.family import dynamic_of, guarantees_of
+from properties.core.handing import stored_dtype
 from properties.core.premises import norm_weight, several_streams, where
 from properties.core.reads import read_of
 from properties.core.trial import Trial
@@ -119,12 +120,23 @@ def streams_have_no_names(trial: Trial, case: Case) -> None:
     agree(trial, "of renamed streams", renamed, reorder(*plain), slack, double=True)
 
 
+COARSEST = 3
+"""The largest of the integers of `coarse`."""
+
+
+def of_few_bits(phi: Tensor, setting: Setting) -> Tensor:
+    """The nearest eighths that are stored as they are, and times any integer of the weight and its offset, too."""
+    integers = 2 / torch.finfo(stored_dtype(setting, setting.dtype)).eps  # all of them are stored as they are
+    most = integers // (abs(setting.dialect.norm_offset) + COARSEST)
+    return (phi * 8).round().clamp(-most, most) / 8
+
+
 @st.composite
 def weighted_cases(draw: DrawFn, setting: Setting) -> Case:
-    """A norm weight of small integers and a phi of few bits, so that their product is exact."""
+    """A norm weight of small integers and a phi of few bits, so that their product is exact where it is stored."""
     case = draw(coefficient_cases(setting, most=2, least_phi=1, gates=(1.0, 2.0)))
     params: Params = case.params
-    phi = (params.phi * 8).round() / 8
+    phi = of_few_bits(params.phi, setting)
     weight = torch.tensor(coarse(draw(seeds), case.x.shape[-2] * case.x.shape[-1])).to(phi)
     return case.with_(params=params._replace(phi=phi, norm_weight=weight))
 
