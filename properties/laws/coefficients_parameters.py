@@ -11,7 +11,7 @@ from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.packing import logit_sizes
 from properties.bounds import Approx, Coefficients
 from properties.core.case import Case
-from properties.core.family import dynamic_of, guarantees_of
+from properties.core.family import dynamic_of, gate_of, guarantees_of
 from properties.core.handing import stored_dtype
 from properties.core.premises import norm_weight, several_streams, where
 from properties.core.reads import read_of
@@ -100,18 +100,19 @@ def _matrix_logits(dialect: Dialect) -> str | None:
 def streams_have_no_names(trial: Trial, case: Case) -> None:
     """Renaming the streams in state and parameters renames them in the mappings.
 
-    No stream is special; h_res is conjugated by the permutation.
+    No stream is special; h_res is conjugated by the permutation. Gates that depend on no logit, as those of the newest
+    stream alone, are of places and not of streams: they stay as they were.
     """
-    order = list(case.order)
+    order, dialect = list(case.order), trial.dialect
     n = case.x.shape[-2]
     plain = trial.mappings(case.x, case.params)
-    renamed = trial.mappings(case.x[..., order, :].contiguous(), streams_in_order(case.params, order, n, trial.dialect))
+    renamed = trial.mappings(case.x[..., order, :].contiguous(), streams_in_order(case.params, order, n, dialect))
     bound = errors.mappings(trial, case.x, case.params)
 
     def reorder(pre: Tensor, post: Tensor, res: Tensor) -> Mappings:
         return Mappings(
-            pre[..., order] if pre.numel() else pre,
-            post[..., order] if post.numel() else post,
+            pre[..., order] if pre.numel() and not gate_of(dialect.pre).constant else pre,
+            post[..., order] if post.numel() and not gate_of(dialect.post).constant else post,
             res[..., order, :][..., order] if res.numel() else res,
         )
 
