@@ -79,6 +79,35 @@ def test_a_weight_that_the_dtype_of_the_state_cannot_hold_may_be_lost_where_the_
     tried("mixing.pre-is-the-weighted-sum", InHalf(PAPER), F16, Case(x=x, h_pre=torch.tensor([[2e-8, 0.0]])))
 
 
+# -- sums beyond the largest number -----------------------------------------------------------------------------------
+
+
+def cancelling(size: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Streams whose first two add up to twice what the third leaves; no branch, and all of every stream for each."""
+    x = torch.tensor([[[size], [size], [-size]]], dtype=F16)
+    return x, torch.zeros(1, 1, dtype=F16), torch.zeros(1, 3), torch.ones(1, 3, 3)
+
+
+def test_a_partial_sum_may_be_beyond_the_dtype_of_the_state_where_it_is_one_of_it() -> None:
+    x, y, h_post, h_res = cancelling(60000.0)
+    assert not MixesInState(PAPER).post(x, y, h_post, h_res + 1).isfinite().all()
+    tried(MIXED, MixesInState(PAPER), F16, Case(x=x, y=y, h_post=h_post, h_res=h_res + 1))
+    tried("mixing.pre-is-the-weighted-sum", InHalf(PAPER), F16, Case(x=x, h_pre=torch.ones(1, 3)))
+
+
+class LosesSums(MixesInState):
+    """Of sums of 20000 and more nothing is left."""
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return torch.where(super().post(x, y, h_post, h_res).abs() < 2e4, 0.0, torch.inf).to(x.dtype)
+
+
+def test_of_sums_within_it_everything_is_claimed() -> None:
+    x, y, h_post, h_res = cancelling(21000.0)
+    with pytest.raises(LawBroken):
+        tried(MIXED, LosesSums(PAPER), F16, Case(x=x, y=y, h_post=h_post, h_res=h_res))
+
+
 # -- constants that are rounded ---------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from properties.bounds.stages import gated_logits, squashed
 from properties.bounds.token_mix import TokenMix
 from properties.core.case import BranchSpec
 from properties.core.reads import read_of
-from properties.core.rounding import Approx, Rounding, known
+from properties.core.rounding import INF, Approx, Rounding, known
 from properties.core.rows import place
 from properties.core.truth import wide
 
@@ -82,7 +82,8 @@ def combined(
     Where the residual path is mixed in the dtype of the state, every factor, every term and every partial sum are
     rounded to it, the last of which is the result's own rounding: n + 1 roundings more where terms are added one by
     one; 4 where a sum of products (two factors, the products) is rounded by itself, too. A factor below the normal
-    numbers of that dtype loses `state_tiny` at most, times what it weighs: in float16 all of a 2e-8.
+    numbers of that dtype loses `state_tiny` at most, times what it weighs: in float16 all of a 2e-8. Where the sum of
+    magnitudes is beyond that dtype so may a term or a partial sum be, whatever the sum itself is.
     """
     state = x if isinstance(x, Approx) else Approx.exact(x)
     size = state.value.abs() + state.error
@@ -104,6 +105,7 @@ def combined(
     coarse = coarse / (1 - coarse)
     if r.mixes_in_state:
         own = own + (1 + coarse) * r.state_tiny * weighed
+        own = torch.where((1 + coarse) * spread > r.state_max, INF, own)
     return stored(Approx(value, own + (r.dot(n + 3) + coarse) * spread + (n + 1) * (r.tiny + r.state_tiny)), r)
 
 
@@ -117,7 +119,7 @@ def read(x: Tensor | Approx, h_pre: Approx, r: Rounding) -> Approx:
 
     Where it is summed in that, the weights, the products and the partial sums, the last of which is the result's own
     rounding, are rounded to it: n + 1 roundings more of the sum of magnitudes, and of a weight below its normal numbers
-    `state_tiny` at most, times the stream.
+    `state_tiny` at most, times the stream. Nothing is claimed where that sum is beyond it, see `combined`.
     """
     state = x if isinstance(x, Approx) else Approx.exact(x)
     found = weighted_sum(h_pre, state, r)
@@ -131,7 +133,8 @@ def read(x: Tensor | Approx, h_pre: Approx, r: Rounding) -> Approx:
         coarse = (n + 1) * r.state_unit
         coarse = coarse / (1 - coarse)
         lost = r.state_tiny * (n + 1 + (1 + coarse) * streams.sum(-2))
-        found = Approx(found.value, found.error + coarse * known(size) + lost)
+        error = found.error + coarse * known(size) + lost
+        found = Approx(found.value, torch.where((1 + coarse) * known(size) > r.state_max, INF, error))
     return stored(found, r)
 
 
