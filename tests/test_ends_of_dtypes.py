@@ -108,6 +108,14 @@ def test_of_sums_within_it_everything_is_claimed() -> None:
         tried(MIXED, LosesSums(PAPER), F16, Case(x=x, y=y, h_post=h_post, h_res=h_res))
 
 
+def test_a_larger_state_whose_squares_are_beyond_the_dtype_of_its_norm_need_not_have_the_same_mappings() -> None:
+    """Those of 30 are within float16, and of 8 times that they are not."""
+    case = bias_alone(torch.zeros(4), 2, PAPER)
+    params = case.params._replace(phi=torch.ones_like(case.params.phi))
+    x = torch.tensor([[[30.0], [40.0]]], dtype=F16)
+    tried("coefficients.coefficients-do-not-see-the-scale", InHalf(PAPER), F16, Case(x=x, params=params, factor=8.0))
+
+
 # -- constants that are rounded ---------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from properties.core.premises import norm_weight, several_streams, where
 from properties.core.reads import read_of
 from properties.core.trial import Trial
 from properties.laws import about, errors
-from properties.laws.coefficients import agree
+from properties.laws.coefficients import agree, between
 from properties.laws.premises import reads_by_gates
 from properties.strategies import Setting, coarse, coefficient_cases, permutations_of, seeds
 
@@ -166,7 +166,8 @@ def norm_weight_is_absorbed_by_phi(trial: Trial, case: Case) -> None:
     factor = trial.dialect.norm_offset + params.norm_weight
     absorbed = params._replace(phi=factor.unsqueeze(-1) * params.phi, norm_weight=None)
     plain, folded = trial.mappings(case.x, params), trial.mappings(case.x, absorbed)
-    agree(trial, "with the weight absorbed in phi", folded, plain, errors.mappings(trial, case.x, params), double=True)
+    slack = between(*(errors.mappings(trial, case.x, one) for one in (params, absorbed)))
+    agree(trial, "with the weight absorbed in phi", folded, plain, slack, double=True)
 
 
 def _linear(dialect: Dialect) -> str | None:
