@@ -171,6 +171,17 @@ def test_a_norm_whose_eps_no_dtype_of_it_holds_has_none_for_a_token_of_zeros(ins
     tried(RANGE, InHalf(PAPER.with_(rms_eps=1e-20, rms_eps_inside=inside)), F16, zeros(F16))
 
 
+@pytest.mark.parametrize(
+    "law", [RANGE, "coefficients.zero-tokens-see-only-the-bias", "coefficients.agrees-with-oracle"]
+)
+@pytest.mark.parametrize("by", ["clamp", "add"])
+def test_what_a_norm_divides_by_may_be_no_number_of_its_dtype(law: str, by: str) -> None:
+    """1e-12 is 0 in float16, whether it is added to a root of 0 or what that is raised to."""
+    outside = {"rms_eps_by": by, "rms_eps_inside": False}
+    tried(law, InHalf(PAPER.with_(rms_eps=1e-12, **outside)), F16, zeros(F16))
+    tried(law, Deviant(PAPER.with_(rms_eps=1e-50, **outside)), torch.float32, zeros(torch.float32))
+
+
 def test_a_norm_with_an_eps_owes_gates_to_a_token_of_zeros() -> None:
     class Divides(Deviant):
         """By the root mean square alone."""
