@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mhc_ref import PAPER, Dialect, Params
+from mhc_ref.dialect import Axis
 from mhc_ref.packing import params_shapes
 from properties.bounds.arithmetic import is_rounded
 from properties.catalogue.controls import ShortStages
@@ -191,3 +192,18 @@ def test_a_norm_with_an_eps_owes_gates_to_a_token_of_zeros() -> None:
 
     with pytest.raises(LawBroken):
         tried(RANGE, Divides(PAPER), torch.float32, zeros(torch.float32))
+
+
+# -- lines that are lost ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law", ["mixing.exact-side-is-conserved", "mixing.mixing-does-not-expand"])
+@pytest.mark.parametrize("last_axis", ["row", "column"])
+def test_of_a_line_that_is_lost_to_underflow_nothing_is_claimed_where_streams_are_zero(
+    law: str, last_axis: Axis
+) -> None:
+    """An infinite error times 0 is no number, which the bound must not become."""
+    dialect = PAPER.with_(last_axis=last_axis)
+    x, starved = torch.tensor([[[1.0], [0.0]]]), torch.tensor([[[0.0, -200.0], [0.0, -200.0]]])
+    for logits in (starved, starved.mT.contiguous()):
+        tried(law, Deviant(dialect), torch.float32, Case(x=x, logits=logits))
