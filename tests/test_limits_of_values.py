@@ -171,6 +171,26 @@ def test_of_whoever_rounds_what_is_subtracted_nothing_is_claimed_at_masks(
     assert not found.claims
 
 
+class PotentialsInDouble(Deviant):
+    """Potentials that are stored as logarithms, in float64."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        z, first, last = logits.double(), DIM[self.computed.first_axis], DIM[self.computed.last_axis]
+        by_last = torch.zeros_like(z.sum(last, keepdim=True))
+        by_first = torch.zeros_like(z.sum(first, keepdim=True))
+        for _ in range(self.computed.iterations):
+            by_first = -(z + by_last).logsumexp(first, keepdim=True)
+            by_last = -(z + by_first).logsumexp(last, keepdim=True)
+        return (z + by_first + by_last).exp().to(logits.dtype)
+
+
+@pytest.mark.parametrize("iterations", [1, 20])
+def test_potentials_that_round_at_a_mask_alone_are_not_accused_there(iterations: int, tmp_path: Path) -> None:
+    """Of 2^20 they round nothing that float32 shows, and of 1e20 all that a line has beside it."""
+    found = judged(MASKS, PotentialsInDouble(PAPER.with_(iterations=iterations)), tmp_path)
+    assert found.status == "passed", found.message
+
+
 # -- states of any size -----------------------------------------------------------------------------------------------
 
 

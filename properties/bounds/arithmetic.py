@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,12 +35,23 @@ def addends(*factors: Approx, over: tuple[int, ...]) -> Count:
     return most_of(there.sum(over).flatten(1).amax(1) if there.ndim > len(over) + 1 else there.sum(over))
 
 
+def is_rounded(constant: float, r: Rounding) -> bool:
+    """Whether a constant of a dialect has more bits than the numbers of the compute dtype, as 0.1 has."""
+    bits = math.frexp(constant)[0] * 2.0 ** round(-math.log2(r.unit))
+    return bits != round(bits)
+
+
 def affine(approx: Approx, scale: float, shift: float, r: Rounding) -> Approx:
-    """scale * a + shift with one rounding each."""
+    """scale * a + shift with one rounding each, and one of each constant that is no number of the compute dtype.
+
+    Without a shift there is no sum, whose rounding then stands for that of the scale.
+    """
     value = scale * approx.value + shift
+    product = abs(scale) * approx.value.abs()
+    constants = abs(shift) * is_rounded(shift, r) + product * (is_rounded(scale, r) if shift else 0)
     return Approx(
         value,
-        abs(scale) * approx.error * (1 + 2 * r.unit) + r.unit * (abs(scale) * approx.value.abs() + value.abs()) * 1.01,
+        abs(scale) * approx.error * (1 + 2 * r.unit) + r.unit * (product + value.abs() + constants) * 1.01,
     )
 
 

@@ -20,7 +20,7 @@ from properties.bounds.stages import gated_logits, squashed
 from properties.bounds.token_mix import TokenMix
 from properties.core.case import BranchSpec
 from properties.core.reads import read_of
-from properties.core.rounding import Approx, Rounding, known
+from properties.core.rounding import INF, Approx, Rounding, known
 from properties.core.rows import place
 from properties.core.truth import wide
 
@@ -81,13 +81,16 @@ def combined(
 
     Where the residual path is mixed in the dtype of the state, every factor, every term and every partial sum are
     rounded to it, the last of which is the result's own rounding: n + 1 roundings more where terms are added one by
-    one; 4 where a sum of products (two factors, the products) is rounded by itself, too.
+    one; 4 where a sum of products (two factors, the products) is rounded by itself, too. A factor below the normal
+    numbers of that dtype loses `state_tiny` at most, times what it weighs: in float16 all of a 2e-8. Where the sum of
+    magnitudes is beyond that dtype so may a term or a partial sum be, whatever the sum itself is.
     """
     state = x if isinstance(x, Approx) else Approx.exact(x)
     size = state.value.abs() + state.error
     value = operator.value @ state.value
     spread = (operator.value.abs() + operator.error) @ size
     own = operator.error @ size + operator.value.abs() @ state.error
+    weighed = size.sum(-2, keepdim=True)
     if y is not None and h_post is not None:
         given = y if isinstance(y, Approx) else Approx.exact(y)
         out, moved = given.value.unsqueeze(-2), given.error.unsqueeze(-2)
@@ -96,9 +99,13 @@ def combined(
         value = value + weight * out
         spread = spread + reach * (out.abs() + moved)
         own = own + h_post.error.unsqueeze(-1) * out.abs() + reach * moved
+        weighed = weighed + out.abs() + moved
     n = state.value.shape[-2]
     coarse = max(4, n + 1) * r.state_unit if r.mixes_in_state else 0.0
     coarse = coarse / (1 - coarse)
+    if r.mixes_in_state:
+        own = own + (1 + coarse) * r.state_tiny * weighed
+        own = torch.where((1 + coarse) * spread > r.state_max, INF, own)
     return stored(Approx(value, own + (r.dot(n + 3) + coarse) * spread + (n + 1) * (r.tiny + r.state_tiny)), r)
 
 
@@ -111,7 +118,8 @@ def read(x: Tensor | Approx, h_pre: Approx, r: Rounding) -> Approx:
     """h_pre x, which the branch reads in the dtype of the state.
 
     Where it is summed in that, the weights, the products and the partial sums, the last of which is the result's own
-    rounding, are rounded to it: n + 1 roundings more of the sum of magnitudes.
+    rounding, are rounded to it: n + 1 roundings more of the sum of magnitudes, and of a weight below its normal numbers
+    `state_tiny` at most, times the stream. Nothing is claimed where that sum is beyond it, see `combined`.
     """
     state = x if isinstance(x, Approx) else Approx.exact(x)
     found = weighted_sum(h_pre, state, r)
@@ -120,9 +128,13 @@ def read(x: Tensor | Approx, h_pre: Approx, r: Rounding) -> Approx:
         by_channel = (
             h_pre if h_pre.value.ndim == state.value.ndim else Approx(*(one.unsqueeze(-1) for one in _pair(h_pre)))
         )
-        size = ((by_channel.value.abs() + by_channel.error) * (state.value.abs() + state.error)).sum(-2)
+        streams = state.value.abs() + state.error
+        size = ((by_channel.value.abs() + by_channel.error) * streams).sum(-2)
         coarse = (n + 1) * r.state_unit
-        found = Approx(found.value, found.error + coarse / (1 - coarse) * known(size) + (n + 1) * r.state_tiny)
+        coarse = coarse / (1 - coarse)
+        lost = r.state_tiny * (n + 1 + (1 + coarse) * streams.sum(-2))
+        error = found.error + coarse * known(size) + lost
+        found = Approx(found.value, torch.where((1 + coarse) * known(size) > r.state_max, INF, error))
     return stored(found, r)
 
 

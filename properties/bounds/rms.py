@@ -134,6 +134,7 @@ def root_mean_square(x: Approx, over: tuple[int, ...], dialect: Dialect, r: Roun
     # max does not expand: where |x|_2 is below the eps, only that is left, and elsewhere the error is that of |x|_2
     shared = torch.where(clamped(x, over, dialect, r).surely, 0.0, shared) + 8 * r.unit
     shared = torch.where(r.beyond(mean * count), INF, shared)  # the sum of squares may be no finite number
+    shared = torch.where(rms < 4 * r.tiny, INF, shared)  # and what is divided by no normal one: an eps may be 0 in it
     if not dialect.rms_eps:  # within the guard against 0 / 0, whatever comes out, nothing is claimed
         shared = torch.where((mean * count).sqrt() <= GUARD, INF, shared)
     return rms, shared

@@ -11,7 +11,7 @@ from mhc_ref import Dialect, Params
 from mhc_ref.packing import beyond, logit_sizes
 from properties.bounds import declared
 from properties.bounds.agreement import IN_FLOAT64, must_hold
-from properties.bounds.arithmetic import addends, affine, entering, times
+from properties.bounds.arithmetic import addends, affine, entering, is_rounded, times
 from properties.bounds.rms import centred
 from properties.core.family import Dynamic, Gate, dynamic_of, gate_of
 from properties.core.norms import Norm, keeps_zeros, norm_of
@@ -39,10 +39,11 @@ def norm_weight(weight: Tensor, shape: Sequence[int], dialect: Dialect, r: Round
     """What the normalised state is multiplied by, offset + weight, in the shape [n, C] of a state.
 
     x^ (offset + w) rounds the sum once; x^ offset + x^ w has a rounding of each term and one of the sum, relative to
-    |offset| + |w|, which is more where the two cancel: two units of that.
+    |offset| + |w|, which is more where the two cancel: two units of that, and one of an offset that is rounded itself.
     """
     own, offset = wide(weight).view(*shape), dialect.norm_offset
-    error = 2 * r.unit * (abs(offset) + own.abs()) if offset else torch.zeros_like(own)
+    constant = abs(offset) * is_rounded(offset, r)
+    error = r.unit * (2 * (abs(offset) + own.abs()) + constant) if offset else torch.zeros_like(own)
     return Approx(offset + own, error)
 
 

@@ -143,6 +143,7 @@ def permutation_limit_carries_streams(trial: Trial, case: Case) -> None:
     decides between P and its transpose, which differ for n >= 3.
     """
     params = permutation_params(case.order, case.x.shape[-1], trial.dialect, parameter_dtype(trial.dtype))
+    params = trial.stored(params)
     out, _ = trial.block(case.x, params, BranchSpec("zero"))
     _, exact = trial.truth.block(case.x, params, torch.zeros_like(case.x[..., 0, :]))
     target = wide(case.x)[..., destination(case.order, trial.dialect), :]

@@ -60,6 +60,12 @@ def agrees_with_oracle(trial: Trial, case: Case) -> None:
     agree(trial, "", got, trial.truth.mappings(case.x, case.params), errors.mappings(trial, case.x, case.params))
 
 
+def between(one: Coefficients, other: Coefficients) -> Coefficients:
+    """Errors of which twice as much is the sum of both: of two calls with errors of their own."""
+    pairs = zip(one.parts().values(), other.parts().values(), strict=True)
+    return Coefficients(*(Approx(a.value, (a.error + b.error) / 2) for a, b in pairs))
+
+
 @st.composite
 def saturated_cases(draw: DrawFn, setting: Setting, **options: Any) -> Case:
     """Parameters of ordinary size, or with biases of the gates whose exponentials overflow."""
@@ -78,13 +84,15 @@ def saturated_cases(draw: DrawFn, setting: Setting, **options: Any) -> Case:
 def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
     """h_pre lies in [pre_eps, 1 + pre_eps] and h_post in [post_eps, post_scale + post_eps].
 
-    Both are sigmoids, whatever the state and the parameters, and those of huge logits are 0 and 1, not inf / inf.
+    Both are sigmoids, whatever the state and the parameters, and those of huge logits are 0 and 1, not inf / inf. What
+    is added to them is a number of the dtype in which gates are computed, too.
     """
     got = trial.mappings(case.x, case.params)
-    dialect, r = trial.dialect, trial.rounding
+    dialect, gates, r = trial.dialect, trial.rounding.at("gates"), trial.rounding.at("norm")
     over = norm_of(dialect).OVER or (-2, -1)
     mean = _normed(case.x, dialect).square().mean(over, keepdim=True)
-    undefined = (mean < 4 * r.tiny).any(-1).any(-1) & (dialect.rms_eps == 0)  # 0 / 0: nothing is claimed
+    # 0 / 0: nothing is claimed. An eps that is no normal number of the dtype of the norm may be 0 in it.
+    undefined = (mean < 4 * r.tiny).any(-1).any(-1) & (dialect.rms_eps < 4 * r.tiny)
     if not trial.implementation.full_scale:  # a sum of squares that is no number may become inf - inf on its way
         undefined = undefined | r.beyond(wide(case.x).square().sum(over, keepdim=True)).any(-1).any(-1)
     for name, scale, low in (("pre", 1.0, dialect.pre_eps), ("post", dialect.post_scale, dialect.post_eps)):
@@ -92,7 +100,7 @@ def gates_stay_in_their_range(trial: Trial, case: Case) -> None:
         if name not in trial.implementation.emits:
             continue
         value = wide(getattr(got, name))
-        slack = torch.full_like(value, 8 * r.unit * max(1.0, high))
+        slack = torch.full_like(value, 8 * gates.unit * max(1.0, high))
         slack = torch.where(undefined.unsqueeze(-1), float("inf"), slack)
         trial.at_most(f"h_{name} above its range", value, torch.full_like(value, high), slack, size=1.0)
         trial.at_most(f"h_{name} below its range", -value, torch.full_like(value, -low), slack, size=1.0)
@@ -166,7 +174,7 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     The state is divided by its own rms. With an eps the relative change of the rms is at most eps / (2 mean x^2) inside
     the root and eps / rms outside, and nothing above the size at which a norm is clamped. It is carried through the
     stages as an error of the state; so is what a number loses that c x makes subnormal, which float16 does to small
-    ones.
+    ones. Each call has the error that rounding makes at its own state: the squares of c x may be beyond the dtype.
     """
     x, scaled = case.x, case.x * case.factor
     dialect = trial.dialect
@@ -182,7 +190,8 @@ def coefficients_do_not_see_the_scale(trial: Trial, case: Case) -> None:
     change = change.expand(x.shape)
     first, second = trial.mappings(x, case.params), trial.mappings(scaled, case.params)
     lost = (wide(scaled) / case.factor - wide(x)).abs()
-    slack = errors.mappings(trial, Approx(wide(x), wide(x).abs() * change + lost), case.params)
+    moved = errors.mappings(trial, Approx(wide(x), wide(x).abs() * change + lost), case.params)
+    slack = between(moved, errors.mappings(trial, scaled, case.params))
     agree(trial, f"of {case.factor:g} x", second, first, slack, double=True)
 
 

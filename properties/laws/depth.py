@@ -123,7 +123,7 @@ def streams_persist_through_layers(trial: Trial, case: Case) -> None:
     Collapsing and expanding in every block, the mistake that three audits of the reproduction missed, makes them equal.
     """
     channels, dtype = case.x.shape[-1], parameter_dtype(trial.dtype)
-    params = tuple(permutation_params(order, channels, trial.dialect, dtype) for order in case.orders)
+    params = trial.stored(tuple(permutation_params(order, channels, trial.dialect, dtype) for order in case.orders))
     out, seen = trial.layers(case.x, params, tuple(BranchSpec("zero") for _ in params))
     carried = wide(case.x)
     for order in case.orders:
@@ -185,7 +185,7 @@ def separating(case: Case, trial: Trial) -> tuple[Params, ...]:
         bias[: case.n] = ramp
         bias[case.n : 2 * case.n] = ramp * case.spread
         made.append(params._replace(bias=bias))
-    return tuple(made)
+    return trial.stored(tuple(made))
 
 
 @about.stack(

@@ -23,7 +23,7 @@ from properties.core.premises import Applies, several_streams, where
 from properties.core.rounding import known
 from properties.core.trial import Trial, wide
 from properties.laws import about, errors
-from properties.laws.mixing import mixing_cases, still
+from properties.laws.mixing import carried, mixing_cases, still
 from properties.strategies import MODERATE, Setting, logits_of, permutations_of, projection_cases, streams
 
 
@@ -236,12 +236,12 @@ def claimed_sums_are_conserved(trial: Trial, case: Case) -> None:
         rows = (name == "row") != dialect.transposed  # of what is applied
         x = case.x[..., :1, :].expand(case.x.shape).contiguous() if rows else case.x
         y, h_post = still(x, trial)
-        out, line = wide(trial.post(x, y, h_post, h_res)), error.sum(DIM[name]).unsqueeze(-1)
+        out, lost = wide(trial.post(x, y, h_post, h_res)), carried(error.sum(DIM[name]), x)
         rounding = errors.post(trial, x, finite(h_res)).error
         if rows:
-            trial.within("a stream of identical ones", out, wide(x), rounding + line * wide(x).abs())
+            trial.within("a stream of identical ones", out, wide(x), rounding + lost)
         else:
-            slack = rounding.sum(-2) + (line * wide(x).abs()).sum(-2) + evaluated(out, -2)
+            slack = rounding.sum(-2) + lost.sum(-2) + evaluated(out, -2)
             trial.within("the sum over streams", out.sum(-2), wide(x).sum(-2), slack + evaluated(wide(x), -2))
 
 

@@ -269,7 +269,10 @@ def lines_may_lie_as_low_as_masks(trial: Trial, case: Case) -> None:
     explains that it is not, of potentials that are stored as logarithms, or of exp2(z log2 e - max log2 e): so it is
     asked first whether 16 shifts of about 2^20 change a single bit of h_res. Where none does the maximum is subtracted
     exactly, and then the size of what is subtracted does not matter either, unless a maximum is taken over padding
-    too, or begins at a number that was thought to be small enough. Whoever is not so exact is asked nothing more.
+    too, or begins at a number that was thought to be small enough. Whoever is not so exact is asked nothing more. In
+    float64 potentials of 1e9 are exact to some units of float32, and larger ones are not: so it is asked before each
+    size but the first whether a quarter of it, which lies above the mask that the size itself lies below, changes a
+    bit.
     """
     trial.judge_exactly()
     axis = shift_dim(trial.dialect)
@@ -284,7 +287,12 @@ def lines_may_lie_as_low_as_masks(trial: Trial, case: Case) -> None:
         plain = once(given.clone())
         if not all(same_numbers(once(torch.where(low, given - shift, given)), plain) for shift in HARMLESS):
             return plain, ()
-        return plain, tuple(once(given.masked_fill(low, value)) for value in LOW)
+        even, found = once(given.masked_fill(low, 0.0)), list[torch.Tensor]()
+        for value in LOW:
+            if found and not same_numbers(once(given.masked_fill(low, value / 4)), even):
+                break
+            found.append(once(given.masked_fill(low, value)))
+        return plain, tuple(found)
 
     level = case.logits.masked_fill(chosen, 0.0)
     plain, found = trial.observe("project", run)

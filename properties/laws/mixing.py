@@ -13,6 +13,7 @@ from properties.core.family import DIM, guarantees_of
 from properties.core.implementation import parameter_dtype
 from properties.core.premises import several_streams, where
 from properties.core.reads import as_pre_takes
+from properties.core.rounding import known, noted
 from properties.core.trial import Trial, magnitude, wide
 from properties.laws import about, errors
 from properties.laws.premises import alternating, exact_axis, mixes, normalised, stochastic
@@ -34,6 +35,12 @@ def still(x: Tensor, trial: Trial) -> tuple[Tensor, Tensor]:
     """A branch output of zeros and an h_post of zeros: only the residual path is left."""
     dtype = parameter_dtype(trial.dtype)
     return x.new_zeros(*x.shape[:-2], x.shape[-1]), torch.zeros(*x.shape[:-1], dtype=dtype)
+
+
+def carried(line: Tensor, x: Tensor) -> Tensor:
+    """What an error of the sum of each line [tokens, n] makes of the streams that it weighs: of a line that is lost to
+    underflow nothing is known, not even that it leaves a 0 as it was."""
+    return known(noted(line).unsqueeze(-1) * wide(x).abs())
 
 
 @st.composite
@@ -192,10 +199,10 @@ def exact_side_is_conserved(trial: Trial, case: Case) -> None:
     line = bound.line if trial.dialect.iterations else bound.error.sum(emitted_axis)
     if axis == -1:
         expected = sums.unsqueeze(-1) * wide(x)
-        trial.within("a stream of identical ones", out, expected, rounding + line.unsqueeze(-1) * wide(x).abs())
+        trial.within("a stream of identical ones", out, expected, rounding + carried(line, x))
     else:
         expected = (sums.unsqueeze(-1) * wide(x)).sum(-2)
-        slack = rounding.sum(-2) + (line.unsqueeze(-1) * wide(x).abs()).sum(-2)
+        slack = rounding.sum(-2) + carried(line, x).sum(-2)
         trial.within(
             "the sum over streams", out.sum(-2), expected, slack + 4 * x.shape[-2] * 2.0**-52 * magnitude(out).sum(-2)
         )
@@ -216,7 +223,7 @@ def mixing_does_not_expand(trial: Trial, case: Case) -> None:
     rounding = errors.post(trial, case.x, h_res).error
     line = errors.projection(trial, case.logits).line
     if exact_axis(trial.dialect) == -1:
-        reach = rounding + line.unsqueeze(-1) * x.abs().amax(-2, keepdim=True)
+        reach = rounding + carried(line, x.abs().amax(-2, keepdim=True))
         shrunk = trial.truth.project(case.logits).sum(-1 if not trial.dialect.transposed else -2).unsqueeze(-1)
         trial.at_most("a channel above the largest of its streams", out, shrunk * x.amax(-2, keepdim=True), reach)
         trial.at_most("a channel below the smallest of its streams", -out, -shrunk * x.amin(-2, keepdim=True), reach)
@@ -226,7 +233,7 @@ def mixing_does_not_expand(trial: Trial, case: Case) -> None:
             "the absolute sum of a channel",
             grown,
             before,
-            rounding.sum(-2) + (line.unsqueeze(-1) * x.abs()).sum(-2) + 2.0**-50 * before,
+            rounding.sum(-2) + carried(line, x).sum(-2) + 2.0**-50 * before,
         )
 
 
