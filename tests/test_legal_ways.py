@@ -1,0 +1,64 @@
+"""Correct implementations that are called, or computed, in ways that are legal and not usual: no law accuses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import mhc_ref
+from mhc_ref import DEEPSEEK_V4, Branch, Mappings, Params
+from properties import Implementation
+from properties.core.law import all_laws
+from properties.engine.runner import Profile, examine
+from properties.engine.subject import Subject
+
+QUICK = Profile(3, derandomise=True, shrink=False, sizes=1, crowds=1, alone=1, thorough=True)
+
+
+def holds(law: str, implementation: Implementation, where: Path, dtype: torch.dtype = torch.float32) -> None:
+    subject = Subject("mine", implementation, dtype, torch.device("cpu"))
+    found = examine(all_laws()[law], subject, QUICK, directory=where)
+    assert (found.status, found.message) == ("passed", "")
+
+
+# -- who serves, in inference mode -------------------------------------------------------------------------------------
+
+
+class ServesParts(Implementation):
+    """Each part in inference mode, whatever the caller is in; branches are called outside of it."""
+
+    name = "serves-parts"
+    dialect = DEEPSEEK_V4
+    dtypes = (torch.float32,)
+    differentiable = False
+
+    @torch.inference_mode()
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        return mhc_ref.mappings(x, params, DEEPSEEK_V4)
+
+    @torch.inference_mode()
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        return mhc_ref.pre(x, h_pre)
+
+    @torch.inference_mode()
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return mhc_ref.post(x, y, h_post, h_res, DEEPSEEK_V4)
+
+
+class ServesBlocks(ServesParts):
+    """A block in inference mode, with its branch."""
+
+    name = "serves-blocks"
+
+    @torch.inference_mode()
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        return mhc_ref.block(x, params, branch, DEEPSEEK_V4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", [ServesParts, ServesBlocks])
+def test_inference_mode_within_a_block_is_left_again(served: type[Implementation], tmp_path: Path) -> None:
+    holds("execution.blocks-leave-their-surroundings", served(), tmp_path)
