@@ -62,3 +62,9 @@ class ServesBlocks(ServesParts):
 @pytest.mark.parametrize("served", [ServesParts, ServesBlocks])
 def test_inference_mode_within_a_block_is_left_again(served: type[Implementation], tmp_path: Path) -> None:
     holds("execution.blocks-leave-their-surroundings", served(), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", [ServesParts, ServesBlocks])
+def test_what_is_handed_to_a_branch_may_be_of_inference_mode(served: type[Implementation], tmp_path: Path) -> None:
+    holds("execution.branches-may-return-what-they-read", served(), tmp_path)
