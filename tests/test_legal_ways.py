@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 import mhc_ref
-from mhc_ref import DEEPSEEK_V4, Branch, Mappings, Params
+from mhc_ref import DEEPSEEK_V4, PAPER, Branch, Mappings, Params
 from properties import Implementation
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, examine
@@ -68,3 +69,56 @@ def test_inference_mode_within_a_block_is_left_again(served: type[Implementation
 @pytest.mark.parametrize("served", [ServesParts, ServesBlocks])
 def test_what_is_handed_to_a_branch_may_be_of_inference_mode(served: type[Implementation], tmp_path: Path) -> None:
     holds("execution.branches-may-return-what-they-read", served(), tmp_path)
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+class Refused(AssertionError):
+    """A call outside of what is declared."""
+
+
+class Contiguous(Implementation):
+    """Takes no views, from branches neither, and of tokens as many as it declares."""
+
+    name = "contiguous"
+    dialect = PAPER
+    streams = (2,)
+    dtypes = (torch.float32,)
+    strided = False
+    compilable = True
+
+    def __init__(self, most: int) -> None:
+        self.max_tokens = most
+
+    def taken(self, one: Tensor) -> Tensor:
+        if not one.is_contiguous() or one[..., 0].numel() > 2 * self.max_tokens:
+            raise Refused(f"{tuple(one.shape)} with strides {one.stride()}")
+        return one
+
+    def through(self, branch: Branch) -> Branch:
+        return lambda u: self.taken(branch(u))
+
+    def block(self, x: Tensor, params: Params, branch: Branch) -> Tensor:
+        return mhc_ref.block(self.taken(x), params, self.through(branch), PAPER)
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        return mhc_ref.layers(self.taken(x), params, [*map(self.through, branches)], PAPER)
+
+    def stack(self, h: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        if h[..., 0].numel() > self.max_tokens:
+            raise Refused(tuple(h.shape))
+        return mhc_ref.stack(self.taken(h), params, [*map(self.through, branches)], PAPER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "law",
+    [
+        "gradient.a-branch-may-mix-tokens",
+        "gradient.branches-of-layers-may-mix-tokens",
+        "gradient.branches-of-stacks-may-mix-tokens",
+    ],
+)
+def test_what_a_branch_returns_is_a_view_only_where_views_are_taken(law: str, tmp_path: Path) -> None:
+    holds(law, Contiguous(8), tmp_path)
