@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, PAPER, Branch, Mappings, Params
 from properties import Implementation
+from properties.core.device import Device
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, examine
 from properties.engine.subject import Subject
@@ -122,3 +124,15 @@ class Contiguous(Implementation):
 )
 def test_what_a_branch_returns_is_a_view_only_where_views_are_taken(law: str, tmp_path: Path) -> None:
     holds(law, Contiguous(8), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", ["sizes.stacks-pull-back", "device.compiled-blocks-are-the-same"])
+def test_no_law_calls_with_more_tokens_than_are_declared(
+    law: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def uncompiled(self: Device, call: Any, dynamic: bool = False, traced: bool = False) -> Any:
+        return call  # a compiler takes a minute for as many shapes
+
+    monkeypatch.setattr(Device, "compiled", uncompiled)
+    holds(law, Contiguous(1), tmp_path)
