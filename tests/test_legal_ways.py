@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, PAPER, Branch, Mappings, Params
+from mhc_ref.packing import params_shapes
 from properties import Implementation
+from properties.arrays import from_arrays
 from properties.core.device import Device
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, examine
 from properties.engine.subject import Subject
+from properties.modules import from_module
 
 QUICK = Profile(3, derandomise=True, shrink=False, sizes=1, crowds=1, alone=1, thorough=True)
 
@@ -136,3 +140,30 @@ def test_no_law_calls_with_more_tokens_than_are_declared(
 
     monkeypatch.setattr(Device, "compiled", uncompiled)
     holds(law, Contiguous(1), tmp_path)
+
+
+class Few(nn.Module):
+    """The mappings of so many tokens a call, on any axes."""
+
+    def __init__(self, n: int, channels: int, most: int) -> None:
+        super().__init__()
+        shapes = params_shapes(n, channels, PAPER)
+        self.phi, self.bias, self.alpha = (nn.Parameter(torch.ones(shape)) for shape in shapes[:3])
+        self.most = most
+
+    def forward(self, x: Tensor) -> Any:
+        if x.shape[:-2].numel() > self.most:
+            raise Refused(tuple(x.shape))
+        return mhc_ref.mappings(x, Params(self.phi, self.bias, self.alpha), PAPER)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 6])
+def test_an_adapter_is_tried_with_no_more_tokens_than_it_declares(most: int) -> None:
+    def pre(x: Any, h_pre: Any) -> Any:
+        if np.prod(x.shape[:-2]) > most:
+            raise Refused(x.shape)
+        return (h_pre[..., None] * x).sum(-2)
+
+    names = {"phi": "phi", "bias": "bias", "alpha": "alpha"}
+    assert from_module(lambda n, channels: Few(n, channels, most), names, dialect=PAPER, max_tokens=most).name == "Few"
+    assert from_arrays("numpy", pre=pre, dialect=PAPER, max_tokens=most).name == "pre"
