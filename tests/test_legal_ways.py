@@ -167,3 +167,37 @@ def test_an_adapter_is_tried_with_no_more_tokens_than_it_declares(most: int) -> 
     names = {"phi": "phi", "bias": "bias", "alpha": "alpha"}
     assert from_module(lambda n, channels: Few(n, channels, most), names, dialect=PAPER, max_tokens=most).name == "Few"
     assert from_arrays("numpy", pre=pre, dialect=PAPER, max_tokens=most).name == "pre"
+
+
+# -- parameters that are stored in the dtype of the state, of several --------------------------------------------------
+
+
+class Stored(Implementation):
+    """Parameters in whatever dtype a state has."""
+
+    name = "stored"
+    dialect = DEEPSEEK_V4
+    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    parameters = "state"
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        if any(part is not None and part.dtype != x.dtype for part in params):
+            raise Refused("parameters of another dtype")
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        own = Params(*(None if part is None else part.to(wide) for part in params))  # pyright: ignore[reportArgumentType]
+        return mhc_ref.mappings(x, own, DEEPSEEK_V4)
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        return mhc_ref.pre(x, h_pre)
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        return mhc_ref.post(x, y, h_post, h_res, DEEPSEEK_V4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", Stored.dtypes)
+@pytest.mark.parametrize("method", ["mappings", "blocks"])
+def test_parameters_of_a_call_in_another_dtype_can_be_stored_in_it(
+    method: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    holds(f"execution.other-calls-do-not-change-{method}", Stored(), tmp_path, dtype)
