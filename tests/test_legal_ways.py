@@ -201,3 +201,20 @@ def test_parameters_of_a_call_in_another_dtype_can_be_stored_in_it(
     method: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     holds(f"execution.other-calls-do-not-change-{method}", Stored(), tmp_path, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "law",
+    [
+        "execution.deterministic-algorithms-do-not-matter",
+        "execution.default-dtypes-do-not-matter",
+        "execution.threads-do-not-matter",
+        "execution.refused-calls-leave-their-surroundings",
+    ],
+)
+def test_a_projection_of_a_bias_is_not_asked_with_logits_that_no_bias_has(law: str, tmp_path: Path) -> None:
+    class Short(Stored):
+        dtypes = (torch.bfloat16,)
+
+    holds(law, Short(), tmp_path, torch.bfloat16)
