@@ -15,8 +15,10 @@ from mhc_ref import PAPER, Branch, Mappings, Params
 from properties import Implementation
 from properties.core.implementation import project_from_mappings
 from properties.core.law import all_laws
+from properties.core.sweep import Reach
 from properties.engine.runner import Profile, examine
 from properties.engine.subject import Subject
+from properties.strategies.setting import Setting
 
 QUICK = Profile(3, derandomise=True, shrink=False, sizes=1, crowds=1, alone=1)
 
@@ -134,3 +136,24 @@ def test_a_projection_of_mappings_is_asked_with_channels_that_are_declared(multi
 
     logits = torch.randn(5, 3, 3)
     torch.testing.assert_close(project_from_mappings(Some(), logits), mhc_ref.project(logits, PAPER))
+
+
+LIMITED: dict[str, Setting] = {
+    "one token": Setting(PAPER, (1,), torch.bfloat16, max_tokens=1, token_counts=(1,), depths=(1,)),
+    "three tokens of lanes": Setting(PAPER, (3, 8), torch.float32, max_tokens=3, channel_multiple=24, strided=False),
+    "a tile of wide lanes": Setting(
+        PAPER, (2, 16), torch.float16, max_tokens=65, channel_multiple=256, channels=(768,)
+    ),
+}
+
+
+@pytest.mark.parametrize("limits", LIMITED)
+@pytest.mark.parametrize("reach", [Reach(2, 550, 550, 24, models=8192), Reach(4, 8192, 8192, 65)])
+def test_a_sweep_visits_only_sizes_that_are_declared(limits: str, reach: Reach) -> None:
+    setting = LIMITED[limits]
+    for sweep in (law.sweep for law in all_laws().values() if law.sweep is not None):
+        for size in {point.size for point in sweep.points(setting, reach, 0)}:
+            assert size.tokens <= setting.max_tokens, size
+            assert size.channels % setting.channel_multiple == 0, size
+            assert size.streams in setting.streams, size
+            assert size.contiguous or setting.strided, size

@@ -36,9 +36,17 @@ RETURNED: dict[str, Callable[[Tensor], Tensor]] = {
     "the end of something longer": lambda u: torch.cat([u.new_ones(1), u.flatten()])[1:].view(u.shape),
 }
 """What branches return that has no storage of its own, or not from its start, or not in the order of its entries."""
+
+
+def _writable(u: Tensor) -> Tensor:
+    """What a branch reads; a copy of what torch lets nobody write to, as what was made in inference mode is outside of
+    it: who serves may call a branch there."""
+    return u.clone() if u.is_inference() and not torch.is_inference_mode_enabled() else u
+
+
 WRITTEN: dict[str, Callable[[Tensor], Tensor]] = {
-    "what it reads, after it has written there": lambda u: u.mul_(-0.5).add_(1),
-    "ones, after it has cleared what it reads": lambda u: u.zero_() + 1,
+    "what it reads, after it has written there": lambda u: _writable(u).mul_(-0.5).add_(1),
+    "ones, after it has cleared what it reads": lambda u: _writable(u).zero_() + 1,
 }
 """What branches return that work in place, where nothing is recorded: what they are handed is theirs."""
 

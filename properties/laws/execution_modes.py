@@ -8,7 +8,7 @@ from hypothesis.strategies import DrawFn
 from properties.core.case import Case
 from properties.core.implementation import offers
 from properties.core.law import law
-from properties.core.premises import HERE, deterministic
+from properties.core.premises import HERE, Offers, deterministic
 from properties.core.trial import Trial
 from properties.laws import about, modes, pulls, surroundings
 from properties.laws.execution_history import ONCE
@@ -38,7 +38,8 @@ def stages(trial: Trial, case: Case) -> list[Pulled]:
     """The methods that are offered."""
     # a file of an earlier release has no stack
     offered, found = offers(trial.implementation), list[Pulled]()
-    if "project" in offered and depends_on_logits(trial.dialect) is None:
+    projects = Offers(("project",))(trial.implementation, trial.dtype) is None  # of logits as they are, not of a bias
+    if projects and depends_on_logits(trial.dialect) is None:
         logits, cotangent = case.of_h_res
         found.append(pulls.projection(trial, Case(logits=logits, cotangent=cotangent)))
     if "mappings" in offered:

@@ -48,11 +48,15 @@ def mixing(tokens: int, sequences: int) -> Tensor:
     return torch.block_diag(*[half] * sequences)
 
 
-def _branch(weight: Tensor, matrix: Tensor) -> Branch:
+def _branch(weight: Tensor, matrix: Tensor, strided: bool) -> Branch:
+    """Such a branch; what it returns is a view only where views are taken, its gradient lies as that of a view does
+    either way."""
+
     def called(u: Tensor) -> Tensor:
         tokens = u.shape[-2]
         own = matrix[:tokens, :tokens].to(u)  # of one sequence
-        return ((u.mT.contiguous() @ own.mT) * weight.unsqueeze(-1)).mT  # its gradient is no longer laid out as u is
+        mixed = ((u.mT.contiguous() @ own.mT) * weight.unsqueeze(-1)).mT  # its gradient is no longer laid out as u is
+        return mixed if strided else mixed.contiguous()
 
     return called
 
@@ -106,7 +110,8 @@ def pass_through(
 
             return called
 
-        first, *others = [_branch(place(weight), place(matrix)) for weight in case.weights]
+        strided = trial.implementation.strided
+        first, *others = [_branch(place(weight), place(matrix), strided) for weight in case.weights]
         out = call(target, on_axes(state), parts, [noting(first), *others])
         leaves = [state, *(part for one in parts for part in present(one))]
         found = pulled_back([out], leaves, [on_axes(place(case.cotangent).clone())])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.core.case import BranchSpec, map_tensors
+from properties.core.handing import storable, stored_dtype
 from properties.core.implementation import Implementation, dtype_names, parameter_dtype
 from properties.core.trial import Trial, wide
 from properties.core.truth import pulled_back
@@ -215,7 +216,7 @@ def is_itself_among_others(trial: Trial, turns: Sequence[Turn]) -> None:
 
             def in_another_dtype() -> None:
                 for dtype in others[:1]:
-                    first.call.on(target, [_cast(one, dtype, first.call.method) for one in given(first)])
+                    first.call.on(target, [_cast(trial, one, dtype, first.call.method) for one in given(first)])
 
             in_another_dtype()
             found: list[tuple[Tensor, ...]] = []
@@ -347,10 +348,11 @@ def _asking(one: Tensor) -> Tensor:
     return one.detach().clone().requires_grad_()
 
 
-def _cast(given: Any, dtype: torch.dtype, method: str) -> Any:
-    """An argument for states of another dtype."""
+def _cast(trial: Trial, given: Any, dtype: torch.dtype, method: str) -> Any:
+    """An argument for states of another dtype, parameters with values that can be stored beside these."""
     wide_enough = isinstance(given, Params) or method == "project"
-    return map_tensors(given, lambda one: one.to(parameter_dtype(dtype) if wide_enough else dtype))
+    cast = map_tensors(given, lambda one: one.to(parameter_dtype(dtype) if wide_enough else dtype))
+    return storable(cast, stored_dtype(trial.implementation, dtype)) if isinstance(cast, Params) else cast
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -23,7 +23,7 @@ from properties.core.trial import Trial, same_numbers, wide
 from properties.guards.faults import HarnessError, TargetFault, answered
 from properties.laws.calls import Call, Place, every_mode, kept, of_a_model
 
-OF_A_BRANCH = slice(2, -3)
+OF_A_BRANCH = slice(3, -3)
 """The modes that hold within a branch as without a call: all but autograd's, which come first, and what sees saved
 tensors or every function, which comes last: who computes a branch again backwards puts these up around it."""
 
@@ -95,6 +95,8 @@ def _cudnn() -> Any:
 _SETTINGS = (
     _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
     _Setting(torch.is_inference_mode_enabled, lambda _: None),  # left by whoever entered it
+    # inference mode switches it off, too
+    _Setting(lambda: _C._is_multithreading_enabled(), lambda value: _C._set_multithreading_enabled(value)),
     _Setting(torch.get_default_dtype, torch.set_default_dtype),
     _Setting(torch.get_default_device, lambda _: None),  # whoever calls a target looks after that
     _Setting(torch.get_num_threads, torch.set_num_threads),
@@ -116,7 +118,6 @@ _SETTINGS = (
     _attribute(_products, "allow_fp16_reduced_precision_reduction"),
     _attribute(_products, "allow_bf16_reduced_precision_reduction"),
     _Setting(lambda: _C._get_mkldnn_enabled(), lambda value: _C._set_mkldnn_enabled(value)),
-    _Setting(lambda: _C._is_multithreading_enabled(), lambda value: _C._set_multithreading_enabled(value)),
     _Setting(_hooks, _without_hooks),
     _Setting(
         lambda: _C._len_torch_dispatch_stack(),

@@ -164,7 +164,8 @@ def stack_runs(setting: Setting, reach: Reach) -> list[Run]:
     n, few, four, two = main_streams(setting), few_streams(setting), setting.width(4), depths(reach, (2,))
     several = some(setting, reach, (1, 2, 3, 6, 9, 16, 17, 32, 33, 64, 65, 128, 130, 257, 300, 513, 1025))
     found = [Run(four, n, several, two)]
-    found += [Run(four, n, (2,), (depth,)) for depth in depths(reach, (1, 3, 4, 5, 6, 8, 9, 12, 13, 17, 24, 33))]
+    pair = (min(2, setting.max_tokens),)
+    found += [Run(four, n, pair, (depth,)) for depth in depths(reach, (1, 3, 4, 5, 6, 8, 9, 12, 13, 17, 24, 33))]
     found += [Run(setting.width(c), few, some(setting, reach, (2,)), two) for c in WIDE if c <= reach.channels]
     for c, count in (*TILES, (16, 66), (128, 129)):
         if c <= reach.channels:

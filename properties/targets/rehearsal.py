@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from properties.targets.arrays import ArrayAdapter
     from properties.targets.modules import ModuleAdapter
 
-_TOKENS = ((2,), (), (2, 3))
-"""Token axes of states; the laws draw all of these."""
+
+def _tokens(adapter: Implementation) -> tuple[tuple[int, ...], ...]:
+    """Token axes of states, of no more tokens than a call takes, one axis first; the laws draw all of these."""
+    few = min(2, adapter.max_tokens)
+    return (few,), (), (2, 3) if adapter.max_tokens >= 6 else (1, few)
 
 
 def tuned(tune: Callable[[Dialect], dict[str, Any]] | None, dialect: Dialect, adapter: str) -> dict[str, Any]:
@@ -135,7 +138,7 @@ class _Rehearsal:
         """Every dtype can be called, and gives something that can be taken apart."""
         faults: dict[torch.dtype, TargetFault] = {}
         for dtype in self.dtypes:
-            got = self.call(self.adapter, *self.given(dtype, (2,), norm_weight))
+            got = self.call(self.adapter, *self.given(dtype, _tokens(self.adapter)[0], norm_weight))
             if isinstance(got, TargetFault):
                 faults[dtype] = got
             else:
@@ -148,7 +151,7 @@ class _Rehearsal:
         self, dtype: torch.dtype, norm_weight: bool, fault: TargetFault, others: Sequence[torch.dtype]
     ) -> None:
         """A module that takes parameters of the state's dtype alone takes none of those that the laws draw."""
-        x, params = self.given(dtype, (2,), norm_weight)
+        x, params = self.given(dtype, _tokens(self.adapter)[0], norm_weight)
         if isinstance(self.call(self.adapter, x, map_tensors(params, lambda one: one.to(dtype))), TargetFault):
             return  # it raises whatever it is given: that is for the laws to say
         declare = f"dtypes=({', '.join(str(one) for one in others)},)" if others else "dtypes=(torch.float32,)"
@@ -161,7 +164,7 @@ class _Rehearsal:
 
     def token_axes(self) -> None:
         """A module that takes a fixed number of token axes has to say so."""
-        asked = [self.given(self.dtypes[0], tokens, False) for tokens in _TOKENS]
+        asked = [self.given(self.dtypes[0], tokens, False) for tokens in _tokens(self.adapter)]
         got = [self.call(self.adapter, *one) for one in asked]
         fault = next((one for one in got if isinstance(one, TargetFault)), None)
         if fault is None:
@@ -189,7 +192,7 @@ class _Rehearsal:
 
     def draws(self, dtype: torch.dtype) -> bool:
         before = torch.get_rng_state()
-        self.call(self.adapter, *self.given(dtype, (2,), False))
+        self.call(self.adapter, *self.given(dtype, _tokens(self.adapter)[0], False))
         return not torch.equal(before, torch.get_rng_state())
 
     def reach(self) -> None:
@@ -201,7 +204,7 @@ class _Rehearsal:
         adapter = self.adapter
         # As most modules are made: a copy in another dtype has lost what closures and views of the first one hold.
         dtype = next((one for one in self.dtypes if parameter_dtype(one) == torch.float32), self.dtypes[0])
-        x, params = self.given(dtype, (2,), True)
+        x, params = self.given(dtype, _tokens(self.adapter)[0], True)
         module = adapter.module(self.n, self.channels, self.place, stored_dtype(adapter, dtype))
         held = {**dict(module.named_buffers(remove_duplicate=False)), **dict(module.named_parameters())}
 
@@ -311,7 +314,7 @@ def rehearse_functions(adapter: ArrayAdapter, gradients: bool) -> None:
             if name == "project" and not gradients:
                 continue
             for dtype in dtypes:
-                got = _called(adapter, name, (2,), dtype)
+                got = _called(adapter, name, _tokens(adapter)[0], dtype)
                 if isinstance(got, TargetFault):
                     continue
                 if name == "mappings":
@@ -358,7 +361,8 @@ def _check_parts(adapter: ArrayAdapter, got: Any) -> None:
 
 def _check_gradient(adapter: ArrayAdapter, name: str, dtype: torch.dtype) -> None:
     """The library's vjp takes the function; that it would was the library's word, not its author's."""
-    arguments = map_tensors(_arguments(adapter, name, (2,), dtype), lambda one: one.detach().clone().requires_grad_())
+    given = _arguments(adapter, name, _tokens(adapter)[0], dtype)
+    arguments = map_tensors(given, lambda one: one.detach().clone().requires_grad_())
 
     def pull() -> None:
         given = getattr(adapter, name)(*arguments)
@@ -382,13 +386,13 @@ def check_token_axes(adapter: ArrayAdapter, name: str, dtype: torch.dtype) -> No
     """
     if adapter.token_axes is not None:
         return
-    found = [_called(adapter, name, tokens, dtype) for tokens in _TOKENS]
+    found = [_called(adapter, name, tokens, dtype) for tokens in _tokens(adapter)]
     fault = next((one for one in found if isinstance(one, TargetFault)), None)
     if fault is None:
         return
     for axes in (1, 2, 3, 0):
         changed = adapter.with_token_axes(axes)
-        if not any(isinstance(_called(changed, name, one, dtype), TargetFault) for one in _TOKENS):
+        if not any(isinstance(_called(changed, name, one, dtype), TargetFault) for one in _tokens(adapter)):
             raise AdapterError(
                 f"from_arrays: {name} raised {fault} for some numbers of token axes; with {axes} it takes every state: "
                 f"declare token_axes={axes}"
