@@ -18,6 +18,8 @@ from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
 from properties.core.trial import FloatTruth, Trial
+from properties.laws.sizes_backwards import BLOCK
+from properties.strategies.layouts import EVALUATED
 
 HALF = torch.float16
 
@@ -131,3 +133,24 @@ def test_what_is_flushed_before_it_is_divided_by_a_cube_is_not_claimed(power: in
     _, shared = over_rms(given, None, (-2, -1), PAPER, r)
     bound = over_rms_gradient(given, bar, torch.zeros_like(bar.value), shared, (-2, -1), PAPER, r)
     assert (inner_first.double() - bound.value).abs().le(bound.error).all()
+
+
+class HalfThroughout(Reference):
+    """Parameters are stored in float16, too."""
+
+    dtypes = (HALF,)
+    parameters = "state"
+
+
+def test_parameters_of_evaluations_between_two_passes_can_be_stored() -> None:
+    odd = 3 * 2.0**-24  # of which half is no number of float16
+    case = Case(
+        x=torch.ones(1, 1, 2, dtype=HALF),
+        params=Params(torch.full((2, 3), odd), torch.zeros(3), torch.full((3,), odd)),
+        branch=BranchSpec("identity"),
+        cotangents=(torch.ones(1, 1, 2, dtype=HALF),),
+        layout=EVALUATED,
+    )
+    trial = Trial(HalfThroughout(PAPER), HALF, torch.device("cpu"), FloatTruth(PAPER))
+    found = BLOCK.call(trial, case)
+    assert all(bool(one.isfinite().all()) for one in found.values())
