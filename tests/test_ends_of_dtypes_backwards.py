@@ -10,13 +10,14 @@ from torch import Tensor
 
 from mhc_ref import HYPER_CONNECTIONS, MHC_LITE, PAPER, Dialect, Mappings, Params
 from mhc_ref.packing import logit_sizes
-from properties.bounds import Approx, Rounding
+from properties.bounds import INF, Approx, Rounding
 from properties.bounds.rms import over_rms, over_rms_gradient
 from properties.catalogue import controls
 from properties.core.case import BranchSpec, Case
 from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
+from properties.core.sweep import Kept
 from properties.core.trial import FloatTruth, Trial
 from properties.laws.sizes_backwards import BLOCK
 from properties.strategies.layouts import EVALUATED
@@ -140,6 +141,15 @@ class HalfThroughout(Reference):
 
     dtypes = (HALF,)
     parameters = "state"
+
+
+def test_a_sum_over_tokens_that_float16_parameters_do_not_hold_is_not_claimed() -> None:
+    r = Rounding.of_declared(HalfThroughout(PAPER), HALF)
+    each = Approx.exact(torch.tensor([[30000.0, 1.0], [-10000.0, 1.0]]))
+    kept = Kept({}, {"the gradient by bias": each}, most=r.parameter_max).over(5, (2, 4, 5, 7))
+    errors = {count: kept(count, 1)["the gradient by bias"].error.tolist() for count in (2, 4, 5, 7)}
+    assert errors == {2: [0, 0], 4: [0, 0], 5: [INF, 0], 7: [INF, 0]}
+    assert Rounding.of_declared(Reference(PAPER), HALF).parameter_max == INF
 
 
 def test_parameters_of_evaluations_between_two_passes_can_be_stored() -> None:
