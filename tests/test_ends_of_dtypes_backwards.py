@@ -10,14 +10,17 @@ from torch import Tensor
 
 from mhc_ref import HYPER_CONNECTIONS, MHC_LITE, PAPER, Dialect, Mappings, Params
 from mhc_ref.packing import logit_sizes
-from properties.bounds import Approx, Rounding
+from properties.bounds import INF, Approx, Rounding
 from properties.bounds.rms import over_rms, over_rms_gradient
 from properties.catalogue import controls
 from properties.core.case import BranchSpec, Case
 from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation, Reference
 from properties.core.law import all_laws
+from properties.core.sweep import Kept
 from properties.core.trial import FloatTruth, Trial
+from properties.laws.sizes_backwards import BLOCK
+from properties.strategies.layouts import EVALUATED
 
 HALF = torch.float16
 
@@ -131,3 +134,33 @@ def test_what_is_flushed_before_it_is_divided_by_a_cube_is_not_claimed(power: in
     _, shared = over_rms(given, None, (-2, -1), PAPER, r)
     bound = over_rms_gradient(given, bar, torch.zeros_like(bar.value), shared, (-2, -1), PAPER, r)
     assert (inner_first.double() - bound.value).abs().le(bound.error).all()
+
+
+class HalfThroughout(Reference):
+    """Parameters are stored in float16, too."""
+
+    dtypes = (HALF,)
+    parameters = "state"
+
+
+def test_a_sum_over_tokens_that_float16_parameters_do_not_hold_is_not_claimed() -> None:
+    r = Rounding.of_declared(HalfThroughout(PAPER), HALF)
+    each = Approx.exact(torch.tensor([[30000.0, 1.0], [-10000.0, 1.0]]))
+    kept = Kept({}, {"the gradient by bias": each}, most=r.parameter_max).over(5, (2, 4, 5, 7))
+    errors = {count: kept(count, 1)["the gradient by bias"].error.tolist() for count in (2, 4, 5, 7)}
+    assert errors == {2: [0, 0], 4: [0, 0], 5: [INF, 0], 7: [INF, 0]}
+    assert Rounding.of_declared(Reference(PAPER), HALF).parameter_max == INF
+
+
+def test_parameters_of_evaluations_between_two_passes_can_be_stored() -> None:
+    odd = 3 * 2.0**-24  # of which half is no number of float16
+    case = Case(
+        x=torch.ones(1, 1, 2, dtype=HALF),
+        params=Params(torch.full((2, 3), odd), torch.zeros(3), torch.full((3,), odd)),
+        branch=BranchSpec("identity"),
+        cotangents=(torch.ones(1, 1, 2, dtype=HALF),),
+        layout=EVALUATED,
+    )
+    trial = Trial(HalfThroughout(PAPER), HALF, torch.device("cpu"), FloatTruth(PAPER))
+    found = BLOCK.call(trial, case)
+    assert all(bool(one.isfinite().all()) for one in found.values())

@@ -131,6 +131,11 @@ class Rounding:
         found = cls(unit, of_compute.tiny, info.eps / 2, lost, product, info.max, in_state, of_compute.max)
         return replace(found, state_normal=info.tiny)
 
+    @property
+    def parameter_max(self) -> float:
+        """The largest gradient by a parameter that can be stored; infinite where it is stored as it is computed."""
+        return self.state_max if self.stores_in_state else INF
+
     def beyond(self, size: Tensor) -> Tensor:
         """Where a number on the way may be no finite one: an eighth of the largest, since a factor of a few, as the
         scale of h_post, may be applied early or late."""

@@ -8,6 +8,7 @@ for the next implementation of the same dialect.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -222,6 +223,7 @@ class Kept:
         added: an entry for every token, which are added up; of every one of `counts` once `over` has been called.
         by_layer: an entry for every number of layers, each with one for every token.
         counts: the numbers of tokens whose sums are known.
+        most: the largest sum that can be stored; beyond it there may be an infinity.
         parts: what has been asked for, by the numbers of tokens and layers.
     """
 
@@ -229,6 +231,7 @@ class Kept:
     added: Values = field(default_factory=lambda: {})
     by_layer: Values = field(default_factory=lambda: {})
     counts: Sequence[int] = ()
+    most: float = math.inf
     parts: dict[tuple[int, int], Values] = field(default_factory=lambda: {})
 
     @property
@@ -249,8 +252,9 @@ class Kept:
             )
 
         by_token = {what: again(one, 0) for what, one in self.by_token.items()}
-        added = {what: _sums(one, counts) for what, one in self.added.items()}
-        return Kept(by_token, added, {what: again(one, 1) for what, one in self.by_layer.items()}, tuple(counts))
+        added = {what: _sums(one, counts, self.most) for what, one in self.added.items()}
+        by_layer = {what: again(one, 1) for what, one in self.by_layer.items()}
+        return Kept(by_token, added, by_layer, tuple(counts), self.most)
 
     def __call__(self, tokens: int, layers: int) -> Values:
         """Those of the first so many."""
@@ -268,8 +272,9 @@ class Kept:
         return found
 
 
-def _sums(each: Approx, counts: Sequence[int]) -> Approx:
-    """The sums over the first so many tokens, for each of the counts, of tokens that come again and again."""
+def _sums(each: Approx, counts: Sequence[int], most: float) -> Approx:
+    """The sums over the first so many tokens, for each of the counts, of tokens that come again and again; of sums
+    beyond `most` nothing is claimed."""
     found: list[Tensor] = []
     distinct = each.value.shape[0]
     for part in (each.value, each.error):
@@ -277,7 +282,8 @@ def _sums(each: Approx, counts: Sequence[int]) -> Approx:
         rounds = torch.tensor([count // distinct for count in counts], dtype=torch.float64)
         rest = up_to[[count % distinct for count in counts]]
         found.append(rest + rounds.view(-1, *[1] * (part.ndim - 1)) * up_to[-1])
-    return Approx(*found)
+    value, error = found
+    return Approx(value, torch.where(value.abs() + error > most, math.inf, error))
 
 
 def evenly(points: Sequence[Point]) -> list[Point]:

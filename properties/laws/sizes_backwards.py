@@ -18,6 +18,7 @@ from properties.bounds import Approx, Pullback
 from properties.core.case import Case
 from properties.core.implementation import Implementation
 from properties.core.premises import Emits, differentiable, where
+from properties.core.rounding import Rounding
 from properties.core.sweep import At, Kept, Values
 from properties.core.trial import Trial
 from properties.core.truth import Truth, present, regrouped
@@ -72,11 +73,12 @@ def by_name(params: Params, found: Sequence[Tensor]) -> Named:
     return {f"the gradient by {name}": one for name, one in zip(names, found, strict=True)}
 
 
-def running(back: Pullback, params: Params) -> At:
+def running(back: Pullback, params: Params, r: Rounding) -> At:
     """The gradients of every first so many tokens."""
     return Kept(
         {"the gradient by x": back.x},
         {f"the gradient by {name}": getattr(back, name) for name in parameter_names(params)},
+        most=r.parameter_max,
     )
 
 
@@ -92,7 +94,7 @@ def _mapped(trial: Trial, case: Case) -> At:
     pre, post, res = (Approx.exact(bar) for bar in case.cotangents)
     r = trial.rounding
     back = bounds.coefficients_gradient(Approx.exact(case.x), case.params, pre, post, res, trial.dialect, r, True)
-    return running(back._replace(x=bounds.stored(back.x, r)), case.params)
+    return running(back._replace(x=bounds.stored(back.x, r)), case.params, r)
 
 
 MAPPINGS = Stage(
@@ -153,7 +155,7 @@ def _pass(trial: Trial, case: Case) -> Named:
 def _passed(trial: Trial, case: Case) -> At:
     state, bar = Approx.exact(case.x), Approx.exact(case.cotangents[0])
     back = bounds.pullback.block(state, case.params, case.branch, bar, trial.dialect, trial.rounding, each=True)
-    return running(back, case.params)
+    return running(back, case.params, trial.rounding)
 
 
 BLOCK = Stage(
@@ -219,7 +221,7 @@ def _layered(trial: Trial, case: Case) -> At:
             for layer, (one, back) in enumerate(each)
             for name in parameter_names(one)
         }
-        return Kept({"the gradient by x": backs[0].x}, sums)
+        return Kept({"the gradient by x": backs[0].x}, sums, most=trial.rounding.parameter_max)
     x, found = bounds.pullback.every_depth(*given, trial.dialect, trial.rounding)
     of_layers = zip(case.params, found, strict=True)
     return _Depths(x, [{name: getattr(back, name) for name in parameter_names(one)} for one, back in of_layers])

@@ -48,7 +48,7 @@ def _ended(trial: Trial, case: Case) -> At:
     found = bounds.pullback.collapse(Approx.exact(case.x), case.cotangents[0], trial.dialect, r, head, each=True)
     if isinstance(found, Approx) or head is None:
         return Kept({"the gradient by x": found if isinstance(found, Approx) else found.x})
-    return running(found, head)
+    return running(found, head, trial.rounding)
 
 
 def _end_exactly(truth: Truth, case: Case) -> Named:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from properties.core.case import Case
+from properties.core.handing import rounded, stored_dtype
 from properties.core.implementation import Implementation
 from properties.core.sweep import BY_TOKEN
 from properties.core.trial import Trial, outputs_of
@@ -50,6 +51,7 @@ def pulled(
     layout = layout_of(case)
     axes, memory, bars = axes_of(layout), memory_of(layout), list(case.cotangents)
     used = next((part for part in parts_of(layout) if part in USED), "")
+    stored = stored_dtype(trial.implementation, trial.dtype)
 
     def handed(name: str, one: Tensor) -> Tensor:
         one = one if asks(name, layout) else one.detach()
@@ -64,7 +66,7 @@ def pulled(
         abroad = ABROAD in parts_of(layout)
         outputs = in_another_thread(lambda: once(target, given)) if abroad else once(target, given)
         if EVALUATED in parts_of(layout):
-            _evaluated(lambda others: once(target, others), names, given)
+            _evaluated(lambda others: once(target, others), names, given, stored)
         outputs = handing(outputs, layout)
         if used:
             found = _as_used(outputs, used, [arranged(bar, axes) for bar in bars], given)
@@ -113,10 +115,18 @@ def _as_used(outputs: Sequence[Tensor], used: str, bars: Sequence[Tensor], given
     return tuple(outputs)
 
 
-def _evaluated(call: Callable[[Sequence[Tensor]], Any], names: Sequence[str], given: Sequence[Tensor]) -> None:
-    """Calls that record nothing, with other values: half of them, and matrices of other tokens, which may be no
-    others."""
+def _evaluated(
+    call: Callable[[Sequence[Tensor]], Any], names: Sequence[str], given: Sequence[Tensor], stored: torch.dtype
+) -> None:
+    """Calls that record nothing, with other values: half of them, parameters as they can be stored, and matrices of
+    other tokens, which may be no others."""
+
+    def other(name: str, one: Tensor, size: float) -> Tensor:
+        if name == "h_res":
+            return one.roll(1, 0)
+        return one * size if name in BY_TOKEN else rounded(one * size, stored)
+
     for size, (_, mode) in zip((0.5, 0.25, 0.125), QUIET, strict=True):
         with mode():
             values = (one.detach().clone() for one in given)
-            call([one.roll(1, 0) if name == "h_res" else one * size for name, one in zip(names, values, strict=True)])
+            call([other(name, one, size) for name, one in zip(names, values, strict=True)])

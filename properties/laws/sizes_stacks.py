@@ -53,7 +53,7 @@ def _stacked(trial: Trial, case: Case) -> At:
         getattr(back, name) for one, back in zip(_every(case), backs, strict=True) for name in parameter_names(one)
     ]
     first, *others = (f"the gradient by {name}" for name in _names(case))
-    return Kept({first: by_h}, dict(zip(others, found, strict=True)))
+    return Kept({first: by_h}, dict(zip(others, found, strict=True)), most=trial.rounding.parameter_max)
 
 
 def _stack_exactly(truth: Truth, case: Case) -> Named:
