@@ -25,6 +25,10 @@ from properties.modules import from_module
 QUICK = Profile(3, derandomise=True, shrink=False, sizes=1, crowds=1, alone=1, thorough=True)
 
 
+class Refused(AssertionError):
+    """A call outside of what is declared."""
+
+
 def holds(law: str, implementation: Implementation, where: Path, dtype: torch.dtype = torch.float32) -> None:
     subject = Subject("mine", implementation, dtype, torch.device("cpu"))
     found = examine(all_laws()[law], subject, QUICK, directory=where)
@@ -77,11 +81,45 @@ def test_what_is_handed_to_a_branch_may_be_of_inference_mode(served: type[Implem
     holds("execution.branches-may-return-what-they-read", served(), tmp_path)
 
 
+# -- forward only ------------------------------------------------------------------------------------------------------
+
+
+class ForwardOnly(Implementation):
+    """Refuses whatever asks for gradients, and is declared as not differentiable."""
+
+    name = "forward-only"
+    dialect = PAPER
+    dtypes = (torch.float32,)
+    differentiable = False
+
+    def held(self, *given: Tensor | None) -> None:
+        if any(one is not None and one.requires_grad for one in given):
+            raise Refused("something that asks for gradients")
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        self.held(x, *params)
+        return mhc_ref.mappings(x, params, PAPER)
+
+    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
+        self.held(x, h_pre)
+        return mhc_ref.pre(x, h_pre)
+
+    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
+        self.held(x, y, h_post, h_res)
+        return mhc_ref.post(x, y, h_post, h_res, PAPER)
+
+    def layers(self, x: Tensor, params: Sequence[Params], branches: Sequence[Branch]) -> Tensor:
+        self.held(x, *(part for one in params for part in one))
+        return mhc_ref.layers(x, params, branches, PAPER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["blocks", "mappings", "projections", "pre-and-post", "layers"])
+def test_who_is_not_differentiable_is_handed_nothing_that_asks_for_gradients(what: str, tmp_path: Path) -> None:
+    holds(f"execution.{what}-let-go", ForwardOnly(), tmp_path)
+
+
 # -- limits ------------------------------------------------------------------------------------------------------------
-
-
-class Refused(AssertionError):
-    """A call outside of what is declared."""
 
 
 class Contiguous(Implementation):

@@ -245,7 +245,8 @@ def lets_go(trial: Trial, call: Call) -> None:
 
         def left(mode: str, holding: bool = False) -> int:
             """How many of the calls have left something, beside their outputs where these are held."""
-            _, *rest = varied(call, lasting(given), MODES[2] if holding else mode)
+            learning = holding and trial.implementation.differentiable  # forward-only code may refuse what asks
+            _, *rest = varied(call, lasting(given), MODES[2] if learning else mode)
             known: list[Tensor] = []
             map_tensors(tuple(rest), lambda one: (known.append(one), one)[1])
             living = Living(known)
