@@ -12,7 +12,7 @@ from mhc_ref import PAPER, Dialect, Params
 from mhc_ref.dialect import Axis
 from mhc_ref.packing import params_shapes
 from properties.bounds.arithmetic import is_rounded
-from properties.catalogue.controls import ShortStages
+from properties.catalogue.controls_of_dtypes import HalfStages, MixedInTheState, ShortStages
 from properties.core.case import Case
 from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation
@@ -32,17 +32,7 @@ def tried(law: str, target: Implementation, dtype: torch.dtype, case: Case) -> T
 # -- factors below the normal numbers ---------------------------------------------------------------------------------
 
 
-class MixesInState(Deviant):
-    """Everything of the residual path is rounded to the dtype of the state, as declared."""
-
-    dtypes = (BF16, F16)
-    mixing = "state"
-
-    def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
-        return self.operator(h_res).to(x.dtype) @ x + h_post.to(x.dtype).unsqueeze(-1) * y.unsqueeze(-2)
-
-
-class ForgetsASmallWeight(MixesInState):
+class ForgetsASmallWeight(MixedInTheState):
     """Takes weights below 1e-6 for 0, which float16 has numbers for."""
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
@@ -60,24 +50,18 @@ MIXED = "mixing.post-is-the-declared-combination"
 
 
 def test_a_weight_that_the_dtype_of_the_state_cannot_hold_may_be_lost_where_streams_are_mixed_in_it() -> None:
-    tried(MIXED, MixesInState(PAPER), F16, mixed_with(2e-8))
+    tried(MIXED, MixedInTheState(PAPER), F16, mixed_with(2e-8))
 
 
 def test_a_weight_that_it_holds_may_not() -> None:
-    tried(MIXED, MixesInState(PAPER), F16, mixed_with(9e-7))
+    tried(MIXED, MixedInTheState(PAPER), F16, mixed_with(9e-7))
     with pytest.raises(LawBroken):
         tried(MIXED, ForgetsASmallWeight(PAPER), F16, mixed_with(9e-7))
 
 
-class InHalf(ShortStages):
-    """The same stages in float16."""
-
-    dtypes = (F16,)
-
-
 def test_a_weight_that_the_dtype_of_the_state_cannot_hold_may_be_lost_where_the_branch_input_is_summed_in_it() -> None:
     x = torch.tensor([[[60000.0], [0.0]]], dtype=F16)
-    tried("mixing.pre-is-the-weighted-sum", InHalf(PAPER), F16, Case(x=x, h_pre=torch.tensor([[2e-8, 0.0]])))
+    tried("mixing.pre-is-the-weighted-sum", HalfStages(PAPER), F16, Case(x=x, h_pre=torch.tensor([[2e-8, 0.0]])))
 
 
 # -- sums beyond the largest number -----------------------------------------------------------------------------------
@@ -91,12 +75,12 @@ def cancelling(size: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def test_a_partial_sum_may_be_beyond_the_dtype_of_the_state_where_it_is_one_of_it() -> None:
     x, y, h_post, h_res = cancelling(60000.0)
-    assert not MixesInState(PAPER).post(x, y, h_post, h_res + 1).isfinite().all()
-    tried(MIXED, MixesInState(PAPER), F16, Case(x=x, y=y, h_post=h_post, h_res=h_res + 1))
-    tried("mixing.pre-is-the-weighted-sum", InHalf(PAPER), F16, Case(x=x, h_pre=torch.ones(1, 3)))
+    assert not MixedInTheState(PAPER).post(x, y, h_post, h_res + 1).isfinite().all()
+    tried(MIXED, MixedInTheState(PAPER), F16, Case(x=x, y=y, h_post=h_post, h_res=h_res + 1))
+    tried("mixing.pre-is-the-weighted-sum", HalfStages(PAPER), F16, Case(x=x, h_pre=torch.ones(1, 3)))
 
 
-class LosesSums(MixesInState):
+class LosesSums(MixedInTheState):
     """Of sums of 20000 and more nothing is left."""
 
     def post(self, x: Tensor, y: Tensor, h_post: Tensor, h_res: Tensor) -> Tensor:
@@ -114,7 +98,9 @@ def test_a_larger_state_whose_squares_are_beyond_the_dtype_of_its_norm_need_not_
     case = bias_alone(torch.zeros(4), 2, PAPER)
     params = case.params._replace(phi=torch.ones_like(case.params.phi))
     x = torch.tensor([[[30.0], [40.0]]], dtype=F16)
-    tried("coefficients.coefficients-do-not-see-the-scale", InHalf(PAPER), F16, Case(x=x, params=params, factor=8.0))
+    tried(
+        "coefficients.coefficients-do-not-see-the-scale", HalfStages(PAPER), F16, Case(x=x, params=params, factor=8.0)
+    )
 
 
 # -- constants that are rounded ---------------------------------------------------------------------------------------
@@ -169,7 +155,7 @@ def zeros(dtype: torch.dtype) -> Case:
 def test_a_norm_whose_eps_no_dtype_of_it_holds_has_none_for_a_token_of_zeros(inside: bool) -> None:
     """1e-50 is 0 in float32, and 1e-20 in float16, so that the norm is 0 / 0."""
     tried(RANGE, Deviant(PAPER.with_(rms_eps=1e-50, rms_eps_inside=inside)), torch.float32, zeros(torch.float32))
-    tried(RANGE, InHalf(PAPER.with_(rms_eps=1e-20, rms_eps_inside=inside)), F16, zeros(F16))
+    tried(RANGE, HalfStages(PAPER.with_(rms_eps=1e-20, rms_eps_inside=inside)), F16, zeros(F16))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +165,7 @@ def test_a_norm_whose_eps_no_dtype_of_it_holds_has_none_for_a_token_of_zeros(ins
 def test_what_a_norm_divides_by_may_be_no_number_of_its_dtype(law: str, by: str) -> None:
     """1e-12 is 0 in float16, whether it is added to a root of 0 or what that is raised to."""
     outside = {"rms_eps_by": by, "rms_eps_inside": False}
-    tried(law, InHalf(PAPER.with_(rms_eps=1e-12, **outside)), F16, zeros(F16))
+    tried(law, HalfStages(PAPER.with_(rms_eps=1e-12, **outside)), F16, zeros(F16))
     tried(law, Deviant(PAPER.with_(rms_eps=1e-50, **outside)), torch.float32, zeros(torch.float32))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from properties.campaign.kinds.seeds import outcome_of, runs
 from properties.catalogue.controls import CATALOGUE, build
 from properties.commands import bench, seeds_page, sharpness
 from properties.commands.kill_page import load
-from properties.commands.kill_rows import Task, dialects
+from properties.commands.kill_rows import Task
+from properties.commands.titled_dialects import changed, dialects, titled
 from properties.core.law import all_laws
 
 
@@ -26,9 +28,9 @@ def test_every_seed_meets_every_control_and_no_combination_comes_twice_before_al
     found = list(runs(100, 4))
     assert [number for *_, number in found] == sorted(number for *_, number in found)
     assert {task.name for task, _, number in found if number == 99} == set(CATALOGUE)
-    assert all(n in build(task.name, dialects()[task.preset]).streams for task, n, _ in found)
-    linear = {(task.preset, task.dtype, n) for task, n, _ in found if task.name == "linear"}
-    assert len(linear) == min(100, 3 * sum(len(build("linear", PRESETS[one]).streams) for one in TRIED))
+    assert all(n in build(task.name, titled(task.preset)).streams for task, n, _ in found)
+    linear = {(task.preset, task.dtype, n) for task, n, number in found if task.name == "linear" and not number % 2}
+    assert len(linear) == min(50, 3 * sum(len(build("linear", PRESETS[one]).streams) for one in TRIED))
 
 
 def test_a_correct_implementation_has_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,3 +218,39 @@ def few(monkeypatch: pytest.MonkeyPatch, law: str = "manifold.agrees-with-oracle
     """One law is enough."""
     one = all_laws()[law]
     monkeypatch.setattr("properties.core.law.all_laws", lambda: {one.id: one})
+
+
+def test_every_second_seed_is_in_a_dialect_that_no_preset_has() -> None:
+    found = list(runs(20, 4))
+    assert found == list(runs(20, 4))
+    named = dialects()
+    for task, n, number in found:
+        assert (task.preset in named) == (number % 2 == 0)
+        dialect = titled(task.preset)
+        assert CATALOGUE[task.name].applies(dialect)
+        assert n in build(task.name, dialect).streams
+    odd = {task.preset for task, _, number in found if number % 2}
+    assert len(odd) > 400
+    assert len({titled(one) for one in odd}) > 300
+
+
+@pytest.mark.parametrize(
+    ("title", "error"),
+    [
+        ("PAPPER", "there is no dialect 'PAPPER'"),
+        ("PAPER but rms_eps", "are no changes of PAPER, such as rms_eps=0.0"),
+        ("PAPER but rms_eps=", "are no changes of PAPER"),
+        ("PAPER but rms_epz=0.0", "are no changes of PAPER"),
+        ("PAPER but pre='none'", "pre"),
+    ],
+)
+def test_a_title_that_names_no_dialect_is_refused(title: str, error: str) -> None:
+    with pytest.raises((LookupError, ValueError), match=error):
+        titled(title)
+
+
+def test_a_title_says_what_is_changed() -> None:
+    assert titled("PAPER but rms_eps=0.0, pre='softmax'") == PRESETS["PAPER"].with_(rms_eps=0.0, pre="softmax")
+    titles = [changed("DEEPSEEK_V4", Random(seed)) for seed in range(40)]
+    assert all(title.startswith("DEEPSEEK_V4 but ") for title in titles)
+    assert not any(titled(title) == PRESETS["DEEPSEEK_V4"] for title in titles)

@@ -14,7 +14,7 @@ from mhc_ref import PAPER, PRESETS, Dialect, Params
 from mhc_ref.packing import params_shapes
 from mhc_ref.stack import has_head
 from properties import bounds
-from properties.catalogue.controls import ShortStages
+from properties.catalogue.controls_of_dtypes import ShortStages
 from properties.core.case import Case
 from properties.core.declaration import DeclarationError
 from properties.core.handing import storable

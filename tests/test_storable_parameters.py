@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mhc_ref import PAPER
-from properties.catalogue.controls import ShortParameters
+from properties.catalogue.controls_of_dtypes import ShortParameters
 from properties.core.case import Case
 from properties.core.law import all_laws
 from properties.engine.subject import Subject

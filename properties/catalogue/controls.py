@@ -21,13 +21,13 @@ from mhc_ref.block import by_channel, gates_read
 from mhc_ref.dialect import Axis
 from mhc_ref.packing import logits_shape, streams_of_logits
 from mhc_ref.projection import compute_dtype
+from properties.catalogue.controls_of_dtypes import CONTROLS as DTYPES
 from properties.catalogue.controls_of_norms import CONTROLS as NORMS
 from properties.catalogue.deviations.catalogue import find, title
 from properties.catalogue.deviations.device import LeavesAutocast
 from properties.core.deviant import DIM, Deviant, nearest_tf32, through_tf32
 from properties.core.family import mix_of
 from properties.core.implementation import Implementation
-from properties.core.reads import read_of
 from properties.core.shelves import beside
 from properties.core.slips import Control, Controls
 
@@ -211,92 +211,6 @@ class Float64Inside(Deviant):
         return self.post(x, y, h_post, h_res), h_pre
 
 
-@control("half")
-class Half(Deviant):
-    """States are float16, whose contract is the one of bfloat16 with a smaller unit and a nearer end."""
-
-    dtypes = (torch.float16,)
-
-
-@control("short-parameters")
-class ShortParameters(Deviant):
-    """Parameters are stored in the dtype of the state, as declared, and widened before anything is computed of them."""
-
-    dtypes = (torch.bfloat16,)
-    parameters = "state"
-
-
-@control("short-stages")
-class ShortStages(Deviant):
-    """The state is normalised and multiplied by phi, and logits, gates and the branch input are made, in the dtype of
-    the state, as declared; h_res is computed in float32 of logits of that dtype."""
-
-    dtypes = (torch.bfloat16,)
-    parameters = "state"
-    short_stages = ("norm", "products", "logits", "gates", "read")
-    state: torch.dtype
-
-    def prepare(self) -> None:
-        self.state = torch.float32
-
-    def at(self, stage: str, *values: Tensor) -> list[Tensor]:
-        """What a stage computes of, in the dtype in which it does."""
-        return [one.to(self.state if stage in self.short_stages else torch.float32) for one in values]
-
-    def mappings(self, x: Tensor, params: Params) -> Mappings:
-        self.state = x.dtype
-        return super().mappings(x, params)
-
-    def normalised(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        return super().normalised(self.at("norm", x)[0], None if weight is None else self.at("norm", weight)[0])
-
-    def matmul(self, state: Tensor, phi: Tensor) -> Tensor:
-        return super().matmul(*self.at("products", state, phi))
-
-    def dynamic(self, projected: Tensor) -> Tensor:
-        return super().dynamic(*self.at("logits", projected))
-
-    def gated(self, dynamic: Tensor, gate: Tensor, static: Tensor) -> Tensor:
-        return super().gated(*self.at("logits", dynamic, gate, static))
-
-    def read_weights(self, logits: Tensor, x: Tensor, params: Params) -> Tensor:
-        logits, phi = self.at("gates", logits, params.phi)
-        return super().read_weights(logits, x, params._replace(phi=phi))
-
-    def h_pre(self, logits: Tensor) -> Tensor:
-        return super().h_pre(*self.at("gates", logits))
-
-    def h_post(self, logits: Tensor) -> Tensor:
-        return super().h_post(*self.at("gates", logits))
-
-    def h_res(self, logits: Tensor, n: int) -> Tensor:
-        return super().h_res(self.at("projection", logits)[0], n)
-
-    def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        self.state = x.dtype
-        return super().pre(x, h_pre)
-
-    def gathered(self, x: Tensor, h_pre: Tensor) -> Tensor:
-        x, h_pre = self.at("read", x, h_pre)
-        terms = by_channel(h_pre, x) * x
-        total = terms[..., 0, :]
-        for k in range(1, x.shape[-2]):
-            total = total + terms[..., k, :]
-        return total
-
-    def collapse(self, x: Tensor, params: Params | None = None) -> Tensor:
-        self.state = x.dtype
-        return super().collapse(x, params)
-
-    def head(self, x: Tensor, params: Params) -> Tensor:
-        if not read_of(self.computed).by_stream:
-            return super().head(x, params)
-        n, shared = x.shape[-2], self.computed.shared_projection
-        state, phi = self.at("products", self.normalised(x, params.norm_weight), params.phi)
-        projected = state @ phi[:, 0] if shared else state.flatten(-2) @ phi[:, :n]
-        return self.h_pre(self.gated(self.dynamic(projected), params.alpha[0], params.bias[:n]))
-
-
 # What matrix products read
 
 
@@ -379,8 +293,8 @@ class BranchRecomputed(Deviant):
         return super().block(x, params, recomputed if torch.is_grad_enabled() else branch)
 
 
-CATALOGUE: dict[str, Control] = {**CONTROLS, **NORMS}
-"""Every control by its name: those here and of norms, and those that our families list."""
+CATALOGUE: dict[str, Control] = {**CONTROLS, **DTYPES, **NORMS}
+"""Every control by its name: those here, of dtypes and of norms, and those that our families list."""
 for _name in dict.fromkeys(name for _, name in registry.BUILT_IN):
     if _found := beside("controls", _name):
         CATALOGUE.update(_found.CONTROLS)

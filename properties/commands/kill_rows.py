@@ -13,22 +13,14 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
+from properties.commands.titled_dialects import dialects, titled
+
 if TYPE_CHECKING:
     import torch
 
-    from mhc_ref import Dialect
     from properties.core.implementation import Implementation
     from properties.core.law import Law
     from properties.engine.subject import Verdict
-
-PRESET_ORDER = (
-    *("PAPER", "DEEPSEEK_V4", "MHC_LITE", "HYPER_CONNECTIONS", "LIGER", "RESIDUAL"),
-    *("IHC", "DEEPSEEK_V4_1", "KROMHC", "CAYLEY", "QWEN4_EXP", "MUSE_SPARK", "ATTN_RES"),
-)
-
-LAST = ("LUCIDRAINS",)
-"""Presets for what shows in nothing else: a norm that clamps at 1e-12 shows less of a slip than one at 1e-3."""
-
 
 DTYPE_ORDER = ("float64", "float32", "bfloat16", "float16")
 
@@ -144,7 +136,7 @@ class Bench:
         self.task = task
         self.device = torch.device(task.device)
         build = deviations.build if task.catalogue == "deviation" else controls.build
-        self._build = functools.partial(build, task.name, dialects()[task.preset])
+        self._build = functools.partial(build, task.name, titled(task.preset))
         self.implementation: Implementation = self._build()
         self._where = where or Path(mkdtemp(prefix="mhc-kill-"))
         if where is None:
@@ -241,15 +233,6 @@ def home(name: str) -> tuple[str, str]:
     preset = next(title for title, dialect in dialects().items() if deviation.applies(dialect))
     shown = [str(one).removeprefix("torch.") for one in deviation.dtypes]
     return preset, next(one for one in DTYPE_ORDER if one in shown)
-
-
-def dialects() -> dict[str, Dialect]:
-    """The presets in the order in which they are tried, then the dialects of deviations that none of these shows."""
-    from mhc_ref import PRESETS
-    from properties.catalogue.deviations import ELSEWHERE
-
-    first, last = ({title: PRESETS[title] for title in part if title in PRESETS} for part in (PRESET_ORDER, LAST))
-    return {**first, **ELSEWHERE, **last}
 
 
 def tasks(examples: int, only: list[str], laws: tuple[str, ...] = (), place: str = "cpu") -> list[Task]:

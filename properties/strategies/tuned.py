@@ -108,15 +108,17 @@ def _values(dialect: Dialect, name: str) -> tuple[Any, ...]:
     if name in CHOICES:
         return CHOICES[name]
     brought = dict(registry.own_fields({field: getattr(dialect, field) for field in registry.SLOTS}))
-    return tuple(_admitted(brought[name])) if name in brought else ()
+    return tuple(admitted(brought[name])) if name in brought else ()
 
 
-def _admitted(field: registry.Field) -> list[Any]:
+def admitted(field: registry.Field) -> list[Any]:
     """Values of a field that a family brings, near its default."""
     default = field.default
+    if not isinstance(default, (int, float)):
+        return []
     near = (not default,) if isinstance(default, bool) else (default * 1.5, default + 1, default / 2, default - 1)
     found: list[Any] = []
-    for value in near if isinstance(default, (int, float)) else ():
+    for value in near:
         with contextlib.suppress(ValueError):
             found.append(field.read(int(value) if isinstance(default, int) else value))
     return found

@@ -1,10 +1,11 @@
 """Every control with many seeds: no law may accuse a correct implementation, and none may be flaky.
 
-A seed tries all laws on every control in one combination of preset, dtype and number of streams, the next seed in
-another one; there are about a hundred. Seeds are the outer loop, so that a campaign that is cut short has covered every
-control evenly. Laws that go through sizes visit the coarsest set, and those of the profile `thorough` are left out: the
-sizes are the same for every seed, and `kill` and the tests go through more of them. Of the crowds of each other law the
-seed says one.
+A seed tries all laws on every control in one combination of preset, dtype and number of streams, the next seed but one
+in another; there are about a hundred. Every second seed is tried in a dialect that no preset has: the preset with up to
+four fields changed, as who implements one may change them. Seeds are the outer loop, so that a campaign that is cut
+short has covered every control evenly. Laws that go through sizes visit the coarsest set, and those of the profile
+`thorough` are left out: the sizes are the same for every seed, and `kill` and the tests go through more of them. Of the
+crowds of each other law the seed says one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 from properties.campaign.cells import Question
 from properties.campaign.folder import Record
 from properties.campaign.kind import Kind
-from properties.commands.kill_rows import Bench, Task, chosen_laws, dialects, dtypes_of
+from properties.commands.kill_rows import Bench, Task, chosen_laws, dtypes_of
+from properties.commands.titled_dialects import changed, dialects, titled
 
 PRESETS = (
     *("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS"),
@@ -51,13 +53,34 @@ def frames(name: str) -> list[tuple[str, str, int]]:
 
 
 def runs(seeds: int, examples: int, only: Sequence[str] = (), laws: tuple[str, ...] = ()) -> Iterator[Run]:
-    """Every control for every seed, in the next preset, dtype and n that it can compute."""
+    """Every control for every seed, in the next preset, dtype and n that it can compute; odd seeds change a preset."""
     from properties.catalogue import controls
 
     possible = {name: frames(name) for name in controls.CATALOGUE if not only or name in only}
     for number, (name, places) in itertools.product(range(seeds), possible.items()):
-        preset, dtype, n = places[number % len(places)]
+        preset, dtype, n = places[number // 2 % len(places)]
+        if number % 2:
+            preset = _elsewhere(name, preset, dtype, n, random.Random(f"{name} {number}"))
         yield Task("control", name, preset, dtype, examples, laws), n, number
+
+
+ATTEMPTS = 20
+"""How many changed dialects are drawn until a control is a computation of its own in one."""
+
+
+def _elsewhere(name: str, preset: str, dtype: str, n: int, chance: random.Random) -> str:
+    """The title of a changed dialect in which the control computes such states; the preset where none is found."""
+    from properties.catalogue import controls
+
+    for _ in range(ATTEMPTS):
+        title = changed(preset, chance)
+        dialect = titled(title)
+        if title == preset or not controls.CATALOGUE[name].applies(dialect):
+            continue
+        built = controls.build(name, dialect)
+        if dtype in dtypes_of(built) and n in built.streams:
+            return title
+    return preset
 
 
 def outcome_of(work: Run, where: Path | None = None) -> dict[str, Any]:

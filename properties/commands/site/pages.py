@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from properties.commands.kill_rows import PRESET_ORDER, Row
+from properties.commands.kill_rows import Row
 from properties.commands.record_pages import word
 from properties.commands.site.facts import ADAPTERS, PUBLIC, Facts, about, dialects, slug
 from properties.commands.site.formulas import LAWS, METHODS
 from properties.commands.site.prose import Prose
+from properties.commands.titled_dialects import PRESET_ORDER
 from properties.core.law import Law
 from properties.engine.counterexample import Counterexample
 from properties.engine.known import Known
