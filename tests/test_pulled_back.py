@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, PAPER, Dialect
 from properties.bounds import Approx, Rounding, projection, projection_gradient
-from properties.core.truth import pulled_back
+from properties.core.pulling import pulled_back
 from properties.families.sinkhorn import forwards
 from properties.families.sinkhorn.arrays import functions_of
 
@@ -62,7 +62,7 @@ def test_a_cotangent_of_another_shape_than_its_output_is_refused() -> None:
 def test_a_gradient_loads_no_compiler_and_no_algebra() -> None:
     code = """
 import sys, torch
-from properties.core.truth import pulled_back
+from properties.core.pulling import pulled_back
 x = torch.ones(3, requires_grad=True)
 pulled_back([2 * x], [x], [torch.ones(3)])
 print([name for name in ("sympy", "torch._dynamo") if name in sys.modules])

@@ -20,10 +20,10 @@ from properties.core.deviant import Deviant, through
 from properties.core.handing import handing, is_storable, storable
 from properties.core.implementation import Implementation, Reference, offers
 from properties.core.law import all_laws
+from properties.core.pulling import pulled_back
 from properties.core.reads import mapping_shapes
 from properties.core.rounding import Approx, Rounding
 from properties.core.trial import FloatTruth, Trial
-from properties.core.truth import pulled_back
 from properties.diagnosis.view import Frame, View
 from properties.engine.counterexample import Counterexample
 from properties.engine.fitting import outside

@@ -277,6 +277,22 @@ class Recomputed(Deviant):
         return found
 
 
+@control("recomputed-within-the-pass")
+class RecomputedWithinThePass(Deviant):
+    """The coefficients are computed again in the backward pass, by checkpointing that calls a backward pass within it,
+    which refuses `torch.autograd.grad`."""
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        def again(x: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+            return tuple(super(RecomputedWithinThePass, self).mappings(x, Params(*parts)))
+
+        plain = super().mappings(x, params)
+        if not any(one.requires_grad for one in plain):  # which this checkpointing refuses
+            return plain
+        found: Any = checkpoint(again, x, *params, use_reentrant=True)
+        return Mappings(*found)
+
+
 @control("branch-recomputed")
 class BranchRecomputed(Deviant):
     """Branches are called again in the backward pass, by torch's checkpointing, which puts hooks on saved tensors up

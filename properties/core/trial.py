@@ -29,9 +29,10 @@ from properties.core.judging import same_numbers as same_numbers
 from properties.core.observer import BRANCHED, Observer
 from properties.core.observer import Seen as Seen
 from properties.core.premises import has_short_stages
+from properties.core.pulling import pulled_back
 from properties.core.rounding import Rounding
 from properties.core.truth import FloatTruth as FloatTruth
-from properties.core.truth import Truth, pulled_back
+from properties.core.truth import Truth
 from properties.core.truth import wide as wide
 from properties.core.ways import PLAIN, WAYS, way_of
 from properties.guards.faults import HarnessError, Lost, TargetFault, answered, raised_at

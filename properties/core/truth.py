@@ -18,6 +18,7 @@ import mhc_ref
 from mhc_ref import Dialect, Mappings, Params
 from mhc_ref.stack import through
 from properties.core.case import BranchSpec, map_tensors
+from properties.core.pulling import pulled_back
 from properties.core.rows import place
 from properties.guards.faults import HarnessError
 
@@ -36,58 +37,6 @@ def listed(params: Params) -> Any:
 def present(params: Params) -> list[Tensor]:
     """The parameters that there are, in the order of the fields."""
     return [part for part in params if part is not None]
-
-
-def pulled_back(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], keep: bool = False
-) -> list[Tensor]:
-    """The gradients by those of the inputs that ask for one, each of the shape of its input.
-
-    They are 0 by what no output depends on. A cotangent is taken to the dtype and device of its output; one that is
-    None is not handed on. `keep`: the graph, for another pass.
-    """
-    pairs = [
-        (one, bar.to(one))
-        for one, bar in zip(outputs, cotangents, strict=True)
-        if bar is not None and one.requires_grad
-    ]
-    asked = [one for one in inputs if one.requires_grad]
-    if not pairs or not asked:
-        return [torch.zeros_like(one) for one in asked]
-    roots, bars = zip(*pairs, strict=True)
-    return list(
-        torch.autograd.grad(_handed(roots, bars), asked, allow_unused=True, materialize_grads=True, retain_graph=keep)
-    )
-
-
-def accumulate(outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> None:
-    """Add the gradients by the leaves of some outputs to what the leaves have."""
-    pairs = [(one, bar.to(one)) for one, bar in zip(outputs, cotangents, strict=True) if one.requires_grad]
-    if pairs:
-        roots, bars = zip(*pairs, strict=True)
-        torch.autograd.backward(_handed(roots, bars))
-
-
-def _handed(roots: Sequence[Tensor], bars: Sequence[Tensor]) -> Any:
-    with torch.inference_mode(False), torch.enable_grad():  # a backward pass, say, does not record
-        return _Handed.apply(bars, *roots)
-
-
-class _Handed(torch.autograd.Function):
-    """A number whose derivatives by some tensors are given: what `torch.autograd.grad` is told of cotangents, without
-    what it imports to compare their shapes (symbolic ones, and sympy for them), which takes longer than most laws."""
-
-    @staticmethod
-    def forward(ctx: Any, bars: Sequence[Tensor], *roots: Tensor) -> Tensor:
-        for root, bar in zip(roots, bars, strict=True):
-            if root.shape != bar.shape:
-                raise ValueError(f"a cotangent has shape {tuple(bar.shape)}; its output has {tuple(root.shape)}")
-        ctx.bars = bars
-        return roots[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        return None, *ctx.bars
 
 
 def regrouped(parts: Sequence[Tensor], like: Sequence[Params]) -> tuple[Params, ...]:

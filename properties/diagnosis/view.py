@@ -18,7 +18,7 @@ from properties.core.handing import is_storable, rounded, stored_dtype
 from properties.core.implementation import METHODS, Implementation, offers, parameter_dtype
 from properties.core.observer import Observer
 from properties.core.premises import has_short_stages
-from properties.core.truth import pulled_back
+from properties.core.pulling import pulled_back
 from properties.guards.faults import TargetFault, answered
 from properties.targets.process.protocol import ProcessFailure
 

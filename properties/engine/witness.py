@@ -23,8 +23,8 @@ from properties.catalogue.mutants import Mutant, Spec
 from properties.catalogue.mutants.moments import Wish
 from properties.core.case import BranchSpec
 from properties.core.exact_truth import ExactTruth
+from properties.core.pulling import pulled_back
 from properties.core.trial import FloatTruth, Trial, wide
-from properties.core.truth import pulled_back
 from properties.engine.witness_calls import Call, Sizes, call_of, sizes_of
 from properties.laws import errors
 

@@ -20,8 +20,9 @@ from properties.bounds import Approx
 from properties.bounds.stack import after as after_layers
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.implementation import Implementation
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, wide
-from properties.core.truth import present, pulled_back, regrouped
+from properties.core.truth import present, regrouped
 from properties.laws import errors
 from properties.laws.calls import Call, Place
 from properties.laws.held import INFERENCE, MODES, lasting, modes, under, varied

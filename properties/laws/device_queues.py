@@ -19,8 +19,8 @@ from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, OnDevice, compilable, differentiable, graph_capturable
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, wide
-from properties.core.truth import pulled_back
 from properties.laws import about, errors
 from properties.laws.block import SIZES
 from properties.laws.calls import FIXED, Place

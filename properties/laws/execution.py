@@ -20,8 +20,9 @@ from properties.core.family import mix_of
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import deterministic, differentiable, where
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, wide
-from properties.core.truth import present, pulled_back
+from properties.core.truth import present
 from properties.laws import about, calls, errors, memory
 from properties.laws.block import SIZES
 from properties.laws.gradient_mappings import NAMES
@@ -269,7 +270,7 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
         found: list[Tensor] = []
         for kept in (True, False):
             leaves = [one.clone().requires_grad_() for one in (place(case.x), *present(params))]
-            out: Any = forward(*leaves) if kept else _Recomputed.apply(forward, *leaves)
+            out: Any = forward(*leaves) if kept else _Checkpointed.apply(forward, *leaves)
             found += [out.detach(), *pulled_back([out], leaves, [ramp(out)])]
         with torch.no_grad():
             asking = calls.asking(map_tensors(params, torch.clone), calls.QUIET[1][0], trial)
@@ -293,10 +294,11 @@ def recomputation_does_not_matter(trial: Trial, case: Case) -> None:
         )
 
 
-class _Recomputed(torch.autograd.Function):
+class _Checkpointed(torch.autograd.Function):
     """A function of tensors under activation checkpointing: run without gradients, and again in its backward pass.
 
-    The one of `torch.utils.checkpoint` imports torch's compiler, which takes longer than most laws.
+    The one of `torch.utils.checkpoint` imports torch's compiler, which takes longer than most laws. By its name the
+    gradients are taken so that checkpointing within it may be reentrant (`properties.core.pulling.gradients`).
     """
 
     @staticmethod

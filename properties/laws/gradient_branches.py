@@ -24,8 +24,8 @@ from properties.core.family import end_of
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, differentiable, where
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, magnitude, wide
-from properties.core.truth import pulled_back
 from properties.laws import about
 from properties.laws.calls import Place
 from properties.laws.gradient_calls import many_states

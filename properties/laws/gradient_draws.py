@@ -23,8 +23,9 @@ from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, differentiable
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, wide
-from properties.core.truth import present, pulled_back, regrouped
+from properties.core.truth import present, regrouped
 from properties.laws import about, pulls
 from properties.laws.calls import Place
 from properties.laws.gradient_block import cotangent_of

@@ -20,8 +20,9 @@ from properties.bounds import Approx, Pullback
 from properties.core.case import BranchSpec, Case, map_tensors
 from properties.core.implementation import Implementation
 from properties.core.premises import HERE, differentiable
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, wide
-from properties.core.truth import present, pulled_back
+from properties.core.truth import present
 from properties.laws import about
 from properties.laws.calls import Place
 from properties.laws.gradient_branches import FEW, Calling, layers_to_teach, stacks_to_teach, unbranched

@@ -20,9 +20,9 @@ from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import differentiable, several_streams, where
+from properties.core.pulling import pulled_back
 from properties.core.reads import read_of
 from properties.core.trial import Trial
-from properties.core.truth import pulled_back
 from properties.laws import about, calls, pulls
 from properties.laws.calls import Place
 from properties.laws.execution_poison import TOKENS, is_neither_hidden_nor_spread, some_tokens

@@ -23,8 +23,9 @@ from properties.core.family import end_of
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import HERE, differentiable
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial
-from properties.core.truth import present, pulled_back
+from properties.core.truth import present
 from properties.laws import about
 from properties.laws.calls import Place
 from properties.laws.gradient_branches import Calling

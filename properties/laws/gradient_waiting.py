@@ -13,8 +13,8 @@ from properties.core.case import BranchSpec, Case
 from properties.core.implementation import Implementation
 from properties.core.law import Schedule
 from properties.core.premises import differentiable
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, wide
-from properties.core.truth import pulled_back
 from properties.laws import about, pulls
 from properties.laws.calls import Place
 from properties.laws.premises import mixes_in_compute_dtype

@@ -19,8 +19,8 @@ from mhc_ref import Params
 from properties.core.case import BranchSpec, map_tensors
 from properties.core.handing import storable, stored_dtype
 from properties.core.implementation import Implementation, dtype_names, parameter_dtype
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, wide
-from properties.core.truth import pulled_back
 from properties.laws.calls import Call, Place, asking, every_mode, flooded, kept
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.laws.pulls import Pulled

@@ -13,10 +13,10 @@ from properties.core.case import Case
 from properties.core.implementation import Absent, Implementation
 from properties.core.law import Schedule
 from properties.core.premises import where
+from properties.core.pulling import pulled_back
 from properties.core.reads import mapping_shapes
 from properties.core.rounding import INF
 from properties.core.trial import Trial, same_numbers
-from properties.core.truth import pulled_back
 from properties.laws import about, errors, pulls
 from properties.laws.calls import Place, kept
 from properties.laws.premises import depends_on_logits, scaled, shift_dim, shifts_exactly, tunes

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from properties.core.device import Device
 from properties.core.implementation import Implementation
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, wide
-from properties.core.truth import pulled_back
 from properties.laws.calls import Place, kept
 from properties.laws.premises import mixes_in_compute_dtype
 from properties.laws.pulls import Pulled

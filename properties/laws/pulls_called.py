@@ -17,8 +17,8 @@ from torch import Tensor
 
 from properties.core.handing import stored_dtype
 from properties.core.implementation import Implementation
+from properties.core.pulling import accumulate, pulled_back
 from properties.core.trial import Trial, same_numbers, wide
-from properties.core.truth import accumulate, pulled_back
 from properties.laws.calls import Place
 from properties.laws.layouts import among_nan
 from properties.laws.pulls import Pulled
@@ -186,8 +186,9 @@ def _copied(one: Tensor) -> Tensor:
     return torch.empty(one.shape, dtype=one.dtype, device=one.device).copy_(one.detach())
 
 
-def _added(so_far: Tensor, bar: Tensor) -> None:
-    so_far.add_(bar)
+def _added(so_far: Tensor, bar: Tensor | None) -> None:
+    if bar is not None:  # a backward pass of one's own says so of what it does not read
+        so_far.add_(bar)
 
 
 def _freezings(pulled: Pulled) -> list[frozenset[int]]:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from properties.core.implementation import Implementation
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, wide
-from properties.core.truth import pulled_back
 from properties.laws.calls import Place
 from properties.laws.cotangents import EXPANDED, LYING, same_along
 from properties.laws.pulls import Pulled

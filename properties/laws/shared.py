@@ -15,8 +15,8 @@ from torch import Tensor
 from mhc_ref import Params
 from properties.core.case import Case, map_tensors
 from properties.core.implementation import Implementation
+from properties.core.pulling import pulled_back
 from properties.core.trial import Trial, magnitude, wide
-from properties.core.truth import pulled_back
 from properties.laws.calls import QUIET, RECORDED, Call, Place, every_mode, of_a_model
 from properties.laws.pulls import Pulled
 

@@ -17,9 +17,10 @@ from properties.core.family import end_of
 from properties.core.implementation import Absent, Implementation
 from properties.core.law import Schedule
 from properties.core.premises import TunesSome
+from properties.core.pulling import pulled_back
 from properties.core.reads import mapping_shapes
 from properties.core.trial import Trial, wide
-from properties.core.truth import Truth, pulled_back
+from properties.core.truth import Truth
 from properties.laws import about, calls, pulls
 from properties.laws.calls import Place, kept
 from properties.laws.premises import mixes_in_compute_dtype

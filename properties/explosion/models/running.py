@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mhc_ref import Dialect
+from properties.core.pulling import gradients
 from properties.explosion.models.finding import Block, found, given_to, hung, within
 from properties.explosion.models.inputs import Kind, Layout, layouts
 from properties.explosion.monitor.emissions import square
@@ -145,8 +146,15 @@ class Runner:
         Raises:
             TargetError: the model cannot be differentiated.
         """
+
+        def taken() -> Tensor:
+            (found,) = gradients(height, [at])
+            if found is None:
+                raise RuntimeError("the output does not depend on the input")
+            return found
+
         try:
-            return answered(lambda: torch.autograd.grad(height, at)[0])
+            return answered(taken)
         except TargetFault as fault:
             raise TargetError(
                 f"{self._name}: the gradient by its input could not be taken: {fault}; expected a model that can be "

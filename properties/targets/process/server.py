@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mhc_ref import Params
 from properties.core.implementation import Implementation
+from properties.core.pulling import gradients, handed
 from properties.guards.printable import message_of
 from properties.targets.process.description import declared, served
 from properties.targets.process.protocol import SIGNATURES, VERSION, BadAnswer, decode, encode, raw, told
@@ -113,13 +114,13 @@ def _pulled(implementation: Implementation, params: dict[str, Any]) -> dict[str,
     ]
     found: Sequence[Tensor | None] = [None] * len(leaves)
     if pairs:
-        found = torch.autograd.grad([one for one, _ in pairs], leaves, [bar for _, bar in pairs], allow_unused=True)
-    gradients = iter(found)
+        found = gradients(handed(*zip(*pairs, strict=True)), leaves)
+    taken = iter(found)
 
     def encoded(argument: Any) -> Any:
         if isinstance(argument, Params):
             return {name: None if part is None else encoded(part) for name, part in argument._asdict().items()}
-        gradient = next(gradients)
+        gradient = next(taken)
         return None if gradient is None else encode(gradient)
 
     return {name: encoded(argument) for name, argument in zip(names, arguments, strict=True)}
