@@ -23,6 +23,7 @@ from properties.core.case import map_tensors
 from properties.core.deviant import Deviant
 from properties.core.implementation import Implementation, Reference, offers
 from properties.core.law import all_laws
+from properties.core.pulling import pulled_back
 from properties.core.slips import Kind, some_streams, turns
 from properties.engine.runner import Profile, Subject, Verdict, examine
 
@@ -135,8 +136,7 @@ def observe_gradient(dialect: Dialect, scale: float, n: int = 4, channels: int =
     def observe(implementation: Implementation) -> list[Tensor]:
         inputs = [value.clone().requires_grad_() for value in (x, *params) if value is not None]
         result = implementation.block(inputs[0], Params(*inputs[1:]), branch)
-        gradients = torch.autograd.grad(result, inputs, cotangent.clone(), allow_unused=True)
-        return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, gradients, strict=True)]
+        return pulled_back([result], inputs, [cotangent.clone()])
 
     return observe
 
@@ -149,7 +149,7 @@ def observe_stack_gradient(dialect: Dialect, n: int = 3, channels: int = 4) -> C
         given = map_tensors(every, lambda part: part.clone().requires_grad_())
         inputs = [h.clone().requires_grad_(), *(part for one in given for part in one if part is not None)]
         result = implementation.stack(inputs[0], given, [branch, torch.tanh, branch])
-        return list(torch.autograd.grad(result, inputs, cotangent, allow_unused=True, materialize_grads=True))
+        return pulled_back([result], inputs, [cotangent])
 
     return observe
 

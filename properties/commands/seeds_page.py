@@ -25,8 +25,9 @@ _ABOUT = """# Seeds on the controls
 
 A [control](glossary.md) is a correct implementation that is written in another way. A law that fails on one of them
 accuses an innocent, and a law that fails with some seeds only is flaky. `mhc-properties seeds --record docs` puts every
-law to every control with one seed after another, each in the next combination of preset, dtype and number of streams,
-and adds to this page what it has tried: all laws, three examples each unless `--examples` says otherwise, without
+law to every control with one seed after another, each in the next combination of preset, dtype and number of streams.
+Since release 0.19 every second seed changes up to four fields of the preset, as who implements one may change them. The
+command adds to this page what it has tried: all laws, three examples each unless `--examples` says otherwise, without
 shrinking. Each law is tried in one of its [crowds](sizes.md#every-other-law-at-three-sizes-more), which the seed
 chooses. Laws that go through sizes visit the coarsest set of sizes, since a seed draws values and not sizes, and the
 few laws of the profile `thorough` are left out (until release 0.10 the sizes were finer, and those laws were in it).
