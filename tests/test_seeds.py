@@ -20,7 +20,7 @@ from properties.catalogue.controls import CATALOGUE, build
 from properties.commands import bench, seeds_page, sharpness
 from properties.commands.kill_page import load
 from properties.commands.kill_rows import Task
-from properties.commands.titled_dialects import changed, dialects, titled
+from properties.commands.titled_dialects import dialects, elsewhere, titled
 from properties.core.law import all_laws
 
 
@@ -238,10 +238,12 @@ def test_every_second_seed_is_in_a_dialect_that_no_preset_has() -> None:
     ("title", "error"),
     [
         ("PAPPER", "there is no dialect 'PAPPER'"),
-        ("PAPER but rms_eps", "are no changes of PAPER, such as rms_eps=0.0"),
-        ("PAPER but rms_eps=", "are no changes of PAPER"),
-        ("PAPER but rms_epz=0.0", "are no changes of PAPER"),
-        ("PAPER but pre='none'", "pre"),
+        ("PAPER with rms_eps", "'rms_eps' are no changes; expected some such as rms_eps=1e-6"),
+        ("PAPER with rms_eps=", "are no changes"),
+        ("PAPER with rms_eps=1 +", "are no changes"),
+        ("PAPER with rms_eps=open('/')", "is no value"),
+        ("PAPER with rms_epz=0.0", "rms_epz"),
+        ("PAPER with pre='none'", "pre"),
     ],
 )
 def test_a_title_that_names_no_dialect_is_refused(title: str, error: str) -> None:
@@ -250,7 +252,7 @@ def test_a_title_that_names_no_dialect_is_refused(title: str, error: str) -> Non
 
 
 def test_a_title_says_what_is_changed() -> None:
-    assert titled("PAPER but rms_eps=0.0, pre='softmax'") == PRESETS["PAPER"].with_(rms_eps=0.0, pre="softmax")
-    titles = [changed("DEEPSEEK_V4", Random(seed)) for seed in range(40)]
-    assert all(title.startswith("DEEPSEEK_V4 but ") for title in titles)
+    assert titled("PAPER with rms_eps=0.0, pre='softmax'") == PRESETS["PAPER"].with_(rms_eps=0.0, pre="softmax")
+    titles = [elsewhere("DEEPSEEK_V4", Random(seed)) for seed in range(40)]
+    assert all(title.startswith("DEEPSEEK_V4 with ") for title in titles)
     assert not any(titled(title) == PRESETS["DEEPSEEK_V4"] for title in titles)

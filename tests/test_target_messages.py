@@ -108,6 +108,32 @@ def test_a_preset_that_does_not_exist_is_told_with_the_target_that_names_it(targ
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("iteration=5", "Dialect has no field 'iteration'; did you mean 'iterations'?"),
+        ("iterations=-1", "Dialect.iterations is -1; expected an integer of 0 or more"),
+        ("5 iterations", "'5 iterations' are no changes; expected some such as rms_eps=1e-6, post='linear'"),
+        ("", "'' are no changes; expected some such as rms_eps=1e-6, post='linear'"),
+        (
+            "iterations=print('called')",
+            "print('called') is no value; expected a number, a name in quotes, True or False",
+        ),
+        ("pre=linear", "linear is no value; expected a number, a name in quotes, True or False"),
+        ("iterations=5) + (1", "are no changes"),
+        ("pre='none'", "pre"),
+    ],
+)
+@pytest.mark.parametrize("target", ["ref:", "control:log-domain@", "deviation:h-res-transposed@"])
+def test_changes_of_a_preset_that_cannot_be_made_are_told(
+    target: str, changes: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = str(refusal(f"{target}PAPER with {changes}"))
+    assert said in text
+    assert text.startswith(f"{target}PAPER with ")
+    assert capsys.readouterr().out == ""  # nothing in it is called
+
+
+@pytest.mark.parametrize(
     ("name", "extra"),
     [
         ("liger-attn-res", "liger"),

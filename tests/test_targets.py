@@ -12,6 +12,7 @@ from snapshots import recorded
 import mhc_ref
 from mhc_ref import DEEPSEEK_V4, LIGER, MHC_LITE, PAPER, PRESETS
 from properties.core.implementation import Implementation, Projection, Reference, dtype_names, offers
+from properties.core.titles import title
 from properties.targets.target import TargetError, module_name, resolve
 
 ZOO = """
@@ -205,6 +206,21 @@ def test_a_callable_is_a_projection_in_the_dialect_it_claims(zoo: Path, attribut
     assert offers(found) == {"project": "own"}
     logits = torch.arange(9.0).reshape(1, 3, 3)
     assert torch.equal(found.project(logits), mhc_ref.project(logits, PAPER))
+
+
+CHANGED = "PAPER with iterations=5, last_axis='column'"
+
+
+@pytest.mark.parametrize("target", [f"ref:{CHANGED}", f"control:log-domain@{CHANGED}", "zoo.py:plain"])
+def test_a_preset_may_be_named_with_some_of_its_fields_changed(zoo: Path, target: str) -> None:
+    found = resolve(target, CHANGED if target == "zoo.py:plain" else None)
+    assert found.dialect == PAPER.with_(iterations=5, last_axis="column")
+
+
+def test_what_messages_call_a_dialect_names_it(zoo: Path) -> None:
+    for fields in ({"rms_eps": 1e-3}, {"pre": "softmax", "iterations": 3}, {"temperature": 0.2}):
+        said = title("PAPER", fields)
+        assert resolve(f"ref:{said}").dialect == PAPER.with_(**fields)
 
 
 def test_a_path_is_split_at_its_last_colon(zoo: Path) -> None:

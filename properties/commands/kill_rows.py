@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from properties.commands.titled_dialects import dialects, titled
+from properties.commands.titled_dialects import dialects, resolvable, titled
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +160,7 @@ class Bench:
 
         task = self.task
         which = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        target = f"{task.catalogue}:{task.name}@{task.preset}"
+        target = f"{task.catalogue}:{task.name}@{resolvable(task.preset)}"
         subject = Subject(target, self.implementation, which, self.device)
         profile = Profile(examples=task.examples, derandomise=True, shrink=False, thorough=True, sizes=3)
         if seed:

@@ -1,15 +1,16 @@
 """Dialects by their titles: presets, those of deviations, and either with some of its fields changed.
 
-    PAPER but rms_eps=0.0, post='tanh'
+    PAPER with rms_eps=0.0, post='linear'
 
 An implementer declares what they compute, and that is a preset with a field of theirs as often as not.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 from typing import TYPE_CHECKING, Any
+
+from properties.core.titles import WITH, changed, title
 
 if TYPE_CHECKING:
     import random
@@ -24,9 +25,6 @@ PRESET_ORDER = (
 LAST = ("LUCIDRAINS",)
 """Presets for what shows in nothing else: a norm that clamps at 1e-12 shows less of a slip than one at 1e-3."""
 
-
-BUT = " but "
-"""Between the name of a dialect and what is changed of it."""
 
 FURTHER: dict[str, tuple[Any, ...]] = {
     "iterations": (60,),
@@ -51,7 +49,7 @@ def dialects() -> dict[str, Dialect]:
     from mhc_ref import PRESETS
     from properties.catalogue.deviations import ELSEWHERE
 
-    first, last = ({title: PRESETS[title] for title in part if title in PRESETS} for part in (PRESET_ORDER, LAST))
+    first, last = ({one: PRESETS[one] for one in part if one in PRESETS} for part in (PRESET_ORDER, LAST))
     return {**first, **ELSEWHERE, **last}
 
 
@@ -62,22 +60,26 @@ def titled(name: str) -> Dialect:
         LookupError: no dialect has that name.
         ValueError: what is changed cannot be read, or contradicts the rest.
     """
-    base, but, changes = name.partition(BUT)
     named = dialects()
+    if name in named:
+        return named[name]
+    base, _, changes = name.rpartition(WITH)
     if base not in named:
-        raise LookupError(f"there is no dialect {base!r}; known are {', '.join(named)}")
-    if not but:
-        return named[base]
-    try:
-        call = ast.parse(f"changed({changes})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not call.keywords:
-            raise SyntaxError("each is a name, = and a value")
-        return named[base].with_(**{str(one.arg): ast.literal_eval(one.value) for one in call.keywords})
-    except (SyntaxError, TypeError) as error:
-        raise ValueError(f"{changes!r} are no changes of {base}, such as rms_eps=0.0: {error}") from None
+        raise LookupError(f"there is no dialect {name!r}; known are {', '.join(named)}")
+    return changed(named[base], changes)
 
 
-def changed(name: str, chance: random.Random, most: int = 4) -> str:
+def resolvable(name: str) -> str:
+    """The title as a target has it, which knows the presets alone."""
+    from mhc_ref import PRESETS
+
+    if name.partition(WITH)[0] in PRESETS:
+        return name
+    fields = titled(name).difference(PRESETS.default)
+    return title(PRESETS.first, {field: own for field, (own, _) in fields.items()})
+
+
+def elsewhere(name: str, chance: random.Random, most: int = 4) -> str:
     """The title of a dialect in which up to so many fields of the named one have other values; of those that are drawn
     the ones that contradict the rest stay as they are."""
     dialect, fields, wanted = titled(name), dict[str, Any](), chance.randint(1, most)
@@ -88,13 +90,9 @@ def changed(name: str, chance: random.Random, most: int = 4) -> str:
         field = chance.choice(list(values))
         tried = {**fields, field: chance.choice(values[field])}
         with contextlib.suppress(ValueError):
-            dialect = titled(_title(name, tried))
+            dialect = titled(title(name, tried))
             fields = tried
-    return _title(name, fields)
-
-
-def _title(name: str, fields: dict[str, Any]) -> str:
-    return f"{name}{BUT}{', '.join(f'{field}={value!r}' for field, value in fields.items())}" if fields else name
+    return title(name, fields)
 
 
 def _values(dialect: Dialect) -> dict[str, tuple[Any, ...]]:

@@ -15,6 +15,7 @@ from properties.core.family import declared_bounds
 from properties.core.implementation import Implementation, Products
 from properties.core.law import Law, all_laws
 from properties.core.rounding import PRODUCTS
+from properties.core.titles import title
 from properties.core.trial import LawBroken, TargetRaised
 from properties.engine.counterexample import Counterexample, versions
 from properties.engine.subject import Subject
@@ -198,5 +199,4 @@ def _dialect_words(subject: Subject) -> str:
     name, difference = min(
         ((name, dialect.difference(preset)) for name, preset in near.items()), key=lambda pair: len(pair[1])
     )
-    changed = ", ".join(f"{field}={mine!r}" for field, (mine, _) in difference.items())
-    return name + (f" with {changed}" if changed else "")
+    return title(name, {field: mine for field, (mine, _) in difference.items()})

@@ -21,6 +21,7 @@ from mhc_ref import PRESETS, Dialect
 from properties.core.declaration import DeclarationError
 from properties.core.implementation import METHODS, Implementation, Projection, Reference
 from properties.core.settling import settle
+from properties.core.titles import WITH, changed
 from properties.families import claims
 from properties.guards.faults import HarnessError, TargetFault, answered, described
 from properties.guards.interruption import watched
@@ -59,15 +60,20 @@ CLAIMS = "claims:"
 
 
 def preset(name: str) -> Dialect:
-    """The dialect of that name, or of the claims after `CLAIMS`; TargetError where there is none."""
+    """The dialect of that name, such as ``PAPER`` or ``PAPER with rms_eps=1e-6``, or of the claims after `CLAIMS`;
+    TargetError where there is none."""
     if name.startswith(CLAIMS):
         try:
             return claims(*name.removeprefix(CLAIMS).split(","))
         except ValueError as error:
             raise TargetError(f"{name!r}: {error}") from error
-    if name not in PRESETS:
-        raise TargetError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}{_nearest(name, PRESETS)}")
-    return PRESETS[name]
+    base, more, changes = name.partition(WITH)
+    if base not in PRESETS:
+        raise TargetError(f"there is no preset {base!r}; the presets are {', '.join(PRESETS)}{_nearest(base, PRESETS)}")
+    try:
+        return changed(PRESETS[base], changes) if more else PRESETS[base]
+    except ValueError as error:
+        raise TargetError(f"{name!r}: {error}") from error
 
 
 def _preset_of(target: str, name: str) -> Dialect:

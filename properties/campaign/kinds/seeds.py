@@ -20,7 +20,7 @@ from properties.campaign.cells import Question
 from properties.campaign.folder import Record
 from properties.campaign.kind import Kind
 from properties.commands.kill_rows import Bench, Task, chosen_laws, dtypes_of
-from properties.commands.titled_dialects import changed, dialects, titled
+from properties.commands.titled_dialects import dialects, elsewhere, titled
 
 PRESETS = (
     *("PAPER", "DEEPSEEK_V4", "LIGER", "LUCIDRAINS", "MHC_LITE", "HYPER_CONNECTIONS"),
@@ -73,7 +73,7 @@ def _elsewhere(name: str, preset: str, dtype: str, n: int, chance: random.Random
     from properties.catalogue import controls
 
     for _ in range(ATTEMPTS):
-        title = changed(preset, chance)
+        title = elsewhere(preset, chance)
         dialect = titled(title)
         if title == preset or not controls.CATALOGUE[name].applies(dialect):
             continue
