@@ -105,7 +105,8 @@ def _deviations() -> Iterator[str]:
 
 
 def _controls() -> Iterator[str]:
-    yield from _listed("catalogue/controls.py", "catalogue/controls_of_norms.py", "families/controls")
+    files = ("controls.py", "controls_of_dtypes.py", "controls_of_norms.py")
+    yield from _listed(*(f"catalogue/{one}" for one in files), "families/controls")
 
 
 def _listed(*places: str) -> Iterator[str]:
