@@ -242,6 +242,11 @@ def test_every_second_seed_is_in_a_dialect_that_no_preset_has() -> None:
         ("PAPER but rms_eps=", "are no changes of PAPER"),
         ("PAPER but rms_epz=0.0", "are no changes of PAPER"),
         ("PAPER but pre='none'", "pre"),
+        ("PAPER but rms_eps=0.0).x(pre='softmax'", "each is a name, = and a value"),
+        ("PAPER but rms_eps=0.1, rms_eps=0.2", "each is named, and once"),
+        ("PAPER but **{'rms_eps': 0.1}", "each is named, and once"),
+        ("PAPER but rms_eps=float('inf')", "a value is a number, a text, True or False"),
+        (f"PAPER but rms_eps={'-' * 20000}1", "a value is a number, a text, True or False"),
     ],
 )
 def test_a_title_that_names_no_dialect_is_refused(title: str, error: str) -> None:

@@ -69,12 +69,28 @@ def titled(name: str) -> Dialect:
     if not but:
         return named[base]
     try:
-        call = ast.parse(f"changed({changes})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not call.keywords:
-            raise SyntaxError("each is a name, = and a value")
-        return named[base].with_(**{str(one.arg): ast.literal_eval(one.value) for one in call.keywords})
+        return named[base].with_(**_keywords(changes))
     except (SyntaxError, TypeError) as error:
-        raise ValueError(f"{changes!r} are no changes of {base}, such as rms_eps=0.0: {error}") from None
+        why = error.msg if isinstance(error, SyntaxError) else error
+        raise ValueError(f"{changes!r} are no changes of {base}, such as rms_eps=0.0: {why}") from None
+
+
+def _keywords(changes: str) -> dict[str, Any]:
+    """What is written as keywords of a call, each once and with a value of its own.
+
+    Raises:
+        SyntaxError: it is none of these.
+    """
+    try:
+        call = ast.parse(f"changed({changes})", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or not call.keywords:
+            raise SyntaxError("each is a name, = and a value")
+        found = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
+        if len(found) < len(call.keywords):
+            raise SyntaxError("each is named, and once")
+    except (TypeError, ValueError, MemoryError, RecursionError):
+        raise SyntaxError("a value is a number, a text, True or False") from None
+    return found
 
 
 def changed(name: str, chance: random.Random, most: int = 4) -> str:
