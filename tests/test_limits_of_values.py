@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -189,6 +190,45 @@ def test_potentials_that_round_at_a_mask_alone_are_not_accused_there(iterations:
     """Of 2^20 they round nothing that float32 shows, and of 1e20 all that a line has beside it."""
     found = judged(MASKS, PotentialsInDouble(PAPER.with_(iterations=iterations)), tmp_path)
     assert found.status == "passed", found.message
+
+
+class LongPotentials(Deviant):
+    """The same in numpy's long double, which has eleven bits more on some machines, and more on others."""
+
+    def project(self, logits: Tensor) -> Tensor:
+        z, first, last = (
+            logits.numpy().astype(np.longdouble),
+            DIM[self.computed.first_axis],
+            DIM[self.computed.last_axis],
+        )
+        f, g = np.zeros_like(z), np.zeros_like(z)
+        for _ in range(self.computed.iterations):
+            f = -np.logaddexp.reduce(z + g, axis=first, keepdims=True)
+            g = -np.logaddexp.reduce(z + f, axis=last, keepdims=True)
+        return torch.from_numpy(np.exp(z + f + g).astype(logits.numpy().dtype))
+
+
+@pytest.mark.parametrize("iterations", [1, 20])
+def test_longer_potentials_are_not_accused_where_they_round(iterations: int, tmp_path: Path) -> None:
+    found = judged(MASKS, LongPotentials(PAPER.with_(iterations=iterations)), tmp_path)
+    assert found.status == "passed", found.message
+
+
+class BeginsAtAMask(SinkhornSteps):
+    """A running maximum that begins at a number which was thought to be small enough."""
+
+    mask = -1e9
+
+    def shift(self, logits: Tensor) -> Tensor:
+        return super().shift(logits).clamp(min=self.mask)
+
+
+@pytest.mark.parametrize("mask", [-1e9, -3e9, -1e10, -1e12, -1e15, -1e18, -1e20, -1e25, -1e30])
+def test_a_mask_is_seen_between_the_usual_ones_too(mask: float, tmp_path: Path) -> None:
+    target = BeginsAtAMask(PAPER, "target")
+    target.mask = mask
+    found = judged(MASKS, target, tmp_path)
+    assert found.status == "failed", found.reason
 
 
 # -- states of any size -----------------------------------------------------------------------------------------------

@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mhc_ref import PRESETS
-from properties.catalogue.controls import build
+from mhc_ref import PAPER, PRESETS, Mappings, Params
+from mhc_ref.packing import params_shapes
+from properties.catalogue.controls import RecomputedWithinThePass, build
+from properties.core.case import Case
 from properties.core.law import all_laws
 from properties.core.pulling import accumulate, gradients, handed, pulled_back
+from properties.core.trial import FloatTruth, Trial
 from properties.engine.runner import Profile, examine
 from properties.engine.subject import Subject
+from properties.laws.sizes_backwards import MAPPINGS
+from properties.strategies.layouts import TWICE
 
 QUICK = Profile(3, derandomise=True, shrink=False, sizes=1, crowds=1, alone=1)
 
@@ -51,6 +56,15 @@ def test_what_leaves_have_from_before_stays_as_it_was() -> None:
     assert before[0].tolist() == [3.0, 3.0]
 
 
+def test_so_do_leaves_that_nobody_asks_about() -> None:
+    x, other, fresh = leaf(1.0, 2.0), leaf(3.0), leaf(4.0)
+    other.grad = torch.tensor([7.0])
+    out = within(lambda u: u.square(), x * other * fresh)
+    (found,) = pulled_back([out], [x], [torch.ones(2)])
+    assert found.tolist() == [288.0, 576.0]
+    assert (x.grad, other.grad.tolist(), fresh.grad) == (None, [7.0], None)
+
+
 def test_so_it_is_of_results_and_of_a_graph_that_is_kept() -> None:
     x = leaf(1.0, 2.0)
     between = 2 * x
@@ -68,6 +82,27 @@ def test_what_nothing_depends_on_has_no_gradient() -> None:
         assert [None if one is None else one.tolist() for one in gradients(out.sum(), [x, y])] == [[2.0], None]
         with pytest.raises(ValueError, match="a cotangent has shape"):
             handed([out], [torch.ones(3)])
+
+
+class Counting(RecomputedWithinThePass):
+    """Counts the calls that are made of it."""
+
+    calls = 0
+
+    def mappings(self, x: Tensor, params: Params) -> Mappings:
+        self.calls += 1
+        return super().mappings(x, params)
+
+
+def test_a_graph_of_it_is_pulled_back_through_twice_and_not_made_anew() -> None:
+    target = Counting(PAPER)
+    trial = Trial(target, torch.float64, torch.device("cpu"), FloatTruth(PAPER))
+    params = Params(*(torch.ones(shape, dtype=torch.float64) for shape in params_shapes(1, 2, PAPER)[:3]))
+    bars = tuple(torch.ones(shape, dtype=torch.float64) for shape in ((1, 1), (1, 1), (1, 1, 1)))
+    x = torch.tensor([[[1.0, 2.0]]], dtype=torch.float64)
+    found = MAPPINGS.call(trial, Case(x=x, params=params, cotangents=bars, layout=TWICE))
+    assert bool(found["the gradient by bias"].any())
+    assert target.calls == 1
 
 
 @pytest.mark.slow

@@ -121,6 +121,13 @@ def test_a_preset_that_does_not_exist_is_told_with_the_target_that_names_it(targ
         ("pre=linear", "linear is no value; expected a number, a name in quotes, True or False"),
         ("iterations=5) + (1", "are no changes"),
         ("pre='none'", "pre"),
+        ("rms_eps=0.0).x(pre='softmax'", "are no changes"),
+        ("rms_eps=0.1, rms_eps=0.2", "rms_eps is given twice"),
+        ("**{'rms_eps': 0.1}", "{'rms_eps': 0.1} names no field"),
+        ("rms_eps=float('inf')", "float('inf') is no value"),
+        ("rms_eps=\0", "are no changes"),
+        (f"rms_eps={'-' * 20000}1", "are no changes"),
+        (f"rms_eps={'-' * 90}1", "is no value"),
     ],
 )
 @pytest.mark.parametrize("target", ["ref:", "control:log-domain@", "deviation:h-res-transposed@"])

@@ -44,36 +44,38 @@ def gradients(height: Tensor, asked: Sequence[Tensor], keep: bool = False) -> li
     Checkpointing that calls the backward pass again within the backward pass (`torch.utils.checkpoint` with
     ``use_reentrant=True``, and Megatron's own) refuses `torch.autograd.grad`, since it leaves the gradients by
     parameters in their `.grad` alone. Where a graph has such a node the gradients are taken from there, as an optimiser
-    takes them, and what was in `.grad` before stays.
+    takes them, and what was in the `.grad` of its leaves before stays, whether they were asked about or not. Leaves
+    that are met within such a node alone are in no graph yet: to them is added, as to a trainer's.
     """
-    if not _computed_again(height):
+    nodes = _nodes(height)
+    # by its name, since everybody has their own
+    if not any("Checkpoint" in type(node).__name__ for node in nodes):
         return list(torch.autograd.grad(height, list(asked), allow_unused=True, retain_graph=keep))
-    before = [one.grad if one.is_leaf else None for one in asked]
-    for one in asked:
-        if one.is_leaf:
-            one.grad = None
-        else:
-            one.retain_grad()
+    leaves = [one for one in asked if one.is_leaf]
+    leaves += [node.variable for node in nodes if type(node).__name__ == "AccumulateGrad"]
+    before = [(leaf, leaf.grad) for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    results = [one for one in asked if not one.is_leaf]
+    for one in results:
+        one.retain_grad()
     try:
         torch.autograd.backward(height, retain_graph=keep)
         return [one.grad for one in asked]
     finally:
-        for one, held in zip(asked, before, strict=True):
+        for one, held in (*before, *((one, None) for one in results)):
             one.grad = held
 
 
-def _computed_again(height: Tensor) -> bool:
-    """Whether a graph has a node of checkpointing that is reentrant; by its name, since everybody has their own."""
+def _nodes(height: Tensor) -> set[Any]:
+    """Those of a graph."""
     seen, todo = set[Any](), [height.grad_fn]
     while todo:
         node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if "Checkpoint" in type(node).__name__:
-            return True
-        todo.extend([one for one, _ in node.next_functions])
-    return False
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo.extend([one for one, _ in node.next_functions])
+    return seen
 
 
 def handed(roots: Sequence[Tensor], bars: Sequence[Tensor]) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mhc_ref import Dialect
+from properties.guards.printable import printable
 
 WITH = " with "
 """Between the name of a dialect and what is changed of it."""
@@ -26,23 +27,40 @@ def changed(dialect: Dialect, changes: str) -> Dialect:
     Raises:
         ValueError: they cannot be read, name no field, or contradict each other or the rest.
     """
-    try:
-        call = ast.parse(f"changed({changes})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not call.keywords:
-            raise SyntaxError("nothing is changed")
-        fields = {str(one.arg): _value(one.value) for one in call.keywords}
-    except (SyntaxError, MemoryError, RecursionError):
-        raise ValueError(f"{changes!r} are no changes; expected some such as rms_eps=1e-6, post='linear'") from None
+    fields = _keywords(changes)
     try:
         return dialect.with_(**fields)
     except TypeError as error:  # a field that there is not
         raise ValueError(str(error)) from None
 
 
+def _keywords(changes: str) -> dict[str, Any]:
+    """What is written as keywords of a call, each once and with a value of its own; nothing in it is called."""
+    try:
+        call = ast.parse(f"changed({changes})", mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        call = None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or not call.keywords:
+        raise ValueError(f"{changes!r} are no changes; expected some such as rms_eps=1e-6, post='linear'")
+    found: dict[str, Any] = {}
+    for one in call.keywords:
+        if one.arg is None:
+            raise ValueError(f"{_text(one.value)} names no field; expected some such as rms_eps=1e-6, post='linear'")
+        if one.arg in found:
+            raise ValueError(f"{one.arg} is given twice")
+        found[one.arg] = _value(one.value)
+    return found
+
+
 def _value(written: ast.expr) -> Any:
     try:
         return ast.literal_eval(written)
-    except ValueError:
-        raise ValueError(
-            f"{ast.unparse(written)} is no value; expected a number, a name in quotes, True or False"
-        ) from None
+    except (TypeError, ValueError, MemoryError, RecursionError):
+        raise ValueError(f"{_text(written)} is no value; expected a number, a name in quotes, True or False") from None
+
+
+def _text(written: ast.expr) -> str:
+    try:
+        return printable(ast.unparse(written), 100)
+    except RecursionError:
+        return "what is nested so deeply"

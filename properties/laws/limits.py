@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -236,6 +239,8 @@ def a_count_of_iterations_of_mappings_may_be_large(trial: Trial, case: Case) -> 
 
 LOW = (-2e9, -2e10, -2e20, -2e30)
 """Just below what padding is filled up with, and what a running maximum begins at: -1e9, -1e10, -1e20 and -1e30."""
+NEAR = (1.0, 0.89, 0.73, 0.61)
+"""One size is exact by chance where rounding is about a unit; so many are not."""
 HARMLESS = tuple(2.0**20 + 58979.125 * k for k in range(16))
 """Common shifts of a line whose entries are multiples of 1/8 within 2^16 of 0: in float32 each is taken off exactly."""
 
@@ -251,6 +256,14 @@ def masked_lines(draw: DrawFn, setting: Setting) -> Case:
     chosen = torch.zeros(lines, dtype=torch.float64)
     chosen[draw(st.integers(0, lines - 1))] = 1.0
     return Case(logits=logits, shift=chosen)
+
+
+def _least_that_changes(exact: Callable[[float], bool], unchanged: float, changed: float) -> float:
+    """A size that is not exact, no more than four times one that is, between one of either kind."""
+    while changed / unchanged > 4:
+        middle = -math.sqrt(unchanged * changed)
+        unchanged, changed = (middle, changed) if exact(middle) else (unchanged, middle)
+    return changed
 
 
 @about.project(
@@ -271,8 +284,9 @@ def lines_may_lie_as_low_as_masks(trial: Trial, case: Case) -> None:
     exactly, and then the size of what is subtracted does not matter either, unless a maximum is taken over padding
     too, or begins at a number that was thought to be small enough. Whoever is not so exact is asked nothing more. In
     float64 potentials of 1e9 are exact to some units of float32, and larger ones are not: so it is asked before each
-    size but the first whether a quarter of it, which lies above the mask that the size itself lies below, changes a
-    bit.
+    size but the first whether any bit changes at a quarter of it, which lies above the mask that the size itself lies
+    below. Where one does, either a mask lies between this size and the one before, or rounding has grown: the last
+    thing that is asked is four times a size that changes nothing, at which a mask shows and rounding does not yet.
     """
     trial.judge_exactly()
     axis = shift_dim(trial.dialect)
@@ -284,20 +298,30 @@ def lines_may_lie_as_low_as_masks(trial: Trial, case: Case) -> None:
         def once(logits: torch.Tensor) -> torch.Tensor:
             return kept([target.project(logits)])[0]
 
+        def at(value: float) -> torch.Tensor:
+            return once(given.masked_fill(low, value))
+
+        def exact(value: float) -> bool:
+            return all(same_numbers(at(value * part), even) for part in NEAR)
+
         plain = once(given.clone())
         if not all(same_numbers(once(torch.where(low, given - shift, given)), plain) for shift in HARMLESS):
             return plain, ()
-        even, found = once(given.masked_fill(low, 0.0)), list[torch.Tensor]()
-        for value in LOW:
-            if found and not same_numbers(once(given.masked_fill(low, value / 4)), even):
+        even = at(0.0)
+        found = [(LOW[0], at(LOW[0]))]
+        for before, value in itertools.pairwise(LOW):
+            if not exact(value / 4):
+                if exact(before):
+                    least = _least_that_changes(exact, before, value / 4)
+                    found.append((least, at(least)))
                 break
-            found.append(once(given.masked_fill(low, value)))
+            found.append((value, at(value)))
         return plain, tuple(found)
 
     level = case.logits.masked_fill(chosen, 0.0)
     plain, found = trial.observe("project", run)
     exact, error = trial.truth.project(level), errors.projection(trial, level).error
-    for value, one in zip(LOW, found, strict=False):
+    for value, one in found:
         trial.within(f"h_res with a line of logits at {value:g}", one, exact, error)
     if not found:  # counted as a number of which nothing is claimed
         unclaimed = torch.full_like(error, INF)

@@ -11,6 +11,7 @@ from torch import Tensor
 from properties.core.case import Case
 from properties.core.handing import rounded, stored_dtype
 from properties.core.implementation import Implementation
+from properties.core.pulling import pulled_back
 from properties.core.sweep import BY_TOKEN
 from properties.core.trial import Trial, outputs_of
 from properties.laws.calls import QUIET
@@ -105,12 +106,9 @@ def _as_used(outputs: Sequence[Tensor], used: str, bars: Sequence[Tensor], given
         return tuple(one.sum() for one in outputs)
     if used in ALONE:
         return outputs[ALONE.index(used)]
-    learning = [one for one in outputs if one.requires_grad]
-    own = [bar.to(one).clone() for one, bar in zip(outputs, bars, strict=True) if one.requires_grad]
     try:
-        if learning:
-            torch.autograd.grad(learning, given, own, retain_graph=True, allow_unused=True)
-    except RuntimeError:
+        pulled_back(outputs, given, [bar.clone() for bar in bars], keep=True)
+    except (RuntimeError, ValueError):  # or one has another shape, which is told of the pass that is judged
         return None
     return tuple(outputs)
 
