@@ -49,7 +49,7 @@ def mixing(tokens: int, sequences: int) -> Tensor:
     return torch.block_diag(*[half] * sequences)
 
 
-def _branch(weight: Tensor, matrix: Tensor, strided: bool) -> Branch:
+def _branch(weight: Tensor, matrix: Tensor, strided: bool = True) -> Branch:
     """Such a branch; what it returns is a view only where views are taken, its gradient lies as that of a view does
     either way."""
 
