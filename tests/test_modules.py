@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import mhc_ref
-from mhc_ref import LUCIDRAINS, PAPER, Params
+from mhc_ref import DEEPSEEK_V4, LUCIDRAINS, PAPER, Params
+from properties.core.case import map_tensors
 from properties.core.implementation import Absent, offers
 from properties.targets.modules import from_module
 
@@ -179,3 +182,14 @@ def test_a_parameter_without_a_name_is_refused() -> None:
 def test_a_block_wants_its_tokens_together() -> None:
     with pytest.raises(TypeError, match="token_axes is 0"):
         from_module(Apart, APART, dialect=PAPER, computes="block", token_axes=0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")
+def test_a_scripted_module_is_one_too() -> None:
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "module.py"))
+    plain, naming = example["HyperConnection"], {"phi": "fn.T", "bias": "base", "alpha": "scale"}
+    target = from_module(lambda n, c: torch.jit.script(plain(n, c)), naming, dialect=DEEPSEEK_V4)
+    x, params = state((2,))
+    x, params = x.float(), map_tensors(params, torch.Tensor.float)
+    for got, exact in zip(target.mappings(x, params), mhc_ref.mappings(x, params, DEEPSEEK_V4), strict=True):
+        torch.testing.assert_close(got, exact)

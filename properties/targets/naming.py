@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -173,7 +174,7 @@ def _unknown(module: nn.Module, name: str, parameters: Mapping[str, Tensor]) -> 
     kind = type(module).__name__
     holder, _, attribute = name.rpartition(".")
     try:
-        computed = parametrize.is_parametrized(module.get_submodule(holder), attribute)
+        computed = parametrize.is_parametrized(_part(module, holder), attribute)
     except AttributeError:  # no such submodule
         computed = False
     if computed:
@@ -199,10 +200,15 @@ _HOOKS = {
 the function that takes them away."""
 
 
+def _part(module: nn.Module, place: str) -> nn.Module:
+    """The submodule at a place, the module itself at an empty one, of a scripted module too, which is not asked so."""
+    return functools.reduce(getattr, filter(None, place.split(".")), module)
+
+
 def _recomputed(module: nn.Module, name: str) -> tuple[str, str] | None:
     """The weight that a hook computes of the parameter of that name, and what removes it; None where there is none."""
     holder, _, leaf = name.rpartition(".")
-    for hook in module.get_submodule(holder)._forward_pre_hooks.values():  # pyright: ignore[reportPrivateUsage]  # no other way
+    for hook in getattr(_part(module, holder), "_forward_pre_hooks", {}).values():
         remover, weight = _HOOKS.get(type(hook).__module__), getattr(hook, "name", None)
         if remover is not None and isinstance(weight, str) and leaf.startswith(f"{weight}_"):
             return weight, remover
