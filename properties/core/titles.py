@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mhc_ref import Dialect
 from properties.guards.printable import printable
+
+if TYPE_CHECKING:
+    from mhc_ref import Dialect
 
 WITH = " with "
 """Between the name of a dialect and what is changed of it."""
