@@ -24,6 +24,7 @@ from properties.commands.titled_dialects import dialects, elsewhere, titled
 from properties.core.law import all_laws
 
 
+@pytest.mark.slow
 def test_every_seed_meets_every_control_and_no_combination_comes_twice_before_all_have_come() -> None:
     found = list(runs(100, 4))
     assert [number for *_, number in found] == sorted(number for *_, number in found)
@@ -220,6 +221,7 @@ def few(monkeypatch: pytest.MonkeyPatch, law: str = "manifold.agrees-with-oracle
     monkeypatch.setattr("properties.core.law.all_laws", lambda: {one.id: one})
 
 
+@pytest.mark.slow
 def test_every_second_seed_is_in_a_dialect_that_no_preset_has() -> None:
     found = list(runs(20, 4))
     assert found == list(runs(20, 4))
