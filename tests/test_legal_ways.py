@@ -16,6 +16,7 @@ from mhc_ref import DEEPSEEK_V4, PAPER, Branch, Mappings, Params
 from mhc_ref.packing import params_shapes
 from properties import Implementation
 from properties.arrays import from_arrays
+from properties.core.case import map_tensors
 from properties.core.device import Device
 from properties.core.law import all_laws
 from properties.engine.runner import Profile, examine
@@ -222,8 +223,7 @@ class Stored(Implementation):
         if any(part is not None and part.dtype != x.dtype for part in params):
             raise Refused("parameters of another dtype")
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        own = Params(*(None if part is None else part.to(wide) for part in params))  # pyright: ignore[reportArgumentType]
-        return mhc_ref.mappings(x, own, DEEPSEEK_V4)
+        return mhc_ref.mappings(x, map_tensors(params, lambda part: part.to(wide)), DEEPSEEK_V4)
 
     def pre(self, x: Tensor, h_pre: Tensor) -> Tensor:
         return mhc_ref.pre(x, h_pre)
