@@ -157,10 +157,10 @@ def _flushed(x: Approx, params: Params, dialect: Dialect, r: Rounding) -> Tensor
     a phi that gates and the norm weight were folded into, the gradient by phi is what x^T g leaves, times either. The
     gradients by gates and by the norm weight are sums of that times phi, and that by x of g / rms times phi.
     """
-    n, reach = x.value.shape[-2], 1 + (x.value.abs() + x.error).flatten(1).amax(1)
     if dynamic_of(dialect).constant:  # nothing is multiplied by phi
         return x.value.new_zeros(len(x.value))
-    weight = params.norm_weight
+    n, weight = x.value.shape[-2], params.norm_weight
+    reach = 1 + (x.value.abs() + x.error).flatten(1).amax(1)
     folded = 1.0 if weight is None else (wide(weight).abs() + abs(dialect.norm_offset)).amax().clamp(min=1)
     return r.tiny * reach * folded * gates(params, n, dialect).abs().amax().clamp(min=1)
 

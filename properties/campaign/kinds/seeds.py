@@ -60,7 +60,7 @@ def runs(seeds: int, examples: int, only: Sequence[str] = (), laws: tuple[str, .
     for number, (name, places) in itertools.product(range(seeds), possible.items()):
         preset, dtype, n = places[number // 2 % len(places)]
         if number % 2:
-            preset = _elsewhere(name, preset, dtype, n, random.Random(f"{name} {number}"))
+            preset = _of_no_preset(name, preset, dtype, n, random.Random(f"{name} {number}"))
         yield Task("control", name, preset, dtype, examples, laws), n, number
 
 
@@ -68,7 +68,7 @@ ATTEMPTS = 20
 """How many changed dialects are drawn until a control is a computation of its own in one."""
 
 
-def _elsewhere(name: str, preset: str, dtype: str, n: int, chance: random.Random) -> str:
+def _of_no_preset(name: str, preset: str, dtype: str, n: int, chance: random.Random) -> str:
     """The title of a changed dialect in which the control computes such states; the preset where none is found."""
     from properties.catalogue import controls
 
